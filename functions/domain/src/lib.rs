@@ -1,0 +1,10 @@
+//! The language of nodemend. Pure: no async, no clock, no SDK; time is always an argument.
+#![warn(missing_docs)]
+
+pub mod audit_log;
+pub mod catalogue;
+pub mod condition;
+pub mod ident;
+pub mod observation;
+pub mod stamp;
+pub mod trail;
