@@ -3,8 +3,11 @@
 
 pub mod audit_log;
 pub mod catalogue;
+pub mod clock;
 pub mod condition;
 pub mod ident;
 pub mod observation;
+pub mod policy;
+pub mod report;
 pub mod stamp;
 pub mod trail;

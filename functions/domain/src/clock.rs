@@ -1,0 +1,420 @@
+//! Turns what is heard of one condition, in any order and any number of times, into the start of its trouble.
+//!
+//! Trouble begins when a condition first goes bad. A recovery ends it only when it holds; one that doesn't is
+//! bridged, so that flapping neither escapes repair nor resets the clock. Two kinds of witness are kept apart,
+//! because one clock must measure each length of time:
+//!
+//! * the control plane stamps every change with the API server's time: [`History`] orders the changes;
+//! * an agent states the whole condition under a rising number, in its node's own time: [`Statement`] keeps the
+//!   newest, and counts its age back from its arrival.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::{condition::Health, stamp};
+
+/// What a clock shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// The health that was last heard of.
+    pub health: Health,
+    /// Since when.
+    pub since: Timestamp,
+    /// Start of the trouble that has not ended yet: the condition is bad, or its recovery hasn't held.
+    pub trouble: Option<Timestamp>,
+}
+
+/// How many changes of one condition are kept: eight hours of a node that flaps every fifteen minutes.
+const MAX_CHANGES: usize = 32;
+
+/// The changes of a condition as the control plane saw them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct History {
+    /// Nothing before this counts: the node registered anew.
+    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
+    from: Option<Timestamp>,
+    /// Trouble that had begun before the oldest change that is still kept.
+    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
+    earlier_trouble: Option<Timestamp>,
+    changes: Vec<Change>,
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Change {
+    /// When, by the API server's clock.
+    #[serde(with = "stamp")]
+    pub at: Timestamp,
+    /// To what.
+    pub health: Health,
+    /// Why, in the reporter's word.
+    pub reason: Box<str>,
+}
+
+impl History {
+    /// Takes a change in; true if it was news.
+    pub fn note(&mut self, change: Change, hold: SignedDuration) -> bool {
+        if self.from.is_some_and(|from| change.at < from) {
+            return false;
+        }
+        let Err(place) = self.changes.binary_search(&change) else {
+            return false;
+        };
+        self.changes.insert(place, change);
+        if self.changes.len() > MAX_CHANGES {
+            let first_two = trouble(self.earlier_trouble, &self.changes[..2], hold);
+            self.earlier_trouble = first_two;
+            self.changes.remove(0);
+        }
+        true
+    }
+
+    /// Forgets what was before: the node is a new one.
+    pub fn restart(&mut self, at: Timestamp) {
+        if self.from.is_none_or(|from| at > from) {
+            self.from = Some(at);
+            self.earlier_trouble = None;
+            self.changes.retain(|change| change.at >= at);
+        }
+    }
+
+    /// What the clock shows; none before the first change.
+    pub fn read(&self, hold: SignedDuration) -> Option<Reading> {
+        let last = self.changes.last()?;
+        let same = self
+            .changes
+            .iter()
+            .rev()
+            .take_while(|change| change.health == last.health)
+            .last();
+        Some(Reading {
+            health: last.health,
+            since: same.unwrap_or(last).at,
+            trouble: trouble(self.earlier_trouble, &self.changes, hold),
+        })
+    }
+
+    /// The bad changes of the present trouble, oldest first.
+    pub fn bad_changes(&self, hold: SignedDuration) -> impl Iterator<Item = &Change> {
+        let start = trouble(self.earlier_trouble, &self.changes, hold);
+        self.changes
+            .iter()
+            .filter(move |change| change.health.is_bad() && start.is_some_and(|start| change.at >= start))
+    }
+}
+
+/// Walks the changes: a bad one starts trouble, a sound spell as long as the hold ends it.
+fn trouble(earlier: Option<Timestamp>, changes: &[Change], hold: SignedDuration) -> Option<Timestamp> {
+    let mut start = earlier;
+    let mut sound_since: Option<Timestamp> = None;
+    for change in changes {
+        if !change.health.is_bad() {
+            sound_since = sound_since.or(Some(change.at));
+            continue;
+        }
+        let held = sound_since.is_some_and(|since| change.at.duration_since(since) >= hold);
+        if held || start.is_none() {
+            start = Some(change.at);
+        }
+        sound_since = None;
+    }
+    start
+}
+
+/// The newest that an agent said of a condition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Statement {
+    /// The report's number within its boot.
+    pub seq: u64,
+    /// What it said.
+    pub health: Health,
+    /// Since when, by the node's clock; names the spell.
+    #[serde(with = "stamp")]
+    node_since: Timestamp,
+    /// The same instant by our clock: the arrival less the age, the least of all arrivals.
+    #[serde(with = "stamp")]
+    since: Timestamp,
+    /// The trouble that it is in, or was in last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trouble: Option<Trouble>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Trouble {
+    #[serde(with = "stamp")]
+    node_since: Timestamp,
+    #[serde(with = "stamp")]
+    start: Timestamp,
+}
+
+/// One thing that an agent says of a condition, with the ages that only its own clock can measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Saying {
+    /// The report's number within its boot.
+    pub seq: u64,
+    /// What it says.
+    pub health: Health,
+    /// Since when, by the node's clock.
+    pub node_since: Timestamp,
+    /// When the report was written, by the node's clock.
+    pub node_at: Timestamp,
+    /// For how long it had been well before, where the agent knows.
+    pub sound_before: Option<SignedDuration>,
+    /// When it reached us, by our clock.
+    pub arrival: Timestamp,
+}
+
+impl Saying {
+    /// The start by our clock. A start after the report itself is a broken clock's: it has no age.
+    fn since(&self) -> Timestamp {
+        let age = self
+            .node_at
+            .duration_since(self.node_since)
+            .max(SignedDuration::ZERO);
+        self.arrival.checked_sub(age).unwrap_or(self.arrival)
+    }
+}
+
+/// What became of a saying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noted {
+    /// The newest so far.
+    News,
+    /// Older than what is known, or the same again.
+    Stale,
+}
+
+impl Statement {
+    /// The first saying about a condition.
+    pub fn first(saying: Saying) -> Self {
+        let since = saying.since();
+        let trouble = saying.health.is_bad().then_some(Trouble {
+            node_since: saying.node_since,
+            start: since,
+        });
+        Self {
+            seq: saying.seq,
+            health: saying.health,
+            node_since: saying.node_since,
+            since,
+            trouble,
+        }
+    }
+
+    /// Takes a saying of the same boot in.
+    pub fn note(&mut self, saying: Saying, hold: SignedDuration) -> Noted {
+        let since = saying.since();
+        // A late or repeated report may still have travelled faster than the ones before it.
+        if saying.node_since == self.node_since {
+            self.since = self.since.min(since);
+        }
+        if let Some(trouble) = self
+            .trouble
+            .as_mut()
+            .filter(|trouble| trouble.node_since == saying.node_since)
+        {
+            trouble.start = trouble.start.min(since);
+        }
+        if saying.seq <= self.seq {
+            return Noted::Stale;
+        }
+        if saying.health.is_bad()
+            && self
+                .trouble
+                .is_none_or(|trouble| self.has_recovered(&saying, trouble, hold))
+        {
+            self.trouble = Some(Trouble {
+                node_since: saying.node_since,
+                start: since,
+            });
+        }
+        if saying.node_since != self.node_since {
+            self.since = since;
+        }
+        (self.seq, self.health, self.node_since) = (saying.seq, saying.health, saying.node_since);
+        Noted::News
+    }
+
+    /// Whether the spell that is said to begin now is a new trouble: only where a recovery held in between.
+    /// A later start alone proves none: an agent that lost its memory has one too.
+    fn has_recovered(&self, saying: &Saying, trouble: Trouble, hold: SignedDuration) -> bool {
+        if saying.node_since <= trouble.node_since {
+            return false;
+        }
+        match saying.sound_before {
+            Some(sound) => sound >= hold,
+            None => self.health == Health::Sound && saying.node_since.duration_since(self.node_since) >= hold,
+        }
+    }
+
+    /// Ends with the boot that it was said in: what the new one knows nothing of is well, as far as is known.
+    pub fn reboot(&mut self, at: Timestamp, node_at: Timestamp) {
+        if self.health.is_bad() {
+            (self.health, self.since, self.node_since) = (Health::Sound, at, node_at);
+        }
+        self.seq = 0;
+    }
+
+    /// What the clock shows.
+    pub fn read(&self) -> Reading {
+        Reading {
+            health: self.health,
+            since: self.since,
+            trouble: self.trouble.map(|trouble| trouble.start),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOLD: SignedDuration = SignedDuration::from_mins(2);
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_790_000_000 + seconds).expect("a time")
+    }
+
+    fn history(changes: &[(i64, Health)]) -> History {
+        let mut history = History::default();
+        for (seconds, health) in changes {
+            history.note(
+                Change {
+                    at: at(*seconds),
+                    health: *health,
+                    reason: "R".into(),
+                },
+                HOLD,
+            );
+        }
+        history
+    }
+
+    #[test]
+    fn grace_restarts_only_after_recovery_has_held() {
+        use Health::{Bad, Sound, Unknown};
+        for (changes, trouble) in [
+            (&[(0, Bad), (60, Sound), (179, Bad)][..], 0),
+            (&[(0, Bad), (60, Sound), (180, Bad)], 180),
+            (
+                &[(0, Bad), (60, Sound), (100, Bad), (150, Sound), (200, Unknown)],
+                0,
+            ),
+            (&[(0, Unknown), (60, Bad)], 0),
+            (&[(0, Sound), (500, Bad)], 500),
+            (&[(0, Bad), (60, Sound)], 0),
+        ] {
+            let reading = history(changes).read(HOLD).expect("a reading");
+            assert_eq!(reading.trouble, Some(at(trouble)), "{changes:?}");
+        }
+    }
+
+    #[test]
+    fn a_history_is_the_same_in_any_order() {
+        use Health::{Bad, Sound};
+        let changes = [(0, Bad), (60, Sound), (100, Bad), (300, Sound), (900, Bad)];
+        let expected = history(&changes);
+        let mut reversed = changes;
+        reversed.reverse();
+        assert_eq!(history(&reversed), expected);
+        let twice: Vec<_> = changes.iter().chain(&reversed).copied().collect();
+        assert_eq!(history(&twice), expected);
+    }
+
+    #[test]
+    fn trouble_outlives_the_changes_that_are_kept() {
+        let flapping: Vec<_> = (0..200)
+            .map(|n| (n * 60, if n % 2 == 0 { Health::Bad } else { Health::Sound }))
+            .collect();
+        let history = history(&flapping);
+        assert_eq!(history.changes.len(), MAX_CHANGES);
+        assert_eq!(history.read(HOLD).expect("a reading").trouble, Some(at(0)));
+    }
+
+    #[test]
+    fn a_registration_begins_a_new_history() {
+        let mut history = history(&[(0, Health::Bad)]);
+        history.restart(at(100));
+        assert_eq!(history.read(HOLD), None);
+        assert!(!history.note(
+            Change {
+                at: at(50),
+                health: Health::Bad,
+                reason: "R".into()
+            },
+            HOLD
+        ));
+    }
+
+    fn saying(seq: u64, health: Health, since: i64, written: i64) -> Saying {
+        Saying {
+            seq,
+            health,
+            node_since: at(since),
+            node_at: at(written),
+            sound_before: None,
+            arrival: at(written + 1),
+        }
+    }
+
+    #[test]
+    fn a_nodes_wrong_clock_neither_hastens_nor_delays() {
+        for skew in [-86_400, 0, 3_600] {
+            let mut said = saying(1, Health::Bad, skew, skew + 300);
+            said.arrival = at(300);
+            assert_eq!(Statement::first(said).read().trouble, Some(at(0)), "{skew}");
+        }
+    }
+
+    #[test]
+    fn a_start_in_the_nodes_future_has_no_age() {
+        let mut said = saying(1, Health::Bad, 900, 300);
+        said.arrival = at(300);
+        assert_eq!(Statement::first(said).read().trouble, Some(at(300)));
+    }
+
+    #[test]
+    fn an_agent_that_lost_its_memory_does_not_reset_the_clock() {
+        let mut statement = Statement::first(saying(1, Health::Bad, 0, 0));
+        statement.note(saying(2, Health::Bad, 600, 600), HOLD);
+        assert_eq!(statement.read().trouble, Some(at(1)));
+    }
+
+    #[test]
+    fn the_least_delayed_report_tells_the_start() {
+        let mut late = saying(1, Health::Bad, 0, 0);
+        late.arrival = at(500);
+        let mut statement = Statement::first(late);
+        statement.note(saying(2, Health::Bad, 0, 300), HOLD);
+        assert_eq!(statement.read().trouble, Some(at(1)));
+        let mut later_still = saying(3, Health::Bad, 0, 400);
+        later_still.arrival = at(2_000);
+        statement.note(later_still, HOLD);
+        assert_eq!(statement.read().trouble, Some(at(1)));
+    }
+
+    #[test]
+    fn a_lost_recovery_is_told_by_the_next_report() {
+        let mut statement = Statement::first(saying(1, Health::Bad, 0, 0));
+        let mut again = saying(9, Health::Bad, 600, 660);
+        again.sound_before = Some(SignedDuration::from_mins(5));
+        statement.note(again, HOLD);
+        assert_eq!(statement.read().trouble, Some(at(601)));
+    }
+
+    #[test]
+    fn what_ends_with_a_boot_is_well_until_the_new_one_says_otherwise() {
+        let mut statement = Statement::first(saying(9, Health::Bad, 0, 0));
+        statement.reboot(at(100), at(100));
+        assert_eq!(statement.read().health, Health::Sound);
+        statement.note(saying(1, Health::Bad, 130, 130), HOLD);
+        assert_eq!(
+            statement.read().trouble,
+            Some(at(1)),
+            "bad again before the recovery held"
+        );
+    }
+}

@@ -1,0 +1,534 @@
+//! What an operator allows: grace, actions, thresholds, windows, holds.
+//!
+//! The inner block is EKS's own `nodeRepairConfig`, field for field, so that what stands in an eksctl
+//! ClusterConfig or in EKS carries over. Everything is checked once, on reading.
+
+mod limits;
+mod window;
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    limits::{Limit, NodeRepairConfig, Override},
+    window::{MaintenanceWindow, next_opening},
+};
+use crate::{
+    catalogue,
+    condition::{ConditionType, RepairAction},
+    ident::{ClusterName, GroupName, NodeName},
+    stamp,
+};
+
+/// Everything that an operator decides for one cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Policy {
+    /// Whether calls are made, or only told of. A new install only tells.
+    pub mode: Mode,
+    /// EKS's own block, for every group that has none of its own.
+    pub node_repair_config: NodeRepairConfig,
+    /// Waits that differ from EKS's, for every group.
+    pub grace: Grace,
+    /// When calls may be made; always, where there is none.
+    pub maintenance_windows: Vec<MaintenanceWindow>,
+    /// Rules for some groups: the first that matches holds.
+    pub groups: Vec<GroupRule>,
+    /// Who has asked for no repairs, of what, and until when.
+    pub holds: Vec<Hold>,
+    /// Events that shall count as conditions.
+    pub promotions: Vec<Promotion>,
+    /// When a zone, not its nodes, is taken for the patient.
+    pub zones: ZonePolicy,
+    /// When the log path, not the nodes, is taken for the patient.
+    pub silence: SilencePolicy,
+    /// How long a recovery must hold to end a case.
+    pub recovery_hold: SignedDuration,
+    /// How long a rebooted node has to come back sound.
+    pub reboot_timeout: SignedDuration,
+    /// How long a launched instance has to register.
+    pub join_timeout: SignedDuration,
+    /// How long a replacement has, from the call, before the repair counts as failed.
+    pub replacement_timeout: SignedDuration,
+    /// How long a group rests after a replacement that did not come up; doubles with each one.
+    pub failure_backoff: SignedDuration,
+    /// How long CloudTrail has to tell of a call.
+    pub confirmation_timeout: SignedDuration,
+    /// An instance or group with this tag, set to `disabled`, is left alone.
+    pub opt_out_tag: String,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Observe,
+            node_repair_config: NodeRepairConfig::default(),
+            grace: Grace::default(),
+            maintenance_windows: Vec::new(),
+            groups: Vec::new(),
+            holds: Vec::new(),
+            promotions: Vec::new(),
+            zones: ZonePolicy::default(),
+            silence: SilencePolicy::default(),
+            recovery_hold: SignedDuration::from_mins(2),
+            reboot_timeout: SignedDuration::from_mins(15),
+            join_timeout: SignedDuration::from_mins(15),
+            replacement_timeout: SignedDuration::from_mins(60),
+            failure_backoff: SignedDuration::from_mins(15),
+            confirmation_timeout: SignedDuration::from_mins(30),
+            opt_out_tag: "nodemend/repair".to_owned(),
+        }
+    }
+}
+
+/// Whether calls are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Everything but the call, and the trail says so.
+    #[default]
+    Observe,
+    /// Calls are made.
+    Repair,
+}
+
+/// Waits that differ from EKS's defaults. A `nodeRepairConfigOverrides` entry is more exact and wins.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Grace {
+    /// By condition type.
+    pub conditions: BTreeMap<ConditionType, SignedDuration>,
+    /// By reason; wins over its condition.
+    pub reasons: BTreeMap<String, SignedDuration>,
+}
+
+/// What differs for some groups.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GroupRule {
+    /// Groups by name; `*` stands for any run of characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Groups by tags: all of them must be there, with these values (`*` as above).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+    /// As in the policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// As in the policy; the whole block, not merged with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_repair_config: Option<NodeRepairConfig>,
+    /// As in the policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace: Option<Grace>,
+    /// As in the policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance_windows: Option<Vec<MaintenanceWindow>>,
+}
+
+/// A request for no repairs. It has an owner, a reason and an end, so that none is forgotten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Hold {
+    /// Only this cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterName>,
+    /// Only this group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
+    /// Only this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
+    /// Who asked.
+    pub owner: String,
+    /// Why.
+    pub reason: String,
+    /// From when; at once, where it is not said.
+    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
+    pub from: Option<Timestamp>,
+    /// Until when.
+    #[serde(with = "stamp")]
+    pub until: Timestamp,
+}
+
+/// An event that counts as a condition once it comes often enough.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Promotion {
+    /// The event's reason.
+    pub reason: String,
+    /// How often.
+    pub count: u64,
+    /// Within how long.
+    pub window: SignedDuration,
+    /// What is done then.
+    #[serde(default = "replace")]
+    pub repair_action: RepairAction,
+}
+
+fn replace() -> RepairAction {
+    RepairAction::Replace
+}
+
+/// A zone is impaired when this many of its nodes, this part of them, and this part of all unhealthy nodes
+/// of the cluster are unhealthy there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ZonePolicy {
+    /// At least so many unhealthy nodes.
+    pub min_unhealthy: usize,
+    /// At least this percentage of the zone's nodes.
+    pub zone_percentage: usize,
+    /// At least this percentage of the cluster's unhealthy nodes.
+    pub share_percentage: usize,
+}
+
+impl Default for ZonePolicy {
+    fn default() -> Self {
+        Self {
+            min_unhealthy: 3,
+            zone_percentage: 50,
+            share_percentage: 75,
+        }
+    }
+}
+
+/// Silence is suspicious when it falls on most of a cluster at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct SilencePolicy {
+    /// An agent unheard for so long is silent; null: never.
+    pub agent_silent_after: Option<SignedDuration>,
+    /// At least so many silent nodes.
+    pub min_silent: usize,
+    /// At least this percentage of the cluster's nodes.
+    pub percentage: usize,
+    /// Begun within so long of each other.
+    pub within: SignedDuration,
+}
+
+impl Default for SilencePolicy {
+    fn default() -> Self {
+        Self {
+            // Three heartbeats of five minutes, and one minute for the way.
+            agent_silent_after: Some(SignedDuration::from_mins(16)),
+            min_silent: 3,
+            percentage: 50,
+            within: SignedDuration::from_mins(10),
+        }
+    }
+}
+
+/// Why a policy was refused, field first.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {why}")]
+pub struct PolicyError {
+    /// The field, as a path.
+    pub field: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl Policy {
+    /// EKS's defaults with repair switched on for every group.
+    pub fn eks_defaults() -> Self {
+        Self {
+            mode: Mode::Repair,
+            node_repair_config: NodeRepairConfig {
+                enabled: true,
+                ..NodeRepairConfig::default()
+            },
+            ..Self::default()
+        }
+    }
+
+    /// Checks what types alone can't.
+    pub fn check(&self) -> Result<(), PolicyError> {
+        let refuse = |field: String, why: &str| {
+            Err(PolicyError {
+                field,
+                why: why.to_owned(),
+            })
+        };
+        for (field, length) in [
+            ("recoveryHold", self.recovery_hold),
+            ("rebootTimeout", self.reboot_timeout),
+            ("joinTimeout", self.join_timeout),
+            ("replacementTimeout", self.replacement_timeout),
+            ("failureBackoff", self.failure_backoff),
+            ("confirmationTimeout", self.confirmation_timeout),
+        ] {
+            if !(SignedDuration::ZERO..=SignedDuration::from_hours(24 * 7)).contains(&length) {
+                return refuse(field.to_owned(), "not between 0 and 7 days");
+            }
+        }
+        for (n, rule) in self.groups.iter().enumerate() {
+            if rule.name.is_none() && rule.tags.is_empty() {
+                return refuse(format!("groups[{n}]"), "needs a name or tags to match by");
+            }
+        }
+        for (n, hold) in self.holds.iter().enumerate() {
+            if hold.owner.trim().is_empty() {
+                return refuse(format!("holds[{n}].owner"), "is empty: say who asked for it");
+            }
+            if hold.reason.trim().is_empty() {
+                return refuse(format!("holds[{n}].reason"), "is empty: say why");
+            }
+        }
+        for (n, promotion) in self.promotions.iter().enumerate() {
+            if promotion.count == 0 {
+                return refuse(format!("promotions[{n}].count"), "must be 1 or more");
+            }
+        }
+        let graces = self
+            .groups
+            .iter()
+            .filter_map(|rule| rule.grace.as_ref())
+            .chain([&self.grace]);
+        for grace in graces {
+            let waits = grace.reasons.iter().map(|(name, wait)| (name.as_str(), wait));
+            let waits = waits.chain(grace.conditions.iter().map(|(name, wait)| (name.as_str(), wait)));
+            for (name, wait) in waits {
+                if *wait < SignedDuration::ZERO {
+                    return refuse(format!("grace.{name}"), "is negative");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The rules that hold for a group.
+    pub fn rules_for(&self, name: &GroupName, tags: &BTreeMap<String, String>) -> Rules<'_> {
+        let rule = self.groups.iter().find(|rule| rule.matches(name, tags));
+        self.rules(rule)
+    }
+
+    /// The rules of groups that no rule names.
+    pub fn default_rules(&self) -> Rules<'_> {
+        self.rules(None)
+    }
+
+    /// Every set of rules that a node of an unknown group may fall under.
+    pub fn all_rules(&self) -> impl Iterator<Item = Rules<'_>> {
+        self.groups
+            .iter()
+            .map(|rule| self.rules(Some(rule)))
+            .chain([self.rules(None)])
+    }
+
+    fn rules<'p>(&'p self, rule: Option<&'p GroupRule>) -> Rules<'p> {
+        Rules {
+            mode: rule.and_then(|rule| rule.mode).unwrap_or(self.mode),
+            node_repair_config: rule
+                .and_then(|rule| rule.node_repair_config.as_ref())
+                .unwrap_or(&self.node_repair_config),
+            grace: rule.and_then(|rule| rule.grace.as_ref()).unwrap_or(&self.grace),
+            maintenance_windows: rule
+                .and_then(|rule| rule.maintenance_windows.as_deref())
+                .unwrap_or(&self.maintenance_windows),
+        }
+    }
+}
+
+impl GroupRule {
+    fn matches(&self, name: &GroupName, tags: &BTreeMap<String, String>) -> bool {
+        let name_fits = self
+            .name
+            .as_ref()
+            .is_none_or(|pattern| wildcard(pattern, name.as_str()));
+        let tags_fit = self
+            .tags
+            .iter()
+            .all(|(key, pattern)| tags.get(key).is_some_and(|value| wildcard(pattern, value)));
+        name_fits && tags_fit
+    }
+}
+
+/// `*` stands for any run of characters.
+fn wildcard(pattern: &str, text: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else {
+        return pattern == text;
+    };
+    let Some(mut text) = text.strip_prefix(first) else {
+        return false;
+    };
+    let Some((middle, last)) = rest.rsplit_once('*') else {
+        return text.ends_with(rest);
+    };
+    for part in middle.split('*') {
+        let Some(at) = text.find(part) else { return false };
+        text = &text[at + part.len()..];
+    }
+    text.ends_with(last)
+}
+
+/// The rules that hold for one group.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'p> {
+    /// Whether calls are made.
+    pub mode: Mode,
+    /// EKS's own block.
+    pub node_repair_config: &'p NodeRepairConfig,
+    grace: &'p Grace,
+    /// When calls may be made.
+    pub maintenance_windows: &'p [MaintenanceWindow],
+}
+
+impl Rules<'_> {
+    /// How long to wait, and what to do then, for a reason under a condition.
+    /// None: it is never repaired.
+    pub fn remedy(&self, condition: &ConditionType, reason: &str) -> Option<Remedy> {
+        if let Some(found) = self.node_repair_config.override_for(condition, reason) {
+            return Remedy::of(found.repair_action, found.min_repair_wait_time);
+        }
+        let grace = self
+            .grace
+            .reasons
+            .get(reason)
+            .or_else(|| self.grace.conditions.get(condition))
+            .copied()
+            .or_else(|| catalogue::default_grace(condition))?;
+        // A reason that the catalogue doesn't know, under a condition that it does: the user's own rules and
+        // third parties. The condition's default holds.
+        let action = catalogue::lookup(reason).map_or(RepairAction::Replace, |found| found.action);
+        Remedy::of(action, grace)
+    }
+}
+
+/// What is done about a reason, and after how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remedy {
+    /// Reboot or Replace.
+    pub action: RepairAction,
+    /// How long its condition must have been bad.
+    pub grace: SignedDuration,
+}
+
+impl Remedy {
+    fn of(action: RepairAction, grace: SignedDuration) -> Option<Self> {
+        (action != RepairAction::NoAction).then_some(Self { action, grace })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(name: &str) -> GroupName {
+        GroupName::new(name).expect("a name")
+    }
+
+    #[test]
+    fn a_new_install_only_watches() {
+        let policy: Policy = serde_json::from_str("{}").expect("a policy");
+        assert_eq!(policy.mode, Mode::Observe);
+        assert!(!policy.node_repair_config.enabled);
+    }
+
+    #[test]
+    fn the_first_group_rule_that_matches_holds() {
+        let policy: Policy = serde_json::from_str(
+            r#"{"mode":"repair","groups":[{"name":"gpu-*","mode":"observe"},{"tags":{"team":"*data*"},"nodeRepairConfig":{"enabled":true}}]}"#,
+        )
+        .expect("a policy");
+        let no_tags = BTreeMap::new();
+        let tags = BTreeMap::from([("team".to_owned(), "big-data-1".to_owned())]);
+        assert_eq!(policy.rules_for(&group("gpu-a"), &tags).mode, Mode::Observe);
+        assert!(policy.rules_for(&group("cpu"), &tags).node_repair_config.enabled);
+        assert!(
+            !policy
+                .rules_for(&group("cpu"), &no_tags)
+                .node_repair_config
+                .enabled
+        );
+    }
+
+    #[test]
+    fn a_wait_is_looked_up_from_the_most_exact_to_the_least() {
+        let policy: Policy = serde_json::from_str(
+            r#"{"nodeRepairConfig":{"nodeRepairConfigOverrides":[{"nodeMonitoringCondition":"Ready","nodeUnhealthyReason":"A","minRepairWaitTimeMins":1,"repairAction":"Reboot"},{"nodeMonitoringCondition":"Ready","nodeUnhealthyReason":"Never","minRepairWaitTimeMins":1,"repairAction":"NoAction"}]},"grace":{"conditions":{"Ready":"3m"},"reasons":{"A":"9m","B":"2m"}}}"#,
+        )
+        .expect("a policy");
+        let rules = policy.default_rules();
+        let remedy = |condition, reason| {
+            rules
+                .remedy(&condition, reason)
+                .map(|r| (r.action, r.grace.as_mins()))
+        };
+        assert_eq!(remedy(ConditionType::Ready, "A"), Some((RepairAction::Reboot, 1)));
+        assert_eq!(
+            remedy(ConditionType::Ready, "B"),
+            Some((RepairAction::Replace, 2))
+        );
+        assert_eq!(
+            remedy(ConditionType::Ready, "C"),
+            Some((RepairAction::Replace, 3))
+        );
+        assert_eq!(
+            remedy(ConditionType::KernelReady, "C"),
+            Some((RepairAction::Replace, 30))
+        );
+        assert_eq!(
+            remedy(ConditionType::AcceleratedHardwareReady, "NvidiaXID95Error"),
+            Some((RepairAction::Reboot, 10))
+        );
+        assert_eq!(remedy(ConditionType::Ready, "Never"), None);
+        assert_eq!(
+            remedy(
+                ConditionType::Other("DiskPressure".into()),
+                "KubeletHasDiskPressure"
+            ),
+            None
+        );
+    }
+
+    #[test]
+    fn what_types_cannot_refuse_is_refused_by_field() {
+        for (json, expected) in [
+            (
+                r#"{"groups":[{"mode":"repair"}]}"#,
+                "groups[0]: needs a name or tags",
+            ),
+            (
+                r#"{"holds":[{"owner":" ","reason":"x","until":"2026-01-01T00:00:00Z"}]}"#,
+                "holds[0].owner: is empty",
+            ),
+            (
+                r#"{"promotions":[{"reason":"OOMKilling","count":0,"window":"5m"}]}"#,
+                "promotions[0].count",
+            ),
+            (
+                r#"{"recoveryHold":"300h"}"#,
+                "recoveryHold: not between 0 and 7 days",
+            ),
+            (r#"{"grace":{"reasons":{"A":"-5m"}}}"#, "grace.A: is negative"),
+        ] {
+            let policy: Policy = serde_json::from_str(json).expect(json);
+            let error = policy.check().expect_err(json).to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+        assert_eq!(Policy::eks_defaults().check(), Ok(()));
+    }
+
+    #[test]
+    fn wildcards_match_any_run() {
+        for (pattern, text, expected) in [
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("a*", "ab", true),
+            ("*b", "ab", true),
+            ("a*c", "abc", true),
+            ("a*b*c", "a-b-c", true),
+            ("a*b*c", "a-c", false),
+            ("*", "", true),
+            ("a*a", "a", false),
+            ("**", "x", true),
+            ("*ab*ab", "ab", false),
+            ("*ab*ab", "abab", true),
+        ] {
+            assert_eq!(wildcard(pattern, text), expected, "{pattern} {text}");
+        }
+    }
+}
