@@ -79,6 +79,11 @@ impl History {
         }
     }
 
+    /// Whether a later change is known.
+    pub fn is_after(&self, at: Timestamp) -> bool {
+        self.changes.last().is_some_and(|last| last.at > at)
+    }
+
     /// What the clock shows; none before the first change.
     pub fn read(&self, hold: SignedDuration) -> Option<Reading> {
         let last = self.changes.last()?;

@@ -2,12 +2,17 @@
 #![warn(missing_docs)]
 
 pub mod audit_log;
+pub mod case;
 pub mod catalogue;
 pub mod clock;
 pub mod condition;
+pub mod decide;
+pub mod group;
+pub mod guard;
 pub mod ident;
 pub mod observation;
 pub mod policy;
+pub mod repair;
 pub mod report;
 pub mod stamp;
 pub mod trail;

@@ -383,17 +383,21 @@ impl Rules<'_> {
         if let Some(found) = self.node_repair_config.override_for(condition, reason) {
             return Remedy::of(found.repair_action, found.min_repair_wait_time);
         }
-        let grace = self
-            .grace
-            .reasons
-            .get(reason)
-            .or_else(|| self.grace.conditions.get(condition))
-            .copied()
-            .or_else(|| catalogue::default_grace(condition))?;
+        let grace = self.grace_for(condition, reason)?;
         // A reason that the catalogue doesn't know, under a condition that it does: the user's own rules and
         // third parties. The condition's default holds.
         let action = catalogue::lookup(reason).map_or(RepairAction::Replace, |found| found.action);
         Remedy::of(action, grace)
+    }
+
+    /// How long a condition must have been bad, whatever is done then.
+    pub fn grace_for(&self, condition: &ConditionType, reason: &str) -> Option<SignedDuration> {
+        let ours = self
+            .grace
+            .reasons
+            .get(reason)
+            .or_else(|| self.grace.conditions.get(condition));
+        ours.copied().or_else(|| catalogue::default_grace(condition))
     }
 }
 

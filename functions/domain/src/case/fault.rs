@@ -1,0 +1,359 @@
+//! Turns what a case has heard into faults, each with its deadline, and into the time to look again.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::{Attention, Case, Condition, Told, Witness};
+use crate::{
+    catalogue,
+    condition::{ConditionType, Health, RepairAction, Severity},
+    policy::{Policy, Remedy, Rules},
+    stamp,
+};
+
+/// Something that is wrong with a node, or was and has yet to stay well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Fault {
+    /// The condition.
+    pub condition: ConditionType,
+    /// Why it is bad.
+    pub reason: String,
+    /// The line or reading that shows it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// Who says so.
+    pub testimony: Testimony,
+    /// Bad, Unknown, or Sound while a recovery has yet to hold.
+    pub health: Health,
+    /// When the trouble began.
+    #[serde(with = "stamp")]
+    pub since: Timestamp,
+    /// When it counts as over, if it stays well.
+    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
+    pub heals_at: Option<Timestamp>,
+    /// What will be done.
+    pub action: RepairAction,
+    /// When; never, for NoAction.
+    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+}
+
+/// Who says that something is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Testimony {
+    /// The node's own agent.
+    Agent,
+    /// The control plane's audit log.
+    ControlPlane,
+    /// We ourselves, from what did not come.
+    Inference,
+}
+
+impl Fault {
+    /// Whether it is bad now, rather than recovering.
+    pub fn is_bad(&self) -> bool {
+        self.heals_at.is_none()
+    }
+
+    /// Whether it may be acted on.
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        self.is_bad() && self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+}
+
+impl Case {
+    /// Everything that is wrong, the earliest deadline first.
+    pub fn faults(&self, rules: &Rules<'_>, policy: &Policy, now: Timestamp) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        for condition in &self.conditions {
+            condition.faults(rules, policy.recovery_hold, now, &mut faults);
+        }
+        self.failed_to_join(rules, policy, now, &mut faults);
+        self.promoted(rules, policy, now, &mut faults);
+        faults.sort_by_key(|fault| (fault.deadline.is_none(), fault.deadline, fault.since));
+        faults
+    }
+
+    fn failed_to_join(&self, rules: &Rules<'_>, policy: &Policy, now: Timestamp, faults: &mut Vec<Fault>) {
+        let Some(late) = self.join_deadline(policy).filter(|late| *late <= now) else {
+            return;
+        };
+        faults.push(Fault::new(
+            ConditionType::Ready,
+            "FailedToJoin",
+            &format!(
+                "no node registered within {} of the launch",
+                stamp::length(policy.join_timeout)
+            ),
+            Testimony::Inference,
+            Health::Bad,
+            late,
+            rules
+                .remedy(&ConditionType::Ready, "FailedToJoin")
+                .map(|remedy| (remedy, late)),
+        ));
+    }
+
+    /// When a launched instance is late, while it has not registered.
+    fn join_deadline(&self, policy: &Policy) -> Option<Timestamp> {
+        let arrival = self
+            .arrival
+            .as_ref()
+            .filter(|arrival| arrival.registered.is_none())?;
+        arrival
+            .launched
+            .and_then(|launched| launched.checked_add(policy.join_timeout).ok())
+    }
+
+    fn promoted(&self, rules: &Rules<'_>, policy: &Policy, now: Timestamp, faults: &mut Vec<Fault>) {
+        for promotion in &policy.promotions {
+            let tally = self
+                .tallies
+                .iter()
+                .find(|tally| *tally.reason == promotion.reason);
+            let reached =
+                tally.and_then(|tally| Some((tally, tally.reached(promotion.count, promotion.window, now)?)));
+            let Some((tally, since)) = reached else { continue };
+            // The event's own default is to do nothing: the promotion says what is done, its condition when.
+            let grace = rules.grace_for(&tally.condition, &tally.reason);
+            let remedy = grace.map(|grace| Remedy {
+                action: promotion.repair_action,
+                grace,
+            });
+            faults.push(Fault::new(
+                tally.condition.clone(),
+                &tally.reason,
+                &tally.message,
+                Testimony::Agent,
+                Health::Bad,
+                since,
+                remedy
+                    .filter(|remedy| remedy.action != RepairAction::NoAction)
+                    .map(|remedy| (remedy, since)),
+            ));
+        }
+    }
+
+    /// Since when the agent is silent, if it is: it was heard once, and its next words are overdue.
+    pub fn silence(&self, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
+        let heard = self.heard_agent?;
+        (self.silence_due(policy)? <= now).then_some(heard)
+    }
+
+    fn silence_due(&self, policy: &Policy) -> Option<Timestamp> {
+        self.heard_agent?
+            .checked_add(policy.silence.agent_silent_after?)
+            .ok()
+    }
+
+    /// Sets the two attributes by which the store finds this case: when to look again, and why it counts
+    /// among the unhealthy. Called before every write.
+    pub fn plan(&mut self, policy: &Policy, now: Timestamp) {
+        if self.closed.is_some() {
+            (self.due, self.attention) = (None, None);
+            return;
+        }
+        // A healthy node's next heartbeat is the only thing to wait for, and the commonest case.
+        let faults = if self.is_quiet(policy) {
+            Vec::new()
+        } else {
+            self.earliest_faults(policy, now)
+        };
+        self.due = self.next_look(&faults, policy, now);
+        self.attention = self.why_unhealthy(&faults);
+    }
+
+    /// Nothing bad was ever heard, or not since the item was last tidied.
+    fn is_quiet(&self, policy: &Policy) -> bool {
+        let no_promotions = self.tallies.is_empty() || policy.promotions.is_empty();
+        no_promotions && self.arrival.is_none() && self.conditions.iter().all(Condition::is_quiet)
+    }
+
+    /// The faults under the rules of its group; while that is unknown, each under the hastiest rules.
+    fn earliest_faults(&self, policy: &Policy, now: Timestamp) -> Vec<Fault> {
+        policy
+            .all_rules()
+            .map(|rules| self.faults(&rules, policy, now))
+            .min_by_key(|faults| {
+                faults
+                    .first()
+                    .map_or(Timestamp::MAX, |fault| fault.deadline.unwrap_or(Timestamp::MAX))
+            })
+            .unwrap_or_default()
+    }
+
+    fn next_look(&self, faults: &[Fault], policy: &Policy, now: Timestamp) -> Option<Timestamp> {
+        if let Some(repair) = &self.repair {
+            let departed = self
+                .departure
+                .as_ref()
+                .filter(|departure| departure.foreign)
+                .map(|_| now);
+            return repair.next_look(policy, now).into_iter().chain(departed).min();
+        }
+        if self.departure.is_some() {
+            return Some(now);
+        }
+        let recovering = faults.iter().filter_map(|fault| fault.heals_at);
+        // A blocked repair is looked at again when its block may have passed, not at its old deadline.
+        let acting = faults
+            .iter()
+            .filter(|fault| fault.is_bad())
+            .filter_map(|fault| fault.deadline)
+            .map(|deadline| {
+                self.blocked
+                    .as_ref()
+                    .map_or(deadline, |blocked| deadline.max(blocked.until))
+            });
+        let arriving = self.arrival.as_ref().and_then(|arrival| match arrival.told {
+            Told::Nothing | Told::FailedToJoin if arrival.registered.is_some() => Some(now),
+            Told::Registered if arrival.ready.is_some() => Some(now),
+            Told::Nothing => self.join_deadline(policy),
+            _ => None,
+        });
+        let silent = if self.silent_since.is_none() {
+            self.silence_due(policy)
+        } else {
+            None
+        };
+        recovering.chain(acting).chain(arriving).chain(silent).min()
+    }
+
+    fn why_unhealthy(&self, faults: &[Fault]) -> Option<Attention> {
+        let bad = faults
+            .iter()
+            .filter(|fault| fault.is_bad() && fault.deadline.is_some());
+        let since = bad.clone().map(|fault| fault.since).min();
+        let unknown = bad.clone().any(|fault| fault.health == Health::Unknown);
+        if let Some(since) = since {
+            let silent = unknown || self.silent_since.is_some();
+            return Some(Attention {
+                since,
+                silent,
+                unhealthy: true,
+            });
+        }
+        if let Some(repair) = &self.repair {
+            return Some(Attention {
+                since: repair.claimed_at,
+                silent: false,
+                unhealthy: true,
+            });
+        }
+        self.silent_since.map(|since| Attention {
+            since,
+            silent: true,
+            unhealthy: false,
+        })
+    }
+}
+
+impl Condition {
+    fn is_quiet(&self) -> bool {
+        match &self.witness {
+            Witness::Agent { statement, .. } => statement.read().trouble.is_none(),
+            Witness::ControlPlane(history) => history
+                .read(SignedDuration::ZERO)
+                .is_none_or(|r| r.trouble.is_none()),
+        }
+    }
+
+    fn faults(&self, rules: &Rules<'_>, hold: SignedDuration, now: Timestamp, faults: &mut Vec<Fault>) {
+        let reading = match &self.witness {
+            Witness::Agent { statement, .. } => Some(statement.read()),
+            Witness::ControlPlane(history) => history.read(hold),
+        };
+        let Some((reading, since)) = reading.and_then(|reading| Some((reading, reading.trouble?))) else {
+            return;
+        };
+        let heals_at = if reading.health.is_bad() {
+            None
+        } else {
+            reading.since.checked_add(hold).ok()
+        };
+        if heals_at.is_some_and(|heals_at| heals_at <= now) {
+            return;
+        }
+        let nameless = [("Unknown", "")];
+        let named: Vec<(&str, &str)> = self
+            .findings
+            .iter()
+            .map(|found| (&*found.reason, &*found.message))
+            .collect();
+        let reasons = if named.is_empty() { &nameless[..] } else { &named };
+        for (reason, message) in reasons {
+            let remedy = rules.remedy(&self.condition, reason);
+            let (testimony, start) = match &self.witness {
+                Witness::Agent { acting, .. } => (
+                    Testimony::Agent,
+                    acting.filter(|acting| *acting >= since).or(Some(since)),
+                ),
+                Witness::ControlPlane(history) => {
+                    let acted_on = |reason: &str| rules.remedy(&self.condition, reason).is_some();
+                    let first = history.bad_changes(hold).find(|change| acted_on(&change.reason));
+                    (
+                        Testimony::ControlPlane,
+                        first.map(|change| change.at).or(Some(since)),
+                    )
+                }
+            };
+            let fault = Fault::new(
+                self.condition.clone(),
+                reason,
+                message,
+                testimony,
+                reading.health,
+                since,
+                remedy.zip(start),
+            );
+            faults.push(Fault { heals_at, ..fault });
+        }
+    }
+}
+
+impl Fault {
+    fn new(
+        condition: ConditionType,
+        reason: &str,
+        message: &str,
+        testimony: Testimony,
+        health: Health,
+        since: Timestamp,
+        remedy: Option<(Remedy, Timestamp)>,
+    ) -> Self {
+        Self {
+            condition,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            testimony,
+            health,
+            since,
+            heals_at: None,
+            action: remedy.map_or(RepairAction::NoAction, |(remedy, _)| remedy.action),
+            deadline: remedy.and_then(|(remedy, start)| start.checked_add(remedy.grace).ok()),
+        }
+    }
+
+    /// What the catalogue says that this is.
+    pub fn meaning(&self) -> Option<&'static str> {
+        catalogue::lookup(&self.reason).map(|found| found.meaning)
+    }
+
+    /// Which of two due faults is served first where there is room for one: a node that is gone, then an
+    /// accelerator, then Ready, then the rest; then the one that waits longest.
+    pub fn urgency(&self) -> (u8, Timestamp) {
+        let kind = match (&self.condition, self.reason.as_str()) {
+            (_, "NodeDeleted" | "FailedToJoin") => 0,
+            (ConditionType::AcceleratedHardwareReady, _) => 1,
+            (ConditionType::Ready, _) => 2,
+            _ => 3,
+        };
+        (kind, self.deadline.unwrap_or(Timestamp::MAX))
+    }
+
+    /// How much it weighs in the catalogue.
+    pub fn severity(&self) -> Severity {
+        catalogue::lookup(&self.reason).map_or(Severity::Condition, |found| found.severity)
+    }
+}

@@ -1,0 +1,424 @@
+//! Turns a case, its surroundings, a policy and the time into what is to be done next.
+//!
+//! Two steps, because one of them is free: [`triage`] looks at the case alone, and only where that is not
+//! enough are AWS and the store asked for the [`Surroundings`] that [`decide`] needs.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::{
+    case::{Case, Fault, Told},
+    condition::RepairAction,
+    group::{ClusterFacts, Group, GroupState, Lifecycle, Whereabouts},
+    guard::{self, Block, Guard, Scene, Unwell},
+    policy::{Hold, Policy},
+    repair::{CallResult, Phase, Repair},
+    stamp,
+};
+
+/// How long a block of unknown length lasts before it is looked at again.
+pub const RETRY: SignedDuration = SignedDuration::from_secs(60);
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Decision {
+    /// Nothing, or not yet: the case's own `due` says when to look again.
+    Wait,
+    /// Tell that the agent has been silent since then.
+    TellSilence(Timestamp),
+    /// Tell that CloudTrail is silent about a call.
+    TellMissing {
+        /// Its place among the repair's calls.
+        call: usize,
+    },
+    /// A repair is due, and something stands in its way.
+    Blocked {
+        /// What is due.
+        fault: Fault,
+        /// What stands in the way.
+        blocks: Vec<Block>,
+        /// When to look again.
+        until: Timestamp,
+    },
+    /// Make the repair.
+    Act {
+        /// Why.
+        fault: Fault,
+        /// What.
+        action: RepairAction,
+    },
+    /// A call whose answer never came took effect after all.
+    Adopt,
+    /// The claimed repair is not needed any more.
+    Release(String),
+    /// Tell the group that this node came.
+    Introduce(Told),
+    /// End the case.
+    Close(Outcome),
+}
+
+/// How a case ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Another node took its place.
+    Replaced,
+    /// A reboot cured it; the node lives on.
+    Rebooted,
+    /// It was terminated, and nothing came in its place in time.
+    ReplacementFailed,
+    /// It left without us.
+    Gone {
+        /// How.
+        how: String,
+        /// By somebody's call that was not ours.
+        foreign: bool,
+    },
+}
+
+/// What [`triage`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use]
+pub enum Triage {
+    /// The case alone decides.
+    Settled(Decision),
+    /// Ask for the surroundings, then [`decide`].
+    NeedsSurroundings,
+}
+
+/// What a decision needs besides the case.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
+    /// Where AWS has the instance.
+    pub whereabouts: &'a Whereabouts,
+    /// Its group, as AWS describes it.
+    pub group: Option<&'a Group>,
+    /// What we have under way in that group.
+    pub state: &'a GroupState,
+    /// The cluster.
+    pub cluster: &'a ClusterFacts,
+    /// The cluster's unhealthy nodes.
+    pub unwell: &'a [Unwell],
+    /// The holds that operators placed.
+    pub holds: &'a [Hold],
+}
+
+/// Looks at the case alone.
+pub fn triage(case: &Case, policy: &Policy, now: Timestamp) -> Triage {
+    use Triage::{NeedsSurroundings, Settled};
+    if case.closed.is_some() {
+        return Settled(Decision::Wait);
+    }
+    if let Some(repair) = &case.repair {
+        return triage_repair(case, repair, policy, now);
+    }
+    if case.departure.is_some() {
+        return NeedsSurroundings;
+    }
+    if let Some(introduction) = introduction(case, policy, now) {
+        return Settled(Decision::Introduce(introduction));
+    }
+    if case.silent_since.is_none()
+        && let Some(since) = case.silence(policy, now)
+    {
+        return Settled(Decision::TellSilence(since));
+    }
+    let may_be_due = policy.all_rules().any(|rules| {
+        case.faults(&rules, policy, now)
+            .iter()
+            .any(|fault| fault.is_due(now))
+    });
+    if may_be_due {
+        NeedsSurroundings
+    } else {
+        Settled(Decision::Wait)
+    }
+}
+
+fn triage_repair(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) -> Triage {
+    use Triage::{NeedsSurroundings, Settled};
+    if let Some(call) = repair.unconfirmed(policy, now) {
+        return Settled(Decision::TellMissing { call });
+    }
+    let since_call = |length| {
+        repair
+            .effective_at()
+            .and_then(|at| at.checked_add(length).ok())
+            .is_some_and(|at| at <= now)
+    };
+    match &repair.phase {
+        Phase::Claimed { until } | Phase::Acting { until } if *until > now => Settled(Decision::Wait),
+        Phase::Claimed { .. } | Phase::Acting { .. } => NeedsSurroundings,
+        Phase::Confirming => match &repair.replacement {
+            Some(replacement) if repair.is_confirmed() => {
+                let patience = replacement.registered.checked_add(crate::repair::READY_TIMEOUT);
+                if replacement.ready.is_some() || patience.is_ok_and(|patience| patience <= now) {
+                    Settled(Decision::Close(Outcome::Replaced))
+                } else {
+                    Settled(Decision::Wait)
+                }
+            }
+            Some(_) => Settled(Decision::Wait),
+            None if since_call(policy.replacement_timeout) => {
+                Settled(Decision::Close(Outcome::ReplacementFailed))
+            }
+            None => Settled(Decision::Wait),
+        },
+        Phase::Rebooting => {
+            if let Some(departure) = &case.departure {
+                let (how, foreign) = (departure.how.clone(), departure.foreign);
+                return Settled(Decision::Close(Outcome::Gone { how, foreign }));
+            }
+            if is_cured(case, repair, policy, now) && repair.is_confirmed() {
+                return Settled(Decision::Close(Outcome::Rebooted));
+            }
+            if since_call(policy.reboot_timeout) && !is_cured(case, repair, policy, now) {
+                NeedsSurroundings
+            } else {
+                Settled(Decision::Wait)
+            }
+        }
+    }
+}
+
+/// A reboot has cured a node when a boot that began after it says that nothing is bad, and has said so for
+/// as long as a recovery must hold.
+fn is_cured(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) -> bool {
+    let booted = case
+        .boot
+        .as_ref()
+        .zip(repair.effective_at())
+        .is_some_and(|(boot, called)| boot.heard > called);
+    booted
+        && policy.all_rules().all(|rules| {
+            case.faults(&rules, policy, now)
+                .iter()
+                .all(|fault| fault.deadline.is_none())
+        })
+}
+
+/// What this node's group has yet to be told of its arrival.
+fn introduction(case: &Case, policy: &Policy, now: Timestamp) -> Option<Told> {
+    let arrival = case.arrival.as_ref()?;
+    let late = arrival.registered.is_none()
+        && arrival
+            .launched
+            .and_then(|at| at.checked_add(policy.join_timeout).ok())
+            .is_some_and(|at| at <= now);
+    let news = match (arrival.ready, arrival.registered) {
+        (Some(_), _) => Told::Ready,
+        (None, Some(_)) => Told::Registered,
+        (None, None) if late => Told::FailedToJoin,
+        (None, None) => return None,
+    };
+    (news > arrival.told).then_some(news)
+}
+
+/// Decides with everything at hand. Called with the surroundings as they were read last, and again with what
+/// is read anew, consistently, right before a claim.
+pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Timestamp) -> Decision {
+    if let Some(departure) = &case.departure
+        && case
+            .repair
+            .as_ref()
+            .is_none_or(|repair| repair.effective_at().is_none() || departure.foreign)
+        && may_believe(departure.foreign, around.whereabouts)
+    {
+        return Decision::Close(Outcome::Gone {
+            how: departure.how.clone(),
+            foreign: departure.foreign,
+        });
+    }
+    let tags = around.group.map(|group| &group.tags);
+    let no_tags = std::collections::BTreeMap::new();
+    let rules = policy.rules_for(&around.state.name, tags.unwrap_or(&no_tags));
+    let faults = case.faults(&rules, policy, now);
+    let due = most_pressing(&faults, now);
+    if let Some(repair) = &case.repair {
+        match &repair.phase {
+            Phase::Acting { .. } if took_effect(repair, around) => return Decision::Adopt,
+            // A reboot leaves no mark that we could read: the wait for a new boot decides.
+            Phase::Acting { .. } if repair.action == RepairAction::Reboot && is_pending(repair) => {
+                return Decision::Adopt;
+            }
+            Phase::Claimed { .. } | Phase::Acting { .. } if due.is_none() => {
+                return Decision::Release("it recovered before the call".to_owned());
+            }
+            _ => {}
+        }
+    }
+    if *around.whereabouts == Whereabouts::Gone {
+        return Decision::Close(Outcome::Gone {
+            how: "its instance is gone".to_owned(),
+            foreign: false,
+        });
+    }
+    let rebooted_in_vain = case
+        .repair
+        .as_ref()
+        .filter(|repair| repair.phase == Phase::Rebooting);
+    let (fault, action) = match (due, rebooted_in_vain) {
+        // Whatever its next own deadline: the reboot that should have cured it has not.
+        (due, Some(repair)) => (due.unwrap_or(&repair.fault), RepairAction::Replace),
+        (Some(fault), None) => {
+            let escalated = case
+                .repair
+                .as_ref()
+                .is_some_and(|repair| repair.action == RepairAction::Replace);
+            let action = faults
+                .iter()
+                .filter(|fault| fault.is_due(now))
+                .map(|fault| fault.action)
+                .max();
+            (
+                fault,
+                if escalated {
+                    RepairAction::Replace
+                } else {
+                    action.unwrap_or(fault.action)
+                },
+            )
+        }
+        (None, None) => return Decision::Wait,
+    };
+    let scene = Scene {
+        case,
+        fault,
+        whereabouts: around.whereabouts,
+        group: around.group,
+        state: around.state,
+        cluster: around.cluster,
+        unwell: around.unwell,
+        holds: around.holds,
+        rules,
+        policy,
+        now,
+    };
+    let blocks = guard::ask_all(&scene);
+    if blocks.is_empty() {
+        return Decision::Act {
+            fault: fault.clone(),
+            action,
+        };
+    }
+    // The latest of those whose end is known; where one's is not, soon.
+    let known = blocks.iter().map(|block| block.until).collect::<Option<Vec<_>>>();
+    let until = known
+        .and_then(|ends| ends.into_iter().max())
+        .unwrap_or(now + RETRY)
+        .max(now + SignedDuration::from_secs(1));
+    Decision::Blocked {
+        fault: fault.clone(),
+        blocks,
+        until,
+    }
+}
+
+/// Of everything that is due, what has waited longest.
+fn most_pressing(faults: &[Fault], now: Timestamp) -> Option<&Fault> {
+    faults
+        .iter()
+        .filter(|fault| fault.is_due(now))
+        .min_by_key(|fault| fault.deadline)
+}
+
+/// A cloud controller's or Karpenter's word that a node is gone is believed unless Auto Scaling still has it.
+fn may_believe(foreign: bool, whereabouts: &Whereabouts) -> bool {
+    foreign
+        || !matches!(
+            whereabouts,
+            Whereabouts::Member {
+                lifecycle: Lifecycle::InService,
+                ..
+            }
+        )
+}
+
+fn is_pending(repair: &Repair) -> bool {
+    repair
+        .last_call()
+        .is_some_and(|call| call.result == CallResult::Pending)
+}
+
+/// A terminate call whose answer was lost shows in where its instance is.
+fn took_effect(repair: &Repair, around: &Surroundings<'_>) -> bool {
+    let gone = matches!(
+        around.whereabouts,
+        Whereabouts::Gone
+            | Whereabouts::Member {
+                lifecycle: Lifecycle::Terminating,
+                ..
+            }
+    );
+    repair.action == RepairAction::Replace && is_pending(repair) && gone
+}
+
+/// What [`explain`] says of one guard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The guard.
+    pub guard: Guard,
+    /// Its objection, if it has one.
+    pub block: Option<Block>,
+}
+
+/// Asks every guard about a fault, whether or not it is due: why, why not yet, what blocks.
+pub fn explain(
+    case: &Case,
+    fault: &Fault,
+    around: &Surroundings<'_>,
+    policy: &Policy,
+    now: Timestamp,
+) -> Vec<Answer> {
+    let no_tags = std::collections::BTreeMap::new();
+    let tags = around.group.map_or(&no_tags, |group| &group.tags);
+    let scene = Scene {
+        case,
+        fault,
+        whereabouts: around.whereabouts,
+        group: around.group,
+        state: around.state,
+        cluster: around.cluster,
+        unwell: around.unwell,
+        holds: around.holds,
+        rules: policy.rules_for(&around.state.name, tags),
+        policy,
+        now,
+    };
+    guard::GUARDS
+        .iter()
+        .map(|(guard, question)| Answer {
+            guard: *guard,
+            block: question(&scene),
+        })
+        .collect()
+}
+
+impl Outcome {
+    /// The end, as one clause.
+    pub fn sentence(&self, case: &Case, now: Timestamp) -> String {
+        let repair = case.repair.as_ref();
+        let ago =
+            |at: Option<Timestamp>| at.map_or_else(String::new, |at| stamp::length(now.duration_since(at)));
+        match self {
+            Self::Replaced => {
+                let replacement = repair.and_then(|repair| repair.replacement.as_ref());
+                let (by, healthy) = replacement
+                    .map(|new| (new.label.clone(), new.ready.unwrap_or(new.registered)))
+                    .unwrap_or_default();
+                let took = repair.map(|repair| stamp::length(healthy.duration_since(repair.fault.since)));
+                format!("replaced by {by}, {} after the fault", took.unwrap_or_default())
+            }
+            Self::Rebooted => format!(
+                "cured by a reboot {} ago",
+                ago(repair.and_then(Repair::effective_at))
+            ),
+            Self::ReplacementFailed => {
+                format!(
+                    "terminated {} ago, and no replacement registered",
+                    ago(repair.and_then(Repair::effective_at))
+                )
+            }
+            Self::Gone { how, .. } => how.clone(),
+        }
+    }
+}
