@@ -1,5 +1,9 @@
 //! The ports of nodemend, and what stands behind each of them.
 #![warn(missing_docs)]
 
+pub mod clock;
+pub mod cloud;
 pub mod filter_pattern;
+pub mod store;
 pub mod subscription;
+pub mod trail;

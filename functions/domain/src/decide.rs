@@ -9,7 +9,7 @@ use crate::{
     case::{Case, Fault, Told},
     condition::RepairAction,
     group::{ClusterFacts, Group, GroupState, Lifecycle, Whereabouts},
-    guard::{self, Block, Guard, Scene, Unwell},
+    guard::{self, Ailing, Block, Guard, Scene},
     policy::{Hold, Policy},
     repair::{CallResult, Phase, Repair},
     stamp,
@@ -96,8 +96,10 @@ pub struct Surroundings<'a> {
     pub state: &'a GroupState,
     /// The cluster.
     pub cluster: &'a ClusterFacts,
-    /// The cluster's unhealthy nodes.
-    pub unwell: &'a [Unwell],
+    /// The cluster's unhealthy nodes, counted.
+    pub ailing: &'a Ailing,
+    /// How many of them are in the group.
+    pub unhealthy_in_group: usize,
     /// The holds that operators placed.
     pub holds: &'a [Hold],
 }
@@ -287,7 +289,8 @@ pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Time
         group: around.group,
         state: around.state,
         cluster: around.cluster,
-        unwell: around.unwell,
+        ailing: around.ailing,
+        unhealthy_in_group: around.unhealthy_in_group,
         holds: around.holds,
         rules,
         policy,
@@ -378,7 +381,8 @@ pub fn explain(
         group: around.group,
         state: around.state,
         cluster: around.cluster,
-        unwell: around.unwell,
+        ailing: around.ailing,
+        unhealthy_in_group: around.unhealthy_in_group,
         holds: around.holds,
         rules: policy.rules_for(&around.state.name, tags),
         policy,

@@ -3,12 +3,13 @@
 //! A guard looks at a due repair and its surroundings and lets it pass, or says why not, and until when if it
 //! knows. They don't know of each other; all are asked, so that an operator sees everything in the way at once.
 
+use std::collections::{BTreeMap, HashSet};
+
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     case::{Attention, Case, Fault, Testimony},
-    condition::Health,
     group::{ClusterFacts, Group, GroupState, Lifecycle, Whereabouts},
     ident::{InstanceId, Zone},
     policy::{Hold, Mode, Policy, Rules, next_opening},
@@ -30,8 +31,10 @@ pub struct Scene<'a> {
     pub state: &'a GroupState,
     /// The cluster.
     pub cluster: &'a ClusterFacts,
-    /// The cluster's unhealthy nodes.
-    pub unwell: &'a [Unwell],
+    /// The cluster's unhealthy nodes, counted.
+    pub ailing: &'a Ailing,
+    /// How many of them are in the group.
+    pub unhealthy_in_group: usize,
     /// The holds that operators placed, besides the policy's own.
     pub holds: &'a [Hold],
     /// The rules of the group.
@@ -51,6 +54,45 @@ pub struct Unwell {
     pub zone: Option<Zone>,
     /// Why it counts.
     pub attention: Attention,
+}
+
+/// A cluster's unhealthy nodes, counted once for all the decisions of a sweep.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ailing {
+    /// How many there are.
+    pub unhealthy: usize,
+    /// How many in each zone.
+    pub by_zone: BTreeMap<Zone, usize>,
+    /// The most that fell silent within the policy's length of each other.
+    pub silent_at_once: usize,
+}
+
+impl Ailing {
+    /// Counts.
+    pub fn of(unwell: &[Unwell], policy: &Policy) -> Self {
+        let mut ailing = Self::default();
+        let mut silences = Vec::new();
+        for node in unwell {
+            if node.attention.unhealthy {
+                ailing.unhealthy += 1;
+                if let Some(zone) = &node.zone {
+                    *ailing.by_zone.entry(zone.clone()).or_default() += 1;
+                }
+            }
+            if node.attention.silent {
+                silences.push(node.attention.since);
+            }
+        }
+        silences.sort_unstable();
+        ailing.silent_at_once = most_within(&silences, policy.silence.within);
+        ailing
+    }
+}
+
+/// How many of a group's nodes are unhealthy.
+pub fn unhealthy_in(group: &Group, unwell: &[Unwell]) -> usize {
+    let members: HashSet<&InstanceId> = group.members.iter().map(|member| &member.instance_id).collect();
+    unwell.iter().filter(|node| node.attention.unhealthy && members.contains(&node.instance_id)).count()
 }
 
 /// The guards, by name.
@@ -311,7 +353,7 @@ pub fn outside_window(scene: &Scene<'_>) -> Option<Block> {
 /// What waits is named, and goes on when enough have recovered.
 pub fn unhealthy_threshold(scene: &Scene<'_>) -> Option<Block> {
     let group = scene.group?;
-    let unhealthy = unhealthy_in(scene, group);
+    let unhealthy = scene.unhealthy_in_group;
     let size = group.size();
     let (exceeded, limit) = match scene.rules.node_repair_config.max_unhealthy_node_threshold {
         Some(limit) => (limit.is_exceeded_by(unhealthy, size), limit.to_string()),
@@ -327,11 +369,6 @@ pub fn unhealthy_threshold(scene: &Scene<'_>) -> Option<Block> {
             group_name(scene)
         ),
     )
-}
-
-fn unhealthy_in(scene: &Scene<'_>, group: &Group) -> usize {
-    let counts = |unwell: &&Unwell| unwell.attention.unhealthy && group.member(&unwell.instance_id).is_some();
-    scene.unwell.iter().filter(counts).count()
 }
 
 /// One zone dark, the others well: replacing its nodes would launch more of them into the dark.
@@ -376,10 +413,7 @@ pub fn zone_impaired(scene: &Scene<'_>) -> Option<Block> {
 pub fn log_path_suspect(scene: &Scene<'_>) -> Option<Block> {
     let limits = &scene.policy.silence;
     let nodes = scene.cluster.nodes();
-    let silences = scene.unwell.iter().filter(|unwell| unwell.attention.silent);
-    let mut starts: Vec<Timestamp> = silences.map(|unwell| unwell.attention.since).collect();
-    starts.sort_unstable();
-    let at_once = most_within(&starts, limits.within);
+    let at_once = scene.ailing.silent_at_once;
     if at_once < limits.min_silent || at_once * 100 < nodes * limits.percentage {
         return None;
     }
@@ -432,7 +466,7 @@ pub fn parallel_limit(scene: &Scene<'_>) -> Option<Block> {
         return None;
     }
     let under_way = scene.state.in_flight.len();
-    let allowed = limit.of(scene.group.map_or(0, |group| unhealthy_in(scene, group)).max(1));
+    let allowed = limit.of(scene.unhealthy_in_group.max(1));
     if under_way < allowed {
         return None;
     }
@@ -457,9 +491,4 @@ pub fn observe_mode(scene: &Scene<'_>) -> Option<Block> {
             )
         }
     }
-}
-
-/// Whether a fault rests on nobody having been heard.
-pub fn is_silence(fault: &Fault) -> bool {
-    fault.health == Health::Unknown
 }

@@ -1,1 +1,217 @@
+//! Turns due cases into calls, and closes what has ended.
+//!
+//! A sweep looks at what is due, decides, and carries the decision out. Every step is one conditional write, so
+//! that a sweep can die at any moment and the next one takes up where it was; two sweeps at once lose races,
+//! never nodes.
 
+mod act;
+mod step;
+mod view;
+
+use jiff::Timestamp;
+use nodemend_adapters::{
+    clock::Clock,
+    cloud::{Cloud, CloudError},
+    store::{CaseKey, Change, Commit, Store, StoreError},
+    trail::Trail,
+};
+use nodemend_domain::{
+    case::{Case, Fault},
+    decide::{self, Decision, Triage},
+    group::GroupState,
+    ident::GroupName,
+    ledger::Entry,
+    occurrence::Occurrence,
+    policy::Policy,
+};
+
+use self::view::View;
+
+/// How many cases one sweep looks at; more wait for the next, a moment later.
+const MAX_CASES: usize = 5_000;
+/// How often a race for one case may be lost within a sweep.
+const MAX_RACES: usize = 16;
+
+/// Carries repairs out.
+#[derive(Debug, Clone)]
+pub struct Repairer<S, C, K> {
+    store: S,
+    cloud: C,
+    clock: K,
+}
+
+/// What a sweep did.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// What happened, in order.
+    pub occurrences: Vec<Occurrence>,
+    /// How many cases were looked at.
+    pub looked_at: usize,
+    /// What could not be done; it stays due.
+    pub failures: Vec<RepairError>,
+}
+
+/// Why a case could not be looked at. It stays due, and the next sweep tries again.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// AWS.
+    #[error(transparent)]
+    Cloud(#[from] CloudError),
+    /// Others wrote the same case again and again.
+    #[error("failed to write the case of {0}: {MAX_RACES} races lost")]
+    Contended(String),
+}
+
+impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
+    /// A repairer on these ports.
+    pub fn new(store: S, cloud: C, clock: K) -> Self {
+        Self { store, cloud, clock }
+    }
+
+    /// When the next case is due.
+    pub async fn next_due(&self) -> Result<Option<Timestamp>, RepairError> {
+        Ok(self.store.next_due().await?)
+    }
+
+    /// Looks at everything that is due now.
+    pub async fn sweep(&self) -> Result<Swept, RepairError> {
+        let now = self.clock.now();
+        let keys = self.store.due(now, MAX_CASES).await?;
+        let mut swept = Swept { looked_at: keys.len(), ..Swept::default() };
+        let mut view = View::default();
+        let mut open = Vec::new();
+        for key in keys {
+            match self.triage(&key, &mut view, now, &mut swept).await {
+                Ok(Some(case)) => open.push(case),
+                Ok(None) => {}
+                Err(error) => swept.failures.push(error),
+            }
+        }
+        if open.is_empty() {
+            return Ok(swept);
+        }
+        view.locate(&self.cloud, &open).await?;
+        let mut acts = Vec::new();
+        for case in open {
+            match self.settle(&case, &mut view, now, &mut swept).await {
+                Ok(Some(fault)) => acts.push((fault.urgency(), CaseKey::of(&case))),
+                Ok(None) => {}
+                Err(error) => swept.failures.push(error),
+            }
+        }
+        // Where a group has room for fewer than want it, the most urgent go first, then the longest waiting.
+        acts.sort();
+        for (_, key) in acts {
+            if let Err(error) = self.act(&key, &mut swept).await {
+                swept.failures.push(error);
+            }
+        }
+        Ok(swept)
+    }
+
+    /// Carries out what the case alone decides; the case, where that is not enough.
+    async fn triage(
+        &self,
+        key: &CaseKey,
+        view: &mut View,
+        now: Timestamp,
+        swept: &mut Swept,
+    ) -> Result<Option<Case>, RepairError> {
+        let Some(case) = self.store.case(key).await? else { return Ok(None) };
+        let Some(policy) = view.policy(&self.store, &key.cluster).await? else { return Ok(None) };
+        match decide::triage(&case, &policy, now) {
+            Triage::NeedsSurroundings => Ok(Some(case)),
+            Triage::Settled(decision) => {
+                self.carry_out(case, decision, None, &policy, now, swept).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Decides with the surroundings as this sweep has read them, and carries out all but a call.
+    async fn settle(
+        &self,
+        case: &Case,
+        view: &mut View,
+        now: Timestamp,
+        swept: &mut Swept,
+    ) -> Result<Option<Fault>, RepairError> {
+        let key = CaseKey::of(case);
+        let Some(policy) = view.policy(&self.store, &key.cluster).await? else { return Ok(None) };
+        let surroundings = view.around(&self.store, &self.cloud, case).await?;
+        match decide::decide(case, &surroundings.borrow(), &policy, now) {
+            Decision::Act { fault, .. } => Ok(Some(fault)),
+            decision => {
+                let group = Some(surroundings.state.name.clone());
+                self.carry_out(case.clone(), decision, group, &policy, now, swept).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Reads everything again, consistently, decides again, and only then claims and calls.
+    async fn act(&self, key: &CaseKey, swept: &mut Swept) -> Result<(), RepairError> {
+        let now = self.clock.now();
+        let Some(case) = self.store.case(key).await? else { return Ok(()) };
+        let mut view = View::default();
+        let Some(policy) = view.policy(&self.store, &key.cluster).await? else { return Ok(()) };
+        if case.due.is_none_or(|due| due > now) {
+            return Ok(());
+        }
+        view.locate(&self.cloud, std::slice::from_ref(&case)).await?;
+        let surroundings = view.around(&self.store, &self.cloud, &case).await?;
+        match decide::decide(&case, &surroundings.borrow(), &policy, now) {
+            Decision::Act { fault, action } => {
+                let plan = act::Plan { fault, action, group: surroundings.state.clone() };
+                self.make(case, plan, &policy, swept).await
+            }
+            decision => {
+                let group = Some(surroundings.state.name.clone());
+                self.carry_out(case, decision, group, &policy, now, swept).await
+            }
+        }
+    }
+
+    /// Writes once, at the versions that were read.
+    async fn commit(
+        &self,
+        case: &mut Case,
+        group: Option<&GroupState>,
+        entries: &[Entry],
+        policy: &Policy,
+        now: Timestamp,
+    ) -> Result<Commit, RepairError> {
+        case.plan(policy, now);
+        let commit = self.store.commit(Change { case, group, entries }).await?;
+        if commit == Commit::Won {
+            case.version += 1;
+        }
+        Ok(commit)
+    }
+
+    /// Reads, changes and writes until no race is lost. The change sees the case as it is now, with its group.
+    async fn update<T>(
+        &self,
+        key: &CaseKey,
+        group: Option<&GroupName>,
+        policy: &Policy,
+        now: Timestamp,
+        mut change: impl FnMut(&mut Case, Option<&mut GroupState>) -> (Vec<Entry>, T),
+    ) -> Result<Option<T>, RepairError> {
+        for _ in 0..MAX_RACES {
+            let Some(mut case) = self.store.case(key).await? else { return Ok(None) };
+            let mut state = match group {
+                Some(name) => Some(self.store.group(&key.cluster, name).await?),
+                None => None,
+            };
+            let (entries, result) = change(&mut case, state.as_mut());
+            if self.commit(&mut case, state.as_ref(), &entries, policy, now).await? == Commit::Won {
+                return Ok(Some(result));
+            }
+        }
+        Err(RepairError::Contended(key.instance_id.to_string()))
+    }
+}

@@ -160,6 +160,9 @@ impl Case {
         } else {
             self.earliest_faults(policy, now)
         };
+        if !faults.iter().any(|fault| fault.is_due(now)) {
+            self.blocked = None;
+        }
         self.due = self.next_look(&faults, policy, now);
         self.attention = self.why_unhealthy(&faults);
     }

@@ -1,0 +1,38 @@
+//! The port to time. The system's clock is read here and nowhere else.
+
+use jiff::Timestamp;
+
+/// A clock.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> Timestamp;
+}
+
+/// The system's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[allow(clippy::disallowed_methods, reason = "the one place where time is read")]
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+}
+
+/// A clock that stands until it is set: what replay and simulation run on. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct VirtualClock(std::sync::Arc<std::sync::Mutex<Timestamp>>);
+
+impl VirtualClock {
+    /// Sets the time. It never goes back.
+    pub fn advance_to(&self, now: Timestamp) {
+        let mut time = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *time = now.max(*time);
+    }
+}
+
+impl Clock for VirtualClock {
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

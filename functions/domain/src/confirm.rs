@@ -1,0 +1,124 @@
+//! Joins what CloudTrail tells of a call with what we recorded of it, whichever comes first.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::{
+    case::Case,
+    ledger::{self, Entry, LedgerStep},
+    occurrence::{Occurrence, Step},
+    repair::{Call, CallResult, CallVerdict},
+    trail::{Caller, CloudTrailEvent, Record, compare},
+};
+
+/// How many of CloudTrail's events are kept for a call whose answer is not known yet.
+const MAX_SIGHTINGS: usize = 4;
+
+/// What CloudTrail's event turned out to be.
+#[derive(Debug)]
+pub enum Joined {
+    /// It tells of a call whose record is known: here is the verdict.
+    Verdict {
+        /// For the trail.
+        entry: Entry,
+        /// For people.
+        occurrence: Box<Occurrence>,
+    },
+    /// It tells of a call whose record isn't known yet, and is kept until it is.
+    Early,
+    /// It was known already.
+    Known,
+}
+
+/// Compares one call's record with CloudTrail's event, and enters the verdict.
+pub fn join(
+    case: &mut Case,
+    call: usize,
+    record: &Record,
+    event: &CloudTrailEvent,
+    caller: &Caller,
+    now: Timestamp,
+) -> Joined {
+    let Some(known) = case.repair.as_mut().and_then(|repair| repair.calls.get_mut(call)) else { return Joined::Known };
+    if matches!(known.verdict, Some(CallVerdict::Confirmed | CallVerdict::Mismatch)) {
+        return Joined::Known;
+    }
+    let late = known.verdict == Some(CallVerdict::Missing);
+    let differences = compare(record, event);
+    let confirmed = differences.is_empty();
+    known.verdict = Some(if confirmed { CallVerdict::Confirmed } else { CallVerdict::Mismatch });
+    known.request_id = known.request_id.take().or_else(|| event.request_id.clone());
+    let (action, refused) = (known.action, known.result == CallResult::Refused);
+    let (step, name) = if confirmed {
+        (LedgerStep::Confirmed, Step::Confirmed)
+    } else {
+        (LedgerStep::Mismatch, Step::Mismatch)
+    };
+    let detail = if confirmed {
+        format!(
+            "CloudTrail tells the same of the {}{}, field by field",
+            if refused { "refused call" } else { "call" },
+            if late { ", late" } else { "" }
+        )
+    } else {
+        let fields: Vec<String> = differences
+            .iter()
+            .map(|difference| format!("{}: ours {}, theirs {}", difference.field, difference.ours, difference.theirs))
+            .collect();
+        format!("CloudTrail differs in {}", fields.join("; "))
+    };
+    let data = json!({
+        "eventID": event.event_id,
+        "requestID": event.request_id,
+        "action": action.as_str(),
+        "differences": differences,
+    });
+    let entry = ledger::enter(case, caller, step, &detail, &[], data, now);
+    let occurrence = occurrence(case, name, detail, now);
+    Joined::Verdict { entry, occurrence: Box::new(occurrence) }
+}
+
+/// Keeps an event for a call whose answer isn't known yet.
+pub fn keep(case: &mut Case, event: &CloudTrailEvent) -> Joined {
+    let Some(repair) = case.repair.as_mut() else { return Joined::Known };
+    let raw = serde_json::to_value(event).unwrap_or(Value::Null);
+    if repair.sightings.len() < MAX_SIGHTINGS && !repair.sightings.contains(&raw) {
+        repair.sightings.push(raw);
+    }
+    Joined::Early
+}
+
+/// The call that an event tells of: by its request id, never by its instance alone. Only a call whose answer
+/// was lost has no id, and is known by who called, for what, and when.
+pub fn call_of(case: &Case, event: &CloudTrailEvent) -> Option<usize> {
+    let repair = case.repair.as_ref()?;
+    let by_id = repair.calls.iter().position(|call| call.request_id.is_some() && call.request_id == event.request_id);
+    by_id.or_else(|| repair.calls.iter().position(|call| is_lost_call(call, event)))
+}
+
+fn is_lost_call(call: &Call, event: &CloudTrailEvent) -> bool {
+    let lease = crate::repair::LEASE;
+    let near = event.event_time.duration_since(call.at).abs() <= lease;
+    let same = match call.action {
+        crate::condition::RepairAction::Reboot => event.event_name == "RebootInstances",
+        _ => event.event_name == "TerminateInstanceInAutoScalingGroup",
+    };
+    call.result == CallResult::Lost && call.request_id.is_none() && near && same
+}
+
+/// One step of a case's story.
+pub fn occurrence(case: &Case, step: Step, detail: String, now: Timestamp) -> Occurrence {
+    let fault = case.repair.as_ref().map(|repair| &repair.fault);
+    Occurrence {
+        at: now,
+        cluster: case.cluster.clone(),
+        node: case.node.clone(),
+        instance_id: case.instance_id.clone(),
+        case: case.id(),
+        step,
+        condition: fault.map(|fault| fault.condition.clone()),
+        reason: fault.map(|fault| fault.reason.clone()),
+        detail,
+        record: None,
+    }
+}

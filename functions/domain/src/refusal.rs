@@ -1,0 +1,82 @@
+//! What each error of AWS means for a repair. One place for all of them.
+
+use jiff::SignedDuration;
+
+/// What to make of a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The instance is gone, or left its group: read where it is before anything else.
+    NotFound,
+    /// The group is busy with this or another activity: it will be free.
+    InProgress,
+    /// AWS has too much to do.
+    Throttled,
+    /// We may not, or not like this: only a person can change that.
+    Denied,
+}
+
+impl Refusal {
+    /// Reads AWS's code and message. Codes are spelled differently by the API and by CloudTrail.
+    pub fn of(code: &str, message: &str) -> Self {
+        let code = code.strip_prefix("Client.").or_else(|| code.strip_prefix("Server.")).unwrap_or(code);
+        match code {
+            "ScalingActivityInProgress" | "ScalingActivityInProgressFault" => Self::InProgress,
+            "ResourceContention" | "ResourceContentionFault" => Self::InProgress,
+            "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequestsException" => Self::Throttled,
+            "ServiceUnavailable" | "Unavailable" | "InternalFailure" | "InternalError" | "RequestTimeout" => {
+                Self::Throttled
+            }
+            "InvalidInstanceID.NotFound" => Self::NotFound,
+            "ValidationError" | "ValidationException" if message.contains("nstance Id not found") => Self::NotFound,
+            "ValidationError" | "ValidationException" if message.contains("No managed instance found") => Self::NotFound,
+            "IncorrectInstanceState" | "IncorrectState" => Self::NotFound,
+            _ => Self::Denied,
+        }
+    }
+
+    /// How long to wait before the next try, after so many refusals in a row.
+    pub fn pause(self, refusals: u32) -> SignedDuration {
+        let doubled = |first: i64, most: i64| {
+            SignedDuration::from_secs((first << refusals.saturating_sub(1).min(10)).min(most))
+        };
+        match self {
+            Self::NotFound => doubled(5, 300),
+            Self::Throttled => doubled(15, 600),
+            Self::InProgress => doubled(30, 600),
+            Self::Denied => doubled(300, 3_600),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_known_error_has_its_meaning() {
+        for (code, message, expected) in [
+            ("ValidationError", "Instance Id not found - No managed instance found for instance ID: i-0abc", Refusal::NotFound),
+            ("ValidationException", "No managed instance found for instance ID i-0abc", Refusal::NotFound),
+            ("InvalidInstanceID.NotFound", "The instance ID 'i-0abc' does not exist", Refusal::NotFound),
+            ("ValidationError", "Currently, desiredSize equals minSize (1).", Refusal::Denied),
+            ("ScalingActivityInProgress", "", Refusal::InProgress),
+            ("ResourceContention", "", Refusal::InProgress),
+            ("Throttling", "Rate exceeded", Refusal::Throttled),
+            ("ThrottlingException", "Rate exceeded", Refusal::Throttled),
+            ("Client.RequestLimitExceeded", "", Refusal::Throttled),
+            ("AccessDenied", "", Refusal::Denied),
+            ("Client.UnauthorizedOperation", "", Refusal::Denied),
+            ("SomethingNew", "", Refusal::Denied),
+        ] {
+            assert_eq!(Refusal::of(code, message), expected, "{code}");
+        }
+    }
+
+    #[test]
+    fn pauses_grow_and_stay_bounded() {
+        assert_eq!(Refusal::Throttled.pause(1).as_secs(), 15);
+        assert_eq!(Refusal::Throttled.pause(3).as_secs(), 60);
+        assert_eq!(Refusal::Throttled.pause(u32::MAX).as_secs(), 600);
+        assert_eq!(Refusal::Denied.pause(9).as_secs(), 3_600);
+    }
+}

@@ -1,0 +1,273 @@
+//! Carries one repair from its claim to its call's answer. Each step is one conditional write.
+//!
+//! claim → evidence → call → record. A sweep that dies before the call leaves a claim whose lease runs out; one
+//! that dies after it leaves a call without an answer, and where the instance is tells whether it took effect.
+
+use nodemend_adapters::{
+    clock::Clock,
+    cloud::Cloud,
+    store::{CaseKey, Commit, Store},
+    trail::Trail,
+};
+use nodemend_domain::{
+    case::{Case, Fault},
+    condition::RepairAction,
+    confirm::{self, Joined, occurrence},
+    group::GroupState,
+    ledger::{self, Entry, LedgerStep},
+    occurrence::{Occurrence, Step},
+    policy::Policy,
+    refusal::Refusal,
+    repair::{Call, CallResult, LEASE, Phase, Repair},
+    stamp,
+    trail::{Answer, AnswerResult, ApiCall, CloudTrailEvent},
+};
+use serde_json::{Value, json};
+
+use crate::{RepairError, Repairer, Swept};
+
+/// The end of a console that a record holds.
+const MAX_CONSOLE: usize = 4 * 1024;
+
+/// What was decided.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) fault: Fault,
+    pub(crate) action: RepairAction,
+    pub(crate) group: GroupState,
+}
+
+impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
+    /// Makes the repair that was decided on this very version of the case and its group.
+    pub(crate) async fn make(
+        &self,
+        mut case: Case,
+        plan: Plan,
+        policy: &Policy,
+        swept: &mut Swept,
+    ) -> Result<(), RepairError> {
+        let now = self.clock.now();
+        let (mut told, mut entries) = (Vec::new(), Vec::new());
+        let mut group = plan.group;
+        self.tell_due(&case, &plan.fault, now, &mut told);
+        self.claim(&mut case, &mut group, &plan.fault, plan.action, &mut told, &mut entries);
+        if self.commit(&mut case, Some(&group), &entries, policy, now).await? == Commit::Lost {
+            // Somebody else wrote the case or took a place in the group: what we decided on is no more.
+            return Ok(());
+        }
+        swept.occurrences.append(&mut told);
+
+        let evidence = self.evidence(&case, policy).await;
+        let now = self.clock.now();
+        let Some(repair) = case.repair.as_mut() else { return Ok(()) };
+        repair.phase = Phase::Acting { until: now + LEASE };
+        repair.calls.push(Call {
+            action: plan.action,
+            at: now,
+            result: CallResult::Pending,
+            request_id: None,
+            sequence: None,
+            verdict: None,
+        });
+        if self.commit(&mut case, None, &[], policy, now).await? == Commit::Lost {
+            // A report came in between. The claim stands; when its lease ends the repair is decided anew.
+            return self.retry_soon(&case, policy).await;
+        }
+        let call = api_call(&case, plan.action);
+        let answer = self.cloud.call(&call).await;
+        self.record(&CaseKey::of(&case), &call, &answer, evidence, policy, swept).await
+    }
+
+    fn tell_due(&self, case: &Case, fault: &Fault, now: jiff::Timestamp, told: &mut Vec<Occurrence>) {
+        if case.repair.is_none() && case.blocked.is_none() {
+            told.push(crate::step::due(case, fault, now));
+        }
+    }
+
+    /// Gives the repair its place in the group, or takes up one that was left.
+    fn claim(
+        &self,
+        case: &mut Case,
+        group: &mut GroupState,
+        fault: &Fault,
+        action: RepairAction,
+        told: &mut Vec<Occurrence>,
+        entries: &mut Vec<Entry>,
+    ) {
+        let now = self.clock.now();
+        let caller = self.cloud.caller();
+        let until = now + LEASE;
+        group.take_place(case.instance_id.clone(), now);
+        case.blocked = None;
+        if let Some(repair) = case.repair.as_mut() {
+            let escalates = repair.action != action;
+            repair.phase = Phase::Claimed { until };
+            repair.action = action;
+            let pending = repair.calls.iter().position(|call| call.result == CallResult::Pending);
+            if let Some(pending) = pending {
+                entries.push(self.lose(case, pending, "no answer came, and the instance is where it was"));
+            }
+            if !escalates {
+                return;
+            }
+        } else {
+            case.group = Some(group.name.clone());
+            case.repairs += 1;
+            case.repair = Some(Repair {
+                action,
+                group: group.name.clone(),
+                fault: fault.clone(),
+                claimed_at: now,
+                phase: Phase::Claimed { until },
+                calls: Vec::new(),
+                sightings: Vec::new(),
+                replacement: None,
+            });
+        }
+        let detail = format!(
+            "{} in group {}, {} of its places taken",
+            action.as_str(),
+            group.name,
+            group.in_flight.len()
+        );
+        let data = json!({ "autoScalingGroupName": group.name, "repairAction": action, "fault": fault });
+        entries.push(ledger::enter(case, &caller, LedgerStep::Claimed, &detail, &[], data, now));
+        told.push(occurrence(case, Step::Claimed, detail, now));
+    }
+
+    /// Enters a call whose answer will never come.
+    pub(crate) fn lose(&self, case: &mut Case, call: usize, why: &str) -> Entry {
+        let answer = Answer { request_id: None, result: AnswerResult::Lost { why: why.to_owned() } };
+        let known = case.repair.as_mut().and_then(|repair| repair.calls.get_mut(call));
+        let (action, at) = known.map_or((RepairAction::Replace, self.clock.now()), |known| {
+            known.result = CallResult::Lost;
+            (known.action, known.at)
+        });
+        let call_made = api_call(case, action);
+        let (entry, _) =
+            ledger::enter_call(case, &self.cloud.caller(), &call_made, &answer, why, Value::Null, at);
+        if let Some(known) = case.repair.as_mut().and_then(|repair| repair.calls.get_mut(call)) {
+            known.sequence = Some(entry.sequence);
+        }
+        entry
+    }
+
+    /// What the repair rests on. A console that can't be read stops nothing.
+    async fn evidence(&self, case: &Case, policy: &Policy) -> Value {
+        let rules = policy.default_rules();
+        let faults = case.faults(&rules, policy, self.clock.now());
+        let console = self.cloud.console_output(&case.instance_id).await.ok().flatten();
+        let tail = console.as_deref().map(|text| &text[text.ceil_char_boundary(text.len().saturating_sub(MAX_CONSOLE))..]);
+        ledger::evidence(&faults, tail)
+    }
+
+    async fn retry_soon(&self, case: &Case, policy: &Policy) -> Result<(), RepairError> {
+        let now = self.clock.now();
+        let free = |case: &mut Case, _: Option<&mut GroupState>| {
+            if let Some(repair) = case.repair.as_mut().filter(|repair| matches!(repair.phase, Phase::Claimed { .. })) {
+                repair.phase = Phase::Claimed { until: now };
+            }
+            (Vec::new(), ())
+        };
+        self.update(&CaseKey::of(case), None, policy, now, free).await.map(|_| ())
+    }
+
+    /// Writes down what AWS answered. Only this process knows it, so no race may lose it.
+    async fn record(
+        &self,
+        key: &CaseKey,
+        call: &ApiCall,
+        answer: &Answer,
+        evidence: Value,
+        policy: &Policy,
+        swept: &mut Swept,
+    ) -> Result<(), RepairError> {
+        let now = self.clock.now();
+        let caller = self.cloud.caller();
+        let group = self.store.case(key).await?.and_then(|case| case.repair.map(|repair| repair.group));
+        let told = self
+            .update(key, group.as_ref(), policy, now, |case, group| {
+                let (mut told, mut entries) = (Vec::new(), Vec::new());
+                let number = case.repair.as_ref().map_or(0, |repair| repair.calls.len().saturating_sub(1));
+                let Some(known) = case.repair.as_mut().and_then(|repair| repair.calls.get_mut(number)) else {
+                    return (entries, told);
+                };
+                let called_at = known.at;
+                known.request_id.clone_from(&answer.request_id);
+                known.result = match &answer.result {
+                    AnswerResult::Accepted { .. } => CallResult::Accepted,
+                    AnswerResult::Failed { .. } => CallResult::Refused,
+                    AnswerResult::Lost { .. } => CallResult::Lost,
+                };
+                let action = known.action;
+                let detail = answer_sentence(action, answer);
+                let (entry, record) =
+                    ledger::enter_call(case, &caller, call, answer, &detail, evidence.clone(), called_at);
+                let mut called = occurrence(case, Step::Called, detail, now);
+                called.record = serde_json::from_str(&entry.line).ok();
+                told.push(called);
+                entries.push(entry);
+                let Some(repair) = case.repair.as_mut() else { return (entries, told) };
+                repair.calls[number].sequence = entries.last().map(|entry| entry.sequence);
+                repair.phase = match (&answer.result, action) {
+                    (AnswerResult::Accepted { .. }, RepairAction::Reboot) => Phase::Rebooting,
+                    (AnswerResult::Accepted { .. }, _) => Phase::Confirming,
+                    (AnswerResult::Failed { code, message }, _) => {
+                        Phase::Claimed { until: now + Refusal::of(code, message).pause(repair.refusals()) }
+                    }
+                    // Nobody knows. The lease runs out, and where the instance is decides.
+                    (AnswerResult::Lost { .. }, _) => {
+                        repair.calls[number].result = CallResult::Pending;
+                        repair.calls[number].sequence = None;
+                        entries.pop();
+                        told.pop();
+                        return (entries, told);
+                    }
+                };
+                if let (Some(group), Phase::Confirming) = (group, &repair.phase) {
+                    group.terminated(&case.instance_id, called_at);
+                }
+                let sightings = std::mem::take(&mut repair.sightings);
+                for sighting in sightings {
+                    let Ok(event) = CloudTrailEvent::from_value(sighting) else { continue };
+                    if event.request_id != answer.request_id {
+                        continue;
+                    }
+                    if let Joined::Verdict { entry, occurrence } =
+                        confirm::join(case, number, &record, &event, &caller, now)
+                    {
+                        entries.push(entry);
+                        told.push(*occurrence);
+                    }
+                }
+                (entries, told)
+            })
+            .await?;
+        swept.occurrences.extend(told.unwrap_or_default());
+        Ok(())
+    }
+}
+
+/// The call that an action is.
+pub(crate) fn api_call(case: &Case, action: RepairAction) -> ApiCall {
+    let instance_id = case.instance_id.clone();
+    match action {
+        RepairAction::Reboot => ApiCall::RebootInstances { instance_id },
+        RepairAction::Replace | RepairAction::NoAction => ApiCall::TerminateInstanceInAutoScalingGroup { instance_id },
+    }
+}
+
+fn answer_sentence(action: RepairAction, answer: &Answer) -> String {
+    let name = match action {
+        RepairAction::Reboot => "RebootInstances",
+        _ => "TerminateInstanceInAutoScalingGroup",
+    };
+    match &answer.result {
+        AnswerResult::Accepted { activity: Some(activity) } => {
+            format!("{name}: accepted at {}: {}", stamp::seconds(activity.start_time), activity.description)
+        }
+        AnswerResult::Accepted { activity: None } => format!("{name}: accepted"),
+        AnswerResult::Failed { code, message } => format!("{name}: refused with {code}: {message}"),
+        AnswerResult::Lost { why } => format!("{name}: no answer: {why}"),
+    }
+}
