@@ -1,0 +1,127 @@
+//! Turns the lines of one case's trail into proof that none was altered, removed, added or moved.
+//!
+//! A chain proves itself only up to its last line: that the end was not cut off or altered shows when
+//! [`Chain::sha256`] is compared with the head kept elsewhere (with the case).
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// What the first record of a case has for its predecessor.
+pub const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// SHA-256 of a line's bytes, without its line break, in hexadecimal.
+pub fn sha256(line: &str) -> String {
+    Sha256::digest(line.as_bytes())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// Where a case's chain ends: all that a writer must keep to go on with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Chain {
+    sequence: u64,
+    sha256: String,
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self {
+            sequence: 0,
+            sha256: GENESIS.to_owned(),
+        }
+    }
+}
+
+impl Chain {
+    /// Before the first record.
+    pub fn start() -> Self {
+        Self::default()
+    }
+
+    /// The last record's sequence number, 0 before the first.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// What the next record's will be.
+    pub fn next_sequence(&self) -> u64 {
+        self.sequence.saturating_add(1)
+    }
+
+    /// The last line's hash.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    /// Goes one line further, or says why that line cannot be the next.
+    pub fn follow(&mut self, line: &str) -> Result<(), BrokenChain> {
+        self.link(line).map(drop)
+    }
+
+    fn link(&mut self, line: &str) -> Result<Link, BrokenChain> {
+        let broken = |why| BrokenChain {
+            sequence: self.next_sequence(),
+            why,
+        };
+        let Line { nodemend: link } =
+            serde_json::from_str(line).map_err(|error| broken(format!("it is no record: {error}")))?;
+        if link.sequence != self.next_sequence() {
+            return Err(broken(format!("record {} stands here", link.sequence)));
+        }
+        if link.previous_sha256 != self.sha256 {
+            return Err(broken(
+                "the record before it is not the one that it was written after".to_owned(),
+            ));
+        }
+        self.sequence = link.sequence;
+        self.sha256 = sha256(line);
+        Ok(link)
+    }
+}
+
+/// The first place where a chain does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the trail is broken at record {sequence}: {why}")]
+pub struct BrokenChain {
+    /// The number of the record that should stand there.
+    pub sequence: u64,
+    /// What is wrong.
+    pub why: String,
+}
+
+/// Reads a case's lines from the first on, and returns where they end.
+pub fn verify_chain<L: AsRef<str>>(lines: impl IntoIterator<Item = L>) -> Result<Chain, BrokenChain> {
+    let mut chain = Chain::start();
+    let mut case: Option<String> = None;
+    for line in lines {
+        let sequence = chain.next_sequence();
+        let link = chain.link(line.as_ref())?;
+        match &case {
+            Some(case) if *case != link.case => {
+                return Err(BrokenChain {
+                    sequence,
+                    why: "it belongs to another case".to_owned(),
+                });
+            }
+            Some(_) => {}
+            None => case = Some(link.case),
+        }
+    }
+    Ok(chain)
+}
+
+/// The little of a record that the chain hangs on, so that records of a later version are verified too.
+#[derive(Deserialize)]
+struct Line {
+    nodemend: Link,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Link {
+    case: String,
+    sequence: u64,
+    previous_sha256: String,
+}

@@ -1,0 +1,211 @@
+//! Turns a record of ours and CloudTrail's event of the same call into what differs between them.
+//!
+//! Compared is every field that both have, at any depth. A field that only one side has is no contradiction,
+//! with one exception: `errorCode`, whose absence says that the call succeeded.
+
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{CloudTrailEvent, Record, call::is_same_principal, time};
+
+/// What is never compared, and why.
+pub const NEVER_COMPARED: &[(&str, &str)] = &[
+    ("eventID", "each trail numbers its own records"),
+    (
+        "eventVersion",
+        "events of another major version are not even read, and a minor version only adds fields",
+    ),
+    (
+        "userAgent",
+        "the SDK builds it anew for each attempt, AWS rewrites it for calls through a service, and anybody may send any: it proves nothing",
+    ),
+    ("sourceIPAddress", "we do not know the address that AWS sees"),
+    ("tlsDetails", "the SDK does not tell what was negotiated"),
+    (
+        "userIdentity.sessionContext",
+        "we do not know when the credentials were issued; the role is in the arn",
+    ),
+    (
+        "userIdentity.accessKeyId",
+        "a record holds no credentials, not even their names",
+    ),
+    ("nodemend", "CloudTrail has nothing like it"),
+];
+
+/// How much earlier than our sending AWS may have handled a call: both sides cut to whole seconds, and a Lambda
+/// function's clock is only about right.
+const EARLIEST: SignedDuration = SignedDuration::from_secs(-2);
+
+/// How much later: our time is when the first attempt was sent, CloudTrail's is when the last was handled, and the
+/// SDK may wait and try again in between.
+const LATEST: SignedDuration = SignedDuration::from_secs(60);
+
+/// The shortest `errorMessage` that may be a cut one. CloudTrail cuts long fields of large events.
+const CUT_MESSAGE: usize = 256;
+
+/// One field that the two trails tell differently.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Its path: `responseElements.activity.activityId`, `requestParameters.instancesSet.items[0].instanceId`.
+    pub field: String,
+    /// What we wrote; null where we have no such field.
+    pub ours: Value,
+    /// What CloudTrail says; null where it has no such field.
+    pub theirs: Value,
+}
+
+/// What CloudTrail's event means for our record.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verdict {
+    /// The same call, told alike.
+    Confirmed,
+    /// The same call, told differently.
+    Mismatch(Vec<Difference>),
+    /// Another call. Of our own principal it may be an earlier attempt that the SDK repeated.
+    AnotherCall,
+}
+
+impl Verdict {
+    /// Says whether the event is of our call, and if so, whether it agrees.
+    ///
+    /// The request id decides, never the instance: a throttled call's event names none. Only where the answer was
+    /// lost, and the id with it, do principal, name, instance and time have to do.
+    pub fn of(ours: &Record, theirs: &CloudTrailEvent) -> Self {
+        let is_ours = match (&ours.request_id, &theirs.request_id) {
+            (Some(ours), Some(theirs)) => ours == theirs,
+            (Some(_), None) => false,
+            (None, _) => {
+                ours.is_lost()
+                    && ours.event_source == theirs.event_source
+                    && ours.event_name == theirs.event_name
+                    && is_in_time(ours, theirs)
+                    && theirs
+                        .user_identity
+                        .arn
+                        .as_deref()
+                        .is_some_and(|arn| is_same_principal(&ours.user_identity.arn, arn))
+                    && ours
+                        .request_parameters
+                        .instance_id()
+                        .is_some_and(|instance| theirs.instance_ids().contains(instance))
+            }
+        };
+        if !is_ours {
+            return Self::AnotherCall;
+        }
+        match compare(ours, theirs) {
+            differences if differences.is_empty() => Self::Confirmed,
+            differences => Self::Mismatch(differences),
+        }
+    }
+}
+
+/// Every field that both sides have and tell differently.
+pub fn compare(ours: &Record, theirs: &CloudTrailEvent) -> Vec<Difference> {
+    let mut found = Vec::new();
+    if !is_in_time(ours, theirs) {
+        found.push(Difference {
+            field: "eventTime".to_owned(),
+            ours: crate::stamp::seconds(ours.event_time).into(),
+            theirs: crate::stamp::seconds(theirs.event_time).into(),
+        });
+    }
+    if !ours.is_lost() && ours.error_code.is_some() != theirs.error_code.is_some() {
+        found.push(Difference {
+            field: "errorCode".to_owned(),
+            ours: ours.error_code.clone().into(),
+            theirs: theirs.error_code.clone().into(),
+        });
+    }
+    let (Ok(Value::Object(ours_fields)), Ok(Value::Object(theirs_fields))) =
+        (serde_json::to_value(ours), serde_json::to_value(theirs))
+    else {
+        // Both are structs of plain fields: they are objects, and nothing in them can fail.
+        return found;
+    };
+    for (field, our_value) in &ours_fields {
+        let Some(their_value) = theirs_fields.get(field) else {
+            continue;
+        };
+        match field.as_str() {
+            "eventTime" => continue,
+            // A failed call has no answer, and most such events do not even say what was asked for.
+            "requestParameters" | "responseElements" if !theirs.succeeded() && their_value.is_null() => {
+                continue;
+            }
+            // We don't know what AWS answered.
+            "responseElements" if ours.is_lost() => continue,
+            _ => walk(field, our_value, their_value, &mut found),
+        }
+    }
+    found
+}
+
+fn is_in_time(ours: &Record, theirs: &CloudTrailEvent) -> bool {
+    (EARLIEST..=LATEST).contains(&theirs.event_time.duration_since(ours.event_time))
+}
+
+fn walk(path: &str, ours: &Value, theirs: &Value, found: &mut Vec<Difference>) {
+    if NEVER_COMPARED.iter().any(|(field, _)| *field == path) {
+        return;
+    }
+    match (ours, theirs) {
+        (Value::Object(ours), Value::Object(theirs)) => {
+            for (field, our_value) in ours {
+                if let Some(their_value) = theirs.get(field) {
+                    walk(&format!("{path}.{field}"), our_value, their_value, found);
+                }
+            }
+        }
+        (Value::Array(ours), Value::Array(theirs)) if ours.len() == theirs.len() => {
+            for (index, (our_value, their_value)) in ours.iter().zip(theirs).enumerate() {
+                walk(&format!("{path}[{index}]"), our_value, their_value, found);
+            }
+        }
+        (Value::String(our_text), Value::String(their_text)) if is_same_text(path, our_text, their_text) => {}
+        _ if ours == theirs => {}
+        _ => found.push(Difference {
+            field: path.to_owned(),
+            ours: ours.clone(),
+            theirs: theirs.clone(),
+        }),
+    }
+}
+
+fn is_same_text(path: &str, ours: &str, theirs: &str) -> bool {
+    if ours == theirs {
+        return true;
+    }
+    match path {
+        "userIdentity.arn" => is_same_principal(ours, theirs),
+        // The role's unique id; behind the colon stands the session's name, as in the arn.
+        "userIdentity.principalId" => ours.split(':').next() == theirs.split(':').next(),
+        "errorCode" => is_same_error_code(ours, theirs),
+        "errorMessage" => is_same_message(ours.trim(), theirs.trim()),
+        // Only the answer holds times in other formats than ours.
+        _ => time::instant(ours).is_some_and(|at| time::instant(theirs) == Some(at)),
+    }
+}
+
+/// `Throttling` is `ThrottlingException`, `Client.UnauthorizedOperation` is `UnauthorizedOperation`: the API, the SDK
+/// and CloudTrail each spell the same error in their own way.
+fn is_same_error_code(ours: &str, theirs: &str) -> bool {
+    fn stem(code: &str) -> &str {
+        let code = ["Client.", "Server."]
+            .iter()
+            .find_map(|prefix| code.strip_prefix(prefix))
+            .unwrap_or(code);
+        ["Exception", "Error", "Fault"]
+            .iter()
+            .find_map(|suffix| code.strip_suffix(suffix))
+            .filter(|stem| !stem.is_empty())
+            .unwrap_or(code)
+    }
+    stem(ours) == stem(theirs)
+}
+
+fn is_same_message(ours: &str, theirs: &str) -> bool {
+    let theirs = theirs.trim_end_matches('.');
+    ours.trim_end_matches('.') == theirs || theirs.len() >= CUT_MESSAGE && ours.starts_with(theirs)
+}
