@@ -34,7 +34,10 @@ pub trait Cloud: Send + Sync {
     fn group(&self, name: &GroupName) -> impl Future<Output = Result<Option<Arc<Group>>, CloudError>> + Send;
 
     /// How many nodes a cluster has, and where.
-    fn cluster(&self, name: &ClusterName) -> impl Future<Output = Result<Arc<ClusterFacts>, CloudError>> + Send;
+    fn cluster(
+        &self,
+        name: &ClusterName,
+    ) -> impl Future<Output = Result<Arc<ClusterFacts>, CloudError>> + Send;
 
     /// The end of an instance's console output: the last words of a kernel.
     fn console_output(

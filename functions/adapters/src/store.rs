@@ -31,7 +31,10 @@ pub struct CaseKey {
 impl CaseKey {
     /// The key of a case.
     pub fn of(case: &Case) -> Self {
-        Self { cluster: case.cluster.clone(), instance_id: case.instance_id.clone() }
+        Self {
+            cluster: case.cluster.clone(),
+            instance_id: case.instance_id.clone(),
+        }
     }
 }
 
@@ -87,7 +90,11 @@ pub trait Store: Send + Sync {
 
     /// The cases that somebody must look at by then, the longest overdue first. Costs what is due, never what
     /// exists.
-    fn due(&self, until: Timestamp, limit: usize) -> impl Future<Output = Result<Vec<CaseKey>, StoreError>> + Send;
+    fn due(
+        &self,
+        until: Timestamp,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<CaseKey>, StoreError>> + Send;
 
     /// When the next case is due.
     fn next_due(&self) -> impl Future<Output = Result<Option<Timestamp>, StoreError>> + Send;

@@ -1,1 +1,278 @@
+//! Turns what CloudTrail, Auto Scaling and EC2 tell through EventBridge into confirmed calls, and into what is
+//! known of nodes that come and go. Audit never decides.
 
+pub mod event;
+
+use jiff::Timestamp;
+use nodemend_adapters::{
+    cloud::{Cloud, CloudError},
+    store::{CaseKey, Change, Commit, Store, StoreError},
+    trail::Trail,
+};
+use nodemend_domain::{
+    case::Case,
+    confirm::{self, Joined, occurrence},
+    ident::InstanceId,
+    ledger::{self, Entry, Guards},
+    occurrence::{Occurrence, Step},
+    repair::CallResult,
+    trail::{self, CloudTrailEvent, Record, TrailError},
+};
+use serde_json::json;
+
+pub use self::event::{EventError, Happening};
+
+const MAX_RACES: usize = 16;
+
+/// Takes EventBridge's events in.
+#[derive(Debug, Clone)]
+pub struct Audit<S, C> {
+    store: S,
+    cloud: C,
+}
+
+/// What became of an event.
+#[derive(Debug, Default)]
+pub struct Audited {
+    /// What happened, in order.
+    pub occurrences: Vec<Occurrence>,
+    /// Whether it was about anything of ours.
+    pub relevant: bool,
+}
+
+/// Why an event must be tried again, or can't be read at all.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The event.
+    #[error(transparent)]
+    Event(#[from] EventError),
+    /// A record of our own trail can't be read.
+    #[error("failed to read our own record of the call")]
+    Record(#[from] TrailError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// AWS.
+    #[error(transparent)]
+    Cloud(#[from] CloudError),
+    /// Others wrote the same case again and again.
+    #[error("failed to write the case of {0}: {MAX_RACES} races lost")]
+    Contended(InstanceId),
+}
+
+impl<S: Store + Trail, C: Cloud> Audit<S, C> {
+    /// An audit on these ports.
+    pub fn new(store: S, cloud: C) -> Self {
+        Self { store, cloud }
+    }
+
+    /// Takes one EventBridge event in.
+    pub async fn handle(&self, payload: &[u8], now: Timestamp) -> Result<Audited, AuditError> {
+        self.take(Happening::read(payload)?, now).await
+    }
+
+    /// Takes a decoded event in.
+    pub async fn take(&self, happening: Happening, now: Timestamp) -> Result<Audited, AuditError> {
+        match happening {
+            Happening::ApiCall(event) => self.api_call(&event, now).await,
+            Happening::Launched {
+                group,
+                instance_id,
+                zone,
+                at,
+            } => {
+                // Every group of the account tells of its launches; only those of our clusters are ours.
+                let known = self.cloud.group(&group).await?;
+                let Some(cluster) = known.and_then(|group| group.cluster.clone()) else {
+                    return Ok(Audited::default());
+                };
+                if self.store.policy(&cluster).await?.is_none() {
+                    return Ok(Audited::default());
+                }
+                let key = CaseKey { cluster, instance_id };
+                self.update(&key, true, now, |case| {
+                    case.hear_launch(&group, zone.as_ref(), at);
+                    let detail = format!("launched into group {group}");
+                    (Vec::new(), vec![occurrence(case, Step::Event, detail, now)])
+                })
+                .await
+            }
+            Happening::LaunchFailed { group, at, why } => {
+                let _ = (group, at, why);
+                Ok(Audited::default())
+            }
+            Happening::Left { instance_id, at, how } => {
+                let Some(cluster) = self.store.cluster_of_instance(&instance_id).await? else {
+                    return Ok(Audited::default());
+                };
+                self.update(&CaseKey { cluster, instance_id }, false, now, |case| {
+                    let ours = case
+                        .repair
+                        .as_ref()
+                        .is_some_and(|repair| repair.effective_at().is_some());
+                    if !ours && case.closed.is_none() {
+                        case.depart(at, how.clone(), false);
+                    }
+                    (Vec::new(), vec![occurrence(case, Step::Event, how.clone(), now)])
+                })
+                .await
+            }
+            Happening::Irrelevant => Ok(Audited::default()),
+        }
+    }
+
+    /// A call that CloudTrail tells of: one of ours, or somebody else's on one of our nodes.
+    pub async fn api_call(&self, event: &CloudTrailEvent, now: Timestamp) -> Result<Audited, AuditError> {
+        if let Some(request_id) = &event.request_id
+            && let Some((key, entry)) = self.store.call(request_id).await?
+        {
+            let record = Record::read(&entry.line)?;
+            return self.confirm(&key, event, &record, now).await;
+        }
+        let ours = self.cloud.caller().is_same_principal(&event.user_identity);
+        let mut audited = Audited::default();
+        for instance_id in event.instance_ids() {
+            let Some(cluster) = self.store.cluster_of_instance(&instance_id).await? else {
+                continue;
+            };
+            let key = CaseKey { cluster, instance_id };
+            let told = if ours && self.awaits_a_call(&key).await? {
+                self.early_or_lost(&key, event, now).await?
+            } else if event.is_termination() && event.succeeded() {
+                self.foreign(&key, event, now).await?
+            } else {
+                continue;
+            };
+            audited.relevant |= told.relevant;
+            audited.occurrences.extend(told.occurrences);
+        }
+        Ok(audited)
+    }
+
+    /// Whether a repair of this node has a call on its way, or one whose answer was lost.
+    async fn awaits_a_call(&self, key: &CaseKey) -> Result<bool, AuditError> {
+        let repair = self.store.case(key).await?.and_then(|case| case.repair);
+        Ok(repair.is_some_and(|repair| {
+            repair
+                .calls
+                .iter()
+                .any(|call| matches!(call.result, CallResult::Pending | CallResult::Lost))
+        }))
+    }
+
+    async fn confirm(
+        &self,
+        key: &CaseKey,
+        event: &CloudTrailEvent,
+        record: &Record,
+        now: Timestamp,
+    ) -> Result<Audited, AuditError> {
+        let caller = self.cloud.caller();
+        self.update(key, false, now, |case| {
+            let Some(call) = confirm::call_of(case, event) else {
+                return (Vec::new(), Vec::new());
+            };
+            match confirm::join(case, call, record, event, &caller, now) {
+                Joined::Verdict { entry, occurrence } => (vec![entry], vec![*occurrence]),
+                Joined::Early | Joined::Known => (Vec::new(), Vec::new()),
+            }
+        })
+        .await
+    }
+
+    /// CloudTrail was faster than the answer, or the answer never came.
+    async fn early_or_lost(
+        &self,
+        key: &CaseKey,
+        event: &CloudTrailEvent,
+        now: Timestamp,
+    ) -> Result<Audited, AuditError> {
+        let lines = self.store.chain(key).await?;
+        let caller = self.cloud.caller();
+        self.update(key, false, now, |case| {
+            let call = confirm::call_of(case, event);
+            let sequence = call.and_then(|call| case.repair.as_ref()?.calls.get(call)?.sequence);
+            let record = lines
+                .iter()
+                .find(|entry| Some(entry.sequence) == sequence)
+                .and_then(|entry| Record::read(&entry.line).ok());
+            match (call, record) {
+                (Some(call), Some(record)) => match confirm::join(case, call, &record, event, &caller, now) {
+                    Joined::Verdict { entry, occurrence } => (vec![entry], vec![*occurrence]),
+                    Joined::Early | Joined::Known => (Vec::new(), Vec::new()),
+                },
+                _ => {
+                    let _ = confirm::keep(case, event);
+                    (Vec::new(), Vec::new())
+                }
+            }
+        })
+        .await
+    }
+
+    /// Somebody else terminated one of our nodes.
+    async fn foreign(
+        &self,
+        key: &CaseKey,
+        event: &CloudTrailEvent,
+        now: Timestamp,
+    ) -> Result<Audited, AuditError> {
+        let caller = self.cloud.caller();
+        self.update(key, false, now, |case| {
+            let known = case.departure.as_ref().is_some_and(|departure| departure.foreign);
+            if known || case.closed.is_some() {
+                return (Vec::new(), Vec::new());
+            }
+            let how = format!("{} terminated it", event.who());
+            let data = json!({
+                "eventID": event.event_id,
+                "requestID": event.request_id,
+                "eventName": event.event_name,
+                "who": event.who(),
+            });
+            let step = trail::Step::Foreign;
+            let entry = ledger::enter(case, &caller, step, &how, Guards::NotAsked, data, now);
+            let told = occurrence(case, Step::Foreign, format!("{how} ({})", event.event_name), now);
+            case.depart(event.event_time, how, true);
+            (vec![entry], vec![told])
+        })
+        .await
+    }
+
+    /// Reads, changes and writes until no race is lost.
+    async fn update(
+        &self,
+        key: &CaseKey,
+        create: bool,
+        now: Timestamp,
+        mut change: impl FnMut(&mut Case) -> (Vec<Entry>, Vec<Occurrence>),
+    ) -> Result<Audited, AuditError> {
+        let Some(policy) = self.store.policy(&key.cluster).await? else {
+            return Ok(Audited::default());
+        };
+        for _ in 0..MAX_RACES {
+            let mut case = match self.store.case(key).await? {
+                Some(case) => case,
+                None if create => Case::new(key.cluster.clone(), key.instance_id.clone()),
+                None => return Ok(Audited::default()),
+            };
+            let (entries, occurrences) = change(&mut case);
+            case.plan(&policy, now);
+            let commit = self
+                .store
+                .commit(Change {
+                    case: &case,
+                    group: None,
+                    entries: &entries,
+                })
+                .await?;
+            if commit == Commit::Won {
+                return Ok(Audited {
+                    occurrences,
+                    relevant: true,
+                });
+            }
+        }
+        Err(AuditError::Contended(key.instance_id.clone()))
+    }
+}

@@ -23,6 +23,7 @@ use crate::{
     repair::Repair,
     report::{Body, ConditionState, Finding, Report},
     stamp,
+    trail::Chain,
 };
 
 const MAX_CONDITIONS: usize = 32;
@@ -87,9 +88,9 @@ pub struct Case {
     /// The end of this case; the instance is no more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closed: Option<Closed>,
-    /// The last record of its trail.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trail: Option<TrailHead>,
+    /// Where its trail ends.
+    #[serde(default)]
+    pub trail: Chain,
     /// When somebody must look at this node next.
     #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
     pub due: Option<Timestamp>,
@@ -221,15 +222,6 @@ pub struct Closed {
     pub outcome: String,
 }
 
-/// Where the trail of a case stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TrailHead {
-    /// The last record's number.
-    pub sequence: u64,
-    /// Its SHA-256.
-    pub sha256: String,
-}
-
 /// Why a node counts among the unhealthy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attention {
@@ -296,7 +288,7 @@ impl Case {
             repairs: 0,
             blocked: None,
             closed: None,
-            trail: None,
+            trail: Chain::start(),
             due: None,
             attention: None,
             version: 0,
@@ -708,11 +700,6 @@ impl Case {
             self.arrival.get_or_insert_with(Arrival::default);
         }
         self.joined(at);
-    }
-
-    /// Gives the trail's next record its place.
-    pub fn next_sequence(&self) -> u64 {
-        self.trail.as_ref().map_or(0, |head| head.sequence + 1)
     }
 
     /// The action that is going on, if any.

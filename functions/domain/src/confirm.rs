@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 
 use crate::{
     case::Case,
-    ledger::{self, Entry, LedgerStep},
+    ledger::{self, Entry, Guards},
     occurrence::{Occurrence, Step},
     repair::{Call, CallResult, CallVerdict},
-    trail::{Caller, CloudTrailEvent, Record, compare},
+    trail::{self, Caller, CloudTrailEvent, Record, compare},
 };
 
 /// How many of CloudTrail's events are kept for a call whose answer is not known yet.
@@ -39,20 +39,29 @@ pub fn join(
     caller: &Caller,
     now: Timestamp,
 ) -> Joined {
-    let Some(known) = case.repair.as_mut().and_then(|repair| repair.calls.get_mut(call)) else { return Joined::Known };
-    if matches!(known.verdict, Some(CallVerdict::Confirmed | CallVerdict::Mismatch)) {
+    let Some(known) = case.repair.as_mut().and_then(|repair| repair.calls.get_mut(call)) else {
+        return Joined::Known;
+    };
+    if matches!(
+        known.verdict,
+        Some(CallVerdict::Confirmed | CallVerdict::Mismatch)
+    ) {
         return Joined::Known;
     }
     let late = known.verdict == Some(CallVerdict::Missing);
     let differences = compare(record, event);
     let confirmed = differences.is_empty();
-    known.verdict = Some(if confirmed { CallVerdict::Confirmed } else { CallVerdict::Mismatch });
+    known.verdict = Some(if confirmed {
+        CallVerdict::Confirmed
+    } else {
+        CallVerdict::Mismatch
+    });
     known.request_id = known.request_id.take().or_else(|| event.request_id.clone());
     let (action, refused) = (known.action, known.result == CallResult::Refused);
     let (step, name) = if confirmed {
-        (LedgerStep::Confirmed, Step::Confirmed)
+        (trail::Step::Confirmed, Step::Confirmed)
     } else {
-        (LedgerStep::Mismatch, Step::Mismatch)
+        (trail::Step::Mismatch, Step::Mismatch)
     };
     let detail = if confirmed {
         format!(
@@ -63,7 +72,12 @@ pub fn join(
     } else {
         let fields: Vec<String> = differences
             .iter()
-            .map(|difference| format!("{}: ours {}, theirs {}", difference.field, difference.ours, difference.theirs))
+            .map(|difference| {
+                format!(
+                    "{}: ours {}, theirs {}",
+                    difference.field, difference.ours, difference.theirs
+                )
+            })
             .collect();
         format!("CloudTrail differs in {}", fields.join("; "))
     };
@@ -73,14 +87,19 @@ pub fn join(
         "action": action.as_str(),
         "differences": differences,
     });
-    let entry = ledger::enter(case, caller, step, &detail, &[], data, now);
+    let entry = ledger::enter(case, caller, step, &detail, Guards::NotAsked, data, now);
     let occurrence = occurrence(case, name, detail, now);
-    Joined::Verdict { entry, occurrence: Box::new(occurrence) }
+    Joined::Verdict {
+        entry,
+        occurrence: Box::new(occurrence),
+    }
 }
 
 /// Keeps an event for a call whose answer isn't known yet.
 pub fn keep(case: &mut Case, event: &CloudTrailEvent) -> Joined {
-    let Some(repair) = case.repair.as_mut() else { return Joined::Known };
+    let Some(repair) = case.repair.as_mut() else {
+        return Joined::Known;
+    };
     let raw = serde_json::to_value(event).unwrap_or(Value::Null);
     if repair.sightings.len() < MAX_SIGHTINGS && !repair.sightings.contains(&raw) {
         repair.sightings.push(raw);
@@ -92,7 +111,10 @@ pub fn keep(case: &mut Case, event: &CloudTrailEvent) -> Joined {
 /// was lost has no id, and is known by who called, for what, and when.
 pub fn call_of(case: &Case, event: &CloudTrailEvent) -> Option<usize> {
     let repair = case.repair.as_ref()?;
-    let by_id = repair.calls.iter().position(|call| call.request_id.is_some() && call.request_id == event.request_id);
+    let by_id = repair
+        .calls
+        .iter()
+        .position(|call| call.request_id.is_some() && call.request_id == event.request_id);
     by_id.or_else(|| repair.calls.iter().position(|call| is_lost_call(call, event)))
 }
 

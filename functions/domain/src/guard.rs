@@ -92,7 +92,10 @@ impl Ailing {
 /// How many of a group's nodes are unhealthy.
 pub fn unhealthy_in(group: &Group, unwell: &[Unwell]) -> usize {
     let members: HashSet<&InstanceId> = group.members.iter().map(|member| &member.instance_id).collect();
-    unwell.iter().filter(|node| node.attention.unhealthy && members.contains(&node.instance_id)).count()
+    unwell
+        .iter()
+        .filter(|node| node.attention.unhealthy && members.contains(&node.instance_id))
+        .count()
 }
 
 /// The guards, by name.

@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::{
-    case::{Case, Fault, TrailHead},
-    guard::Block,
-    trail::{self, Answer, ApiCall, Caller, Context, Record},
+    case::{Case, Fault},
+    guard::{Block, GUARDS},
+    trail::{About, Answer, ApiCall, Caller, Chain, GuardNote, Record, Step},
 };
 
 /// One record at its place in a trail, as the bytes that the next one's hash covers.
@@ -22,56 +22,19 @@ pub struct Entry {
     pub request_id: Option<String>,
 }
 
-/// What a step that is no call of AWS is named in the trail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LedgerStep {
-    /// A repair has its place in the group.
-    Claimed,
-    /// A claimed repair was given up before its call.
-    Released,
-    /// Observe mode: what would have been called.
-    Observed,
-    /// CloudTrail tells the same.
-    Confirmed,
-    /// CloudTrail tells something else.
-    Mismatch,
-    /// CloudTrail tells nothing.
-    Missing,
-    /// Somebody else terminated the node.
-    Foreign,
-    /// The case ended.
-    Closed,
-}
-
-impl LedgerStep {
-    fn names(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Claimed => ("claimed", "RepairClaimed"),
-            Self::Released => ("released", "RepairReleased"),
-            Self::Observed => ("observed", "RepairObserved"),
-            Self::Confirmed => ("confirmed", "CallConfirmed"),
-            Self::Mismatch => ("mismatch", "CallMismatch"),
-            Self::Missing => ("missing", "CallMissing"),
-            Self::Foreign => ("foreign", "ForeignTermination"),
-            Self::Closed => ("closed", "CaseClosed"),
-        }
-    }
-}
-
 /// Records a step that is no call of AWS.
 pub fn enter(
     case: &mut Case,
     caller: &Caller,
-    step: LedgerStep,
+    step: Step,
     decision: &str,
-    guards: &[Block],
+    guards: Guards<'_>,
     data: Value,
     now: Timestamp,
 ) -> Entry {
-    let (name, event_name) = step.names();
-    let context = context(case, name, decision, guards, Value::Null);
-    let record = Record::of_step(caller, event_name, &case.instance_id, data, context, now);
-    append(case, &record, None)
+    let about = about(case, decision, guards, Value::Null);
+    let record = Record::step(caller, step, &case.instance_id, data, now, about);
+    append(case, &record)
 }
 
 /// Records a call of AWS.
@@ -79,33 +42,66 @@ pub fn enter_call(
     case: &mut Case,
     caller: &Caller,
     call: &ApiCall,
-    answer: &Answer,
+    answer: Answer,
     decision: &str,
     evidence: Value,
     called_at: Timestamp,
 ) -> (Entry, Record) {
-    let context = context(case, "called", decision, &[], evidence);
-    let record = Record::of_call(caller, call, answer, context, called_at);
-    (append(case, &record, answer.request_id.clone()), record)
+    let about = about(case, decision, Guards::Passed, evidence);
+    let record = Record::call(caller, call, answer, called_at, about);
+    (append(case, &record), record)
 }
 
-fn context(case: &Case, step: &str, decision: &str, guards: &[Block], evidence: Value) -> Context {
-    Context {
-        case: case.id(),
-        sequence: case.next_sequence(),
-        step: step.to_owned(),
-        decision: decision.to_owned(),
-        guards: guards.iter().map(|block| block.guard.name()).collect(),
-        evidence,
-        previous_sha256: case.trail.as_ref().map_or_else(trail::genesis, |head| head.sha256.clone()),
+/// What the guards said before a step.
+#[derive(Debug, Clone, Copy)]
+pub enum Guards<'a> {
+    /// Nobody asked them.
+    NotAsked,
+    /// All let it pass.
+    Passed,
+    /// These did not.
+    Blocked(&'a [Block]),
+}
+
+impl Guards<'_> {
+    fn notes(self) -> Vec<GuardNote> {
+        let note = |guard: crate::guard::Guard, block: Option<&Block>| GuardNote {
+            guard: guard.name(),
+            passed: block.is_none(),
+            why: block.map(|block| block.sentence.clone()).unwrap_or_default(),
+        };
+        let blocks = match self {
+            Self::NotAsked => return Vec::new(),
+            Self::Passed => &[],
+            Self::Blocked(blocks) => blocks,
+        };
+        let block_of = |guard| blocks.iter().find(|block| block.guard == guard);
+        GUARDS
+            .iter()
+            .map(|(guard, _)| note(*guard, block_of(*guard)))
+            .collect()
     }
 }
 
-fn append(case: &mut Case, record: &Record, request_id: Option<String>) -> Entry {
+fn about(case: &Case, decision: &str, guards: Guards<'_>, evidence: Value) -> About {
+    About {
+        case: case.id(),
+        chain: case.trail.clone(),
+        decision: Value::String(decision.to_owned()),
+        guards: guards.notes(),
+        evidence,
+    }
+}
+
+fn append(case: &mut Case, record: &Record) -> Entry {
     let line = record.to_json_line();
-    let sequence = case.next_sequence();
-    case.trail = Some(TrailHead { sequence, sha256: trail::sha256(&line) });
-    Entry { sequence, case: case.id(), line, request_id }
+    case.trail.append(&line);
+    Entry {
+        sequence: record.nodemend.sequence,
+        case: case.id(),
+        line,
+        request_id: record.request_id.clone(),
+    }
 }
 
 /// What a repair rests on, for its record.

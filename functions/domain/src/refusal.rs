@@ -18,17 +18,26 @@ pub enum Refusal {
 impl Refusal {
     /// Reads AWS's code and message. Codes are spelled differently by the API and by CloudTrail.
     pub fn of(code: &str, message: &str) -> Self {
-        let code = code.strip_prefix("Client.").or_else(|| code.strip_prefix("Server.")).unwrap_or(code);
+        let code = code
+            .strip_prefix("Client.")
+            .or_else(|| code.strip_prefix("Server."))
+            .unwrap_or(code);
         match code {
             "ScalingActivityInProgress" | "ScalingActivityInProgressFault" => Self::InProgress,
             "ResourceContention" | "ResourceContentionFault" => Self::InProgress,
-            "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequestsException" => Self::Throttled,
+            "Throttling" | "ThrottlingException" | "RequestLimitExceeded" | "TooManyRequestsException" => {
+                Self::Throttled
+            }
             "ServiceUnavailable" | "Unavailable" | "InternalFailure" | "InternalError" | "RequestTimeout" => {
                 Self::Throttled
             }
             "InvalidInstanceID.NotFound" => Self::NotFound,
-            "ValidationError" | "ValidationException" if message.contains("nstance Id not found") => Self::NotFound,
-            "ValidationError" | "ValidationException" if message.contains("No managed instance found") => Self::NotFound,
+            "ValidationError" | "ValidationException" if message.contains("nstance Id not found") => {
+                Self::NotFound
+            }
+            "ValidationError" | "ValidationException" if message.contains("No managed instance found") => {
+                Self::NotFound
+            }
             "IncorrectInstanceState" | "IncorrectState" => Self::NotFound,
             _ => Self::Denied,
         }
@@ -55,10 +64,26 @@ mod tests {
     #[test]
     fn every_known_error_has_its_meaning() {
         for (code, message, expected) in [
-            ("ValidationError", "Instance Id not found - No managed instance found for instance ID: i-0abc", Refusal::NotFound),
-            ("ValidationException", "No managed instance found for instance ID i-0abc", Refusal::NotFound),
-            ("InvalidInstanceID.NotFound", "The instance ID 'i-0abc' does not exist", Refusal::NotFound),
-            ("ValidationError", "Currently, desiredSize equals minSize (1).", Refusal::Denied),
+            (
+                "ValidationError",
+                "Instance Id not found - No managed instance found for instance ID: i-0abc",
+                Refusal::NotFound,
+            ),
+            (
+                "ValidationException",
+                "No managed instance found for instance ID i-0abc",
+                Refusal::NotFound,
+            ),
+            (
+                "InvalidInstanceID.NotFound",
+                "The instance ID 'i-0abc' does not exist",
+                Refusal::NotFound,
+            ),
+            (
+                "ValidationError",
+                "Currently, desiredSize equals minSize (1).",
+                Refusal::Denied,
+            ),
             ("ScalingActivityInProgress", "", Refusal::InProgress),
             ("ResourceContention", "", Refusal::InProgress),
             ("Throttling", "Rate exceeded", Refusal::Throttled),

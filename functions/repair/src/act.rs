@@ -14,13 +14,13 @@ use nodemend_domain::{
     condition::RepairAction,
     confirm::{self, Joined, occurrence},
     group::GroupState,
-    ledger::{self, Entry, LedgerStep},
+    ledger::{self, Entry, Guards},
     occurrence::{Occurrence, Step},
     policy::Policy,
     refusal::Refusal,
     repair::{Call, CallResult, LEASE, Phase, Repair},
     stamp,
-    trail::{Answer, AnswerResult, ApiCall, CloudTrailEvent},
+    trail::{self, Answer, ApiCall, CloudTrailEvent, Outcome},
 };
 use serde_json::{Value, json};
 
@@ -50,8 +50,19 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let (mut told, mut entries) = (Vec::new(), Vec::new());
         let mut group = plan.group;
         self.tell_due(&case, &plan.fault, now, &mut told);
-        self.claim(&mut case, &mut group, &plan.fault, plan.action, &mut told, &mut entries);
-        if self.commit(&mut case, Some(&group), &entries, policy, now).await? == Commit::Lost {
+        self.claim(
+            &mut case,
+            &mut group,
+            &plan.fault,
+            plan.action,
+            &mut told,
+            &mut entries,
+        );
+        if self
+            .commit(&mut case, Some(&group), &entries, policy, now)
+            .await?
+            == Commit::Lost
+        {
             // Somebody else wrote the case or took a place in the group: what we decided on is no more.
             return Ok(());
         }
@@ -59,7 +70,9 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
 
         let evidence = self.evidence(&case, policy).await;
         let now = self.clock.now();
-        let Some(repair) = case.repair.as_mut() else { return Ok(()) };
+        let Some(repair) = case.repair.as_mut() else {
+            return Ok(());
+        };
         repair.phase = Phase::Acting { until: now + LEASE };
         repair.calls.push(Call {
             action: plan.action,
@@ -75,7 +88,8 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         }
         let call = api_call(&case, plan.action);
         let answer = self.cloud.call(&call).await;
-        self.record(&CaseKey::of(&case), &call, &answer, evidence, policy, swept).await
+        self.record(&CaseKey::of(&case), &call, &answer, evidence, policy, swept)
+            .await
     }
 
     fn tell_due(&self, case: &Case, fault: &Fault, now: jiff::Timestamp, told: &mut Vec<Occurrence>) {
@@ -103,7 +117,10 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
             let escalates = repair.action != action;
             repair.phase = Phase::Claimed { until };
             repair.action = action;
-            let pending = repair.calls.iter().position(|call| call.result == CallResult::Pending);
+            let pending = repair
+                .calls
+                .iter()
+                .position(|call| call.result == CallResult::Pending);
             if let Some(pending) = pending {
                 entries.push(self.lose(case, pending, "no answer came, and the instance is where it was"));
             }
@@ -131,21 +148,39 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
             group.in_flight.len()
         );
         let data = json!({ "autoScalingGroupName": group.name, "repairAction": action, "fault": fault });
-        entries.push(ledger::enter(case, &caller, LedgerStep::Claimed, &detail, &[], data, now));
+        entries.push(ledger::enter(
+            case,
+            &caller,
+            trail::Step::Claimed,
+            &detail,
+            Guards::Passed,
+            data,
+            now,
+        ));
         told.push(occurrence(case, Step::Claimed, detail, now));
     }
 
     /// Enters a call whose answer will never come.
     pub(crate) fn lose(&self, case: &mut Case, call: usize, why: &str) -> Entry {
-        let answer = Answer { request_id: None, result: AnswerResult::Lost { why: why.to_owned() } };
+        let answer = Answer {
+            request_id: None,
+            outcome: Outcome::Lost { why: why.to_owned() },
+        };
         let known = case.repair.as_mut().and_then(|repair| repair.calls.get_mut(call));
         let (action, at) = known.map_or((RepairAction::Replace, self.clock.now()), |known| {
             known.result = CallResult::Lost;
             (known.action, known.at)
         });
         let call_made = api_call(case, action);
-        let (entry, _) =
-            ledger::enter_call(case, &self.cloud.caller(), &call_made, &answer, why, Value::Null, at);
+        let (entry, _) = ledger::enter_call(
+            case,
+            &self.cloud.caller(),
+            &call_made,
+            answer,
+            why,
+            Value::Null,
+            at,
+        );
         if let Some(known) = case.repair.as_mut().and_then(|repair| repair.calls.get_mut(call)) {
             known.sequence = Some(entry.sequence);
         }
@@ -157,19 +192,27 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let rules = policy.default_rules();
         let faults = case.faults(&rules, policy, self.clock.now());
         let console = self.cloud.console_output(&case.instance_id).await.ok().flatten();
-        let tail = console.as_deref().map(|text| &text[text.ceil_char_boundary(text.len().saturating_sub(MAX_CONSOLE))..]);
+        let tail = console
+            .as_deref()
+            .map(|text| &text[text.ceil_char_boundary(text.len().saturating_sub(MAX_CONSOLE))..]);
         ledger::evidence(&faults, tail)
     }
 
     async fn retry_soon(&self, case: &Case, policy: &Policy) -> Result<(), RepairError> {
         let now = self.clock.now();
         let free = |case: &mut Case, _: Option<&mut GroupState>| {
-            if let Some(repair) = case.repair.as_mut().filter(|repair| matches!(repair.phase, Phase::Claimed { .. })) {
+            if let Some(repair) = case
+                .repair
+                .as_mut()
+                .filter(|repair| matches!(repair.phase, Phase::Claimed { .. }))
+            {
                 repair.phase = Phase::Claimed { until: now };
             }
             (Vec::new(), ())
         };
-        self.update(&CaseKey::of(case), None, policy, now, free).await.map(|_| ())
+        self.update(&CaseKey::of(case), None, policy, now, free)
+            .await
+            .map(|_| ())
     }
 
     /// Writes down what AWS answered. Only this process knows it, so no race may lose it.
@@ -182,54 +225,73 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         policy: &Policy,
         swept: &mut Swept,
     ) -> Result<(), RepairError> {
+        if matches!(answer.outcome, Outcome::Lost { .. }) {
+            // Nobody knows. The lease runs out, and where the instance is decides.
+            return Ok(());
+        }
         let now = self.clock.now();
         let caller = self.cloud.caller();
-        let group = self.store.case(key).await?.and_then(|case| case.repair.map(|repair| repair.group));
+        let group = self
+            .store
+            .case(key)
+            .await?
+            .and_then(|case| case.repair.map(|repair| repair.group));
         let told = self
             .update(key, group.as_ref(), policy, now, |case, group| {
                 let (mut told, mut entries) = (Vec::new(), Vec::new());
-                let number = case.repair.as_ref().map_or(0, |repair| repair.calls.len().saturating_sub(1));
-                let Some(known) = case.repair.as_mut().and_then(|repair| repair.calls.get_mut(number)) else {
+                let number = case
+                    .repair
+                    .as_ref()
+                    .map_or(0, |repair| repair.calls.len().saturating_sub(1));
+                let Some(known) = case
+                    .repair
+                    .as_mut()
+                    .and_then(|repair| repair.calls.get_mut(number))
+                else {
                     return (entries, told);
                 };
                 let called_at = known.at;
                 known.request_id.clone_from(&answer.request_id);
-                known.result = match &answer.result {
-                    AnswerResult::Accepted { .. } => CallResult::Accepted,
-                    AnswerResult::Failed { .. } => CallResult::Refused,
-                    AnswerResult::Lost { .. } => CallResult::Lost,
+                known.result = match &answer.outcome {
+                    Outcome::Accepted { .. } => CallResult::Accepted,
+                    Outcome::Failed { .. } => CallResult::Refused,
+                    Outcome::Lost { .. } => CallResult::Lost,
                 };
                 let action = known.action;
                 let detail = answer_sentence(action, answer);
-                let (entry, record) =
-                    ledger::enter_call(case, &caller, call, answer, &detail, evidence.clone(), called_at);
+                let (entry, record) = ledger::enter_call(
+                    case,
+                    &caller,
+                    call,
+                    answer.clone(),
+                    &detail,
+                    evidence.clone(),
+                    called_at,
+                );
                 let mut called = occurrence(case, Step::Called, detail, now);
                 called.record = serde_json::from_str(&entry.line).ok();
                 told.push(called);
                 entries.push(entry);
-                let Some(repair) = case.repair.as_mut() else { return (entries, told) };
+                let Some(repair) = case.repair.as_mut() else {
+                    return (entries, told);
+                };
                 repair.calls[number].sequence = entries.last().map(|entry| entry.sequence);
-                repair.phase = match (&answer.result, action) {
-                    (AnswerResult::Accepted { .. }, RepairAction::Reboot) => Phase::Rebooting,
-                    (AnswerResult::Accepted { .. }, _) => Phase::Confirming,
-                    (AnswerResult::Failed { code, message }, _) => {
-                        Phase::Claimed { until: now + Refusal::of(code, message).pause(repair.refusals()) }
-                    }
-                    // Nobody knows. The lease runs out, and where the instance is decides.
-                    (AnswerResult::Lost { .. }, _) => {
-                        repair.calls[number].result = CallResult::Pending;
-                        repair.calls[number].sequence = None;
-                        entries.pop();
-                        told.pop();
-                        return (entries, told);
-                    }
+                repair.phase = match (&answer.outcome, action) {
+                    (Outcome::Accepted { .. }, RepairAction::Reboot) => Phase::Rebooting,
+                    (Outcome::Accepted { .. }, _) => Phase::Confirming,
+                    (Outcome::Failed { code, message }, _) => Phase::Claimed {
+                        until: now + Refusal::of(code, message).pause(repair.refusals()),
+                    },
+                    (Outcome::Lost { .. }, _) => return (Vec::new(), Vec::new()),
                 };
                 if let (Some(group), Phase::Confirming) = (group, &repair.phase) {
                     group.terminated(&case.instance_id, called_at);
                 }
                 let sightings = std::mem::take(&mut repair.sightings);
                 for sighting in sightings {
-                    let Ok(event) = CloudTrailEvent::from_value(sighting) else { continue };
+                    let Ok(event) = CloudTrailEvent::try_from(sighting) else {
+                        continue;
+                    };
                     if event.request_id != answer.request_id {
                         continue;
                     }
@@ -253,7 +315,9 @@ pub(crate) fn api_call(case: &Case, action: RepairAction) -> ApiCall {
     let instance_id = case.instance_id.clone();
     match action {
         RepairAction::Reboot => ApiCall::RebootInstances { instance_id },
-        RepairAction::Replace | RepairAction::NoAction => ApiCall::TerminateInstanceInAutoScalingGroup { instance_id },
+        RepairAction::Replace | RepairAction::NoAction => {
+            ApiCall::TerminateInstanceInAutoScalingGroup { instance_id }
+        }
     }
 }
 
@@ -262,12 +326,18 @@ fn answer_sentence(action: RepairAction, answer: &Answer) -> String {
         RepairAction::Reboot => "RebootInstances",
         _ => "TerminateInstanceInAutoScalingGroup",
     };
-    match &answer.result {
-        AnswerResult::Accepted { activity: Some(activity) } => {
-            format!("{name}: accepted at {}: {}", stamp::seconds(activity.start_time), activity.description)
+    match &answer.outcome {
+        Outcome::Accepted {
+            activity: Some(activity),
+        } => {
+            format!(
+                "{name}: accepted at {}: {}",
+                stamp::seconds(activity.start_time),
+                activity.description
+            )
         }
-        AnswerResult::Accepted { activity: None } => format!("{name}: accepted"),
-        AnswerResult::Failed { code, message } => format!("{name}: refused with {code}: {message}"),
-        AnswerResult::Lost { why } => format!("{name}: no answer: {why}"),
+        Outcome::Accepted { activity: None } => format!("{name}: accepted"),
+        Outcome::Failed { code, message } => format!("{name}: refused with {code}: {message}"),
+        Outcome::Lost { why } => format!("{name}: no answer: {why}"),
     }
 }

@@ -80,7 +80,10 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
     pub async fn sweep(&self) -> Result<Swept, RepairError> {
         let now = self.clock.now();
         let keys = self.store.due(now, MAX_CASES).await?;
-        let mut swept = Swept { looked_at: keys.len(), ..Swept::default() };
+        let mut swept = Swept {
+            looked_at: keys.len(),
+            ..Swept::default()
+        };
         let mut view = View::default();
         let mut open = Vec::new();
         for key in keys {
@@ -120,8 +123,12 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         now: Timestamp,
         swept: &mut Swept,
     ) -> Result<Option<Case>, RepairError> {
-        let Some(case) = self.store.case(key).await? else { return Ok(None) };
-        let Some(policy) = view.policy(&self.store, &key.cluster).await? else { return Ok(None) };
+        let Some(case) = self.store.case(key).await? else {
+            return Ok(None);
+        };
+        let Some(policy) = view.policy(&self.store, &key.cluster).await? else {
+            return Ok(None);
+        };
         match decide::triage(&case, &policy, now) {
             Triage::NeedsSurroundings => Ok(Some(case)),
             Triage::Settled(decision) => {
@@ -140,13 +147,16 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         swept: &mut Swept,
     ) -> Result<Option<Fault>, RepairError> {
         let key = CaseKey::of(case);
-        let Some(policy) = view.policy(&self.store, &key.cluster).await? else { return Ok(None) };
+        let Some(policy) = view.policy(&self.store, &key.cluster).await? else {
+            return Ok(None);
+        };
         let surroundings = view.around(&self.store, &self.cloud, case).await?;
         match decide::decide(case, &surroundings.borrow(), &policy, now) {
             Decision::Act { fault, .. } => Ok(Some(fault)),
             decision => {
                 let group = Some(surroundings.state.name.clone());
-                self.carry_out(case.clone(), decision, group, &policy, now, swept).await?;
+                self.carry_out(case.clone(), decision, group, &policy, now, swept)
+                    .await?;
                 Ok(None)
             }
         }
@@ -155,9 +165,13 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
     /// Reads everything again, consistently, decides again, and only then claims and calls.
     async fn act(&self, key: &CaseKey, swept: &mut Swept) -> Result<(), RepairError> {
         let now = self.clock.now();
-        let Some(case) = self.store.case(key).await? else { return Ok(()) };
+        let Some(case) = self.store.case(key).await? else {
+            return Ok(());
+        };
         let mut view = View::default();
-        let Some(policy) = view.policy(&self.store, &key.cluster).await? else { return Ok(()) };
+        let Some(policy) = view.policy(&self.store, &key.cluster).await? else {
+            return Ok(());
+        };
         if case.due.is_none_or(|due| due > now) {
             return Ok(());
         }
@@ -165,7 +179,11 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let surroundings = view.around(&self.store, &self.cloud, &case).await?;
         match decide::decide(&case, &surroundings.borrow(), &policy, now) {
             Decision::Act { fault, action } => {
-                let plan = act::Plan { fault, action, group: surroundings.state.clone() };
+                let plan = act::Plan {
+                    fault,
+                    action,
+                    group: surroundings.state.clone(),
+                };
                 self.make(case, plan, &policy, swept).await
             }
             decision => {
@@ -202,13 +220,19 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         mut change: impl FnMut(&mut Case, Option<&mut GroupState>) -> (Vec<Entry>, T),
     ) -> Result<Option<T>, RepairError> {
         for _ in 0..MAX_RACES {
-            let Some(mut case) = self.store.case(key).await? else { return Ok(None) };
+            let Some(mut case) = self.store.case(key).await? else {
+                return Ok(None);
+            };
             let mut state = match group {
                 Some(name) => Some(self.store.group(&key.cluster, name).await?),
                 None => None,
             };
             let (entries, result) = change(&mut case, state.as_mut());
-            if self.commit(&mut case, state.as_ref(), &entries, policy, now).await? == Commit::Won {
+            if self
+                .commit(&mut case, state.as_ref(), &entries, policy, now)
+                .await?
+                == Commit::Won
+            {
                 return Ok(Some(result));
             }
         }

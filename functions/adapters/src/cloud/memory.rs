@@ -8,7 +8,7 @@ use std::{
 use nodemend_domain::{
     group::{ClusterFacts, Group, Lifecycle, Member, Whereabouts},
     ident::{ClusterName, GroupName, InstanceId, Zone},
-    trail::{self, Activity, Answer, AnswerResult, ApiCall, Caller},
+    trail::{self, Activity, Answer, ApiCall, Caller, Outcome},
 };
 
 use super::{Cloud, CloudError};
@@ -26,7 +26,8 @@ impl Fleet {
     /// Adds or replaces a group.
     pub fn add_group(&mut self, group: Group) {
         for member in &group.members {
-            self.members.insert(member.instance_id.clone(), group.name.clone());
+            self.members
+                .insert(member.instance_id.clone(), group.name.clone());
         }
         self.groups.insert(group.name.clone(), Arc::new(group));
     }
@@ -52,7 +53,13 @@ impl Fleet {
     }
 
     /// Puts an instance into a group; the group is made where there is none.
-    pub fn join(&mut self, group: &GroupName, cluster: Option<&ClusterName>, instance_id: &InstanceId, zone: &Zone) {
+    pub fn join(
+        &mut self,
+        group: &GroupName,
+        cluster: Option<&ClusterName>,
+        instance_id: &InstanceId,
+        zone: &Zone,
+    ) {
         let group_name = group.clone();
         let group = self.groups.entry(group_name.clone()).or_insert_with(|| {
             Arc::new(Group {
@@ -65,8 +72,11 @@ impl Fleet {
             })
         });
         if group.member(instance_id).is_none() {
-            let member =
-                Member { instance_id: instance_id.clone(), zone: zone.clone(), lifecycle: Lifecycle::InService };
+            let member = Member {
+                instance_id: instance_id.clone(),
+                zone: zone.clone(),
+                lifecycle: Lifecycle::InService,
+            };
             Arc::make_mut(group).members.push(member);
         }
         self.members.insert(instance_id.clone(), group_name);
@@ -74,7 +84,10 @@ impl Fleet {
 
     /// Sets an instance's lifecycle state.
     pub fn set_lifecycle(&mut self, instance_id: &InstanceId, lifecycle: Lifecycle) {
-        let group = self.members.get(instance_id).and_then(|name| self.groups.get_mut(name));
+        let group = self
+            .members
+            .get(instance_id)
+            .and_then(|name| self.groups.get_mut(name));
         let Some(group) = group else { return };
         for member in &mut Arc::make_mut(group).members {
             if member.instance_id == *instance_id {
@@ -86,9 +99,14 @@ impl Fleet {
     /// Takes an instance out: it is no more.
     pub fn leave(&mut self, instance_id: &InstanceId) {
         self.ungrouped.remove(instance_id);
-        let group = self.members.remove(instance_id).and_then(|name| self.groups.get_mut(&name));
+        let group = self
+            .members
+            .remove(instance_id)
+            .and_then(|name| self.groups.get_mut(&name));
         if let Some(group) = group {
-            Arc::make_mut(group).members.retain(|member| member.instance_id != *instance_id);
+            Arc::make_mut(group)
+                .members
+                .retain(|member| member.instance_id != *instance_id);
         }
     }
 
@@ -100,7 +118,10 @@ impl Fleet {
                 *zones.entry(member.zone.clone()).or_insert(0) += 1;
             }
         }
-        ClusterFacts { zones, zonal_shifts: Vec::new() }
+        ClusterFacts {
+            zones,
+            zonal_shifts: Vec::new(),
+        }
     }
 }
 
@@ -140,7 +161,14 @@ const SAME_CALL_SECONDS: i64 = 90;
 impl MemoryCloud {
     /// An account with these groups, seen as this caller.
     pub fn new(clock: VirtualClock, caller: Caller, fleet: Fleet) -> Self {
-        Self { clock, caller, inner: Arc::new(Mutex::new(Inner { fleet, ..Inner::default() })) }
+        Self {
+            clock,
+            caller,
+            inner: Arc::new(Mutex::new(Inner {
+                fleet,
+                ..Inner::default()
+            })),
+        }
     }
 
     /// Gives this answer to the call that it belongs to.
@@ -187,19 +215,25 @@ impl Inner {
         self.recorded.remove(place).map(|recorded| recorded.answer)
     }
 
-    fn made_up(&self, call: &ApiCall, now: jiff::Timestamp) -> AnswerResult {
+    fn made_up(&self, call: &ApiCall, now: jiff::Timestamp) -> Outcome {
         let instance_id = call.instance_id();
-        let group = self.fleet.members.get(instance_id).and_then(|name| self.fleet.groups.get(name));
+        let group = self
+            .fleet
+            .members
+            .get(instance_id)
+            .and_then(|name| self.fleet.groups.get(name));
         let member = group.and_then(|group| group.member(instance_id));
         match (call, group, member) {
             (ApiCall::TerminateInstanceInAutoScalingGroup { .. }, Some(group), Some(member)) => {
                 let at = nodemend_domain::stamp::seconds(now);
-                AnswerResult::Accepted {
+                Outcome::Accepted {
                     activity: Some(Activity {
                         activity_id: made_up_id("activity", call, self.calls.len()),
                         auto_scaling_group_name: group.name.to_string(),
                         description: format!("Terminating EC2 instance: {instance_id}"),
-                        cause: format!("At {at} instance {instance_id} was taken out of service in response to a user request."),
+                        cause: format!(
+                            "At {at} instance {instance_id} was taken out of service in response to a user request."
+                        ),
                         start_time: now,
                         status_code: "InProgress".to_owned(),
                         progress: 0,
@@ -208,9 +242,9 @@ impl Inner {
                 }
             }
             (ApiCall::RebootInstances { .. }, ..) if self.fleet.knows(instance_id) => {
-                AnswerResult::Accepted { activity: None }
+                Outcome::Accepted { activity: None }
             }
-            _ => AnswerResult::Failed {
+            _ => Outcome::Failed {
                 code: "ValidationError".to_owned(),
                 message: format!(
                     "Instance Id not found - No managed instance found for instance ID: {instance_id}"
@@ -222,7 +256,19 @@ impl Inner {
 
 /// A made-up id, the same in every run.
 fn made_up_id(kind: &str, call: &ApiCall, number: usize) -> String {
-    trail::uuid(&format!("{kind} {} {} {number}", call.event_name(), call.instance_id()))
+    let hex = trail::sha256(&format!(
+        "{kind} {} {} {number}",
+        call.event_name(),
+        call.instance_id()
+    ));
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..32]
+    )
 }
 
 impl Cloud for MemoryCloud {
@@ -232,11 +278,15 @@ impl Cloud for MemoryCloud {
         Ok(instances
             .iter()
             .map(|instance_id| {
-                let group = fleet.members.get(instance_id).and_then(|name| fleet.groups.get(name));
+                let group = fleet
+                    .members
+                    .get(instance_id)
+                    .and_then(|name| fleet.groups.get(name));
                 match group.and_then(|group| Some((group, group.member(instance_id)?))) {
-                    Some((group, member)) => {
-                        Whereabouts::Member { group: group.name.clone(), lifecycle: member.lifecycle }
-                    }
+                    Some((group, member)) => Whereabouts::Member {
+                        group: group.name.clone(),
+                        lifecycle: member.lifecycle,
+                    },
                     None if fleet.ungrouped.contains(instance_id) => Whereabouts::Ungrouped,
                     None => Whereabouts::Gone,
                 }
@@ -269,11 +319,11 @@ impl Cloud for MemoryCloud {
         let mut inner = self.lock();
         let answer = inner.recorded(call, now).unwrap_or_else(|| Answer {
             request_id: Some(made_up_id("request", call, inner.calls.len())),
-            result: inner.made_up(call, now),
+            outcome: inner.made_up(call, now),
         });
         inner.calls.push(call.clone());
-        if let (ApiCall::TerminateInstanceInAutoScalingGroup { instance_id }, AnswerResult::Accepted { .. }) =
-            (call, &answer.result)
+        if let (ApiCall::TerminateInstanceInAutoScalingGroup { instance_id }, Outcome::Accepted { .. }) =
+            (call, &answer.outcome)
         {
             inner.fleet.set_lifecycle(instance_id, Lifecycle::Terminating);
         }

@@ -171,7 +171,11 @@ mod tests {
             None,
             "never within five minutes of each other"
         );
-        assert_eq!(reached(&[(0, 3_100, 32)], 3_100), Some(at(200)), "a steady run began long ago");
+        assert_eq!(
+            reached(&[(0, 3_100, 32)], 3_100),
+            Some(at(200)),
+            "a steady run began long ago"
+        );
         assert_eq!(reached(&[(0, 0, 1_000)], 10), Some(at(0)));
     }
 }

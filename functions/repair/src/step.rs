@@ -1,0 +1,513 @@
+//! Carries out every decision but a call.
+
+use jiff::Timestamp;
+use nodemend_adapters::{
+    clock::Clock,
+    cloud::Cloud,
+    store::{CaseKey, Store},
+    trail::Trail,
+};
+use nodemend_domain::{
+    case::{Blocked, Case, Closed, Fault, Told},
+    condition::{ConditionType, RepairAction},
+    confirm::occurrence,
+    decide::{Decision, Outcome},
+    group::{GroupState, Whereabouts},
+    guard::{Block, Guard},
+    ident::GroupName,
+    ledger::{self, Guards},
+    occurrence::{Occurrence, Step},
+    policy::Policy,
+    repair::{CallResult, CallVerdict, Phase, Replacement},
+    stamp, trail,
+};
+use serde_json::json;
+
+use crate::{RepairError, Repairer, Swept, act};
+
+/// The wait of a fault is over.
+pub(crate) fn due(case: &Case, fault: &Fault, now: Timestamp) -> Occurrence {
+    let detail = format!(
+        "{} is due: bad for {}{}",
+        fault.action.as_str(),
+        stamp::length(now.duration_since(fault.since)),
+        fault
+            .meaning()
+            .map(|meaning| format!("; {meaning}"))
+            .unwrap_or_default(),
+    );
+    about_fault(occurrence(case, Step::Due, detail, now), fault)
+}
+
+fn about_fault(occurrence: Occurrence, fault: &Fault) -> Occurrence {
+    Occurrence {
+        condition: Some(fault.condition.clone()),
+        reason: Some(fault.reason.clone()),
+        ..occurrence
+    }
+}
+
+impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
+    pub(crate) async fn carry_out(
+        &self,
+        case: Case,
+        decision: Decision,
+        group: Option<GroupName>,
+        policy: &Policy,
+        now: Timestamp,
+        swept: &mut Swept,
+    ) -> Result<(), RepairError> {
+        let key = CaseKey::of(&case);
+        match decision {
+            // Acted on where it can be decided anew; never from here.
+            Decision::Act { .. } => Ok(()),
+            Decision::Wait => self.wait(&key, &case, policy, now).await,
+            Decision::TellSilence(since) => self.tell_silence(&key, since, policy, now, swept).await,
+            Decision::TellMissing { call } => self.tell_missing(&key, call, policy, now, swept).await,
+            Decision::Blocked { fault, blocks, until } => {
+                self.block(&key, &fault, &blocks, until, policy, now, swept).await
+            }
+            Decision::Adopt => self.adopt(&key, &case, policy, now, swept).await,
+            Decision::Release(why) => self.release(&key, &case, &why, policy, now, swept).await,
+            Decision::Introduce(told) => self.introduce(case, told, policy, now, swept).await,
+            Decision::Close(outcome) => {
+                let group = case.repair.as_ref().map(|repair| repair.group.clone()).or(group);
+                self.close(&key, group, &outcome, policy, now, swept).await
+            }
+        }
+    }
+
+    /// Nothing to do. The item's own due time may be one that has passed, so it is set anew.
+    async fn wait(
+        &self,
+        key: &CaseKey,
+        case: &Case,
+        policy: &Policy,
+        now: Timestamp,
+    ) -> Result<(), RepairError> {
+        let mut planned = case.clone();
+        planned.plan(policy, now);
+        if planned.due.is_some_and(|due| due <= now) {
+            // What the case waits for, it doesn't know: look again in a while.
+            planned.due = Some(now + nodemend_domain::decide::RETRY);
+        }
+        if planned == *case {
+            return Ok(());
+        }
+        let change = nodemend_adapters::store::Change {
+            case: &planned,
+            group: None,
+            entries: &[],
+        };
+        // A lost race means news, and with it another due time.
+        let _ = self.store.commit(change).await?;
+        let _ = key;
+        Ok(())
+    }
+
+    async fn tell_silence(
+        &self,
+        key: &CaseKey,
+        since: Timestamp,
+        policy: &Policy,
+        now: Timestamp,
+        swept: &mut Swept,
+    ) -> Result<(), RepairError> {
+        let told = self
+            .update(key, None, policy, now, |case, _| {
+                if case.silent_since.is_some() || case.silence(policy, now) != Some(since) {
+                    return (Vec::new(), None);
+                }
+                case.silent_since = Some(since);
+                let detail = format!(
+                    "the agent has not been heard for {}",
+                    stamp::length(now.duration_since(since))
+                );
+                let mut told = occurrence(case, Step::Event, detail, now);
+                told.condition = Some(ConditionType::Ready);
+                told.reason = Some("AgentSilent".to_owned());
+                (Vec::new(), Some(told))
+            })
+            .await?;
+        swept.occurrences.extend(told.flatten());
+        Ok(())
+    }
+
+    async fn tell_missing(
+        &self,
+        key: &CaseKey,
+        call: usize,
+        policy: &Policy,
+        now: Timestamp,
+        swept: &mut Swept,
+    ) -> Result<(), RepairError> {
+        let caller = self.cloud.caller();
+        let told = self
+            .update(key, None, policy, now, |case, _| {
+                let known = case.repair.as_mut().and_then(|repair| repair.calls.get_mut(call));
+                let Some(known) = known.filter(|call| call.awaits_verdict()) else {
+                    return (Vec::new(), None);
+                };
+                known.verdict = Some(CallVerdict::Missing);
+                let detail = format!(
+                    "CloudTrail has told nothing of the call of {} within {}",
+                    stamp::seconds(known.at),
+                    stamp::length(policy.confirmation_timeout)
+                );
+                let data = json!({ "requestID": known.request_id, "calledAt": stamp::millis(known.at) });
+                let entry = ledger::enter(
+                    case,
+                    &caller,
+                    trail::Step::Missing,
+                    &detail,
+                    Guards::NotAsked,
+                    data,
+                    now,
+                );
+                (vec![entry], Some(occurrence(case, Step::Missing, detail, now)))
+            })
+            .await?;
+        swept.occurrences.extend(told.flatten());
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a decision's parts, taken apart once")]
+    async fn block(
+        &self,
+        key: &CaseKey,
+        fault: &Fault,
+        blocks: &[Block],
+        until: Timestamp,
+        policy: &Policy,
+        now: Timestamp,
+        swept: &mut Swept,
+    ) -> Result<(), RepairError> {
+        let caller = self.cloud.caller();
+        let told = self
+            .update(key, None, policy, now, |case, _| {
+                let (mut told, mut entries) = (Vec::new(), Vec::new());
+                let guards: Vec<String> = blocks.iter().map(|block| block.guard.name()).collect();
+                let before = case.blocked.take();
+                if before.is_none() && case.repair.is_none() {
+                    told.push(due(case, fault, now));
+                }
+                if before.as_ref().is_none_or(|before| before.guards != guards) {
+                    let detail = blocks
+                        .iter()
+                        .map(|block| block.sentence.as_str())
+                        .collect::<Vec<_>>()
+                        .join("; ");
+                    told.push(about_fault(occurrence(case, Step::Blocked, detail, now), fault));
+                }
+                let mut observed = before.as_ref().is_some_and(|before| before.observed);
+                let only_observing = guards.as_slice() == [Guard::ObserveMode.name()];
+                if only_observing && !observed {
+                    observed = true;
+                    let call = act::api_call(case, fault.action);
+                    let data = json!({ "wouldHaveCalled": call.to_value(), "fault": fault });
+                    let decision = format!("{} observed, not called", fault.action.as_str());
+                    let guards = Guards::Blocked(blocks);
+                    entries.push(ledger::enter(
+                        case,
+                        &caller,
+                        trail::Step::Observed,
+                        &decision,
+                        guards,
+                        data,
+                        now,
+                    ));
+                    if let (Some(told), Some(entry)) = (told.last_mut(), entries.last()) {
+                        told.record = serde_json::from_str(&entry.line).ok();
+                    }
+                }
+                let since = before.map_or(now, |before| before.since);
+                case.blocked = Some(Blocked {
+                    since,
+                    guards,
+                    until,
+                    observed,
+                });
+                // A repair that has its place keeps it, and is tried again when the way may be clear.
+                if let Some(repair) = case.repair.as_mut()
+                    && matches!(repair.phase, Phase::Claimed { .. } | Phase::Acting { .. })
+                {
+                    repair.phase = Phase::Claimed { until };
+                }
+                (entries, told)
+            })
+            .await?;
+        swept.occurrences.extend(told.unwrap_or_default());
+        Ok(())
+    }
+
+    /// The answer was lost, the call was not.
+    async fn adopt(
+        &self,
+        key: &CaseKey,
+        case: &Case,
+        policy: &Policy,
+        now: Timestamp,
+        swept: &mut Swept,
+    ) -> Result<(), RepairError> {
+        let group = case.repair.as_ref().map(|repair| repair.group.clone());
+        let told = self
+            .update(key, group.as_ref(), policy, now, |case, group| {
+                let pending = case.repair.as_ref().and_then(|repair| {
+                    repair
+                        .calls
+                        .iter()
+                        .position(|call| call.result == CallResult::Pending)
+                });
+                let Some(pending) = pending else {
+                    return (Vec::new(), None);
+                };
+                let entry = self.lose(case, pending, "no answer came, but the call took effect");
+                let instance_id = case.instance_id.clone();
+                let Some(repair) = case.repair.as_mut() else {
+                    return (Vec::new(), None);
+                };
+                let at = repair.calls[pending].at;
+                repair.phase = match repair.action {
+                    RepairAction::Reboot => Phase::Rebooting,
+                    _ => Phase::Confirming,
+                };
+                if let (Some(group), Phase::Confirming) = (group, &repair.phase) {
+                    group.terminated(&instance_id, at);
+                }
+                let detail = format!(
+                    "{}: the answer was lost, the call was not",
+                    repair.action.as_str()
+                );
+                let mut told = occurrence(case, Step::Called, detail, now);
+                told.record = serde_json::from_str(&entry.line).ok();
+                (vec![entry], Some(told))
+            })
+            .await?;
+        swept.occurrences.extend(told.flatten());
+        Ok(())
+    }
+
+    /// Gives a place back that was claimed and is not needed any more.
+    async fn release(
+        &self,
+        key: &CaseKey,
+        case: &Case,
+        why: &str,
+        policy: &Policy,
+        now: Timestamp,
+        swept: &mut Swept,
+    ) -> Result<(), RepairError> {
+        let group = case.repair.as_ref().map(|repair| repair.group.clone());
+        let caller = self.cloud.caller();
+        let told = self
+            .update(key, group.as_ref(), policy, now, |case, group| {
+                let Some(repair) = &case.repair else {
+                    return (Vec::new(), None);
+                };
+                if !matches!(repair.phase, Phase::Claimed { .. } | Phase::Acting { .. }) {
+                    return (Vec::new(), None);
+                }
+                let mut entries = Vec::new();
+                let pending = repair
+                    .calls
+                    .iter()
+                    .position(|call| call.result == CallResult::Pending);
+                let told = occurrence(
+                    case,
+                    Step::Recovered,
+                    format!("{why}: the claim is given back"),
+                    now,
+                );
+                if let Some(pending) = pending {
+                    entries.push(self.lose(
+                        case,
+                        pending,
+                        "no answer came, and the instance is where it was",
+                    ));
+                }
+                let step = trail::Step::Released;
+                entries.push(ledger::enter(
+                    case,
+                    &caller,
+                    step,
+                    why,
+                    Guards::NotAsked,
+                    json!(null),
+                    now,
+                ));
+                case.repair = None;
+                if let Some(group) = group {
+                    group.release(&case.instance_id);
+                }
+                (entries, Some(told))
+            })
+            .await?;
+        swept.occurrences.extend(told.flatten());
+        Ok(())
+    }
+
+    /// Tells the group that a node came, or failed to; and the repair that waited for it.
+    async fn introduce(
+        &self,
+        newcomer: Case,
+        told: Told,
+        policy: &Policy,
+        now: Timestamp,
+        swept: &mut Swept,
+    ) -> Result<(), RepairError> {
+        let key = CaseKey::of(&newcomer);
+        let arrival = newcomer.arrival.clone().unwrap_or_default();
+        let group = match self.group_of(&newcomer).await? {
+            Some(group) => group,
+            // In no group, a node replaces nothing.
+            None => return self.mark_told(&key, told, None, policy, now).await,
+        };
+        if told == Told::FailedToJoin {
+            let failed = self
+                .update(&key, Some(&group), policy, now, |case, group| {
+                    if let (Some(group), Some(arrival)) = (group, &mut case.arrival)
+                        && arrival.told < told
+                    {
+                        arrival.told = told;
+                        group.failed(now);
+                    }
+                    (Vec::new(), ())
+                })
+                .await?;
+            return failed.map_or(Ok(()), Ok);
+        }
+        let came = arrival.launched.or(arrival.registered).unwrap_or(now);
+        let mut state = self.store.group(&key.cluster, &group).await?;
+        // Idempotent: the same newcomer goes to the same repair, however often it is told.
+        if let Some(replaced) = state.welcome(&key.instance_id, came) {
+            let replaced_key = CaseKey {
+                cluster: key.cluster.clone(),
+                instance_id: replaced,
+            };
+            let happened = self
+                .update(&replaced_key, Some(&group), policy, now, |case, group| {
+                    let agreed = group.is_some_and(|group| {
+                        group.welcome(&key.instance_id, came).as_ref() == Some(&case.instance_id)
+                    });
+                    let Some(repair) = case.repair.as_mut().filter(|_| agreed) else {
+                        return (Vec::new(), None);
+                    };
+                    let known = repair.replacement.is_some();
+                    let registered = arrival.registered.unwrap_or(now);
+                    repair.replacement = Some(Replacement {
+                        instance_id: key.instance_id.clone(),
+                        label: newcomer.label().to_owned(),
+                        registered,
+                        ready: arrival.ready,
+                    });
+                    if known {
+                        return (Vec::new(), None);
+                    }
+                    let took = stamp::length(registered.duration_since(repair.fault.since));
+                    let detail = format!(
+                        "{} ({}) registered, {took} after the fault",
+                        newcomer.label(),
+                        key.instance_id
+                    );
+                    (Vec::new(), Some(occurrence(case, Step::Replaced, detail, now)))
+                })
+                .await?;
+            swept.occurrences.extend(happened.flatten());
+        }
+        self.mark_told(&key, told, Some(&group), policy, now).await
+    }
+
+    async fn group_of(&self, case: &Case) -> Result<Option<GroupName>, RepairError> {
+        if let Some(group) = &case.group {
+            return Ok(Some(group.clone()));
+        }
+        Ok(
+            match self
+                .cloud
+                .locate(std::slice::from_ref(&case.instance_id))
+                .await?
+                .pop()
+            {
+                Some(Whereabouts::Member { group, .. }) => Some(group),
+                _ => None,
+            },
+        )
+    }
+
+    async fn mark_told(
+        &self,
+        key: &CaseKey,
+        told: Told,
+        group: Option<&GroupName>,
+        policy: &Policy,
+        now: Timestamp,
+    ) -> Result<(), RepairError> {
+        let mark = |case: &mut Case, _: Option<&mut GroupState>| {
+            if let Some(group) = group {
+                case.group.get_or_insert_with(|| group.clone());
+            }
+            if let Some(arrival) = &mut case.arrival {
+                arrival.told = arrival.told.max(told);
+            }
+            // Ready is the last thing to be told of an arrival.
+            case.arrival.take_if(|arrival| arrival.told == Told::Ready);
+            (Vec::new(), ())
+        };
+        self.update(key, None, policy, now, mark).await.map(|_| ())
+    }
+
+    async fn close(
+        &self,
+        key: &CaseKey,
+        group: Option<GroupName>,
+        outcome: &Outcome,
+        policy: &Policy,
+        now: Timestamp,
+        swept: &mut Swept,
+    ) -> Result<(), RepairError> {
+        let caller = self.cloud.caller();
+        let told = self
+            .update(key, group.as_ref(), policy, now, |case, group| {
+                if case.closed.is_some() {
+                    return (Vec::new(), None);
+                }
+                let sentence = outcome.sentence(case, now);
+                let told = occurrence(case, Step::Closed, sentence.clone(), now);
+                let mut entries = Vec::new();
+                // A node that left before anything was decided about it has no trail to end.
+                if case.trail.sequence() > 0 {
+                    let data = json!({ "outcome": format!("{outcome:?}").split([' ', '{']).next() });
+                    let step = trail::Step::Closed;
+                    entries.push(ledger::enter(
+                        case,
+                        &caller,
+                        step,
+                        &sentence,
+                        Guards::NotAsked,
+                        data,
+                        now,
+                    ));
+                }
+                if let Some(group) = group {
+                    group.release(&case.instance_id);
+                    if *outcome == Outcome::ReplacementFailed {
+                        group.failed(now);
+                    }
+                }
+                case.blocked = None;
+                match outcome {
+                    Outcome::Rebooted => case.repair = None,
+                    _ => {
+                        case.closed = Some(Closed {
+                            at: now,
+                            outcome: sentence,
+                        })
+                    }
+                }
+                (entries, Some(told))
+            })
+            .await?;
+        swept.occurrences.extend(told.flatten());
+        Ok(())
+    }
+}
