@@ -33,9 +33,7 @@ fn report(n: u64) -> String {
 fn payload(count: u64) -> String {
     let start = Timestamp::from_millisecond(1_787_220_000_000).unwrap();
     let events = (0..count).map(|n| LogEvent {
-        id: Cow::Owned(format!(
-            "3462231609969788470654097606882285901266122014164389{n:04}"
-        )),
+        id: Cow::Owned(format!("3462231609969788470654097606882285901266122014164389{n:04}")),
         timestamp: start + jiff::SignedDuration::from_millis(i64::try_from(n).unwrap() * 37),
         message: Cow::Owned(report(n)),
     });

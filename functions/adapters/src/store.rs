@@ -31,10 +31,7 @@ pub struct CaseKey {
 impl CaseKey {
     /// The key of a case.
     pub fn of(case: &Case) -> Self {
-        Self {
-            cluster: case.cluster.clone(),
-            instance_id: case.instance_id.clone(),
-        }
+        Self { cluster: case.cluster.clone(), instance_id: case.instance_id.clone() }
     }
 }
 

@@ -155,12 +155,7 @@ impl Decoder {
     /// A decoder that refuses a payload which decompresses to more than `cap` bytes.
     #[must_use]
     pub fn with_cap(cap: usize) -> Self {
-        Self {
-            cap,
-            compressed: Vec::new(),
-            plain: Vec::new(),
-            unescaped: String::new(),
-        }
+        Self { cap, compressed: Vec::new(), plain: Vec::new(), unescaped: String::new() }
     }
 
     /// Decodes a whole Lambda event, `{"awslogs":{"data":"…"}}`.
@@ -183,9 +178,8 @@ impl Decoder {
         if self.compressed.len() < length {
             self.compressed.resize(length, 0);
         }
-        let length = STANDARD
-            .decode_slice(base64, &mut self.compressed)
-            .map_err(SubscriptionError::Base64)?;
+        let length =
+            STANDARD.decode_slice(base64, &mut self.compressed).map_err(SubscriptionError::Base64)?;
         let length = gunzip::gunzip(&self.compressed[..length], &mut self.plain, self.cap)?;
         let text = std::str::from_utf8(&self.plain[..length]).map_err(SubscriptionError::Utf8)?;
         parse::message(text, &mut self.unescaped)
@@ -193,9 +187,5 @@ impl Decoder {
 }
 
 fn bounded(size: usize) -> Result<(), SubscriptionError> {
-    if size > MAX_PAYLOAD {
-        Err(SubscriptionError::TooLarge { size })
-    } else {
-        Ok(())
-    }
+    if size > MAX_PAYLOAD { Err(SubscriptionError::TooLarge { size }) } else { Ok(()) }
 }

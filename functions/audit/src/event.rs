@@ -113,15 +113,8 @@ impl Happening {
         if payload.len() > MAX_BYTES {
             return Err(EventError::TooLong(payload.len()));
         }
-        let Envelope {
-            detail_type,
-            time,
-            detail,
-        } = serde_json::from_slice(payload)?;
-        let refuse = |why: String| EventError::Detail {
-            detail_type: detail_type.clone(),
-            why,
-        };
+        let Envelope { detail_type, time, detail } = serde_json::from_slice(payload)?;
+        let refuse = |why: String| EventError::Detail { detail_type: detail_type.clone(), why };
         let when = |known: Option<Timestamp>| known.or(time).ok_or_else(|| refuse("no time".to_owned()));
         match detail_type.as_str() {
             "AWS API Call via CloudTrail" => CloudTrailEvent::try_from(detail)
@@ -135,21 +128,12 @@ impl Happening {
                 let group = activity.auto_scaling_group_name;
                 let at = when(activity.end_time)?;
                 if detail_type == "EC2 Instance Launch Unsuccessful" {
-                    return Ok(Self::LaunchFailed {
-                        group,
-                        at,
-                        why: activity.status_message,
-                    });
+                    return Ok(Self::LaunchFailed { group, at, why: activity.status_message });
                 }
                 let instance_id = activity.instance_id.unwrap_or_default();
                 let instance_id = InstanceId::new(&instance_id).map_err(|error| refuse(error.to_string()))?;
                 Ok(if detail_type == "EC2 Instance Launch Successful" {
-                    Self::Launched {
-                        group,
-                        instance_id,
-                        zone: activity.details.zone,
-                        at,
-                    }
+                    Self::Launched { group, instance_id, zone: activity.details.zone, at }
                 } else {
                     let cause: String = activity
                         .cause
@@ -157,11 +141,7 @@ impl Happening {
                         .take(300)
                         .map(|c| if c.is_control() { ' ' } else { c })
                         .collect();
-                    Self::Left {
-                        instance_id,
-                        at,
-                        how: format!("Auto Scaling terminated it: {cause}"),
-                    }
+                    Self::Left { instance_id, at, how: format!("Auto Scaling terminated it: {cause}") }
                 })
             }
             "EC2 Instance State-change Notification" => {

@@ -75,12 +75,7 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
     pub async fn take(&self, happening: Happening, now: Timestamp) -> Result<Audited, AuditError> {
         match happening {
             Happening::ApiCall(event) => self.api_call(&event, now).await,
-            Happening::Launched {
-                group,
-                instance_id,
-                zone,
-                at,
-            } => {
+            Happening::Launched { group, instance_id, zone, at } => {
                 // Every group of the account tells of its launches; only those of our clusters are ours.
                 let known = self.cloud.group(&group).await?;
                 let Some(cluster) = known.and_then(|group| group.cluster.clone()) else {
@@ -106,10 +101,7 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
                     return Ok(Audited::default());
                 };
                 self.update(&CaseKey { cluster, instance_id }, false, now, |case| {
-                    let ours = case
-                        .repair
-                        .as_ref()
-                        .is_some_and(|repair| repair.effective_at().is_some());
+                    let ours = case.repair.as_ref().is_some_and(|repair| repair.effective_at().is_some());
                     if !ours && case.closed.is_none() {
                         case.depart(at, how.clone(), false);
                     }
@@ -153,10 +145,7 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
     async fn awaits_a_call(&self, key: &CaseKey) -> Result<bool, AuditError> {
         let repair = self.store.case(key).await?.and_then(|case| case.repair);
         Ok(repair.is_some_and(|repair| {
-            repair
-                .calls
-                .iter()
-                .any(|call| matches!(call.result, CallResult::Pending | CallResult::Lost))
+            repair.calls.iter().any(|call| matches!(call.result, CallResult::Pending | CallResult::Lost))
         }))
     }
 
@@ -258,19 +247,9 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
             };
             let (entries, occurrences) = change(&mut case);
             case.plan(&policy, now);
-            let commit = self
-                .store
-                .commit(Change {
-                    case: &case,
-                    group: None,
-                    entries: &entries,
-                })
-                .await?;
+            let commit = self.store.commit(Change { case: &case, group: None, entries: &entries }).await?;
             if commit == Commit::Won {
-                return Ok(Audited {
-                    occurrences,
-                    relevant: true,
-                });
+                return Ok(Audited { occurrences, relevant: true });
             }
         }
         Err(AuditError::Contended(key.instance_id.clone()))

@@ -307,9 +307,7 @@ impl Case {
 
     /// The name that people know: the node's, else the instance's.
     pub fn label(&self) -> &str {
-        self.node
-            .as_ref()
-            .map_or(self.instance_id.as_str(), NodeName::as_str)
+        self.node.as_ref().map_or(self.instance_id.as_str(), NodeName::as_str)
     }
 
     /// Takes an agent's report in.
@@ -355,10 +353,8 @@ impl Case {
             }
             return true;
         }
-        let newer = self
-            .boot
-            .as_ref()
-            .is_none_or(|boot| boot.node_at.is_none_or(|node_at| report.at > node_at));
+        let newer =
+            self.boot.as_ref().is_none_or(|boot| boot.node_at.is_none_or(|node_at| report.at > node_at));
         if !newer || self.old_boots.contains(&report.boot_id) {
             return false;
         }
@@ -389,18 +385,12 @@ impl Case {
         policy: &Policy,
         news: &mut Vec<News>,
     ) {
-        for finding in state
-            .findings
-            .iter()
-            .filter(|finding| finding.severity == Severity::Event)
-        {
+        for finding in state.findings.iter().filter(|finding| finding.severity == Severity::Event) {
             self.hear_finding(report, &state.condition, finding, arrival, news);
         }
         let saying = Saying {
             seq: report.seq,
-            health: state
-                .status
-                .health(state.condition.polarity().unwrap_or(Polarity::TrueIsGood)),
+            health: state.status.health(state.condition.polarity().unwrap_or(Polarity::TrueIsGood)),
             node_since: state.since,
             node_at: report.at,
             sound_before: state
@@ -409,11 +399,8 @@ impl Case {
                 .map(SignedDuration::from_secs),
             arrival,
         };
-        let found: Vec<&Finding<'_>> = state
-            .findings
-            .iter()
-            .filter(|finding| finding.severity == Severity::Condition)
-            .collect();
+        let found: Vec<&Finding<'_>> =
+            state.findings.iter().filter(|finding| finding.severity == Severity::Condition).collect();
         let place = self.conditions.iter().position(|known| {
             known.condition == state.condition && matches!(known.witness, Witness::Agent { .. })
         });
@@ -430,10 +417,7 @@ impl Case {
                 let statement = Statement::first(saying);
                 self.conditions.push(Condition {
                     condition: state.condition.clone(),
-                    witness: Witness::Agent {
-                        statement,
-                        acting: None,
-                    },
+                    witness: Witness::Agent { statement, acting: None },
                     findings: Vec::new(),
                 });
                 (self.conditions.len() - 1, Health::Sound, Noted::News)
@@ -446,25 +430,19 @@ impl Case {
         let trouble = statement.read().trouble;
         if saying.health.is_bad() {
             let actionable = |reason: &str| {
-                policy
-                    .all_rules()
-                    .any(|rules| rules.remedy(&state.condition, reason).is_some())
+                policy.all_rules().any(|rules| rules.remedy(&state.condition, reason).is_some())
             };
             // Reasons that nobody acts on don't start the clock of one that comes to them later.
             let since = if found.iter().all(|finding| actionable(&finding.reason)) {
                 trouble
             } else {
                 let acted_on = found.iter().filter(|finding| actionable(&finding.reason));
-                acted_on
-                    .map(|finding| arrival - age(report.at, finding.since))
-                    .min()
+                acted_on.map(|finding| arrival - age(report.at, finding.since)).min()
             };
             if let (Some(since), Some(trouble)) = (since, trouble) {
                 let since = since.max(trouble);
                 *acting = Some(
-                    acting
-                        .filter(|acting| *acting >= trouble)
-                        .map_or(since, |acting| acting.min(since)),
+                    acting.filter(|acting| *acting >= trouble).map_or(since, |acting| acting.min(since)),
                 );
             } else if acting.is_some_and(|acting| trouble.is_none_or(|trouble| acting < trouble)) {
                 *acting = None;
@@ -476,10 +454,7 @@ impl Case {
         if saying.health.is_bad() {
             known.findings = found
                 .iter()
-                .map(|finding| Found {
-                    reason: (*finding.reason).into(),
-                    message: (*finding.message).into(),
-                })
+                .map(|finding| Found { reason: (*finding.reason).into(), message: (*finding.message).into() })
                 .collect();
         }
         match (before.is_bad(), saying.health.is_bad()) {
@@ -497,11 +472,7 @@ impl Case {
         arrival: Timestamp,
         news: &mut Vec<News>,
     ) {
-        let tally = match self
-            .tallies
-            .iter_mut()
-            .find(|tally| *tally.reason == *finding.reason)
-        {
+        let tally = match self.tallies.iter_mut().find(|tally| *tally.reason == *finding.reason) {
             Some(tally) => tally,
             None => {
                 if self.tallies.len() >= MAX_TALLIES {
@@ -546,8 +517,7 @@ impl Case {
             What::Registered { conditions } => {
                 self.registered(at);
                 self.heard_kubelet = self.heard_kubelet.max(Some(at));
-                self.departure
-                    .take_if(|departure| departure.at < at && !departure.foreign);
+                self.departure.take_if(|departure| departure.at < at && !departure.foreign);
                 for condition in &mut self.conditions {
                     if let Witness::ControlPlane(history) = &mut condition.witness {
                         history.restart(at);
@@ -557,10 +527,7 @@ impl Case {
                 self.hear_conditions(conditions, at, policy, &mut news);
             }
             What::Deleted { by, user } => {
-                news.push(News::Deleted {
-                    by: *by,
-                    user: user.clone(),
-                });
+                news.push(News::Deleted { by: *by, user: user.clone() });
                 match by {
                     // The instance may well be running: its node is missing, and that is its trouble.
                     Deleter::Manual => {
@@ -573,11 +540,7 @@ impl Case {
                         self.hear_conditions(&[gone], at, policy, &mut news);
                     }
                     Deleter::CloudController => {
-                        self.depart(
-                            at,
-                            "the cloud controller found its instance gone".to_owned(),
-                            false,
-                        );
+                        self.depart(at, "the cloud controller found its instance gone".to_owned(), false);
                     }
                     Deleter::Karpenter => self.depart(at, "Karpenter removed it".to_owned(), false),
                     Deleter::Eks => self.depart(at, "EKS removed it".to_owned(), false),
@@ -588,10 +551,7 @@ impl Case {
     }
 
     fn hear_boot_id(&mut self, boot_id: &BootId, at: Timestamp, news: &mut Vec<News>) {
-        let known = self
-            .boot
-            .as_ref()
-            .is_some_and(|boot| boot.id == *boot_id || boot.heard > at);
+        let known = self.boot.as_ref().is_some_and(|boot| boot.id == *boot_id || boot.heard > at);
         if !known && !self.old_boots.contains(boot_id) {
             self.begin_boot(boot_id.clone(), at, None, news);
         }
@@ -626,11 +586,7 @@ impl Case {
             };
             let hold = policy.recovery_hold;
             let before = history.read(hold).is_some_and(|reading| reading.health.is_bad());
-            let change = Change {
-                at,
-                health: observed.health,
-                reason: observed.reason.as_str().into(),
-            };
+            let change = Change { at, health: observed.health, reason: observed.reason.as_str().into() };
             let newest = !history.is_after(at);
             if !history.note(change, hold) {
                 continue;
@@ -674,10 +630,7 @@ impl Case {
 
     /// The instance left.
     pub fn depart(&mut self, at: Timestamp, how: String, foreign: bool) {
-        let earlier = self
-            .departure
-            .as_ref()
-            .is_some_and(|known| known.foreign || !foreign);
+        let earlier = self.departure.as_ref().is_some_and(|known| known.foreign || !foreign);
         if self.closed.is_none() && !earlier {
             self.departure = Some(Departure { at, how, foreign });
         }
@@ -693,10 +646,7 @@ impl Case {
 
     /// A node that registers before anything else was heard of it is new; one that registers again is not.
     fn registered(&mut self, at: Timestamp) {
-        if self
-            .first_heard
-            .is_none_or(|first| at.duration_since(first) <= CLOCKS_DIFFER)
-        {
+        if self.first_heard.is_none_or(|first| at.duration_since(first) <= CLOCKS_DIFFER) {
             self.arrival.get_or_insert_with(Arrival::default);
         }
         self.joined(at);

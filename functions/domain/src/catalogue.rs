@@ -11,11 +11,7 @@ pub fn lookup(reason: &str) -> Option<Found> {
         "NvidiaXID95Error" => RepairAction::Reboot,
         _ => RepairAction::Replace,
     };
-    Some(Found {
-        severity: Severity::Condition,
-        action,
-        meaning: "",
-    })
+    Some(Found { severity: Severity::Condition, action, meaning: "" })
 }
 pub fn default_grace(condition: &ConditionType) -> Option<jiff::SignedDuration> {
     match condition {

@@ -87,12 +87,7 @@ impl History {
     /// What the clock shows; none before the first change.
     pub fn read(&self, hold: SignedDuration) -> Option<Reading> {
         let last = self.changes.last()?;
-        let same = self
-            .changes
-            .iter()
-            .rev()
-            .take_while(|change| change.health == last.health)
-            .last();
+        let same = self.changes.iter().rev().take_while(|change| change.health == last.health).last();
         Some(Reading {
             health: last.health,
             since: same.unwrap_or(last).at,
@@ -175,10 +170,7 @@ pub struct Saying {
 impl Saying {
     /// The start by our clock. A start after the report itself is a broken clock's: it has no age.
     fn since(&self) -> Timestamp {
-        let age = self
-            .node_at
-            .duration_since(self.node_since)
-            .max(SignedDuration::ZERO);
+        let age = self.node_at.duration_since(self.node_since).max(SignedDuration::ZERO);
         self.arrival.checked_sub(age).unwrap_or(self.arrival)
     }
 }
@@ -196,17 +188,9 @@ impl Statement {
     /// The first saying about a condition.
     pub fn first(saying: Saying) -> Self {
         let since = saying.since();
-        let trouble = saying.health.is_bad().then_some(Trouble {
-            node_since: saying.node_since,
-            start: since,
-        });
-        Self {
-            seq: saying.seq,
-            health: saying.health,
-            node_since: saying.node_since,
-            since,
-            trouble,
-        }
+        let trouble =
+            saying.health.is_bad().then_some(Trouble { node_since: saying.node_since, start: since });
+        Self { seq: saying.seq, health: saying.health, node_since: saying.node_since, since, trouble }
     }
 
     /// Takes a saying of the same boot in.
@@ -216,10 +200,7 @@ impl Statement {
         if saying.node_since == self.node_since {
             self.since = self.since.min(since);
         }
-        if let Some(trouble) = self
-            .trouble
-            .as_mut()
-            .filter(|trouble| trouble.node_since == saying.node_since)
+        if let Some(trouble) = self.trouble.as_mut().filter(|trouble| trouble.node_since == saying.node_since)
         {
             trouble.start = trouble.start.min(since);
         }
@@ -227,14 +208,9 @@ impl Statement {
             return Noted::Stale;
         }
         if saying.health.is_bad()
-            && self
-                .trouble
-                .is_none_or(|trouble| self.has_recovered(&saying, trouble, hold))
+            && self.trouble.is_none_or(|trouble| self.has_recovered(&saying, trouble, hold))
         {
-            self.trouble = Some(Trouble {
-                node_since: saying.node_since,
-                start: since,
-            });
+            self.trouble = Some(Trouble { node_since: saying.node_since, start: since });
         }
         if saying.node_since != self.node_since {
             self.since = since;
@@ -265,11 +241,7 @@ impl Statement {
 
     /// What the clock shows.
     pub fn read(&self) -> Reading {
-        Reading {
-            health: self.health,
-            since: self.since,
-            trouble: self.trouble.map(|trouble| trouble.start),
-        }
+        Reading { health: self.health, since: self.since, trouble: self.trouble.map(|trouble| trouble.start) }
     }
 }
 
@@ -286,14 +258,7 @@ mod tests {
     fn history(changes: &[(i64, Health)]) -> History {
         let mut history = History::default();
         for (seconds, health) in changes {
-            history.note(
-                Change {
-                    at: at(*seconds),
-                    health: *health,
-                    reason: "R".into(),
-                },
-                HOLD,
-            );
+            history.note(Change { at: at(*seconds), health: *health, reason: "R".into() }, HOLD);
         }
         history
     }
@@ -304,10 +269,7 @@ mod tests {
         for (changes, trouble) in [
             (&[(0, Bad), (60, Sound), (179, Bad)][..], 0),
             (&[(0, Bad), (60, Sound), (180, Bad)], 180),
-            (
-                &[(0, Bad), (60, Sound), (100, Bad), (150, Sound), (200, Unknown)],
-                0,
-            ),
+            (&[(0, Bad), (60, Sound), (100, Bad), (150, Sound), (200, Unknown)], 0),
             (&[(0, Unknown), (60, Bad)], 0),
             (&[(0, Sound), (500, Bad)], 500),
             (&[(0, Bad), (60, Sound)], 0),
@@ -331,9 +293,8 @@ mod tests {
 
     #[test]
     fn trouble_outlives_the_changes_that_are_kept() {
-        let flapping: Vec<_> = (0..200)
-            .map(|n| (n * 60, if n % 2 == 0 { Health::Bad } else { Health::Sound }))
-            .collect();
+        let flapping: Vec<_> =
+            (0..200).map(|n| (n * 60, if n % 2 == 0 { Health::Bad } else { Health::Sound })).collect();
         let history = history(&flapping);
         assert_eq!(history.changes.len(), MAX_CHANGES);
         assert_eq!(history.read(HOLD).expect("a reading").trouble, Some(at(0)));
@@ -344,14 +305,7 @@ mod tests {
         let mut history = history(&[(0, Health::Bad)]);
         history.restart(at(100));
         assert_eq!(history.read(HOLD), None);
-        assert!(!history.note(
-            Change {
-                at: at(50),
-                health: Health::Bad,
-                reason: "R".into()
-            },
-            HOLD
-        ));
+        assert!(!history.note(Change { at: at(50), health: Health::Bad, reason: "R".into() }, HOLD));
     }
 
     fn saying(seq: u64, health: Health, since: i64, written: i64) -> Saying {
@@ -416,10 +370,6 @@ mod tests {
         statement.reboot(at(100), at(100));
         assert_eq!(statement.read().health, Health::Sound);
         statement.note(saying(1, Health::Bad, 130, 130), HOLD);
-        assert_eq!(
-            statement.read().trouble,
-            Some(at(1)),
-            "bad again before the recovery held"
-        );
+        assert_eq!(statement.read().trouble, Some(at(1)), "bad again before the recovery held");
     }
 }

@@ -42,20 +42,13 @@ pub fn join(
     let Some(known) = case.repair.as_mut().and_then(|repair| repair.calls.get_mut(call)) else {
         return Joined::Known;
     };
-    if matches!(
-        known.verdict,
-        Some(CallVerdict::Confirmed | CallVerdict::Mismatch)
-    ) {
+    if matches!(known.verdict, Some(CallVerdict::Confirmed | CallVerdict::Mismatch)) {
         return Joined::Known;
     }
     let late = known.verdict == Some(CallVerdict::Missing);
     let differences = compare(record, event);
     let confirmed = differences.is_empty();
-    known.verdict = Some(if confirmed {
-        CallVerdict::Confirmed
-    } else {
-        CallVerdict::Mismatch
-    });
+    known.verdict = Some(if confirmed { CallVerdict::Confirmed } else { CallVerdict::Mismatch });
     known.request_id = known.request_id.take().or_else(|| event.request_id.clone());
     let (action, refused) = (known.action, known.result == CallResult::Refused);
     let (step, name) = if confirmed {
@@ -73,10 +66,7 @@ pub fn join(
         let fields: Vec<String> = differences
             .iter()
             .map(|difference| {
-                format!(
-                    "{}: ours {}, theirs {}",
-                    difference.field, difference.ours, difference.theirs
-                )
+                format!("{}: ours {}, theirs {}", difference.field, difference.ours, difference.theirs)
             })
             .collect();
         format!("CloudTrail differs in {}", fields.join("; "))
@@ -89,10 +79,7 @@ pub fn join(
     });
     let entry = ledger::enter(case, caller, step, &detail, Guards::NotAsked, data, now);
     let occurrence = occurrence(case, name, detail, now);
-    Joined::Verdict {
-        entry,
-        occurrence: Box::new(occurrence),
-    }
+    Joined::Verdict { entry, occurrence: Box::new(occurrence) }
 }
 
 /// Keeps an event for a call whose answer isn't known yet.
@@ -111,10 +98,8 @@ pub fn keep(case: &mut Case, event: &CloudTrailEvent) -> Joined {
 /// was lost has no id, and is known by who called, for what, and when.
 pub fn call_of(case: &Case, event: &CloudTrailEvent) -> Option<usize> {
     let repair = case.repair.as_ref()?;
-    let by_id = repair
-        .calls
-        .iter()
-        .position(|call| call.request_id.is_some() && call.request_id == event.request_id);
+    let by_id =
+        repair.calls.iter().position(|call| call.request_id.is_some() && call.request_id == event.request_id);
     by_id.or_else(|| repair.calls.iter().position(|call| is_lost_call(call, event)))
 }
 

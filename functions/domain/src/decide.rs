@@ -124,16 +124,10 @@ pub fn triage(case: &Case, policy: &Policy, now: Timestamp) -> Triage {
     {
         return Settled(Decision::TellSilence(since));
     }
-    let may_be_due = policy.all_rules().any(|rules| {
-        case.faults(&rules, policy, now)
-            .iter()
-            .any(|fault| fault.is_due(now))
-    });
-    if may_be_due {
-        NeedsSurroundings
-    } else {
-        Settled(Decision::Wait)
-    }
+    let may_be_due = policy
+        .all_rules()
+        .any(|rules| case.faults(&rules, policy, now).iter().any(|fault| fault.is_due(now)));
+    if may_be_due { NeedsSurroundings } else { Settled(Decision::Wait) }
 }
 
 fn triage_repair(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) -> Triage {
@@ -141,12 +135,8 @@ fn triage_repair(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) 
     if let Some(call) = repair.unconfirmed(policy, now) {
         return Settled(Decision::TellMissing { call });
     }
-    let since_call = |length| {
-        repair
-            .effective_at()
-            .and_then(|at| at.checked_add(length).ok())
-            .is_some_and(|at| at <= now)
-    };
+    let since_call =
+        |length| repair.effective_at().and_then(|at| at.checked_add(length).ok()).is_some_and(|at| at <= now);
     match &repair.phase {
         Phase::Claimed { until } | Phase::Acting { until } if *until > now => Settled(Decision::Wait),
         Phase::Claimed { .. } | Phase::Acting { .. } => NeedsSurroundings,
@@ -185,17 +175,12 @@ fn triage_repair(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) 
 /// A reboot has cured a node when a boot that began after it says that nothing is bad, and has said so for
 /// as long as a recovery must hold.
 fn is_cured(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) -> bool {
-    let booted = case
-        .boot
-        .as_ref()
-        .zip(repair.effective_at())
-        .is_some_and(|(boot, called)| boot.heard > called);
+    let booted =
+        case.boot.as_ref().zip(repair.effective_at()).is_some_and(|(boot, called)| boot.heard > called);
     booted
-        && policy.all_rules().all(|rules| {
-            case.faults(&rules, policy, now)
-                .iter()
-                .all(|fault| fault.deadline.is_none())
-        })
+        && policy
+            .all_rules()
+            .all(|rules| case.faults(&rules, policy, now).iter().all(|fault| fault.deadline.is_none()))
 }
 
 /// What this node's group has yet to be told of its arrival.
@@ -219,16 +204,10 @@ fn introduction(case: &Case, policy: &Policy, now: Timestamp) -> Option<Told> {
 /// is read anew, consistently, right before a claim.
 pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Timestamp) -> Decision {
     if let Some(departure) = &case.departure
-        && case
-            .repair
-            .as_ref()
-            .is_none_or(|repair| repair.effective_at().is_none() || departure.foreign)
+        && case.repair.as_ref().is_none_or(|repair| repair.effective_at().is_none() || departure.foreign)
         && may_believe(departure.foreign, around.whereabouts)
     {
-        return Decision::Close(Outcome::Gone {
-            how: departure.how.clone(),
-            foreign: departure.foreign,
-        });
+        return Decision::Close(Outcome::Gone { how: departure.how.clone(), foreign: departure.foreign });
     }
     let tags = around.group.map(|group| &group.tags);
     let no_tags = std::collections::BTreeMap::new();
@@ -249,36 +228,16 @@ pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Time
         }
     }
     if *around.whereabouts == Whereabouts::Gone {
-        return Decision::Close(Outcome::Gone {
-            how: "its instance is gone".to_owned(),
-            foreign: false,
-        });
+        return Decision::Close(Outcome::Gone { how: "its instance is gone".to_owned(), foreign: false });
     }
-    let rebooted_in_vain = case
-        .repair
-        .as_ref()
-        .filter(|repair| repair.phase == Phase::Rebooting);
+    let rebooted_in_vain = case.repair.as_ref().filter(|repair| repair.phase == Phase::Rebooting);
     let (fault, action) = match (due, rebooted_in_vain) {
         // Whatever its next own deadline: the reboot that should have cured it has not.
         (due, Some(repair)) => (due.unwrap_or(&repair.fault), RepairAction::Replace),
         (Some(fault), None) => {
-            let escalated = case
-                .repair
-                .as_ref()
-                .is_some_and(|repair| repair.action == RepairAction::Replace);
-            let action = faults
-                .iter()
-                .filter(|fault| fault.is_due(now))
-                .map(|fault| fault.action)
-                .max();
-            (
-                fault,
-                if escalated {
-                    RepairAction::Replace
-                } else {
-                    action.unwrap_or(fault.action)
-                },
-            )
+            let escalated = case.repair.as_ref().is_some_and(|repair| repair.action == RepairAction::Replace);
+            let action = faults.iter().filter(|fault| fault.is_due(now)).map(|fault| fault.action).max();
+            (fault, if escalated { RepairAction::Replace } else { action.unwrap_or(fault.action) })
         }
         (None, None) => return Decision::Wait,
     };
@@ -298,10 +257,7 @@ pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Time
     };
     let blocks = guard::ask_all(&scene);
     if blocks.is_empty() {
-        return Decision::Act {
-            fault: fault.clone(),
-            action,
-        };
+        return Decision::Act { fault: fault.clone(), action };
     }
     // The latest of those whose end is known; where one's is not, soon.
     let known = blocks.iter().map(|block| block.until).collect::<Option<Vec<_>>>();
@@ -309,48 +265,28 @@ pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Time
         .and_then(|ends| ends.into_iter().max())
         .unwrap_or(now + RETRY)
         .max(now + SignedDuration::from_secs(1));
-    Decision::Blocked {
-        fault: fault.clone(),
-        blocks,
-        until,
-    }
+    Decision::Blocked { fault: fault.clone(), blocks, until }
 }
 
 /// Of everything that is due, what has waited longest.
 fn most_pressing(faults: &[Fault], now: Timestamp) -> Option<&Fault> {
-    faults
-        .iter()
-        .filter(|fault| fault.is_due(now))
-        .min_by_key(|fault| fault.deadline)
+    faults.iter().filter(|fault| fault.is_due(now)).min_by_key(|fault| fault.deadline)
 }
 
 /// A cloud controller's or Karpenter's word that a node is gone is believed unless Auto Scaling still has it.
 fn may_believe(foreign: bool, whereabouts: &Whereabouts) -> bool {
-    foreign
-        || !matches!(
-            whereabouts,
-            Whereabouts::Member {
-                lifecycle: Lifecycle::InService,
-                ..
-            }
-        )
+    foreign || !matches!(whereabouts, Whereabouts::Member { lifecycle: Lifecycle::InService, .. })
 }
 
 fn is_pending(repair: &Repair) -> bool {
-    repair
-        .last_call()
-        .is_some_and(|call| call.result == CallResult::Pending)
+    repair.last_call().is_some_and(|call| call.result == CallResult::Pending)
 }
 
 /// A terminate call whose answer was lost shows in where its instance is.
 fn took_effect(repair: &Repair, around: &Surroundings<'_>) -> bool {
     let gone = matches!(
         around.whereabouts,
-        Whereabouts::Gone
-            | Whereabouts::Member {
-                lifecycle: Lifecycle::Terminating,
-                ..
-            }
+        Whereabouts::Gone | Whereabouts::Member { lifecycle: Lifecycle::Terminating, .. }
     );
     repair.action == RepairAction::Replace && is_pending(repair) && gone
 }
@@ -388,13 +324,7 @@ pub fn explain(
         policy,
         now,
     };
-    guard::GUARDS
-        .iter()
-        .map(|(guard, question)| Answer {
-            guard: *guard,
-            block: question(&scene),
-        })
-        .collect()
+    guard::GUARDS.iter().map(|(guard, question)| Answer { guard: *guard, block: question(&scene) }).collect()
 }
 
 impl Outcome {
@@ -412,10 +342,7 @@ impl Outcome {
                 let took = repair.map(|repair| stamp::length(healthy.duration_since(repair.fault.since)));
                 format!("replaced by {by}, {} after the fault", took.unwrap_or_default())
             }
-            Self::Rebooted => format!(
-                "cured by a reboot {} ago",
-                ago(repair.and_then(Repair::effective_at))
-            ),
+            Self::Rebooted => format!("cured by a reboot {} ago", ago(repair.and_then(Repair::effective_at))),
             Self::ReplacementFailed => {
                 format!(
                     "terminated {} ago, and no replacement registered",

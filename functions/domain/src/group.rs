@@ -87,17 +87,12 @@ pub struct Member {
 impl Group {
     /// How many of its instances serve: what a threshold is a part of.
     pub fn size(&self) -> usize {
-        self.members
-            .iter()
-            .filter(|member| member.lifecycle != Lifecycle::WarmPool)
-            .count()
+        self.members.iter().filter(|member| member.lifecycle != Lifecycle::WarmPool).count()
     }
 
     /// One of its instances.
     pub fn member(&self, instance_id: &InstanceId) -> Option<&Member> {
-        self.members
-            .iter()
-            .find(|member| member.instance_id == *instance_id)
+        self.members.iter().find(|member| member.instance_id == *instance_id)
     }
 }
 
@@ -159,43 +154,25 @@ pub struct InFlight {
 impl GroupState {
     /// A group in which nothing is under way.
     pub fn new(cluster: ClusterName, name: GroupName) -> Self {
-        Self {
-            name,
-            cluster,
-            in_flight: Vec::new(),
-            failures: 0,
-            last_failure: None,
-            version: 0,
-        }
+        Self { name, cluster, in_flight: Vec::new(), failures: 0, last_failure: None, version: 0 }
     }
 
     /// A repair's place, if it has one.
     pub fn place(&self, instance_id: &InstanceId) -> Option<&InFlight> {
-        self.in_flight
-            .iter()
-            .find(|place| place.instance_id == *instance_id)
+        self.in_flight.iter().find(|place| place.instance_id == *instance_id)
     }
 
     /// Gives a repair its place.
     pub fn take_place(&mut self, instance_id: InstanceId, now: Timestamp) {
         if self.place(&instance_id).is_none() {
-            let place = InFlight {
-                instance_id,
-                claimed_at: now,
-                terminated_at: None,
-                replacement: None,
-            };
+            let place = InFlight { instance_id, claimed_at: now, terminated_at: None, replacement: None };
             self.in_flight.push(place);
         }
     }
 
     /// Its instance is on its way out.
     pub fn terminated(&mut self, instance_id: &InstanceId, at: Timestamp) {
-        if let Some(place) = self
-            .in_flight
-            .iter_mut()
-            .find(|place| place.instance_id == *instance_id)
-        {
+        if let Some(place) = self.in_flight.iter_mut().find(|place| place.instance_id == *instance_id) {
             place.terminated_at.get_or_insert(at);
         }
     }
@@ -208,10 +185,7 @@ impl GroupState {
     /// Gives a newcomer to the repair that has waited longest for one; the instance it replaces, if any.
     /// A group that launches when nothing is awaited has merely grown.
     pub fn welcome(&mut self, newcomer: &InstanceId, came: Timestamp) -> Option<InstanceId> {
-        if let Some(place) = self
-            .in_flight
-            .iter()
-            .find(|place| place.replacement.as_ref() == Some(newcomer))
+        if let Some(place) = self.in_flight.iter().find(|place| place.replacement.as_ref() == Some(newcomer))
         {
             return Some(place.instance_id.clone());
         }

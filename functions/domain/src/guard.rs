@@ -92,10 +92,7 @@ impl Ailing {
 /// How many of a group's nodes are unhealthy.
 pub fn unhealthy_in(group: &Group, unwell: &[Unwell]) -> usize {
     let members: HashSet<&InstanceId> = group.members.iter().map(|member| &member.instance_id).collect();
-    unwell
-        .iter()
-        .filter(|node| node.attention.unhealthy && members.contains(&node.instance_id))
-        .count()
+    unwell.iter().filter(|node| node.attention.unhealthy && members.contains(&node.instance_id)).count()
 }
 
 /// The guards, by name.
@@ -168,10 +165,7 @@ pub const GUARDS: [(Guard, Question); 15] = [
 
 /// Asks every guard; what stands in the way.
 pub fn ask_all(scene: &Scene<'_>) -> Vec<Block> {
-    GUARDS
-        .iter()
-        .filter_map(|(_, question)| question(scene))
-        .collect()
+    GUARDS.iter().filter_map(|(_, question)| question(scene)).collect()
 }
 
 impl Guard {
@@ -182,11 +176,7 @@ impl Guard {
 }
 
 fn block(guard: Guard, sentence: String) -> Option<Block> {
-    Some(Block {
-        guard,
-        sentence,
-        until: None,
-    })
+    Some(Block { guard, sentence, until: None })
 }
 
 fn group_name<'a>(scene: &Scene<'a>) -> &'a str {
@@ -198,10 +188,7 @@ pub fn disabled(scene: &Scene<'_>) -> Option<Block> {
     if scene.rules.node_repair_config.enabled {
         return None;
     }
-    block(
-        Guard::Disabled,
-        format!("repair is not enabled for group {}", group_name(scene)),
-    )
+    block(Guard::Disabled, format!("repair is not enabled for group {}", group_name(scene)))
 }
 
 /// A managed group whose EKS node auto repair is on is EKS's to repair: two repairers would terminate twice.
@@ -209,10 +196,7 @@ pub fn eks_repairs(scene: &Scene<'_>) -> Option<Block> {
     if !scene.group.is_some_and(|group| group.eks_repairs) {
         return None;
     }
-    block(
-        Guard::EksRepairs,
-        format!("EKS repairs group {} itself", group_name(scene)),
-    )
+    block(Guard::EksRepairs, format!("EKS repairs group {} itself", group_name(scene)))
 }
 
 /// The opt-out tag on the group.
@@ -221,26 +205,19 @@ pub fn opted_out(scene: &Scene<'_>) -> Option<Block> {
     if scene.group?.tags.get(tag)? != "disabled" {
         return None;
     }
-    block(
-        Guard::OptedOut,
-        format!("group {} carries the tag {tag}=disabled", group_name(scene)),
-    )
+    block(Guard::OptedOut, format!("group {} carries the tag {tag}=disabled", group_name(scene)))
 }
 
 /// Only a group replaces what is terminated in it.
 pub fn not_in_group(scene: &Scene<'_>) -> Option<Block> {
     match scene.whereabouts {
         Whereabouts::Member { .. } if scene.group.is_some() => None,
-        Whereabouts::Member { group, .. } => block(
-            Guard::NotInGroup,
-            format!("group {group} can't be read or is not this cluster's"),
-        ),
+        Whereabouts::Member { group, .. } => {
+            block(Guard::NotInGroup, format!("group {group} can't be read or is not this cluster's"))
+        }
         Whereabouts::Ungrouped | Whereabouts::Gone => block(
             Guard::NotInGroup,
-            format!(
-                "{} is in no Auto Scaling group: nothing would replace it",
-                scene.case.instance_id
-            ),
+            format!("{} is in no Auto Scaling group: nothing would replace it", scene.case.instance_id),
         ),
     }
 }
@@ -259,25 +236,14 @@ pub fn not_in_service(scene: &Scene<'_>) -> Option<Block> {
         Lifecycle::Terminating => "already being terminated",
         Lifecycle::WarmPool => "in a warm pool, where it can't be terminated through its group",
     };
-    block(
-        Guard::NotInService,
-        format!("{} is {state}", scene.case.instance_id),
-    )
+    block(Guard::NotInService, format!("{} is {state}", scene.case.instance_id))
 }
 
 /// With Terminate suspended the call is refused; with Launch suspended nothing comes in its place.
 pub fn suspended(scene: &Scene<'_>) -> Option<Block> {
     let suspended = &scene.group?.suspended;
-    let process = suspended
-        .iter()
-        .find(|process| matches!(process.as_str(), "Launch" | "Terminate"))?;
-    block(
-        Guard::Suspended,
-        format!(
-            "the process {process} is suspended in group {}",
-            group_name(scene)
-        ),
-    )
+    let process = suspended.iter().find(|process| matches!(process.as_str(), "Launch" | "Terminate"))?;
+    block(Guard::Suspended, format!("the process {process} is suspended in group {}", group_name(scene)))
 }
 
 /// The agent's word counts for the boot that it was said in.
@@ -287,10 +253,7 @@ pub fn fenced(scene: &Scene<'_>) -> Option<Block> {
     if !unfounded {
         return None;
     }
-    block(
-        Guard::Fenced,
-        "what it rests on was not said in the present boot".to_owned(),
-    )
+    block(Guard::Fenced, "what it rests on was not said in the present boot".to_owned())
 }
 
 /// Holds: of everything, a cluster, a group or a node.
@@ -298,40 +261,20 @@ pub fn held(scene: &Scene<'_>) -> Option<Block> {
     let mine = |hold: &&Hold| {
         hold.until > scene.now
             && hold.from.is_none_or(|from| from <= scene.now)
-            && hold
-                .cluster
-                .as_ref()
-                .is_none_or(|cluster| *cluster == scene.case.cluster)
+            && hold.cluster.as_ref().is_none_or(|cluster| *cluster == scene.case.cluster)
             && hold.group.as_ref().is_none_or(|group| *group == scene.state.name)
-            && hold
-                .node
-                .as_ref()
-                .is_none_or(|node| Some(node) == scene.case.node.as_ref())
+            && hold.node.as_ref().is_none_or(|node| Some(node) == scene.case.node.as_ref())
     };
-    let hold = scene
-        .policy
-        .holds
-        .iter()
-        .chain(scene.holds)
-        .filter(mine)
-        .max_by_key(|hold| hold.until)?;
+    let hold = scene.policy.holds.iter().chain(scene.holds).filter(mine).max_by_key(|hold| hold.until)?;
     let what = match (&hold.node, &hold.group, &hold.cluster) {
         (Some(node), ..) => format!("node {node}"),
         (_, Some(group), _) => format!("group {group}"),
         (_, _, Some(cluster)) => format!("cluster {cluster}"),
         _ => "everything".to_owned(),
     };
-    let sentence = format!(
-        "{} holds {what} until {}: {}",
-        hold.owner,
-        stamp::seconds(hold.until),
-        hold.reason
-    );
-    Some(Block {
-        guard: Guard::Held,
-        sentence,
-        until: Some(hold.until),
-    })
+    let sentence =
+        format!("{} holds {what} until {}: {}", hold.owner, stamp::seconds(hold.until), hold.reason);
+    Some(Block { guard: Guard::Held, sentence, until: Some(hold.until) })
 }
 
 /// Windows limit when calls may be made; where there is none they may always.
@@ -345,11 +288,7 @@ pub fn outside_window(scene: &Scene<'_>) -> Option<Block> {
         Some(opens) => format!("no maintenance window is open before {}", stamp::seconds(opens)),
         None => "no maintenance window is open".to_owned(),
     };
-    Some(Block {
-        guard: Guard::OutsideWindow,
-        sentence,
-        until,
-    })
+    Some(Block { guard: Guard::OutsideWindow, sentence, until })
 }
 
 /// EKS's own stop: more than five nodes and more than 20 % of them unhealthy, or the configured threshold.
@@ -376,26 +315,14 @@ pub fn unhealthy_threshold(scene: &Scene<'_>) -> Option<Block> {
 
 /// One zone dark, the others well: replacing its nodes would launch more of them into the dark.
 pub fn zone_impaired(scene: &Scene<'_>) -> Option<Block> {
-    let zone = scene
-        .case
-        .zone
-        .as_ref()
-        .or_else(|| Some(&scene.group?.member(&scene.case.instance_id)?.zone))?;
+    let zone =
+        scene.case.zone.as_ref().or_else(|| Some(&scene.group?.member(&scene.case.instance_id)?.zone))?;
     if scene.cluster.zonal_shifts.contains(zone) {
-        return block(
-            Guard::ZoneImpaired,
-            format!("an ARC zonal shift leads traffic away from {zone}"),
-        );
+        return block(Guard::ZoneImpaired, format!("an ARC zonal shift leads traffic away from {zone}"));
     }
-    let (of_zone, in_all) = (
-        scene.cluster.zones.get(zone).copied().unwrap_or(0),
-        scene.cluster.zones.len(),
-    );
-    let unhealthy = scene.unwell.iter().filter(|unwell| unwell.attention.unhealthy);
-    let all = unhealthy.clone().count();
-    let here = unhealthy
-        .filter(|unwell| unwell.zone.as_ref() == Some(zone))
-        .count();
+    let (of_zone, in_all) = (scene.cluster.zones.get(zone).copied().unwrap_or(0), scene.cluster.zones.len());
+    let all = scene.ailing.unhealthy;
+    let here = scene.ailing.by_zone.get(zone).copied().unwrap_or(0);
     let limits = &scene.policy.zones;
     let impaired = in_all > 1
         && here >= limits.min_unhealthy
@@ -444,10 +371,7 @@ fn most_within(sorted: &[Timestamp], length: SignedDuration) -> usize {
 
 /// Replacing more would only lose more.
 pub fn replacements_failing(scene: &Scene<'_>) -> Option<Block> {
-    let until = scene
-        .state
-        .rests_until(scene.policy)
-        .filter(|until| *until > scene.now)?;
+    let until = scene.state.rests_until(scene.policy).filter(|until| *until > scene.now)?;
     let failures = scene.state.failures;
     let sentence = format!(
         "the last {failures} replacement{} of group {} did not come up: it rests until {}",
@@ -455,11 +379,7 @@ pub fn replacements_failing(scene: &Scene<'_>) -> Option<Block> {
         group_name(scene),
         stamp::seconds(until)
     );
-    Some(Block {
-        guard: Guard::ReplacementsFailing,
-        sentence,
-        until: Some(until),
-    })
+    Some(Block { guard: Guard::ReplacementsFailing, sentence, until: Some(until) })
 }
 
 /// `maxParallelNodesRepaired…`; a percentage is one of the unhealthy nodes, as in EKS.
@@ -475,10 +395,7 @@ pub fn parallel_limit(scene: &Scene<'_>) -> Option<Block> {
     }
     block(
         Guard::ParallelLimit,
-        format!(
-            "{under_way} repairs are under way in group {}, of {allowed} at once",
-            group_name(scene)
-        ),
+        format!("{under_way} repairs are under way in group {}, of {allowed} at once", group_name(scene)),
     )
 }
 
@@ -488,10 +405,7 @@ pub fn observe_mode(scene: &Scene<'_>) -> Option<Block> {
         Mode::Repair => None,
         Mode::Observe => {
             let action = scene.fault.action.as_str();
-            block(
-                Guard::ObserveMode,
-                format!("mode is observe: {action} is only told of"),
-            )
+            block(Guard::ObserveMode, format!("mode is observe: {action} is only told of"))
         }
     }
 }

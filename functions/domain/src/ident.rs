@@ -17,10 +17,7 @@ pub struct InvalidName {
 impl InvalidName {
     fn new(value: &str, expected: &'static str) -> Self {
         // The value came from outside: never repeat more of it than a reader needs.
-        Self {
-            value: value.chars().take(80).collect(),
-            expected,
-        }
+        Self { value: value.chars().take(80).collect(), expected }
     }
 }
 
@@ -81,9 +78,7 @@ fn is_dns_subdomain(value: &str) -> bool {
     let bytes = value.as_bytes();
     matches!(bytes, [first, .., last] if label_byte(*first) && label_byte(*last))
         && bytes.len() <= 253
-        && bytes
-            .iter()
-            .all(|&byte| label_byte(byte) || byte == b'-' || byte == b'.')
+        && bytes.iter().all(|&byte| label_byte(byte) || byte == b'-' || byte == b'.')
         || matches!(bytes, [only] if label_byte(*only))
 }
 
@@ -153,36 +148,23 @@ mod tests {
     #[test]
     fn provider_ids_of_instances_are_read_and_of_nothing_else() {
         for (provider_id, expected) in [
-            (
-                "aws:///us-east-1a/i-08736224042c4ee75",
-                Some("i-08736224042c4ee75"),
-            ),
+            ("aws:///us-east-1a/i-08736224042c4ee75", Some("i-08736224042c4ee75")),
             ("aws:////i-08736224042c4ee75", Some("i-08736224042c4ee75")),
             ("aws:///us-east-1a/fargate-ip-10-0-1-2", None),
             ("eks-hybrid:///us-east-1/c/mi-0123456789abcdef0", None),
             ("aws:///us-east-1a/", None),
             ("", None),
         ] {
-            assert_eq!(
-                InstanceId::from_provider_id(provider_id)
-                    .as_ref()
-                    .map(InstanceId::as_str),
-                expected
-            );
+            assert_eq!(InstanceId::from_provider_id(provider_id).as_ref().map(InstanceId::as_str), expected);
         }
     }
 
     #[test]
     fn names_that_no_aws_or_kubernetes_would_give_are_refused() {
         assert!(InstanceId::new("i-08736224").is_ok());
-        for bad in [
-            "",
-            "i-",
-            "i-0873622",
-            "i-08736224042c4ee75a",
-            "i-08736224042C4EE75",
-            "mi-08736224042c4ee75",
-        ] {
+        for bad in
+            ["", "i-", "i-0873622", "i-08736224042c4ee75a", "i-08736224042C4EE75", "mi-08736224042c4ee75"]
+        {
             assert!(InstanceId::new(bad).is_err(), "{bad}");
         }
         assert!(NodeName::new("ip-10-0-10-170.ec2.internal").is_ok());
@@ -196,9 +178,7 @@ mod tests {
 
     #[test]
     fn a_refused_name_is_not_repeated_whole() {
-        let message = InstanceId::new("x".repeat(10_000))
-            .expect_err("refused")
-            .to_string();
+        let message = InstanceId::new("x".repeat(10_000)).expect_err("refused").to_string();
         assert!(message.len() < 200, "{message}");
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     case::{Case, Fault},
     guard::{Block, GUARDS},
-    trail::{About, Answer, ApiCall, Caller, Chain, GuardNote, Record, Step},
+    trail::{About, Answer, ApiCall, Caller, GuardNote, Record, Step},
 };
 
 /// One record at its place in a trail, as the bytes that the next one's hash covers.
@@ -76,10 +76,7 @@ impl Guards<'_> {
             Self::Blocked(blocks) => blocks,
         };
         let block_of = |guard| blocks.iter().find(|block| block.guard == guard);
-        GUARDS
-            .iter()
-            .map(|(guard, _)| note(*guard, block_of(*guard)))
-            .collect()
+        GUARDS.iter().map(|(guard, _)| note(*guard, block_of(*guard))).collect()
     }
 }
 
@@ -96,12 +93,7 @@ fn about(case: &Case, decision: &str, guards: Guards<'_>, evidence: Value) -> Ab
 fn append(case: &mut Case, record: &Record) -> Entry {
     let line = record.to_json_line();
     case.trail.append(&line);
-    Entry {
-        sequence: record.nodemend.sequence,
-        case: case.id(),
-        line,
-        request_id: record.request_id.clone(),
-    }
+    Entry { sequence: record.nodemend.sequence, case: case.id(), line, request_id: record.request_id.clone() }
 }
 
 /// What a repair rests on, for its record.

@@ -187,11 +187,7 @@ pub struct ZonePolicy {
 
 impl Default for ZonePolicy {
     fn default() -> Self {
-        Self {
-            min_unhealthy: 3,
-            zone_percentage: 50,
-            share_percentage: 75,
-        }
+        Self { min_unhealthy: 3, zone_percentage: 50, share_percentage: 75 }
     }
 }
 
@@ -236,22 +232,14 @@ impl Policy {
     pub fn eks_defaults() -> Self {
         Self {
             mode: Mode::Repair,
-            node_repair_config: NodeRepairConfig {
-                enabled: true,
-                ..NodeRepairConfig::default()
-            },
+            node_repair_config: NodeRepairConfig { enabled: true, ..NodeRepairConfig::default() },
             ..Self::default()
         }
     }
 
     /// Checks what types alone can't.
     pub fn check(&self) -> Result<(), PolicyError> {
-        let refuse = |field: String, why: &str| {
-            Err(PolicyError {
-                field,
-                why: why.to_owned(),
-            })
-        };
+        let refuse = |field: String, why: &str| Err(PolicyError { field, why: why.to_owned() });
         for (field, length) in [
             ("recoveryHold", self.recovery_hold),
             ("rebootTimeout", self.reboot_timeout),
@@ -282,11 +270,7 @@ impl Policy {
                 return refuse(format!("promotions[{n}].count"), "must be 1 or more");
             }
         }
-        let graces = self
-            .groups
-            .iter()
-            .filter_map(|rule| rule.grace.as_ref())
-            .chain([&self.grace]);
+        let graces = self.groups.iter().filter_map(|rule| rule.grace.as_ref()).chain([&self.grace]);
         for grace in graces {
             let waits = grace.reasons.iter().map(|(name, wait)| (name.as_str(), wait));
             let waits = waits.chain(grace.conditions.iter().map(|(name, wait)| (name.as_str(), wait)));
@@ -312,10 +296,7 @@ impl Policy {
 
     /// Every set of rules that a node of an unknown group may fall under.
     pub fn all_rules(&self) -> impl Iterator<Item = Rules<'_>> {
-        self.groups
-            .iter()
-            .map(|rule| self.rules(Some(rule)))
-            .chain([self.rules(None)])
+        self.groups.iter().map(|rule| self.rules(Some(rule))).chain([self.rules(None)])
     }
 
     fn rules<'p>(&'p self, rule: Option<&'p GroupRule>) -> Rules<'p> {
@@ -334,10 +315,7 @@ impl Policy {
 
 impl GroupRule {
     fn matches(&self, name: &GroupName, tags: &BTreeMap<String, String>) -> bool {
-        let name_fits = self
-            .name
-            .as_ref()
-            .is_none_or(|pattern| wildcard(pattern, name.as_str()));
+        let name_fits = self.name.as_ref().is_none_or(|pattern| wildcard(pattern, name.as_str()));
         let tags_fit = self
             .tags
             .iter()
@@ -392,11 +370,7 @@ impl Rules<'_> {
 
     /// How long a condition must have been bad, whatever is done then.
     pub fn grace_for(&self, condition: &ConditionType, reason: &str) -> Option<SignedDuration> {
-        let ours = self
-            .grace
-            .reasons
-            .get(reason)
-            .or_else(|| self.grace.conditions.get(condition));
+        let ours = self.grace.reasons.get(reason).or_else(|| self.grace.conditions.get(condition));
         ours.copied().or_else(|| catalogue::default_grace(condition))
     }
 }
@@ -441,12 +415,7 @@ mod tests {
         let tags = BTreeMap::from([("team".to_owned(), "big-data-1".to_owned())]);
         assert_eq!(policy.rules_for(&group("gpu-a"), &tags).mode, Mode::Observe);
         assert!(policy.rules_for(&group("cpu"), &tags).node_repair_config.enabled);
-        assert!(
-            !policy
-                .rules_for(&group("cpu"), &no_tags)
-                .node_repair_config
-                .enabled
-        );
+        assert!(!policy.rules_for(&group("cpu"), &no_tags).node_repair_config.enabled);
     }
 
     #[test]
@@ -456,57 +425,30 @@ mod tests {
         )
         .expect("a policy");
         let rules = policy.default_rules();
-        let remedy = |condition, reason| {
-            rules
-                .remedy(&condition, reason)
-                .map(|r| (r.action, r.grace.as_mins()))
-        };
+        let remedy =
+            |condition, reason| rules.remedy(&condition, reason).map(|r| (r.action, r.grace.as_mins()));
         assert_eq!(remedy(ConditionType::Ready, "A"), Some((RepairAction::Reboot, 1)));
-        assert_eq!(
-            remedy(ConditionType::Ready, "B"),
-            Some((RepairAction::Replace, 2))
-        );
-        assert_eq!(
-            remedy(ConditionType::Ready, "C"),
-            Some((RepairAction::Replace, 3))
-        );
-        assert_eq!(
-            remedy(ConditionType::KernelReady, "C"),
-            Some((RepairAction::Replace, 30))
-        );
+        assert_eq!(remedy(ConditionType::Ready, "B"), Some((RepairAction::Replace, 2)));
+        assert_eq!(remedy(ConditionType::Ready, "C"), Some((RepairAction::Replace, 3)));
+        assert_eq!(remedy(ConditionType::KernelReady, "C"), Some((RepairAction::Replace, 30)));
         assert_eq!(
             remedy(ConditionType::AcceleratedHardwareReady, "NvidiaXID95Error"),
             Some((RepairAction::Reboot, 10))
         );
         assert_eq!(remedy(ConditionType::Ready, "Never"), None);
-        assert_eq!(
-            remedy(
-                ConditionType::Other("DiskPressure".into()),
-                "KubeletHasDiskPressure"
-            ),
-            None
-        );
+        assert_eq!(remedy(ConditionType::Other("DiskPressure".into()), "KubeletHasDiskPressure"), None);
     }
 
     #[test]
     fn what_types_cannot_refuse_is_refused_by_field() {
         for (json, expected) in [
-            (
-                r#"{"groups":[{"mode":"repair"}]}"#,
-                "groups[0]: needs a name or tags",
-            ),
+            (r#"{"groups":[{"mode":"repair"}]}"#, "groups[0]: needs a name or tags"),
             (
                 r#"{"holds":[{"owner":" ","reason":"x","until":"2026-01-01T00:00:00Z"}]}"#,
                 "holds[0].owner: is empty",
             ),
-            (
-                r#"{"promotions":[{"reason":"OOMKilling","count":0,"window":"5m"}]}"#,
-                "promotions[0].count",
-            ),
-            (
-                r#"{"recoveryHold":"300h"}"#,
-                "recoveryHold: not between 0 and 7 days",
-            ),
+            (r#"{"promotions":[{"reason":"OOMKilling","count":0,"window":"5m"}]}"#, "promotions[0].count"),
+            (r#"{"recoveryHold":"300h"}"#, "recoveryHold: not between 0 and 7 days"),
             (r#"{"grace":{"reasons":{"A":"-5m"}}}"#, "grace.A: is negative"),
         ] {
             let policy: Policy = serde_json::from_str(json).expect(json);

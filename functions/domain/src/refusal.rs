@@ -18,10 +18,7 @@ pub enum Refusal {
 impl Refusal {
     /// Reads AWS's code and message. Codes are spelled differently by the API and by CloudTrail.
     pub fn of(code: &str, message: &str) -> Self {
-        let code = code
-            .strip_prefix("Client.")
-            .or_else(|| code.strip_prefix("Server."))
-            .unwrap_or(code);
+        let code = code.strip_prefix("Client.").or_else(|| code.strip_prefix("Server.")).unwrap_or(code);
         match code {
             "ScalingActivityInProgress" | "ScalingActivityInProgressFault" => Self::InProgress,
             "ResourceContention" | "ResourceContentionFault" => Self::InProgress,
@@ -69,21 +66,9 @@ mod tests {
                 "Instance Id not found - No managed instance found for instance ID: i-0abc",
                 Refusal::NotFound,
             ),
-            (
-                "ValidationException",
-                "No managed instance found for instance ID i-0abc",
-                Refusal::NotFound,
-            ),
-            (
-                "InvalidInstanceID.NotFound",
-                "The instance ID 'i-0abc' does not exist",
-                Refusal::NotFound,
-            ),
-            (
-                "ValidationError",
-                "Currently, desiredSize equals minSize (1).",
-                Refusal::Denied,
-            ),
+            ("ValidationException", "No managed instance found for instance ID i-0abc", Refusal::NotFound),
+            ("InvalidInstanceID.NotFound", "The instance ID 'i-0abc' does not exist", Refusal::NotFound),
+            ("ValidationError", "Currently, desiredSize equals minSize (1).", Refusal::Denied),
             ("ScalingActivityInProgress", "", Refusal::InProgress),
             ("ResourceContention", "", Refusal::InProgress),
             ("Throttling", "Rate exceeded", Refusal::Throttled),

@@ -145,11 +145,7 @@ impl Repair {
 
     /// How many calls have been refused since one was accepted.
     pub fn refusals(&self) -> u32 {
-        let refused = self
-            .calls
-            .iter()
-            .rev()
-            .take_while(|call| call.result == CallResult::Refused);
+        let refused = self.calls.iter().rev().take_while(|call| call.result == CallResult::Refused);
         u32::try_from(refused.count()).unwrap_or(u32::MAX)
     }
 
@@ -157,10 +153,7 @@ impl Repair {
     pub fn unconfirmed(&self, policy: &Policy, now: Timestamp) -> Option<usize> {
         self.calls.iter().position(|call| {
             call.awaits_verdict()
-                && call
-                    .at
-                    .checked_add(policy.confirmation_timeout)
-                    .is_ok_and(|until| until <= now)
+                && call.at.checked_add(policy.confirmation_timeout).is_ok_and(|until| until <= now)
         })
     }
 

@@ -302,14 +302,9 @@ fn checked(mut findings: Vec<Finding<'_>>) -> Result<Vec<Finding<'_>>, ReportErr
     }
     for finding in &mut findings {
         let reason = finding.reason.as_bytes();
-        let alphanumeric = reason
-            .iter()
-            .all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
+        let alphanumeric = reason.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
         if reason.is_empty() || reason.len() > MAX_REASON || !alphanumeric {
-            return Err(field(
-                "findings.reason",
-                "not 1 to 128 letters and digits".to_owned(),
-            ));
+            return Err(field("findings.reason", "not 1 to 128 letters and digits".to_owned()));
         }
         finding.message = printable(std::mem::take(&mut finding.message), MAX_MESSAGE);
     }
@@ -321,11 +316,7 @@ fn printable(text: Cow<'_, str>, max: usize) -> Cow<'_, str> {
     if text.len() <= max && !text.chars().any(char::is_control) {
         return text;
     }
-    shortened(&text, max)
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect::<String>()
-        .into()
+    shortened(&text, max).chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>().into()
 }
 
 fn missing(name: &'static str) -> ReportError {
@@ -368,31 +359,14 @@ mod tests {
             (r#""v":1"#, r#""v":2"#, "v: version 2 is not 1"),
             (r#""status":"False","#, "", "status: missing"),
             (r#""seq":7,"#, "", "not a report: missing field `seq`"),
-            (
-                "i-08736224042c4ee75",
-                "i-x",
-                "not a report: \"i-x\" is not an EC2 instance id",
-            ),
-            (
-                "InterfaceNotUp",
-                "Interface Not Up",
-                "findings.reason: not 1 to 128 letters and digits",
-            ),
-            (
-                "10:00:30.000Z\",\"condition",
-                "soon\",\"condition",
-                "is not an RFC 3339 time",
-            ),
+            ("i-08736224042c4ee75", "i-x", "not a report: \"i-x\" is not an EC2 instance id"),
+            ("InterfaceNotUp", "Interface Not Up", "findings.reason: not 1 to 128 letters and digits"),
+            ("10:00:30.000Z\",\"condition", "soon\",\"condition", "is not an RFC 3339 time"),
         ] {
-            let error = Report::decode(&CONDITION.replace(from, to))
-                .expect_err(from)
-                .to_string();
+            let error = Report::decode(&CONDITION.replace(from, to)).expect_err(from).to_string();
             assert!(error.contains(expected), "{error}");
         }
-        assert_eq!(
-            Report::decode(&" ".repeat(5_000)),
-            Err(ReportError::TooLong(5_000))
-        );
+        assert_eq!(Report::decode(&" ".repeat(5_000)), Err(ReportError::TooLong(5_000)));
     }
 
     #[test]
@@ -407,18 +381,12 @@ mod tests {
     #[test]
     fn a_report_never_grows_past_its_limit_and_keeps_what_weighs_most() {
         let mut report = Report::decode(CONDITION).expect("a report");
-        let Body::Condition(state) = &mut report.body else {
-            panic!("a condition")
-        };
+        let Body::Condition(state) = &mut report.body else { panic!("a condition") };
         let first = state.findings[0].clone();
         state.findings = (0..60)
             .map(|n| Finding {
                 reason: format!("Reason{n}{}", "x".repeat(60)).into(),
-                severity: if n == 0 {
-                    Severity::Condition
-                } else {
-                    Severity::Event
-                },
+                severity: if n == 0 { Severity::Condition } else { Severity::Event },
                 message: "m".repeat(900).into(),
                 ..first.clone()
             })
@@ -428,11 +396,7 @@ mod tests {
         let Body::Condition(state) = Report::decode(&line).expect("a report").body else {
             panic!("a condition")
         };
-        assert!(
-            state.findings[0].reason.starts_with("Reason0"),
-            "{}",
-            state.findings[0].reason
-        );
+        assert!(state.findings[0].reason.starts_with("Reason0"), "{}", state.findings[0].reason);
     }
 
     proptest! {

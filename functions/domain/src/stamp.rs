@@ -18,11 +18,7 @@ pub fn seconds(at: Timestamp) -> String {
 /// A length of time as people say it: `45s`, `30m`, `1h 5m`, `2d 3h`.
 pub fn length(length: jiff::SignedDuration) -> String {
     let seconds = length.as_secs();
-    let (sign, seconds) = if seconds < 0 {
-        ("-", -seconds)
-    } else {
-        ("", seconds)
-    };
+    let (sign, seconds) = if seconds < 0 { ("-", -seconds) } else { ("", seconds) };
     let (major, minor) = match seconds {
         0..60 => return format!("{sign}{seconds}s"),
         60..3_600 => ((seconds / 60, "m"), (seconds % 60, "s")),
@@ -83,10 +79,7 @@ mod tests {
         let at: Timestamp = "2026-08-20T12:31:07.021638+02:00".parse().expect("a time");
         assert_eq!(millis(at), "2026-08-20T10:31:07.021Z");
         assert_eq!(seconds(at), "2026-08-20T10:31:07Z");
-        assert_eq!(
-            millis("2026-08-20T10:31:07Z".parse().expect("a time")),
-            "2026-08-20T10:31:07.000Z"
-        );
+        assert_eq!(millis("2026-08-20T10:31:07Z".parse().expect("a time")), "2026-08-20T10:31:07.000Z");
     }
 
     #[test]

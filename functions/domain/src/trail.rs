@@ -58,10 +58,7 @@ pub enum TrailError {
 
 fn bounded(text: &str, max: usize) -> Result<&str, TrailError> {
     if text.len() > max {
-        return Err(TrailError::TooLong {
-            bytes: text.len(),
-            max,
-        });
+        return Err(TrailError::TooLong { bytes: text.len(), max });
     }
     Ok(text)
 }

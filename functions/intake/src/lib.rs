@@ -104,21 +104,13 @@ impl<S: Store> Intake<S> {
 
     /// Takes a decoded batch in.
     pub async fn take(&self, batch: Batch<'_>, now: Timestamp) -> Result<Intaken, IntakeError> {
-        let mut taken = Intaken {
-            rejected: batch.rejected,
-            ..Intaken::default()
-        };
+        let mut taken = Intaken { rejected: batch.rejected, ..Intaken::default() };
         let Some(source) = LogSource::of(&batch.log_group) else {
-            taken
-                .rejected
-                .extend(batch.events.iter().enumerate().map(|(index, event)| Rejected {
-                    index,
-                    why: format!(
-                        "log group {:?} is neither an agent's nor a control plane's",
-                        batch.log_group
-                    ),
-                    excerpt: excerpt(&event.message),
-                }));
+            taken.rejected.extend(batch.events.iter().enumerate().map(|(index, event)| Rejected {
+                index,
+                why: format!("log group {:?} is neither an agent's nor a control plane's", batch.log_group),
+                excerpt: excerpt(&event.message),
+            }));
             return Ok(taken);
         };
         let Some(policy) = self.store.policy(source.cluster()).await? else {
@@ -141,29 +133,18 @@ impl<S: Store> Intake<S> {
                     taken.observations += 1;
                     match self.place(source.cluster(), &observation).await? {
                         Some(instance_id) => {
-                            words
-                                .entry(instance_id)
-                                .or_default()
-                                .push(Word::Observation(observation));
+                            words.entry(instance_id).or_default().push(Word::Observation(observation));
                         }
                         None => taken.unplaced += 1,
                     }
                 }
                 Ok(None) => taken.irrelevant += 1,
-                Err(why) => taken.rejected.push(Rejected {
-                    index,
-                    why,
-                    excerpt: excerpt(&event.message),
-                }),
+                Err(why) => taken.rejected.push(Rejected { index, why, excerpt: excerpt(&event.message) }),
             }
         }
         for (instance_id, words) in &words {
-            let key = CaseKey {
-                cluster: source.cluster().clone(),
-                instance_id: instance_id.clone(),
-            };
-            self.fold(&key, words, &policy, now, &mut taken.occurrences)
-                .await?;
+            let key = CaseKey { cluster: source.cluster().clone(), instance_id: instance_id.clone() };
+            self.fold(&key, words, &policy, now, &mut taken.occurrences).await?;
         }
         Ok(taken)
     }
@@ -178,23 +159,9 @@ impl<S: Store> Intake<S> {
             return Ok(Some(instance_id.clone()));
         }
         // A name goes from an instance to the one that replaces it: the newest that still lives has it.
-        for instance_id in self
-            .store
-            .instances_of_node(cluster, &observation.node)
-            .await?
-            .into_iter()
-            .rev()
-        {
-            let key = CaseKey {
-                cluster: cluster.clone(),
-                instance_id,
-            };
-            if self
-                .store
-                .case(&key)
-                .await?
-                .is_some_and(|case| case.closed.is_none())
-            {
+        for instance_id in self.store.instances_of_node(cluster, &observation.node).await?.into_iter().rev() {
+            let key = CaseKey { cluster: cluster.clone(), instance_id };
+            if self.store.case(&key).await?.is_some_and(|case| case.closed.is_none()) {
                 return Ok(Some(key.instance_id));
             }
         }
@@ -211,9 +178,8 @@ impl<S: Store> Intake<S> {
     ) -> Result<(), IntakeError> {
         for _ in 0..MAX_RACES {
             let known = self.store.case(key).await?;
-            let mut case = known
-                .clone()
-                .unwrap_or_else(|| Case::new(key.cluster.clone(), key.instance_id.clone()));
+            let mut case =
+                known.clone().unwrap_or_else(|| Case::new(key.cluster.clone(), key.instance_id.clone()));
             let mut told = Vec::new();
             for word in words {
                 let news = match word {
@@ -226,11 +192,7 @@ impl<S: Store> Intake<S> {
             if known.as_ref() == Some(&case) {
                 return Ok(());
             }
-            let change = Change {
-                case: &case,
-                group: None,
-                entries: &[],
-            };
+            let change = Change { case: &case, group: None, entries: &[] };
             if self.store.commit(change).await? == Commit::Won {
                 occurrences.append(&mut told);
                 return Ok(());
@@ -250,17 +212,11 @@ fn read<'a>(
         LogSource::Agents(cluster) => {
             let report = Report::decode(&event.message).map_err(|error| error.to_string())?;
             if report.cluster != *cluster {
-                return Err(format!(
-                    "cluster: {:?} is not this log group's",
-                    report.cluster.as_str()
-                ));
+                return Err(format!("cluster: {:?} is not this log group's", report.cluster.as_str()));
             }
             // A node may write to its own stream alone, so a report that names another instance is a lie.
             if report.instance_id.as_str() != log_stream {
-                return Err(format!(
-                    "instanceId: {} is not this log stream's",
-                    report.instance_id
-                ));
+                return Err(format!("instanceId: {} is not this log stream's", report.instance_id));
             }
             Ok(Some(Word::Report(report)))
         }
@@ -290,19 +246,13 @@ fn tell(case: &Case, news: Vec<News>, policy: &Policy, now: Timestamp, told: &mu
             record: None,
         };
         match news {
-            News::Event {
-                condition,
-                reason,
-                message,
-            } => {
+            News::Event { condition, reason, message } => {
                 (occurrence.condition, occurrence.reason) = (Some(condition), Some(reason));
                 occurrence.detail = message;
             }
             News::Trouble(condition) => {
                 let faults = case.faults(&policy.default_rules(), policy, now);
-                let fault = faults
-                    .iter()
-                    .find(|fault| fault.condition == condition && fault.is_bad());
+                let fault = faults.iter().find(|fault| fault.condition == condition && fault.is_bad());
                 let Some(fault) = fault else { continue };
                 if let Some(deadline) = fault.deadline {
                     occurrence.step = Step::Suspect;

@@ -33,10 +33,7 @@ impl LogSource {
 
 /// The beginning of a line, fit to be shown.
 pub fn excerpt(line: &str) -> String {
-    line.chars()
-        .take(256)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    line.chars().take(256).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -46,14 +43,8 @@ mod tests {
     #[test]
     fn the_cluster_is_read_from_the_log_group() {
         let cluster = ClusterName::new("prod").expect("a name");
-        assert_eq!(
-            LogSource::of("/nodemend/prod/nodes"),
-            Some(LogSource::Agents(cluster.clone()))
-        );
-        assert_eq!(
-            LogSource::of("/aws/eks/prod/cluster"),
-            Some(LogSource::ControlPlane(cluster))
-        );
+        assert_eq!(LogSource::of("/nodemend/prod/nodes"), Some(LogSource::Agents(cluster.clone())));
+        assert_eq!(LogSource::of("/aws/eks/prod/cluster"), Some(LogSource::ControlPlane(cluster)));
         for other in ["/aws/lambda/x", "/nodemend//nodes", "/nodemend/a/b/nodes", ""] {
             assert_eq!(LogSource::of(other), None, "{other}");
         }

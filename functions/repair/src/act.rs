@@ -50,19 +50,8 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let (mut told, mut entries) = (Vec::new(), Vec::new());
         let mut group = plan.group;
         self.tell_due(&case, &plan.fault, now, &mut told);
-        self.claim(
-            &mut case,
-            &mut group,
-            &plan.fault,
-            plan.action,
-            &mut told,
-            &mut entries,
-        );
-        if self
-            .commit(&mut case, Some(&group), &entries, policy, now)
-            .await?
-            == Commit::Lost
-        {
+        self.claim(&mut case, &mut group, &plan.fault, plan.action, &mut told, &mut entries);
+        if self.commit(&mut case, Some(&group), &entries, policy, now).await? == Commit::Lost {
             // Somebody else wrote the case or took a place in the group: what we decided on is no more.
             return Ok(());
         }
@@ -88,8 +77,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         }
         let call = api_call(&case, plan.action);
         let answer = self.cloud.call(&call).await;
-        self.record(&CaseKey::of(&case), &call, &answer, evidence, policy, swept)
-            .await
+        self.record(&CaseKey::of(&case), &call, &answer, evidence, policy, swept).await
     }
 
     fn tell_due(&self, case: &Case, fault: &Fault, now: jiff::Timestamp, told: &mut Vec<Occurrence>) {
@@ -117,10 +105,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
             let escalates = repair.action != action;
             repair.phase = Phase::Claimed { until };
             repair.action = action;
-            let pending = repair
-                .calls
-                .iter()
-                .position(|call| call.result == CallResult::Pending);
+            let pending = repair.calls.iter().position(|call| call.result == CallResult::Pending);
             if let Some(pending) = pending {
                 entries.push(self.lose(case, pending, "no answer came, and the instance is where it was"));
             }
@@ -148,39 +133,21 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
             group.in_flight.len()
         );
         let data = json!({ "autoScalingGroupName": group.name, "repairAction": action, "fault": fault });
-        entries.push(ledger::enter(
-            case,
-            &caller,
-            trail::Step::Claimed,
-            &detail,
-            Guards::Passed,
-            data,
-            now,
-        ));
+        entries.push(ledger::enter(case, &caller, trail::Step::Claimed, &detail, Guards::Passed, data, now));
         told.push(occurrence(case, Step::Claimed, detail, now));
     }
 
     /// Enters a call whose answer will never come.
     pub(crate) fn lose(&self, case: &mut Case, call: usize, why: &str) -> Entry {
-        let answer = Answer {
-            request_id: None,
-            outcome: Outcome::Lost { why: why.to_owned() },
-        };
+        let answer = Answer { request_id: None, outcome: Outcome::Lost { why: why.to_owned() } };
         let known = case.repair.as_mut().and_then(|repair| repair.calls.get_mut(call));
         let (action, at) = known.map_or((RepairAction::Replace, self.clock.now()), |known| {
             known.result = CallResult::Lost;
             (known.action, known.at)
         });
         let call_made = api_call(case, action);
-        let (entry, _) = ledger::enter_call(
-            case,
-            &self.cloud.caller(),
-            &call_made,
-            answer,
-            why,
-            Value::Null,
-            at,
-        );
+        let (entry, _) =
+            ledger::enter_call(case, &self.cloud.caller(), &call_made, answer, why, Value::Null, at);
         if let Some(known) = case.repair.as_mut().and_then(|repair| repair.calls.get_mut(call)) {
             known.sequence = Some(entry.sequence);
         }
@@ -201,18 +168,14 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
     async fn retry_soon(&self, case: &Case, policy: &Policy) -> Result<(), RepairError> {
         let now = self.clock.now();
         let free = |case: &mut Case, _: Option<&mut GroupState>| {
-            if let Some(repair) = case
-                .repair
-                .as_mut()
-                .filter(|repair| matches!(repair.phase, Phase::Claimed { .. }))
+            if let Some(repair) =
+                case.repair.as_mut().filter(|repair| matches!(repair.phase, Phase::Claimed { .. }))
             {
                 repair.phase = Phase::Claimed { until: now };
             }
             (Vec::new(), ())
         };
-        self.update(&CaseKey::of(case), None, policy, now, free)
-            .await
-            .map(|_| ())
+        self.update(&CaseKey::of(case), None, policy, now, free).await.map(|_| ())
     }
 
     /// Writes down what AWS answered. Only this process knows it, so no race may lose it.
@@ -231,23 +194,12 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         }
         let now = self.clock.now();
         let caller = self.cloud.caller();
-        let group = self
-            .store
-            .case(key)
-            .await?
-            .and_then(|case| case.repair.map(|repair| repair.group));
+        let group = self.store.case(key).await?.and_then(|case| case.repair.map(|repair| repair.group));
         let told = self
             .update(key, group.as_ref(), policy, now, |case, group| {
                 let (mut told, mut entries) = (Vec::new(), Vec::new());
-                let number = case
-                    .repair
-                    .as_ref()
-                    .map_or(0, |repair| repair.calls.len().saturating_sub(1));
-                let Some(known) = case
-                    .repair
-                    .as_mut()
-                    .and_then(|repair| repair.calls.get_mut(number))
-                else {
+                let number = case.repair.as_ref().map_or(0, |repair| repair.calls.len().saturating_sub(1));
+                let Some(known) = case.repair.as_mut().and_then(|repair| repair.calls.get_mut(number)) else {
                     return (entries, told);
                 };
                 let called_at = known.at;
@@ -279,9 +231,9 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                 repair.phase = match (&answer.outcome, action) {
                     (Outcome::Accepted { .. }, RepairAction::Reboot) => Phase::Rebooting,
                     (Outcome::Accepted { .. }, _) => Phase::Confirming,
-                    (Outcome::Failed { code, message }, _) => Phase::Claimed {
-                        until: now + Refusal::of(code, message).pause(repair.refusals()),
-                    },
+                    (Outcome::Failed { code, message }, _) => {
+                        Phase::Claimed { until: now + Refusal::of(code, message).pause(repair.refusals()) }
+                    }
                     (Outcome::Lost { .. }, _) => return (Vec::new(), Vec::new()),
                 };
                 if let (Some(group), Phase::Confirming) = (group, &repair.phase) {
@@ -327,14 +279,8 @@ fn answer_sentence(action: RepairAction, answer: &Answer) -> String {
         _ => "TerminateInstanceInAutoScalingGroup",
     };
     match &answer.outcome {
-        Outcome::Accepted {
-            activity: Some(activity),
-        } => {
-            format!(
-                "{name}: accepted at {}: {}",
-                stamp::seconds(activity.start_time),
-                activity.description
-            )
+        Outcome::Accepted { activity: Some(activity) } => {
+            format!("{name}: accepted at {}: {}", stamp::seconds(activity.start_time), activity.description)
         }
         Outcome::Accepted { activity: None } => format!("{name}: accepted"),
         Outcome::Failed { code, message } => format!("{name}: refused with {code}: {message}"),

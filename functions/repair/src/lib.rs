@@ -80,10 +80,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
     pub async fn sweep(&self) -> Result<Swept, RepairError> {
         let now = self.clock.now();
         let keys = self.store.due(now, MAX_CASES).await?;
-        let mut swept = Swept {
-            looked_at: keys.len(),
-            ..Swept::default()
-        };
+        let mut swept = Swept { looked_at: keys.len(), ..Swept::default() };
         let mut view = View::default();
         let mut open = Vec::new();
         for key in keys {
@@ -155,8 +152,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
             Decision::Act { fault, .. } => Ok(Some(fault)),
             decision => {
                 let group = Some(surroundings.state.name.clone());
-                self.carry_out(case.clone(), decision, group, &policy, now, swept)
-                    .await?;
+                self.carry_out(case.clone(), decision, group, &policy, now, swept).await?;
                 Ok(None)
             }
         }
@@ -179,11 +175,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let surroundings = view.around(&self.store, &self.cloud, &case).await?;
         match decide::decide(&case, &surroundings.borrow(), &policy, now) {
             Decision::Act { fault, action } => {
-                let plan = act::Plan {
-                    fault,
-                    action,
-                    group: surroundings.state.clone(),
-                };
+                let plan = act::Plan { fault, action, group: surroundings.state.clone() };
                 self.make(case, plan, &policy, swept).await
             }
             decision => {
@@ -228,11 +220,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                 None => None,
             };
             let (entries, result) = change(&mut case, state.as_mut());
-            if self
-                .commit(&mut case, state.as_ref(), &entries, policy, now)
-                .await?
-                == Commit::Won
-            {
+            if self.commit(&mut case, state.as_ref(), &entries, policy, now).await? == Commit::Won {
                 return Ok(Some(result));
             }
         }

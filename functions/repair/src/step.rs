@@ -31,20 +31,13 @@ pub(crate) fn due(case: &Case, fault: &Fault, now: Timestamp) -> Occurrence {
         "{} is due: bad for {}{}",
         fault.action.as_str(),
         stamp::length(now.duration_since(fault.since)),
-        fault
-            .meaning()
-            .map(|meaning| format!("; {meaning}"))
-            .unwrap_or_default(),
+        fault.meaning().map(|meaning| format!("; {meaning}")).unwrap_or_default(),
     );
     about_fault(occurrence(case, Step::Due, detail, now), fault)
 }
 
 fn about_fault(occurrence: Occurrence, fault: &Fault) -> Occurrence {
-    Occurrence {
-        condition: Some(fault.condition.clone()),
-        reason: Some(fault.reason.clone()),
-        ..occurrence
-    }
+    Occurrence { condition: Some(fault.condition.clone()), reason: Some(fault.reason.clone()), ..occurrence }
 }
 
 impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
@@ -94,11 +87,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         if planned == *case {
             return Ok(());
         }
-        let change = nodemend_adapters::store::Change {
-            case: &planned,
-            group: None,
-            entries: &[],
-        };
+        let change = nodemend_adapters::store::Change { case: &planned, group: None, entries: &[] };
         // A lost race means news, and with it another due time.
         let _ = self.store.commit(change).await?;
         let _ = key;
@@ -119,10 +108,8 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                     return (Vec::new(), None);
                 }
                 case.silent_since = Some(since);
-                let detail = format!(
-                    "the agent has not been heard for {}",
-                    stamp::length(now.duration_since(since))
-                );
+                let detail =
+                    format!("the agent has not been heard for {}", stamp::length(now.duration_since(since)));
                 let mut told = occurrence(case, Step::Event, detail, now);
                 told.condition = Some(ConditionType::Ready);
                 told.reason = Some("AgentSilent".to_owned());
@@ -155,15 +142,8 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                     stamp::length(policy.confirmation_timeout)
                 );
                 let data = json!({ "requestID": known.request_id, "calledAt": stamp::millis(known.at) });
-                let entry = ledger::enter(
-                    case,
-                    &caller,
-                    trail::Step::Missing,
-                    &detail,
-                    Guards::NotAsked,
-                    data,
-                    now,
-                );
+                let entry =
+                    ledger::enter(case, &caller, trail::Step::Missing, &detail, Guards::NotAsked, data, now);
                 (vec![entry], Some(occurrence(case, Step::Missing, detail, now)))
             })
             .await?;
@@ -192,11 +172,8 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                     told.push(due(case, fault, now));
                 }
                 if before.as_ref().is_none_or(|before| before.guards != guards) {
-                    let detail = blocks
-                        .iter()
-                        .map(|block| block.sentence.as_str())
-                        .collect::<Vec<_>>()
-                        .join("; ");
+                    let detail =
+                        blocks.iter().map(|block| block.sentence.as_str()).collect::<Vec<_>>().join("; ");
                     told.push(about_fault(occurrence(case, Step::Blocked, detail, now), fault));
                 }
                 let mut observed = before.as_ref().is_some_and(|before| before.observed);
@@ -221,12 +198,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                     }
                 }
                 let since = before.map_or(now, |before| before.since);
-                case.blocked = Some(Blocked {
-                    since,
-                    guards,
-                    until,
-                    observed,
-                });
+                case.blocked = Some(Blocked { since, guards, until, observed });
                 // A repair that has its place keeps it, and is tried again when the way may be clear.
                 if let Some(repair) = case.repair.as_mut()
                     && matches!(repair.phase, Phase::Claimed { .. } | Phase::Acting { .. })
@@ -253,10 +225,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let told = self
             .update(key, group.as_ref(), policy, now, |case, group| {
                 let pending = case.repair.as_ref().and_then(|repair| {
-                    repair
-                        .calls
-                        .iter()
-                        .position(|call| call.result == CallResult::Pending)
+                    repair.calls.iter().position(|call| call.result == CallResult::Pending)
                 });
                 let Some(pending) = pending else {
                     return (Vec::new(), None);
@@ -274,10 +243,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                 if let (Some(group), Phase::Confirming) = (group, &repair.phase) {
                     group.terminated(&instance_id, at);
                 }
-                let detail = format!(
-                    "{}: the answer was lost, the call was not",
-                    repair.action.as_str()
-                );
+                let detail = format!("{}: the answer was lost, the call was not", repair.action.as_str());
                 let mut told = occurrence(case, Step::Called, detail, now);
                 told.record = serde_json::from_str(&entry.line).ok();
                 (vec![entry], Some(told))
@@ -308,16 +274,8 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                     return (Vec::new(), None);
                 }
                 let mut entries = Vec::new();
-                let pending = repair
-                    .calls
-                    .iter()
-                    .position(|call| call.result == CallResult::Pending);
-                let told = occurrence(
-                    case,
-                    Step::Recovered,
-                    format!("{why}: the claim is given back"),
-                    now,
-                );
+                let pending = repair.calls.iter().position(|call| call.result == CallResult::Pending);
+                let told = occurrence(case, Step::Recovered, format!("{why}: the claim is given back"), now);
                 if let Some(pending) = pending {
                     entries.push(self.lose(
                         case,
@@ -326,15 +284,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                     ));
                 }
                 let step = trail::Step::Released;
-                entries.push(ledger::enter(
-                    case,
-                    &caller,
-                    step,
-                    why,
-                    Guards::NotAsked,
-                    json!(null),
-                    now,
-                ));
+                entries.push(ledger::enter(case, &caller, step, why, Guards::NotAsked, json!(null), now));
                 case.repair = None;
                 if let Some(group) = group {
                     group.release(&case.instance_id);
@@ -380,10 +330,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let mut state = self.store.group(&key.cluster, &group).await?;
         // Idempotent: the same newcomer goes to the same repair, however often it is told.
         if let Some(replaced) = state.welcome(&key.instance_id, came) {
-            let replaced_key = CaseKey {
-                cluster: key.cluster.clone(),
-                instance_id: replaced,
-            };
+            let replaced_key = CaseKey { cluster: key.cluster.clone(), instance_id: replaced };
             let happened = self
                 .update(&replaced_key, Some(&group), policy, now, |case, group| {
                     let agreed = group.is_some_and(|group| {
@@ -421,17 +368,10 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         if let Some(group) = &case.group {
             return Ok(Some(group.clone()));
         }
-        Ok(
-            match self
-                .cloud
-                .locate(std::slice::from_ref(&case.instance_id))
-                .await?
-                .pop()
-            {
-                Some(Whereabouts::Member { group, .. }) => Some(group),
-                _ => None,
-            },
-        )
+        Ok(match self.cloud.locate(std::slice::from_ref(&case.instance_id)).await?.pop() {
+            Some(Whereabouts::Member { group, .. }) => Some(group),
+            _ => None,
+        })
     }
 
     async fn mark_told(
@@ -478,15 +418,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                 if case.trail.sequence() > 0 {
                     let data = json!({ "outcome": format!("{outcome:?}").split([' ', '{']).next() });
                     let step = trail::Step::Closed;
-                    entries.push(ledger::enter(
-                        case,
-                        &caller,
-                        step,
-                        &sentence,
-                        Guards::NotAsked,
-                        data,
-                        now,
-                    ));
+                    entries.push(ledger::enter(case, &caller, step, &sentence, Guards::NotAsked, data, now));
                 }
                 if let Some(group) = group {
                     group.release(&case.instance_id);
@@ -497,12 +429,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                 case.blocked = None;
                 match outcome {
                     Outcome::Rebooted => case.repair = None,
-                    _ => {
-                        case.closed = Some(Closed {
-                            at: now,
-                            outcome: sentence,
-                        })
-                    }
+                    _ => case.closed = Some(Closed { at: now, outcome: sentence }),
                 }
                 (entries, Some(told))
             })

@@ -89,19 +89,11 @@ impl View {
         cloud: &C,
         case: &Case,
     ) -> Result<Around, RepairError> {
-        let whereabouts = self
-            .whereabouts
-            .get(&case.instance_id)
-            .cloned()
-            .unwrap_or(Whereabouts::Gone);
+        let whereabouts = self.whereabouts.get(&case.instance_id).cloned().unwrap_or(Whereabouts::Gone);
         let name = match &whereabouts {
             Whereabouts::Member { group, .. } => Some(group.clone()),
             // A repair under way keeps its place in the group that its instance has left.
-            _ => case
-                .repair
-                .as_ref()
-                .map(|repair| repair.group.clone())
-                .or_else(|| case.group.clone()),
+            _ => case.repair.as_ref().map(|repair| repair.group.clone()).or_else(|| case.group.clone()),
         };
         let group = match &name {
             Some(name) => self.group(cloud, name).await?,
@@ -116,19 +108,12 @@ impl View {
         let state = store.group(&case.cluster, &name).await?;
         let cluster = self.cluster(store, cloud, &case.cluster).await?;
         let unhealthy_in_group = match &group {
-            Some(group) => *self
-                .unhealthy
-                .entry(name)
-                .or_insert_with(|| guard::unhealthy_in(group, &cluster.unwell)),
+            Some(group) => {
+                *self.unhealthy.entry(name).or_insert_with(|| guard::unhealthy_in(group, &cluster.unwell))
+            }
             None => 0,
         };
-        Ok(Around {
-            whereabouts,
-            group,
-            state,
-            cluster,
-            unhealthy_in_group,
-        })
+        Ok(Around { whereabouts, group, state, cluster, unhealthy_in_group })
     }
 
     async fn group<C: Cloud>(

@@ -26,8 +26,7 @@ impl Fleet {
     /// Adds or replaces a group.
     pub fn add_group(&mut self, group: Group) {
         for member in &group.members {
-            self.members
-                .insert(member.instance_id.clone(), group.name.clone());
+            self.members.insert(member.instance_id.clone(), group.name.clone());
         }
         self.groups.insert(group.name.clone(), Arc::new(group));
     }
@@ -84,10 +83,7 @@ impl Fleet {
 
     /// Sets an instance's lifecycle state.
     pub fn set_lifecycle(&mut self, instance_id: &InstanceId, lifecycle: Lifecycle) {
-        let group = self
-            .members
-            .get(instance_id)
-            .and_then(|name| self.groups.get_mut(name));
+        let group = self.members.get(instance_id).and_then(|name| self.groups.get_mut(name));
         let Some(group) = group else { return };
         for member in &mut Arc::make_mut(group).members {
             if member.instance_id == *instance_id {
@@ -99,14 +95,9 @@ impl Fleet {
     /// Takes an instance out: it is no more.
     pub fn leave(&mut self, instance_id: &InstanceId) {
         self.ungrouped.remove(instance_id);
-        let group = self
-            .members
-            .remove(instance_id)
-            .and_then(|name| self.groups.get_mut(&name));
+        let group = self.members.remove(instance_id).and_then(|name| self.groups.get_mut(&name));
         if let Some(group) = group {
-            Arc::make_mut(group)
-                .members
-                .retain(|member| member.instance_id != *instance_id);
+            Arc::make_mut(group).members.retain(|member| member.instance_id != *instance_id);
         }
     }
 
@@ -118,10 +109,7 @@ impl Fleet {
                 *zones.entry(member.zone.clone()).or_insert(0) += 1;
             }
         }
-        ClusterFacts {
-            zones,
-            zonal_shifts: Vec::new(),
-        }
+        ClusterFacts { zones, zonal_shifts: Vec::new() }
     }
 }
 
@@ -161,14 +149,7 @@ const SAME_CALL_SECONDS: i64 = 90;
 impl MemoryCloud {
     /// An account with these groups, seen as this caller.
     pub fn new(clock: VirtualClock, caller: Caller, fleet: Fleet) -> Self {
-        Self {
-            clock,
-            caller,
-            inner: Arc::new(Mutex::new(Inner {
-                fleet,
-                ..Inner::default()
-            })),
-        }
+        Self { clock, caller, inner: Arc::new(Mutex::new(Inner { fleet, ..Inner::default() })) }
     }
 
     /// Gives this answer to the call that it belongs to.
@@ -217,11 +198,7 @@ impl Inner {
 
     fn made_up(&self, call: &ApiCall, now: jiff::Timestamp) -> Outcome {
         let instance_id = call.instance_id();
-        let group = self
-            .fleet
-            .members
-            .get(instance_id)
-            .and_then(|name| self.fleet.groups.get(name));
+        let group = self.fleet.members.get(instance_id).and_then(|name| self.fleet.groups.get(name));
         let member = group.and_then(|group| group.member(instance_id));
         match (call, group, member) {
             (ApiCall::TerminateInstanceInAutoScalingGroup { .. }, Some(group), Some(member)) => {
@@ -256,19 +233,8 @@ impl Inner {
 
 /// A made-up id, the same in every run.
 fn made_up_id(kind: &str, call: &ApiCall, number: usize) -> String {
-    let hex = trail::sha256(&format!(
-        "{kind} {} {} {number}",
-        call.event_name(),
-        call.instance_id()
-    ));
-    format!(
-        "{}-{}-{}-{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..32]
-    )
+    let hex = trail::sha256(&format!("{kind} {} {} {number}", call.event_name(), call.instance_id()));
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..32])
 }
 
 impl Cloud for MemoryCloud {
@@ -278,15 +244,11 @@ impl Cloud for MemoryCloud {
         Ok(instances
             .iter()
             .map(|instance_id| {
-                let group = fleet
-                    .members
-                    .get(instance_id)
-                    .and_then(|name| fleet.groups.get(name));
+                let group = fleet.members.get(instance_id).and_then(|name| fleet.groups.get(name));
                 match group.and_then(|group| Some((group, group.member(instance_id)?))) {
-                    Some((group, member)) => Whereabouts::Member {
-                        group: group.name.clone(),
-                        lifecycle: member.lifecycle,
-                    },
+                    Some((group, member)) => {
+                        Whereabouts::Member { group: group.name.clone(), lifecycle: member.lifecycle }
+                    }
                     None if fleet.ungrouped.contains(instance_id) => Whereabouts::Ungrouped,
                     None => Whereabouts::Gone,
                 }

@@ -64,30 +64,17 @@ impl MemoryStore {
 
     /// Places a hold.
     pub fn hold(&self, cluster: &ClusterName, hold: Hold) {
-        self.lock()
-            .clusters
-            .entry(cluster.clone())
-            .or_default()
-            .holds
-            .push(hold);
+        self.lock().clusters.entry(cluster.clone()).or_default().holds.push(hold);
     }
 
     /// Every case, in no order.
     pub fn cases(&self) -> Vec<Case> {
-        self.lock()
-            .clusters
-            .values()
-            .flat_map(|shelf| shelf.cases.values().cloned())
-            .collect()
+        self.lock().clusters.values().flat_map(|shelf| shelf.cases.values().cloned()).collect()
     }
 
     /// Every group, in no order.
     pub fn groups(&self) -> Vec<GroupState> {
-        self.lock()
-            .clusters
-            .values()
-            .flat_map(|shelf| shelf.groups.values().cloned())
-            .collect()
+        self.lock().clusters.values().flat_map(|shelf| shelf.groups.values().cloned()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Shelves> {
@@ -102,9 +89,7 @@ impl MemoryStore {
 
 impl Store for MemoryStore {
     async fn case(&self, key: &CaseKey) -> Result<Option<Case>, StoreError> {
-        Ok(self
-            .read(&key.cluster, |shelf| shelf.cases.get(&key.instance_id).cloned())
-            .flatten())
+        Ok(self.read(&key.cluster, |shelf| shelf.cases.get(&key.instance_id).cloned()).flatten())
     }
 
     async fn instances_of_node(
@@ -112,10 +97,7 @@ impl Store for MemoryStore {
         cluster: &ClusterName,
         node: &NodeName,
     ) -> Result<Vec<InstanceId>, StoreError> {
-        Ok(self
-            .read(cluster, |shelf| shelf.names.get(node).cloned())
-            .flatten()
-            .unwrap_or_default())
+        Ok(self.read(cluster, |shelf| shelf.names.get(node).cloned()).flatten().unwrap_or_default())
     }
 
     async fn cluster_of_instance(&self, instance_id: &InstanceId) -> Result<Option<ClusterName>, StoreError> {
@@ -124,11 +106,7 @@ impl Store for MemoryStore {
 
     async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<CaseKey>, StoreError> {
         let shelves = self.lock();
-        let due = shelves
-            .due
-            .iter()
-            .take_while(|(due, _)| *due <= until)
-            .take(limit);
+        let due = shelves.due.iter().take_while(|(due, _)| *due <= until).take(limit);
         Ok(due.map(|(_, key)| key.clone()).collect())
     }
 
@@ -137,27 +115,17 @@ impl Store for MemoryStore {
     }
 
     async fn unwell(&self, cluster: &ClusterName) -> Result<Vec<Unwell>, StoreError> {
-        Ok(self
-            .read(cluster, |shelf| shelf.unwell.values().cloned().collect())
-            .unwrap_or_default())
+        Ok(self.read(cluster, |shelf| shelf.unwell.values().cloned().collect()).unwrap_or_default())
     }
 
     async fn group(&self, cluster: &ClusterName, name: &GroupName) -> Result<GroupState, StoreError> {
-        let known = self
-            .read(cluster, |shelf| shelf.groups.get(name).cloned())
-            .flatten();
+        let known = self.read(cluster, |shelf| shelf.groups.get(name).cloned()).flatten();
         Ok(known.unwrap_or_else(|| GroupState::new(cluster.clone(), name.clone())))
     }
 
     async fn commit(&self, change: Change<'_>) -> Result<Commit, StoreError> {
         let mut shelves = self.lock();
-        let Shelves {
-            clusters,
-            due,
-            instances,
-            calls,
-            ..
-        } = &mut *shelves;
+        let Shelves { clusters, due, instances, calls, .. } = &mut *shelves;
         let case = change.case;
         if !clusters.contains_key(&case.cluster) {
             clusters.insert(case.cluster.clone(), Shelf::default());
@@ -171,19 +139,11 @@ impl Store for MemoryStore {
         }
         let group_version =
             |group: &GroupState| shelf.groups.get(&group.name).map_or(0, |known| known.version);
-        if change
-            .group
-            .is_some_and(|group| group_version(group) != group.version)
-        {
+        if change.group.is_some_and(|group| group_version(group) != group.version) {
             return Ok(Commit::Lost);
         }
         let next = shelf.trails.get(&case.instance_id).map_or(0, Vec::len) as u64 + 1;
-        if change
-            .entries
-            .iter()
-            .zip(next..)
-            .any(|(entry, sequence)| entry.sequence != sequence)
-        {
+        if change.entries.iter().zip(next..).any(|(entry, sequence)| entry.sequence != sequence) {
             return Ok(Commit::Lost);
         }
 
@@ -200,11 +160,7 @@ impl Store for MemoryStore {
             instances.insert(case.instance_id.clone(), case.cluster.clone());
         }
         let named_before = before.and_then(|before| before.node.clone());
-        if let Some(node) = case
-            .node
-            .as_ref()
-            .filter(|node| named_before.as_ref() != Some(*node))
-        {
+        if let Some(node) = case.node.as_ref().filter(|node| named_before.as_ref() != Some(*node)) {
             let named = shelf.names.entry(node.clone()).or_default();
             named.retain(|known| *known != case.instance_id);
             named.push(case.instance_id.clone());
@@ -223,10 +179,7 @@ impl Store for MemoryStore {
             }
         }
         if let Some(group) = change.group {
-            let written = GroupState {
-                version: group.version + 1,
-                ..group.clone()
-            };
+            let written = GroupState { version: group.version + 1, ..group.clone() };
             shelf.groups.insert(group.name.clone(), written);
         }
         if !change.entries.is_empty() {
@@ -246,17 +199,12 @@ impl Store for MemoryStore {
 
     async fn policy(&self, cluster: &ClusterName) -> Result<Option<Arc<Policy>>, StoreError> {
         let shelves = self.lock();
-        let own = shelves
-            .clusters
-            .get(cluster)
-            .and_then(|shelf| shelf.policy.clone());
+        let own = shelves.clusters.get(cluster).and_then(|shelf| shelf.policy.clone());
         Ok(own.or_else(|| shelves.any_policy.clone()))
     }
 
     async fn holds(&self, cluster: &ClusterName) -> Result<Vec<Hold>, StoreError> {
-        Ok(self
-            .read(cluster, |shelf| shelf.holds.clone())
-            .unwrap_or_default())
+        Ok(self.read(cluster, |shelf| shelf.holds.clone()).unwrap_or_default())
     }
 }
 
@@ -273,12 +221,7 @@ impl Trail for MemoryStore {
         let Some((key, place)) = shelves.calls.get(request_id) else {
             return Ok(None);
         };
-        let trail = shelves
-            .clusters
-            .get(&key.cluster)
-            .and_then(|shelf| shelf.trails.get(&key.instance_id));
-        Ok(trail
-            .and_then(|trail| trail.get(*place))
-            .map(|entry| (key.clone(), entry.clone())))
+        let trail = shelves.clusters.get(&key.cluster).and_then(|shelf| shelf.trails.get(&key.instance_id));
+        Ok(trail.and_then(|trail| trail.get(*place)).map(|entry| (key.clone(), entry.clone())))
     }
 }

@@ -33,9 +33,5 @@ pub(super) fn gunzip(gzip: &[u8], plain: &mut Vec<u8>, cap: usize) -> Result<usi
             Err(error) => return Err(SubscriptionError::Gzip(error)),
         }
     }
-    if filled > cap {
-        Err(SubscriptionError::OverCap { cap })
-    } else {
-        Ok(filled)
-    }
+    if filled > cap { Err(SubscriptionError::OverCap { cap }) } else { Ok(filled) }
 }

@@ -70,11 +70,7 @@ pub(super) fn message<'d>(
     for (index, element) in body.log_events.into_iter().enumerate() {
         match slot(element, unescaped) {
             Ok(slot) => slots.push(slot),
-            Err(why) => rejected.push(Rejected {
-                index,
-                why,
-                excerpt: String::new(),
-            }),
+            Err(why) => rejected.push(Rejected { index, why, excerpt: String::new() }),
         }
     }
     if !rejected.is_empty() {
@@ -103,9 +99,8 @@ pub(super) fn message<'d>(
 fn slot<'a>(element: Element<'a>, unescaped: &mut String) -> Result<Slot<'a>, String> {
     let fields = element.0.ok_or("the log event is not an object")?;
     let timestamp = fields.timestamp.ok_or("timestamp is missing")?;
-    let timestamp: i64 = timestamp
-        .parse()
-        .map_err(|_| "timestamp is not a whole number of milliseconds".to_owned())?;
+    let timestamp: i64 =
+        timestamp.parse().map_err(|_| "timestamp is not a whole number of milliseconds".to_owned())?;
     let timestamp = Timestamp::from_millisecond(timestamp)
         .map_err(|error| format!("timestamp is out of range: {error}"))?;
     Ok(Slot {

@@ -9,19 +9,14 @@ const FIREHOSE: &str = include_str!("../../fixtures/subscription/control-message
 const KINESIS: &str = include_str!("../../fixtures/subscription/control-message-kinesis.json");
 
 fn data<'d>(decoder: &'d mut Decoder, payload: &str) -> Batch<'d> {
-    match decoder
-        .decode(payload.as_bytes())
-        .expect("a payload that decodes")
-    {
+    match decoder.decode(payload.as_bytes()).expect("a payload that decodes") {
         Message::Data(batch) => batch,
         Message::Control => panic!("a control message"),
     }
 }
 
 fn failure(decoder: &mut Decoder, payload: &str) -> String {
-    let error = decoder
-        .decode(payload.as_bytes())
-        .expect_err("a payload that fails");
+    let error = decoder.decode(payload.as_bytes()).expect_err("a payload that fails");
     match std::error::Error::source(&error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
@@ -43,10 +38,7 @@ fn the_documented_envelope_decodes_to_its_documented_content() {
     assert_eq!(from_envelope.log_group, "testLogGroup");
     assert_eq!(from_envelope.subscription_filters, ["testFilter"]);
     assert_eq!(from_envelope.events.len(), 2);
-    assert_eq!(
-        from_envelope.events[0].timestamp.to_string(),
-        "2015-08-24T19:03:07Z"
-    );
+    assert_eq!(from_envelope.events[0].timestamp.to_string(), "2015-08-24T19:03:07Z");
     assert_eq!(from_envelope.events[1].message, "[ERROR] Second test message");
 }
 
@@ -54,10 +46,7 @@ fn the_documented_envelope_decodes_to_its_documented_content() {
 fn the_lambda_guides_example_keeps_its_tabs_and_newline() {
     let mut decoder = Decoder::new();
     let batch = data(&mut decoder, &envelope(GUIDE));
-    assert_eq!(
-        batch.events[0].id,
-        "34622316099697884706540976068822859012661220141643892546"
-    );
+    assert_eq!(batch.events[0].id, "34622316099697884706540976068822859012661220141643892546");
     assert!(batch.events[0].message.ends_with("Max Memory Used: 72 MB\t\n"));
     assert!(batch.rejected.is_empty());
 }
@@ -66,10 +55,7 @@ fn the_lambda_guides_example_keeps_its_tabs_and_newline() {
 fn control_messages_carry_nothing_to_do() {
     let mut decoder = Decoder::new();
     for json in [FIREHOSE, KINESIS] {
-        assert_eq!(
-            decoder.decode(envelope(json).as_bytes()).expect("decodes"),
-            Message::Control
-        );
+        assert_eq!(decoder.decode(envelope(json).as_bytes()).expect("decodes"), Message::Control);
     }
 }
 
@@ -78,40 +64,16 @@ fn one_bad_record_never_stops_the_batch() {
     let good = |n: u32| format!(r#"{{"id":"{n}","timestamp":{n},"message":"m{n}"}}"#);
     let bad = [
         (r#"{"id":"x","message":"no time"}"#, "timestamp is missing"),
-        (
-            r#"{"id":"x","timestamp":1.5,"message":""}"#,
-            "timestamp is not a whole number of milliseconds",
-        ),
-        (
-            r#"{"id":"x","timestamp":"1","message":""}"#,
-            "timestamp is not a whole number of milliseconds",
-        ),
-        (
-            r#"{"id":"x","timestamp":9223372036854775807,"message":""}"#,
-            "timestamp is out of range",
-        ),
-        (
-            r#"{"id":"x","timestamp":-999999999999999999,"message":""}"#,
-            "timestamp is out of range",
-        ),
+        (r#"{"id":"x","timestamp":1.5,"message":""}"#, "timestamp is not a whole number of milliseconds"),
+        (r#"{"id":"x","timestamp":"1","message":""}"#, "timestamp is not a whole number of milliseconds"),
+        (r#"{"id":"x","timestamp":9223372036854775807,"message":""}"#, "timestamp is out of range"),
+        (r#"{"id":"x","timestamp":-999999999999999999,"message":""}"#, "timestamp is out of range"),
         (r#"{"id":7,"timestamp":1,"message":""}"#, "id is not a string"),
-        (
-            r#"{"id":"x","timestamp":1,"message":null}"#,
-            "message is not a string",
-        ),
-        (
-            r#"{"id":"x","timestamp":1,"message":{"a":[1]}}"#,
-            "message is not a string",
-        ),
+        (r#"{"id":"x","timestamp":1,"message":null}"#, "message is not a string"),
+        (r#"{"id":"x","timestamp":1,"message":{"a":[1]}}"#, "message is not a string"),
         (r#"{"id":"x","timestamp":1}"#, "message is missing"),
-        (
-            r#"{"id":"x","timestamp":1,"message":"cut \ud83d"}"#,
-            "message holds half of a surrogate pair",
-        ),
-        (
-            r#"{"id":"x","timestamp":1,"message":"\udc00\ud800"}"#,
-            "message holds half of a surrogate pair",
-        ),
+        (r#"{"id":"x","timestamp":1,"message":"cut \ud83d"}"#, "message holds half of a surrogate pair"),
+        (r#"{"id":"x","timestamp":1,"message":"\udc00\ud800"}"#, "message holds half of a surrogate pair"),
         ("null", "the log event is not an object"),
         ("[[1],{}]", "the log event is not an object"),
         ("\"text\"", "the log event is not an object"),
@@ -121,19 +83,12 @@ fn one_bad_record_never_stops_the_batch() {
     ];
     for (text, why) in bad {
         let mut decoder = Decoder::new();
-        let batch = data(
-            &mut decoder,
-            &with_events(&format!("{},{text},{}", good(1), good(2))),
-        );
+        let batch = data(&mut decoder, &with_events(&format!("{},{text},{}", good(1), good(2))));
         let ids: Vec<_> = batch.events.iter().map(|event| &*event.id).collect();
         assert_eq!(ids, ["1", "2"], "{text}");
         assert_eq!(batch.rejected.len(), 1, "{text}");
         assert_eq!(batch.rejected[0].index, 1);
-        assert!(
-            batch.rejected[0].why.starts_with(why),
-            "{text}: {}",
-            batch.rejected[0].why
-        );
+        assert!(batch.rejected[0].why.starts_with(why), "{text}: {}", batch.rejected[0].why);
         assert_eq!(batch.rejected[0].excerpt, text);
     }
 }
@@ -160,10 +115,7 @@ fn every_escape_is_undone() {
 #[test]
 fn texts_without_escapes_are_borrowed_from_the_payload_and_no_message_owns_memory() {
     let mut decoder = Decoder::new();
-    let batch = data(
-        &mut decoder,
-        &with_events(r#"{"id":"1","timestamp":1,"message":"\"quoted\""}"#),
-    );
+    let batch = data(&mut decoder, &with_events(r#"{"id":"1","timestamp":1,"message":"\"quoted\""}"#));
     assert!(matches!(batch.log_group, Cow::Borrowed(_)));
     assert!(matches!(batch.subscription_filters[0], Cow::Borrowed(_)));
     assert!(matches!(batch.events[0].message, Cow::Borrowed("\"quoted\"")));
@@ -172,18 +124,9 @@ fn texts_without_escapes_are_borrowed_from_the_payload_and_no_message_owns_memor
 #[test]
 fn errors_say_what_is_wrong_and_where() {
     let rows = [
-        (
-            "nonsense",
-            "failed to read awslogs.data from the event: expected ident at line 1 column 2",
-        ),
-        (
-            "{}",
-            "failed to read awslogs.data from the event: missing field `awslogs`",
-        ),
-        (
-            r#"{"awslogs":{}}"#,
-            "failed to read awslogs.data from the event: missing field `data`",
-        ),
+        ("nonsense", "failed to read awslogs.data from the event: expected ident at line 1 column 2"),
+        ("{}", "failed to read awslogs.data from the event: missing field `awslogs`"),
+        (r#"{"awslogs":{}}"#, "failed to read awslogs.data from the event: missing field `data`"),
         (
             r#"{"awslogs":{"data":7}}"#,
             "failed to read awslogs.data from the event: invalid type: integer `7`",
@@ -192,14 +135,8 @@ fn errors_say_what_is_wrong_and_where() {
             r#"{"awslogs":{"data":"a*b="}}"#,
             "failed to decode awslogs.data as base64: DecodeError: Invalid symbol 42, offset 1",
         ),
-        (
-            r#"{"awslogs":{"data":"AAAA"}}"#,
-            "failed to decompress awslogs.data: ",
-        ),
-        (
-            r#"{"awslogs":{"data":""}}"#,
-            "failed to decompress awslogs.data: ",
-        ),
+        (r#"{"awslogs":{"data":"AAAA"}}"#, "failed to decompress awslogs.data: "),
+        (r#"{"awslogs":{"data":""}}"#, "failed to decompress awslogs.data: "),
         (&envelope("[1,"), "failed to read the decompressed data: "),
         (
             &envelope("{}"),
@@ -249,9 +186,7 @@ fn a_truncated_stream_is_an_error_wherever_it_is_cut() {
     let whole = gzip(DECODED.as_bytes());
     let mut decoder = Decoder::new();
     for length in 0..whole.len() {
-        let error = decoder
-            .decode_data(&STANDARD.encode(&whole[..length]))
-            .expect_err("cut");
+        let error = decoder.decode_data(&STANDARD.encode(&whole[..length])).expect_err("cut");
         assert!(matches!(error, SubscriptionError::Gzip(_)), "{length}: {error}");
     }
 }
@@ -259,20 +194,9 @@ fn a_truncated_stream_is_an_error_wherever_it_is_cut() {
 #[test]
 fn the_cap_itself_is_allowed_and_one_byte_more_is_not() {
     let size = DECODED.len();
-    assert_eq!(
-        data(&mut Decoder::with_cap(size), &envelope(DECODED))
-            .events
-            .len(),
-        2
-    );
+    assert_eq!(data(&mut Decoder::with_cap(size), &envelope(DECODED)).events.len(), 2);
     let error = failure(&mut Decoder::with_cap(size - 1), &envelope(DECODED));
-    assert_eq!(
-        error,
-        format!(
-            "awslogs.data decompresses to more than the cap of {} bytes",
-            size - 1
-        )
-    );
+    assert_eq!(error, format!("awslogs.data decompresses to more than the cap of {} bytes", size - 1));
     assert!(matches!(
         Decoder::with_cap(0).decode(envelope(DECODED).as_bytes()),
         Err(SubscriptionError::OverCap { cap: 0 })
@@ -287,10 +211,7 @@ fn a_gigabyte_of_zeros_fails_within_the_memory_of_the_cap() {
     assert!(bomb.len() < MAX_PAYLOAD, "the bomb must pass the first bound");
     let mut decoder = Decoder::new();
     let started = std::time::Instant::now();
-    assert!(matches!(
-        decoder.decode_data(&bomb),
-        Err(SubscriptionError::OverCap { cap: DEFAULT_CAP })
-    ));
+    assert!(matches!(decoder.decode_data(&bomb), Err(SubscriptionError::OverCap { cap: DEFAULT_CAP })));
     assert!(decoder.plain.capacity() <= DEFAULT_CAP + 1);
     assert!(started.elapsed() < std::time::Duration::from_secs(2));
 }
@@ -298,10 +219,7 @@ fn a_gigabyte_of_zeros_fails_within_the_memory_of_the_cap() {
 #[test]
 fn a_payload_larger_than_any_of_lambdas_is_refused_unread() {
     let error = failure(&mut Decoder::new(), &" ".repeat(MAX_PAYLOAD + 1));
-    assert_eq!(
-        error,
-        "the payload is 6291457 bytes, and at most 6291456 are read"
-    );
+    assert_eq!(error, "the payload is 6291457 bytes, and at most 6291456 are read");
 }
 
 fn batches() -> impl Strategy<Value = Batch<'static>> {

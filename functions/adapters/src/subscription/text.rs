@@ -77,8 +77,5 @@ fn unicode(text: &str) -> Result<(char, usize), &'static str> {
 
 /// The first `most` characters of `text`, with control characters replaced so that a log line stays one line.
 pub(super) fn excerpt(text: &str, most: usize) -> String {
-    text.chars()
-        .take(most)
-        .map(|c| if c.is_control() { '\u{FFFD}' } else { c })
-        .collect()
+    text.chars().take(most).map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }

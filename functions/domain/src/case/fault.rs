@@ -82,45 +82,29 @@ impl Case {
         faults.push(Fault::new(
             ConditionType::Ready,
             "FailedToJoin",
-            &format!(
-                "no node registered within {} of the launch",
-                stamp::length(policy.join_timeout)
-            ),
+            &format!("no node registered within {} of the launch", stamp::length(policy.join_timeout)),
             Testimony::Inference,
             Health::Bad,
             late,
-            rules
-                .remedy(&ConditionType::Ready, "FailedToJoin")
-                .map(|remedy| (remedy, late)),
+            rules.remedy(&ConditionType::Ready, "FailedToJoin").map(|remedy| (remedy, late)),
         ));
     }
 
     /// When a launched instance is late, while it has not registered.
     fn join_deadline(&self, policy: &Policy) -> Option<Timestamp> {
-        let arrival = self
-            .arrival
-            .as_ref()
-            .filter(|arrival| arrival.registered.is_none())?;
-        arrival
-            .launched
-            .and_then(|launched| launched.checked_add(policy.join_timeout).ok())
+        let arrival = self.arrival.as_ref().filter(|arrival| arrival.registered.is_none())?;
+        arrival.launched.and_then(|launched| launched.checked_add(policy.join_timeout).ok())
     }
 
     fn promoted(&self, rules: &Rules<'_>, policy: &Policy, now: Timestamp, faults: &mut Vec<Fault>) {
         for promotion in &policy.promotions {
-            let tally = self
-                .tallies
-                .iter()
-                .find(|tally| *tally.reason == promotion.reason);
+            let tally = self.tallies.iter().find(|tally| *tally.reason == promotion.reason);
             let reached =
                 tally.and_then(|tally| Some((tally, tally.reached(promotion.count, promotion.window, now)?)));
             let Some((tally, since)) = reached else { continue };
             // The event's own default is to do nothing: the promotion says what is done, its condition when.
             let grace = rules.grace_for(&tally.condition, &tally.reason);
-            let remedy = grace.map(|grace| Remedy {
-                action: promotion.repair_action,
-                grace,
-            });
+            let remedy = grace.map(|grace| Remedy { action: promotion.repair_action, grace });
             faults.push(Fault::new(
                 tally.condition.clone(),
                 &tally.reason,
@@ -128,9 +112,7 @@ impl Case {
                 Testimony::Agent,
                 Health::Bad,
                 since,
-                remedy
-                    .filter(|remedy| remedy.action != RepairAction::NoAction)
-                    .map(|remedy| (remedy, since)),
+                remedy.filter(|remedy| remedy.action != RepairAction::NoAction).map(|remedy| (remedy, since)),
             ));
         }
     }
@@ -142,9 +124,7 @@ impl Case {
     }
 
     fn silence_due(&self, policy: &Policy) -> Option<Timestamp> {
-        self.heard_agent?
-            .checked_add(policy.silence.agent_silent_after?)
-            .ok()
+        self.heard_agent?.checked_add(policy.silence.agent_silent_after?).ok()
     }
 
     /// Sets the two attributes by which the store finds this case: when to look again, and why it counts
@@ -155,11 +135,7 @@ impl Case {
             return;
         }
         // A healthy node's next heartbeat is the only thing to wait for, and the commonest case.
-        let faults = if self.is_quiet(policy) {
-            Vec::new()
-        } else {
-            self.earliest_faults(policy, now)
-        };
+        let faults = if self.is_quiet(policy) { Vec::new() } else { self.earliest_faults(policy, now) };
         if !faults.iter().any(|fault| fault.is_due(now)) {
             self.blocked = None;
         }
@@ -179,20 +155,14 @@ impl Case {
             .all_rules()
             .map(|rules| self.faults(&rules, policy, now))
             .min_by_key(|faults| {
-                faults
-                    .first()
-                    .map_or(Timestamp::MAX, |fault| fault.deadline.unwrap_or(Timestamp::MAX))
+                faults.first().map_or(Timestamp::MAX, |fault| fault.deadline.unwrap_or(Timestamp::MAX))
             })
             .unwrap_or_default()
     }
 
     fn next_look(&self, faults: &[Fault], policy: &Policy, now: Timestamp) -> Option<Timestamp> {
         if let Some(repair) = &self.repair {
-            let departed = self
-                .departure
-                .as_ref()
-                .filter(|departure| departure.foreign)
-                .map(|_| now);
+            let departed = self.departure.as_ref().filter(|departure| departure.foreign).map(|_| now);
             return repair.next_look(policy, now).into_iter().chain(departed).min();
         }
         if self.departure.is_some() {
@@ -200,14 +170,9 @@ impl Case {
         }
         let recovering = faults.iter().filter_map(|fault| fault.heals_at);
         // A blocked repair is looked at again when its block may have passed, not at its old deadline.
-        let acting = faults
-            .iter()
-            .filter(|fault| fault.is_bad())
-            .filter_map(|fault| fault.deadline)
-            .map(|deadline| {
-                self.blocked
-                    .as_ref()
-                    .map_or(deadline, |blocked| deadline.max(blocked.until))
+        let acting =
+            faults.iter().filter(|fault| fault.is_bad()).filter_map(|fault| fault.deadline).map(|deadline| {
+                self.blocked.as_ref().map_or(deadline, |blocked| deadline.max(blocked.until))
             });
         let arriving = self.arrival.as_ref().and_then(|arrival| match arrival.told {
             Told::Nothing | Told::FailedToJoin if arrival.registered.is_some() => Some(now),
@@ -215,40 +180,22 @@ impl Case {
             Told::Nothing => self.join_deadline(policy),
             _ => None,
         });
-        let silent = if self.silent_since.is_none() {
-            self.silence_due(policy)
-        } else {
-            None
-        };
+        let silent = if self.silent_since.is_none() { self.silence_due(policy) } else { None };
         recovering.chain(acting).chain(arriving).chain(silent).min()
     }
 
     fn why_unhealthy(&self, faults: &[Fault]) -> Option<Attention> {
-        let bad = faults
-            .iter()
-            .filter(|fault| fault.is_bad() && fault.deadline.is_some());
+        let bad = faults.iter().filter(|fault| fault.is_bad() && fault.deadline.is_some());
         let since = bad.clone().map(|fault| fault.since).min();
         let unknown = bad.clone().any(|fault| fault.health == Health::Unknown);
         if let Some(since) = since {
             let silent = unknown || self.silent_since.is_some();
-            return Some(Attention {
-                since,
-                silent,
-                unhealthy: true,
-            });
+            return Some(Attention { since, silent, unhealthy: true });
         }
         if let Some(repair) = &self.repair {
-            return Some(Attention {
-                since: repair.claimed_at,
-                silent: false,
-                unhealthy: true,
-            });
+            return Some(Attention { since: repair.claimed_at, silent: false, unhealthy: true });
         }
-        self.silent_since.map(|since| Attention {
-            since,
-            silent: true,
-            unhealthy: false,
-        })
+        self.silent_since.map(|since| Attention { since, silent: true, unhealthy: false })
     }
 }
 
@@ -256,9 +203,9 @@ impl Condition {
     fn is_quiet(&self) -> bool {
         match &self.witness {
             Witness::Agent { statement, .. } => statement.read().trouble.is_none(),
-            Witness::ControlPlane(history) => history
-                .read(SignedDuration::ZERO)
-                .is_none_or(|r| r.trouble.is_none()),
+            Witness::ControlPlane(history) => {
+                history.read(SignedDuration::ZERO).is_none_or(|r| r.trouble.is_none())
+            }
         }
     }
 
@@ -270,35 +217,24 @@ impl Condition {
         let Some((reading, since)) = reading.and_then(|reading| Some((reading, reading.trouble?))) else {
             return;
         };
-        let heals_at = if reading.health.is_bad() {
-            None
-        } else {
-            reading.since.checked_add(hold).ok()
-        };
+        let heals_at = if reading.health.is_bad() { None } else { reading.since.checked_add(hold).ok() };
         if heals_at.is_some_and(|heals_at| heals_at <= now) {
             return;
         }
         let nameless = [("Unknown", "")];
-        let named: Vec<(&str, &str)> = self
-            .findings
-            .iter()
-            .map(|found| (&*found.reason, &*found.message))
-            .collect();
+        let named: Vec<(&str, &str)> =
+            self.findings.iter().map(|found| (&*found.reason, &*found.message)).collect();
         let reasons = if named.is_empty() { &nameless[..] } else { &named };
         for (reason, message) in reasons {
             let remedy = rules.remedy(&self.condition, reason);
             let (testimony, start) = match &self.witness {
-                Witness::Agent { acting, .. } => (
-                    Testimony::Agent,
-                    acting.filter(|acting| *acting >= since).or(Some(since)),
-                ),
+                Witness::Agent { acting, .. } => {
+                    (Testimony::Agent, acting.filter(|acting| *acting >= since).or(Some(since)))
+                }
                 Witness::ControlPlane(history) => {
                     let acted_on = |reason: &str| rules.remedy(&self.condition, reason).is_some();
                     let first = history.bad_changes(hold).find(|change| acted_on(&change.reason));
-                    (
-                        Testimony::ControlPlane,
-                        first.map(|change| change.at).or(Some(since)),
-                    )
+                    (Testimony::ControlPlane, first.map(|change| change.at).or(Some(since)))
                 }
             };
             let fault = Fault::new(

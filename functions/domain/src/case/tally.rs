@@ -39,23 +39,14 @@ struct Spell {
 
 impl Tally {
     pub(super) fn new(condition: ConditionType, reason: &str) -> Self {
-        Self {
-            condition,
-            reason: reason.into(),
-            message: Box::default(),
-            spells: Vec::new(),
-        }
+        Self { condition, reason: reason.into(), message: Box::default(), spells: Vec::new() }
     }
 
     /// Takes a finding in; true if it begins a spell.
     pub(super) fn note(&mut self, report: &Report<'_>, finding: &Finding<'_>, arrival: Timestamp) -> bool {
         let ago = |node: Timestamp| arrival - super::age(report.at, node);
         let (first, last) = (ago(finding.since), ago(finding.last));
-        if let Some(spell) = self
-            .spells
-            .iter_mut()
-            .find(|spell| spell.node_since == finding.since)
-        {
+        if let Some(spell) = self.spells.iter_mut().find(|spell| spell.node_since == finding.since) {
             spell.first = spell.first.min(first);
             if finding.count > spell.count {
                 (spell.count, spell.last) = (finding.count, last);
@@ -65,18 +56,9 @@ impl Tally {
         if self.spells.last().is_none_or(|newest| newest.first <= first) {
             self.message = (*finding.message).into();
         }
-        let place = self
-            .spells
-            .partition_point(|spell| spell.node_since < finding.since);
-        self.spells.insert(
-            place,
-            Spell {
-                node_since: finding.since,
-                first,
-                last,
-                count: finding.count.max(1),
-            },
-        );
+        let place = self.spells.partition_point(|spell| spell.node_since < finding.since);
+        self.spells
+            .insert(place, Spell { node_since: finding.since, first, last, count: finding.count.max(1) });
         if self.spells.len() > MAX_SPELLS {
             self.spells.remove(0);
         }
@@ -161,21 +143,13 @@ mod tests {
         assert_eq!(reached(&[(0, 0, 2)], 0), None);
         assert_eq!(reached(&[(0, 0, 2), (60, 60, 1)], 60), Some(at(60)));
         assert_eq!(reached(&[(0, 0, 2), (60, 60, 1)], 300), Some(at(60)));
-        assert_eq!(
-            reached(&[(0, 0, 2), (60, 60, 1)], 301),
-            None,
-            "the first two have left the window"
-        );
+        assert_eq!(reached(&[(0, 0, 2), (60, 60, 1)], 301), None, "the first two have left the window");
         assert_eq!(
             reached(&[(0, 0, 2), (301, 301, 1)], 301),
             None,
             "never within five minutes of each other"
         );
-        assert_eq!(
-            reached(&[(0, 3_100, 32)], 3_100),
-            Some(at(200)),
-            "a steady run began long ago"
-        );
+        assert_eq!(reached(&[(0, 3_100, 32)], 3_100), Some(at(200)), "a steady run began long ago");
         assert_eq!(reached(&[(0, 0, 1_000)], 10), Some(at(0)));
     }
 }

@@ -123,9 +123,9 @@ fn limit(field: &str, count: Option<Number>, percentage: Option<Number>) -> Resu
             .ok_or_else(|| format!("{field}{suffix}: {value} is not between 1 and {max}"))
     };
     match (count, percentage) {
-        (Some(_), Some(_)) => Err(format!(
-            "{field}Count and {field}Percentage are both set: EKS takes one of the two"
-        )),
+        (Some(_), Some(_)) => {
+            Err(format!("{field}Count and {field}Percentage are both set: EKS takes one of the two"))
+        }
         (Some(count), None) => Ok(Some(Limit::Count(number("Count", count, 1_000_000)?))),
         (None, Some(percentage)) => Ok(Some(Limit::Percentage(number("Percentage", percentage, 100)?))),
         (None, None) => Ok(None),
@@ -208,14 +208,8 @@ mod tests {
                 r#"{"maxParallelNodesRepairedCount":1,"maxParallelNodesRepairedPercentage":20}"#,
                 "maxParallelNodesRepairedCount and maxParallelNodesRepairedPercentage are both set",
             ),
-            (
-                r#"{"maxParallelNodesRepairedPercentage":101}"#,
-                "maxParallelNodesRepairedPercentage: 101",
-            ),
-            (
-                r#"{"maxUnhealthyNodeThresholdCount":0}"#,
-                "maxUnhealthyNodeThresholdCount: 0",
-            ),
+            (r#"{"maxParallelNodesRepairedPercentage":101}"#, "maxParallelNodesRepairedPercentage: 101"),
+            (r#"{"maxUnhealthyNodeThresholdCount":0}"#, "maxUnhealthyNodeThresholdCount: 0"),
             (r#"{"enable":true}"#, "unknown field `enable`"),
             (
                 r#"{"nodeRepairConfigOverrides":[{"nodeMonitoringCondition":"Ready","nodeUnhealthyReason":"X","repairAction":"Replace"}]}"#,
@@ -238,10 +232,7 @@ mod tests {
     #[test]
     fn a_block_of_eks_is_written_back_as_it_was() {
         let json = r#"{"enabled":true,"maxUnhealthyNodeThresholdPercentage":40,"maxParallelNodesRepairedCount":2,"nodeRepairConfigOverrides":[{"nodeMonitoringCondition":"AcceleratedHardwareReady","nodeUnhealthyReason":"NvidiaXID64Error","minRepairWaitTimeMins":5,"repairAction":"Replace"}]}"#;
-        assert_eq!(
-            serde_json::to_string(&read(json).expect("valid")).expect("json"),
-            json
-        );
+        assert_eq!(serde_json::to_string(&read(json).expect("valid")).expect("json"), json);
     }
 
     #[test]

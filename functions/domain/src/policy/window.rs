@@ -67,11 +67,8 @@ impl TryFrom<Wire> for MaintenanceWindow {
 
 impl From<MaintenanceWindow> for Wire {
     fn from(window: MaintenanceWindow) -> Self {
-        let name = |day: &Weekday| {
-            DAYS.iter()
-                .find(|(_, known)| known == day)
-                .map(|(name, _)| (*name).to_owned())
-        };
+        let name =
+            |day: &Weekday| DAYS.iter().find(|(_, known)| known == day).map(|(name, _)| (*name).to_owned());
         Self {
             days: window.days.iter().filter_map(name).collect(),
             start: window.start.strftime("%H:%M").to_string(),
@@ -107,16 +104,9 @@ impl MaintenanceWindow {
         if !self.days.is_empty() && !self.days.contains(&day.weekday()) {
             return None;
         }
-        let last_day = if self.end <= self.start {
-            day.tomorrow().ok()?
-        } else {
-            day
-        };
+        let last_day = if self.end <= self.start { day.tomorrow().ok()? } else { day };
         let instant = |day: jiff::civil::Date, time: Time| {
-            day.to_datetime(time)
-                .to_zoned_datetime(self.time_zone.clone())
-                .map(|at| at.timestamp())
-                .ok()
+            day.to_datetime(time).to_zoned_datetime(self.time_zone.clone()).map(|at| at.timestamp()).ok()
         };
         Some((instant(day, self.start)?, instant(last_day, self.end)?))
     }
@@ -148,10 +138,7 @@ mod tests {
         assert!(window.contains(at("2026-08-22T01:59:59Z")));
         assert!(!window.contains(at("2026-08-22T02:00:00Z")));
         assert!(!window.contains(at("2026-08-20T23:00:00Z")));
-        assert_eq!(
-            window.next_opening(at("2026-08-22T02:00:00Z")),
-            Some(at("2026-08-28T20:00:00Z"))
-        );
+        assert_eq!(window.next_opening(at("2026-08-22T02:00:00Z")), Some(at("2026-08-28T20:00:00Z")));
     }
 
     #[test]
@@ -167,18 +154,10 @@ mod tests {
         for (json, expected) in [
             (r#"{"start":"25:00","end":"04:00"}"#, "start: \"25:00\""),
             (r#"{"start":"22:00","end":"4"}"#, "end: \"4\""),
-            (
-                r#"{"start":"22:00","end":"04:00","timeZone":"Mars/Olympus"}"#,
-                "timeZone: \"Mars/Olympus\"",
-            ),
-            (
-                r#"{"days":["Friday"],"start":"22:00","end":"04:00"}"#,
-                "days: \"Friday\"",
-            ),
+            (r#"{"start":"22:00","end":"04:00","timeZone":"Mars/Olympus"}"#, "timeZone: \"Mars/Olympus\""),
+            (r#"{"days":["Friday"],"start":"22:00","end":"04:00"}"#, "days: \"Friday\""),
         ] {
-            let error = serde_json::from_str::<MaintenanceWindow>(json)
-                .expect_err(json)
-                .to_string();
+            let error = serde_json::from_str::<MaintenanceWindow>(json).expect_err(json).to_string();
             assert!(error.contains(expected), "{error}");
         }
     }

@@ -29,10 +29,7 @@ impl Caller {
     /// with a rename and between functions that share a role; for web identity it is new at each refresh.
     /// The permission to act hangs on the role alone.
     pub fn is_same_principal(&self, identity: &UserIdentity) -> bool {
-        identity
-            .arn
-            .as_deref()
-            .is_some_and(|arn| is_same_principal(&self.arn, arn))
+        identity.arn.as_deref().is_some_and(|arn| is_same_principal(&self.arn, arn))
     }
 }
 
@@ -58,14 +55,9 @@ impl<'a> Principal<'a> {
     pub(super) fn from_arn(arn: &'a str) -> Option<Self> {
         // arn:<partition>:<iam or sts>:<no region>:<account>:<resource>
         let mut parts = arn.splitn(6, ':');
-        let ("arn", _partition, "iam" | "sts", "", account, resource) = (
-            parts.next()?,
-            parts.next()?,
-            parts.next()?,
-            parts.next()?,
-            parts.next()?,
-            parts.next()?,
-        ) else {
+        let ("arn", _partition, "iam" | "sts", "", account, resource) =
+            (parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?, parts.next()?)
+        else {
             return None;
         };
         let (kind, name) = match resource.split_once('/') {
@@ -128,11 +120,7 @@ impl ApiCall {
                 should_decrement_desired_capacity: false,
             },
             Self::RebootInstances { instance_id } => RequestParameters::Reboot {
-                instances_set: Items {
-                    items: vec![Item {
-                        instance_id: instance_id.clone(),
-                    }],
-                },
+                instances_set: Items { items: vec![Item { instance_id: instance_id.clone() }] },
             },
         }
     }
@@ -211,18 +199,9 @@ mod tests {
         let us = "arn:aws:sts::123456789012:assumed-role/nodemend-repair/nodemend-repair";
         for (arn, same) in [
             (us, true),
-            (
-                "arn:aws:sts::123456789012:assumed-role/nodemend-repair/other",
-                true,
-            ),
-            (
-                "arn:aws:sts::123456789012:assumed-role/nodemend-intake/nodemend-repair",
-                false,
-            ),
-            (
-                "arn:aws:sts::210987654321:assumed-role/nodemend-repair/nodemend-repair",
-                false,
-            ),
+            ("arn:aws:sts::123456789012:assumed-role/nodemend-repair/other", true),
+            ("arn:aws:sts::123456789012:assumed-role/nodemend-intake/nodemend-repair", false),
+            ("arn:aws:sts::210987654321:assumed-role/nodemend-repair/nodemend-repair", false),
             ("arn:aws:iam::123456789012:user/nodemend-repair", false),
             ("arn:aws:iam::123456789012:role/nodemend-repair", false),
             ("", false),

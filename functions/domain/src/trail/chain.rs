@@ -11,10 +11,7 @@ pub const GENESIS: &str = "00000000000000000000000000000000000000000000000000000
 
 /// SHA-256 of a line's bytes, without its line break, in hexadecimal.
 pub fn sha256(line: &str) -> String {
-    Sha256::digest(line.as_bytes())
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(line.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Where a case's chain ends: all that a writer must keep to go on with it.
@@ -27,10 +24,7 @@ pub struct Chain {
 
 impl Default for Chain {
     fn default() -> Self {
-        Self {
-            sequence: 0,
-            sha256: GENESIS.to_owned(),
-        }
+        Self { sequence: 0, sha256: GENESIS.to_owned() }
     }
 }
 
@@ -67,19 +61,14 @@ impl Chain {
     }
 
     fn link(&mut self, line: &str) -> Result<Link, BrokenChain> {
-        let broken = |why| BrokenChain {
-            sequence: self.next_sequence(),
-            why,
-        };
+        let broken = |why| BrokenChain { sequence: self.next_sequence(), why };
         let Line { nodemend: link } =
             serde_json::from_str(line).map_err(|error| broken(format!("it is no record: {error}")))?;
         if link.sequence != self.next_sequence() {
             return Err(broken(format!("record {} stands here", link.sequence)));
         }
         if link.previous_sha256 != self.sha256 {
-            return Err(broken(
-                "the record before it is not the one that it was written after".to_owned(),
-            ));
+            return Err(broken("the record before it is not the one that it was written after".to_owned()));
         }
         self.sequence = link.sequence;
         self.sha256 = sha256(line);
@@ -106,10 +95,7 @@ pub fn verify_chain<L: AsRef<str>>(lines: impl IntoIterator<Item = L>) -> Result
         let link = chain.link(line.as_ref())?;
         match &case {
             Some(case) if *case != link.case => {
-                return Err(BrokenChain {
-                    sequence,
-                    why: "it belongs to another case".to_owned(),
-                });
+                return Err(BrokenChain { sequence, why: "it belongs to another case".to_owned() });
             }
             Some(_) => {}
             None => case = Some(link.case),

@@ -26,10 +26,7 @@ pub const NEVER_COMPARED: &[(&str, &str)] = &[
         "userIdentity.sessionContext",
         "we do not know when the credentials were issued; the role is in the arn",
     ),
-    (
-        "userIdentity.accessKeyId",
-        "a record holds no credentials, not even their names",
-    ),
+    ("userIdentity.accessKeyId", "a record holds no credentials, not even their names"),
     ("nodemend", "CloudTrail has nothing like it"),
 ];
 
@@ -165,11 +162,7 @@ fn walk(path: &str, ours: &Value, theirs: &Value, found: &mut Vec<Difference>) {
         }
         (Value::String(our_text), Value::String(their_text)) if is_same_text(path, our_text, their_text) => {}
         _ if ours == theirs => {}
-        _ => found.push(Difference {
-            field: path.to_owned(),
-            ours: ours.clone(),
-            theirs: theirs.clone(),
-        }),
+        _ => found.push(Difference { field: path.to_owned(), ours: ours.clone(), theirs: theirs.clone() }),
     }
 }
 
@@ -192,10 +185,7 @@ fn is_same_text(path: &str, ours: &str, theirs: &str) -> bool {
 /// and CloudTrail each spell the same error in their own way.
 fn is_same_error_code(ours: &str, theirs: &str) -> bool {
     fn stem(code: &str) -> &str {
-        let code = ["Client.", "Server."]
-            .iter()
-            .find_map(|prefix| code.strip_prefix(prefix))
-            .unwrap_or(code);
+        let code = ["Client.", "Server."].iter().find_map(|prefix| code.strip_prefix(prefix)).unwrap_or(code);
         ["Exception", "Error", "Fault"]
             .iter()
             .find_map(|suffix| code.strip_suffix(suffix))

@@ -139,9 +139,7 @@ impl CloudTrailEvent {
             Some(("1", minor)) if !minor.is_empty() && minor.bytes().all(|byte| byte.is_ascii_digit()) => {
                 Ok(self)
             }
-            _ => Err(TrailError::Version {
-                found: self.event_version.chars().take(20).collect(),
-            }),
+            _ => Err(TrailError::Version { found: self.event_version.chars().take(20).collect() }),
         }
     }
 
@@ -183,12 +181,7 @@ impl CloudTrailEvent {
             ) => [&self.request_parameters, &self.response_elements]
                 .into_iter()
                 .filter_map(|side| side["instancesSet"]["items"].as_array())
-                .map(|items| {
-                    items
-                        .iter()
-                        .filter_map(|item| instance_id(&item["instanceId"]))
-                        .collect()
-                })
+                .map(|items| items.iter().filter_map(|item| instance_id(&item["instanceId"])).collect())
                 .find(|ids: &Vec<InstanceId>| !ids.is_empty())
                 .unwrap_or_default(),
             _ => Vec::new(),
@@ -218,43 +211,17 @@ impl UserIdentity {
         let user_name = self.user_name.as_deref().filter(|name| !name.is_empty());
         let principal = Principal::from_arn(arn);
         let who = match (&principal, self.kind.as_deref()) {
-            (
-                Some(Principal {
-                    kind: "AssumedRole",
-                    name,
-                    ..
-                }),
-                _,
-            ) => {
+            (Some(Principal { kind: "AssumedRole", name, .. }), _) => {
                 if let Some(service) = service_of_role(name) {
                     return format!("{} ({name})", service.or(invoked_by).unwrap_or("an AWS service"));
                 }
-                let session = arn
-                    .split_once("assumed-role/")
-                    .map_or(*name, |(_, session)| session);
+                let session = arn.split_once("assumed-role/").map_or(*name, |(_, session)| session);
                 format!("assumed role {session}")
             }
-            (
-                Some(Principal {
-                    kind: "IAMUser",
-                    name,
-                    ..
-                }),
-                _,
-            ) => format!("{name} (IAM user)"),
-            (
-                Some(Principal {
-                    kind: "FederatedUser",
-                    name,
-                    ..
-                }),
-                _,
-            ) => format!("{name} (federated user)"),
+            (Some(Principal { kind: "IAMUser", name, .. }), _) => format!("{name} (IAM user)"),
+            (Some(Principal { kind: "FederatedUser", name, .. }), _) => format!("{name} (federated user)"),
             (_, Some("Root")) | (Some(Principal { kind: "Root", .. }), _) => {
-                format!(
-                    "root of account {}",
-                    self.account_id.as_deref().unwrap_or("unknown")
-                )
+                format!("root of account {}", self.account_id.as_deref().unwrap_or("unknown"))
             }
             (_, Some("AWSService")) => return format!("{} (AWS service)", invoked_by.unwrap_or("unknown")),
             (_, kind) => {

@@ -293,9 +293,7 @@ impl Record {
         at: Timestamp,
         about: About,
     ) -> Self {
-        let parameters = RequestParameters::Step {
-            instance_id: instance_id.clone(),
-        };
+        let parameters = RequestParameters::Step { instance_id: instance_id.clone() };
         let mut record = Self::envelope(caller, step, parameters, at, about);
         if !data.is_null() {
             record.response_elements = Some(ResponseElements::Step(data));
@@ -378,14 +376,7 @@ fn event_id(case: &str, sequence: u64) -> String {
     high = high & !(0xf << 76) | 0x8 << 76;
     high = high & !(0x3 << 62) | 0x2 << 62;
     let hex = format!("{high:032x}");
-    format!(
-        "{}-{}-{}-{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..]
-    )
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
 }
 
 #[cfg(test)]
