@@ -18,7 +18,8 @@ pub const NEVER_COMPARED: &[(&str, &str)] = &[
     ),
     (
         "userAgent",
-        "the SDK builds it anew for each attempt, AWS rewrites it for calls through a service, and anybody may send any: it proves nothing",
+        "the SDK builds it anew for each attempt, AWS rewrites it for calls through a service, \
+         and anybody may send any: it proves nothing",
     ),
     ("sourceIPAddress", "we do not know the address that AWS sees"),
     ("tlsDetails", "the SDK does not tell what was negotiated"),

@@ -1,0 +1,191 @@
+//! What is read of CloudTrail's events, and what is refused.
+
+use std::fs;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+#[test]
+fn every_known_event_is_read_and_survives_being_kept() {
+    let mut count = 0;
+    for folder in ["real", "docs", "constructed"] {
+        for entry in fs::read_dir(fixtures().join(folder)).expect("the folder") {
+            let name = format!("{folder}/{}", entry.expect("an entry").file_name().to_string_lossy());
+            if name.ends_with("eventbridge-envelope.json") {
+                continue;
+            }
+            let event = event(&name);
+            let kept = serde_json::to_string(&event).expect("JSON");
+            assert_eq!(CloudTrailEvent::read(&kept).expect("an event"), event, "{name}");
+            assert!(!kept.contains("accessKeyId") || kept.contains("credentials"), "{name}");
+            assert_eq!(event.succeeded(), value(&name).get("errorCode").is_none(), "{name}");
+            count += 1;
+        }
+    }
+    assert_eq!(count, 25);
+}
+
+#[test]
+fn eventbridge_carries_the_event_as_its_detail() {
+    let mut envelope = value("constructed/eventbridge-envelope.json");
+    let event_inside = CloudTrailEvent::try_from(envelope["detail"].take()).expect("an event");
+    assert_eq!(event_inside, event(OURS));
+}
+
+#[test]
+fn the_caller_is_named_as_people_do() {
+    for (name, who) in [
+        (REAL, "EKS node auto repair or node group update (AWSServiceRoleForAmazonEKSNodegroup)"),
+        (
+            "constructed/terminate-slr-eksnodegroup.json",
+            "EKS node auto repair or node group update (AWSServiceRoleForAmazonEKSNodegroup)",
+        ),
+        ("real/ec2-TerminateInstances.json", "alice (IAM user)"),
+        ("real/sessionCredentialFromConsole.json", "benjamin (IAM user) via health.amazonaws.com"),
+        (OURS, "assumed role node-repair-executor-role/node-repair-executor"),
+        ("docs/asg-CreateLaunchConfiguration.json", "root of account 123456789012"),
+        ("real/AWSService-AssumeRole-lambda-or-ec2.json", "inspector2.amazonaws.com (AWS service)"),
+        ("real/slr-AWSServiceRoleForRDS-invokedBy-v1.08.json", "rds.amazonaws.com (AWSServiceRoleForRDS)"),
+        ("real/rustruntime-unknown-federate.json", "me@dev.com (Unknown)"),
+        ("real/rustruntime-unknown-user-auth.json", "123456789000 (Unknown)"),
+    ] {
+        assert_eq!(event(name).who(), who, "{name}");
+    }
+    let mut nobody = event(REAL);
+    nobody.user_identity = UserIdentity::default();
+    assert_eq!(nobody.who(), "somebody unknown");
+    nobody.user_identity.user_name = Some("a\u{1b}[31m\n".repeat(1_000));
+    assert!(nobody.who().chars().count() <= 200 && !nobody.who().contains('\u{1b}'));
+}
+
+#[test]
+fn the_instances_of_a_call_are_found_wherever_cloudtrail_names_them() {
+    let ids =
+        |event: &CloudTrailEvent| event.instance_ids().iter().map(ToString::to_string).collect::<Vec<_>>();
+    for (name, expected, termination) in [
+        (REAL, &["i-0ab76e62066c9730c"][..], true),
+        ("real/ec2-TerminateInstances.json", &["i-0dbc91f429e48eeed"], true),
+        (REBOOT, &["i-08736224042c4ee75"], false),
+        (THROTTLED, &[], true),
+        // It names an instance, as its parameter, but nothing is done to that.
+        ("real/ec2-instance-role-ec2RoleDelivery.json", &[], false),
+    ] {
+        let mut event = event(name);
+        assert_eq!(ids(&event), expected, "{name}");
+        assert_eq!(event.is_termination(), termination, "{name}");
+        // The answer names them too, except a reboot's.
+        event.request_parameters = Value::Null;
+        assert_eq!(ids(&event), if name == REBOOT { &[] } else { expected }, "{name}");
+        // An odd shape is no instance, and no panic.
+        event.request_parameters = json!({"instanceId": 5, "instancesSet": [{"items": "x"}]});
+        event.response_elements = json!(["activity"]);
+        assert_eq!(ids(&event), [""; 0], "{name}");
+    }
+    assert_eq!(event(REAL).invoked_by(), Some("eks-nodegroup.amazonaws.com"));
+}
+
+#[test]
+fn only_the_major_version_is_insisted_upon() {
+    for (version, known) in [
+        ("1.05", true),
+        ("1.11", true),
+        ("1.99", true),
+        ("2.0", false),
+        ("10.1", false),
+        ("1", false),
+        ("1.", false),
+        ("1.x", false),
+        ("", false),
+    ] {
+        let mut event = value(REAL);
+        event["eventVersion"] = json!(version);
+        event["ofTheFuture"] = json!({"a": [1]});
+        let read = CloudTrailEvent::read(&event.to_string());
+        assert_eq!(read.is_ok(), known, "{version}");
+        if let Err(error) = read {
+            assert!(error.to_string().contains("eventVersion"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn what_is_too_long_or_no_event_is_refused() {
+    let long = " ".repeat(MAX_EVENT_BYTES + 1);
+    assert!(matches!(CloudTrailEvent::read(&long), Err(TrailError::TooLong { .. })));
+    assert!(matches!(Record::read(&" ".repeat(MAX_RECORD_BYTES + 1)), Err(TrailError::TooLong { .. })));
+    for text in ["", "null", "[]", "{}", "{\"eventVersion\":\"1.08\"}", &"[".repeat(100_000)] {
+        assert!(matches!(CloudTrailEvent::read(text), Err(TrailError::Malformed(_))));
+        assert!(Record::read(text).is_err());
+    }
+    // Without userIdentity, or with null for it, an event is still one.
+    let mut event = value(REAL);
+    event["userIdentity"] = Value::Null;
+    assert_eq!(
+        CloudTrailEvent::read(&event.to_string()).expect("an event").user_identity,
+        UserIdentity::default()
+    );
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        "\\PC{0,30}".prop_map(Value::from),
+        Just(json!("i-08736224042c4ee75")),
+        Just(json!("2024-12-28T14:06:13Z")),
+    ];
+    leaf.prop_recursive(3, 16, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::btree_map(
+                prop::sample::select(vec![
+                    "items",
+                    "instancesSet",
+                    "activity",
+                    "instanceId",
+                    "description",
+                    "x"
+                ]),
+                inner,
+                0..4
+            )
+            .prop_map(|map| Value::Object(
+                map.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+            )),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_reading_panic(text in "\\PC*") {
+        let _ = CloudTrailEvent::read(&text);
+        let _ = Record::read(&text);
+        let _ = verify_chain([&text]);
+    }
+
+    #[test]
+    fn no_cut_event_makes_reading_panic(length in 0_usize..2_077) {
+        let _ = CloudTrailEvent::read(&text(REAL)[..length]);
+    }
+
+    #[test]
+    fn no_strange_field_makes_anything_panic(
+        field in prop::sample::select(vec![
+            "userIdentity", "eventTime", "eventName", "requestParameters", "responseElements", "requestID",
+            "errorCode", "errorMessage", "eventVersion", "readOnly",
+        ]),
+        strange in any_json(),
+    ) {
+        let mut theirs = value(REAL);
+        theirs[field] = strange;
+        if let Ok(theirs) = CloudTrailEvent::read(&theirs.to_string()) {
+            let _ = (theirs.who(), theirs.instance_ids(), Verdict::of(&golden(), &theirs));
+            let kept = serde_json::to_string(&theirs).expect("JSON");
+            prop_assert_eq!(CloudTrailEvent::read(&kept).expect("an event"), theirs);
+        }
+    }
+}
