@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod cloud;
+pub mod config;
 pub mod filter_pattern;
 pub mod store;
 pub mod subscription;

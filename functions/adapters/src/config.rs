@@ -1,0 +1,74 @@
+//! Turns what operators write, a policy in YAML or JSON, into checked types, or says which field is wrong.
+
+use nodemend_domain::policy::{Policy, PolicyError};
+
+/// A policy has a few hundred lines; nothing needs more.
+const MAX_POLICY_BYTES: usize = 1024 * 1024;
+
+/// Reads a policy, YAML or JSON.
+pub fn read_policy(text: &str) -> Result<Policy, PolicyError> {
+    if text.len() > MAX_POLICY_BYTES {
+        let why = format!("{} bytes are more than {MAX_POLICY_BYTES}", text.len());
+        return Err(PolicyError { field: "policy".to_owned(), why });
+    }
+    let policy: Policy = if text.trim_start().starts_with('{') {
+        let deserializer = &mut serde_json::Deserializer::from_str(text);
+        serde_path_to_error::deserialize(deserializer)
+            .map_err(|error| at_path(&error.path().to_string(), error.inner()))?
+    } else if text.trim().is_empty() {
+        Policy::default()
+    } else {
+        // By way of JSON, so that both forms are refused in the same words and with the same paths.
+        let value: serde_json::Value = serde_saphyr::from_str(text)
+            .map_err(|error| PolicyError { field: "policy".to_owned(), why: one_line(&error.to_string()) })?;
+        serde_path_to_error::deserialize(value)
+            .map_err(|error| at_path(&error.path().to_string(), error.inner()))?
+    };
+    policy.check()?;
+    Ok(policy)
+}
+
+fn at_path(path: &str, error: &serde_json::Error) -> PolicyError {
+    let field = if path == "." { "policy".to_owned() } else { path.to_owned() };
+    PolicyError { field, why: one_line(&error.to_string()) }
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use nodemend_domain::policy::Mode;
+
+    use super::*;
+
+    #[test]
+    fn yaml_and_json_say_the_same() {
+        let yaml = "mode: repair\nnodeRepairConfig:\n  enabled: true\n  maxParallelNodesRepairedCount: 2\nrecoveryHold: 3m\n";
+        let json = r#"{"mode":"repair","nodeRepairConfig":{"enabled":true,"maxParallelNodesRepairedCount":2},"recoveryHold":"3m"}"#;
+        let policy = read_policy(yaml).expect("a policy");
+        assert_eq!(policy, read_policy(json).expect("a policy"));
+        assert_eq!(policy.mode, Mode::Repair);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_field() {
+        for (text, expected) in [
+            ("nodeRepairConfig:\n  enable: true\n", "nodeRepairConfig"),
+            ("groups:\n- name: a\n  grace:\n    reasons:\n      X: soon\n", "groups[0].grace.reasons.X"),
+            (
+                "nodeRepairConfig:\n  maxUnhealthyNodeThresholdCount: 1\n  maxUnhealthyNodeThresholdPercentage: 2\n",
+                "maxUnhealthyNodeThresholdCount and maxUnhealthyNodeThresholdPercentage are both set",
+            ),
+            ("mode: kill\n", "mode: unknown variant `kill`"),
+            ("{", "policy: "),
+            ("a: [", "policy: "),
+            ("holds:\n- owner: x\n  reason: y\n", "holds[0]: missing field `until`"),
+        ] {
+            let error = read_policy(text).expect_err(text).to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The operator's command: one module a subcommand.
+
+pub mod replay;

@@ -1,0 +1,109 @@
+//! Turns the output of `aws autoscaling describe-auto-scaling-groups` into groups.
+
+use std::{collections::BTreeMap, path::Path};
+
+use nodemend_domain::{
+    group::{Group, Lifecycle, Member},
+    ident::{ClusterName, GroupName, InstanceId, Zone},
+};
+use serde::Deserialize;
+
+use super::{ReplayError, text_of};
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Output {
+    auto_scaling_groups: Vec<Described>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Described {
+    auto_scaling_group_name: GroupName,
+    #[serde(default)]
+    instances: Vec<Instance>,
+    #[serde(default)]
+    suspended_processes: Vec<Suspended>,
+    #[serde(default)]
+    tags: Vec<Tag>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Instance {
+    instance_id: InstanceId,
+    availability_zone: Zone,
+    lifecycle_state: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Suspended {
+    process_name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Tag {
+    key: String,
+    #[serde(default)]
+    value: String,
+}
+
+/// Reads a file of groups.
+pub(super) fn read(path: &Path) -> Result<Vec<Group>, ReplayError> {
+    let output: Output = serde_json::from_str(&text_of(path)?)
+        .map_err(|error| ReplayError::Config { path: path.to_owned(), why: error.to_string() })?;
+    Ok(output.auto_scaling_groups.into_iter().map(Described::group).collect())
+}
+
+impl Described {
+    fn group(self) -> Group {
+        let tags: BTreeMap<String, String> = self.tags.into_iter().map(|tag| (tag.key, tag.value)).collect();
+        Group {
+            name: self.auto_scaling_group_name,
+            cluster: cluster_of(&tags),
+            members: self
+                .instances
+                .into_iter()
+                .map(|instance| Member {
+                    instance_id: instance.instance_id,
+                    zone: instance.availability_zone,
+                    lifecycle: Lifecycle::from_aws(&instance.lifecycle_state),
+                })
+                .collect(),
+            suspended: self.suspended_processes.into_iter().map(|process| process.process_name).collect(),
+            tags,
+            eks_repairs: false,
+        }
+    }
+}
+
+/// The cluster that a group's tags name, as EKS, eksctl and the cluster autoscaler write them.
+fn cluster_of(tags: &BTreeMap<String, String>) -> Option<ClusterName> {
+    let named = tags.get("eks:cluster-name").and_then(|name| ClusterName::new(name).ok());
+    named.or_else(|| {
+        tags.keys()
+            .filter_map(|key| {
+                key.strip_prefix("kubernetes.io/cluster/").or_else(|| key.strip_prefix("k8s.io/cluster/"))
+            })
+            .find_map(|name| ClusterName::new(name).ok())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_groups_cluster_is_read_from_its_tags() {
+        for (key, value, expected) in [
+            ("eks:cluster-name", "prod", Some("prod")),
+            ("kubernetes.io/cluster/prod", "owned", Some("prod")),
+            ("Name", "prod", None),
+        ] {
+            let tags = BTreeMap::from([(key.to_owned(), value.to_owned())]);
+            assert_eq!(cluster_of(&tags).as_ref().map(ClusterName::as_str), expected);
+        }
+    }
+}
