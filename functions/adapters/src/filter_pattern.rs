@@ -19,6 +19,8 @@
 
 mod eval;
 mod lexer;
+#[cfg(test)]
+mod our_patterns;
 mod parser;
 #[cfg(test)]
 mod tests;
