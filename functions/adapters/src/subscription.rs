@@ -7,6 +7,9 @@
 //!
 //! All buffers belong to the [`Decoder`] and are used again for the next payload; the events borrow from them.
 
+mod fast;
+#[cfg(test)]
+mod fast_tests;
 mod gunzip;
 mod parse;
 #[cfg(test)]
@@ -123,6 +126,10 @@ pub struct Decoder {
     cap: usize,
     compressed: Vec<u8>,
     plain: Vec<u8>,
+    /// What the fast path copied, and where its log events lie there.
+    copied: Vec<u8>,
+    slots: Vec<fast::Slot>,
+    /// What the careful path had to unescape.
     unescaped: String,
 }
 
@@ -155,7 +162,14 @@ impl Decoder {
     /// A decoder that refuses a payload which decompresses to more than `cap` bytes.
     #[must_use]
     pub fn with_cap(cap: usize) -> Self {
-        Self { cap, compressed: Vec::new(), plain: Vec::new(), unescaped: String::new() }
+        Self {
+            cap,
+            compressed: Vec::new(),
+            plain: Vec::new(),
+            copied: Vec::new(),
+            slots: Vec::new(),
+            unescaped: String::new(),
+        }
     }
 
     /// Decodes a whole Lambda event, `{"awslogs":{"data":"…"}}`.
@@ -182,8 +196,38 @@ impl Decoder {
             STANDARD.decode_slice(base64, &mut self.compressed).map_err(SubscriptionError::Base64)?;
         let length = gunzip::gunzip(&self.compressed[..length], &mut self.plain, self.cap)?;
         let text = std::str::from_utf8(&self.plain[..length]).map_err(SubscriptionError::Utf8)?;
-        parse::message(text, &mut self.unescaped)
+        match fast::read(text, &mut self.copied, &mut self.slots) {
+            Some((body, filled)) => {
+                let copied = std::str::from_utf8(&self.copied[..filled]).map_err(SubscriptionError::Utf8)?;
+                resolve(body, &self.slots, copied)
+            }
+            None => parse::message(text, &mut self.unescaped),
+        }
     }
+}
+
+fn resolve<'d>(
+    body: fast::Body,
+    slots: &[fast::Slot],
+    copied: &'d str,
+) -> Result<Message<'d>, SubscriptionError> {
+    if parse::is_control(&copied[body.message_type])? {
+        return Ok(Message::Control);
+    }
+    let text = |range: std::ops::Range<usize>| Cow::Borrowed(&copied[range]);
+    let events = slots.iter().map(|slot| LogEvent {
+        id: text(slot.id.clone()),
+        timestamp: slot.timestamp,
+        message: text(slot.message.clone()),
+    });
+    Ok(Message::Data(Batch {
+        owner: text(body.owner),
+        log_group: text(body.log_group),
+        log_stream: text(body.log_stream),
+        subscription_filters: body.subscription_filters.into_iter().map(text).collect(),
+        events: events.collect(),
+        rejected: Vec::new(),
+    }))
 }
 
 fn bounded(size: usize) -> Result<(), SubscriptionError> {

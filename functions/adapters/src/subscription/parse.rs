@@ -1,4 +1,4 @@
-//! Turns the decompressed JSON into a message whose events borrow from it.
+//! Turns any decompressed JSON into a message whose events borrow from it: the careful path.
 //!
 //! A log event's fields are first taken as spans of the text, so that a wrong type or half a surrogate pair
 //! spoils that event alone. Then all escaped texts are unescaped into one buffer.
@@ -56,10 +56,8 @@ pub(super) fn message<'d>(
     unescaped: &'d mut String,
 ) -> Result<Message<'d>, SubscriptionError> {
     let body: Body<'d> = serde_json::from_str(json).map_err(SubscriptionError::Json)?;
-    match &*body.message_type {
-        "DATA_MESSAGE" => {}
-        "CONTROL_MESSAGE" => return Ok(Message::Control),
-        other => return Err(SubscriptionError::MessageType(text::excerpt(other, MAX_EXCERPT))),
+    if is_control(&body.message_type)? {
+        return Ok(Message::Control);
     }
 
     unescaped.clear();
@@ -94,6 +92,14 @@ pub(super) fn message<'d>(
         events,
         rejected,
     }))
+}
+
+pub(super) fn is_control(message_type: &str) -> Result<bool, SubscriptionError> {
+    match message_type {
+        "DATA_MESSAGE" => Ok(false),
+        "CONTROL_MESSAGE" => Ok(true),
+        other => Err(SubscriptionError::MessageType(text::excerpt(other, MAX_EXCERPT))),
+    }
 }
 
 fn slot<'a>(element: Element<'a>, unescaped: &mut String) -> Result<Slot<'a>, String> {

@@ -3,9 +3,9 @@ use proptest::prelude::*;
 use std::io::Write;
 
 const ENVELOPE: &str = include_str!("../../fixtures/subscription/lambda-event-envelope.json");
-const DECODED: &str = include_str!("../../fixtures/subscription/lambda-event-decoded.json");
-const GUIDE: &str = include_str!("../../fixtures/subscription/data-message-lambda-guide.json");
-const FIREHOSE: &str = include_str!("../../fixtures/subscription/control-message-firehose.json");
+pub(super) const DECODED: &str = include_str!("../../fixtures/subscription/lambda-event-decoded.json");
+pub(super) const GUIDE: &str = include_str!("../../fixtures/subscription/data-message-lambda-guide.json");
+pub(super) const FIREHOSE: &str = include_str!("../../fixtures/subscription/control-message-firehose.json");
 const KINESIS: &str = include_str!("../../fixtures/subscription/control-message-kinesis.json");
 
 fn data<'d>(decoder: &'d mut Decoder, payload: &str) -> Batch<'d> {
@@ -222,7 +222,7 @@ fn a_payload_larger_than_any_of_lambdas_is_refused_unread() {
     assert_eq!(error, "the payload is 6291457 bytes, and at most 6291456 are read");
 }
 
-fn batches() -> impl Strategy<Value = Batch<'static>> {
+pub(super) fn batches() -> impl Strategy<Value = Batch<'static>> {
     let text = || any::<String>().prop_map(Cow::Owned);
     // What jiff can hold, in milliseconds.
     let range = Timestamp::MIN.as_millisecond()..=Timestamp::MAX.as_millisecond();

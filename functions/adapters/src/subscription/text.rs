@@ -31,20 +31,13 @@ pub(super) fn unescape<'a>(inner: &'a str, out: &mut String) -> Result<Piece<'a>
         let escape = rest.as_bytes().get(at + 1).copied();
         let mut taken = at + 2;
         let character = match escape {
-            Some(b'"') => '"',
-            Some(b'\\') => '\\',
-            Some(b'/') => '/',
-            Some(b'b') => '\u{8}',
-            Some(b'f') => '\u{c}',
-            Some(b'n') => '\n',
-            Some(b'r') => '\r',
-            Some(b't') => '\t',
             Some(b'u') => {
                 let (character, length) = unicode(&rest[at..])?;
                 taken = at + length;
                 character
             }
-            _ => return Err("an unknown escape"),
+            Some(byte) => char::from(unescaped(byte).ok_or("an unknown escape")?),
+            None => return Err("an unknown escape"),
         };
         out.push(character);
         rest = &rest[taken..];
@@ -56,12 +49,27 @@ pub(super) fn unescape<'a>(inner: &'a str, out: &mut String) -> Result<Piece<'a>
     Ok(Piece::Unescaped(start..out.len()))
 }
 
+/// What stands for the letter of a short escape.
+pub(super) fn unescaped(letter: u8) -> Option<u8> {
+    Some(match letter {
+        b'"' | b'\\' | b'/' => letter,
+        b'b' => 0x08,
+        b'f' => 0x0c,
+        b'n' => b'\n',
+        b'r' => b'\r',
+        b't' => b'\t',
+        _ => return None,
+    })
+}
+
 /// Reads `\uXXXX`, or the two of a surrogate pair, at the start of `text`; also tells its length.
-fn unicode(text: &str) -> Result<(char, usize), &'static str> {
+pub(super) fn unicode(text: &str) -> Result<(char, usize), &'static str> {
     const HALF: &str = "half of a surrogate pair";
     let unit = |at: usize| {
         let escape = text.get(at..at + 6)?;
-        u32::from_str_radix(escape.strip_prefix("\\u")?, 16).ok()
+        let digits = escape.strip_prefix("\\u")?;
+        // `from_str_radix` would also take a sign.
+        if digits.starts_with('+') { None } else { u32::from_str_radix(digits, 16).ok() }
     };
     let high = unit(0).ok_or("a broken \\u escape")?;
     if let Some(character) = char::from_u32(high) {

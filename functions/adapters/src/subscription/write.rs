@@ -33,6 +33,10 @@ struct Event<'a> {
 /// loses what is finer than a millisecond.
 #[must_use]
 pub fn encode(batch: &Batch<'_>) -> String {
+    envelope(&json(batch))
+}
+
+pub(super) fn json(batch: &Batch<'_>) -> String {
     let events = batch.events.iter().map(|event| Event {
         id: &event.id,
         timestamp: event.timestamp.as_millisecond(),
@@ -46,7 +50,7 @@ pub fn encode(batch: &Batch<'_>) -> String {
         subscription_filters: &batch.subscription_filters,
         log_events: events.collect(),
     };
-    envelope(&serde_json::to_string(&body).expect("texts and numbers are always JSON"))
+    serde_json::to_string(&body).expect("texts and numbers are always JSON")
 }
 
 /// Wraps any text as Lambda would receive it, also one that is no subscription message.
