@@ -51,8 +51,9 @@ class Node:
 
     def __init__(self, number=0, zone="us-east-1a"):
         self.zone = zone
-        self.name = f"ip-10-0-{10 + number // 200}-{10 + number % 200}.ec2.internal"
-        self.instance = f"i-0{number:04x}6224042c4ee75"[:19]
+        # The first is the node of the captures.
+        self.name = f"ip-10-0-{10 + number // 60}-{170 + number % 60}.ec2.internal"
+        self.instance = f"i-08736224042c4e{number:03x}" if number else "i-08736224042c4ee75"
         self.boot = uuid("boot", number, 1)
         self.boots = 1
         self.number = number
@@ -174,16 +175,16 @@ class Node:
         }
         return event
 
-    def terminated(self, clock, cause="was taken out of service in response to a user request."):
+    def terminated(self, clock, called, cause="was taken out of service in response to a user request."):
         event = template("eventbridge-asg-terminate-successful")
         event |= {"id": uuid("terminated", self.number), "time": rfc(clock, 0)}
         activity = uuid("activity", self.instance)
         event["resources"] = [event["resources"][0], f"arn:aws:ec2:us-east-1:{ACCOUNT}:instance/{self.instance}"]
         event["detail"] |= {
             "Description": f"Terminating EC2 instance: {self.instance}", "ActivityId": activity, "RequestId": activity,
-            "EC2InstanceId": self.instance, "StartTime": rfc(later(clock, -180)), "EndTime": rfc(clock),
+            "EC2InstanceId": self.instance, "StartTime": rfc(called), "EndTime": rfc(clock),
             "Details": {"Subnet ID": "subnet-7c77841a", "Availability Zone": self.zone},
-            "Cause": f"At {rfc(later(clock, -180), 0)} instance {self.instance} {cause}",
+            "Cause": f"At {rfc(called, 0)} instance {self.instance} {cause}",
         }
         return event
 
@@ -273,13 +274,21 @@ def delivered(report, written, arrived):
     }
 
 
-def replaced(new, terminated, registered):
+def replaced(new, old, called, end, registered):
     """The old instance's end, and the life of the one that takes its place."""
-    old, end = terminated
     return [
-        old.terminated(end), new.launched(later(end, 40)), new.registers(registered),
+        old.terminated(end, called), new.launched(later(end, 40)), new.registers(registered),
         new.ready(later(registered, 31)), new.heartbeat(later(registered, 45), since=registered),
     ]
+
+
+def beats(node, start, end, **bad):
+    """A heartbeat every five minutes."""
+    clock, events = start, []
+    while at(clock) <= at(end):
+        events.append(node.heartbeat(clock, **bad))
+        clock = later(clock, 300)
+    return events
 
 
 def incident_01():
@@ -291,7 +300,7 @@ def incident_01():
         node.event("10:02:11", "NetworkingReady", "MetadataServiceBlocked", f"the instance metadata service is unreachable: filter/OUTPUT: {rule}"),
         node.heartbeat("10:05:00"), node.kubelet("10:07:12"), node.heartbeat("10:10:00"),
         node.unknown("10:15:44.021638"), node.call("10:45:44"),
-        *replaced(new, (node, "10:48:30"), "10:50:10"),
+        *replaced(new, node, "10:45:44", "10:48:30", "10:50:10"),
     ]
 
 
@@ -301,9 +310,7 @@ def incident_02():
     return [
         node.heartbeat("10:00:00"), down("10:03:00"), down("10:08:00"),
         node.condition("10:09:30", "NetworkingReady", "True", "10:09:30"),
-        node.heartbeat("10:10:00", NetworkingReady={"since": rfc("10:09:30")}),
-        node.heartbeat("10:15:00", NetworkingReady={"since": rfc("10:09:30")}),
-        node.heartbeat("10:45:00", NetworkingReady={"since": rfc("10:09:30")}),
+        *beats(node, "10:10:00", "10:45:00", NetworkingReady={"since": rfc("10:09:30")}),
     ]
 
 
@@ -313,16 +320,15 @@ def incident_03():
     events = [node.ready("09:58:00")]
     for minute in range(0, 30, 4):
         events += [node.not_ready(later("10:00:00", minute * 60)), node.ready(later("10:00:00", minute * 60 + 180))]
-    return events + [node.call("10:30:00"), *replaced(new, (node, "10:33:10"), "10:35:40")]
+    return events + [node.call("10:30:00"), *replaced(new, node, "10:30:00", "10:33:10", "10:35:40")]
 
 
 def incident_04():
     node, new = Node(0), Node(1)
     return [
         node.heartbeat("09:58:00"), node.ready("09:58:30"), node.deleted_by_hand("10:00:00.355378"),
-        node.heartbeat("10:03:00"), node.heartbeat("10:08:00"), node.heartbeat("10:13:00"), node.heartbeat("10:18:00"),
-        node.heartbeat("10:23:00"), node.heartbeat("10:28:00"), node.call("10:30:00"),
-        *replaced(new, (node, "10:33:10"), "10:35:40"),
+        *beats(node, "10:03:00", "10:28:00"), node.call("10:30:00"),
+        *replaced(new, node, "10:30:00", "10:33:10", "10:35:40"),
     ]
 
 
@@ -343,7 +349,7 @@ def incident_06():
     xid = lambda clock: node.bad(clock, "AcceleratedHardwareReady", "10:00:00", "NvidiaXID79Error", XID_79)
     return [
         node.heartbeat("09:58:00"), xid("10:00:00.250"), xid("10:05:00"), node.call("10:10:00"),
-        *replaced(new, (node, "10:13:00"), "10:15:30"),
+        *replaced(new, node, "10:10:00", "10:13:00", "10:15:30"),
     ]
 
 
@@ -371,7 +377,7 @@ def incident_08():
     again = lambda clock: node.bad(clock, "AcceleratedHardwareReady", "10:14:02", "NvidiaXID95Error", XID_95, 47)
     return events + [
         node.heartbeat("10:13:20", since="10:13:15"), again("10:14:02.250"), again("10:19:00"), again("10:24:00"),
-        node.call("10:25:00"), *replaced(new, (node, "10:28:00"), "10:30:40"),
+        node.call("10:25:00"), *replaced(new, node, "10:25:00", "10:28:00", "10:30:40"),
     ]
 
 
@@ -391,8 +397,9 @@ def incident_09():
     events += [node.ready(later("10:40:00", 11 * place)) for place, node in enumerate(bad[3:])]
     events += [node.heartbeat(later("10:40:00", node.number)) for node in nodes]
     for place, node in enumerate(bad[:3]):
-        clock = later("10:40:42", 0)
-        events += [node.call(clock), *replaced(Node(100 + place, node.zone), (node, later("10:44:00", place)), later("10:46:30", 9 * place))]
+        called, new = later("10:40:00", 7 * place), Node(100 + place, node.zone)
+        events.append(node.call(called))
+        events += replaced(new, node, called, later("10:44:00", place), later("10:46:30", 9 * place))
     return events
 
 
@@ -428,13 +435,14 @@ def incident_12():
     still = node.bad("10:04:00", "NetworkingReady", "10:02:30", "InterfaceNotUp", "eth1 is down", 7_200)
     node.reboot()
     after = [node.heartbeat("10:10:00", since="10:09:50"), node.heartbeat("10:15:00", since="10:09:50")]
-    last = [node.heartbeat("10:40:00", since="10:09:50"), node.heartbeat("10:50:00", since="10:09:50")]
+    clocks = [later("10:20:00", 300 * number) for number in range(7)]
+    last = [(node.heartbeat(clock, since="10:09:50"), clock) for clock in clocks]
     return [
         delivered(before, "10:00:00", "10:00:01"),
         delivered(after[0], "10:10:00", "10:10:01"), delivered(after[1], "10:15:00", "10:15:01"),
         delivered(still, "10:04:00", "10:24:00"), delivered(down, "10:03:00", "10:24:01"),
         delivered(down, "10:03:00", "10:24:02"), delivered(still, "10:04:00", "10:24:03"),
-        delivered(last[0], "10:40:00", "10:40:01"), delivered(last[1], "10:50:00", "10:50:01"),
+        *(delivered(report, written, later(written, 1)) for report, written in last),
     ]
 
 
@@ -442,28 +450,28 @@ def incident_13():
     node = Node(0)
     return [
         node.heartbeat("09:58:00"), node.ready("09:58:30"), node.not_ready("10:00:00"),
-        node.call_by_eks("10:12:13"), node.terminated("10:15:30"),
+        *beats(node, "10:03:00", "10:08:00"), node.call_by_eks("10:12:13"), node.terminated("10:15:30", "10:12:13"),
     ]
 
 
 def incident_14():
     node, new = Node(0), Node(1)
-    return [node.heartbeat("09:58:00"), node.not_ready("10:00:00"), *replaced(new, (node, "10:33:10"), "10:35:40")]
+    return [node.heartbeat("09:58:00"), node.not_ready("10:00:00"), *beats(node, "10:03:00", "10:28:00"), *replaced(new, node, "10:30:00", "10:33:10", "10:35:40")]
 
 
 def incident_15():
     node, new = Node(0), Node(1)
     return [
-        node.heartbeat("09:58:00"), node.not_ready("10:00:00"), node.throttled_call("10:30:00"),
-        node.call("10:30:15"), *replaced(new, (node, "10:33:10"), "10:35:40"),
+        node.heartbeat("09:58:00"), node.not_ready("10:00:00"), *beats(node, "10:03:00", "10:28:00"),
+        node.throttled_call("10:30:00"), node.call("10:30:15"), *replaced(new, node, "10:30:15", "10:33:10", "10:35:40"),
     ]
 
 
 def incident_16():
     node, new = Node(0), Node(1)
     return [
-        node.heartbeat("09:58:00"), node.not_ready("10:00:00"), node.call("11:00:00"),
-        *replaced(new, (node, "11:03:10"), "11:05:40"),
+        node.heartbeat("09:58:00"), node.not_ready("10:00:00"), *beats(node, "10:03:00", "10:58:00"),
+        node.call("11:00:00"), *replaced(new, node, "11:00:00", "11:03:10", "11:05:40"),
     ]
 
 

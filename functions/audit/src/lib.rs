@@ -208,8 +208,7 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
     ) -> Result<Audited, AuditError> {
         let caller = self.cloud.caller();
         self.update(key, false, now, |case| {
-            let known = case.departure.as_ref().is_some_and(|departure| departure.foreign);
-            if known || case.closed.is_some() {
+            if case.departure.as_ref().is_some_and(|departure| departure.foreign) {
                 return (Vec::new(), Vec::new());
             }
             let how = format!("{} terminated it", event.who());

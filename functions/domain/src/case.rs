@@ -252,6 +252,8 @@ pub enum News {
     Recovery(ConditionType),
     /// The kubelet registered the node.
     Registered,
+    /// A node that had registered is ready for the first time.
+    Ready,
     /// The Node object was deleted.
     Deleted {
         /// By whom.
@@ -524,7 +526,8 @@ impl Case {
                     }
                 }
                 news.push(News::Registered);
-                self.hear_conditions(conditions, at, policy, &mut news);
+                // A kubelet registers before it is ready: that is no trouble to tell of.
+                self.hear_conditions(conditions, at, policy, &mut Vec::new());
             }
             What::Deleted { by, user } => {
                 news.push(News::Deleted { by: *by, user: user.clone() });
@@ -599,17 +602,19 @@ impl Case {
                 known.findings = vec![found];
             }
             let after = history.read(hold).is_some_and(|reading| reading.health.is_bad());
+            if newest
+                && observed.condition == ConditionType::Ready
+                && observed.health == Health::Sound
+                && let Some(arrival) = self.arrival.as_mut().filter(|arrival| arrival.ready.is_none())
+            {
+                arrival.ready = Some(at);
+                news.push(News::Ready);
+                continue;
+            }
             match (before, after) {
                 (false, true) => news.push(News::Trouble(observed.condition.clone())),
                 (true, false) => news.push(News::Recovery(observed.condition.clone())),
                 _ => {}
-            }
-            if newest
-                && observed.condition == ConditionType::Ready
-                && observed.health == Health::Sound
-                && let Some(arrival) = &mut self.arrival
-            {
-                arrival.ready.get_or_insert(at);
             }
         }
     }
@@ -631,7 +636,8 @@ impl Case {
     /// The instance left.
     pub fn depart(&mut self, at: Timestamp, how: String, foreign: bool) {
         let earlier = self.departure.as_ref().is_some_and(|known| known.foreign || !foreign);
-        if self.closed.is_none() && !earlier {
+        // Who did it is worth knowing even where that it happened was known first.
+        if (self.closed.is_none() || foreign) && !earlier {
             self.departure = Some(Departure { at, how, foreign });
         }
     }

@@ -342,7 +342,10 @@ impl Outcome {
                 let took = repair.map(|repair| stamp::length(healthy.duration_since(repair.fault.since)));
                 format!("replaced by {by}, {} after the fault", took.unwrap_or_default())
             }
-            Self::Rebooted => format!("cured by a reboot {} ago", ago(repair.and_then(Repair::effective_at))),
+            Self::Rebooted => {
+                let since = repair.map(|repair| repair.fault.since);
+                format!("cured by a reboot, {} after the fault", ago(since))
+            }
             Self::ReplacementFailed => {
                 format!(
                     "terminated {} ago, and no replacement registered",

@@ -15,6 +15,7 @@ use nodemend_adapters::{
 use nodemend_domain::{
     audit_log::{self, Reading},
     case::{Case, News},
+    condition::{Health, RepairAction},
     ident::{ClusterName, InstanceId},
     observation::{Deleter, Observation},
     occurrence::{Occurrence, Step},
@@ -79,7 +80,7 @@ impl IntakeError {
 
 /// What one line says of one instance.
 enum Word<'a> {
-    Report(Report<'a>),
+    Report(Box<Report<'a>>),
     Observation(Box<Observation>),
 }
 
@@ -218,7 +219,7 @@ fn read<'a>(
             if report.instance_id.as_str() != log_stream {
                 return Err(format!("instanceId: {} is not this log stream's", report.instance_id));
             }
-            Ok(Some(Word::Report(report)))
+            Ok(Some(Word::Report(Box::new(report))))
         }
         LogSource::ControlPlane(_) if !log_stream.starts_with("kube-apiserver-audit") => Ok(None),
         LogSource::ControlPlane(_) => {
@@ -254,6 +255,10 @@ fn tell(case: &Case, news: Vec<News>, policy: &Policy, now: Timestamp, told: &mu
                 let faults = case.faults(&policy.default_rules(), policy, now);
                 let fault = faults.iter().find(|fault| fault.condition == condition && fault.is_bad());
                 let Some(fault) = fault else { continue };
+                if fault.deadline.is_none() && fault.health == Health::Unknown {
+                    // The pressures follow Ready into Unknown: one line says it all.
+                    continue;
+                }
                 if let Some(deadline) = fault.deadline {
                     occurrence.step = Step::Suspect;
                     occurrence.detail = format!(
@@ -271,6 +276,14 @@ fn tell(case: &Case, news: Vec<News>, policy: &Policy, now: Timestamp, told: &mu
                 occurrence.condition = Some(condition);
             }
             News::Recovery(condition) => {
+                let called = case.repair.as_ref().and_then(|repair| repair.effective_at());
+                if let Some(called) = called.filter(|_| case.action() == Some(RepairAction::Replace)) {
+                    occurrence.detail =
+                        format!("well again, but it was terminated at {}", stamp::seconds(called));
+                    occurrence.condition = Some(condition);
+                    told.push(occurrence);
+                    continue;
+                }
                 occurrence.step = Step::Recovered;
                 occurrence.detail = format!(
                     "well again; its case ends when that has held for {}",
@@ -279,6 +292,7 @@ fn tell(case: &Case, news: Vec<News>, policy: &Policy, now: Timestamp, told: &mu
                 occurrence.condition = Some(condition);
             }
             News::Registered => "the kubelet registered the node".clone_into(&mut occurrence.detail),
+            News::Ready => "the node is ready".clone_into(&mut occurrence.detail),
             News::Rebooted => "a new boot began".clone_into(&mut occurrence.detail),
             News::AgentHeard => "the agent is heard again".clone_into(&mut occurrence.detail),
             News::Deleted { by, user } => {

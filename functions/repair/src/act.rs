@@ -126,12 +126,10 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                 replacement: None,
             });
         }
-        let detail = format!(
-            "{} in group {}, {} of its places taken",
-            action.as_str(),
-            group.name,
-            group.in_flight.len()
-        );
+        let under_way = group.in_flight.len();
+        let repairs = if under_way == 1 { "repair is" } else { "repairs are" };
+        let detail =
+            format!("{} in group {}, where {under_way} {repairs} under way", action.as_str(), group.name);
         let data = json!({ "autoScalingGroupName": group.name, "repairAction": action, "fault": fault });
         entries.push(ledger::enter(case, &caller, trail::Step::Claimed, &detail, Guards::Passed, data, now));
         told.push(occurrence(case, Step::Claimed, detail, now));

@@ -8,6 +8,7 @@ use crate::{
     catalogue,
     condition::{ConditionType, Health, RepairAction, Severity},
     policy::{Policy, Remedy, Rules},
+    repair::{Phase, READY_TIMEOUT, Repair},
     stamp,
 };
 
@@ -140,7 +141,7 @@ impl Case {
             self.blocked = None;
         }
         self.due = self.next_look(&faults, policy, now);
-        self.attention = self.why_unhealthy(&faults);
+        self.attention = self.why_unhealthy(&faults, now);
     }
 
     /// Nothing bad was ever heard, or not since the item was last tidied.
@@ -163,7 +164,8 @@ impl Case {
     fn next_look(&self, faults: &[Fault], policy: &Policy, now: Timestamp) -> Option<Timestamp> {
         if let Some(repair) = &self.repair {
             let departed = self.departure.as_ref().filter(|departure| departure.foreign).map(|_| now);
-            return repair.next_look(policy, now).into_iter().chain(departed).min();
+            let cured = self.cured_at(repair, faults, now);
+            return repair.next_look(policy, now).into_iter().chain(departed).chain(cured).min();
         }
         if self.departure.is_some() {
             return Some(now);
@@ -184,8 +186,33 @@ impl Case {
         recovering.chain(acting).chain(arriving).chain(silent).min()
     }
 
-    fn why_unhealthy(&self, faults: &[Fault]) -> Option<Attention> {
-        let bad = faults.iter().filter(|fault| fault.is_bad() && fault.deadline.is_some());
+    /// When a rebooted node will count as cured, if it stays as well as it is.
+    fn cured_at(&self, repair: &Repair, faults: &[Fault], now: Timestamp) -> Option<Timestamp> {
+        let booted =
+            self.boot.as_ref().zip(repair.effective_at()).is_some_and(|(boot, called)| boot.heard > called);
+        let acting = || faults.iter().filter(|fault| fault.deadline.is_some());
+        if repair.phase != Phase::Rebooting
+            || !booted
+            || !repair.is_confirmed()
+            || acting().any(Fault::is_bad)
+        {
+            return None;
+        }
+        Some(acting().filter_map(|fault| fault.heals_at).max().unwrap_or(now))
+    }
+
+    fn why_unhealthy(&self, faults: &[Fault], now: Timestamp) -> Option<Attention> {
+        // A node that has only just registered is not unhealthy yet, or every scale-out would stop repair.
+        let arriving = self
+            .arrival
+            .as_ref()
+            .filter(|arrival| arrival.ready.is_none())
+            .and_then(|arrival| arrival.registered);
+        let starts = arriving.is_some_and(|at| now.duration_since(at) < READY_TIMEOUT);
+        let bad = faults
+            .iter()
+            .filter(|fault| fault.is_bad() && fault.deadline.is_some())
+            .filter(|fault| !(starts && fault.condition == ConditionType::Ready));
         let since = bad.clone().map(|fault| fault.since).min();
         let unknown = bad.clone().any(|fault| fault.health == Health::Unknown);
         if let Some(since) = since {
