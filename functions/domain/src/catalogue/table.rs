@@ -1,0 +1,485 @@
+//! The catalogue's rows, by name.
+
+use super::{
+    Clear::{Boot, Line, Probe, Quiet},
+    Entry,
+};
+use crate::condition::{
+    ConditionType::{
+        self, AcceleratedHardwareReady, ContainerRuntimeReady, KernelReady, NetworkingReady, Ready,
+        StorageReady,
+    },
+    RepairAction, Severity,
+};
+
+macro_rules! entry {
+    ($severity:ident $action:ident, $may_be_event:literal, $ours:literal, $reason:literal, $condition:ident, $clears:expr, $meaning:literal) => {
+        Entry {
+            reason: $reason,
+            condition: ConditionType::$condition,
+            severity: Severity::$severity,
+            may_be_event: $may_be_event,
+            action: RepairAction::$action,
+            clears: $clears,
+            meaning: $meaning,
+            ours: $ours,
+        }
+    };
+}
+
+macro_rules! event {
+    ($($row:tt)*) => { entry!(Event NoAction, false, false, $($row)*) };
+}
+
+macro_rules! fault {
+    ($($row:tt)*) => { entry!(Condition Replace, false, false, $($row)*) };
+}
+
+/// What EKS's own agent does not report.
+macro_rules! our_event {
+    ($($row:tt)*) => { entry!(Event NoAction, false, true, $($row)*) };
+}
+
+macro_rules! our_fault {
+    ($($row:tt)*) => { entry!(Condition Replace, false, true, $($row)*) };
+}
+
+/// Every reason, sorted by name: it is searched by halves.
+pub static ENTRIES: &[Entry] = &[
+    our_event!("AgentSilent", Ready, &[Line], "the agent is not heard; what it watches is not watched"),
+    event!("AppBlocked", KernelReady, &[Quiet(10)], "a task has waited minutes for storage or a lock"),
+    event!("AppCrash", KernelReady, &[Quiet(10)], "a program crashed on a memory fault"),
+    event!(
+        "ApproachingKernelPidMax",
+        KernelReady,
+        &[Probe],
+        "threads near the limit of the kernel; at the limit nothing can start"
+    ),
+    event!(
+        "ApproachingMaxOpenFiles",
+        KernelReady,
+        &[Probe],
+        "open files near the limit of the kernel; at the limit nothing can be opened"
+    ),
+    event!(
+        "BandwidthInExceeded",
+        NetworkingReady,
+        &[Probe],
+        "the instance exceeds its allowance of inbound traffic; packets are queued or dropped"
+    ),
+    event!(
+        "BandwidthOutExceeded",
+        NetworkingReady,
+        &[Probe],
+        "the instance exceeds its allowance of outbound traffic; packets are queued or dropped"
+    ),
+    event!("BlockDeviceIOError", StorageReady, &[Quiet(10)], "a block device failed to read or write"),
+    event!(
+        "ClockUnsynchronized",
+        KernelReady,
+        &[Probe],
+        "the clock is not synchronized; tokens and certificates may be refused"
+    ),
+    event!(
+        "ConntrackExceeded",
+        NetworkingReady,
+        &[Probe],
+        "the instance exceeds its allowance of connections; packets are queued or dropped"
+    ),
+    event!(
+        "ConntrackExceededKernel",
+        KernelReady,
+        &[Probe],
+        "the connection table is full; new connections are dropped"
+    ),
+    event!(
+        "ContainerRuntimeFailed",
+        ContainerRuntimeReady,
+        &[Quiet(10)],
+        "the container runtime failed to create a container"
+    ),
+    our_fault!(
+        "ContainerRuntimeNotResponding",
+        ContainerRuntimeReady,
+        &[Probe],
+        "the container runtime does not answer; no pod can start or stop"
+    ),
+    event!(
+        "DeprecatedContainerdConfiguration",
+        ContainerRuntimeReady,
+        &[Probe],
+        "containerd warns that its configuration will stop working"
+    ),
+    event!(
+        "EBSInstanceIOPSExceeded",
+        StorageReady,
+        &[Probe],
+        "the EBS instance exceeds its operations a second; storage is slowed down"
+    ),
+    event!(
+        "EBSInstanceThroughputExceeded",
+        StorageReady,
+        &[Probe],
+        "the EBS instance exceeds its throughput; storage is slowed down"
+    ),
+    event!(
+        "EBSVolumeIOPSExceeded",
+        StorageReady,
+        &[Probe],
+        "the EBS volume exceeds its operations a second; storage is slowed down"
+    ),
+    event!(
+        "EBSVolumeThroughputExceeded",
+        StorageReady,
+        &[Probe],
+        "the EBS volume exceeds its throughput; storage is slowed down"
+    ),
+    event!("EFAErrorMetric", NetworkingReady, &[Probe], "an EFA device reports errors at a high rate"),
+    event!(
+        "EtcHostsMountFailed",
+        StorageReady,
+        &[Quiet(10)],
+        "a container could not mount its hosts file and did not start"
+    ),
+    event!(
+        "ExcessiveZombieProcesses",
+        KernelReady,
+        &[Probe],
+        "dead processes that nobody collects pile up and hold process ids"
+    ),
+    fault!(
+        "FabricManagerNotRunning",
+        AcceleratedHardwareReady,
+        &[Probe],
+        "the NVSwitch fabric manager failed; multi-GPU jobs cannot start"
+    ),
+    our_fault!("FailedToJoin", Ready, &[Line], "an instance was launched and no node registered"),
+    our_fault!("FilesystemCorruption", StorageReady, &[Boot], "the kernel found a host filesystem corrupted"),
+    fault!(
+        "ForkFailedOutOfPIDs",
+        KernelReady,
+        &[Probe, Quiet(10)],
+        "no new process or thread can start; pods fail to start and probes fail"
+    ),
+    our_event!("HardLockup", KernelReady, &[Quiet(10)], "a processor does not even take interrupts any more"),
+    event!(
+        "IODelays",
+        StorageReady,
+        &[Probe],
+        "a process spent more than ten seconds of ten minutes waiting for storage"
+    ),
+    our_event!(
+        "IOPressure",
+        StorageReady,
+        &[Probe],
+        "all work on the node waits for storage most of the time"
+    ),
+    event!(
+        "IPAMDInconsistentState",
+        NetworkingReady,
+        &[Probe],
+        "the VPC CNI daemon and the runtime disagree about the pods on the node"
+    ),
+    event!("IPAMDNoIPs", NetworkingReady, &[Quiet(10)], "the subnet has no free addresses for pods"),
+    fault!(
+        "IPAMDNotReady",
+        NetworkingReady,
+        &[Line, Quiet(5), Probe],
+        "the VPC CNI daemon cannot reach the API server; pods get no addresses"
+    ),
+    fault!(
+        "IPAMDNotRunning",
+        NetworkingReady,
+        &[Probe],
+        "the VPC CNI is installed but its daemon does not run; pods get no addresses"
+    ),
+    event!(
+        "IPAMDRepeatedlyRestart",
+        NetworkingReady,
+        &[Quiet(30)],
+        "the VPC CNI daemon restarts again and again"
+    ),
+    our_event!(
+        "InodesExhausted",
+        StorageReady,
+        &[Probe],
+        "a host filesystem is almost out of inodes; no more files can be made"
+    ),
+    fault!(
+        "InterfaceNotRunning",
+        NetworkingReady,
+        &[Probe],
+        "a network interface has no carrier; pods on it are cut off"
+    ),
+    fault!(
+        "InterfaceNotUp",
+        NetworkingReady,
+        &[Probe],
+        "a network interface is down; pods on it are cut off"
+    ),
+    event!(
+        "KernelBug",
+        KernelReady,
+        &[Boot],
+        "the kernel hit a bug of its own; what it damaged lasts until a reboot"
+    ),
+    our_event!(
+        "KernelLogOverrun",
+        KernelReady,
+        &[Quiet(10)],
+        "kernel records were lost before they were read; faults among them were not seen"
+    ),
+    event!(
+        "KubeProxyNotReady",
+        NetworkingReady,
+        &[Quiet(10)],
+        "kube-proxy cannot watch the API server; services go stale"
+    ),
+    event!(
+        "KubeletDiskUsageSlow",
+        StorageReady,
+        &[Quiet(10)],
+        "the kubelet takes long to measure its disks; storage is slow"
+    ),
+    event!("KubeletFailed", ContainerRuntimeReady, &[Probe], "the kubelet service is in state failed"),
+    our_event!(
+        "KubeletNotHealthy",
+        ContainerRuntimeReady,
+        &[Probe],
+        "the kubelet says of itself that it is not healthy"
+    ),
+    fault!("KubeletNotReady", Ready, &[Probe], "the kubelet says that it cannot run pods"),
+    event!(
+        "LargeEnvironment",
+        KernelReady,
+        &[Probe],
+        "a process has more than 1,000 environment variables, often from service links"
+    ),
+    event!(
+        "LinkLocalExceeded",
+        NetworkingReady,
+        &[Probe],
+        "the instance exceeds its allowance of DNS and metadata packets; packets are queued or dropped"
+    ),
+    event!(
+        "LivenessProbeFailures",
+        ContainerRuntimeReady,
+        &[Quiet(10)],
+        "liveness probes fail at a high rate; containers are being restarted"
+    ),
+    event!(
+        "MACAddressPolicyMisconfigured",
+        NetworkingReady,
+        &[Probe],
+        "systemd changes the addresses of pod interfaces; pods lose their network"
+    ),
+    entry!(Condition Replace, true, true,  "MemoryHardwareError", KernelReady, &[Boot], "the memory reports errors: corrected ones warn, uncorrectable ones corrupt"),
+    our_event!(
+        "MetadataServiceBlocked",
+        NetworkingReady,
+        &[Probe],
+        "the instance metadata service cannot be reached; credentials will expire"
+    ),
+    event!(
+        "MissingDefaultRoutes",
+        NetworkingReady,
+        &[Probe],
+        "a secondary route table has no default route; its pods reach nothing outside"
+    ),
+    event!(
+        "MissingIPRoutes",
+        NetworkingReady,
+        &[Probe],
+        "routes of pod addresses are missing; those pods are cut off"
+    ),
+    event!(
+        "MissingIPRules",
+        NetworkingReady,
+        &[Probe],
+        "routing rules of pod addresses are missing; those pods are cut off"
+    ),
+    fault!(
+        "MissingLoopbackInterface",
+        NetworkingReady,
+        &[Probe],
+        "the loopback interface is missing or down; probes and sidecars fail"
+    ),
+    event!(
+        "NPABPFRecoveryError",
+        NetworkingReady,
+        &[Quiet(10)],
+        "the network policy agent cannot recover its programs in the kernel"
+    ),
+    fault!(
+        "NPANotRunning",
+        NetworkingReady,
+        &[Probe],
+        "the network policy agent does not run; policies are not enforced"
+    ),
+    event!(
+        "NPARepeatedlyRestart",
+        NetworkingReady,
+        &[Quiet(10)],
+        "the network policy agent restarts again and again"
+    ),
+    event!(
+        "NetworkSysctl",
+        NetworkingReady,
+        &[Probe],
+        "IP forwarding is off; pods cannot reach beyond the node"
+    ),
+    fault!(
+        "NeuronDMAError",
+        AcceleratedHardwareReady,
+        &[Boot],
+        "a Neuron DMA engine has an uncorrectable error; jobs on it fail"
+    ),
+    fault!(
+        "NeuronHBMUncorrectableError",
+        AcceleratedHardwareReady,
+        &[Boot],
+        "a Neuron memory has an uncorrectable error; jobs on it fail"
+    ),
+    fault!(
+        "NeuronNCUncorrectableError",
+        AcceleratedHardwareReady,
+        &[Boot],
+        "a Neuron core has an uncorrectable error; jobs on it fail"
+    ),
+    fault!(
+        "NeuronSRAMUncorrectableError",
+        AcceleratedHardwareReady,
+        &[Boot],
+        "a Neuron on-chip memory has an uncorrectable error; jobs on it fail"
+    ),
+    our_event!(
+        "NodeDNSFailing",
+        NetworkingReady,
+        &[Probe],
+        "the name of the API server does not resolve while the network is up"
+    ),
+    fault!(
+        "NodeDeleted",
+        Ready,
+        &[Line],
+        "somebody deleted the Node object while its instance runs; it serves no pods"
+    ),
+    fault!("NodeStatusNeverUpdated", Ready, &[Probe], "the kubelet has never reported since it registered"),
+    fault!(
+        "NodeStatusUnknown",
+        Ready,
+        &[Probe],
+        "the control plane has not heard the kubelet for 40 seconds or more"
+    ),
+    fault!(
+        "NvidiaDeviceCountMismatch",
+        AcceleratedHardwareReady,
+        &[Probe],
+        "GPUs are missing: the bus, the driver and the instance type disagree"
+    ),
+    fault!(
+        "NvidiaDoubleBitError",
+        AcceleratedHardwareReady,
+        &[Boot],
+        "a GPU has uncorrectable memory errors"
+    ),
+    event!(
+        "NvidiaNCCLError",
+        AcceleratedHardwareReady,
+        &[Quiet(10)],
+        "a job crashed in the GPU communication library"
+    ),
+    fault!(
+        "NvidiaNVLinkError",
+        AcceleratedHardwareReady,
+        &[Boot],
+        "an NVLink or NVSwitch failed; GPUs cannot reach each other"
+    ),
+    event!("NvidiaPCIeError", AcceleratedHardwareReady, &[Probe], "a GPU repeats transfers on its bus"),
+    event!(
+        "NvidiaPageRetirement",
+        AcceleratedHardwareReady,
+        &[Boot],
+        "a GPU has memory pages waiting to be retired at the next boot"
+    ),
+    event!(
+        "NvidiaPowerError",
+        AcceleratedHardwareReady,
+        &[Probe],
+        "a GPU slows itself down for lack of power"
+    ),
+    event!(
+        "NvidiaThermalError",
+        AcceleratedHardwareReady,
+        &[Probe],
+        "a GPU slows itself down because it is too hot"
+    ),
+    our_event!(
+        "OOMKilling",
+        KernelReady,
+        &[Quiet(10)],
+        "memory ran out, of the host or of a container, and a process was killed"
+    ),
+    event!(
+        "PPSExceeded",
+        NetworkingReady,
+        &[Probe],
+        "the instance exceeds its allowance of packets a second; packets are queued or dropped"
+    ),
+    our_event!(
+        "PodPidsExhausted",
+        KernelReady,
+        &[Probe],
+        "one pod has used up its process limit; the pod suffers, not the node"
+    ),
+    fault!(
+        "PodStuckTerminating",
+        ContainerRuntimeReady,
+        &[Quiet(10)],
+        "a pod cannot be stopped for ten minutes or more"
+    ),
+    event!(
+        "PortConflict",
+        NetworkingReady,
+        &[Probe],
+        "a rule diverts port 10250; the API server cannot reach the kubelet"
+    ),
+    event!("RapidCron", KernelReady, &[Quiet(15)], "a cron job runs more often than every five minutes"),
+    our_event!(
+        "RcuStall",
+        KernelReady,
+        &[Quiet(10)],
+        "a processor holds up the kernel clean-up for too long"
+    ),
+    event!(
+        "ReadinessProbeFailures",
+        ContainerRuntimeReady,
+        &[Quiet(10)],
+        "readiness probes fail at a high rate; pods are out of service"
+    ),
+    our_fault!(
+        "ReadonlyFilesystem",
+        StorageReady,
+        &[Probe, Boot],
+        "a host filesystem went read-only; nothing on it can be written"
+    ),
+    event!("ServiceFailedToStart", ContainerRuntimeReady, &[Quiet(10)], "a systemd service failed to start"),
+    event!(
+        "SoftLockup",
+        KernelReady,
+        &[Quiet(10)],
+        "a processor ran kernel code for tens of seconds without a pause"
+    ),
+    event!(
+        "UnexpectedRejectRule",
+        NetworkingReady,
+        &[Probe],
+        "a firewall rule that neither Kubernetes nor the CNI installed rejects traffic"
+    ),
+    event!(
+        "XFSSmallAverageClusterSize",
+        StorageReady,
+        &[Probe],
+        "an XFS filesystem is so fragmented that it may fail to allocate"
+    ),
+];
