@@ -33,6 +33,12 @@ pub const DEFAULT_CAP: usize = 8 * 1024 * 1024;
 /// Lambda takes at most 6 MB in a synchronous call, and less in an asynchronous one: nothing real is larger.
 pub const MAX_PAYLOAD: usize = 6 * 1024 * 1024;
 
+/// The most log events in one payload: ten times what one call to `PutLogEvents` may write.
+pub const MAX_EVENTS: usize = 100_000;
+
+/// The most names of subscription filters: a log group has two at most, and an account few of its own.
+const MAX_FILTERS: usize = 100;
+
 /// The most characters of a rejected record that are kept.
 pub const MAX_EXCERPT: usize = 256;
 
@@ -160,6 +166,9 @@ impl Decoder {
     }
 
     /// A decoder that refuses a payload which decompresses to more than `cap` bytes.
+    ///
+    /// It keeps its buffers: up to the cap for the decompressed text, as much for what is unescaped, and what
+    /// [`MAX_EVENTS`] and [`MAX_PAYLOAD`] allow for the rest.
     #[must_use]
     pub fn with_cap(cap: usize) -> Self {
         Self {

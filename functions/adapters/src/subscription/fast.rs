@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use jiff::Timestamp;
 
-use super::text;
+use super::{MAX_EVENTS, MAX_FILTERS, text};
 
 /// How many bytes are copied at once; the output has so much room behind its end.
 const STRIDE: usize = 8;
@@ -102,6 +102,9 @@ impl Reader<'_> {
             return Some(filters);
         }
         loop {
+            if filters.len() == MAX_FILTERS {
+                return None;
+            }
             filters.push(self.string()?);
             if self.ends(b']')? {
                 return Some(filters);
@@ -116,6 +119,9 @@ impl Reader<'_> {
             return Some(());
         }
         loop {
+            if slots.len() == MAX_EVENTS {
+                return None;
+            }
             let event = self.event()?;
             slots.push(event);
             if self.ends(b']')? {

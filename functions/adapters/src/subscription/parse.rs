@@ -5,14 +5,15 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::text::{self, Piece};
-use super::{Batch, LogEvent, MAX_EXCERPT, Message, Rejected, SubscriptionError};
+use super::{Batch, LogEvent, MAX_EVENTS, MAX_EXCERPT, MAX_FILTERS, Message, Rejected, SubscriptionError};
 
 #[derive(Deserialize)]
 struct Body<'a> {
@@ -25,14 +26,46 @@ struct Body<'a> {
     #[serde(borrow, rename = "logStream")]
     log_stream: Cow<'a, str>,
     #[serde(borrow, rename = "subscriptionFilters")]
-    subscription_filters: Vec<Name<'a>>,
+    subscription_filters: Bounded<Name<'a>, MAX_FILTERS>,
     #[serde(borrow, rename = "logEvents")]
-    log_events: Vec<Element<'a>>,
+    log_events: Bounded<Element<'a>, MAX_EVENTS>,
 }
 
 /// Inside a `Vec` a plain `Cow` would not borrow.
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// A list of at most `MOST` elements.
+///
+/// The cap bounds the text, but `{},{},…` takes many times its own size once each element is a value of ours.
+struct Bounded<T, const MOST: usize>(Vec<T>);
+
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Bounded<T, MOST> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(BoundedVisitor(PhantomData))
+    }
+}
+
+struct BoundedVisitor<T, const MOST: usize>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for BoundedVisitor<T, MOST> {
+    type Value = Bounded<T, MOST>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "a list of at most {MOST} elements")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut all = Vec::new();
+        while let Some(one) = seq.next_element()? {
+            if all.len() == MOST {
+                return Err(A::Error::invalid_length(MOST + 1, &self));
+            }
+            all.push(one);
+        }
+        Ok(Bounded(all))
+    }
+}
 
 /// A log event as spans of the text, or `None` where it is no object.
 struct Element<'a>(Option<Fields<'a>>);
@@ -64,8 +97,8 @@ pub(super) fn message<'d>(
     // Unescaping never lengthens a text: one reservation serves the whole batch.
     unescaped.reserve(json.len());
     let mut rejected = Vec::new();
-    let mut slots = Vec::with_capacity(body.log_events.len());
-    for (index, element) in body.log_events.into_iter().enumerate() {
+    let mut slots = Vec::with_capacity(body.log_events.0.len());
+    for (index, element) in body.log_events.0.into_iter().enumerate() {
         match slot(element, unescaped) {
             Ok(slot) => slots.push(slot),
             Err(why) => rejected.push(Rejected { index, why, excerpt: String::new() }),
@@ -88,7 +121,12 @@ pub(super) fn message<'d>(
         owner: body.owner,
         log_group: body.log_group,
         log_stream: body.log_stream,
-        subscription_filters: body.subscription_filters.into_iter().map(|name| name.0).collect(),
+        subscription_filters: body
+            .subscription_filters
+            .0
+            .into_iter()
+            .map(|name| name.0)
+            .collect(),
         events,
         rejected,
     }))

@@ -217,6 +217,25 @@ fn a_gigabyte_of_zeros_fails_within_the_memory_of_the_cap() {
 }
 
 #[test]
+fn more_log_events_than_any_payload_has_are_refused() {
+    let mut decoder = Decoder::new();
+    for event in ["{}", r#"{"id":"","timestamp":1,"message":""}"#] {
+        let all = vec![event; MAX_EVENTS].join(",");
+        let batch = data(&mut decoder, &with_events(&all));
+        assert_eq!(batch.events.len() + batch.rejected.len(), MAX_EVENTS);
+        let error = failure(&mut decoder, &with_events(&format!("{all},{event}")));
+        let expected = "failed to read the decompressed data: invalid length 100001, expected a list of at most 100000 elements";
+        assert!(error.starts_with(expected), "{error}");
+    }
+    let filters = format!(
+        "\"subscriptionFilters\":[{}]",
+        vec!["\"\""; MAX_FILTERS + 1].join(",")
+    );
+    let many = DECODED.replace("\"subscriptionFilters\": [\n    \"testFilter\"\n  ]", &filters);
+    assert!(failure(&mut decoder, &envelope(&many)).contains("a list of at most 100 elements"));
+}
+
+#[test]
 fn a_payload_larger_than_any_of_lambdas_is_refused_unread() {
     let error = failure(&mut Decoder::new(), &" ".repeat(MAX_PAYLOAD + 1));
     assert_eq!(error, "the payload is 6291457 bytes, and at most 6291456 are read");
