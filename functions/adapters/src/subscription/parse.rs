@@ -121,12 +121,7 @@ pub(super) fn message<'d>(
         owner: body.owner,
         log_group: body.log_group,
         log_stream: body.log_stream,
-        subscription_filters: body
-            .subscription_filters
-            .0
-            .into_iter()
-            .map(|name| name.0)
-            .collect(),
+        subscription_filters: body.subscription_filters.0.into_iter().map(|name| name.0).collect(),
         events,
         rejected,
     }))

@@ -227,10 +227,7 @@ fn more_log_events_than_any_payload_has_are_refused() {
         let expected = "failed to read the decompressed data: invalid length 100001, expected a list of at most 100000 elements";
         assert!(error.starts_with(expected), "{error}");
     }
-    let filters = format!(
-        "\"subscriptionFilters\":[{}]",
-        vec!["\"\""; MAX_FILTERS + 1].join(",")
-    );
+    let filters = format!("\"subscriptionFilters\":[{}]", vec!["\"\""; MAX_FILTERS + 1].join(","));
     let many = DECODED.replace("\"subscriptionFilters\": [\n    \"testFilter\"\n  ]", &filters);
     assert!(failure(&mut decoder, &envelope(&many)).contains("a list of at most 100 elements"));
 }
