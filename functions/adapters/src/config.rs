@@ -29,7 +29,7 @@ pub fn read_policy(text: &str) -> Result<Policy, PolicyError> {
 }
 
 fn at_path(path: &str, error: &serde_json::Error) -> PolicyError {
-    let field = if path == "." { "policy".to_owned() } else { path.to_owned() };
+    let field = if matches!(path, "." | "?") { "policy".to_owned() } else { path.to_owned() };
     PolicyError { field, why: one_line(&error.to_string()) }
 }
 

@@ -371,11 +371,9 @@ impl Case {
             if self.old_boots.len() > MAX_OLD_BOOTS {
                 self.old_boots.remove(0);
             }
-            for condition in &mut self.conditions {
-                if let Witness::Agent { statement, .. } = &mut condition.witness {
-                    statement.reboot(heard, node_at.unwrap_or(heard));
-                }
-            }
+            // What was said in the old boot ends with it. Its trouble is not bridged into the new one, else a
+            // case would depend on whether the old reports or the new ones came first.
+            self.conditions.retain(|condition| !matches!(condition.witness, Witness::Agent { .. }));
         }
     }
 

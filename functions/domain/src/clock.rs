@@ -231,14 +231,6 @@ impl Statement {
         }
     }
 
-    /// Ends with the boot that it was said in: what the new one knows nothing of is well, as far as is known.
-    pub fn reboot(&mut self, at: Timestamp, node_at: Timestamp) {
-        if self.health.is_bad() {
-            (self.health, self.since, self.node_since) = (Health::Sound, at, node_at);
-        }
-        self.seq = 0;
-    }
-
     /// What the clock shows.
     pub fn read(&self) -> Reading {
         Reading { health: self.health, since: self.since, trouble: self.trouble.map(|trouble| trouble.start) }
@@ -362,14 +354,5 @@ mod tests {
         again.sound_before = Some(SignedDuration::from_mins(5));
         statement.note(again, HOLD);
         assert_eq!(statement.read().trouble, Some(at(601)));
-    }
-
-    #[test]
-    fn what_ends_with_a_boot_is_well_until_the_new_one_says_otherwise() {
-        let mut statement = Statement::first(saying(9, Health::Bad, 0, 0));
-        statement.reboot(at(100), at(100));
-        assert_eq!(statement.read().health, Health::Sound);
-        statement.note(saying(1, Health::Bad, 130, 130), HOLD);
-        assert_eq!(statement.read().trouble, Some(at(1)), "bad again before the recovery held");
     }
 }

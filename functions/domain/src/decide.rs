@@ -172,15 +172,11 @@ fn triage_repair(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) 
     }
 }
 
-/// A reboot has cured a node when a boot that began after it says that nothing is bad, and has said so for
-/// as long as a recovery must hold.
 fn is_cured(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) -> bool {
-    let booted =
-        case.boot.as_ref().zip(repair.effective_at()).is_some_and(|(boot, called)| boot.heard > called);
-    booted
-        && policy
-            .all_rules()
-            .all(|rules| case.faults(&rules, policy, now).iter().all(|fault| fault.deadline.is_none()))
+    policy.all_rules().all(|rules| {
+        let faults = case.faults(&rules, policy, now);
+        case.cured_at(repair, &faults, policy).is_some_and(|cured| cured <= now)
+    })
 }
 
 /// What this node's group has yet to be told of its arrival.

@@ -164,7 +164,8 @@ impl Case {
     fn next_look(&self, faults: &[Fault], policy: &Policy, now: Timestamp) -> Option<Timestamp> {
         if let Some(repair) = &self.repair {
             let departed = self.departure.as_ref().filter(|departure| departure.foreign).map(|_| now);
-            let cured = self.cured_at(repair, faults, now);
+            let rebooting = repair.phase == Phase::Rebooting && repair.is_confirmed();
+            let cured = if rebooting { self.cured_at(repair, faults, policy) } else { None };
             return repair.next_look(policy, now).into_iter().chain(departed).chain(cured).min();
         }
         if self.departure.is_some() {
@@ -186,19 +187,21 @@ impl Case {
         recovering.chain(acting).chain(arriving).chain(silent).min()
     }
 
-    /// When a rebooted node will count as cured, if it stays as well as it is.
-    fn cured_at(&self, repair: &Repair, faults: &[Fault], now: Timestamp) -> Option<Timestamp> {
-        let booted =
-            self.boot.as_ref().zip(repair.effective_at()).is_some_and(|(boot, called)| boot.heard > called);
+    /// When a rebooted node counts as cured, if it stays as well as it is: a boot that began after the call says
+    /// that nothing is bad, and has said so for as long as a recovery must hold. What the agent complained of,
+    /// the agent must have had the chance to complain of again.
+    pub fn cured_at(&self, repair: &Repair, faults: &[Fault], policy: &Policy) -> Option<Timestamp> {
+        let boot = self
+            .boot
+            .as_ref()
+            .filter(|boot| repair.effective_at().is_some_and(|called| boot.heard > called))?;
+        let agent_spoke = self.heard_agent.is_some_and(|heard| heard >= boot.heard);
         let acting = || faults.iter().filter(|fault| fault.deadline.is_some());
-        if repair.phase != Phase::Rebooting
-            || !booted
-            || !repair.is_confirmed()
-            || acting().any(Fault::is_bad)
-        {
+        if acting().any(Fault::is_bad) || repair.fault.testimony == Testimony::Agent && !agent_spoke {
             return None;
         }
-        Some(acting().filter_map(|fault| fault.heals_at).max().unwrap_or(now))
+        let held = boot.heard.checked_add(policy.recovery_hold).ok()?;
+        Some(acting().filter_map(|fault| fault.heals_at).fold(held, Timestamp::max))
     }
 
     fn why_unhealthy(&self, faults: &[Fault], now: Timestamp) -> Option<Attention> {

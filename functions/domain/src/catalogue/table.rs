@@ -4,13 +4,7 @@ use super::{
     Clear::{Boot, Line, Probe, Quiet},
     Entry,
 };
-use crate::condition::{
-    ConditionType::{
-        self, AcceleratedHardwareReady, ContainerRuntimeReady, KernelReady, NetworkingReady, Ready,
-        StorageReady,
-    },
-    RepairAction, Severity,
-};
+use crate::condition::{ConditionType, RepairAction, Severity};
 
 macro_rules! entry {
     ($severity:ident $action:ident, $may_be_event:literal, $ours:literal, $reason:literal, $condition:ident, $clears:expr, $meaning:literal) => {
