@@ -64,7 +64,7 @@ mod tests {
             ("mode: kill\n", "mode: unknown variant `kill`"),
             ("{", "policy: "),
             ("a: [", "policy: "),
-            ("holds:\n- owner: x\n  reason: y\n", "holds[0]: missing field `until`"),
+            ("holds:\n- owner: x\n  reason: kernel test\n", "holds[0]: missing field `until`"),
         ] {
             let error = read_policy(text).expect_err(text).to_string();
             assert!(error.contains(expected), "{text}: {error}");
