@@ -3,6 +3,11 @@
 mod drive;
 mod fleet;
 mod input;
+mod json;
+mod pretty;
+mod story;
+mod svg;
+mod text;
 mod world;
 
 use std::{
@@ -93,6 +98,14 @@ pub enum ReplayError {
         /// Why.
         source: io::Error,
     },
+    /// A file can't be written.
+    #[error("failed to write {}: {source}", path.display())]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A policy or a fleet is wrong.
     #[error("{}: {why}", path.display())]
     Config {
@@ -117,7 +130,7 @@ pub enum ReplayError {
 impl ReplayError {
     /// Whether the command line or a file it names is at fault.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Read { .. } | Self::Config { .. })
+        matches!(self, Self::Read { .. } | Self::Write { .. } | Self::Config { .. })
     }
 }
 
@@ -136,6 +149,14 @@ pub fn run(options: &Options) -> Result<usize, ReplayError> {
         Some(path) => Some(fleet::read(&path)?),
         None => None,
     };
+    // Opened first: a name that can't be written is told before the work, not after it.
+    let picture = match &options.svg {
+        Some(path) => {
+            let file = fs::File::create(path);
+            Some((path, file.map_err(|source| ReplayError::Write { path: path.clone(), source })?))
+        }
+        None => None,
+    };
     let replayed = drive::drive(read.inputs, policy, groups, options.until)?;
     let bad: Vec<String> = read.bad.into_iter().chain(replayed.bad).collect();
     {
@@ -146,15 +167,16 @@ pub fn run(options: &Options) -> Result<usize, ReplayError> {
             writeln!(stderr, "{line}")?;
         }
     }
-    for occurrence in &replayed.occurrences {
-        println!(
-            "{} {:9} {} {:?} {}",
-            occurrence.at,
-            occurrence.step.as_str(),
-            occurrence.node.as_ref().map_or("", |n| n.as_str()),
-            occurrence.reason,
-            occurrence.detail
-        );
+    let occurrences = &replayed.occurrences;
+    let mut out = anstream::stdout().lock();
+    match options.format {
+        Format::Text => text::write(&mut out, occurrences)?,
+        Format::Json => json::write(&mut out, occurrences, bad.len())?,
+    }
+    out.flush()?;
+    if let Some((path, mut file)) = picture {
+        file.write_all(svg::draw(occurrences).as_bytes())
+            .map_err(|source| ReplayError::Write { path: path.clone(), source })?;
     }
     Ok(bad.len())
 }

@@ -52,7 +52,9 @@ struct Tag {
 
 /// Reads a file of groups.
 pub(super) fn read(path: &Path) -> Result<Vec<Group>, ReplayError> {
-    let output: Output = serde_json::from_str(&text_of(path)?)
+    let text = text_of(path)?;
+    let deserializer = &mut serde_json::Deserializer::from_str(&text);
+    let output: Output = serde_path_to_error::deserialize(deserializer)
         .map_err(|error| ReplayError::Config { path: path.to_owned(), why: error.to_string() })?;
     Ok(output.auto_scaling_groups.into_iter().map(Described::group).collect())
 }

@@ -7,6 +7,7 @@ use crate::{
     condition::ConditionType,
     ident::{ClusterName, InstanceId, NodeName},
     stamp,
+    trail::Record,
 };
 
 /// A step of a story.
@@ -104,5 +105,5 @@ pub struct Occurrence {
     pub detail: String,
     /// The trail record that the step left, as it stands in the trail.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub record: Option<serde_json::Value>,
+    pub record: Option<Box<Record>>,
 }

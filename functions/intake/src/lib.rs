@@ -262,12 +262,13 @@ fn tell(case: &Case, news: Vec<News>, policy: &Policy, now: Timestamp, told: &mu
                 if let Some(deadline) = fault.deadline {
                     occurrence.step = Step::Suspect;
                     occurrence.detail = format!(
-                        "{}{}{} due {} after {}",
-                        fault.message,
+                        "{}{}{} due {}, {} after {}",
+                        fault.message.trim_end_matches('.'),
                         if fault.message.is_empty() { "" } else { "; " },
                         fault.action.as_str(),
                         stamp::seconds(deadline),
                         stamp::length(deadline.duration_since(fault.since)),
+                        stamp::seconds(fault.since),
                     );
                 } else {
                     occurrence.detail = fault.message.clone();

@@ -128,8 +128,13 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         }
         let under_way = group.in_flight.len();
         let repairs = if under_way == 1 { "repair is" } else { "repairs are" };
-        let detail =
-            format!("{} in group {}, where {under_way} {repairs} under way", action.as_str(), group.name);
+        let again = case.repair.as_ref().is_some_and(|repair| !repair.calls.is_empty());
+        let detail = format!(
+            "{} in group {}, where {under_way} {repairs} under way{}",
+            action.as_str(),
+            group.name,
+            if again { "; the reboot did not cure it" } else { "" },
+        );
         let data = json!({ "autoScalingGroupName": group.name, "repairAction": action, "fault": fault });
         entries.push(ledger::enter(case, &caller, trail::Step::Claimed, &detail, Guards::Passed, data, now));
         told.push(occurrence(case, Step::Claimed, detail, now));
@@ -209,12 +214,13 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                 };
                 let action = known.action;
                 let detail = answer_sentence(action, answer);
+                let decision = decision_sentence(case, action);
                 let (entry, record) = ledger::enter_call(
                     case,
                     &caller,
                     call,
                     answer.clone(),
-                    &detail,
+                    &decision,
                     evidence.clone(),
                     called_at,
                 );
@@ -269,6 +275,22 @@ pub(crate) fn api_call(case: &Case, action: RepairAction) -> ApiCall {
             ApiCall::TerminateInstanceInAutoScalingGroup { instance_id }
         }
     }
+}
+
+/// Why the call was made, for its record.
+fn decision_sentence(case: &Case, action: RepairAction) -> String {
+    let Some(repair) = &case.repair else { return action.as_str().to_owned() };
+    let fault = &repair.fault;
+    let due = fault.deadline.map(|deadline| format!(", due {}", stamp::seconds(deadline)));
+    format!(
+        "{}: {} bad since {} ({}){}{}",
+        action.as_str(),
+        fault.condition,
+        stamp::seconds(fault.since),
+        fault.reason,
+        due.unwrap_or_default(),
+        if fault.action == action { "" } else { "; the reboot did not cure it" },
+    )
 }
 
 fn answer_sentence(action: RepairAction, answer: &Answer) -> String {

@@ -36,7 +36,8 @@ pub struct GuardNote {
     pub guard: String,
     /// Whether it let the repair pass.
     pub passed: bool,
-    /// One sentence for the reader.
+    /// One sentence for the reader, where it did not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub why: String,
 }
 
