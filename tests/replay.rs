@@ -369,6 +369,22 @@ fn the_same_events_in_any_packing_tell_the_same_story() {
 }
 
 #[test]
+fn the_readmes_picture_is_what_is_drawn_today() {
+    let folder = folder("readme-picture");
+    let svg = folder.join("09.svg");
+    let output = nodemend(&["replay", &incident("09"), "--svg", text(&svg)]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/pictures/09-threshold.svg");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::copy(&svg, &golden).expect("a picture");
+    }
+    assert!(
+        fs::read(&svg).expect("a picture") == fs::read(&golden).expect("the README's picture"),
+        "UPDATE_GOLDEN=1 draws docs/pictures/09-threshold.svg anew"
+    );
+}
+
+#[test]
 fn the_picture_has_a_lane_a_node_and_opens_in_a_browser() {
     let folder = folder("picture");
     let svg = folder.join("incident.svg");

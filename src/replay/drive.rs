@@ -139,7 +139,7 @@ impl Driver {
             }
             What::Event(value) => self.audit(value.to_string().as_bytes(), &input.place),
             What::CloudTrail(event) => {
-                self.audit(input::envelope(event).to_string().as_bytes(), &input.place)
+                self.audit(input::envelope(event).to_string().as_bytes(), &input.place);
             }
         }
     }

@@ -7,4 +7,5 @@ pub mod config;
 pub mod filter_pattern;
 pub mod store;
 pub mod subscription;
+pub mod telemetry;
 pub mod trail;

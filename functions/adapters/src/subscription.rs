@@ -22,7 +22,7 @@ use std::borrow::Cow;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use write::{encode, envelope};
@@ -116,7 +116,7 @@ pub struct LogEvent<'d> {
 }
 
 /// A log event that could not be read. It never stops the batch: it is counted and kept with its reason.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rejected {
     /// Its place among the payload's log events, from 0.
     pub index: usize,

@@ -137,7 +137,7 @@ proptest! {
         let end = 6_000;
         // A boot before this one: its reports may come at any time, and change nothing.
         let mut before = reports(&earlier, 3_600, 1);
-        before.iter_mut().for_each(|report| report.at = report.at - SignedDuration::from_secs(4_000));
+        before.iter_mut().for_each(|report| report.at -= SignedDuration::from_secs(4_000));
         let present = reports(&changes, end, 2);
         let all: Vec<_> = before.iter().chain(&present).cloned().collect();
         let now = at(end + 10);

@@ -5,6 +5,7 @@
 //! never nodes.
 
 mod act;
+mod minute;
 mod step;
 mod view;
 

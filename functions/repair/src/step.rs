@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use nodemend_adapters::{
     clock::Clock,
     cloud::Cloud,
-    store::{CaseKey, Store},
+    store::{CaseKey, Commit, Store},
     trail::Trail,
 };
 use nodemend_domain::{
@@ -58,7 +58,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
             Decision::TellSilence(since) => self.tell_silence(&key, since, policy, now, swept).await,
             Decision::TellMissing { call } => self.tell_missing(&key, call, policy, now, swept).await,
             Decision::Blocked { fault, blocks, until } => {
-                self.block(&key, &fault, &blocks, until, policy, now, swept).await
+                self.block(case, &fault, &blocks, until, policy, now, swept).await
             }
             Decision::Adopt => self.adopt(&key, &case, policy, now, swept).await,
             Decision::Release(why) => self.release(&key, &case, &why, policy, now, swept).await,
@@ -154,7 +154,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
     #[allow(clippy::too_many_arguments, reason = "a decision's parts, taken apart once")]
     async fn block(
         &self,
-        key: &CaseKey,
+        mut case: Case,
         fault: &Fault,
         blocks: &[Block],
         until: Timestamp,
@@ -162,53 +162,44 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         now: Timestamp,
         swept: &mut Swept,
     ) -> Result<(), RepairError> {
-        let caller = self.cloud.caller();
-        let told = self
-            .update(key, None, policy, now, |case, _| {
-                let (mut told, mut entries) = (Vec::new(), Vec::new());
-                let guards: Vec<String> = blocks.iter().map(|block| block.guard.name()).collect();
-                let before = case.blocked.take();
-                if before.is_none() && case.repair.is_none() {
-                    told.push(due(case, fault, now));
-                }
-                if before.as_ref().is_none_or(|before| before.guards != guards) {
-                    let detail =
-                        blocks.iter().map(|block| block.sentence.as_str()).collect::<Vec<_>>().join("; ");
-                    told.push(about_fault(occurrence(case, Step::Blocked, detail, now), fault));
-                }
-                let mut observed = before.as_ref().is_some_and(|before| before.observed);
-                let only_observing = guards.as_slice() == [Guard::ObserveMode.name()];
-                if only_observing && !observed {
-                    observed = true;
-                    let call = act::api_call(case, fault.action);
-                    let data = json!({ "wouldHaveCalled": call.to_value(), "fault": fault });
-                    let decision = format!("{} observed, not called", fault.action.as_str());
-                    let guards = Guards::Blocked(blocks);
-                    entries.push(ledger::enter(
-                        case,
-                        &caller,
-                        trail::Step::Observed,
-                        &decision,
-                        guards,
-                        data,
-                        now,
-                    ));
-                    if let (Some(told), Some(entry)) = (told.last_mut(), entries.last()) {
-                        told.record = serde_json::from_str(&entry.line).ok();
-                    }
-                }
-                let since = before.map_or(now, |before| before.since);
-                case.blocked = Some(Blocked { since, guards, until, observed });
-                // A repair that has its place keeps it, and is tried again when the way may be clear.
-                if let Some(repair) = case.repair.as_mut()
-                    && matches!(repair.phase, Phase::Claimed { .. } | Phase::Acting { .. })
-                {
-                    repair.phase = Phase::Claimed { until };
-                }
-                (entries, told)
-            })
-            .await?;
-        swept.occurrences.extend(told.unwrap_or_default());
+        let (mut told, mut entries) = (Vec::new(), Vec::new());
+        let guards: Vec<String> = blocks.iter().map(|block| block.guard.name()).collect();
+        let before = case.blocked.take();
+        if before.is_none() && case.repair.is_none() {
+            told.push(due(&case, fault, now));
+        }
+        if before.as_ref().is_none_or(|before| before.guards != guards) {
+            let detail = blocks.iter().map(|block| block.sentence.as_str()).collect::<Vec<_>>().join("; ");
+            told.push(about_fault(occurrence(&case, Step::Blocked, detail, now), fault));
+        }
+        let mut observed = before.as_ref().is_some_and(|before| before.observed);
+        let only_observing = guards.as_slice() == [Guard::ObserveMode.name()];
+        if only_observing && !observed {
+            observed = true;
+            let call = act::api_call(&case, fault.action);
+            let data = json!({ "wouldHaveCalled": call.to_value(), "fault": fault });
+            let decision = format!("{} observed, not called", fault.action.as_str());
+            let caller = self.cloud.caller();
+            let guards = Guards::Blocked(blocks);
+            let entry =
+                ledger::enter(&mut case, &caller, trail::Step::Observed, &decision, guards, data, now);
+            if let Some(told) = told.last_mut() {
+                told.record = serde_json::from_str(&entry.line).ok();
+            }
+            entries.push(entry);
+        }
+        let since = before.map_or(now, |before| before.since);
+        case.blocked = Some(Blocked { since, guards, until, observed });
+        // A repair that has its place keeps it, and is tried again when the way may be clear.
+        if let Some(repair) = case.repair.as_mut()
+            && matches!(repair.phase, Phase::Claimed { .. } | Phase::Acting { .. })
+        {
+            repair.phase = Phase::Claimed { until };
+        }
+        // A lost race means news of this node: it stays due, and is decided anew.
+        if self.commit(&mut case, None, &entries, policy, now).await? == Commit::Won {
+            swept.occurrences.append(&mut told);
+        }
         Ok(())
     }
 

@@ -1,0 +1,25 @@
+# What people and CI type. Nothing here needs more than Rust >= 1.95, a C compiler and make.
+
+CARGO ?= cargo
+
+.PHONY: help demo test check bench goldens
+
+help: ## Say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+demo: ## Replay the reference incident, from the blocked metadata service to the healthy replacement
+	$(CARGO) run --release --locked --quiet -- replay events/01-metadata-service-blocked
+
+test: check ## Everything that CI runs
+	$(CARGO) test --workspace --locked --quiet
+
+check: ## Format, lints, and what may depend on what
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked --quiet -- -D warnings
+	./tests/dependencies.sh
+
+bench: ## The figures of the README
+	$(CARGO) bench --locked -p nodemend-adapters -p nodemend-intake -p nodemend-repair
+
+goldens: ## Write the replays' goldens anew; the diff is for review
+	UPDATE_GOLDEN=1 $(CARGO) test --locked --test replay every_incident_reads_as_its_golden

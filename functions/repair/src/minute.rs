@@ -1,0 +1,42 @@
+//! Turns one invocation a minute into calls that leave at their deadlines.
+//!
+//! EventBridge's schedules are to the minute; a node's deadline is to the millisecond. An invocation therefore
+//! sweeps whatever is due, and then waits for each deadline that falls before the next one begins.
+
+use jiff::{SignedDuration, Timestamp};
+use nodemend_adapters::{clock::Clock, cloud::Cloud, store::Store, trail::Trail};
+
+use crate::{RepairError, Repairer, Swept};
+
+/// A failed look is not repeated at once: what failed stays due, and would fail again without end.
+const PAUSE: SignedDuration = SignedDuration::from_secs(5);
+
+impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
+    /// Sweeps now, and again whenever something falls due before `end`; `report` hears of every sweep.
+    pub async fn sweep_until(
+        &self,
+        end: Timestamp,
+        wait_until: impl AsyncFn(Timestamp),
+        mut report: impl FnMut(&Swept),
+    ) -> Result<(), RepairError> {
+        loop {
+            let swept = self.sweep().await?;
+            report(&swept);
+            let now = self.clock.now();
+            let Some(due) = self.next_due().await? else { return Ok(()) };
+            let next = if due > now {
+                due
+            } else if swept.failures.is_empty() {
+                now
+            } else {
+                now + PAUSE
+            };
+            if next >= end || swept.looked_at == 0 && next <= now {
+                return Ok(());
+            }
+            if next > now {
+                wait_until(next).await;
+            }
+        }
+    }
+}

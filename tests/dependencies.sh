@@ -1,0 +1,22 @@
+#!/bin/sh
+# What may depend on what: the domain knows no runtime and no AWS, the first command of the README builds no AWS SDK,
+# and what is built is licensed and comes from where we say.
+set -eu
+cd "$(dirname "$0")/.."
+
+fail() {
+    echo "dependencies: $1" >&2
+    exit 1
+}
+
+for package in nodemend-domain nodemend; do
+    tree=$(cargo tree --locked --edges normal --package "$package" --prefix none)
+    echo "$tree" | grep -Eq '^(aws-|tokio )' && fail "$package depends on $(echo "$tree" | grep -E '^(aws-|tokio )' | head -1)"
+    echo "dependencies: $package knows neither tokio nor aws-*"
+done
+
+if command -v cargo-deny >/dev/null 2>&1; then
+    cargo deny --locked --log-level error check bans licenses sources
+else
+    echo "dependencies: licences and sources skipped: cargo-deny is not installed (cargo install --locked cargo-deny)"
+fi
