@@ -368,6 +368,88 @@ fn the_same_events_in_any_packing_tell_the_same_story() {
     assert_eq!(telling(&got), telling(&expected));
 }
 
+/// An incident's lines in the forms in which people have them.
+#[test]
+fn every_form_of_export_tells_the_same_story() {
+    use nodemend_adapters::subscription::{Batch, LogEvent, encode};
+
+    let lines =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(incident("01")).join("events.jsonl"))
+            .expect("the incident");
+    let values: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let millis = |value: &Value| -> i64 {
+        let at = value.get("at").or_else(|| value.get("stageTimestamp")).and_then(Value::as_str);
+        at.expect("a time").parse::<jiff::Timestamp>().expect("RFC 3339").as_millisecond()
+    };
+    let (expected, _) = replay_json("01", &[]);
+    let story = |lines: &[Value]| -> Vec<Value> {
+        lines
+            .iter()
+            .map(|line| json!([line["step"], line["reason"], line["at"].as_str().map(|at| &at[..19])]))
+            .collect()
+    };
+
+    // As the AWS CLI prints it: the logs of nodes and control plane, CloudTrail's calls, and events as they came.
+    let mut noise = vec![json!({
+        "logStreamName": "authenticator-2f9c", "timestamp": 1_787_220_000_000_i64, "eventId": "1",
+        "message": "time=\"2026-08-20T10:00:00Z\" level=info msg=\"access granted\"",
+    })];
+    let (mut logs, mut calls, mut events) = (Vec::new(), Vec::new(), Vec::new());
+    let mut payloads = Vec::new();
+    for (value, line) in values.iter().zip(lines.lines()) {
+        match value["detail-type"].as_str() {
+            Some("AWS API Call via CloudTrail") => {
+                calls.push(json!({ "EventName": value["detail"]["eventName"], "CloudTrailEvent": value["detail"].to_string() }));
+                payloads.push(line.to_owned());
+            }
+            Some(_) => {
+                events.push(value.clone());
+                payloads.push(line.to_owned());
+            }
+            None => {
+                let audit = value.get("verb").is_some();
+                let stream = if audit {
+                    "kube-apiserver-audit-5f1c"
+                } else {
+                    value["instanceId"].as_str().expect("an id")
+                };
+                logs.push(json!({ "logStreamName": stream, "timestamp": millis(value), "message": line, "eventId": "2" }));
+                let batch = Batch {
+                    owner: "123456789012".into(),
+                    log_group: if audit {
+                        "/aws/eks/prod/cluster".into()
+                    } else {
+                        "/nodemend/prod/nodes".into()
+                    },
+                    log_stream: stream.into(),
+                    subscription_filters: vec!["nodemend".into()],
+                    events: vec![LogEvent {
+                        id: "3".into(),
+                        timestamp: jiff::Timestamp::from_millisecond(millis(value)).expect("a time"),
+                        message: line.into(),
+                    }],
+                    rejected: Vec::new(),
+                };
+                payloads.push(encode(&batch));
+            }
+        }
+    }
+    noise.append(&mut logs);
+    let cli = folder("aws-cli");
+    let pretty = |value: &Value| serde_json::to_string_pretty(value).expect("JSON");
+    fs::write(cli.join("logs.json"), pretty(&json!({ "events": noise, "searchedLogStreams": [] })))
+        .expect("a file");
+    fs::write(cli.join("cloudtrail.json"), pretty(&json!({ "Events": calls }))).expect("a file");
+    fs::write(cli.join("events.json"), pretty(&json!(events))).expect("a file");
+    let lambda = folder("lambda-events");
+    fs::write(lambda.join("payloads.jsonl"), payloads.join("\n")).expect("a file");
+    for (name, folder) in [("the AWS CLI's output", &cli), ("Lambda events", &lambda)] {
+        let output = nodemend(&["replay", text(folder), "--format", "json"]);
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", stderr(&output));
+        assert_eq!(story(&lines_of(&output).0), story(&expected), "{name}");
+    }
+}
+
 #[test]
 fn the_readmes_picture_is_what_is_drawn_today() {
     let folder = folder("readme-picture");

@@ -213,10 +213,26 @@ fn filtered(event: &Value, from: Option<(&str, &str)>) -> Result<(Timestamp, Wha
             (Group::Named(group.to_owned()), stream.to_owned(), message.to_owned());
         return Ok((arrival, What::Log { group, stream, at, message }));
     }
-    let value: Value = serde_json::from_str(message).map_err(|error| format!("message: {error}"))?;
     let stream = event.get("logStreamName").and_then(Value::as_str);
+    if let Some(stream) = stream.filter(|stream| is_plain_text(stream)) {
+        let (stream, message) = (stream.to_owned(), message.to_owned());
+        return Ok((arrival, What::Log { group: Group::AnyControlPlane, stream, at, message }));
+    }
+    let value: Value = serde_json::from_str(message).map_err(|error| format!("message: {error}"))?;
     let (_, what) = bare(message, &value, stream)?;
     Ok((arrival, what))
+}
+
+/// A control plane's log group holds more than audit events; its other streams are text, and tell us nothing.
+fn is_plain_text(stream: &str) -> bool {
+    const PREFIXES: [&str; 5] = [
+        "kube-apiserver-",
+        "authenticator-",
+        "kube-controller-manager-",
+        "kube-scheduler-",
+        "cloud-controller-manager-",
+    ];
+    !stream.starts_with("kube-apiserver-audit-") && PREFIXES.iter().any(|prefix| stream.starts_with(prefix))
 }
 
 /// A report or an audit event by itself.
