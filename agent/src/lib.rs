@@ -2,5 +2,8 @@
 //!
 //! What is here so far is the language that these speak with each other; the sources follow.
 
+pub mod endpoint;
 pub mod finding;
+pub mod identity;
+pub mod metrics;
 pub mod signal;
