@@ -2,6 +2,7 @@
 //!
 //! What is here so far is the language that these speak with each other; the sources follow.
 
+pub mod config;
 pub mod endpoint;
 pub mod finding;
 pub mod identity;
