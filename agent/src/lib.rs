@@ -7,4 +7,6 @@ pub mod endpoint;
 pub mod finding;
 pub mod identity;
 pub mod metrics;
+pub mod probe;
+pub mod scan;
 pub mod signal;
