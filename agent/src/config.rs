@@ -7,6 +7,7 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::{Args, ValueEnum};
@@ -66,6 +67,10 @@ pub struct Settings {
     #[arg(long, global = true, value_name = "LENGTH", value_parser = length)]
     pub heartbeat: Option<SignedDuration>,
 
+    /// Read every probe so often, instead of each at its own interval
+    #[arg(long, global = true, value_name = "LENGTH", value_parser = length)]
+    pub probe_interval: Option<SignedDuration>,
+
     /// How much of the spool waits at most for a sink that does not answer, in MiB [default: 64]
     #[arg(long, global = true, value_name = "MIB")]
     pub spool_mib: Option<u64>,
@@ -81,6 +86,10 @@ pub struct Settings {
     /// iptables chains whose REJECT and DROP rules are expected, as table/chain
     #[arg(long, global = true, num_args = 1.., value_name = "TABLE/CHAIN")]
     pub expected_reject_chains: Vec<String>,
+
+    /// Believe kernel records that programs wrote, as inject does: for tests, never for production
+    #[arg(long, global = true)]
+    pub accept_injected: bool,
 
     /// Never ask the instance metadata service
     #[arg(long, env = "NODEMEND_NO_IMDS", global = true)]
@@ -116,6 +125,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// How often all conditions are reported.
     pub heartbeat: SignedDuration,
+    /// One interval for all probes; none means each its own.
+    pub probe_interval: Option<Duration>,
+    /// Whether kernel records that programs wrote are believed.
+    pub accept_injected: bool,
     /// The spool's limit in bytes.
     pub spool_bytes: u64,
     /// Probes that are not to run.
@@ -194,10 +207,12 @@ impl Settings {
             rules: if self.rules.is_empty() { file.rules } else { self.rules },
             listen: self.listen.or(file.listen),
             heartbeat: self.heartbeat.or(file.heartbeat),
+            probe_interval: self.probe_interval.or(file.probe_interval),
             spool_mib: self.spool_mib.or(file.spool_mib),
             without: list(self.without, file.without),
             exclude_interfaces: list(self.exclude_interfaces, file.exclude_interfaces),
             expected_reject_chains: list(self.expected_reject_chains, file.expected_reject_chains),
+            accept_injected: self.accept_injected || file.accept_injected,
             no_imds: self.no_imds || file.no_imds,
         }
     }
@@ -206,9 +221,16 @@ impl Settings {
     pub fn check(self) -> Result<Config, ConfigError> {
         let field = |field, why: String| ConfigError::Field { field, why };
         let heartbeat = self.heartbeat.unwrap_or(SignedDuration::from_mins(5));
-        if !(10..=3_600).contains(&heartbeat.as_secs()) {
-            return Err(field("heartbeat", "not between 10s and 1h".to_owned()));
+        if !(1..=3_600).contains(&heartbeat.as_secs()) {
+            return Err(field("heartbeat", "not between 1s and 1h".to_owned()));
         }
+        let probe_interval = match self.probe_interval {
+            Some(length) if !(1..=3_600).contains(&length.as_secs()) => {
+                return Err(field("probeInterval", "not between 1s and 1h".to_owned()));
+            }
+            Some(length) => Some(length.unsigned_abs()),
+            None => None,
+        };
         let spool_mib = self.spool_mib.unwrap_or(64);
         if !(1..=4_096).contains(&spool_mib) {
             return Err(field("spoolMib", "not between 1 and 4096".to_owned()));
@@ -247,6 +269,8 @@ impl Settings {
             rules: self.rules,
             listen: self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9102))),
             heartbeat,
+            probe_interval,
+            accept_injected: self.accept_injected,
             spool_bytes: spool_mib * 1024 * 1024,
             without: self.without,
             exclude_interfaces,
@@ -302,7 +326,7 @@ mod tests {
             assert!(error.contains(expected) && error.lines().count() == 1, "{text}: {error}");
         }
         let check = |settings: Settings| settings.check().expect_err("wrong").to_string();
-        let heartbeat = Some(SignedDuration::from_secs(1));
+        let heartbeat = Some(SignedDuration::from_millis(10));
         assert!(check(Settings { heartbeat, ..Settings::default() }).starts_with("heartbeat: "));
         let exclude_interfaces = vec!["eth(".to_owned()];
         assert!(

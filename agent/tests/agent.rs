@@ -1,0 +1,188 @@
+//! The agent as the DaemonSet runs it, on this machine's own kernel log, network namespaces and iptables.
+//!
+//! What takes root, or a tool that is not installed, says that it was skipped and why.
+
+mod harness;
+
+use std::{process::Command, time::Duration};
+
+use harness::{Agent, Namespace, skip};
+use serde_json::Value;
+
+/// A fault is in a report within this time; the machine that runs the tests may be busy with others.
+const SOON: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_line_in_the_kernel_log_comes_out_as_a_report() {
+    let Some(mut kernel_log) = harness::kernel_log() else { return };
+    let agent = Agent::start("kernel-log", &["--accept-injected"]);
+    let mark = std::process::id();
+    harness::write_line(
+        &mut kernel_log,
+        &format!("watchdog: BUG: soft lockup - CPU#3 stuck for 22s! [mark{mark}:1]"),
+    );
+    let report = agent.wait(SOON, |report| {
+        harness::findings(report).any(|found| {
+            found["reason"] == "SoftLockup"
+                && found["message"].as_str().is_some_and(|text| text.contains(&format!("mark{mark}")))
+        })
+    });
+    assert_eq!(report["kind"], "event", "{report}");
+    assert_eq!(report["condition"], "KernelReady");
+    assert_eq!(report["instanceId"], harness::INSTANCE_ID);
+}
+
+#[test]
+fn a_program_that_writes_into_the_kernel_log_is_not_believed_unless_told_so() {
+    let Some(mut kernel_log) = harness::kernel_log() else { return };
+    let agent = Agent::start("unbelieved", &[]);
+    let mark = std::process::id();
+    let before = agent.metric("lines_total");
+    harness::write_line(
+        &mut kernel_log,
+        &format!("watchdog: BUG: soft lockup - CPU#3 stuck for 22s! [lie{mark}:1]"),
+    );
+    agent.wait_for_metric("lines_total", before + 1, SOON);
+    let (reports, _) = agent.stop();
+    assert!(
+        !reports.iter().any(|report| report.to_string().contains(&format!("lie{mark}"))),
+        "a pod with access to /dev/kmsg could have the node replaced"
+    );
+}
+
+#[test]
+fn the_reference_incident_is_seen_in_iptables_and_its_end_too() {
+    let Some(namespace) = Namespace::make("iptables") else { return };
+    for tool in ["iptables", "iptables-save"] {
+        if Command::new(tool).arg("--version").output().is_err() {
+            return skip(&format!("{tool} is not installed"));
+        }
+    }
+    let agent = Agent::start_in(&namespace, "iptables", &["--probe-interval", "1s", "--heartbeat", "1s"]);
+    agent.wait(SOON, |report| report["kind"] == "heartbeat");
+    let rule = ["OUTPUT", "-p", "tcp", "-d", "169.254.169.254", "-j", "DROP"];
+    if !namespace.run("iptables", &[&["-I"], &rule[..]].concat()) {
+        return skip("iptables can't insert a rule in a network namespace here");
+    }
+    for reason in ["UnexpectedRejectRule", "MetadataServiceBlocked"] {
+        let report =
+            agent.wait(SOON, |report| report["kind"] == "event" && harness::has_reason(report, reason));
+        assert_eq!(report["condition"], "NetworkingReady");
+        let found = harness::findings(&report).find(|found| found["reason"] == reason).expect("it").clone();
+        assert_eq!(found["severity"], "Event", "{found}");
+    }
+    assert!(namespace.run("iptables", &[&["-D"], &rule[..]].concat()), "the rule can be deleted again");
+    agent.wait(SOON, |report| {
+        report["kind"] == "heartbeat"
+            && !harness::has_reason(report, "UnexpectedRejectRule")
+            && !harness::has_reason(report, "MetadataServiceBlocked")
+    });
+}
+
+#[test]
+fn an_interface_that_goes_down_turns_networking_false_and_true_again() {
+    let Some(namespace) = Namespace::make("link") else { return };
+    if !namespace.run("ip", &["link", "add", "eth9", "type", "veth", "peer", "name", "peer9"])
+        || !namespace.run("ip", &["link", "set", "peer9", "up"])
+        || !namespace.run("ip", &["link", "set", "eth9", "up"])
+    {
+        return skip("veth pairs can't be made here");
+    }
+    let agent = Agent::start_in(&namespace, "link", &["--probe-interval", "1s"]);
+    agent.wait(SOON, |report| report["kind"] == "heartbeat");
+    assert!(namespace.run("ip", &["link", "set", "eth9", "down"]));
+    let networking = |status: &'static str| {
+        move |report: &Value| {
+            report["kind"] == "condition"
+                && report["condition"] == "NetworkingReady"
+                && report["status"] == status
+        }
+    };
+    let report = agent.wait(SOON, networking("False"));
+    assert!(harness::has_reason(&report, "InterfaceNotUp"), "{report}");
+    assert!(namespace.run("ip", &["link", "set", "eth9", "up"]));
+    agent.wait(SOON, networking("True"));
+}
+
+#[test]
+fn scan_says_what_is_wrong_and_exits_2() {
+    let Some(namespace) = Namespace::make("scan") else { return };
+    let (code, readings) = harness::scan(&namespace);
+    let of = |readings: &[Value], name: &str| {
+        readings.iter().find(|reading| reading["probe"] == name).cloned().unwrap_or_default()
+    };
+    // The namespace's loopback is down: that is a fault of severity Condition.
+    assert_eq!(code, Some(2), "{readings:?}");
+    assert_eq!(of(&readings, "interfaces")["state"], "wrong", "{readings:?}");
+    assert!(namespace.run("ip", &["link", "set", "lo", "up"]));
+    let (_, readings) = harness::scan(&namespace);
+    assert_eq!(of(&readings, "interfaces")["state"], "well", "{readings:?}");
+    assert!(readings.iter().all(|reading| reading["state"] != "not checkable" || reading["why"].is_string()));
+}
+
+#[test]
+fn a_kill_loses_no_change_and_repeats_only_what_was_not_delivered() {
+    let Some(mut kernel_log) = harness::kernel_log() else { return };
+    let mark = std::process::id();
+    let mut told: Vec<Value> = Vec::new();
+    let mut agent = Agent::start("kill", &["--accept-injected", "--heartbeat", "1s"]);
+    agent.wait(SOON, |report| report["kind"] == "heartbeat");
+    for round in 0..5 {
+        harness::write_line(
+            &mut kernel_log,
+            &format!("INFO: task kill{mark}-{round}:77 blocked for more than 122 seconds."),
+        );
+        // Some rounds die right away, some after the report: both must end well.
+        if round % 2 == 1 {
+            agent.wait(SOON, |report| report.to_string().contains(&format!("kill{mark}-{round}")));
+        }
+        told.extend(agent.kill());
+        agent = Agent::start_again("kill", &["--accept-injected", "--heartbeat", "1s"]);
+    }
+    agent.wait(SOON, |report| report.to_string().contains(&format!("kill{mark}-4")));
+    let (rest, _) = agent.stop();
+    told.extend(rest);
+    for round in 0..5 {
+        assert!(
+            told.iter().any(|report| report.to_string().contains(&format!("kill{mark}-{round}"))),
+            "round {round} was never reported"
+        );
+    }
+    // Within a boot no two reports that differ have one number, across all restarts.
+    let mut by_seq = std::collections::BTreeMap::new();
+    for report in &told {
+        let seq = report["seq"].as_u64().expect("a number");
+        let first = by_seq.entry(seq).or_insert_with(|| report.clone());
+        assert_eq!(first, report, "two reports have number {seq}");
+    }
+}
+
+#[test]
+fn sigterm_drains_and_ends_well() {
+    let agent = Agent::start("sigterm", &["--heartbeat", "1s"]);
+    agent.wait(SOON, |report| report["kind"] == "heartbeat");
+    let (_, code) = agent.stop();
+    assert_eq!(code, Some(0));
+}
+
+#[test]
+fn wrong_configuration_exits_64_and_names_the_field() {
+    for (arguments, expected) in [
+        (&["run", "--sink", "syslog"][..], "syslog"),
+        (&["scan", "--heartbeat", "soon"], "heartbeat"),
+        (&["run", "--sink", "stdout", "--no-imds"], "cluster"),
+        (&["run", "--config", "/no/such/file.yaml"], "/no/such/file.yaml"),
+        (&["scan", "--exclude-interfaces", "eth("], "excludeInterfaces"),
+        (&["scan", "--without", "no-such-probe"], "no-such-probe"),
+        (&["inject", "NoSuchReason", "--yes"], "NoSuchReason"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_nodemend-agent"))
+            .args(arguments)
+            .env_clear()
+            .output()
+            .expect("the agent runs");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(expected), "{arguments:?}: {stderr}");
+    }
+}
