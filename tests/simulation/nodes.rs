@@ -1,0 +1,200 @@
+//! What is so of each node, and whether a call on it was right.
+
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
+use nodemend_domain::{ident::InstanceId, trail::ApiCall};
+
+use super::{start, words::Saying};
+
+pub const RECOVERY_HOLD: SignedDuration = SignedDuration::from_mins(2);
+const REPLACE_GRACE: SignedDuration = SignedDuration::from_mins(30);
+const REBOOT_GRACE: SignedDuration = SignedDuration::from_mins(10);
+const REBOOT_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
+const JOIN_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
+const REPLACEMENT_TIMEOUT: SignedDuration = SignedDuration::from_mins(60);
+
+/// What is wrong with a node, and what would help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Replace,
+    RebootCures,
+    RebootInVain,
+}
+
+/// A node's trouble: spells of so many seconds, each so many seconds after the one before; the last may not end.
+#[derive(Debug, Clone)]
+pub struct Sick {
+    pub kind: Kind,
+    pub spells: Vec<(u32, u32)>,
+    pub ends: bool,
+}
+
+impl Sick {
+    fn spells(&self) -> Vec<(Timestamp, Option<Timestamp>)> {
+        let mut at = start();
+        let last = self.spells.len();
+        let spell = |(n, (after, lasts)): (usize, &(u32, u32))| {
+            let begins = at + SignedDuration::from_secs(i64::from(*after) + 1);
+            at = begins + SignedDuration::from_secs(i64::from(*lasts) + 1);
+            (begins, (self.ends || n + 1 < last).then_some(at))
+        };
+        self.spells.iter().enumerate().map(spell).collect()
+    }
+
+    /// When its condition changes.
+    pub fn changes(&self) -> Vec<Timestamp> {
+        self.spells().into_iter().flat_map(|(begins, ends)| [Some(begins), ends]).flatten().collect()
+    }
+}
+
+/// One node as it is.
+#[derive(Debug)]
+pub struct Node {
+    kind: Kind,
+    spells: Vec<(Timestamp, Option<Timestamp>)>,
+    boot: u32,
+    seq: u64,
+    /// Launched, and not registered.
+    pub launched: Option<Timestamp>,
+    /// When the cloud took the call that terminates it.
+    pub terminated: Option<Timestamp>,
+    /// When the cloud took the first call that reboots it.
+    pub rebooted: Option<Timestamp>,
+    /// When what came in its place registered.
+    pub replaced: Option<Timestamp>,
+}
+
+impl Node {
+    pub fn sick(sick: Sick) -> Self {
+        let spells = sick.spells();
+        Self {
+            kind: sick.kind,
+            spells,
+            boot: 1,
+            seq: 0,
+            launched: None,
+            terminated: None,
+            rebooted: None,
+            replaced: None,
+        }
+    }
+
+    pub fn launched(at: Timestamp) -> Self {
+        let healthy = Sick { kind: Kind::Replace, spells: Vec::new(), ends: true };
+        Self { launched: Some(at), ..Self::sick(healthy) }
+    }
+
+    pub fn is_bad(&self, now: Timestamp) -> bool {
+        self.spells.iter().any(|(begins, ends)| *begins <= now && ends.is_none_or(|ends| now < ends))
+    }
+
+    /// The spells begun by now, each with the start of its trouble: recoveries too short to count bridged.
+    fn troubles(&self, now: Timestamp) -> Vec<(Timestamp, Option<SignedDuration>)> {
+        let mut troubles: Vec<(Timestamp, Option<SignedDuration>)> = Vec::new();
+        let mut ended: Option<Timestamp> = None;
+        for (begins, ends) in self.spells.iter().filter(|(begins, _)| *begins <= now) {
+            let sound = ended.map(|ended| begins.duration_since(ended));
+            match (troubles.last(), sound) {
+                (Some(before), Some(sound)) if sound < RECOVERY_HOLD => troubles.push(*before),
+                _ => troubles.push((*begins, sound)),
+            }
+            ended = *ends;
+        }
+        troubles
+    }
+
+    /// What its agent says now, if it has anything to say.
+    pub fn speak(&mut self, now: Timestamp) -> Option<Saying> {
+        if self.terminated.is_some() {
+            return None;
+        }
+        self.seq += 1;
+        let bad = self.is_bad(now);
+        let trouble = self.troubles(now).pop();
+        let (since, sound) = match trouble {
+            Some((since, sound)) if bad => (since, sound),
+            _ => (self.spells.iter().filter_map(|(_, ends)| *ends).rfind(|ends| *ends <= now).unwrap_or(now), None),
+        };
+        Some(Saying {
+            kind: self.kind,
+            boot: self.boot,
+            seq: self.seq,
+            at: now,
+            bad,
+            since,
+            sound_secs: sound.map(|sound| sound.as_secs() as u64),
+        })
+    }
+
+    /// It is up again after a reboot: cured, or bad from the start.
+    pub fn boot(&mut self, now: Timestamp) {
+        self.boot += 1;
+        self.seq = 0;
+        let lasts = self.spells.last().is_some_and(|(_, ends)| ends.is_none());
+        self.spells = match self.kind {
+            Kind::RebootInVain if lasts => vec![(now, None)],
+            _ => Vec::new(),
+        };
+    }
+}
+
+/// What is wrong with a call that was just made.
+pub fn judge(
+    call: &ApiCall,
+    nodes: &BTreeMap<InstanceId, Node>,
+    limit: usize,
+    now: Timestamp,
+) -> Vec<&'static str> {
+    let mut wrongs = Vec::new();
+    let Some(node) = nodes.get(call.instance_id()) else {
+        return vec!["a call on an instance that nobody knows"];
+    };
+    if let Some(launched) = node.launched {
+        if now < launched + JOIN_TIMEOUT {
+            wrongs.push("terminated before its time to register was over");
+        }
+    } else {
+        // Called for at the latest by a trouble of any length; never before the trouble that it then had was due.
+        let waited = match (call, node.kind) {
+            (ApiCall::RebootInstances { .. }, _) => REBOOT_GRACE,
+            (_, Kind::Replace) => REPLACE_GRACE,
+            (_, _) if node.rebooted.is_some() => SignedDuration::ZERO,
+            (_, _) => REBOOT_GRACE + REBOOT_TIMEOUT,
+        };
+        match node.troubles(now).last() {
+            Some((since, _)) if now < *since + waited => wrongs.push("a call before its deadline"),
+            Some(_) => {}
+            None => wrongs.push("a call on a node that was never bad"),
+        }
+    }
+    match call {
+        ApiCall::RebootInstances { .. } => {
+            if node.kind == Kind::Replace {
+                wrongs.push("a reboot that cannot help");
+            }
+            if node.rebooted.is_some() {
+                wrongs.push("rebooted twice");
+            }
+            if node.terminated.is_some() {
+                wrongs.push("rebooted after it was terminated");
+            }
+        }
+        ApiCall::TerminateInstanceInAutoScalingGroup { .. } => {
+            if node.terminated.is_some() {
+                wrongs.push("terminated twice");
+            }
+            if node.rebooted.is_some_and(|rebooted| now < rebooted + REBOOT_TIMEOUT) {
+                wrongs.push("terminated before its reboot had its time");
+            }
+            // Not counted any more: what was replaced, and what has waited for a replacement in vain.
+            let out = nodes.values().filter(|other| {
+                other.terminated.is_some_and(|at| now < at + REPLACEMENT_TIMEOUT) && other.replaced.is_none()
+            });
+            if out.count() >= limit {
+                wrongs.push("more at once than the limit allows");
+            }
+        }
+    }
+    wrongs
+}
