@@ -31,12 +31,12 @@ use nodemend_domain::{
 use nodemend_intake::Intake;
 use nodemend_repair::Repairer;
 
-pub use self::nodes::{Kind, Sick};
+pub(crate) use self::nodes::{Kind, Sick};
 use self::nodes::{Node, RECOVERY_HOLD};
 
-pub const CLUSTER: &str = "prod";
-pub const GROUP: &str = "workers";
-pub const ARN: &str = "arn:aws:sts::123456789012:assumed-role/nodemend-repair/nodemend-repair";
+pub(crate) const CLUSTER: &str = "prod";
+pub(crate) const GROUP: &str = "workers";
+pub(crate) const ARN: &str = "arn:aws:sts::123456789012:assumed-role/nodemend-repair/nodemend-repair";
 
 /// Lambda ends what takes longer. It must be less than a lease: two processes may never hold the same one.
 const LIFETIME: SignedDuration = SignedDuration::from_secs(90);
@@ -44,21 +44,21 @@ const MAX_TURNS: usize = 20_000;
 
 /// How much goes wrong.
 #[derive(Debug, Clone, Copy)]
-pub struct Weather {
+pub(crate) struct Weather {
     /// Of a thousand operations, so many fail or kill their process.
-    pub faults: u64,
+    pub(crate) faults: u64,
     /// Of a hundred deliveries, so many come twice.
-    pub twice: u64,
+    pub(crate) twice: u64,
     /// Of a hundred replacements, so many never come, and as many never register.
-    pub stillborn: u64,
+    pub(crate) stillborn: u64,
 }
 
 /// A source of choices, the same for the same seed.
 #[derive(Debug, Clone)]
-pub struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
@@ -110,7 +110,7 @@ enum Happening {
 }
 
 /// The world.
-pub struct World {
+pub(crate) struct World {
     clock: VirtualClock,
     store: MemoryStore,
     cloud: MemoryCloud,
@@ -123,14 +123,14 @@ pub struct World {
     seen_calls: usize,
     launches: u64,
     /// What should never have happened, with when it did.
-    pub wrongs: Vec<String>,
+    pub(crate) wrongs: Vec<String>,
 }
 
-pub fn instance(number: u64) -> InstanceId {
+pub(crate) fn instance(number: u64) -> InstanceId {
     InstanceId::new(format!("i-{number:017x}")).expect("an id")
 }
 
-pub fn start() -> Timestamp {
+pub(crate) fn start() -> Timestamp {
     Timestamp::from_second(1_790_000_000).expect("a time")
 }
 
@@ -146,7 +146,7 @@ fn policy(limit: usize) -> Policy {
 }
 
 impl World {
-    pub fn new(sick: Vec<Sick>, limit: usize, weather: Weather, dice: Dice) -> Self {
+    pub(crate) fn new(sick: Vec<Sick>, limit: usize, weather: Weather, dice: Dice) -> Self {
         let clock = VirtualClock::default();
         clock.advance_to(start());
         let caller = Caller {
@@ -203,7 +203,7 @@ impl World {
     }
 
     /// Runs on until `end`; sweeps whenever something is due.
-    pub fn run_until(&mut self, end: Timestamp) {
+    pub(crate) fn run_until(&mut self, end: Timestamp) {
         let mut swept = self.clock.now();
         for _ in 0..MAX_TURNS {
             let due = pollster::block_on(self.store.next_due()).expect("a memory");
@@ -228,7 +228,7 @@ impl World {
     }
 
     /// Nothing goes wrong from now on.
-    pub fn calm(&mut self) {
+    pub(crate) fn calm(&mut self) {
         self.weather = Weather { faults: 0, twice: 0, stillborn: 0 };
     }
 
@@ -426,7 +426,7 @@ impl World {
     }
 
     /// What was left undone, once everything has had its time.
-    pub fn leftovers(&self) -> Vec<String> {
+    pub(crate) fn leftovers(&self) -> Vec<String> {
         let mut left = Vec::new();
         for (instance_id, node) in &self.nodes {
             if node.is_bad(self.clock.now()) && node.terminated.is_none() {
@@ -461,12 +461,12 @@ impl World {
     }
 
     /// How many calls reached AWS.
-    pub fn calls(&self) -> usize {
+    pub(crate) fn calls(&self) -> usize {
         self.seen_calls
     }
 
     /// Everything that any trail says, for whoever reads a failure.
-    pub fn story(&self) -> Arc<str> {
+    pub(crate) fn story(&self) -> Arc<str> {
         let lines = self.nodes.keys().flat_map(|instance_id| self.chain(instance_id));
         let brief = lines.map(|line| {
             let record: serde_json::Value = serde_json::from_str(&line).expect("a record");

@@ -7,7 +7,7 @@ use nodemend_domain::{ident::InstanceId, trail::ApiCall};
 
 use super::{start, words::Saying};
 
-pub const RECOVERY_HOLD: SignedDuration = SignedDuration::from_mins(2);
+pub(crate) const RECOVERY_HOLD: SignedDuration = SignedDuration::from_mins(2);
 const REPLACE_GRACE: SignedDuration = SignedDuration::from_mins(30);
 const REBOOT_GRACE: SignedDuration = SignedDuration::from_mins(10);
 const REBOOT_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
@@ -16,7 +16,7 @@ const REPLACEMENT_TIMEOUT: SignedDuration = SignedDuration::from_mins(60);
 
 /// What is wrong with a node, and what would help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Replace,
     RebootCures,
     RebootInVain,
@@ -24,10 +24,10 @@ pub enum Kind {
 
 /// A node's trouble: spells of so many seconds, each so many seconds after the one before; the last may not end.
 #[derive(Debug, Clone)]
-pub struct Sick {
-    pub kind: Kind,
-    pub spells: Vec<(u32, u32)>,
-    pub ends: bool,
+pub(crate) struct Sick {
+    pub(crate) kind: Kind,
+    pub(crate) spells: Vec<(u32, u32)>,
+    pub(crate) ends: bool,
 }
 
 impl Sick {
@@ -43,30 +43,30 @@ impl Sick {
     }
 
     /// When its condition changes.
-    pub fn changes(&self) -> Vec<Timestamp> {
+    pub(crate) fn changes(&self) -> Vec<Timestamp> {
         self.spells().into_iter().flat_map(|(begins, ends)| [Some(begins), ends]).flatten().collect()
     }
 }
 
 /// One node as it is.
 #[derive(Debug)]
-pub struct Node {
+pub(crate) struct Node {
     kind: Kind,
     spells: Vec<(Timestamp, Option<Timestamp>)>,
     boot: u32,
     seq: u64,
     /// Launched, and not registered.
-    pub launched: Option<Timestamp>,
+    pub(crate) launched: Option<Timestamp>,
     /// When the cloud took the call that terminates it.
-    pub terminated: Option<Timestamp>,
+    pub(crate) terminated: Option<Timestamp>,
     /// When the cloud took the first call that reboots it.
-    pub rebooted: Option<Timestamp>,
+    pub(crate) rebooted: Option<Timestamp>,
     /// When what came in its place registered.
-    pub replaced: Option<Timestamp>,
+    pub(crate) replaced: Option<Timestamp>,
 }
 
 impl Node {
-    pub fn sick(sick: Sick) -> Self {
+    pub(crate) fn sick(sick: Sick) -> Self {
         let spells = sick.spells();
         Self {
             kind: sick.kind,
@@ -80,12 +80,12 @@ impl Node {
         }
     }
 
-    pub fn launched(at: Timestamp) -> Self {
+    pub(crate) fn launched(at: Timestamp) -> Self {
         let healthy = Sick { kind: Kind::Replace, spells: Vec::new(), ends: true };
         Self { launched: Some(at), ..Self::sick(healthy) }
     }
 
-    pub fn is_bad(&self, now: Timestamp) -> bool {
+    pub(crate) fn is_bad(&self, now: Timestamp) -> bool {
         self.spells.iter().any(|(begins, ends)| *begins <= now && ends.is_none_or(|ends| now < ends))
     }
 
@@ -105,7 +105,7 @@ impl Node {
     }
 
     /// What its agent says now, if it has anything to say.
-    pub fn speak(&mut self, now: Timestamp) -> Option<Saying> {
+    pub(crate) fn speak(&mut self, now: Timestamp) -> Option<Saying> {
         if self.terminated.is_some() {
             return None;
         }
@@ -128,7 +128,7 @@ impl Node {
     }
 
     /// It is up again after a reboot: cured, or bad from the start.
-    pub fn boot(&mut self, now: Timestamp) {
+    pub(crate) fn boot(&mut self, now: Timestamp) {
         self.boot += 1;
         self.seq = 0;
         let lasts = self.spells.last().is_some_and(|(_, ends)| ends.is_none());
@@ -140,7 +140,7 @@ impl Node {
 }
 
 /// What is wrong with a call that was just made.
-pub fn judge(
+pub(crate) fn judge(
     call: &ApiCall,
     nodes: &BTreeMap<InstanceId, Node>,
     limit: usize,

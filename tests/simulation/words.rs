@@ -11,23 +11,23 @@ use serde_json::{Value, json};
 
 use super::{CLUSTER, GROUP, Kind};
 
-pub fn name_of(instance_id: &InstanceId) -> String {
+pub(crate) fn name_of(instance_id: &InstanceId) -> String {
     format!("ip-{}.ec2.internal", instance_id.as_str().trim_start_matches("i-").trim_start_matches('0'))
 }
 
 /// What one agent says of its one condition.
-pub struct Saying {
-    pub kind: Kind,
-    pub boot: u32,
-    pub seq: u64,
-    pub at: Timestamp,
-    pub bad: bool,
-    pub since: Timestamp,
-    pub sound_secs: Option<u64>,
+pub(crate) struct Saying {
+    pub(crate) kind: Kind,
+    pub(crate) boot: u32,
+    pub(crate) seq: u64,
+    pub(crate) at: Timestamp,
+    pub(crate) bad: bool,
+    pub(crate) since: Timestamp,
+    pub(crate) sound_secs: Option<u64>,
 }
 
 impl Saying {
-    pub fn line(&self, instance_id: &InstanceId) -> String {
+    pub(crate) fn line(&self, instance_id: &InstanceId) -> String {
         let (condition, reason) = match self.kind {
             Kind::Replace => (ConditionType::NetworkingReady, "InterfaceNotUp"),
             Kind::RebootCures | Kind::RebootInVain => {
@@ -63,7 +63,7 @@ impl Saying {
     }
 }
 
-pub fn batch(group: &str, stream: &str, at: Timestamp, message: &str) -> Batch<'static> {
+pub(crate) fn batch(group: &str, stream: &str, at: Timestamp, message: &str) -> Batch<'static> {
     Batch {
         owner: "123456789012".into(),
         log_group: group.to_owned().into(),
@@ -75,12 +75,12 @@ pub fn batch(group: &str, stream: &str, at: Timestamp, message: &str) -> Batch<'
 }
 
 /// The kubelet registers its node, not ready yet.
-pub fn registration(instance_id: &InstanceId, at: Timestamp) -> String {
+pub(crate) fn registration(instance_id: &InstanceId, at: Timestamp) -> String {
     kubelet(instance_id, at, "create", "", 201, "False")
 }
 
 /// The kubelet says that its node is ready.
-pub fn readiness(instance_id: &InstanceId, at: Timestamp) -> String {
+pub(crate) fn readiness(instance_id: &InstanceId, at: Timestamp) -> String {
     kubelet(instance_id, at, "patch", "status", 200, "True")
 }
 
@@ -106,7 +106,7 @@ fn kubelet(
     .to_string()
 }
 
-pub fn launch(instance_id: &InstanceId, at: Timestamp) -> Value {
+pub(crate) fn launch(instance_id: &InstanceId, at: Timestamp) -> Value {
     json!({
         "detail-type": "EC2 Instance Launch Successful", "source": "aws.autoscaling", "time": at.to_string(),
         "detail": {
@@ -116,7 +116,7 @@ pub fn launch(instance_id: &InstanceId, at: Timestamp) -> Value {
     })
 }
 
-pub fn state_change(instance_id: &InstanceId, at: Timestamp) -> Value {
+pub(crate) fn state_change(instance_id: &InstanceId, at: Timestamp) -> Value {
     json!({
         "detail-type": "EC2 Instance State-change Notification", "source": "aws.ec2", "time": at.to_string(),
         "detail": { "instance-id": instance_id, "state": "shutting-down" },
@@ -124,7 +124,7 @@ pub fn state_change(instance_id: &InstanceId, at: Timestamp) -> Value {
 }
 
 /// CloudTrail's event of a call: our record of it where we have one, else what AWS alone would know.
-pub fn cloud_trail(ours: Option<Value>, instance_id: &InstanceId, name: &str, at: Timestamp) -> Value {
+pub(crate) fn cloud_trail(ours: Option<Value>, instance_id: &InstanceId, name: &str, at: Timestamp) -> Value {
     let second = Timestamp::from_second(at.as_second()).expect("a time").to_string();
     let detail = ours.unwrap_or_else(|| {
         let reboot = name == "RebootInstances";

@@ -199,6 +199,11 @@ fn introduction(case: &Case, policy: &Policy, now: Timestamp) -> Option<Told> {
 /// Decides with everything at hand. Called with the surroundings as they were read last, and again with what
 /// is read anew, consistently, right before a claim.
 pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Timestamp) -> Decision {
+    // First of all: the departure of an instance that our own unanswered call terminated is no departure.
+    let foreign = case.departure.as_ref().is_some_and(|departure| departure.foreign);
+    if !foreign && case.repair.as_ref().is_some_and(|repair| took_effect(repair, around)) {
+        return Decision::Adopt;
+    }
     if let Some(departure) = &case.departure
         && case.repair.as_ref().is_none_or(|repair| repair.effective_at().is_none() || departure.foreign)
         && may_believe(departure.foreign, around.whereabouts)
@@ -212,7 +217,6 @@ pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Time
     let due = most_pressing(&faults, now);
     if let Some(repair) = &case.repair {
         match &repair.phase {
-            Phase::Acting { .. } if took_effect(repair, around) => return Decision::Adopt,
             // A reboot leaves no mark that we could read: the wait for a new boot decides.
             Phase::Acting { .. } if repair.action == RepairAction::Reboot && is_pending(repair) => {
                 return Decision::Adopt;

@@ -60,12 +60,12 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
             Decision::Blocked { fault, blocks, until } => {
                 self.block(case, &fault, &blocks, until, policy, now, swept).await
             }
-            Decision::Adopt => self.adopt(&key, &case, policy, now, swept).await,
-            Decision::Release(why) => self.release(&key, &case, &why, policy, now, swept).await,
+            Decision::Adopt => self.adopt(case, policy, now, swept).await,
+            Decision::Release(why) => self.release(case, &why, policy, now, swept).await,
             Decision::Introduce(told) => self.introduce(case, told, policy, now, swept).await,
             Decision::Close(outcome) => {
                 let group = case.repair.as_ref().map(|repair| repair.group.clone()).or(group);
-                self.close(&key, group, &outcome, policy, now, swept).await
+                self.close(case, group, &outcome, policy, now, swept).await
             }
         }
     }
@@ -206,15 +206,14 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
     /// The answer was lost, the call was not.
     async fn adopt(
         &self,
-        key: &CaseKey,
-        case: &Case,
+        case: Case,
         policy: &Policy,
         now: Timestamp,
         swept: &mut Swept,
     ) -> Result<(), RepairError> {
         let group = case.repair.as_ref().map(|repair| repair.group.clone());
         let told = self
-            .update(key, group.as_ref(), policy, now, |case, group| {
+            .write_as_decided(case, group.as_ref(), policy, now, |case, group| {
                 let pending = case.repair.as_ref().and_then(|repair| {
                     repair.calls.iter().position(|call| call.result == CallResult::Pending)
                 });
@@ -247,8 +246,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
     /// Gives a place back that was claimed and is not needed any more.
     async fn release(
         &self,
-        key: &CaseKey,
-        case: &Case,
+        case: Case,
         why: &str,
         policy: &Policy,
         now: Timestamp,
@@ -257,7 +255,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let group = case.repair.as_ref().map(|repair| repair.group.clone());
         let caller = self.cloud.caller();
         let told = self
-            .update(key, group.as_ref(), policy, now, |case, group| {
+            .write_as_decided(case, group.as_ref(), policy, now, |case, group| {
                 let Some(repair) = &case.repair else {
                     return (Vec::new(), None);
                 };
@@ -389,7 +387,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
 
     async fn close(
         &self,
-        key: &CaseKey,
+        case: Case,
         group: Option<GroupName>,
         outcome: &Outcome,
         policy: &Policy,
@@ -398,7 +396,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
     ) -> Result<(), RepairError> {
         let caller = self.cloud.caller();
         let told = self
-            .update(key, group.as_ref(), policy, now, |case, group| {
+            .write_as_decided(case, group.as_ref(), policy, now, |case, group| {
                 if case.closed.is_some() {
                     return (Vec::new(), None);
                 }
