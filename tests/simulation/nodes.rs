@@ -13,6 +13,8 @@ const REBOOT_GRACE: SignedDuration = SignedDuration::from_mins(10);
 const REBOOT_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
 const JOIN_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
 const REPLACEMENT_TIMEOUT: SignedDuration = SignedDuration::from_mins(60);
+/// A call's time is written down before it leaves, by a process that may be slow, but lives no longer than this.
+const SLOWEST: SignedDuration = super::LIFETIME;
 
 /// What is wrong with a node, and what would help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,12 +186,12 @@ pub(crate) fn judge(
             if node.terminated.is_some() {
                 wrongs.push("terminated twice");
             }
-            if node.rebooted.is_some_and(|rebooted| now < rebooted + REBOOT_TIMEOUT) {
+            if node.rebooted.is_some_and(|rebooted| now < rebooted + REBOOT_TIMEOUT - SLOWEST) {
                 wrongs.push("terminated before its reboot had its time");
             }
             // Not counted any more: what was replaced, and what has waited for a replacement in vain.
             let out = nodes.values().filter(|other| {
-                other.terminated.is_some_and(|at| now < at + REPLACEMENT_TIMEOUT) && other.replaced.is_none()
+                other.terminated.is_some_and(|at| now < at + REPLACEMENT_TIMEOUT - SLOWEST) && other.replaced.is_none()
             });
             if out.count() >= limit {
                 wrongs.push("more at once than the limit allows");
