@@ -16,6 +16,9 @@ const REPLACEMENT_TIMEOUT: SignedDuration = SignedDuration::from_mins(60);
 /// A call's time is written down before it leaves, by a process that may be slow, but lives no longer than this.
 const SLOWEST: SignedDuration = super::LIFETIME;
 
+/// By then even a word that was lost a few times on its way has arrived.
+const LATEST_WORD: SignedDuration = SignedDuration::from_mins(8);
+
 /// What is wrong with a node, and what would help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -91,6 +94,12 @@ impl Node {
         self.spells.iter().any(|(begins, ends)| *begins <= now && ends.is_none_or(|ends| now < ends))
     }
 
+    fn has_been_well_for(&self, length: SignedDuration, now: Timestamp) -> bool {
+        let since = now - length;
+        !self.spells.is_empty()
+            && self.spells.iter().all(|(begins, ends)| *begins > now || ends.is_some_and(|ends| ends <= since))
+    }
+
     /// The spells begun by now, each with the start of its trouble: recoveries too short to count bridged.
     fn troubles(&self, now: Timestamp) -> Vec<(Timestamp, Option<SignedDuration>)> {
         let mut troubles: Vec<(Timestamp, Option<SignedDuration>)> = Vec::new();
@@ -157,14 +166,18 @@ pub(crate) fn judge(
             wrongs.push("terminated before its time to register was over");
         }
     } else {
-        // Called for at the latest by a trouble of any length; never before the trouble that it then had was due.
-        let waited = match (call, node.kind) {
-            (ApiCall::RebootInstances { .. }, _) => REBOOT_GRACE,
-            (_, Kind::Replace) => REPLACE_GRACE,
-            (_, _) if node.rebooted.is_some() => SignedDuration::ZERO,
-            (_, _) => REBOOT_GRACE + REBOOT_TIMEOUT,
+        // A reboot that never left leaves no mark here: what follows it is measured from the first trouble.
+        let troubles = node.troubles(now);
+        let (since, waited) = match (call, node.kind) {
+            (ApiCall::RebootInstances { .. }, _) => (troubles.last(), REBOOT_GRACE),
+            (_, Kind::Replace) => (troubles.last(), REPLACE_GRACE),
+            (_, _) if node.rebooted.is_some() => (troubles.first(), SignedDuration::ZERO),
+            (_, _) => (troubles.first(), REBOOT_GRACE + REBOOT_TIMEOUT),
         };
-        match node.troubles(now).last() {
+        if node.has_been_well_for(LATEST_WORD, now) {
+            wrongs.push("a call on a node that has long been well");
+        }
+        match since {
             Some((since, _)) if now < *since + waited => wrongs.push("a call before its deadline"),
             Some(_) => {}
             None => wrongs.push("a call on a node that was never bad"),

@@ -231,6 +231,16 @@ pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Time
         return Decision::Close(Outcome::Gone { how: "its instance is gone".to_owned(), foreign: false });
     }
     let rebooted_in_vain = case.repair.as_ref().filter(|repair| repair.phase == Phase::Rebooting);
+    if let Some(repair) = rebooted_in_vain
+        && has_recovered_unaided(case, repair, &faults)
+    {
+        // The call's own verdict comes first: what is released, CloudTrail can't be joined with any more.
+        return if repair.is_confirmed() {
+            Decision::Release("it recovered, and no reboot was seen".to_owned())
+        } else {
+            Decision::Wait
+        };
+    }
     let (fault, action) = match (due, rebooted_in_vain) {
         // Whatever its next own deadline: the reboot that should have cured it has not.
         (due, Some(repair)) => (due.unwrap_or(&repair.fault), RepairAction::Replace),
@@ -276,6 +286,16 @@ fn most_pressing(faults: &[Fault], now: Timestamp) -> Option<&Fault> {
 /// A cloud controller's or Karpenter's word that a node is gone is believed unless Auto Scaling still has it.
 fn may_believe(foreign: bool, whereabouts: &Whereabouts) -> bool {
     foreign || !matches!(whereabouts, Whereabouts::Member { lifecycle: Lifecycle::InService, .. })
+}
+
+/// Whether a node that was to be rebooted is well, in the very boot that the call found it in: the reboot never
+/// came, and whoever complained has taken it back. To replace it now would kill a healthy node.
+fn has_recovered_unaided(case: &Case, repair: &Repair, faults: &[Fault]) -> bool {
+    let rebooted = case
+        .boot
+        .as_ref()
+        .is_some_and(|boot| repair.effective_at().is_none_or(|called| boot.heard > called));
+    !rebooted && !faults.iter().any(|fault| fault.is_bad() && fault.deadline.is_some())
 }
 
 fn is_pending(repair: &Repair) -> bool {

@@ -220,7 +220,11 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                 let Some(pending) = pending else {
                     return (Vec::new(), None);
                 };
-                let entry = self.lose(case, pending, "no answer came, but the call took effect");
+                let what = match case.action() {
+                    Some(RepairAction::Reboot) => "no answer came, and a new boot will tell",
+                    _ => "no answer came, but the call took effect",
+                };
+                let entry = self.lose(case, pending, what);
                 let instance_id = case.instance_id.clone();
                 let Some(repair) = case.repair.as_mut() else {
                     return (Vec::new(), None);
@@ -233,7 +237,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                 if let (Some(group), Phase::Confirming) = (group, &repair.phase) {
                     group.terminated(&instance_id, at);
                 }
-                let detail = format!("{}: the answer was lost, the call was not", repair.action.as_str());
+                let detail = format!("{}: {what}", repair.action.as_str());
                 let mut told = occurrence(case, Step::Called, detail, now);
                 told.record = serde_json::from_str(&entry.line).ok();
                 (vec![entry], Some(told))
@@ -259,7 +263,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                 let Some(repair) = &case.repair else {
                     return (Vec::new(), None);
                 };
-                if !matches!(repair.phase, Phase::Claimed { .. } | Phase::Acting { .. }) {
+                if repair.phase == Phase::Confirming {
                     return (Vec::new(), None);
                 }
                 let mut entries = Vec::new();
