@@ -379,11 +379,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
             if let Some(group) = group {
                 case.group.get_or_insert_with(|| group.clone());
             }
-            if let Some(arrival) = &mut case.arrival {
-                arrival.told = arrival.told.max(told);
-            }
-            // Ready is the last thing to be told of an arrival.
-            case.arrival.take_if(|arrival| arrival.told == Told::Ready);
+            case.introduced(told);
             (Vec::new(), ())
         };
         self.update(key, None, policy, now, mark).await.map(|_| ())
