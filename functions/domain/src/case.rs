@@ -166,6 +166,10 @@ pub struct Arrival {
     /// Its kubelet said Ready.
     #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
     pub ready: Option<Timestamp>,
+    /// Whose place it took. Written together with the group's own note of it, so that whoever goes on after a
+    /// crash gives it to nobody else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<InstanceId>,
     /// How much of this its group has been told.
     #[serde(default)]
     pub told: Told,

@@ -8,13 +8,13 @@ use nodemend_adapters::{
     trail::Trail,
 };
 use nodemend_domain::{
-    case::{Blocked, Case, Closed, Fault, Told},
+    case::{Arrival, Blocked, Case, Closed, Fault, Told},
     condition::{ConditionType, RepairAction},
     confirm::occurrence,
     decide::{Decision, Outcome},
     group::{GroupState, Whereabouts},
     guard::{Block, Guard},
-    ident::GroupName,
+    ident::{GroupName, InstanceId},
     ledger::{self, Guards},
     occurrence::{Occurrence, Step},
     policy::Policy,
@@ -319,17 +319,11 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                 .await?;
             return failed.map_or(Ok(()), Ok);
         }
-        let came = arrival.launched.or(arrival.registered).unwrap_or(now);
-        let mut state = self.store.group(&key.cluster, &group).await?;
-        // Idempotent: the same newcomer goes to the same repair, however often it is told.
-        if let Some(replaced) = state.welcome(&key.instance_id, came) {
+        if let Some(replaced) = self.place_of(&key, &arrival, &group, policy, now).await? {
             let replaced_key = CaseKey { cluster: key.cluster.clone(), instance_id: replaced };
             let happened = self
-                .update(&replaced_key, Some(&group), policy, now, |case, group| {
-                    let agreed = group.is_some_and(|group| {
-                        group.welcome(&key.instance_id, came).as_ref() == Some(&case.instance_id)
-                    });
-                    let Some(repair) = case.repair.as_mut().filter(|_| agreed) else {
+                .update(&replaced_key, None, policy, now, |case, _| {
+                    let Some(repair) = case.repair.as_mut() else {
                         return (Vec::new(), None);
                     };
                     let known = repair.replacement.is_some();
@@ -355,6 +349,37 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
             swept.occurrences.extend(happened.flatten());
         }
         self.mark_told(&key, told, Some(&group), policy, now).await
+    }
+
+    /// The instance whose place a newcomer took, if it took one: decided once, and written to both at once.
+    async fn place_of(
+        &self,
+        key: &CaseKey,
+        arrival: &Arrival,
+        group: &GroupName,
+        policy: &Policy,
+        now: Timestamp,
+    ) -> Result<Option<InstanceId>, RepairError> {
+        if arrival.replaces.is_some() {
+            return Ok(arrival.replaces.clone());
+        }
+        let came = arrival.launched.or(arrival.registered).unwrap_or(now);
+        // Most newcomers replace nothing: no write of the group for those.
+        if self.store.group(&key.cluster, group).await?.welcome(&key.instance_id, came).is_none() {
+            return Ok(None);
+        }
+        let taken = self
+            .update(key, Some(group), policy, now, |case, group| {
+                let (Some(group), Some(arrival)) = (group, &mut case.arrival) else {
+                    return (Vec::new(), None);
+                };
+                if arrival.replaces.is_none() {
+                    arrival.replaces = group.welcome(&key.instance_id, came);
+                }
+                (Vec::new(), arrival.replaces.clone())
+            })
+            .await?;
+        Ok(taken.flatten())
     }
 
     async fn group_of(&self, case: &Case) -> Result<Option<GroupName>, RepairError> {
