@@ -289,7 +289,14 @@ impl World {
         }
         // What was not taken is delivered again.
         for (delivery, result) in deliveries.into_iter().zip(results) {
-            if !matches!(result, Some(Ok(()))) {
+            if matches!(result, Some(Ok(()))) {
+                if let Happening::Log(batch) = &delivery
+                    && let Ok(instance_id) = InstanceId::new(&batch.log_stream)
+                    && let Some(node) = self.nodes.get_mut(&instance_id)
+                {
+                    node.heard(batch.events[0].timestamp, self.clock.now());
+                }
+            } else {
                 let at = self.clock.now() + SignedDuration::from_secs(30);
                 self.plan(at, delivery);
             }
@@ -300,9 +307,11 @@ impl World {
     fn look(&mut self) {
         let calls = self.cloud.calls();
         let now = self.clock.now();
+        // In calm weather no time passes within a turn.
+        let slowest = if self.weather.faults == 0 { SignedDuration::ZERO } else { LIFETIME };
         for call in &calls[self.seen_calls..] {
             let instance_id = call.instance_id().clone();
-            let wrongs = nodes::judge(call, &self.nodes, self.limit, now);
+            let wrongs = nodes::judge(call, &self.nodes, self.limit, slowest, now);
             self.wrongs.extend(wrongs.into_iter().map(|wrong| format!("{now} {instance_id}: {wrong}")));
             match call {
                 ApiCall::TerminateInstanceInAutoScalingGroup { .. } => self.terminate(&instance_id, now),
@@ -310,7 +319,10 @@ impl World {
                     if let Some(node) = self.nodes.get_mut(&instance_id) {
                         node.rebooted.get_or_insert(now);
                     }
-                    self.plan(now + SignedDuration::from_secs(60), Happening::Boot(instance_id.clone()));
+                    // Most boots take a minute or two; some take about as long as they may.
+                    let slow = if self.dice.below(4) == 0 { 720 } else { 45 };
+                    let boots = SignedDuration::from_secs(slow) + self.dice.seconds(180);
+                    self.plan(now + boots, Happening::Boot(instance_id.clone()));
                 }
             }
             // CloudTrail takes minutes, and now and then tells nothing.
@@ -411,7 +423,8 @@ impl World {
         self.chain(instance_id).iter().find_map(|line| {
             let mut record: serde_json::Value = serde_json::from_str(line).expect("a record");
             let called: Timestamp = record["eventTime"].as_str()?.parse().ok()?;
-            let near = called.duration_since(at).as_secs().abs() <= 2;
+            // A slow process writes the time down well before the call leaves.
+            let near = (-1..=LIFETIME.as_secs()).contains(&at.duration_since(called).as_secs());
             let fits = record["eventName"] == name && record["requestID"].is_string() && near;
             record.as_object_mut()?.remove("nodemend");
             fits.then_some(record)

@@ -13,11 +13,6 @@ const REBOOT_GRACE: SignedDuration = SignedDuration::from_mins(10);
 const REBOOT_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
 const JOIN_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
 const REPLACEMENT_TIMEOUT: SignedDuration = SignedDuration::from_mins(60);
-/// A call's time is written down before it leaves, by a process that may be slow, but lives no longer than this.
-const SLOWEST: SignedDuration = super::LIFETIME;
-
-/// By then even a word that was lost a few times on its way has arrived.
-const LATEST_WORD: SignedDuration = SignedDuration::from_mins(8);
 
 /// What is wrong with a node, and what would help.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +54,10 @@ pub(crate) struct Node {
     kind: Kind,
     spells: Vec<(Timestamp, Option<Timestamp>)>,
     boot: u32,
+    booted: Timestamp,
     seq: u64,
+    /// When a handler had taken a report in, and when that was written.
+    heard: Vec<(Timestamp, Timestamp)>,
     /// Launched, and not registered.
     pub(crate) launched: Option<Timestamp>,
     /// When the cloud took the call that terminates it.
@@ -77,7 +75,9 @@ impl Node {
             kind: sick.kind,
             spells,
             boot: 1,
+            booted: start(),
             seq: 0,
+            heard: Vec::new(),
             launched: None,
             terminated: None,
             rebooted: None,
@@ -94,10 +94,14 @@ impl Node {
         self.spells.iter().any(|(begins, ends)| *begins <= now && ends.is_none_or(|ends| now < ends))
     }
 
-    fn has_been_well_for(&self, length: SignedDuration, now: Timestamp) -> bool {
-        let since = now - length;
-        !self.spells.is_empty()
-            && self.spells.iter().all(|(begins, ends)| *begins > now || ends.is_some_and(|ends| ends <= since))
+    /// A handler took in what the agent had said at some time.
+    pub(crate) fn heard(&mut self, said: Timestamp, now: Timestamp) {
+        self.heard.push((now, said));
+    }
+
+    /// Up to when anybody could know what was so by now.
+    fn known_until(&self, now: Timestamp) -> Option<Timestamp> {
+        self.heard.iter().filter(|(heard, _)| *heard <= now).map(|(_, said)| *said).max()
     }
 
     /// The spells begun by now, each with the start of its trouble: recoveries too short to count bridged.
@@ -124,7 +128,8 @@ impl Node {
         let bad = self.is_bad(now);
         let trouble = self.troubles(now).pop();
         let (since, sound) = match trouble {
-            Some((since, sound)) if bad => (since, sound),
+            // An agent remembers nothing of the boot before.
+            Some((since, sound)) if bad => (since.max(self.booted), sound),
             _ => (self.spells.iter().filter_map(|(_, ends)| *ends).rfind(|ends| *ends <= now).unwrap_or(now), None),
         };
         Some(Saying {
@@ -143,18 +148,23 @@ impl Node {
         self.boot += 1;
         self.seq = 0;
         let lasts = self.spells.last().is_some_and(|(_, ends)| ends.is_none());
-        self.spells = match self.kind {
-            Kind::RebootInVain if lasts => vec![(now, None)],
-            _ => Vec::new(),
-        };
+        self.booted = now;
+        self.spells.retain(|(begins, _)| *begins < now);
+        for (_, ends) in &mut self.spells {
+            *ends = Some(ends.map_or(now, |ends| ends.min(now)));
+        }
+        if lasts && self.kind == Kind::RebootInVain {
+            self.spells.push((now, None));
+        }
     }
 }
 
-/// What is wrong with a call that was just made.
+/// What is wrong with a call that was just made by a process that began, at most, so long ago.
 pub(crate) fn judge(
     call: &ApiCall,
     nodes: &BTreeMap<InstanceId, Node>,
     limit: usize,
+    slowest: SignedDuration,
     now: Timestamp,
 ) -> Vec<&'static str> {
     let mut wrongs = Vec::new();
@@ -166,16 +176,18 @@ pub(crate) fn judge(
             wrongs.push("terminated before its time to register was over");
         }
     } else {
+        // What was heard while the call was already on its way could not stop it.
+        let known = node.known_until(now - slowest);
+        let troubles = node.troubles(known.unwrap_or(now));
         // A reboot that never left leaves no mark here: what follows it is measured from the first trouble.
-        let troubles = node.troubles(now);
         let (since, waited) = match (call, node.kind) {
             (ApiCall::RebootInstances { .. }, _) => (troubles.last(), REBOOT_GRACE),
             (_, Kind::Replace) => (troubles.last(), REPLACE_GRACE),
             (_, _) if node.rebooted.is_some() => (troubles.first(), SignedDuration::ZERO),
             (_, _) => (troubles.first(), REBOOT_GRACE + REBOOT_TIMEOUT),
         };
-        if node.has_been_well_for(LATEST_WORD, now) {
-            wrongs.push("a call on a node that has long been well");
+        if known.is_some_and(|known| !node.is_bad(known)) {
+            wrongs.push("a call on a node that is known to be well");
         }
         match since {
             Some((since, _)) if now < *since + waited => wrongs.push("a call before its deadline"),
@@ -199,12 +211,12 @@ pub(crate) fn judge(
             if node.terminated.is_some() {
                 wrongs.push("terminated twice");
             }
-            if node.rebooted.is_some_and(|rebooted| now < rebooted + REBOOT_TIMEOUT - SLOWEST) {
+            if node.rebooted.is_some_and(|rebooted| now < rebooted + REBOOT_TIMEOUT - slowest) {
                 wrongs.push("terminated before its reboot had its time");
             }
             // Not counted any more: what was replaced, and what has waited for a replacement in vain.
             let out = nodes.values().filter(|other| {
-                other.terminated.is_some_and(|at| now < at + REPLACEMENT_TIMEOUT - SLOWEST) && other.replaced.is_none()
+                other.terminated.is_some_and(|at| now < at + REPLACEMENT_TIMEOUT - slowest) && other.replaced.is_none()
             });
             if out.count() >= limit {
                 wrongs.push("more at once than the limit allows");

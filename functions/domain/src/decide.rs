@@ -160,22 +160,24 @@ fn triage_repair(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) 
                 let (how, foreign) = (departure.how.clone(), departure.foreign);
                 return Settled(Decision::Close(Outcome::Gone { how, foreign }));
             }
-            if is_cured(case, repair, policy, now) && repair.is_confirmed() {
-                return Settled(Decision::Close(Outcome::Rebooted));
-            }
-            if since_call(policy.reboot_timeout) && !is_cured(case, repair, policy, now) {
-                NeedsSurroundings
-            } else {
-                Settled(Decision::Wait)
+            match cured_at(case, repair, policy, now) {
+                Some(cured) if cured <= now && repair.is_confirmed() => {
+                    Settled(Decision::Close(Outcome::Rebooted))
+                }
+                // It came back sound, if late: it is given the time to show that this holds.
+                Some(_) => Settled(Decision::Wait),
+                None if since_call(policy.reboot_timeout) => NeedsSurroundings,
+                None => Settled(Decision::Wait),
             }
         }
     }
 }
 
-fn is_cured(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) -> bool {
-    policy.all_rules().all(|rules| {
+/// When a rebooted node counts as cured, if it stays as well as it is, whatever group's rules hold.
+fn cured_at(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
+    policy.all_rules().try_fold(Timestamp::MIN, |latest, rules| {
         let faults = case.faults(&rules, policy, now);
-        case.cured_at(repair, &faults, policy).is_some_and(|cured| cured <= now)
+        case.cured_at(repair, &faults, policy).map(|cured| latest.max(cured))
     })
 }
 
