@@ -216,7 +216,10 @@ pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Time
     let no_tags = std::collections::BTreeMap::new();
     let rules = policy.rules_for(&around.state.name, tags.unwrap_or(&no_tags));
     let faults = case.faults(&rules, policy, now);
-    let due = most_pressing(&faults, now);
+    // What a reboot did not cure is as due in the next boot, where its clock has begun anew.
+    let in_vain = case.repair.as_ref().is_some_and(|repair| repair.has_escalated());
+    let uncured = faults.iter().find(|fault| in_vain && fault.is_bad() && fault.deadline.is_some());
+    let due = most_pressing(&faults, now).or(uncured);
     if let Some(repair) = &case.repair {
         match &repair.phase {
             // A reboot leaves no mark that we could read: the wait for a new boot decides.
