@@ -317,7 +317,7 @@ impl World {
                 ApiCall::TerminateInstanceInAutoScalingGroup { .. } => self.terminate(&instance_id, now),
                 ApiCall::RebootInstances { .. } => {
                     if let Some(node) = self.nodes.get_mut(&instance_id) {
-                        node.rebooted.get_or_insert(now);
+                        node.rebooted = Some(now);
                     }
                     // Most boots take a minute or two; some take about as long as they may.
                     let slow = if self.dice.below(4) == 0 { 720 } else { 45 };
@@ -490,6 +490,7 @@ impl World {
         });
         let mut lines: Vec<String> = brief.collect();
         lines.sort();
+        lines.extend(self.nodes.iter().map(|(instance_id, node)| format!("{instance_id} {node:?}")));
         lines.join("\n").into()
     }
 }

@@ -62,7 +62,7 @@ pub(crate) struct Node {
     pub(crate) launched: Option<Timestamp>,
     /// When the cloud took the call that terminates it.
     pub(crate) terminated: Option<Timestamp>,
-    /// When the cloud took the first call that reboots it.
+    /// When the cloud last took a call that reboots it.
     pub(crate) rebooted: Option<Timestamp>,
     /// When what came in its place registered.
     pub(crate) replaced: Option<Timestamp>,
@@ -159,6 +159,31 @@ impl Node {
     }
 }
 
+impl Node {
+    /// What speaks against a call now, by what was known then.
+    fn objections(&self, call: &ApiCall, then: Timestamp, now: Timestamp) -> Vec<&'static str> {
+        let mut wrongs = Vec::new();
+        let Some(known) = self.known_until(then) else {
+            return vec!["a call on a node of which nothing was heard"];
+        };
+        let troubles = self.troubles(known);
+        // A reboot that never left leaves no mark here: what follows it is measured from the first trouble.
+        let (trouble, waited) = match (call, self.kind) {
+            (ApiCall::RebootInstances { .. }, _) => (troubles.last(), REBOOT_GRACE),
+            (_, Kind::Replace) => (troubles.last(), REPLACE_GRACE),
+            (_, _) if self.rebooted.is_some() => (troubles.first(), SignedDuration::ZERO),
+            (_, _) => (troubles.first(), REBOOT_GRACE + REBOOT_TIMEOUT),
+        };
+        if !self.is_bad(known) {
+            wrongs.push("a call on a node that is known to be well");
+        }
+        if trouble.is_none_or(|(since, _)| now < *since + waited) {
+            wrongs.push("a call before its deadline");
+        }
+        wrongs
+    }
+}
+
 /// What is wrong with a call that was just made by a process that began, at most, so long ago.
 pub(crate) fn judge(
     call: &ApiCall,
@@ -176,32 +201,20 @@ pub(crate) fn judge(
             wrongs.push("terminated before its time to register was over");
         }
     } else {
-        // What was heard while the call was already on its way could not stop it.
-        let known = node.known_until(now - slowest);
-        let troubles = node.troubles(known.unwrap_or(now));
-        // A reboot that never left leaves no mark here: what follows it is measured from the first trouble.
-        let (since, waited) = match (call, node.kind) {
-            (ApiCall::RebootInstances { .. }, _) => (troubles.last(), REBOOT_GRACE),
-            (_, Kind::Replace) => (troubles.last(), REPLACE_GRACE),
-            (_, _) if node.rebooted.is_some() => (troubles.first(), SignedDuration::ZERO),
-            (_, _) => (troubles.first(), REBOOT_GRACE + REBOOT_TIMEOUT),
-        };
-        if known.is_some_and(|known| !node.is_bad(known)) {
-            wrongs.push("a call on a node that is known to be well");
-        }
-        match since {
-            Some((since, _)) if now < *since + waited => wrongs.push("a call before its deadline"),
-            Some(_) => {}
-            None => wrongs.push("a call on a node that was never bad"),
-        }
+        // What was heard while the call was already on its way could not stop it: it is only wrong if it was so
+        // both by what was known when its process can have begun and by what is known now.
+        let then = node.objections(call, now - slowest, now);
+        wrongs.extend(node.objections(call, now, now).into_iter().filter(|wrong| then.contains(wrong)));
     }
     match call {
         ApiCall::RebootInstances { .. } => {
             if node.kind == Kind::Replace {
                 wrongs.push("a reboot that cannot help");
             }
-            if node.rebooted.is_some() {
-                wrongs.push("rebooted twice");
+            // A trouble that began after a reboot is another case, and may be worth another one.
+            let since = node.troubles(now).last().map(|(since, _)| *since);
+            if node.rebooted.is_some_and(|rebooted| since.is_none_or(|since| since <= rebooted)) {
+                wrongs.push("rebooted twice for one trouble");
             }
             if node.terminated.is_some() {
                 wrongs.push("rebooted after it was terminated");

@@ -239,8 +239,10 @@ pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Time
     if let Some(repair) = rebooted_in_vain
         && has_recovered_unaided(case, repair, &faults)
     {
-        // The call's own verdict comes first: what is released, CloudTrail can't be joined with any more.
-        return if repair.is_confirmed() {
+        // Not before that has held, nor before the call has its own verdict: what is released, CloudTrail can't
+        // be joined with any more.
+        let has_held = !faults.iter().any(|fault| fault.deadline.is_some());
+        return if has_held && repair.is_confirmed() {
             Decision::Release("it recovered, and no reboot was seen".to_owned())
         } else {
             Decision::Wait
