@@ -238,6 +238,11 @@ impl World {
         let mut lives = Vec::new();
         let began = self.clock.now();
         for delivery in &deliveries {
+            if let Some((node, said)) = self.speaker(delivery) {
+                node.may_be_heard(said, began);
+            }
+        }
+        for delivery in &deliveries {
             let faults = self.dice.faults(self.weather.faults);
             lives.push(faults.clone());
             let store = Faulty::new(self.store.clone(), faults.clone());
@@ -290,17 +295,22 @@ impl World {
         // What was not taken is delivered again.
         for (delivery, result) in deliveries.into_iter().zip(results) {
             if matches!(result, Some(Ok(()))) {
-                if let Happening::Log(batch) = &delivery
-                    && let Ok(instance_id) = InstanceId::new(&batch.log_stream)
-                    && let Some(node) = self.nodes.get_mut(&instance_id)
-                {
-                    node.heard(batch.events[0].timestamp, self.clock.now());
+                let now = self.clock.now();
+                if let Some((node, said)) = self.speaker(&delivery) {
+                    node.heard(said, now);
                 }
             } else {
                 let at = self.clock.now() + SignedDuration::from_secs(30);
                 self.plan(at, delivery);
             }
         }
+    }
+
+    /// Whose report a delivery is, and when it was written.
+    fn speaker(&mut self, delivery: &Happening) -> Option<(&mut Node, Timestamp)> {
+        let Happening::Log(batch) = delivery else { return None };
+        let node = self.nodes.get_mut(&InstanceId::new(&batch.log_stream).ok()?)?;
+        Some((node, batch.events[0].timestamp))
     }
 
     /// Sees what calls were made since it last looked, and judges each.

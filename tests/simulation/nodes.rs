@@ -56,7 +56,9 @@ pub(crate) struct Node {
     boot: u32,
     booted: Timestamp,
     seq: u64,
-    /// When a handler had taken a report in, and when that was written.
+    /// When a handler was given a report, and when that was written.
+    given: Vec<(Timestamp, Timestamp)>,
+    /// The same, when it had taken it in.
     heard: Vec<(Timestamp, Timestamp)>,
     /// Launched, and not registered.
     pub(crate) launched: Option<Timestamp>,
@@ -77,6 +79,7 @@ impl Node {
             boot: 1,
             booted: start(),
             seq: 0,
+            given: Vec::new(),
             heard: Vec::new(),
             launched: None,
             terminated: None,
@@ -94,14 +97,14 @@ impl Node {
         self.spells.iter().any(|(begins, ends)| *begins <= now && ends.is_none_or(|ends| now < ends))
     }
 
-    /// A handler took in what the agent had said at some time.
-    pub(crate) fn heard(&mut self, said: Timestamp, now: Timestamp) {
-        self.heard.push((now, said));
+    /// A handler was given what the agent had said at some time; a failure does not tell how far it came with it.
+    pub(crate) fn may_be_heard(&mut self, said: Timestamp, now: Timestamp) {
+        self.given.push((now, said));
     }
 
-    /// Up to when anybody could know what was so by now.
-    fn known_until(&self, now: Timestamp) -> Option<Timestamp> {
-        self.heard.iter().filter(|(heard, _)| *heard <= now).map(|(_, said)| *said).max()
+    /// A handler took it in.
+    pub(crate) fn heard(&mut self, said: Timestamp, now: Timestamp) {
+        self.heard.push((now, said));
     }
 
     /// The spells begun by now, each with the start of its trouble: recoveries too short to count bridged.
@@ -160,10 +163,10 @@ impl Node {
 }
 
 impl Node {
-    /// What speaks against a call now, by what was known then.
-    fn objections(&self, call: &ApiCall, then: Timestamp, now: Timestamp) -> Vec<&'static str> {
+    /// What speaks against a call now, by what was so then.
+    fn objections(&self, call: &ApiCall, known: Option<Timestamp>, now: Timestamp) -> Vec<&'static str> {
         let mut wrongs = Vec::new();
-        let Some(known) = self.known_until(then) else {
+        let Some(known) = known else {
             return vec!["a call on a node of which nothing was heard"];
         };
         let troubles = self.troubles(known);
@@ -182,6 +185,11 @@ impl Node {
         }
         wrongs
     }
+}
+
+/// When the newest of the reports was written that were there by then.
+fn newest_by(reports: &[(Timestamp, Timestamp)], then: Timestamp) -> Option<Timestamp> {
+    reports.iter().filter(|(came, _)| *came <= then).map(|(_, said)| *said).max()
 }
 
 /// What is wrong with a call that was just made by a process that began, at most, so long ago.
@@ -203,8 +211,9 @@ pub(crate) fn judge(
     } else {
         // What was heard while the call was already on its way could not stop it: it is only wrong if it was so
         // both by what was known when its process can have begun and by what is known now.
-        let then = node.objections(call, now - slowest, now);
-        wrongs.extend(node.objections(call, now, now).into_iter().filter(|wrong| then.contains(wrong)));
+        let then = node.objections(call, newest_by(&node.heard, now - slowest), now);
+        let now = node.objections(call, newest_by(&node.given, now), now);
+        wrongs.extend(now.into_iter().filter(|wrong| then.contains(wrong)));
     }
     match call {
         ApiCall::RebootInstances { .. } => {

@@ -172,6 +172,10 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         if case.due.is_none_or(|due| due > now) {
             return Ok(());
         }
+        // News came since the sweep's first look, and the case alone decides by now: the next sweep sees to it.
+        if decide::triage(&case, &policy, now) != Triage::NeedsSurroundings {
+            return Ok(());
+        }
         view.locate(&self.cloud, std::slice::from_ref(&case)).await?;
         let surroundings = view.around(&self.store, &self.cloud, &case).await?;
         match decide::decide(&case, &surroundings.borrow(), &policy, now) {
