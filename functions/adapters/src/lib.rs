@@ -4,6 +4,8 @@
 pub mod clock;
 pub mod cloud;
 pub mod config;
+#[cfg(feature = "faults")]
+pub mod faults;
 pub mod filter_pattern;
 pub mod store;
 pub mod subscription;

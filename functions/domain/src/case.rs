@@ -73,6 +73,10 @@ pub struct Case {
     /// How it came into the cluster, while that matters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arrival: Option<Arrival>,
+    /// Its group knows all of its arrival. Told again, late or twice, the same arrival would pass for another
+    /// node's replacement.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    welcomed: bool,
     /// How it left, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub departure: Option<Departure>,
@@ -162,6 +166,10 @@ pub struct Arrival {
     /// Its kubelet said Ready.
     #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
     pub ready: Option<Timestamp>,
+    /// Whose place it took. Written together with the group's own note of it, so that whoever goes on after a
+    /// crash gives it to nobody else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<InstanceId>,
     /// How much of this its group has been told.
     #[serde(default)]
     pub told: Told,
@@ -285,6 +293,7 @@ impl Case {
             first_heard: None,
             silent_since: None,
             arrival: None,
+            welcomed: false,
             departure: None,
             repair: None,
             repairs: 0,
@@ -623,11 +632,24 @@ impl Case {
         if self.zone.is_none() {
             self.zone = zone.cloned();
         }
+        if self.welcomed {
+            return;
+        }
         let first_heard = self.first_heard;
         let arrival = self.arrival.get_or_insert_with(Arrival::default);
         arrival.launched.get_or_insert(at);
         if arrival.registered.is_none() {
             arrival.registered = first_heard;
+        }
+    }
+
+    /// Its group was told so much of its arrival. Ready is the last thing to be told.
+    pub fn introduced(&mut self, told: Told) {
+        if let Some(arrival) = &mut self.arrival {
+            arrival.told = arrival.told.max(told);
+        }
+        if self.arrival.take_if(|arrival| arrival.told == Told::Ready).is_some() {
+            self.welcomed = true;
         }
     }
 
@@ -650,7 +672,7 @@ impl Case {
 
     /// A node that registers before anything else was heard of it is new; one that registers again is not.
     fn registered(&mut self, at: Timestamp) {
-        if self.first_heard.is_none_or(|first| at.duration_since(first) <= CLOCKS_DIFFER) {
+        if !self.welcomed && self.first_heard.is_none_or(|first| at.duration_since(first) <= CLOCKS_DIFFER) {
             self.arrival.get_or_insert_with(Arrival::default);
         }
         self.joined(at);

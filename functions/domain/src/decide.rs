@@ -160,22 +160,24 @@ fn triage_repair(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) 
                 let (how, foreign) = (departure.how.clone(), departure.foreign);
                 return Settled(Decision::Close(Outcome::Gone { how, foreign }));
             }
-            if is_cured(case, repair, policy, now) && repair.is_confirmed() {
-                return Settled(Decision::Close(Outcome::Rebooted));
-            }
-            if since_call(policy.reboot_timeout) && !is_cured(case, repair, policy, now) {
-                NeedsSurroundings
-            } else {
-                Settled(Decision::Wait)
+            match cured_at(case, repair, policy, now) {
+                Some(cured) if cured <= now && repair.is_confirmed() => {
+                    Settled(Decision::Close(Outcome::Rebooted))
+                }
+                // It came back sound, if late: it is given the time to show that this holds.
+                Some(_) => Settled(Decision::Wait),
+                None if since_call(policy.reboot_timeout) => NeedsSurroundings,
+                None => Settled(Decision::Wait),
             }
         }
     }
 }
 
-fn is_cured(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) -> bool {
-    policy.all_rules().all(|rules| {
+/// When a rebooted node counts as cured, if it stays as well as it is, whatever group's rules hold.
+fn cured_at(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
+    policy.all_rules().try_fold(Timestamp::MIN, |latest, rules| {
         let faults = case.faults(&rules, policy, now);
-        case.cured_at(repair, &faults, policy).is_some_and(|cured| cured <= now)
+        case.cured_at(repair, &faults, policy).map(|cured| latest.max(cured))
     })
 }
 
@@ -199,6 +201,11 @@ fn introduction(case: &Case, policy: &Policy, now: Timestamp) -> Option<Told> {
 /// Decides with everything at hand. Called with the surroundings as they were read last, and again with what
 /// is read anew, consistently, right before a claim.
 pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Timestamp) -> Decision {
+    // First of all: the departure of an instance that our own unanswered call terminated is no departure.
+    let foreign = case.departure.as_ref().is_some_and(|departure| departure.foreign);
+    if !foreign && case.repair.as_ref().is_some_and(|repair| took_effect(repair, around)) {
+        return Decision::Adopt;
+    }
     if let Some(departure) = &case.departure
         && case.repair.as_ref().is_none_or(|repair| repair.effective_at().is_none() || departure.foreign)
         && may_believe(departure.foreign, around.whereabouts)
@@ -209,10 +216,12 @@ pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Time
     let no_tags = std::collections::BTreeMap::new();
     let rules = policy.rules_for(&around.state.name, tags.unwrap_or(&no_tags));
     let faults = case.faults(&rules, policy, now);
-    let due = most_pressing(&faults, now);
+    // What a reboot did not cure is as due in the next boot, where its clock has begun anew.
+    let in_vain = case.repair.as_ref().is_some_and(|repair| repair.has_escalated());
+    let uncured = faults.iter().find(|fault| in_vain && fault.is_bad() && fault.deadline.is_some());
+    let due = most_pressing(&faults, now).or(uncured);
     if let Some(repair) = &case.repair {
         match &repair.phase {
-            Phase::Acting { .. } if took_effect(repair, around) => return Decision::Adopt,
             // A reboot leaves no mark that we could read: the wait for a new boot decides.
             Phase::Acting { .. } if repair.action == RepairAction::Reboot && is_pending(repair) => {
                 return Decision::Adopt;
@@ -227,6 +236,18 @@ pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Time
         return Decision::Close(Outcome::Gone { how: "its instance is gone".to_owned(), foreign: false });
     }
     let rebooted_in_vain = case.repair.as_ref().filter(|repair| repair.phase == Phase::Rebooting);
+    if let Some(repair) = rebooted_in_vain
+        && has_recovered_unaided(case, repair, &faults)
+    {
+        // Not before that has held, nor before the call has its own verdict: what is released, CloudTrail can't
+        // be joined with any more.
+        let has_held = !faults.iter().any(|fault| fault.deadline.is_some());
+        return if has_held && repair.is_confirmed() {
+            Decision::Release("it recovered, and no reboot was seen".to_owned())
+        } else {
+            Decision::Wait
+        };
+    }
     let (fault, action) = match (due, rebooted_in_vain) {
         // Whatever its next own deadline: the reboot that should have cured it has not.
         (due, Some(repair)) => (due.unwrap_or(&repair.fault), RepairAction::Replace),
@@ -272,6 +293,16 @@ fn most_pressing(faults: &[Fault], now: Timestamp) -> Option<&Fault> {
 /// A cloud controller's or Karpenter's word that a node is gone is believed unless Auto Scaling still has it.
 fn may_believe(foreign: bool, whereabouts: &Whereabouts) -> bool {
     foreign || !matches!(whereabouts, Whereabouts::Member { lifecycle: Lifecycle::InService, .. })
+}
+
+/// Whether a node that was to be rebooted is well, in the very boot that the call found it in: the reboot never
+/// came, and whoever complained has taken it back. To replace it now would kill a healthy node.
+fn has_recovered_unaided(case: &Case, repair: &Repair, faults: &[Fault]) -> bool {
+    let rebooted = case
+        .boot
+        .as_ref()
+        .is_some_and(|boot| repair.effective_at().is_none_or(|called| boot.heard > called));
+    !rebooted && !faults.iter().any(|fault| fault.is_bad() && fault.deadline.is_some())
 }
 
 fn is_pending(repair: &Repair) -> bool {

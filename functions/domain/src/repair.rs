@@ -162,6 +162,12 @@ impl Repair {
         !self.calls.iter().any(Call::awaits_verdict)
     }
 
+    /// Whether it replaces what a reboot did not cure.
+    pub fn has_escalated(&self) -> bool {
+        self.action == RepairAction::Replace
+            && self.calls.iter().any(|call| call.action == RepairAction::Reboot)
+    }
+
     /// When this repair needs somebody next.
     pub fn next_look(&self, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
         let verdicts = self

@@ -172,6 +172,10 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         if case.due.is_none_or(|due| due > now) {
             return Ok(());
         }
+        // News came since the sweep's first look, and the case alone decides by now: the next sweep sees to it.
+        if decide::triage(&case, &policy, now) != Triage::NeedsSurroundings {
+            return Ok(());
+        }
         view.locate(&self.cloud, std::slice::from_ref(&case)).await?;
         let surroundings = view.around(&self.store, &self.cloud, &case).await?;
         match decide::decide(&case, &surroundings.borrow(), &policy, now) {
@@ -201,6 +205,25 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
             case.version += 1;
         }
         Ok(commit)
+    }
+
+    /// Writes what was decided on this very version of the case, or nothing. A lost race means news: the case
+    /// stays due, and is decided anew. Written to a later version, the end of one repair could end the next.
+    async fn write_as_decided<T>(
+        &self,
+        mut case: Case,
+        group: Option<&GroupName>,
+        policy: &Policy,
+        now: Timestamp,
+        change: impl FnOnce(&mut Case, Option<&mut GroupState>) -> (Vec<Entry>, T),
+    ) -> Result<Option<T>, RepairError> {
+        let mut state = match group {
+            Some(name) => Some(self.store.group(&case.cluster, name).await?),
+            None => None,
+        };
+        let (entries, result) = change(&mut case, state.as_mut());
+        let commit = self.commit(&mut case, state.as_ref(), &entries, policy, now).await?;
+        Ok((commit == Commit::Won).then_some(result))
     }
 
     /// Reads, changes and writes until no race is lost. The change sees the case as it is now, with its group.

@@ -8,13 +8,13 @@ use nodemend_adapters::{
     trail::Trail,
 };
 use nodemend_domain::{
-    case::{Blocked, Case, Closed, Fault, Told},
+    case::{Arrival, Blocked, Case, Closed, Fault, Told},
     condition::{ConditionType, RepairAction},
     confirm::occurrence,
     decide::{Decision, Outcome},
     group::{GroupState, Whereabouts},
     guard::{Block, Guard},
-    ident::GroupName,
+    ident::{GroupName, InstanceId},
     ledger::{self, Guards},
     occurrence::{Occurrence, Step},
     policy::Policy,
@@ -60,12 +60,12 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
             Decision::Blocked { fault, blocks, until } => {
                 self.block(case, &fault, &blocks, until, policy, now, swept).await
             }
-            Decision::Adopt => self.adopt(&key, &case, policy, now, swept).await,
-            Decision::Release(why) => self.release(&key, &case, &why, policy, now, swept).await,
+            Decision::Adopt => self.adopt(case, policy, now, swept).await,
+            Decision::Release(why) => self.release(case, &why, policy, now, swept).await,
             Decision::Introduce(told) => self.introduce(case, told, policy, now, swept).await,
             Decision::Close(outcome) => {
                 let group = case.repair.as_ref().map(|repair| repair.group.clone()).or(group);
-                self.close(&key, group, &outcome, policy, now, swept).await
+                self.close(case, group, &outcome, policy, now, swept).await
             }
         }
     }
@@ -206,22 +206,25 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
     /// The answer was lost, the call was not.
     async fn adopt(
         &self,
-        key: &CaseKey,
-        case: &Case,
+        case: Case,
         policy: &Policy,
         now: Timestamp,
         swept: &mut Swept,
     ) -> Result<(), RepairError> {
         let group = case.repair.as_ref().map(|repair| repair.group.clone());
         let told = self
-            .update(key, group.as_ref(), policy, now, |case, group| {
+            .write_as_decided(case, group.as_ref(), policy, now, |case, group| {
                 let pending = case.repair.as_ref().and_then(|repair| {
                     repair.calls.iter().position(|call| call.result == CallResult::Pending)
                 });
                 let Some(pending) = pending else {
                     return (Vec::new(), None);
                 };
-                let entry = self.lose(case, pending, "no answer came, but the call took effect");
+                let what = match case.action() {
+                    Some(RepairAction::Reboot) => "no answer came, and a new boot will tell",
+                    _ => "no answer came, but the call took effect",
+                };
+                let entry = self.lose(case, pending, what);
                 let instance_id = case.instance_id.clone();
                 let Some(repair) = case.repair.as_mut() else {
                     return (Vec::new(), None);
@@ -234,7 +237,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                 if let (Some(group), Phase::Confirming) = (group, &repair.phase) {
                     group.terminated(&instance_id, at);
                 }
-                let detail = format!("{}: the answer was lost, the call was not", repair.action.as_str());
+                let detail = format!("{}: {what}", repair.action.as_str());
                 let mut told = occurrence(case, Step::Called, detail, now);
                 told.record = serde_json::from_str(&entry.line).ok();
                 (vec![entry], Some(told))
@@ -247,8 +250,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
     /// Gives a place back that was claimed and is not needed any more.
     async fn release(
         &self,
-        key: &CaseKey,
-        case: &Case,
+        case: Case,
         why: &str,
         policy: &Policy,
         now: Timestamp,
@@ -257,11 +259,11 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let group = case.repair.as_ref().map(|repair| repair.group.clone());
         let caller = self.cloud.caller();
         let told = self
-            .update(key, group.as_ref(), policy, now, |case, group| {
+            .write_as_decided(case, group.as_ref(), policy, now, |case, group| {
                 let Some(repair) = &case.repair else {
                     return (Vec::new(), None);
                 };
-                if !matches!(repair.phase, Phase::Claimed { .. } | Phase::Acting { .. }) {
+                if repair.phase == Phase::Confirming {
                     return (Vec::new(), None);
                 }
                 let mut entries = Vec::new();
@@ -317,17 +319,11 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                 .await?;
             return failed.map_or(Ok(()), Ok);
         }
-        let came = arrival.launched.or(arrival.registered).unwrap_or(now);
-        let mut state = self.store.group(&key.cluster, &group).await?;
-        // Idempotent: the same newcomer goes to the same repair, however often it is told.
-        if let Some(replaced) = state.welcome(&key.instance_id, came) {
+        if let Some(replaced) = self.place_of(&key, &arrival, &group, policy, now).await? {
             let replaced_key = CaseKey { cluster: key.cluster.clone(), instance_id: replaced };
             let happened = self
-                .update(&replaced_key, Some(&group), policy, now, |case, group| {
-                    let agreed = group.is_some_and(|group| {
-                        group.welcome(&key.instance_id, came).as_ref() == Some(&case.instance_id)
-                    });
-                    let Some(repair) = case.repair.as_mut().filter(|_| agreed) else {
+                .update(&replaced_key, None, policy, now, |case, _| {
+                    let Some(repair) = case.repair.as_mut() else {
                         return (Vec::new(), None);
                     };
                     let known = repair.replacement.is_some();
@@ -355,6 +351,37 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         self.mark_told(&key, told, Some(&group), policy, now).await
     }
 
+    /// The instance whose place a newcomer took, if it took one: decided once, and written to both at once.
+    async fn place_of(
+        &self,
+        key: &CaseKey,
+        arrival: &Arrival,
+        group: &GroupName,
+        policy: &Policy,
+        now: Timestamp,
+    ) -> Result<Option<InstanceId>, RepairError> {
+        if arrival.replaces.is_some() {
+            return Ok(arrival.replaces.clone());
+        }
+        let came = arrival.launched.or(arrival.registered).unwrap_or(now);
+        // Most newcomers replace nothing: no write of the group for those.
+        if self.store.group(&key.cluster, group).await?.welcome(&key.instance_id, came).is_none() {
+            return Ok(None);
+        }
+        let taken = self
+            .update(key, Some(group), policy, now, |case, group| {
+                let (Some(group), Some(arrival)) = (group, &mut case.arrival) else {
+                    return (Vec::new(), None);
+                };
+                if arrival.replaces.is_none() {
+                    arrival.replaces = group.welcome(&key.instance_id, came);
+                }
+                (Vec::new(), arrival.replaces.clone())
+            })
+            .await?;
+        Ok(taken.flatten())
+    }
+
     async fn group_of(&self, case: &Case) -> Result<Option<GroupName>, RepairError> {
         if let Some(group) = &case.group {
             return Ok(Some(group.clone()));
@@ -377,11 +404,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
             if let Some(group) = group {
                 case.group.get_or_insert_with(|| group.clone());
             }
-            if let Some(arrival) = &mut case.arrival {
-                arrival.told = arrival.told.max(told);
-            }
-            // Ready is the last thing to be told of an arrival.
-            case.arrival.take_if(|arrival| arrival.told == Told::Ready);
+            case.introduced(told);
             (Vec::new(), ())
         };
         self.update(key, None, policy, now, mark).await.map(|_| ())
@@ -389,7 +412,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
 
     async fn close(
         &self,
-        key: &CaseKey,
+        case: Case,
         group: Option<GroupName>,
         outcome: &Outcome,
         policy: &Policy,
@@ -398,7 +421,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
     ) -> Result<(), RepairError> {
         let caller = self.cloud.caller();
         let told = self
-            .update(key, group.as_ref(), policy, now, |case, group| {
+            .write_as_decided(case, group.as_ref(), policy, now, |case, group| {
                 if case.closed.is_some() {
                     return (Vec::new(), None);
                 }

@@ -1,4 +1,4 @@
-//! Turns the lines of one case's trail into proof that none was altered, removed, added or moved.
+//! Turns the lines of one instance's trail into proof that none was altered, removed, added or moved.
 //!
 //! A chain proves itself only up to its last line: that the end was not cut off or altered shows when
 //! [`Chain::sha256`] is compared with the head kept elsewhere (with the case).
@@ -86,19 +86,17 @@ pub struct BrokenChain {
     pub why: String,
 }
 
-/// Reads a case's lines from the first on, and returns where they end.
+/// Reads an instance's lines from the first on, and returns where they end. A node that was cured and broke again
+/// has a second case, `i-…#2`, whose records follow the first one's in the same chain.
 pub fn verify_chain<L: AsRef<str>>(lines: impl IntoIterator<Item = L>) -> Result<Chain, BrokenChain> {
     let mut chain = Chain::start();
-    let mut case: Option<String> = None;
+    let mut known: Option<String> = None;
     for line in lines {
         let sequence = chain.next_sequence();
         let link = chain.link(line.as_ref())?;
-        match &case {
-            Some(case) if *case != link.case => {
-                return Err(BrokenChain { sequence, why: "it belongs to another case".to_owned() });
-            }
-            Some(_) => {}
-            None => case = Some(link.case),
+        let instance = link.case.split('#').next().unwrap_or_default().to_owned();
+        if *known.get_or_insert_with(|| instance.clone()) != instance {
+            return Err(BrokenChain { sequence, why: "it belongs to another case".to_owned() });
         }
     }
     Ok(chain)

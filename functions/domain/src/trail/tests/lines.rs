@@ -114,3 +114,13 @@ fn no_record_of_a_chain_can_be_removed_swapped_repeated_or_foreign() {
     assert_eq!(broken.sequence, 5);
     assert_eq!(broken.to_string(), "the trail is broken at record 5: it belongs to another case");
 }
+
+#[test]
+fn the_next_case_of_an_instance_goes_on_in_its_chain() {
+    let (mut lines, head) = chain();
+    let mut next = step(Step::Claimed, Value::Null, head);
+    let instance = next.nodemend.case.split('#').next().unwrap_or_default().to_owned();
+    next.nodemend.case = format!("{instance}#2");
+    lines.push(next.to_json_line());
+    assert_eq!(verify_chain(&lines).map(|end| end.sequence()), Ok(5));
+}
