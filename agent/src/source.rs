@@ -95,6 +95,7 @@ impl Log<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Flaw {
     /// Records were gone before they were read, though reading had begun; how many, where that can be known.
+    /// Without a number: the rest of something is gone, and there may have been nothing in it.
     Lost(Option<u64>),
     /// Records were gone before reading began for the first time: the log had turned over already.
     Turned(u64),
