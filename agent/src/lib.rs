@@ -10,3 +10,4 @@ pub mod metrics;
 pub mod probe;
 pub mod scan;
 pub mod signal;
+pub mod tracker;
