@@ -214,9 +214,8 @@ impl Tracker {
     /// When [`poll`](Self::poll) next has something to do, since boot.
     pub fn next_due(&self) -> SignedDuration {
         let Memory { watches, start, heartbeat_due, .. } = &self.memory;
-        let settled = start.saturating_add(self.config.hold);
         let each = watches.iter().flat_map(|watch| {
-            let settles = (!watch.is_known() && settled > self.memory.now).then_some(settled);
+            let settles = watch.settle_due(*start, &self.config);
             [watch.report_due(&self.config), watch.events_due(&self.config), watch.change_due(), settles]
         });
         each.flatten().min().map_or(*heartbeat_due, |due| due.min(*heartbeat_due))

@@ -140,7 +140,7 @@ impl Entry {
     fn prune(&mut self, sight: Sight, lasting: bool) {
         if lasting {
             // Readings that stopped for as long as the whole length are not "every reading".
-            if sight.noticed - self.last_noticed() > self.window {
+            if self.pending_end().is_some_and(|end| end <= sight.noticed) {
                 self.sights.clear();
             }
         } else {
@@ -149,10 +149,6 @@ impl Entry {
                 self.sights.pop_front();
             }
         }
-    }
-
-    fn last_noticed(&self) -> SignedDuration {
-        self.sights.iter().map(|sights| sights.first.noticed).max().unwrap_or(SignedDuration::MAX)
     }
 
     /// Keeps the sightings in the order in which they were seen, and few.
@@ -221,7 +217,7 @@ impl Entry {
 
     /// Forgets sightings that can't come to count any more.
     pub(super) fn expire(&mut self, now: SignedDuration) {
-        if self.sights.back().is_some_and(|_| now - self.last_noticed() > self.window) {
+        if self.pending_end().is_some_and(|end| end <= now) {
             self.sights.clear();
         }
     }
@@ -231,9 +227,10 @@ impl Entry {
         self.sights.back().map(|sights| sights.first.seen)
     }
 
-    /// Whether something was seen of it that doesn't count yet.
-    pub(super) fn is_pending(&self) -> bool {
-        !self.sights.is_empty()
+    /// When that which doesn't count yet will be forgotten.
+    pub(super) fn pending_end(&self) -> Option<SignedDuration> {
+        let last = self.sights.iter().map(|sights| sights.first.noticed).max()?;
+        Some(last.saturating_add(self.window).saturating_add(SignedDuration::from_nanos(1)))
     }
 
     /// From when on it is to be told as an event; none while there is nothing new.

@@ -215,14 +215,22 @@ impl Watch {
     }
 
     /// After a start without memory nobody knows whether it is well, until it has been for as long as a recovery
-    /// must hold. True if that is now.
-    pub(super) fn settle(&mut self, start: SignedDuration, now: SignedDuration, config: &Config) -> bool {
-        let pending = |entry: &Entry| entry.key.severity == Severity::Condition && entry.is_pending();
-        if self.is_known() || now - start < config.hold || self.entries.iter().any(pending) {
-            return false;
+    /// must hold. This is when; none if it is known.
+    pub(super) fn settle_due(&self, start: SignedDuration, config: &Config) -> Option<SignedDuration> {
+        if self.is_known() {
+            return None;
         }
-        self.known = true;
-        true
+        let weighs = |entry: &&Entry| entry.key.severity == Severity::Condition;
+        let pending = self.entries.iter().filter(weighs).filter_map(Entry::pending_end).max();
+        let held = start.saturating_add(config.hold);
+        Some(pending.map_or(held, |end| end.max(held)))
+    }
+
+    /// True if it comes to be known now.
+    pub(super) fn settle(&mut self, start: SignedDuration, now: SignedDuration, config: &Config) -> bool {
+        let settles = self.settle_due(start, config).is_some_and(|due| due <= now);
+        self.known |= settles;
+        settles
     }
 
     /// When its own report is due.
