@@ -11,3 +11,4 @@ pub mod probe;
 pub mod scan;
 pub mod signal;
 pub mod source;
+pub mod tracker;
