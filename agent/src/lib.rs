@@ -3,10 +3,12 @@
 //! What is here so far is the language that these speak with each other; the sources follow.
 
 pub mod config;
+pub mod durable;
 pub mod endpoint;
 pub mod finding;
 pub mod identity;
 pub mod metrics;
+pub mod outbox;
 pub mod probe;
 pub mod scan;
 pub mod signal;
