@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use self::simulation::{Dice, Kind, Sick, Weather, World, start};
 
 fn sick() -> impl Strategy<Value = Sick> {
-    let kind = prop_oneof![3 => Just(Kind::Replace), 1 => Just(Kind::RebootCures), 1 => Just(Kind::RebootInVain)];
+    let kind =
+        prop_oneof![3 => Just(Kind::Replace), 1 => Just(Kind::RebootCures), 1 => Just(Kind::RebootInVain)];
     // Gaps and lengths on both sides of the recovery hold (2 min) and of the grace periods (10 and 30 min).
     let seconds = prop_oneof![1 => 1u32..150, 1 => 300u32..2_400];
     let spells = prop::collection::vec((seconds.clone(), seconds), 1..4);

@@ -499,7 +499,10 @@ impl World {
             let record: serde_json::Value = serde_json::from_str(&line).expect("a record");
             format!(
                 "{} {} {} {}",
-                record["eventTime"], record["nodemend"]["case"], record["eventName"], record["nodemend"]["decision"]
+                record["eventTime"],
+                record["nodemend"]["case"],
+                record["eventName"],
+                record["nodemend"]["decision"]
             )
         });
         let mut lines: Vec<String> = brief.collect();

@@ -133,7 +133,10 @@ impl Node {
         let (since, sound) = match trouble {
             // An agent remembers nothing of the boot before.
             Some((since, sound)) if bad => (since.max(self.booted), sound),
-            _ => (self.spells.iter().filter_map(|(_, ends)| *ends).rfind(|ends| *ends <= now).unwrap_or(now), None),
+            _ => (
+                self.spells.iter().filter_map(|(_, ends)| *ends).rfind(|ends| *ends <= now).unwrap_or(now),
+                None,
+            ),
         };
         Some(Saying {
             kind: self.kind,
@@ -244,7 +247,8 @@ pub(crate) fn judge(
             }
             // Not counted any more: what was replaced, and what has waited for a replacement in vain.
             let out = nodes.values().filter(|other| {
-                other.terminated.is_some_and(|at| now < at + REPLACEMENT_TIMEOUT - slowest) && other.replaced.is_none()
+                other.terminated.is_some_and(|at| now < at + REPLACEMENT_TIMEOUT - slowest)
+                    && other.replaced.is_none()
             });
             if out.count() >= limit {
                 wrongs.push("more at once than the limit allows");

@@ -298,10 +298,8 @@ fn may_believe(foreign: bool, whereabouts: &Whereabouts) -> bool {
 /// Whether a node that was to be rebooted is well, in the very boot that the call found it in: the reboot never
 /// came, and whoever complained has taken it back. To replace it now would kill a healthy node.
 fn has_recovered_unaided(case: &Case, repair: &Repair, faults: &[Fault]) -> bool {
-    let rebooted = case
-        .boot
-        .as_ref()
-        .is_some_and(|boot| repair.effective_at().is_none_or(|called| boot.heard > called));
+    let rebooted =
+        case.boot.as_ref().is_some_and(|boot| repair.effective_at().is_none_or(|called| boot.heard > called));
     !rebooted && !faults.iter().any(|fault| fault.is_bad() && fault.deadline.is_some())
 }
 

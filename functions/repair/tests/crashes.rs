@@ -42,7 +42,10 @@ fn whatever_happens_at_any_step_one_call_leaves_and_its_case_goes_on() {
             let repair = ward.case(1).repair.expect("a repair");
             assert_eq!(repair.phase, Phase::Confirming, "{fate:?} at {operation}");
             let place = ward.group().in_flight;
-            assert!(place.len() == 1 && place[0].terminated_at.is_some(), "{fate:?} at {operation}: {place:?}");
+            assert!(
+                place.len() == 1 && place[0].terminated_at.is_some(),
+                "{fate:?} at {operation}: {place:?}"
+            );
             let told = ward.trail(1).iter().filter(|name| name.starts_with("Terminate")).count();
             assert!(told >= 1, "{fate:?} at {operation}: {:?}", ward.trail(1));
         }
@@ -62,7 +65,11 @@ fn a_reboot_that_dies_at_any_step_is_never_sent_twice() {
             // One that was to leave and did not can't be told from one that did: the wait for a new boot decides.
             let calls = ward.cloud.calls();
             assert!(calls.is_empty() || calls == [reboot(1)], "{fate:?} at {operation}: {calls:?}");
-            assert_eq!(ward.case(1).repair.expect("a repair").phase, Phase::Rebooting, "{fate:?} at {operation}");
+            assert_eq!(
+                ward.case(1).repair.expect("a repair").phase,
+                Phase::Rebooting,
+                "{fate:?} at {operation}"
+            );
         }
     }
 }
