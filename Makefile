@@ -11,11 +11,11 @@ demo: ## Replay the reference incident, from the blocked metadata service to the
 	$(CARGO) run --release --locked --quiet -- replay events/01-metadata-service-blocked
 
 test: check ## Everything that CI runs
-	$(CARGO) test --workspace --locked --quiet
+	$(CARGO) test --workspace --all-features --locked --quiet
 
 check: ## Format, lints, and what may depend on what
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --locked --quiet -- -D warnings
+	$(CARGO) clippy --workspace --all-targets --all-features --locked --quiet -- -D warnings
 	./tests/dependencies.sh
 
 bench: ## The figures of the README

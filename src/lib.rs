@@ -1,3 +1,4 @@
 //! The operator's command: one module a subcommand.
 
+pub mod policy;
 pub mod replay;

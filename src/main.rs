@@ -1,9 +1,12 @@
 //! `nodemend`: what operators type.
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
-use nodemend::replay;
+use nodemend::{
+    policy::{self, PolicyCommandError},
+    replay::{self, ReplayError},
+};
 
 /// Provable auto-repair for Amazon EKS nodes
 #[derive(Parser)]
@@ -17,6 +20,9 @@ struct Cli {
 enum Command {
     /// Run captured events through the very handlers that Lambda runs, and see what would have happened
     Replay(replay::Options),
+    /// Check a policy, or take one over from eksctl
+    #[command(subcommand)]
+    Policy(policy::Command),
 }
 
 /// The exit code of a wrong command line or configuration.
@@ -33,16 +39,27 @@ fn main() -> ExitCode {
             };
         }
     };
-    let Command::Replay(options) = cli.command;
-    match replay::run(&options) {
-        Ok(0) => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::from(1),
-        Err(replay::ReplayError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            anstream::eprintln!("nodemend: {error}");
-            ExitCode::from(if error.is_usage() { USAGE } else { 1 })
-        }
+    match cli.command {
+        Command::Replay(options) => match replay::run(&options) {
+            Ok(0) => ExitCode::SUCCESS,
+            Ok(_) => ExitCode::from(1),
+            Err(ReplayError::Output(error)) if is_closed(&error) => ExitCode::SUCCESS,
+            Err(error) => failed(&error, error.is_usage()),
+        },
+        Command::Policy(command) => match policy::run(&command) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(PolicyCommandError::Output(error)) if is_closed(&error) => ExitCode::SUCCESS,
+            Err(error) => failed(&error, !matches!(error, PolicyCommandError::Output(_))),
+        },
     }
+}
+
+/// Whoever reads our output has seen enough: `| head` is no failure.
+fn is_closed(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
+}
+
+fn failed(error: &dyn std::error::Error, usage: bool) -> ExitCode {
+    anstream::eprintln!("nodemend: {error}");
+    ExitCode::from(if usage { USAGE } else { 1 })
 }

@@ -28,6 +28,12 @@ pub fn read_policy(text: &str) -> Result<Policy, PolicyError> {
     Ok(policy)
 }
 
+/// Writes a policy as YAML that [`read_policy`] reads as the same.
+pub fn write_policy(policy: &Policy) -> Result<String, PolicyError> {
+    serde_saphyr::to_string(policy)
+        .map_err(|error| PolicyError { field: "policy".to_owned(), why: one_line(&error.to_string()) })
+}
+
 fn at_path(path: &str, error: &serde_json::Error) -> PolicyError {
     let field = if matches!(path, "." | "?") { "policy".to_owned() } else { path.to_owned() };
     PolicyError { field, why: one_line(&error.to_string()) }

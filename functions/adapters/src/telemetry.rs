@@ -1,8 +1,94 @@
-//! Turns what happened into one line of JSON each on stdout, where Lambda's logs are read from.
+//! Turns what happened into JSON log lines on stdout that are CloudWatch metrics too (embedded metric format).
+//!
+//! One line says both, so that a number of a graph and the line that explains it can't differ. No id is a
+//! dimension: each value of a dimension is a metric of its own, for which somebody pays.
+//! <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>
 
 use std::io::{self, Write};
 
+use jiff::Timestamp;
+use nodemend_domain::{
+    ident::ClusterName,
+    occurrence::{Occurrence, Step},
+};
 use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+/// Where all metrics of ours are found.
+pub const NAMESPACE: &str = "nodemend";
+const CLUSTER: &str = "cluster";
+
+/// Every metric, once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Metric {
+    /// A step of a node's story: how often it was taken.
+    Step(Step),
+    /// Reports of agents that were taken in.
+    Reports,
+    /// Facts of the control plane that were taken in.
+    Observations,
+    /// Log lines that could not be read.
+    Rejected,
+    /// Lines of a cluster that is not ours to serve.
+    UnknownCluster,
+    /// Facts of a node whose instance nobody knows.
+    Unplaced,
+    /// From the youngest line's own time to its arrival.
+    IntakeLag,
+    /// Cases that a sweep looked at.
+    CasesSwept,
+    /// Cases that a sweep could not look at.
+    SweepFailures,
+}
+
+impl Metric {
+    /// Its name in CloudWatch.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Step(step) => match step {
+                Step::Event => "Event",
+                Step::Suspect => "Suspect",
+                Step::Recovered => "Recovered",
+                Step::Due => "Due",
+                Step::Blocked => "Blocked",
+                Step::Claimed => "Claimed",
+                Step::Called => "Called",
+                Step::Confirmed => "Confirmed",
+                Step::Mismatch => "Mismatch",
+                Step::Missing => "Missing",
+                Step::Foreign => "Foreign",
+                Step::Replaced => "Replaced",
+                Step::Closed => "Closed",
+            },
+            Self::Reports => "Reports",
+            Self::Observations => "Observations",
+            Self::Rejected => "Rejected",
+            Self::UnknownCluster => "UnknownCluster",
+            Self::Unplaced => "Unplaced",
+            Self::IntakeLag => "IntakeLag",
+            Self::CasesSwept => "CasesSwept",
+            Self::SweepFailures => "SweepFailures",
+        }
+    }
+
+    /// Its unit, as CloudWatch spells it.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::IntakeLag => "Milliseconds",
+            _ => "Count",
+        }
+    }
+}
+
+/// What happened to one node: a line for people, and a count.
+pub fn occurred(occurrence: &Occurrence) {
+    log(&occurrence_line(occurrence));
+}
+
+/// Numbers of one invocation, of one cluster where it is of one.
+pub fn measured(at: Timestamp, cluster: Option<&ClusterName>, values: &[(Metric, u64)]) {
+    log(&measured_line(at, cluster, values));
+}
 
 /// Writes a line. A log that can't be written stops nothing that matters more.
 pub fn log(line: &impl Serialize) {
@@ -16,16 +102,125 @@ fn write_line(out: &mut impl Write, line: &impl Serialize) -> io::Result<()> {
     out.write_all(&bytes)
 }
 
+fn occurrence_line(occurrence: &Occurrence) -> Value {
+    let mut line = match serde_json::to_value(occurrence) {
+        Ok(Value::Object(line)) => line,
+        // An occurrence is strings and times.
+        _ => Map::new(),
+    };
+    let step = Metric::Step(occurrence.step);
+    line.insert(step.name().to_owned(), 1.into());
+    line.insert("_aws".to_owned(), directive(occurrence.at, true, &[step]));
+    Value::Object(line)
+}
+
+fn measured_line(at: Timestamp, cluster: Option<&ClusterName>, values: &[(Metric, u64)]) -> Value {
+    let mut line: Map<String, Value> =
+        values.iter().map(|(metric, value)| (metric.name().to_owned(), (*value).into())).collect();
+    if let Some(cluster) = cluster {
+        line.insert(CLUSTER.to_owned(), cluster.as_str().into());
+    }
+    let metrics: Vec<Metric> = values.iter().map(|(metric, _)| *metric).collect();
+    line.insert("_aws".to_owned(), directive(at, cluster.is_some(), &metrics));
+    Value::Object(line)
+}
+
+fn directive(at: Timestamp, by_cluster: bool, metrics: &[Metric]) -> Value {
+    let dimensions: &[&[&str]] = if by_cluster { &[&[CLUSTER]] } else { &[&[]] };
+    let metrics: Vec<Value> =
+        metrics.iter().map(|metric| json!({ "Name": metric.name(), "Unit": metric.unit() })).collect();
+    json!({
+        "Timestamp": at.as_millisecond(),
+        "CloudWatchMetrics": [{ "Namespace": NAMESPACE, "Dimensions": dimensions, "Metrics": metrics }],
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use nodemend_domain::ident::InstanceId;
 
     use super::*;
+
+    fn occurrence() -> Occurrence {
+        Occurrence {
+            at: Timestamp::from_millisecond(1_787_220_000_123).expect("a time"),
+            cluster: ClusterName::new("prod").expect("a name"),
+            node: None,
+            instance_id: InstanceId::new("i-0ab76e62066c9730c").expect("an id"),
+            case: "i-0ab76e62066c9730c#1".to_owned(),
+            step: Step::Called,
+            condition: None,
+            reason: None,
+            detail: "one\ntwo".to_owned(),
+            record: None,
+        }
+    }
 
     #[test]
     fn a_line_is_one_line_whatever_it_says() {
         let mut out = Vec::new();
-        write_line(&mut out, &json!({ "detail": "one\ntwo" })).expect("written");
-        assert_eq!(out, b"{\"detail\":\"one\\ntwo\"}\n");
+        write_line(&mut out, &occurrence_line(&occurrence())).expect("written");
+        assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
+        assert!(out.ends_with(b"}\n"));
+    }
+
+    /// The format's own rules: each name of a dimension or metric is a member of the line, at most 100 metrics.
+    fn assert_embedded_metrics(line: &Value) {
+        let directive = &line["_aws"];
+        assert!(directive["Timestamp"].as_i64().is_some_and(|millis| millis > 1_000_000_000_000));
+        for metrics in directive["CloudWatchMetrics"].as_array().expect("a list") {
+            assert_eq!(metrics["Namespace"], NAMESPACE);
+            for names in metrics["Dimensions"].as_array().expect("a list") {
+                for name in names.as_array().expect("a list") {
+                    assert!(line[name.as_str().expect("a name")].is_string(), "{line}");
+                }
+            }
+            for metric in metrics["Metrics"].as_array().expect("a list") {
+                assert!(line[metric["Name"].as_str().expect("a name")].is_u64(), "{line}");
+                assert!(matches!(metric["Unit"].as_str(), Some("Count" | "Milliseconds")));
+            }
+        }
+    }
+
+    #[test]
+    fn a_step_is_a_log_line_and_a_count_by_cluster() {
+        let line = occurrence_line(&occurrence());
+        assert_embedded_metrics(&line);
+        assert_eq!((&line["Called"], &line["case"]), (&json!(1), &json!("i-0ab76e62066c9730c#1")));
+        assert_eq!(line["_aws"]["CloudWatchMetrics"][0]["Dimensions"], json!([["cluster"]]));
+    }
+
+    #[test]
+    fn an_invocations_numbers_are_one_line() {
+        let at = occurrence().at;
+        let cluster = ClusterName::new("prod").expect("a name");
+        let line = measured_line(at, Some(&cluster), &[(Metric::Reports, 3), (Metric::IntakeLag, 250)]);
+        assert_embedded_metrics(&line);
+        assert_eq!(line["_aws"]["CloudWatchMetrics"][0]["Metrics"][1]["Unit"], "Milliseconds");
+        let line = measured_line(at, None, &[(Metric::CasesSwept, 0)]);
+        assert_embedded_metrics(&line);
+        assert_eq!(line["_aws"]["CloudWatchMetrics"][0]["Dimensions"], json!([[]]));
+    }
+
+    #[test]
+    fn no_two_metrics_share_a_name() {
+        let mut names: Vec<&str> = Step::ALL.into_iter().map(|step| Metric::Step(step).name()).collect();
+        names.extend(
+            [
+                Metric::Reports,
+                Metric::Observations,
+                Metric::Rejected,
+                Metric::UnknownCluster,
+                Metric::Unplaced,
+                Metric::IntakeLag,
+                Metric::CasesSwept,
+                Metric::SweepFailures,
+            ]
+            .map(Metric::name),
+        );
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
     }
 }

@@ -31,6 +31,6 @@ async fn main() -> Result<(), Error> {
 
 async fn take(audit: &Audit<MemoryStore, MemoryCloud>, payload: &str) -> Result<Value, Error> {
     let audited = audit.handle(payload.as_bytes(), SystemClock.now()).await?;
-    audited.occurrences.iter().for_each(telemetry::log);
+    audited.occurrences.iter().for_each(telemetry::occurred);
     Ok(json!({ "relevant": audited.relevant, "steps": audited.occurrences.len() }))
 }

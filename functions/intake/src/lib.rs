@@ -38,6 +38,10 @@ pub struct Intake<S> {
 /// What became of a payload.
 #[derive(Debug, Default)]
 pub struct Intaken {
+    /// Whose log it is, if it is one that we know.
+    pub cluster: Option<ClusterName>,
+    /// When its youngest line was written.
+    pub youngest: Option<Timestamp>,
     /// What happened, in order.
     pub occurrences: Vec<Occurrence>,
     /// How many reports of agents there were.
@@ -105,7 +109,8 @@ impl<S: Store> Intake<S> {
 
     /// Takes a decoded batch in.
     pub async fn take(&self, batch: Batch<'_>, now: Timestamp) -> Result<Intaken, IntakeError> {
-        let mut taken = Intaken { rejected: batch.rejected, ..Intaken::default() };
+        let youngest = batch.events.iter().map(|event| event.timestamp).max();
+        let mut taken = Intaken { rejected: batch.rejected, youngest, ..Intaken::default() };
         let Some(source) = LogSource::of(&batch.log_group) else {
             taken.rejected.extend(batch.events.iter().enumerate().map(|(index, event)| Rejected {
                 index,
@@ -114,6 +119,7 @@ impl<S: Store> Intake<S> {
             }));
             return Ok(taken);
         };
+        taken.cluster = Some(source.cluster().clone());
         let Some(policy) = self.store.policy(source.cluster()).await? else {
             taken.unknown_cluster = batch.events.len();
             return Ok(taken);

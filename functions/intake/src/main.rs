@@ -5,7 +5,7 @@ use nodemend_adapters::{
     clock::{Clock, SystemClock},
     store::MemoryStore,
     subscription::Decoder,
-    telemetry,
+    telemetry::{self, Metric},
 };
 use nodemend_domain::policy::Policy;
 use nodemend_intake::Intake;
@@ -24,11 +24,24 @@ async fn main() -> Result<(), Error> {
 }
 
 async fn take(intake: &Intake<MemoryStore>, decoder: &mut Decoder, payload: &str) -> Result<Value, Error> {
-    let taken = intake.handle(decoder, payload.as_bytes(), SystemClock.now()).await?;
-    taken.occurrences.iter().for_each(telemetry::log);
+    let now = SystemClock.now();
+    let taken = intake.handle(decoder, payload.as_bytes(), now).await?;
+    taken.occurrences.iter().for_each(telemetry::occurred);
     for rejected in &taken.rejected {
         telemetry::log(&json!({ "rejected": rejected }));
     }
+    let lag = taken.youngest.map_or(0, |youngest| now.duration_since(youngest).as_millis().max(0));
+    let numbers = [
+        (Metric::Reports, taken.reports as u64),
+        (Metric::Observations, taken.observations as u64),
+        (Metric::Rejected, taken.rejected.len() as u64),
+        (Metric::UnknownCluster, taken.unknown_cluster as u64),
+        (Metric::Unplaced, taken.unplaced as u64),
+        (Metric::IntakeLag, lag.try_into().unwrap_or(u64::MAX)),
+    ];
+    // A cluster that nobody knows is somebody else's word: never a dimension.
+    let cluster = taken.cluster.as_ref().filter(|_| taken.unknown_cluster == 0);
+    telemetry::measured(now, cluster, &numbers);
     Ok(json!({
         "reports": taken.reports,
         "observations": taken.observations,

@@ -6,7 +6,7 @@ use nodemend_adapters::{
     clock::{Clock, SystemClock, VirtualClock},
     cloud::{Fleet, MemoryCloud},
     store::MemoryStore,
-    telemetry,
+    telemetry::{self, Metric},
 };
 use nodemend_domain::{policy::Policy, trail::Caller};
 use nodemend_repair::{Repairer, Swept};
@@ -35,12 +35,15 @@ async fn sweep(repairer: &Repairer<MemoryStore, MemoryCloud, SystemClock>) -> Re
     let report = |swept: &Swept| {
         looked_at += swept.looked_at;
         failed += swept.failures.len();
-        swept.occurrences.iter().for_each(telemetry::log);
+        swept.occurrences.iter().for_each(telemetry::occurred);
         for failure in &swept.failures {
             telemetry::log(&json!({ "failure": failure.to_string() }));
         }
     };
-    repairer.sweep_until(SystemClock.now() + MINUTE, wait_until, report).await?;
+    let swept = repairer.sweep_until(SystemClock.now() + MINUTE, wait_until, report).await;
+    let numbers = [(Metric::CasesSwept, looked_at as u64), (Metric::SweepFailures, failed as u64)];
+    telemetry::measured(SystemClock.now(), None, &numbers);
+    swept?;
     if failed > 0 {
         // What failed stays due. The error makes the invocation count as failed, so that an alarm sees it.
         return Err(format!("{failed} of {looked_at} cases could not be looked at").into());

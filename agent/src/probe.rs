@@ -1,0 +1,27 @@
+//! What a probe is: something that is read at intervals and judged.
+
+use std::{borrow::Cow, time::Duration};
+
+use jiff::Timestamp;
+
+use crate::finding::Change;
+
+/// Reads a part of the node at intervals, and says what changed.
+pub trait Probe: Send {
+    /// Its name, as `scan` prints it.
+    fn name(&self) -> &'static str;
+    /// The reasons that it may raise.
+    fn reasons(&self) -> &'static [&'static str];
+    /// How often it is read.
+    fn interval(&self) -> Duration;
+    /// Reads once: what is wrong is raised, what is well is cleared.
+    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable>;
+}
+
+/// Why a probe has nothing to say: no such hardware, no permission, no such file. It is said once, and is no fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct NotCheckable {
+    /// In a clause.
+    pub why: Cow<'static, str>,
+}

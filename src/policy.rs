@@ -1,0 +1,140 @@
+//! `nodemend policy`: check a policy before it is applied, and take over what stands in an eksctl file.
+
+mod import;
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use clap::Subcommand;
+use nodemend_adapters::config;
+use nodemend_domain::{
+    policy::{Limit, Mode, NodeRepairConfig, Policy},
+    stamp,
+};
+
+/// What `nodemend policy` is told.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Say whether a policy can be applied, and what it means
+    #[command(after_help = "Examples:\n  nodemend policy check policy.yaml\n\nExit codes: 0 well, 64 wrong")]
+    Check {
+        /// The policy, YAML or JSON
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Write the policy that an eksctl ClusterConfig asks for
+    #[command(after_help = "\
+Takes managedNodeGroups[].nodeRepairConfig and nodeGroups[] of the same shape, for self-managed groups. Groups are
+matched by the tags that EKS and eksctl put on them.
+
+Examples:
+  nodemend policy import cluster.yaml > policy.yaml
+
+Exit codes: 0 well, 64 wrong")]
+    Import {
+        /// The ClusterConfig
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
+/// Why it could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyCommandError {
+    /// A file can't be read.
+    #[error("failed to read {}: {source}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file says what it may not.
+    #[error("{}: {why}", path.display())]
+    Wrong {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The output can't be written.
+    #[error("failed to write the output: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Carries it out.
+pub fn run(command: &Command) -> Result<(), PolicyCommandError> {
+    let mut out = anstream::stdout().lock();
+    match command {
+        Command::Check { file } => {
+            let policy =
+                config::read_policy(&text_of(file)?).map_err(|error| wrong(file, error.to_string()))?;
+            describe(&mut out, &policy)?;
+        }
+        Command::Import { file } => {
+            let policy = import::policy(&text_of(file)?).map_err(|error| wrong(file, error.to_string()))?;
+            out.write_all(
+                config::write_policy(&policy).map_err(|error| wrong(file, error.to_string()))?.as_bytes(),
+            )?;
+        }
+    }
+    Ok(out.flush()?)
+}
+
+fn text_of(path: &Path) -> Result<String, PolicyCommandError> {
+    fs::read_to_string(path).map_err(|source| PolicyCommandError::Read { path: path.to_owned(), source })
+}
+
+fn wrong(path: &Path, why: String) -> PolicyCommandError {
+    PolicyCommandError::Wrong { path: path.to_owned(), why }
+}
+
+/// What a policy means, a line a group.
+fn describe(out: &mut impl Write, policy: &Policy) -> io::Result<()> {
+    let mut rows = vec![["group", "mode", "repair", "halts above", "at once"].map(str::to_owned)];
+    for rule in &policy.groups {
+        let tags = rule.tags.iter().map(|(key, value)| format!("{key}={value}"));
+        let group: Vec<String> = rule.name.iter().cloned().chain(tags).collect();
+        let config = rule.node_repair_config.as_ref().unwrap_or(&policy.node_repair_config);
+        rows.push(row(group.join(", "), rule.mode.unwrap_or(policy.mode), config));
+    }
+    let rest = if policy.groups.is_empty() { "every group" } else { "every other group" };
+    rows.push(row(rest.to_owned(), policy.mode, &policy.node_repair_config));
+    let mut widths = [0; 5];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    for row in &rows {
+        let cells: Vec<String> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        writeln!(out, "{}", cells.join("  ").trim_end())?;
+    }
+    for hold in &policy.holds {
+        writeln!(out, "held by {} until {}: {}", hold.owner, stamp::seconds(hold.until), hold.reason)?;
+    }
+    Ok(())
+}
+
+fn row(group: String, mode: Mode, config: &NodeRepairConfig) -> [String; 5] {
+    let limit = |limit: Option<Limit>, of: &str, unset: &str| match limit {
+        Some(Limit::Count(count)) => format!("{count} nodes"),
+        Some(Limit::Percentage(percentage)) => format!("{percentage} % of {of}"),
+        None => unset.to_owned(),
+    };
+    let mode = match mode {
+        Mode::Observe => "observe",
+        Mode::Repair => "repair",
+    };
+    [
+        group,
+        mode.to_owned(),
+        if config.enabled { "enabled" } else { "disabled" }.to_owned(),
+        limit(config.max_unhealthy_node_threshold, "the group", "20 % of more than 5 nodes"),
+        limit(config.max_parallel_nodes_repaired, "the unhealthy", "no limit"),
+    ]
+}

@@ -1,0 +1,148 @@
+//! Turns an eksctl ClusterConfig into a policy.
+//!
+//! Only what concerns repair is read; inside of it, a field that we don't know is refused by name, as leaving it out
+//! would change what is repaired.
+
+use std::collections::BTreeMap;
+
+use nodemend_domain::policy::{GroupRule, NodeRepairConfig, Policy};
+use serde::Deserialize;
+
+/// A ClusterConfig of a hundred groups has a few thousand lines.
+const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// The tag that EKS puts on the Auto Scaling group of a managed node group.
+const MANAGED_TAG: &str = "eks:nodegroup-name";
+/// The tag that eksctl puts on that of a self-managed one.
+const SELF_MANAGED_TAG: &str = "alpha.eksctl.io/nodegroup-name";
+
+/// Why a ClusterConfig can't be taken over.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ImportError {
+    #[error("{0} bytes are more than {MAX_BYTES}")]
+    TooLong(usize),
+    #[error("not YAML: {0}")]
+    Yaml(String),
+    #[error("{field}: {why}")]
+    Field { field: String, why: String },
+    #[error("kind: not an eksctl ClusterConfig")]
+    OtherKind,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ClusterConfig {
+    kind: String,
+    #[serde(default)]
+    managed_node_groups: Vec<NodeGroup>,
+    #[serde(default)]
+    node_groups: Vec<NodeGroup>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct NodeGroup {
+    name: String,
+    node_repair_config: Option<NodeRepairConfig>,
+}
+
+/// The policy that a ClusterConfig asks for. It observes: taking over is no reason to terminate anything.
+pub(super) fn policy(text: &str) -> Result<Policy, ImportError> {
+    if text.len() > MAX_BYTES {
+        return Err(ImportError::TooLong(text.len()));
+    }
+    let value: serde_json::Value =
+        serde_saphyr::from_str(text).map_err(|error| ImportError::Yaml(one_line(&error.to_string())))?;
+    let config: ClusterConfig = serde_path_to_error::deserialize(value).map_err(|error| {
+        ImportError::Field { field: error.path().to_string(), why: one_line(&error.inner().to_string()) }
+    })?;
+    if config.kind != "ClusterConfig" {
+        return Err(ImportError::OtherKind);
+    }
+    let managed = config.managed_node_groups.into_iter().map(|group| (MANAGED_TAG, group));
+    let own = config.node_groups.into_iter().map(|group| (SELF_MANAGED_TAG, group));
+    let groups = managed.chain(own).filter_map(|(tag, group)| {
+        Some(GroupRule {
+            name: None,
+            tags: BTreeMap::from([(tag.to_owned(), group.name)]),
+            mode: None,
+            node_repair_config: Some(group.node_repair_config?),
+            grace: None,
+            maintenance_windows: None,
+        })
+    });
+    Ok(Policy { groups: groups.collect(), ..Policy::default() })
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use nodemend_domain::policy::{Limit, Mode};
+
+    use super::*;
+
+    const CONFIG: &str = "\
+apiVersion: eksctl.io/v1alpha5
+kind: ClusterConfig
+metadata: {name: prod, region: us-east-1}
+managedNodeGroups:
+- name: workers
+  instanceType: m7g.large
+  nodeRepairConfig:
+    enabled: true
+    maxUnhealthyNodeThresholdPercentage: 20
+    maxParallelNodesRepairedCount: 2
+    nodeRepairConfigOverrides:
+    - nodeMonitoringCondition: AcceleratedHardwareReady
+      nodeUnhealthyReason: NvidiaXID64Error
+      minRepairWaitTimeMins: 5
+      repairAction: Replace
+- name: no-repair
+nodeGroups:
+- name: gpu
+  nodeRepairConfig: {enabled: true}
+";
+
+    #[test]
+    fn every_group_that_asks_for_repair_is_taken_over_and_nothing_is_repaired_yet() {
+        let policy = policy(CONFIG).expect("a policy");
+        assert_eq!(policy.mode, Mode::Observe);
+        let tags: Vec<_> = policy.groups.iter().map(|rule| rule.tags.clone()).collect();
+        assert_eq!(
+            tags,
+            [
+                BTreeMap::from([(MANAGED_TAG.to_owned(), "workers".to_owned())]),
+                BTreeMap::from([(SELF_MANAGED_TAG.to_owned(), "gpu".to_owned())]),
+            ]
+        );
+        let config = policy.groups[0].node_repair_config.as_ref().expect("its block");
+        assert_eq!(config.max_unhealthy_node_threshold, Some(Limit::Percentage(20)));
+        assert_eq!(config.max_parallel_nodes_repaired, Some(Limit::Count(2)));
+        assert_eq!(config.overrides.len(), 1);
+    }
+
+    #[test]
+    fn what_is_taken_over_is_a_policy_that_reads_as_itself() {
+        let policy = policy(CONFIG).expect("a policy");
+        let text = nodemend_adapters::config::write_policy(&policy).expect("YAML");
+        assert_eq!(nodemend_adapters::config::read_policy(&text).expect("a policy"), policy, "{text}");
+    }
+
+    #[test]
+    fn what_cannot_be_taken_over_is_named() {
+        for (text, expected) in [
+            ("kind: Deployment", "kind: not an eksctl ClusterConfig"),
+            ("apiVersion: eksctl.io/v1alpha5", "missing field `kind`"),
+            ("a: [", "not YAML"),
+            (
+                "kind: ClusterConfig\nmanagedNodeGroups:\n- name: a\n  nodeRepairConfig: {enabled: true, maxNodes: 1}\n",
+                "managedNodeGroups[0].nodeRepairConfig",
+            ),
+        ] {
+            let error = policy(text).expect_err(text).to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}
