@@ -421,7 +421,11 @@ impl World {
             Happening::Boot(instance_id) => {
                 if let Some(node) = self.nodes.get_mut(&instance_id) {
                     node.boot(now);
-                    self.plan(now, Happening::Speak(instance_id));
+                    // The agent comes up after the kernel, and its heartbeats follow.
+                    for after in [5, 65] {
+                        let at = now + SignedDuration::from_secs(after);
+                        self.plan(at, Happening::Speak(instance_id.clone()));
+                    }
                 }
             }
         }

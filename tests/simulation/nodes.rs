@@ -212,11 +212,17 @@ pub(crate) fn judge(
             wrongs.push("terminated before its time to register was over");
         }
     } else {
-        // What was heard while the call was already on its way could not stop it: it is only wrong if it was so
-        // both by what was known when its process can have begun and by what is known now.
-        let then = node.objections(call, newest_by(&node.heard, now - slowest), now);
-        let now = node.objections(call, newest_by(&node.given, now), now);
-        wrongs.extend(now.into_iter().filter(|wrong| then.contains(wrong)));
+        // What was heard while the call was already on its way could not stop it, and nobody but its process can
+        // say when it looked last: it is only wrong if it was wrong by everything that may have been known.
+        let since = now - slowest;
+        let then = newest_by(&node.heard, since);
+        // A report may be written as late as its own process lives.
+        let later = node.given.iter().filter(|(came, _)| (since - slowest..=now).contains(came));
+        let known = std::iter::once(then).chain(later.map(|(_, said)| then.max(Some(*said))));
+        let mut all = known.map(|known| node.objections(call, known, now));
+        let first = all.next().unwrap_or_default();
+        let rest: Vec<_> = all.collect();
+        wrongs.extend(first.into_iter().filter(|wrong| rest.iter().all(|other| other.contains(wrong))));
     }
     match call {
         ApiCall::RebootInstances { .. } => {

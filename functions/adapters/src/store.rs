@@ -3,6 +3,8 @@
 //! One item a node, one a group, one a trail record. A write is conditional on the versions that it was
 //! decided on; a lost race is an answer, not an error.
 
+#[cfg(feature = "contract")]
+pub mod contract;
 mod memory;
 
 use std::{future::Future, sync::Arc};

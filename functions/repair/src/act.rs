@@ -62,7 +62,8 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let Some(repair) = case.repair.as_mut() else {
             return Ok(());
         };
-        repair.phase = Phase::Acting { until: now + LEASE };
+        let until = now + LEASE;
+        repair.phase = Phase::Acting { until };
         repair.calls.push(Call {
             action: plan.action,
             at: now,
@@ -74,6 +75,10 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         if self.commit(&mut case, None, &[], policy, now).await? == Commit::Lost {
             // A report came in between. The claim stands; when its lease ends the repair is decided anew.
             return self.retry_soon(&case, policy).await;
+        }
+        if self.clock.now() >= until {
+            // This process was frozen, and others may be at it by now. What was not sent is taken back.
+            return self.take_back(case, policy).await;
         }
         let call = api_call(&case, plan.action);
         let answer = self.cloud.call(&call).await;
@@ -179,6 +184,19 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
             (Vec::new(), ())
         };
         self.update(&CaseKey::of(case), None, policy, now, free).await.map(|_| ())
+    }
+
+    /// Takes a call back that was written down and never sent, unless somebody took the repair up meanwhile.
+    async fn take_back(&self, case: Case, policy: &Policy) -> Result<(), RepairError> {
+        let now = self.clock.now();
+        let unsent = |case: &mut Case, _: Option<&mut GroupState>| {
+            if let Some(repair) = &mut case.repair {
+                repair.calls.pop();
+                repair.phase = Phase::Claimed { until: now };
+            }
+            (Vec::new(), ())
+        };
+        self.write_as_decided(case, None, policy, now, unsent).await.map(|_| ())
     }
 
     /// Writes down what AWS answered. Only this process knows it, so no race may lose it.
