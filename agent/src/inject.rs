@@ -27,14 +27,19 @@ const BLOCK: &[&str] = &["iptables", "-I", "OUTPUT", "1", "-p", "tcp", "-d", "16
 const UNBLOCK: &[&str] = &["iptables", "-D", "OUTPUT", "-p", "tcp", "-d", "169.254.169.254", "-j", "DROP"];
 
 const INJECTIONS: [Injection; 12] = [
-    Injection { reason: "AppBlocked", what: What::Record("INFO: task inject:1 blocked for more than 122 seconds.") },
+    Injection {
+        reason: "AppBlocked",
+        what: What::Record("INFO: task inject:1 blocked for more than 122 seconds."),
+    },
     Injection {
         reason: "AppCrash",
         what: What::Record("inject[1]: segfault at 0 ip 000055d4 sp 00007ffc error 4 in inject[55d4+1000]"),
     },
     Injection {
         reason: "BlockDeviceIOError",
-        what: What::Record("I/O error, dev nvme1n1, sector 2048 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 0"),
+        what: What::Record(
+            "I/O error, dev nvme1n1, sector 2048 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 0",
+        ),
     },
     Injection {
         reason: "ConntrackExceededKernel",
@@ -47,11 +52,15 @@ const INJECTIONS: [Injection; 12] = [
     Injection { reason: "MetadataServiceBlocked", what: What::Command { make: BLOCK, undo: UNBLOCK } },
     Injection {
         reason: "NeuronHBMUncorrectableError",
-        what: What::Record("neuron: NEURON_HW_ERR=HBM_UNCORRECTABLE_ERROR instance-id=i-0123456789abcdef0 neuron-device=0"),
+        what: What::Record(
+            "neuron: NEURON_HW_ERR=HBM_UNCORRECTABLE_ERROR instance-id=i-0123456789abcdef0 neuron-device=0",
+        ),
     },
     Injection {
         reason: "NvidiaXID79Error",
-        what: What::Record("NVRM: Xid (PCI:0000:3b:00): 79, pid=1204, name=inject, GPU has fallen off the bus."),
+        what: What::Record(
+            "NVRM: Xid (PCI:0000:3b:00): 79, pid=1204, name=inject, GPU has fallen off the bus.",
+        ),
     },
     Injection {
         reason: "NvidiaXID95Error",
@@ -117,7 +126,8 @@ pub fn inject(out: &mut impl Write, reason: Option<&str>, yes: bool) -> Result<(
     match &injection.what {
         What::Record(text) => {
             let mut log = OpenOptions::new().write(true).open(KMSG).map_err(InjectError::Record)?;
-            log.write_all(format!("<4>{text}").as_bytes()).map_err(InjectError::Record)?;
+            // Without its line break a record stays hidden until the next one is written.
+            log.write_all(format!("<4>{text}\n").as_bytes()).map_err(InjectError::Record)?;
             writeln!(out, "written; only an agent with --accept-injected believes it")?;
         }
         What::Command { make, undo } => {
@@ -161,7 +171,8 @@ mod tests {
             let What::Record(text) = injection.what else { continue };
             let mut changes = Vec::new();
             let origin = Origin::Kernel { facility: 1, level: 4 };
-            detector.detect(&Line { origin, at: jiff::Timestamp::UNIX_EPOCH, text: text.into() }, &mut changes);
+            detector
+                .detect(&Line { origin, at: jiff::Timestamp::UNIX_EPOCH, text: text.into() }, &mut changes);
             let seen = changes.iter().any(|change| match change {
                 Change::Raised(finding) => finding.reason == injection.reason,
                 Change::Cleared { .. } => false,

@@ -26,7 +26,7 @@ use crate::{
     config::Config,
     detect::{
         Detector,
-        rules::{RuleFile, Source},
+        rules::{RuleFile, RuleSource, read_rules},
     },
     endpoint,
     identity::{self, Identity},
@@ -97,13 +97,23 @@ pub fn run(config: &Config, probes: Vec<Box<dyn Probe>>, stop: &AtomicBool) -> R
         .map_err(|source| RunError::StateDir { path: config.state_dir.display().to_string(), source })?;
     let (outbox, recovered) = Outbox::open(&config.state_dir.join("spool"), config.spool_bytes)?;
     if recovered.waiting > 0 || recovered.damaged > 0 {
-        note(&format!("{} reports wait from before, {} places are damaged", recovered.waiting, recovered.damaged));
+        note(&format!(
+            "{} reports wait from before, {} places are damaged",
+            recovered.waiting, recovered.damaged
+        ));
     }
     let outbox = Arc::new(Mutex::new(outbox));
     let metrics = Arc::new(Metrics::default());
     let health = Health::default();
-    let mut watch =
-        Watch::open(config, identity.clone(), detector, &units, &files, Arc::clone(&metrics), health.clone())?;
+    let mut watch = Watch::open(
+        config,
+        identity.clone(),
+        detector,
+        &units,
+        &files,
+        Arc::clone(&metrics),
+        health.clone(),
+    )?;
     endpoint::serve(config.listen, Arc::clone(&metrics), health.clone())
         .map_err(|source| RunError::Listen { address: config.listen, source })?;
     let (sender, said) = mpsc::sync_channel(SAID);
@@ -138,7 +148,12 @@ pub fn run(config: &Config, probes: Vec<Box<dyn Probe>>, stop: &AtomicBool) -> R
 pub fn rules(paths: &[impl AsRef<Path>]) -> Result<Vec<RuleFile>, RunError> {
     paths
         .iter()
-        .map(|path| RuleFile::read(path.as_ref()).map_err(|error| RunError::Rules(chain(&error))))
+        .map(|path| {
+            let path = path.as_ref();
+            let text = fs::read_to_string(path)
+                .map_err(|error| RunError::Rules(format!("failed to read {}: {error}", path.display())))?;
+            read_rules(&path.display().to_string(), &text).map_err(|error| RunError::Rules(chain(&error)))
+        })
         .collect()
 }
 
@@ -147,9 +162,9 @@ fn wanted(rules: &[RuleFile]) -> (Vec<String>, Vec<String>) {
     let (mut units, mut files) = (Vec::new(), Vec::new());
     for source in rules.iter().flat_map(RuleFile::sources) {
         match source {
-            Source::Kmsg => {}
-            Source::Unit(unit) => units.push(unit.clone()),
-            Source::File(path) => files.push(path.clone()),
+            RuleSource::Kernel { .. } => {}
+            RuleSource::Unit(unit) => units.push(unit.clone()),
+            RuleSource::File(path) => files.push(path.clone()),
         }
     }
     (units, files)
@@ -157,12 +172,13 @@ fn wanted(rules: &[RuleFile]) -> (Vec<String>, Vec<String>) {
 
 /// A line for whoever reads the pod's log. Standard output may be the sink.
 fn note(text: &str) {
-    let text: String = text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
+    let text: String =
+        text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
     anstream::eprintln!("nodemend-agent: {text}");
 }
 
 /// An error with what caused it.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

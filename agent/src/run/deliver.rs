@@ -57,7 +57,10 @@ fn deliver(outbox: &Mutex<Outbox>, metrics: &Metrics, health: &Health) {
                 complained = false;
                 let mut outbox = lock(outbox);
                 if let Err(error) = outbox.ack(last.number) {
-                    note(&format!("what was delivered can't be noted and is delivered again: {}", super::chain(&error)));
+                    note(&format!(
+                        "what was delivered can't be noted and is delivered again: {}",
+                        super::chain(&error)
+                    ));
                 }
                 metrics.delivered.add(records.len() as u64);
                 metrics.spooled.set(outbox.waiting());

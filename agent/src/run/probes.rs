@@ -129,8 +129,7 @@ impl Shared {
                 }
                 Some(Reverse(turn)) => {
                     let wait = turn.due.duration_since(now);
-                    queue =
-                        self.changed.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0;
+                    queue = self.changed.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0;
                 }
                 None => queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner),
             }
@@ -178,7 +177,8 @@ mod tests {
     fn every_probe_has_its_turns_and_what_is_not_there_is_said_once() {
         let (sender, said) = mpsc::sync_channel(16);
         let metrics = Arc::new(Metrics::default());
-        let probes: Vec<Box<dyn Probe>> = vec![Box::new(Counting("there", true)), Box::new(Counting("gone", false))];
+        let probes: Vec<Box<dyn Probe>> =
+            vec![Box::new(Counting("there", true)), Box::new(Counting("gone", false))];
         start(probes, None, Arc::clone(&metrics), sender).expect("threads");
         let (mut readings, mut silent) = (0, 0);
         while readings < 20 {

@@ -3,7 +3,6 @@
 use std::{
     fs,
     os::fd::AsFd,
-
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, TryRecvError},
@@ -110,7 +109,9 @@ impl Watch {
         let settings = tracker::Config { heartbeat: config.heartbeat, ..tracker::Config::default() };
         let (tracker, beginning) = Tracker::begin(identity, settings, state, now(&clocks));
         if beginning == Beginning::NoMemory {
-            note("nothing is remembered of this boot: a condition is told once it is bad, or has been well for a while");
+            note(
+                "nothing is remembered of this boot: a condition is told once it is bad, or has been well for a while",
+            );
         }
         let kernel = match Kmsg::open(&config.root, memory.kernel.as_ref()) {
             Ok(kernel) => Some(kernel),
@@ -202,7 +203,9 @@ impl Watch {
             Signal::Notice(notice) => {
                 match notice.flaw {
                     Flaw::Lost(count) => metrics.lost.add(count.unwrap_or(1)),
-                    Flaw::Turned(count) => metrics.lost.add(count),
+                    Flaw::Turned(count) => note(&format!(
+                        "{count} kernel records of this boot were overwritten before this agent's first start"
+                    )),
                     Flaw::Unreadable(count) => metrics.unreadable.add(count),
                     Flaw::Cut => metrics.unreadable.add(1),
                 }
@@ -228,7 +231,9 @@ impl Watch {
         loop {
             match said.try_recv() {
                 Ok(Said::Changes(changes)) => self.changes.extend(changes),
-                Ok(Said::NotCheckable { probe, why }) => note(&format!("probe {probe} has nothing to check: {why}")),
+                Ok(Said::NotCheckable { probe, why }) => {
+                    note(&format!("probe {probe} has nothing to check: {why}"))
+                }
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
             }
         }
@@ -259,4 +264,3 @@ fn detect_in(detector: &mut Detector, line: &Line<'_>, changes: &mut Vec<Change>
 fn now(clocks: &Clocks) -> Now {
     Now { wall: clocks.wall, mono: clocks.up }
 }
-
