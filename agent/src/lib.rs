@@ -12,4 +12,5 @@ pub mod outbox;
 pub mod probe;
 pub mod scan;
 pub mod signal;
+pub mod sink;
 pub mod tracker;
