@@ -15,5 +15,6 @@ pub mod probe;
 pub mod run;
 pub mod scan;
 pub mod signal;
+pub mod sink;
 pub mod source;
 pub mod tracker;

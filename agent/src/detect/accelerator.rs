@@ -58,7 +58,7 @@ fn judge_xid(seen: &mut Seen<'_>) {
         74 => seen.raise("NvidiaNVLinkError", gpu),
         // A row or page that waits for the next reset or boot; the same numbers also tell of failures.
         63 | 64 if is_pending(seen.get("rest").unwrap_or_default()) => {
-            seen.raise("NvidiaPageRetirement", gpu)
+            seen.raise("NvidiaPageRetirement", gpu);
         }
         _ => {}
     }

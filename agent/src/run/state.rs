@@ -1,14 +1,12 @@
 //! What the agent's threads know of each other: whether all is well, and when there is something to deliver.
 
-use std::{
-    sync::{
-        Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicI64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicI64, Ordering},
 };
 
 use jiff::SignedDuration;
+use tokio::sync::Notify;
 
 use super::watch::lock;
 use crate::{endpoint, source::Clocks};
@@ -24,9 +22,8 @@ pub(super) struct Health(Arc<Inner>);
 struct Inner {
     troubles: Mutex<Troubles>,
     last_round: AtomicI64,
-    fresh: Mutex<bool>,
-    woken: Condvar,
-    ending: AtomicBool,
+    fresh: Notify,
+    ended: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -53,25 +50,22 @@ impl Health {
 
     /// There is something to deliver.
     pub(super) fn wake(&self) {
-        *lock(&self.0.fresh) = true;
-        self.0.woken.notify_all();
+        self.0.fresh.notify_one();
     }
 
-    /// Waits until there is, or for so long.
-    pub(super) fn await_work(&self, limit: Duration) {
-        let fresh = lock(&self.0.fresh);
-        let waited = self.0.woken.wait_timeout_while(fresh, limit, |fresh| !*fresh);
-        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+    /// What is notified when there is.
+    pub(super) fn fresh(&self) -> &Notify {
+        &self.0.fresh
     }
 
     /// Says that the agent ends: deliver what is there, and no more.
     pub(super) fn end(&self) {
-        self.0.ending.store(true, Ordering::Relaxed);
-        self.wake();
+        self.0.ended.notify_one();
     }
 
-    pub(super) fn is_ending(&self) -> bool {
-        self.0.ending.load(Ordering::Relaxed)
+    /// Waits for the end.
+    pub(super) async fn ended(&self) {
+        self.0.ended.notified().await;
     }
 }
 
@@ -102,12 +96,5 @@ mod tests {
         assert_eq!(health.complaint(), None);
         health.round_ended(Clocks::read().up - SignedDuration::from_secs(STALLED + 2));
         assert!(health.complaint().expect("a complaint").starts_with("nothing was read for "));
-    }
-
-    #[test]
-    fn work_that_came_before_the_wait_is_not_waited_for() {
-        let health = Health::default();
-        health.wake();
-        health.await_work(Duration::from_secs(3_600));
     }
 }

@@ -162,6 +162,7 @@ impl Watch {
         if !reports.is_empty() {
             self.store(&reports, outbox);
         }
+        self.metrics.spooled.set(lock(outbox).waiting());
         self.metrics.unhealthy.set(self.tracker.unhealthy() as u64);
         self.health.round_ended(clocks.up);
         Round { progress, stored: !reports.is_empty() }
@@ -232,7 +233,7 @@ impl Watch {
             match said.try_recv() {
                 Ok(Said::Changes(changes)) => self.changes.extend(changes),
                 Ok(Said::NotCheckable { probe, why }) => {
-                    note(&format!("probe {probe} has nothing to check: {why}"))
+                    note(&format!("probe {probe} has nothing to check: {why}"));
                 }
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
             }
@@ -245,7 +246,6 @@ impl Watch {
         let losses = outbox.losses();
         self.metrics.reports.add(reports.len() as u64);
         self.metrics.dropped.set(losses.heartbeats + losses.changes);
-        self.metrics.spooled.set(outbox.waiting());
         self.health.spool(stored.err().map(|error| super::chain(&error)));
         drop(outbox);
         self.health.wake();
