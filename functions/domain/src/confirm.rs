@@ -104,13 +104,22 @@ pub fn call_of(case: &Case, event: &CloudTrailEvent) -> Option<usize> {
 }
 
 fn is_lost_call(call: &Call, event: &CloudTrailEvent) -> bool {
-    let lease = crate::repair::LEASE;
-    let near = event.event_time.duration_since(call.at).abs() <= lease;
+    call.result == CallResult::Lost && call.request_id.is_none() && is_attempt_at(call, event)
+}
+
+/// Whether an event of our own principal is of a call that we made, if under another request id: the SDK sends
+/// again what got no answer, and CloudTrail tells of each attempt.
+pub fn is_another_attempt(case: &Case, event: &CloudTrailEvent) -> bool {
+    case.repair.as_ref().is_some_and(|repair| repair.calls.iter().any(|call| is_attempt_at(call, event)))
+}
+
+fn is_attempt_at(call: &Call, event: &CloudTrailEvent) -> bool {
+    let near = event.event_time.duration_since(call.at).abs() <= crate::repair::LEASE;
     let same = match call.action {
         crate::condition::RepairAction::Reboot => event.event_name == "RebootInstances",
         _ => event.event_name == "TerminateInstanceInAutoScalingGroup",
     };
-    call.result == CallResult::Lost && call.request_id.is_none() && near && same
+    near && same
 }
 
 /// One step of a case's story.
