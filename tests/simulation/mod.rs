@@ -475,6 +475,14 @@ impl World {
                 .chain(&case.instance_id)
                 .iter()
                 .any(|line| line.contains(r#""eventName":"TerminateInstanceInAutoScalingGroup""#));
+            let slandered = |line: &&String| {
+                ["RepairForeign", "RepairMismatch"]
+                    .iter()
+                    .any(|name| line.contains(&format!(r#""eventName":"{name}""#)))
+            };
+            if let Some(line) = self.chain(&case.instance_id).iter().find(slandered) {
+                left.push(format!("{}: nobody but us made a call: {line}", case.instance_id));
+            }
             if called && !told {
                 left.push(format!("{} was terminated, and no trail tells of it", case.instance_id));
             }

@@ -4,12 +4,13 @@ mod ward;
 
 use nodemend_adapters::{
     faults::{Fate, Faults, Faulty, schedule},
+    store::{Change, Commit, Store},
     trail::Trail,
 };
 use nodemend_audit::Audit;
 use nodemend_domain::{
     occurrence::Step,
-    repair::{CallVerdict, LEASE, Phase},
+    repair::{Call, CallResult, CallVerdict, LEASE, Phase},
 };
 use serde_json::{Value, json};
 
@@ -86,6 +87,27 @@ fn a_call_whose_answer_was_lost_is_known_by_who_what_and_when() {
         let ward = Ward::called_and_died();
         ward.sweep_until(at(1_800) + LEASE);
         assert_eq!(ward.tell(&event), expected);
+    }
+}
+
+#[test]
+fn of_two_calls_without_an_answer_the_nearer_is_meant() {
+    // The first never left. The second did, a lease later; its answer was lost, too, or is still awaited.
+    for adopted in [true, false] {
+        let ward = Ward::called_and_died();
+        if adopted {
+            ward.sweep_until(at(1_800) + LEASE);
+        }
+        let mut case = ward.case(1);
+        let repair = case.repair.as_mut().expect("a repair");
+        let unsent = Call { at: at(1_800) - LEASE, result: CallResult::Lost, ..repair.calls[0].clone() };
+        repair.calls.insert(0, unsent);
+        let change = Change { case: &case, group: None, entries: &[] };
+        assert_eq!(pollster::block_on(ward.store.commit(change)), Ok(Commit::Won));
+        let expected = if adopted { vec![Step::Confirmed] } else { Vec::new() };
+        assert_eq!(ward.tell(&terminated_by(ARN, 1, 1_800, "lost")), expected);
+        ward.sweep_until(at(1_800) + LEASE);
+        assert_eq!(ward.verdicts(), [None, Some(CallVerdict::Confirmed)], "{adopted}");
     }
 }
 
