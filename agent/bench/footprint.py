@@ -19,22 +19,21 @@ import urllib.request
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 LIMIT = pathlib.Path("/proc/sys/kernel/printk_devkmsg")
-RULE = """\
-rules:
-- reason: FootprintMarker
-  source: kmsg
-  condition: KernelReady
-  severity: Event
-  pattern: 'nodemend footprint marker \\d+'
-  clears: { quiet: 1m }
-"""
+# The kernel's log still holds the lines of earlier runs.
+RUN = f"{os.getpid()}-{int(time.time())}"
+# A reason a marker: what is seen again of one reason is told again much later.
+RULES = "rules:\n" + "".join(
+    f"- {{reason: FootprintMarker{number}, source: kmsg, facility: any, severity: Event, condition: KernelReady, "
+    f"pattern: 'footprint {RUN} marker {number}$'}}\n"
+    for number in range(1, 4)
+)
 
 
 class Agent:
     def __init__(self, binary, listen):
         self.folder = tempfile.TemporaryDirectory()
         rules = pathlib.Path(self.folder.name) / "rules.yaml"
-        rules.write_text(RULE)
+        rules.write_text(RULES)
         self.listen = listen
         self.seen = {}
         self.process = subprocess.Popen(
@@ -52,8 +51,8 @@ class Agent:
         for line in self.process.stdout:
             now = time.monotonic()
             for finding in json.loads(line).get("findings", []):
-                if finding["reason"] == "FootprintMarker":
-                    self.seen.setdefault(finding["message"].split()[-1], now)
+                if finding["reason"].startswith("FootprintMarker"):
+                    self.seen.setdefault(finding["reason"].removeprefix("FootprintMarker"), now)
                 if finding["reason"] == "KernelLogOverrun":
                     self.seen.setdefault("overrun", now)
 
@@ -77,7 +76,7 @@ class Agent:
 
 
 def write(kmsg, text):
-    os.write(kmsg, f"<6>{text}".encode())
+    os.write(kmsg, f"<6>{text}\n".encode())
 
 
 def measure(agent, seconds, work=lambda: None):
@@ -104,7 +103,7 @@ def main():
         sys.exit("footprint: skipped: /dev/kmsg can't be written, which takes root")
     limit = LIMIT.read_text().split()[0]
     try:
-        LIMIT.write_text("on")
+        LIMIT.write_text("on\n")
     except OSError as error:
         print(f"footprint: the kernel's limit on written lines stays: {error}", file=sys.stderr)
     kmsg = os.open("/dev/kmsg", os.O_WRONLY)
@@ -119,7 +118,7 @@ def main():
                 if time.monotonic() - started > 10:
                     sys.exit("footprint: the agent does not serve its metrics")
                 time.sleep(0.05)
-        write(kmsg, "nodemend footprint marker 1")
+        write(kmsg, f"footprint {RUN} marker 1")
         delay = agent.wait("1", time.monotonic())
         row("", "CPU % of a core", "RSS MiB", "to report, s", "lines lost")
         row("a kernel line, first one", "", "", "never" if delay is None else f"{delay:.3f}", "")
@@ -139,7 +138,7 @@ def main():
             time.sleep(max(0.0, 0.1 - (time.monotonic() - started)))
 
         cpu, rss = measure(agent, options.flood, flood)
-        write(kmsg, "nodemend footprint marker 2")
+        write(kmsg, f"footprint {RUN} marker 2")
         delay = agent.wait("2", time.monotonic())
         read = agent.metric("lines_total") - lines
         lost = agent.metric("lines_lost_total") - lost
@@ -150,7 +149,7 @@ def main():
         for line in range(60_000):
             write(kmsg, f"nodemend footprint burst {line}")
         took = time.monotonic() - started
-        write(kmsg, "nodemend footprint marker 3")
+        write(kmsg, f"footprint {RUN} marker 3")
         delay = agent.wait("3", time.monotonic())
         overrun = agent.metric("lines_lost_total") - lost
         told = "told" if agent.wait("overrun", time.monotonic(), 2.0) is not None else "not told"
@@ -161,7 +160,7 @@ def main():
     finally:
         agent.process.terminate()
         agent.process.wait(10)
-        LIMIT.write_text(limit)
+        LIMIT.write_text(limit + "\n")
 
 
 if __name__ == "__main__":

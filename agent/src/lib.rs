@@ -3,11 +3,17 @@
 //! What is here so far is the language that these speak with each other; the sources follow.
 
 pub mod config;
+pub mod detect;
+pub mod durable;
 pub mod endpoint;
 pub mod finding;
 pub mod identity;
+pub mod inject;
 pub mod metrics;
+pub mod outbox;
 pub mod probe;
+pub mod run;
 pub mod scan;
 pub mod signal;
 pub mod source;
+pub mod tracker;

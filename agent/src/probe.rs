@@ -4,7 +4,7 @@ use std::{borrow::Cow, time::Duration};
 
 use jiff::Timestamp;
 
-use crate::finding::Change;
+use crate::{config::Config, finding::Change};
 
 /// Reads a part of the node at intervals, and says what changed.
 pub trait Probe: Send {
@@ -24,4 +24,20 @@ pub trait Probe: Send {
 pub struct NotCheckable {
     /// In a clause.
     pub why: Cow<'static, str>,
+}
+
+/// Every probe that is to run.
+pub fn all(config: &Config) -> Vec<Box<dyn Probe>> {
+    let mut probes = every(config);
+    probes.retain(|probe| !config.without.iter().any(|name| name == probe.name()));
+    probes
+}
+
+/// The names of all probes, whether or not they are to run.
+pub fn names(config: &Config) -> Vec<&'static str> {
+    every(config).iter().map(|probe| probe.name()).collect()
+}
+
+fn every(_: &Config) -> Vec<Box<dyn Probe>> {
+    Vec::new()
 }

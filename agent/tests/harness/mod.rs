@@ -13,40 +13,47 @@ use std::{
 
 use serde_json::Value;
 
-pub const INSTANCE_ID: &str = "i-0ab76e62066c9730c";
+pub(crate) const INSTANCE_ID: &str = "i-0ab76e62066c9730c";
 
 /// A test that can't run here says so, and is no failure.
-pub fn skip(why: &str) {
+pub(crate) fn skip(why: &str) {
     println!("skipped: {why}");
 }
 
 /// The kernel's log, open for writing.
-pub fn kernel_log() -> Option<File> {
+pub(crate) fn kernel_log() -> Option<File> {
     let opened = OpenOptions::new().write(true).open("/dev/kmsg");
     opened.map_err(|error| skip(&format!("/dev/kmsg can't be written: {error}"))).ok()
 }
 
-/// One record: the kernel takes one a write.
-pub fn write_line(kernel_log: &mut File, text: &str) {
-    kernel_log.write_all(format!("<4>{text}").as_bytes()).expect("a record");
+/// A file of the test's own, by its path.
+pub(crate) fn file(name: &str, text: &str) -> String {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::write(&path, text).expect("a file");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+/// One record: the kernel takes one a write, and shows it once its line has ended.
+pub(crate) fn write_line(kernel_log: &mut File, text: &str) {
+    kernel_log.write_all(format!("<4>{text}\n").as_bytes()).expect("a record");
 }
 
 /// Every finding of a report, of whichever kind it is.
-pub fn findings(report: &Value) -> impl Iterator<Item = &Value> {
+pub(crate) fn findings(report: &Value) -> impl Iterator<Item = &Value> {
     let own = report["findings"].as_array().into_iter().flatten();
     let conditions = report["conditions"].as_array().into_iter().flatten();
     own.chain(conditions.flat_map(|condition| condition["findings"].as_array().into_iter().flatten()))
 }
 
-pub fn has_reason(report: &Value, reason: &str) -> bool {
+pub(crate) fn has_reason(report: &Value, reason: &str) -> bool {
     findings(report).any(|found| found["reason"] == reason)
 }
 
 /// A network namespace of the test's own; it goes with the value.
-pub struct Namespace(String);
+pub(crate) struct Namespace(String);
 
 impl Namespace {
-    pub fn make(name: &str) -> Option<Self> {
+    pub(crate) fn make(name: &str) -> Option<Self> {
         let name = format!("nodemend-{}-{name}", std::process::id());
         let made = Command::new("ip").args(["netns", "add", &name]).output();
         match made {
@@ -63,7 +70,7 @@ impl Namespace {
     }
 
     /// Whether a command went well in it.
-    pub fn run(&self, program: &str, arguments: &[&str]) -> bool {
+    pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> bool {
         let output = self.command(program).args(arguments).output().expect("ip netns exec runs");
         if !output.status.success() {
             println!("{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
@@ -85,7 +92,7 @@ impl Drop for Namespace {
 }
 
 /// A scan in a namespace: its exit code, and what each probe said.
-pub fn scan(namespace: &Namespace) -> (Option<i32>, Vec<Value>) {
+pub(crate) fn scan(namespace: &Namespace) -> (Option<i32>, Vec<Value>) {
     let output = namespace
         .command(env!("CARGO_BIN_EXE_nodemend-agent"))
         .args(["scan", "--format", "json", "--no-imds"])
@@ -97,23 +104,23 @@ pub fn scan(namespace: &Namespace) -> (Option<i32>, Vec<Value>) {
 }
 
 /// An agent that runs; killed with the value.
-pub struct Agent {
+pub(crate) struct Agent {
     child: Child,
     reports: Receiver<Value>,
     listen: String,
 }
 
 impl Agent {
-    pub fn start(name: &str, more: &[&str]) -> Self {
+    pub(crate) fn start(name: &str, more: &[&str]) -> Self {
         Self::spawn(Command::new(env!("CARGO_BIN_EXE_nodemend-agent")), name, more, true)
     }
 
     /// With the memory of the one before.
-    pub fn start_again(name: &str, more: &[&str]) -> Self {
+    pub(crate) fn start_again(name: &str, more: &[&str]) -> Self {
         Self::spawn(Command::new(env!("CARGO_BIN_EXE_nodemend-agent")), name, more, false)
     }
 
-    pub fn start_in(namespace: &Namespace, name: &str, more: &[&str]) -> Self {
+    pub(crate) fn start_in(namespace: &Namespace, name: &str, more: &[&str]) -> Self {
         Self::spawn(namespace.command(env!("CARGO_BIN_EXE_nodemend-agent")), name, more, true)
     }
 
@@ -148,7 +155,7 @@ impl Agent {
     }
 
     /// The next report that is what the caller waits for.
-    pub fn wait(&self, limit: Duration, is_it: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) fn wait(&self, limit: Duration, is_it: impl Fn(&Value) -> bool) -> Value {
         let end = Instant::now() + limit;
         let mut seen = Vec::new();
         while let Ok(report) = self.reports.recv_timeout(end.saturating_duration_since(Instant::now())) {
@@ -162,7 +169,7 @@ impl Agent {
     }
 
     /// A number of the metrics page.
-    pub fn metric(&self, name: &str) -> u64 {
+    pub(crate) fn metric(&self, name: &str) -> u64 {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
             if let Some(value) = self.page().as_deref().and_then(|page| number(page, name)) {
@@ -173,7 +180,7 @@ impl Agent {
         }
     }
 
-    pub fn wait_for_metric(&self, name: &str, least: u64, limit: Duration) {
+    pub(crate) fn wait_for_metric(&self, name: &str, least: u64, limit: Duration) {
         let end = Instant::now() + limit;
         while self.metric(name) < least {
             assert!(Instant::now() < end, "{name} is {} and not {least}", self.metric(name));
@@ -190,7 +197,7 @@ impl Agent {
     }
 
     /// SIGTERM: what it still reported, and its exit code.
-    pub fn stop(mut self) -> (Vec<Value>, Option<i32>) {
+    pub(crate) fn stop(mut self) -> (Vec<Value>, Option<i32>) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
         let started = Instant::now();
@@ -200,7 +207,7 @@ impl Agent {
     }
 
     /// SIGKILL: what it had reported and nobody had read yet.
-    pub fn kill(&mut self) -> Vec<Value> {
+    pub(crate) fn kill(&mut self) -> Vec<Value> {
         self.child.kill().expect("it is killed");
         self.child.wait().expect("it ends");
         self.reports.iter().collect()

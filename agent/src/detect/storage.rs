@@ -1,0 +1,136 @@
+//! Turns what the kernel and the kubelet say of disks and filesystems into findings.
+//!
+//! A broken filesystem is a broken node only if it is the host's: a pod's volume that was detached by force looks
+//! the same in the kernel's log, and replacing the node would not help it.
+
+use std::collections::BTreeSet;
+
+use super::shape::{Seen, Shape, Writers};
+
+/// Where the kubelet and the container runtime mount what belongs to pods.
+const PODS_MOUNTS: [&str; 5] = [
+    "/var/lib/kubelet/pods/",
+    "/var/lib/kubelet/plugins/",
+    "/run/containerd/",
+    "/var/lib/containerd/",
+    "/run/netns/",
+];
+/// A node has some dozens of mounts of its own and some hundreds of its pods'.
+const MAX_MOUNTS: usize = 65_536;
+
+pub(super) const SHAPES: &[Shape] = &[
+    Shape::new(
+        &["ReadonlyFilesystem"],
+        Writers::KERNEL,
+        &["emounting filesystem read-only", "forced readonly"],
+        concat!(
+            r"^(?:EXT[234]-fs (?:\((?<ext>[^)\s]+)\): )?(?:error: )?[Rr]emounting filesystem read-only",
+            r"|BTRFS \w+ \(device (?<btrfs>[^):\s]+)[^)]*\): forced readonly)",
+        ),
+    )
+    .judged(judge_filesystem),
+    // A shut-down XFS says so in words of its own and stays writable in the mount table. Somebody who asks for
+    // the shutdown (`xfs_io -c shutdown`) is no corruption.
+    Shape::new(
+        &["FilesystemCorruption"],
+        Writers::KERNEL,
+        &["EXT4-fs error ", "XFS ("],
+        concat!(
+            r"^(?:EXT4-fs error \(device (?<ext>[^)\s]+)\)",
+            r"|XFS \((?<xfs>[^)\s]+)\): (?:.*\b[Cc]orruption\b|Metadata CRC error|Internal error ",
+            r"|(?:[Ll]og|[Mm]etadata) I/O [Ee]rror.*[Ss]hutting down",
+            r"|Filesystem has been shut down due to (?:log|metadata|I/O) ))",
+        ),
+    )
+    .judged(judge_filesystem),
+    // Floppies and optical drives that are not there fail to be read on every boot.
+    Shape::new(
+        &["BlockDeviceIOError"],
+        Writers::KERNEL,
+        &[" error, dev "],
+        concat!(
+            r"^(?:\w+: )?(?:I/O|critical medium|critical target|critical nexus|timeout|recoverable transport) error, ",
+            r"dev (?<subject>(?:[a-eg-rt-z]|f[^d]|s[^r])[\w!-]*), sector [0-9]+",
+        ),
+    ),
+    Shape::new(
+        &["BlockDeviceIOError"],
+        Writers::KERNEL,
+        &["Buffer I/O error on dev"],
+        r"^Buffer I/O error on dev(?:ice)? (?<subject>(?:[a-eg-rt-z]|f[^d]|s[^r])[\w!-]*), logical block [0-9]+",
+    ),
+    // `I/O 12 QID 3 timeout`; since Linux 6.1 `I/O tag 12 (100c) … QID 3 timeout`.
+    Shape::new(
+        &["BlockDeviceIOError"],
+        Writers::KERNEL,
+        &["nvme nvme"],
+        r"^nvme (?<subject>nvme[0-9]+): (?:I/O (?:tag )?[0-9]+ .*\bQID [0-9]+ timeout|I/O [0-9]+ QID [0-9]+ timeout|controller is down; will reset)",
+    ),
+    Shape::new(
+        &["KubeletDiskUsageSlow"],
+        Writers::KUBELET,
+        &["disk usage and inodes count on following dirs took"],
+        r"fs: disk usage and inodes count on following dirs took ",
+    ),
+    Shape::new(
+        &["EtcHostsMountFailed"],
+        Writers::KUBELET.or(Writers::CONTAINERD),
+        &["etc-hosts"],
+        r#"error mounting \\*"[^"]*/pods/(?<subject>[0-9a-f-]{32,36})/etc-hosts\\*" to rootfs at \\*"/etc/hosts"#,
+    ),
+];
+
+fn judge_filesystem(seen: &mut Seen<'_>) {
+    let reason = seen.shape.reasons[0];
+    let device = ["ext", "btrfs", "xfs"].iter().find_map(|group| seen.captures.name(group));
+    let device = device.map(|device| device.as_str().to_owned());
+    let is_hosts = device.as_ref().is_some_and(|device| seen.state.host_devices.contains(device));
+    if is_hosts {
+        seen.raise(reason, device);
+    } else {
+        seen.raise_event(reason, device);
+    }
+}
+
+/// The devices that carry the host's own filesystems, from the host's `/proc/1/mountinfo`.
+///
+/// [proc_pid_mountinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html) names a device-mapper
+/// volume by its path; the kernel's log calls it by its minor number, as `dm-0`.
+pub fn host_devices(mountinfo: &str) -> BTreeSet<String> {
+    mountinfo.lines().take(MAX_MOUNTS).filter_map(host_device).collect()
+}
+
+fn host_device(mount: &str) -> Option<String> {
+    let (front, back) = mount.split_once(" - ")?;
+    let mut front = front.split(' ');
+    let (number, point) = (front.nth(2)?, front.nth(1)?);
+    if PODS_MOUNTS.iter().any(|prefix| point.starts_with(prefix)) {
+        return None;
+    }
+    let device = back.split(' ').nth(1)?.strip_prefix("/dev/")?;
+    if device.starts_with("mapper/") {
+        return Some(format!("dm-{}", number.split_once(':')?.1));
+    }
+    (!device.starts_with("loop")).then(|| device.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_of_a_pod_is_not_the_hosts() {
+        let mountinfo = "\
+22 1 259:1 / / rw,noatime shared:1 - xfs /dev/nvme0n1p1 rw,attr2,inode64
+23 22 0:5 / /dev rw,nosuid shared:2 - devtmpfs devtmpfs rw,size=4096k
+60 22 253:0 / /var/lib/data rw shared:30 - ext4 /dev/mapper/vg-data rw
+61 22 259:9 / /var/lib/kubelet/plugins/kubernetes.io/csi/ebs.csi.aws.com/ab/globalmount rw - ext4 /dev/nvme2n1 rw
+62 22 259:9 / /var/lib/kubelet/pods/968a06fb-9ab9-4819-8caf-0392ddff3d9b/volumes/x/mount rw - ext4 /dev/nvme2n1 rw
+63 22 7:0 / /var/lib/snapd/snap/x ro - squashfs /dev/loop0 ro
+64 22 0:50 / /run/containerd/io.containerd.runtime.v2.task/k8s.io/1/rootfs rw - overlay overlay rw,lowerdir=/a
+not a mount
+";
+        let devices = host_devices(mountinfo);
+        assert_eq!(devices.iter().map(String::as_str).collect::<Vec<_>>(), ["dm-0", "nvme0n1p1"]);
+    }
+}
