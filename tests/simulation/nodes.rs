@@ -156,8 +156,10 @@ impl Node {
         let lasts = self.spells.last().is_some_and(|(_, ends)| ends.is_none());
         self.booted = now;
         self.spells.retain(|(begins, _)| *begins < now);
+        // What the old boot said at this very instant was true.
+        let over = now + SignedDuration::from_secs(1);
         for (_, ends) in &mut self.spells {
-            *ends = Some(ends.map_or(now, |ends| ends.min(now)));
+            *ends = Some(ends.map_or(over, |ends| ends.min(over)));
         }
         if lasts && self.kind == Kind::RebootInVain {
             self.spells.push((now, None));

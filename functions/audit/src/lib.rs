@@ -130,6 +130,8 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
             let key = CaseKey { cluster, instance_id };
             let told = if ours && self.awaits_a_call(&key).await? {
                 self.early_or_lost(&key, event, now).await?
+            } else if ours && self.is_another_attempt(&key, event).await? {
+                continue;
             } else if event.is_termination() && event.succeeded() {
                 self.foreign(&key, event, now).await?
             } else {
@@ -147,6 +149,12 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
         Ok(repair.is_some_and(|repair| {
             repair.calls.iter().any(|call| matches!(call.result, CallResult::Pending | CallResult::Lost))
         }))
+    }
+
+    /// Whether a repair of this node made the call, and this is but one more attempt at it.
+    async fn is_another_attempt(&self, key: &CaseKey, event: &CloudTrailEvent) -> Result<bool, AuditError> {
+        let case = self.store.case(key).await?;
+        Ok(case.is_some_and(|case| confirm::is_another_attempt(&case, event)))
     }
 
     async fn confirm(

@@ -94,23 +94,37 @@ pub fn keep(case: &mut Case, event: &CloudTrailEvent) -> Joined {
     Joined::Early
 }
 
-/// The call that an event tells of: by its request id, never by its instance alone. Only a call whose answer
-/// was lost has no id, and is known by who called, for what, and when.
+/// The call that an event tells of: by its request id, never by its instance alone. Only a call without an answer,
+/// or none yet, has no id, and is known by who called, for what, and when.
 pub fn call_of(case: &Case, event: &CloudTrailEvent) -> Option<usize> {
     let repair = case.repair.as_ref()?;
     let by_id =
         repair.calls.iter().position(|call| call.request_id.is_some() && call.request_id == event.request_id);
-    by_id.or_else(|| repair.calls.iter().position(|call| is_lost_call(call, event)))
+    let unanswered = repair.calls.iter().enumerate().filter(|(_, call)| is_unanswered(call, event));
+    // A call that never left may be as lost as the one after it that did.
+    let nearest = unanswered.min_by_key(|(_, call)| event.event_time.duration_since(call.at).abs());
+    by_id.or_else(|| nearest.map(|(number, _)| number))
 }
 
-fn is_lost_call(call: &Call, event: &CloudTrailEvent) -> bool {
-    let lease = crate::repair::LEASE;
-    let near = event.event_time.duration_since(call.at).abs() <= lease;
+fn is_unanswered(call: &Call, event: &CloudTrailEvent) -> bool {
+    matches!(call.result, CallResult::Lost | CallResult::Pending)
+        && call.request_id.is_none()
+        && is_attempt_at(call, event)
+}
+
+/// Whether an event of our own principal is of a call that we made, if under another request id: the SDK sends
+/// again what got no answer, and CloudTrail tells of each attempt.
+pub fn is_another_attempt(case: &Case, event: &CloudTrailEvent) -> bool {
+    case.repair.as_ref().is_some_and(|repair| repair.calls.iter().any(|call| is_attempt_at(call, event)))
+}
+
+fn is_attempt_at(call: &Call, event: &CloudTrailEvent) -> bool {
+    let near = event.event_time.duration_since(call.at).abs() <= crate::repair::LEASE;
     let same = match call.action {
         crate::condition::RepairAction::Reboot => event.event_name == "RebootInstances",
         _ => event.event_name == "TerminateInstanceInAutoScalingGroup",
     };
-    call.result == CallResult::Lost && call.request_id.is_none() && near && same
+    near && same
 }
 
 /// One step of a case's story.

@@ -168,8 +168,13 @@ impl Repair {
             && self.calls.iter().any(|call| call.action == RepairAction::Reboot)
     }
 
-    /// When this repair needs somebody next.
-    pub fn next_look(&self, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
+    /// When this repair needs somebody next; what stands in the way of its next call does so until `blocked`.
+    pub fn next_look(
+        &self,
+        policy: &Policy,
+        blocked: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
         let verdicts = self
             .calls
             .iter()
@@ -187,7 +192,9 @@ impl Repair {
                 }
                 None => after_call(policy.replacement_timeout),
             },
-            Phase::Rebooting => after_call(policy.reboot_timeout),
+            Phase::Rebooting => {
+                after_call(policy.reboot_timeout).map(|late| blocked.map_or(late, |at| at.max(late)))
+            }
         };
         step.into_iter().chain(verdicts).min()
     }

@@ -124,6 +124,8 @@ impl<S: Store> Intake<S> {
             taken.unknown_cluster = batch.events.len();
             return Ok(taken);
         };
+        // One case that can't be read or written stops no other; the payload then comes again for its sake.
+        let mut failure: Option<IntakeError> = None;
         let mut words: BTreeMap<InstanceId, Vec<Word<'_>>> = BTreeMap::new();
         for (index, event) in batch.events.iter().enumerate() {
             match read(&source, &batch.log_stream, event) {
@@ -138,11 +140,12 @@ impl<S: Store> Intake<S> {
                 }
                 Ok(Some(Word::Observation(observation))) => {
                     taken.observations += 1;
-                    match self.place(source.cluster(), &observation).await? {
-                        Some(instance_id) => {
+                    match self.place(source.cluster(), &observation).await {
+                        Ok(Some(instance_id)) => {
                             words.entry(instance_id).or_default().push(Word::Observation(observation));
                         }
-                        None => taken.unplaced += 1,
+                        Ok(None) => taken.unplaced += 1,
+                        Err(error) => failure = Some(graver(failure, error.into())),
                     }
                 }
                 Ok(None) => taken.irrelevant += 1,
@@ -151,9 +154,11 @@ impl<S: Store> Intake<S> {
         }
         for (instance_id, words) in &words {
             let key = CaseKey { cluster: source.cluster().clone(), instance_id: instance_id.clone() };
-            self.fold(&key, words, &policy, now, &mut taken.occurrences).await?;
+            if let Err(error) = self.fold(&key, words, &policy, now, &mut taken.occurrences).await {
+                failure = Some(graver(failure, error));
+            }
         }
-        Ok(taken)
+        failure.map_or(Ok(taken), Err)
     }
 
     /// The instance that an observation is of: the one that it names, else the one that has the node's name now.
@@ -207,6 +212,11 @@ impl<S: Store> Intake<S> {
         }
         Err(IntakeError::Contended(key.instance_id.clone()))
     }
+}
+
+/// Of two failures the one to tell of: a payload that may yet be taken in is not given up for one that can't.
+fn graver(known: Option<IntakeError>, next: IntakeError) -> IntakeError {
+    known.filter(IntakeError::is_retryable).unwrap_or(next)
 }
 
 /// Reads one line: something said of a node, nothing of interest, or why it can't be read.

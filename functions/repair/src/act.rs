@@ -20,7 +20,7 @@ use nodemend_domain::{
     refusal::Refusal,
     repair::{Call, CallResult, LEASE, Phase, Repair},
     stamp,
-    trail::{self, Answer, ApiCall, CloudTrailEvent, Outcome},
+    trail::{self, Answer, ApiCall, CloudTrailEvent, Outcome, Record},
 };
 use serde_json::{Value, json};
 
@@ -261,26 +261,40 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                 if let (Some(group), Phase::Confirming) = (group, &repair.phase) {
                     group.terminated(&case.instance_id, called_at);
                 }
-                let sightings = std::mem::take(&mut repair.sightings);
-                for sighting in sightings {
-                    let Ok(event) = CloudTrailEvent::try_from(sighting) else {
-                        continue;
-                    };
-                    if event.request_id != answer.request_id {
-                        continue;
-                    }
-                    if let Joined::Verdict { entry, occurrence } =
-                        confirm::join(case, number, &record, &event, &caller, now)
-                    {
-                        entries.push(entry);
-                        told.push(*occurrence);
-                    }
-                }
+                self.join_sightings(case, number, &record, now, &mut entries, &mut told);
                 (entries, told)
             })
             .await?;
         swept.occurrences.extend(told.unwrap_or_default());
         Ok(())
+    }
+
+    /// What CloudTrail told of a call before we knew what became of it: it tells but once.
+    pub(crate) fn join_sightings(
+        &self,
+        case: &mut Case,
+        call: usize,
+        record: &Record,
+        now: jiff::Timestamp,
+        entries: &mut Vec<Entry>,
+        told: &mut Vec<Occurrence>,
+    ) {
+        let sightings = case.repair.as_mut().map(|repair| std::mem::take(&mut repair.sightings));
+        for sighting in sightings.unwrap_or_default() {
+            let Ok(event) = CloudTrailEvent::try_from(sighting) else {
+                continue;
+            };
+            if confirm::call_of(case, &event) != Some(call) {
+                continue;
+            }
+            let caller = self.cloud.caller();
+            if let Joined::Verdict { entry, occurrence } =
+                confirm::join(case, call, record, &event, &caller, now)
+            {
+                entries.push(entry);
+                told.push(*occurrence);
+            }
+        }
     }
 }
 

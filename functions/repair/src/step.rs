@@ -19,7 +19,8 @@ use nodemend_domain::{
     occurrence::{Occurrence, Step},
     policy::Policy,
     repair::{CallResult, CallVerdict, Phase, Replacement},
-    stamp, trail,
+    stamp,
+    trail::{self, Record},
 };
 use serde_json::json;
 
@@ -218,7 +219,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                     repair.calls.iter().position(|call| call.result == CallResult::Pending)
                 });
                 let Some(pending) = pending else {
-                    return (Vec::new(), None);
+                    return (Vec::new(), Vec::new());
                 };
                 let what = match case.action() {
                     Some(RepairAction::Reboot) => "no answer came, and a new boot will tell",
@@ -227,7 +228,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                 let entry = self.lose(case, pending, what);
                 let instance_id = case.instance_id.clone();
                 let Some(repair) = case.repair.as_mut() else {
-                    return (Vec::new(), None);
+                    return (Vec::new(), Vec::new());
                 };
                 let at = repair.calls[pending].at;
                 repair.phase = match repair.action {
@@ -238,12 +239,17 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                     group.terminated(&instance_id, at);
                 }
                 let detail = format!("{}: {what}", repair.action.as_str());
-                let mut told = occurrence(case, Step::Called, detail, now);
-                told.record = serde_json::from_str(&entry.line).ok();
-                (vec![entry], Some(told))
+                let mut called = occurrence(case, Step::Called, detail, now);
+                let record: Option<Box<Record>> = serde_json::from_str(&entry.line).ok();
+                called.record.clone_from(&record);
+                let (mut entries, mut told) = (vec![entry], vec![called]);
+                if let Some(record) = record {
+                    self.join_sightings(case, pending, &record, now, &mut entries, &mut told);
+                }
+                (entries, told)
             })
             .await?;
-        swept.occurrences.extend(told.flatten());
+        swept.occurrences.extend(told.unwrap_or_default());
         Ok(())
     }
 

@@ -253,6 +253,36 @@ fn a_reboot_without_a_sign_of_life_is_followed_by_a_replacement() {
 }
 
 #[test]
+fn what_a_reboot_did_not_cure_waits_for_a_hold_without_being_looked_at_all_the_time() {
+    let ward = rebooting();
+    ward.clock.advance_to(minutes(12));
+    ward.tell(1, Trouble::Accelerator, true, 2, 1, 12 * 60);
+    let hold = Hold {
+        cluster: None,
+        group: None,
+        node: None,
+        owner: "alice".to_owned(),
+        reason: "kernel test".to_owned(),
+        from: None,
+        until: minutes(300),
+    };
+    ward.store.hold(&cluster(), hold);
+    let mut blocked = 0;
+    for sweeps in 0.. {
+        assert!(sweeps < 10, "it stays due at {}", ward.clock.now());
+        let due = pollster::block_on(ward.store.next_due()).expect("a memory").expect("due");
+        if due >= minutes(300) {
+            break;
+        }
+        let swept = ward.sweep_at(due);
+        blocked += swept.occurrences.iter().filter(|told| told.step == Step::Blocked).count();
+    }
+    assert_eq!((blocked, ward.cloud.calls()), (1, vec![reboot(1)]), "told once");
+    ward.sweep_until(minutes(300));
+    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
+}
+
+#[test]
 fn a_node_that_comes_back_sound_just_before_its_time_is_up_is_given_the_time_to_stay_so() {
     let ward = rebooting();
     ward.clock.advance_to(minutes(24));

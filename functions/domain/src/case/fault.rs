@@ -137,7 +137,8 @@ impl Case {
         }
         // A healthy node's next heartbeat is the only thing to wait for, and the commonest case.
         let faults = if self.is_quiet(policy) { Vec::new() } else { self.earliest_faults(policy, now) };
-        if !faults.iter().any(|fault| fault.is_due(now)) {
+        // What a reboot did not cure may be blocked before the next boot's own clock has run out.
+        if self.repair.is_none() && !faults.iter().any(|fault| fault.is_due(now)) {
             self.blocked = None;
         }
         self.due = self.next_look(&faults, policy, now);
@@ -166,7 +167,8 @@ impl Case {
             let departed = self.departure.as_ref().filter(|departure| departure.foreign).map(|_| now);
             let rebooting = repair.phase == Phase::Rebooting && repair.is_confirmed();
             let cured = if rebooting { self.cured_at(repair, faults, policy) } else { None };
-            return repair.next_look(policy, now).into_iter().chain(departed).chain(cured).min();
+            let blocked = self.blocked.as_ref().map(|blocked| blocked.until);
+            return repair.next_look(policy, blocked, now).into_iter().chain(departed).chain(cured).min();
         }
         if self.departure.is_some() {
             return Some(now);
