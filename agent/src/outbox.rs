@@ -7,21 +7,25 @@
 //! A disk that can't be written to is one of the things that an agent has to report. Records that can't be stored
 //! are held in memory and delivered all the same.
 
+mod disk;
 mod frame;
 mod lane;
 
 use std::{
     collections::VecDeque,
     fs::{self, File, TryLockError},
-    io,
+    io::{self, Read},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use jiff::Timestamp;
 use nodemend_domain::report::{Body, Report};
 
-use self::lane::Lane;
-use crate::durable;
+use self::{
+    disk::{Answer, Disk, Folder, Request},
+    lane::Lane,
+};
 
 /// So much waits in memory at most while the disk takes nothing.
 const MAX_HELD_BYTES: usize = 1024 * 1024;
@@ -29,6 +33,15 @@ const MAX_HELD_BYTES: usize = 1024 * 1024;
 const SEGMENTS: u64 = 256;
 const MIN_SEGMENT_BYTES: u64 = 4 * 1024;
 const MAX_SEGMENT_BYTES: u64 = 1024 * 1024;
+
+/// How long a disk may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The file that says what is delivered.
+const CURSOR: &str = "delivered";
+/// The file that holds what [`Outbox::remember`] was given.
+const STATE: &str = "state";
+/// A state is a few kilobytes: more is read of none.
+const MAX_STATE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// What a record is worth when room runs out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +77,7 @@ pub struct Losses {
 }
 
 /// What an earlier run left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Recovered {
     /// Records that wait.
     pub waiting: u64,
@@ -74,6 +87,8 @@ pub struct Recovered {
     pub damaged: u64,
     /// The note of what was delivered can't be read: everything is delivered again.
     pub forgot: bool,
+    /// What [`Outbox::remember`] was given last.
+    pub state: Option<String>,
 }
 
 /// Why the outbox can't do what it should.
@@ -101,6 +116,9 @@ pub enum OutboxError {
     /// What was delivered may be delivered again after a restart.
     #[error("failed to note what was delivered: {0}")]
     Ack(io::Error),
+    /// The next start goes on from an older state.
+    #[error("failed to store the state: {0}")]
+    Remember(io::Error),
 }
 
 /// The reports that wait.
@@ -108,42 +126,30 @@ pub enum OutboxError {
 pub struct Outbox {
     disk: Option<Disk>,
     held: VecDeque<Record>,
-    limit: u64,
     next: u64,
     acked: u64,
+    /// Up to which number the disk knows what is delivered.
+    noted: u64,
+    /// What memory lost.
     losses: Losses,
-}
-
-#[derive(Debug)]
-struct Disk {
-    cursor: PathBuf,
-    changes: Lane,
-    heartbeats: Lane,
-    /// Held for as long as the outbox lives.
-    _lock: File,
-}
-
-impl Disk {
-    fn lane(&mut self, class: Class) -> &mut Lane {
-        match class {
-            Class::Change => &mut self.changes,
-            Class::Heartbeat => &mut self.heartbeats,
-        }
-    }
 }
 
 impl Outbox {
     /// Opens the spool in a folder, with what an earlier run left in it.
     pub fn open(folder: &Path, limit: u64) -> Result<(Self, Recovered), OutboxError> {
-        let failed = |source| OutboxError::Open { path: folder.to_owned(), source };
-        fs::create_dir_all(folder).map_err(failed)?;
-        let lock = File::create(folder.join("lock")).map_err(failed)?;
+        Self::open_with(folder, limit, PATIENCE)
+    }
+
+    /// The same with another patience.
+    pub fn open_with(path: &Path, limit: u64, patience: Duration) -> Result<(Self, Recovered), OutboxError> {
+        let failed = |source| OutboxError::Open { path: path.to_owned(), source };
+        fs::create_dir_all(path).map_err(failed)?;
+        let lock = File::create(path.join("lock")).map_err(failed)?;
         lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => OutboxError::InUse(folder.to_owned()),
+            TryLockError::WouldBlock => OutboxError::InUse(path.to_owned()),
             TryLockError::Error(source) => failed(source),
         })?;
-        let cursor = folder.join("delivered");
-        let acked = match fs::read_to_string(&cursor) {
+        let acked = match fs::read_to_string(path.join(CURSOR)) {
             Ok(text) => read_cursor(&text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Some(0),
             Err(_) => None,
@@ -151,33 +157,34 @@ impl Outbox {
         let forgot = acked.is_none();
         let acked = acked.unwrap_or(0);
         let segment = (limit / SEGMENTS).clamp(MIN_SEGMENT_BYTES, MAX_SEGMENT_BYTES);
-        let (changes, found) = Lane::open(Class::Change, folder, segment, acked).map_err(failed)?;
-        let (heartbeats, also) = Lane::open(Class::Heartbeat, folder, segment, acked).map_err(failed)?;
+        let (changes, found) = Lane::open(Class::Change, path, segment, acked).map_err(failed)?;
+        let (heartbeats, also) = Lane::open(Class::Heartbeat, path, segment, acked).map_err(failed)?;
         let recovered = Recovered {
             waiting: changes.waiting() + heartbeats.waiting(),
             torn_bytes: found.torn + also.torn,
             damaged: found.damaged + also.damaged,
             forgot,
+            state: read_state(path),
         };
-        let outbox = Self {
-            disk: Some(Disk { cursor, changes, heartbeats, _lock: lock }),
-            held: VecDeque::new(),
-            limit,
-            next: found.last.max(also.last).max(acked) + 1,
-            acked,
-            losses: Losses { damaged: recovered.damaged, ..Losses::default() },
-        };
+        let losses = Losses { damaged: recovered.damaged, ..Losses::default() };
+        let folder = Folder { path: path.to_owned(), limit, changes, heartbeats, losses, _lock: lock };
+        let disk = Disk::start(folder, patience).map_err(failed)?;
+        let next = found.last.max(also.last).max(acked) + 1;
+        let outbox = Self { disk: Some(disk), next, acked, noted: acked, ..Self::in_memory() };
         Ok((outbox, recovered))
     }
 
     /// An outbox for a node whose disk can't be used at all.
     pub fn in_memory() -> Self {
-        Self { disk: None, held: VecDeque::new(), limit: 0, next: 1, acked: 0, losses: Losses::default() }
+        Self { disk: None, held: VecDeque::new(), next: 1, acked: 0, noted: 0, losses: Losses::default() }
     }
 
     /// Stores reports. After an error they wait as well, but in memory.
     pub fn store(&mut self, reports: &[Report<'_>]) -> Result<(), OutboxError> {
-        let records: Vec<Record> = reports
+        if reports.is_empty() {
+            return Ok(());
+        }
+        let mut records: Vec<Record> = reports
             .iter()
             .map(|report| {
                 let class = match report.body {
@@ -188,39 +195,48 @@ impl Outbox {
                 Record { number: self.next - 1, class, at: report.at, text: report.encode() }
             })
             .collect();
-        let mut failure = None;
-        for class in [Class::Change, Class::Heartbeat] {
-            let mine = || records.iter().filter(|record| record.class == class);
-            let (Some(first), Some(last)) = (mine().next(), mine().next_back()) else {
-                continue;
-            };
-            let stored = match &mut self.disk {
-                None => None,
-                Some(disk) => {
-                    let mut frames = Vec::new();
-                    for record in mine() {
-                        frame::write(record.number, record.at, &record.text, &mut frames);
-                    }
-                    let number = mine().count() as u64;
-                    Some(disk.lane(class).append(&frames, first.number, last.number, number))
-                }
-            };
-            match stored {
-                Some(Ok(())) => continue,
-                Some(Err(error)) => failure = Some((mine().count() + failure.map_or(0, |(n, _)| n), error)),
-                None => {}
+        let failure = match self.ask(Request::Store(records.clone())) {
+            None => None,
+            Some(Ok(Answer::Stored(stored, failure))) => {
+                records.retain(|record| !stored.contains(&record.number));
+                failure
             }
-            self.held.extend(mine().cloned());
-        }
-        self.make_room();
-        match failure {
-            Some((number, source)) => Err(OutboxError::Store { number, source }),
-            None => Ok(()),
+            Some(Ok(_)) => None,
+            Some(Err(error)) => Some(error),
+        };
+        let number = records.len();
+        self.held.extend(records);
+        self.bound_memory();
+        failure.map_or(Ok(()), |source| Err(OutboxError::Store { number, source }))
+    }
+
+    /// Keeps a text beside the reports: the next [`open`](Self::open) finds it, the last one that was stored.
+    pub fn remember(&mut self, text: String) -> Result<(), OutboxError> {
+        self.done(Request::Remember(text)).map_err(OutboxError::Remember)
+    }
+
+    fn done(&mut self, request: Request) -> io::Result<()> {
+        match self.ask(request) {
+            Some(Ok(Answer::Done(outcome))) => outcome,
+            Some(Ok(_)) | None => Ok(()),
+            Some(Err(error)) => Err(error),
         }
     }
 
-    /// Lets go of the oldest until everything fits: heartbeats first.
-    fn make_room(&mut self) {
+    /// Asks the disk; none if there is none.
+    fn ask(&mut self, request: Request) -> Option<io::Result<Answer>> {
+        let mut late = Vec::new();
+        let answer = self.disk.as_mut()?.ask(request, &mut late);
+        for answer in late {
+            // What the disk took in the end need not be held.
+            if let Answer::Stored(stored, _) = answer {
+                self.held.retain(|record| !stored.contains(&record.number));
+            }
+        }
+        Some(answer)
+    }
+
+    fn bound_memory(&mut self) {
         while self.held.iter().map(|record| record.text.len()).sum::<usize>() > MAX_HELD_BYTES {
             let place = self.held.iter().position(|record| record.class == Class::Heartbeat).unwrap_or(0);
             match self.held.remove(place).map(|record| record.class) {
@@ -229,30 +245,20 @@ impl Outbox {
                 None => return,
             }
         }
-        let Some(disk) = &mut self.disk else {
-            return;
-        };
-        while disk.changes.bytes() + disk.heartbeats.bytes() > self.limit {
-            if let Some(dropped) = disk.heartbeats.drop_oldest() {
-                self.losses.heartbeats += dropped;
-            } else if let Some(dropped) = disk.changes.drop_oldest() {
-                self.losses.changes += dropped;
-            } else {
-                return;
-            }
-        }
     }
 
     /// The oldest records that wait, in the order of their numbers: so many, and as few more bytes as may be.
     pub fn peek(&mut self, records: usize, bytes: usize) -> Vec<Record> {
-        let mut waiting: Vec<Record> = self.held.iter().take(records).cloned().collect();
-        if let Some(disk) = &mut self.disk {
-            for class in [Class::Change, Class::Heartbeat] {
-                let damaged = &mut self.losses.damaged;
-                waiting.extend(disk.lane(class).read(self.acked, records, bytes, damaged));
-            }
+        if self.noted < self.acked && self.done(Request::Ack(self.acked)).is_ok() {
+            self.noted = self.acked;
         }
+        let mut waiting = match self.ask(Request::Read { acked: self.acked, records, bytes }) {
+            Some(Ok(Answer::Read(read))) => read,
+            _ => Vec::new(),
+        };
+        waiting.extend(self.held.iter().take(records).cloned());
         waiting.sort_by_key(|record| record.number);
+        waiting.dedup_by_key(|record| record.number);
         let mut size = 0;
         let fits = waiting.iter().take(records).take_while(|record| {
             let fits = size < bytes;
@@ -271,26 +277,31 @@ impl Outbox {
         }
         self.acked = number.min(self.next - 1);
         self.held.retain(|record| record.number > number);
-        let Some(disk) = &mut self.disk else {
-            return Ok(());
-        };
-        let noted = durable::replace(&disk.cursor, write_cursor(self.acked).as_bytes());
-        // Even without the note: what is gone from the disk is not delivered again.
-        let changes = disk.changes.ack(self.acked);
-        let heartbeats = disk.heartbeats.ack(self.acked);
-        noted.and(changes).and(heartbeats).map_err(OutboxError::Ack)
+        self.done(Request::Ack(self.acked)).map_err(OutboxError::Ack)?;
+        self.noted = self.acked;
+        Ok(())
     }
 
-    /// How many records wait.
+    /// How many records wait; while the disk hangs, as far as is known.
     pub fn waiting(&self) -> u64 {
-        let disk = self.disk.as_ref().map_or(0, |disk| disk.changes.waiting() + disk.heartbeats.waiting());
-        disk + self.held.len() as u64
+        self.disk.as_ref().map_or(0, |disk| disk.standing().waiting) + self.held.len() as u64
     }
 
     /// What was lost since it was opened.
     pub fn losses(&self) -> Losses {
-        self.losses
+        let disk = self.disk.as_ref().map_or(Losses::default(), |disk| disk.standing().losses);
+        Losses {
+            heartbeats: disk.heartbeats + self.losses.heartbeats,
+            changes: disk.changes + self.losses.changes,
+            damaged: disk.damaged,
+        }
     }
+}
+
+fn read_state(folder: &Path) -> Option<String> {
+    let mut text = String::new();
+    File::open(folder.join(STATE)).ok()?.take(MAX_STATE_BYTES).read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 /// `1 <number> <checksum of the number>`: a note that is half written or damaged must not let go of anything.

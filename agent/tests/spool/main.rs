@@ -3,9 +3,10 @@
 mod damage;
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -226,6 +227,54 @@ fn a_disk_that_takes_nothing_costs_no_report() {
     fs::create_dir_all(&folder.0).expect("a folder");
     store(&mut outbox, 3..4, Class::Change);
     assert_eq!((all(&mut outbox), outbox.losses()), (vec![3], Losses::default()));
+}
+
+#[test]
+fn a_disk_that_hangs_holds_up_nobody_and_costs_no_report() {
+    let folder = Folder::new();
+    let (outbox, _) = open(&folder.0, MIB);
+    drop(outbox);
+    // Whoever opens a pipe for writing waits until somebody reads: the note of what is delivered goes through it.
+    let pipe = folder.0.join("delivered.new");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    if !made.is_ok_and(|status| status.success()) {
+        println!("skipped: no mkfifo here");
+        return;
+    }
+    let patience = Duration::from_millis(50);
+    let (mut outbox, _) = Outbox::open_with(&folder.0, MIB, patience).expect("an outbox");
+    store(&mut outbox, 0..3, Class::Change);
+    let first = outbox.peek(1, usize::MAX)[0].number;
+    let error = outbox.ack(first).expect_err("the disk hangs").to_string();
+    assert_eq!(error, "failed to note what was delivered: the disk does not answer");
+    // From here on nobody waits: reports go by memory.
+    for seq in 3..6 {
+        let error = outbox.store(&[report(seq, Class::Change)]).expect_err("the disk hangs");
+        assert!(error.to_string().ends_with("the disk does not answer"), "{error}");
+    }
+    let records = outbox.peek(usize::MAX, usize::MAX);
+    assert_eq!(seqs(&records), [3, 4, 5]);
+    // Somebody reads at last, and the disk answers again.
+    let mut pipe = fs::File::open(&pipe).expect("the pipe");
+    io::Read::read_to_end(&mut pipe, &mut Vec::new()).expect("what was noted");
+    let mut left = Vec::new();
+    while left.len() < 5 {
+        left = all(&mut outbox);
+    }
+    assert_eq!(left, [1, 2, 3, 4, 5]);
+    store(&mut outbox, 6..7, Class::Change);
+    assert_eq!((all(&mut outbox), outbox.losses()), (vec![1, 2, 3, 4, 5, 6], Losses::default()));
+}
+
+#[test]
+fn a_state_is_found_again_by_the_next_start() {
+    let folder = Folder::new();
+    let (mut outbox, recovered) = open(&folder.0, MIB);
+    assert_eq!(recovered.state, None);
+    outbox.remember("first".to_owned()).expect("stored");
+    outbox.remember("second".to_owned()).expect("stored");
+    drop(outbox);
+    assert_eq!(open(&folder.0, MIB).1.state.as_deref(), Some("second"));
 }
 
 #[test]
