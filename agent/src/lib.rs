@@ -3,6 +3,7 @@
 //! What is here so far is the language that these speak with each other; the sources follow.
 
 pub mod config;
+pub mod detect;
 pub mod endpoint;
 pub mod finding;
 pub mod identity;
@@ -10,3 +11,4 @@ pub mod metrics;
 pub mod probe;
 pub mod scan;
 pub mod signal;
+pub mod source;

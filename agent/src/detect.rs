@@ -1,0 +1,3 @@
+//! Turns what was read into what is wrong: pure judgements.
+
+pub mod firewall;
