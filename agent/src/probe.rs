@@ -1,5 +1,8 @@
 //! What a probe is: something that is read at intervals and judged.
 
+pub mod network;
+pub mod standing;
+
 use std::{borrow::Cow, time::Duration};
 
 use jiff::Timestamp;

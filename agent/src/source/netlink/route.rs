@@ -35,6 +35,8 @@ pub struct Link {
     pub index: u32,
     /// Its name.
     pub name: String,
+    /// What kind of virtual interface it is, such as `veth`; empty for hardware.
+    pub kind: String,
     /// Whether somebody set it up.
     pub up: bool,
     /// Whether it can carry packets.
@@ -183,12 +185,17 @@ pub fn routes() -> Result<Vec<Route>, NetlinkError> {
 /// Reads an `RTM_NEWLINK` message.
 pub fn parse_link(payload: &[u8]) -> Option<Link> {
     const IFLA_IFNAME: u16 = 3;
+    const IFLA_LINKINFO: u16 = 18;
+    const IFLA_INFO_KIND: u16 = 1;
     let index = u32_at(payload, 4)?;
     let flags = u32_at(payload, 8)?;
-    let name = text(attribute(payload.get(LINK_HEADER..)?, IFLA_IFNAME)?);
+    let body = payload.get(LINK_HEADER..)?;
+    let name = text(attribute(body, IFLA_IFNAME)?);
+    let kind = attribute(body, IFLA_LINKINFO).and_then(|info| attribute(info, IFLA_INFO_KIND)).map(text);
     Some(Link {
         index,
         name,
+        kind: kind.unwrap_or_default(),
         up: flags & flag::UP != 0,
         running: flags & flag::RUNNING != 0,
         loopback: flags & flag::LOOPBACK != 0,
