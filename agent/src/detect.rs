@@ -7,6 +7,8 @@
 mod accelerator;
 mod cgroup;
 mod cron;
+pub mod firewall;
+pub mod interface;
 mod kernel;
 mod matcher;
 mod memory;

@@ -1,5 +1,8 @@
 //! What a probe is: something that is read at intervals and judged.
 
+pub mod network;
+pub mod standing;
+
 use std::{borrow::Cow, time::Duration};
 
 use jiff::Timestamp;
@@ -38,6 +41,6 @@ pub fn names(config: &Config) -> Vec<&'static str> {
     every(config).iter().map(|probe| probe.name()).collect()
 }
 
-fn every(_: &Config) -> Vec<Box<dyn Probe>> {
-    Vec::new()
+fn every(config: &Config) -> Vec<Box<dyn Probe>> {
+    network::probes(&config.root, &config.into())
 }

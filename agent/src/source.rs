@@ -17,8 +17,10 @@ use crate::finding::{Clears, Debounce, Finding};
 use crate::signal::{Line, Origin};
 
 pub mod file;
+pub mod firewall;
 pub mod journal;
 pub mod kmsg;
+pub mod netlink;
 
 /// What a line may hold; longer ones are cut there. The kernel's own limit for a record is half of it.
 pub const LINE_LIMIT: usize = 16 * 1024;

@@ -1,0 +1,84 @@
+//! Turns the state of a node's network into changes: one probe for each thing that is read.
+
+mod firewall;
+mod interfaces;
+mod metadata;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::Path,
+};
+
+use regex::Regex;
+
+use super::{NotCheckable, Probe};
+use crate::{config::Config, identity::IMDS};
+
+/// What may be set of these probes.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Interfaces that may be down; empty means the built-in ones.
+    pub exclude_interfaces: Vec<Regex>,
+    /// Chains, by table and name, whose rejecting rules are expected.
+    pub expected_reject_chains: Vec<(String, String)>,
+    /// The metadata service, unless it is not to be asked.
+    pub imds: Option<SocketAddr>,
+    /// Where the VPC CNI's daemon answers questions about itself.
+    pub introspection: SocketAddr,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            exclude_interfaces: Vec::new(),
+            expected_reject_chains: Vec::new(),
+            imds: Some(IMDS),
+            introspection: SocketAddr::from((Ipv4Addr::LOCALHOST, 61_679)),
+        }
+    }
+}
+
+impl From<&Config> for Options {
+    fn from(config: &Config) -> Self {
+        Self {
+            exclude_interfaces: config.exclude_interfaces.clone(),
+            expected_reject_chains: config.expected_reject_chains.clone(),
+            imds: config.ask_imds.then_some(IMDS),
+            ..Self::default()
+        }
+    }
+}
+
+/// All probes of the network.
+pub fn probes(root: &Path, options: &Options) -> Vec<Box<dyn Probe>> {
+    let mut probes: Vec<Box<dyn Probe>> = vec![
+        Box::new(interfaces::Interfaces::new(options.exclude_interfaces.clone())),
+        Box::new(firewall::Firewall::new(root, options.expected_reject_chains.clone())),
+    ];
+    if let Some(address) = options.imds {
+        probes.push(Box::new(metadata::MetadataService::new(root, address)));
+    }
+    probes
+}
+
+fn not_checkable(why: impl Into<std::borrow::Cow<'static, str>>) -> NotCheckable {
+    NotCheckable { why: why.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use nodemend_domain::catalogue;
+
+    use super::*;
+
+    #[test]
+    fn every_reason_is_in_the_catalogue_and_every_name_is_given_once() {
+        let probes = probes(Path::new("/"), &Options::default());
+        let mut names: Vec<_> = probes.iter().map(|probe| probe.name()).collect();
+        for reason in probes.iter().flat_map(|probe| probe.reasons()) {
+            assert!(catalogue::lookup(reason).is_some(), "{reason}");
+        }
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
+    }
+}

@@ -1,0 +1,122 @@
+//! Turns attempts to reach the instance metadata service into whether it can be reached.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::not_checkable;
+use crate::{
+    finding::{Change, Debounce},
+    probe::{
+        NotCheckable, Probe,
+        standing::{Judged, Standing},
+    },
+    source::netlink::route,
+};
+
+const BLOCKED: &str = "MetadataServiceBlocked";
+const BY_TRIAL: &str = "connection";
+/// It answers within milliseconds, or not at all.
+const TIMEOUT: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_secs(30);
+const THREE_TIMES: Debounce = Debounce::Times { count: 3, window: SignedDuration::from_secs(120) };
+const VENDOR: &str = "sys/devices/virtual/dmi/id/sys_vendor";
+
+pub(super) struct MetadataService {
+    root: PathBuf,
+    address: SocketAddr,
+    standing: Standing,
+}
+
+impl MetadataService {
+    pub(super) fn new(root: &Path, address: SocketAddr) -> Self {
+        Self { root: root.to_owned(), address, standing: Standing::default() }
+    }
+
+    /// A machine that is no instance has no such service. Nitro's firmware and Xen's say what they are.
+    fn is_instance(&self) -> bool {
+        match fs::read_to_string(self.root.join(VENDOR)) {
+            Ok(vendor) => matches!(vendor.trim(), "Amazon EC2" | "Xen"),
+            Err(_) => true,
+        }
+    }
+
+    fn has_route(&self) -> Result<bool, NotCheckable> {
+        let routes = route::routes().map_err(|error| not_checkable(error.clause()))?;
+        let leads = |route: &route::Route| {
+            route.passes
+                && route.v6 == self.address.is_ipv6()
+                && route.destination.is_none_or(|network| network.contains(self.address.ip()))
+        };
+        Ok(routes.iter().any(leads))
+    }
+}
+
+impl Probe for MetadataService {
+    fn name(&self) -> &'static str {
+        "metadata-service"
+    }
+
+    fn reasons(&self) -> &'static [&'static str] {
+        &[BLOCKED]
+    }
+
+    fn interval(&self) -> Duration {
+        INTERVAL
+    }
+
+    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+        if !self.is_instance() {
+            return Err(not_checkable("this machine is no EC2 instance"));
+        }
+        let wrong = match TcpStream::connect_timeout(&self.address, TIMEOUT) {
+            Ok(_) => None,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::TimedOut | ErrorKind::ConnectionRefused | ErrorKind::PermissionDenied
+                ) =>
+            {
+                if !self.has_route()? {
+                    return Err(not_checkable("there is no route to the instance metadata service"));
+                }
+                Some(format!("the instance metadata service at {} does not answer: {error}", self.address))
+            }
+            Err(error) => {
+                return Err(not_checkable(format!("the instance metadata service can't be tried: {error}")));
+            }
+        };
+        let judged = Judged::when(BLOCKED, wrong).about(BY_TRIAL).after(THREE_TIMES);
+        Ok(self.standing.update(vec![judged], now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use super::*;
+
+    fn read(address: SocketAddr) -> Vec<Change> {
+        // A folder without firmware tables: nothing says that this is no instance.
+        let mut probe = MetadataService::new(Path::new("/nonexistent"), address);
+        probe.read(Timestamp::UNIX_EPOCH).expect("a reading")
+    }
+
+    #[test]
+    fn a_service_that_takes_connections_is_well_and_one_that_refuses_is_not() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let address = listener.local_addr().expect("an address");
+        assert!(
+            matches!(&read(address)[..], [Change::Cleared { subject: Some(subject), .. }] if subject == BY_TRIAL)
+        );
+        drop(listener);
+        assert!(matches!(&read(address)[..], [Change::Raised(finding)] if finding.debounce == THREE_TIMES));
+    }
+}
