@@ -57,7 +57,12 @@ impl Namespace {
         let name = format!("nodemend-{}-{name}", std::process::id());
         let made = Command::new("ip").args(["netns", "add", &name]).output();
         match made {
-            Ok(output) if output.status.success() => Some(Self(name)),
+            Ok(output) if output.status.success() => {
+                let namespace = Self(name);
+                // A node whose loopback is down is broken in itself.
+                assert!(namespace.run("ip", &["link", "set", "lo", "up"]), "the loopback of a new namespace");
+                Some(namespace)
+            }
             Ok(output) => {
                 skip(&format!("network namespaces: {}", String::from_utf8_lossy(&output.stderr).trim()));
                 None
