@@ -52,7 +52,7 @@ pub(super) const SHAPES: &[Shape] = &[
         &["KubeProxyNotReady"],
         Writers::KUBE_PROXY,
         &["ailed to watch"],
-        r#"[Ff]ailed to watch (?:\S+: |".*\berr=")failed to list "#,
+        r#"[Ff]ailed to watch(?: \S+: |".*\berr=")failed to list "#,
     ),
     Shape::new(
         &["NPABPFRecoveryError"],
