@@ -44,7 +44,7 @@ impl Tally {
 
     /// Takes a finding in; true if it begins a spell.
     pub(super) fn note(&mut self, report: &Report<'_>, finding: &Finding<'_>, arrival: Timestamp) -> bool {
-        let ago = |node: Timestamp| arrival - super::age(report.at, node);
+        let ago = |node: Timestamp| arrival - super::agent::age(report.at, node);
         let (first, last) = (ago(finding.since), ago(finding.last));
         if let Some(spell) = self.spells.iter_mut().find(|spell| spell.node_since == finding.since) {
             spell.first = spell.first.min(first);
