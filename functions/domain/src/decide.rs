@@ -8,9 +8,9 @@ use jiff::{SignedDuration, Timestamp};
 use crate::{
     case::{Case, Fault, Told},
     condition::RepairAction,
-    group::{ClusterFacts, Group, GroupState, Lifecycle, Whereabouts},
-    guard::{self, Ailing, Block, Guard, Scene},
-    policy::{Hold, Policy},
+    group::{Lifecycle, Whereabouts},
+    guard::{self, Block, Guard, Scene, Surroundings},
+    policy::Policy,
     repair::{CallResult, Phase, Repair},
     stamp,
 };
@@ -83,25 +83,6 @@ pub enum Triage {
     Settled(Decision),
     /// Ask for the surroundings, then [`decide`].
     NeedsSurroundings,
-}
-
-/// What a decision needs besides the case.
-#[derive(Debug, Clone, Copy)]
-pub struct Surroundings<'a> {
-    /// Where AWS has the instance.
-    pub whereabouts: &'a Whereabouts,
-    /// Its group, as AWS describes it.
-    pub group: Option<&'a Group>,
-    /// What we have under way in that group.
-    pub state: &'a GroupState,
-    /// The cluster.
-    pub cluster: &'a ClusterFacts,
-    /// The cluster's unhealthy nodes, counted.
-    pub ailing: &'a Ailing,
-    /// How many of them are in the group.
-    pub unhealthy_in_group: usize,
-    /// The holds that operators placed.
-    pub holds: &'a [Hold],
 }
 
 /// Looks at the case alone.
@@ -258,20 +239,7 @@ pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Time
         }
         (None, None) => return Decision::Wait,
     };
-    let scene = Scene {
-        case,
-        fault,
-        whereabouts: around.whereabouts,
-        group: around.group,
-        state: around.state,
-        cluster: around.cluster,
-        ailing: around.ailing,
-        unhealthy_in_group: around.unhealthy_in_group,
-        holds: around.holds,
-        rules,
-        policy,
-        now,
-    };
+    let scene = Scene { case, fault, around, rules, policy, now };
     let blocks = guard::ask_all(&scene);
     if blocks.is_empty() {
         return Decision::Act { fault: fault.clone(), action };
@@ -335,20 +303,7 @@ pub fn explain(
 ) -> Vec<Answer> {
     let no_tags = std::collections::BTreeMap::new();
     let tags = around.group.map_or(&no_tags, |group| &group.tags);
-    let scene = Scene {
-        case,
-        fault,
-        whereabouts: around.whereabouts,
-        group: around.group,
-        state: around.state,
-        cluster: around.cluster,
-        ailing: around.ailing,
-        unhealthy_in_group: around.unhealthy_in_group,
-        holds: around.holds,
-        rules: policy.rules_for(&around.state.name, tags),
-        policy,
-        now,
-    };
+    let scene = Scene { case, fault, around, rules: policy.rules_for(&around.state.name, tags), policy, now };
     guard::GUARDS.iter().map(|(guard, question)| Answer { guard: *guard, block: question(&scene) }).collect()
 }
 

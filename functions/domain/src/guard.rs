@@ -23,6 +23,19 @@ pub struct Scene<'a> {
     pub case: &'a Case,
     /// The fault that is due.
     pub fault: &'a Fault,
+    /// What is around it.
+    pub around: &'a Surroundings<'a>,
+    /// The rules of the group.
+    pub rules: Rules<'a>,
+    /// The policy.
+    pub policy: &'a Policy,
+    /// Now.
+    pub now: Timestamp,
+}
+
+/// What a decision needs besides the case.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings<'a> {
     /// Where AWS has the instance.
     pub whereabouts: &'a Whereabouts,
     /// Its group, as AWS describes it.
@@ -35,14 +48,8 @@ pub struct Scene<'a> {
     pub ailing: &'a Ailing,
     /// How many of them are in the group.
     pub unhealthy_in_group: usize,
-    /// The holds that operators placed, besides the policy's own.
+    /// The holds that operators placed.
     pub holds: &'a [Hold],
-    /// The rules of the group.
-    pub rules: Rules<'a>,
-    /// The policy.
-    pub policy: &'a Policy,
-    /// Now.
-    pub now: Timestamp,
 }
 
 /// One of a cluster's unhealthy nodes.
@@ -180,7 +187,7 @@ fn block(guard: Guard, sentence: String) -> Option<Block> {
 }
 
 fn group_name<'a>(scene: &Scene<'a>) -> &'a str {
-    scene.state.name.as_str()
+    scene.around.state.name.as_str()
 }
 
 /// `nodeRepairConfig.enabled` is false for the group: EKS's own default.
@@ -193,7 +200,7 @@ pub fn disabled(scene: &Scene<'_>) -> Option<Block> {
 
 /// A managed group whose EKS node auto repair is on is EKS's to repair: two repairers would terminate twice.
 pub fn eks_repairs(scene: &Scene<'_>) -> Option<Block> {
-    if !scene.group.is_some_and(|group| group.eks_repairs) {
+    if !scene.around.group.is_some_and(|group| group.eks_repairs) {
         return None;
     }
     block(Guard::EksRepairs, format!("EKS repairs group {} itself", group_name(scene)))
@@ -202,7 +209,7 @@ pub fn eks_repairs(scene: &Scene<'_>) -> Option<Block> {
 /// The opt-out tag on the group.
 pub fn opted_out(scene: &Scene<'_>) -> Option<Block> {
     let tag = &scene.policy.opt_out_tag;
-    if scene.group?.tags.get(tag)? != "disabled" {
+    if scene.around.group?.tags.get(tag)? != "disabled" {
         return None;
     }
     block(Guard::OptedOut, format!("group {} carries the tag {tag}=disabled", group_name(scene)))
@@ -210,8 +217,8 @@ pub fn opted_out(scene: &Scene<'_>) -> Option<Block> {
 
 /// Only a group replaces what is terminated in it.
 pub fn not_in_group(scene: &Scene<'_>) -> Option<Block> {
-    match scene.whereabouts {
-        Whereabouts::Member { .. } if scene.group.is_some() => None,
+    match scene.around.whereabouts {
+        Whereabouts::Member { .. } if scene.around.group.is_some() => None,
         Whereabouts::Member { group, .. } => {
             block(Guard::NotInGroup, format!("group {group} can't be read or is not this cluster's"))
         }
@@ -224,7 +231,7 @@ pub fn not_in_group(scene: &Scene<'_>) -> Option<Block> {
 
 /// Somebody set it aside, or it comes, goes, or waits in a warm pool.
 pub fn not_in_service(scene: &Scene<'_>) -> Option<Block> {
-    let Whereabouts::Member { lifecycle, .. } = scene.whereabouts else {
+    let Whereabouts::Member { lifecycle, .. } = scene.around.whereabouts else {
         return None;
     };
     let state = match lifecycle {
@@ -241,7 +248,7 @@ pub fn not_in_service(scene: &Scene<'_>) -> Option<Block> {
 
 /// With Terminate suspended the call is refused; with Launch suspended nothing comes in its place.
 pub fn suspended(scene: &Scene<'_>) -> Option<Block> {
-    let suspended = &scene.group?.suspended;
+    let suspended = &scene.around.group?.suspended;
     let process = suspended.iter().find(|process| matches!(process.as_str(), "Launch" | "Terminate"))?;
     block(Guard::Suspended, format!("the process {process} is suspended in group {}", group_name(scene)))
 }
@@ -262,10 +269,11 @@ pub fn held(scene: &Scene<'_>) -> Option<Block> {
         hold.until > scene.now
             && hold.from.is_none_or(|from| from <= scene.now)
             && hold.cluster.as_ref().is_none_or(|cluster| *cluster == scene.case.cluster)
-            && hold.group.as_ref().is_none_or(|group| *group == scene.state.name)
+            && hold.group.as_ref().is_none_or(|group| *group == scene.around.state.name)
             && hold.node.as_ref().is_none_or(|node| Some(node) == scene.case.node.as_ref())
     };
-    let hold = scene.policy.holds.iter().chain(scene.holds).filter(mine).max_by_key(|hold| hold.until)?;
+    let hold =
+        scene.policy.holds.iter().chain(scene.around.holds).filter(mine).max_by_key(|hold| hold.until)?;
     let what = match (&hold.node, &hold.group, &hold.cluster) {
         (Some(node), ..) => format!("node {node}"),
         (_, Some(group), _) => format!("group {group}"),
@@ -294,8 +302,8 @@ pub fn outside_window(scene: &Scene<'_>) -> Option<Block> {
 /// EKS's own stop: more than five nodes and more than 20 % of them unhealthy, or the configured threshold.
 /// What waits is named, and goes on when enough have recovered.
 pub fn unhealthy_threshold(scene: &Scene<'_>) -> Option<Block> {
-    let group = scene.group?;
-    let unhealthy = scene.unhealthy_in_group;
+    let group = scene.around.group?;
+    let unhealthy = scene.around.unhealthy_in_group;
     let size = group.size();
     let (exceeded, limit) = match scene.rules.node_repair_config.max_unhealthy_node_threshold {
         Some(limit) => (limit.is_exceeded_by(unhealthy, size), limit.to_string()),
@@ -315,14 +323,18 @@ pub fn unhealthy_threshold(scene: &Scene<'_>) -> Option<Block> {
 
 /// One zone dark, the others well: replacing its nodes would launch more of them into the dark.
 pub fn zone_impaired(scene: &Scene<'_>) -> Option<Block> {
-    let zone =
-        scene.case.zone.as_ref().or_else(|| Some(&scene.group?.member(&scene.case.instance_id)?.zone))?;
-    if scene.cluster.zonal_shifts.contains(zone) {
+    let zone = scene
+        .case
+        .zone
+        .as_ref()
+        .or_else(|| Some(&scene.around.group?.member(&scene.case.instance_id)?.zone))?;
+    if scene.around.cluster.zonal_shifts.contains(zone) {
         return block(Guard::ZoneImpaired, format!("an ARC zonal shift leads traffic away from {zone}"));
     }
-    let (of_zone, in_all) = (scene.cluster.zones.get(zone).copied().unwrap_or(0), scene.cluster.zones.len());
-    let all = scene.ailing.unhealthy;
-    let here = scene.ailing.by_zone.get(zone).copied().unwrap_or(0);
+    let (of_zone, in_all) =
+        (scene.around.cluster.zones.get(zone).copied().unwrap_or(0), scene.around.cluster.zones.len());
+    let all = scene.around.ailing.unhealthy;
+    let here = scene.around.ailing.by_zone.get(zone).copied().unwrap_or(0);
     let limits = &scene.policy.zones;
     let impaired = in_all > 1
         && here >= limits.min_unhealthy
@@ -342,8 +354,8 @@ pub fn zone_impaired(scene: &Scene<'_>) -> Option<Block> {
 /// Most of a cluster fell silent at once: nobody can say which of its nodes are well.
 pub fn log_path_suspect(scene: &Scene<'_>) -> Option<Block> {
     let limits = &scene.policy.silence;
-    let nodes = scene.cluster.nodes();
-    let at_once = scene.ailing.silent_at_once;
+    let nodes = scene.around.cluster.nodes();
+    let at_once = scene.around.ailing.silent_at_once;
     if at_once < limits.min_silent || at_once * 100 < nodes * limits.percentage {
         return None;
     }
@@ -371,8 +383,8 @@ fn most_within(sorted: &[Timestamp], length: SignedDuration) -> usize {
 
 /// Replacing more would only lose more.
 pub fn replacements_failing(scene: &Scene<'_>) -> Option<Block> {
-    let until = scene.state.rests_until(scene.policy).filter(|until| *until > scene.now)?;
-    let failures = scene.state.failures;
+    let until = scene.around.state.rests_until(scene.policy).filter(|until| *until > scene.now)?;
+    let failures = scene.around.state.failures;
     let sentence = format!(
         "the last {failures} replacement{} of group {} did not come up: it rests until {}",
         if failures == 1 { "" } else { "s" },
@@ -385,11 +397,11 @@ pub fn replacements_failing(scene: &Scene<'_>) -> Option<Block> {
 /// `maxParallelNodesRepaired…`; a percentage is one of the unhealthy nodes, as in EKS.
 pub fn parallel_limit(scene: &Scene<'_>) -> Option<Block> {
     let limit = scene.rules.node_repair_config.max_parallel_nodes_repaired?;
-    if scene.state.place(&scene.case.instance_id).is_some() {
+    if scene.around.state.place(&scene.case.instance_id).is_some() {
         return None;
     }
-    let under_way = scene.state.in_flight.len();
-    let allowed = limit.of(scene.unhealthy_in_group.max(1));
+    let under_way = scene.around.state.in_flight.len();
+    let allowed = limit.of(scene.around.unhealthy_in_group.max(1));
     if under_way < allowed {
         return None;
     }

@@ -8,9 +8,8 @@ use nodemend_adapters::{
 };
 use nodemend_domain::{
     case::Case,
-    decide::Surroundings,
     group::{ClusterFacts, Group, GroupState, Whereabouts},
-    guard::{self, Ailing, Unwell},
+    guard::{self, Ailing, Surroundings, Unwell},
     ident::{ClusterName, GroupName, InstanceId},
     policy::{Hold, Policy},
 };
