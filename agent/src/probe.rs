@@ -1,6 +1,7 @@
 //! What a probe is: something that is read at intervals and judged.
 
 pub mod network;
+pub mod runtime;
 pub mod standing;
 
 use std::{borrow::Cow, time::Duration};
@@ -42,5 +43,7 @@ pub fn names(config: &Config) -> Vec<&'static str> {
 }
 
 fn every(config: &Config) -> Vec<Box<dyn Probe>> {
-    network::probes(&config.root, &config.into())
+    let mut probes = network::probes(&config.root, &config.into());
+    probes.extend(runtime::probes(&config.root));
+    probes
 }

@@ -1,43 +1,70 @@
-//! Turns the path of a Unix socket into a connection that ends within a time, however the other side behaves.
+//! Turns an address into a connection that ends within a time, however the other side behaves.
 //!
 //! A program that hangs still has a socket. Once its queue of callers is full, even connecting waits for ever; and one
 //! that answers a byte now and then outlasts any timeout of a single read.
 
 use std::{
     io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     path::Path,
     time::{Duration, Instant},
 };
 
 use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt,
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
     sockopt::{Timeout, set_socket_timeout},
 };
 
 /// A connection with an end.
 #[derive(Debug)]
-pub struct Timed {
-    stream: UnixStream,
+pub struct Timed<S> {
+    stream: S,
     end: Instant,
 }
 
-impl Timed {
-    /// Connects. Whatever is read or written later shares the same time.
-    pub fn connect(path: &Path, within: Duration) -> io::Result<Self> {
-        let end = Instant::now() + within;
-        let address = SocketAddrUnix::new(path)?;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        // unix(7): connecting to a stream socket waits no longer than SO_SNDTIMEO for room in the queue.
-        set_socket_timeout(&socket, Timeout::Send, Some(within))?;
-        connect(&socket, &address).map_err(|error| timed_out(error.into()))?;
-        Ok(Self { stream: socket.into(), end })
-    }
+/// What such a connection is made of.
+pub trait Stream: Read + Write {
+    /// Limits the next read, and the next write.
+    fn limit(&self, left: Duration) -> io::Result<()>;
+}
 
-    /// Who is on the other side, by its process id; none if it lives in a namespace that this process can't see into.
-    pub fn peer(&self) -> Option<i32> {
-        let credentials = sockopt::socket_peercred(&self.stream).ok()?;
-        Some(credentials.pid.as_raw_nonzero().get())
+impl Stream for UnixStream {
+    fn limit(&self, left: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(left))?;
+        self.set_write_timeout(Some(left))
+    }
+}
+
+impl Stream for TcpStream {
+    fn limit(&self, left: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(left))?;
+        self.set_write_timeout(Some(left))
+    }
+}
+
+/// Connects to a Unix socket. Whatever is read or written later shares the same time.
+pub fn unix(path: &Path, within: Duration) -> io::Result<Timed<UnixStream>> {
+    let end = Instant::now() + within;
+    let address = SocketAddrUnix::new(path)?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // unix(7): connecting to a stream socket waits no longer than SO_SNDTIMEO for room in the queue.
+    set_socket_timeout(&socket, Timeout::Send, Some(within))?;
+    connect(&socket, &address).map_err(|error| timed_out(error.into()))?;
+    Ok(Timed { stream: socket.into(), end })
+}
+
+/// Connects over TCP. Whatever is read or written later shares the same time.
+pub fn tcp(address: &SocketAddr, within: Duration) -> io::Result<Timed<TcpStream>> {
+    let end = Instant::now() + within;
+    Ok(Timed { stream: TcpStream::connect_timeout(address, within)?, end })
+}
+
+impl<S: Stream> Timed<S> {
+    /// The connection, to be read in some other way, and how much of the time is left.
+    pub fn into_parts(self) -> io::Result<(S, Duration)> {
+        let left = self.left()?;
+        Ok((self.stream, left))
     }
 
     fn left(&self) -> io::Result<Duration> {
@@ -48,16 +75,16 @@ impl Timed {
     }
 }
 
-impl Read for Timed {
+impl<S: Stream> Read for Timed<S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(Some(self.left()?))?;
+        self.stream.limit(self.left()?)?;
         self.stream.read(buffer).map_err(timed_out)
     }
 }
 
-impl Write for Timed {
+impl<S: Stream> Write for Timed<S> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(Some(self.left()?))?;
+        self.stream.limit(self.left()?)?;
         self.stream.write(bytes).map_err(timed_out)
     }
 
@@ -87,7 +114,7 @@ mod tests {
         // Nobody accepts: the queue holds a fixed number of callers.
         let mut callers = Vec::new();
         let error = loop {
-            match Timed::connect(&path, SOON) {
+            match unix(&path, SOON) {
                 Ok(caller) => callers.push(caller),
                 Err(error) => break error,
             }
@@ -105,7 +132,7 @@ mod tests {
             // Until the other side hangs up.
             while stream.write_all(b".").is_ok() {}
         });
-        let mut stream = Timed::connect(&path, SOON).expect("a connection");
+        let mut stream = unix(&path, SOON).expect("a connection");
         let error = io::copy(&mut stream, &mut io::sink()).expect_err("no end");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(stream);

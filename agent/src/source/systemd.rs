@@ -1,9 +1,10 @@
 //! Turns what systemd knows of its units into [`Unit`]s.
 //!
-//! It is asked over its own private socket, which needs no message bus, and over the system bus where that socket is
-//! closed to this process. Single properties are asked for: all of a service's would have systemd read its cgroup.
+//! It is asked over the system bus, and where that does not answer over its own private socket. Single properties are asked for: all of a service's would have systemd read its cgroup.
 
 mod bus;
+#[cfg(test)]
+pub(crate) mod fake;
 mod message;
 
 use std::{fmt, io, path::Path, time::Duration};

@@ -2,56 +2,58 @@
 
 use std::{
     io::{self, Read, Write},
+    os::unix::net::UnixStream,
     path::Path,
     time::Duration,
 };
 
 use super::message::{self, Body, Call, Reply};
-use crate::source::socket::Timed;
+use crate::source::socket::{self, Timed};
 
-/// systemd itself, for root alone: it works before the bus is there and after it is gone.
-const PRIVATE: &str = "run/systemd/private";
 const SYSTEM_BUS: &str = "run/dbus/system_bus_socket";
-const SYSTEMD: &str = "org.freedesktop.systemd1";
-const BUS: &str = "org.freedesktop.DBus";
+/// systemd itself, for root alone and within sight of its process ids: it works before the bus is there and after it
+/// is gone, but tells everybody of everything that happens.
+pub(super) const PRIVATE: &str = "run/systemd/private";
+pub(super) const SYSTEMD: &str = "org.freedesktop.systemd1";
+pub(super) const BUS: &str = "org.freedesktop.DBus";
 
 /// A line of the handshake.
 const MAX_LINE: usize = 1024;
-/// A bus has messages of its own between replies, though not many.
-const MAX_STRAY: usize = 64;
 
 /// A connection that systemd answers on.
 #[derive(Debug)]
 pub(super) struct Bus {
-    stream: Timed,
+    pub(super) stream: Timed<UnixStream>,
     serial: u32,
 }
 
 impl Bus {
     /// Connects; everything asked on the connection shares the same time.
     pub(super) fn open(root: &Path, within: Duration) -> io::Result<Self> {
-        let private = Self::connect(&root.join(PRIVATE), within);
-        let Err(first) = private else { return private };
-        // Somebody who does not answer has taken the time that there was.
-        if first.kind() == io::ErrorKind::TimedOut {
-            return Err(first);
-        }
-        let bus = Self::connect(&root.join(SYSTEM_BUS), within).and_then(|mut bus| {
-            let hello = Call {
-                path: "/org/freedesktop/DBus".to_owned(),
-                interface: BUS,
-                member: "Hello",
-                signature: "",
-                body: Body::new(),
-            };
-            bus.call_at(BUS, &[hello])?;
-            Ok(bus)
-        });
-        bus.map_err(|second| if second.kind() == io::ErrorKind::NotFound { first } else { second })
+        let first = match Self::join(&root.join(SYSTEM_BUS), within) {
+            Ok(bus) => return Ok(bus),
+            Err(error) => error,
+        };
+        Self::connect(&root.join(PRIVATE), within)
+            .map_err(|second| if second.kind() == io::ErrorKind::NotFound { first } else { second })
+    }
+
+    /// A bus knows nobody who has not said hello.
+    fn join(path: &Path, within: Duration) -> io::Result<Self> {
+        let mut bus = Self::connect(path, within)?;
+        let hello = Call {
+            path: "/org/freedesktop/DBus".to_owned(),
+            interface: BUS,
+            member: "Hello",
+            signature: "",
+            body: Body::new(),
+        };
+        bus.call_at(BUS, &[hello])?;
+        Ok(bus)
     }
 
     fn connect(path: &Path, within: Duration) -> io::Result<Self> {
-        let mut stream = Timed::connect(path, within)?;
+        let mut stream = socket::unix(path, within)?;
         // The kernel tells the other side who is calling; here it is only claimed.
         // https://dbus.freedesktop.org/doc/dbus-specification.html#auth-mechanisms-external
         let user = rustix::process::geteuid().as_raw().to_string();
@@ -70,7 +72,7 @@ impl Bus {
         self.call_at(SYSTEMD, calls)
     }
 
-    fn call_at(&mut self, destination: &str, calls: &[Call]) -> io::Result<Vec<Reply>> {
+    pub(super) fn call_at(&mut self, destination: &str, calls: &[Call]) -> io::Result<Vec<Reply>> {
         let first = self.serial + 1;
         let mut sent = Vec::new();
         for call in calls {
@@ -79,18 +81,12 @@ impl Bus {
         }
         self.stream.write_all(&sent)?;
         let mut replies: Vec<Option<Reply>> = vec![None; calls.len()];
-        let mut stray = 0;
+        // Whatever else is told in between is passed over, for as long as there is time.
         while replies.iter().any(Option::is_none) {
-            let place = match message::read(&mut self.stream)? {
-                Some((serial, reply)) => serial.checked_sub(first).map(|place| (place as usize, reply)),
-                None => None,
-            };
-            match place.and_then(|(place, reply)| Some((replies.get_mut(place)?, reply))) {
-                Some((empty, reply)) => *empty = Some(reply),
-                None => stray += 1,
-            }
-            if stray > MAX_STRAY {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "it talks of something else"));
+            let Some((serial, reply)) = message::read(&mut self.stream)? else { continue };
+            let place = serial.checked_sub(first).map(|place| place as usize);
+            if let Some(empty) = place.and_then(|place| replies.get_mut(place)) {
+                *empty = Some(reply);
             }
         }
         Ok(replies.into_iter().flatten().collect())
@@ -98,7 +94,7 @@ impl Bus {
 }
 
 /// Reads no further than the line's end: what follows is no text.
-fn line(from: &mut impl Read) -> io::Result<Vec<u8>> {
+pub(super) fn line(from: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     let mut byte = [0];
     while !line.ends_with(b"\r\n") {
