@@ -21,6 +21,7 @@ pub mod firewall;
 pub mod journal;
 pub mod kmsg;
 pub mod netlink;
+pub mod pci;
 
 /// What a line may hold; longer ones are cut there. The kernel's own limit for a record is half of it.
 pub const LINE_LIMIT: usize = 16 * 1024;
