@@ -22,6 +22,8 @@ pub mod journal;
 pub mod kmsg;
 pub mod netlink;
 pub mod pci;
+pub mod socket;
+pub mod systemd;
 
 /// What a line may hold; longer ones are cut there. The kernel's own limit for a record is half of it.
 pub const LINE_LIMIT: usize = 16 * 1024;
