@@ -95,7 +95,7 @@ pub fn counters(root: &Path, address: &str, name: &str) -> io::Result<Option<Str
     optional(attribute(&root.join(DEVICES).join(address).join(name)))
 }
 
-/// The text of one attribute of sysfs, without white space around it.
+/// The text of a small file of the kernel's, such as an attribute of sysfs, without white space around it.
 pub fn attribute(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(ATTRIBUTE_LIMIT).read_to_string(&mut text)?;
