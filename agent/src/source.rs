@@ -16,8 +16,10 @@ use serde::{Deserialize, Serialize};
 use crate::finding::{Clears, Debounce, Finding};
 use crate::signal::{Line, Origin};
 
+pub mod dns;
 pub mod file;
 pub mod firewall;
+pub mod host;
 pub mod journal;
 pub mod kmsg;
 pub mod netlink;
