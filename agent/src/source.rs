@@ -17,6 +17,7 @@ use crate::finding::{Clears, Debounce, Finding};
 use crate::signal::{Line, Origin};
 
 pub mod dns;
+pub mod ethtool;
 pub mod file;
 pub mod firewall;
 pub mod host;

@@ -1,5 +1,6 @@
 //! Turns the state of a node's network into changes: one probe for each thing that is read.
 
+mod allowance;
 mod firewall;
 mod forwarding;
 mod interfaces;
@@ -62,6 +63,7 @@ pub fn probes(root: &Path, options: &Options) -> Vec<Box<dyn Probe>> {
         Box::new(firewall::Firewall::new(root, options.expected_reject_chains.clone())),
         Box::new(forwarding::Forwarding::new(root)),
         Box::new(resolution::Resolution::new(root)),
+        Box::new(allowance::Allowances::new(root)),
     ];
     if let Some(address) = options.imds {
         probes.push(Box::new(metadata::MetadataService::new(root, address)));
