@@ -21,6 +21,7 @@ pub mod ethtool;
 pub mod file;
 pub mod firewall;
 pub mod host;
+pub mod http;
 pub mod journal;
 pub mod kmsg;
 pub mod netlink;

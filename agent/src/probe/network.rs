@@ -4,7 +4,9 @@ mod allowance;
 mod firewall;
 mod forwarding;
 mod interfaces;
+mod ipamd;
 mod metadata;
+mod pod_routes;
 mod resolution;
 
 use std::{
@@ -64,6 +66,8 @@ pub fn probes(root: &Path, options: &Options) -> Vec<Box<dyn Probe>> {
         Box::new(forwarding::Forwarding::new(root)),
         Box::new(resolution::Resolution::new(root)),
         Box::new(allowance::Allowances::new(root)),
+        Box::new(ipamd::Ipamd::new(root)),
+        Box::new(pod_routes::PodRoutes::new(options.introspection)),
     ];
     if let Some(address) = options.imds {
         probes.push(Box::new(metadata::MetadataService::new(root, address)));
