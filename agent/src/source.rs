@@ -24,6 +24,7 @@ pub mod host;
 pub mod http;
 pub mod journal;
 pub mod kmsg;
+pub mod link_file;
 pub mod netlink;
 
 /// What a line may hold; longer ones are cut there. The kernel's own limit for a record is half of it.

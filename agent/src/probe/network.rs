@@ -1,10 +1,12 @@
 //! Turns the state of a node's network into changes: one probe for each thing that is read.
 
 mod allowance;
+mod efa;
 mod firewall;
 mod forwarding;
 mod interfaces;
 mod ipamd;
+mod mac_policy;
 mod metadata;
 mod pod_routes;
 mod resolution;
@@ -66,8 +68,10 @@ pub fn probes(root: &Path, options: &Options) -> Vec<Box<dyn Probe>> {
         Box::new(forwarding::Forwarding::new(root)),
         Box::new(resolution::Resolution::new(root)),
         Box::new(allowance::Allowances::new(root)),
+        Box::new(efa::Efa::new(root)),
         Box::new(ipamd::Ipamd::new(root)),
         Box::new(pod_routes::PodRoutes::new(options.introspection)),
+        Box::new(mac_policy::MacPolicy::new(root)),
     ];
     if let Some(address) = options.imds {
         probes.push(Box::new(metadata::MetadataService::new(root, address)));
