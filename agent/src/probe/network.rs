@@ -22,7 +22,8 @@ use regex::Regex;
 use super::{NotCheckable, Probe};
 use crate::{config::Config, identity::IMDS, source::host};
 
-const KUBELET_PODS: &str = "/var/lib/kubelet/pods";
+/// The kubelet keeps the logs of its pods there, whatever the runtime.
+const POD_LOGS: &str = "/var/log/pods";
 const NETWORK_PLUGINS: &str = "/etc/cni/net.d";
 
 /// What may be set of these probes.
@@ -79,14 +80,14 @@ pub fn probes(root: &Path, options: &Options) -> Vec<Box<dyn Probe>> {
     probes
 }
 
-/// Whether packets of pods pass through this machine: a kubelet keeps its pods here, and a network plugin has set
+/// Whether packets of pods pass through this machine: a kubelet keeps its pods' logs here, and a network plugin has set
 /// itself up. Before that, and on a machine that runs something else, the kernel may be set as its owner likes.
 fn carries_pods(root: &Path) -> Result<(), NotCheckable> {
     let unreadable = |path: &str, error: io::Error| match error.kind() {
         io::ErrorKind::NotFound => not_checkable("this machine is no Kubernetes node"),
         _ => not_checkable(format!("{path} can't be read: {error}")),
     };
-    host::names(root, KUBELET_PODS).map_err(|error| unreadable(KUBELET_PODS, error))?;
+    host::names(root, POD_LOGS).map_err(|error| unreadable(POD_LOGS, error))?;
     let plugins = host::names(root, NETWORK_PLUGINS).map_err(|error| unreadable(NETWORK_PLUGINS, error))?;
     // What libcni takes for a plugin's configuration.
     let is_plugin = |name: &String| [".conf", ".conflist", ".json"].iter().any(|end| name.ends_with(end));

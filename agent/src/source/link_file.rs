@@ -16,6 +16,8 @@ const FOLDERS: [&str; 4] = [
     "/usr/local/lib/systemd/network",
     "/usr/lib/systemd/network",
 ];
+/// The last one has systemd's own files: where it can't be seen, nothing is known.
+const OWN: &str = FOLDERS[3];
 const MAX_FILE: u64 = 64 * 1024;
 
 /// An interface, as far as files match by it.
@@ -40,11 +42,12 @@ pub struct Policy {
 #[derive(Debug, thiserror::Error)]
 pub enum LinkFileError {
     /// A file can't be read.
-    #[error("failed to read {path}: {source}")]
+    #[error("failed to read {path}")]
     Read {
         /// Which.
         path: String,
         /// Why.
+        #[source]
         source: io::Error,
     },
     /// Whether a file matches depends on something that is not looked at.
@@ -66,6 +69,7 @@ struct Settings {
 
 /// The policy for an interface; none if no file matches it.
 pub fn policy(root: &Path, interface: Interface<'_>) -> Result<Option<Policy>, LinkFileError> {
+    host::names(root, OWN).map_err(|source| LinkFileError::Read { path: OWN.to_owned(), source })?;
     for (name, path) in files(root, &FOLDERS.map(str::to_owned), ".link")? {
         let mut settings = Settings::default();
         if is_masked(root, &path) {
@@ -117,6 +121,16 @@ fn read(root: &Path, path: &str) -> Result<String, LinkFileError> {
     host::text(root, path, MAX_FILE).map_err(|source| LinkFileError::Read { path: path.to_owned(), source })
 }
 
+impl LinkFileError {
+    /// Says it with its cause in one clause.
+    pub fn clause(&self) -> String {
+        match self {
+            Self::Read { source, .. } => format!("{self}: {source}"),
+            Self::Match { .. } => self.to_string(),
+        }
+    }
+}
+
 impl Settings {
     /// Adds what a file says.
     fn take(&mut self, text: &str) {
@@ -159,8 +173,8 @@ impl Settings {
                 "OriginalName" => interface.name,
                 "Driver" | "Kind" => interface.driver,
                 "Type" => "ether",
-                // A pod's interface lies on no bus, and its address was never burned into anything.
-                "Path" | "PermanentMACAddress" => "",
+                // A pod's interface lies on no bus, and has an address that was made up a moment ago.
+                "Path" | "PermanentMACAddress" | "MACAddress" => "",
                 key => {
                     unknown = unknown.or(Some(key.to_owned()));
                     continue;
@@ -234,6 +248,7 @@ mod tests {
     impl Node {
         fn new(files: &[(&str, &str)]) -> Self {
             let node = Self(tempfile::tempdir().expect("a folder"));
+            fs::create_dir_all(node.0.path().join("usr/lib/systemd/network")).expect("a folder");
             for (path, text) in files {
                 node.write(path, text);
             }
@@ -249,7 +264,7 @@ mod tests {
         fn policy(&self) -> Result<Option<String>, String> {
             match policy(self.0.path(), POD) {
                 Ok(found) => Ok(found.and_then(|found| found.mac_address)),
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(error.clause()),
             }
         }
     }
@@ -322,7 +337,8 @@ mod tests {
             ("PermanentMACAddress=02:00:00:00:00:01", Ok(false)),
             ("Driver=ena\nVirtualization=kvm", Ok(false)),
             ("OriginalName=*\nVirtualization=kvm", Err("Virtualization")),
-            ("MACAddress=02:00:00:00:00:01", Err("MACAddress")),
+            ("MACAddress=02:00:00:00:00:01", Ok(false)),
+            ("Property=ID_BUS=usb", Err("Property")),
             ("OriginalName=[", Err("OriginalName")),
             ("# OriginalName=eth*\n; x\nOriginalName = *", Ok(true)),
             ("OriginalName=eth* \\\n eni*", Ok(true)),
@@ -341,6 +357,8 @@ mod tests {
         assert_eq!(node.policy(), Err(format!("/{USR} matches by Virtualization")));
         let node = Node::new(&[(USR, &"x".repeat(70_000))]);
         assert!(node.policy().is_err_and(|why| why.contains("longer than")));
+        fs::remove_dir_all(node.0.path().join("usr")).expect("no folder");
+        assert!(node.policy().is_err(), "systemd's own files are out of sight");
     }
 
     #[test]

@@ -95,7 +95,7 @@ mod tests {
         let mut probe = Forwarding::new(root.path());
         let mut read = || probe.read(Timestamp::UNIX_EPOCH);
         assert!(read().is_err());
-        fs::create_dir_all(root.path().join("var/lib/kubelet/pods")).expect("a folder");
+        fs::create_dir_all(root.path().join("var/log/pods")).expect("a folder");
         assert!(read().is_err());
         write("etc/cni/net.d/README", "");
         assert!(read().is_err());

@@ -11,7 +11,7 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::not_checkable;
+use super::{POD_LOGS, not_checkable};
 use crate::{
     finding::{Change, Debounce},
     probe::{
@@ -27,7 +27,6 @@ const LASTING: Debounce = Debounce::Lasting(SignedDuration::from_mins(5));
 const INTERVAL: Duration = Duration::from_secs(30);
 const DAEMON: &str = "aws-k8s-agent";
 const KUBELET: &str = "kubelet";
-const POD_LOGS: &str = "/var/log/pods";
 const DAEMON_PODS: &str = "kube-system_aws-node-";
 /// Only the VPC CNI's own pods have it.
 const INIT_CONTAINER: &str = "aws-vpc-cni-init";

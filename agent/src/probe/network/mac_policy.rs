@@ -67,8 +67,7 @@ impl Probe for MacPolicy {
             return Err(not_checkable("only Ubuntu sets addresses of pods' interfaces"));
         }
         let wrong = if ipamd::is_installed(&self.root)? {
-            let policy = link_file::policy(&self.root, POD)
-                .map_err(|error| not_checkable(format!("systemd's policy can't be known: {error}")))?;
+            let policy = link_file::policy(&self.root, POD).map_err(|error| not_checkable(error.clause()))?;
             policy.and_then(|policy| {
                 let word = policy.mac_address.filter(|word| word != "none")?;
                 Some(format!("MACAddressPolicy is {word} in {}, and must be none", policy.file))

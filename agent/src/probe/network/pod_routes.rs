@@ -168,10 +168,11 @@ fn judge(pods: &[Pod], rules: &[Rule], routes: &[Route]) -> Vec<Judged> {
         }
     }
 
+    let addresses: HashSet<Network> = pods.iter().map(|pod| Network::host(pod.address)).collect();
     let used: BTreeSet<(bool, u32)> = rules
         .iter()
         .filter(|rule| rule.priority == FROM_POD && rule.table != MAIN_TABLE && rule.table != 0)
-        .filter(|rule| rule.source.is_some_and(|source| pods.iter().any(|pod| source.contains(pod.address))))
+        .filter(|rule| rule.source.is_some_and(|source| addresses.contains(&source)))
         .map(|rule| (rule.v6, rule.table))
         .collect();
     let lead_outside: HashSet<(bool, u32)> = routes

@@ -30,9 +30,14 @@ const INTERVAL: Duration = Duration::from_secs(30);
 /// A server in the same VPC answers within milliseconds, or asks another first.
 const TIMEOUT: Duration = Duration::from_secs(1);
 const PORT: u16 = 53;
-/// Where kubelets keep the way to their API server: EKS's own images, Bottlerocket, kubeadm.
-const KUBECONFIGS: [&str; 3] =
-    ["/var/lib/kubelet/kubeconfig", "/etc/kubernetes/kubelet/kubeconfig", "/etc/kubernetes/kubelet.conf"];
+/// Where kubelets keep the way to their API server: EKS's own images, Bottlerocket, kubeadm. An agent in a pod does not
+/// see the kubelet's own folder, but what EKS's images were made a node with.
+const KUBECONFIGS: [&str; 4] = [
+    "/var/lib/kubelet/kubeconfig",
+    "/etc/kubernetes/kubelet/kubeconfig",
+    "/etc/kubernetes/kubelet.conf",
+    "/run/eks/nodeadm/config.json",
+];
 /// A kubeconfig that holds certificates itself has a few pages.
 const MAX_KUBECONFIG: u64 = 64 * 1024;
 const MAX_RESOLV_CONF: u64 = 16 * 1024;
@@ -70,7 +75,7 @@ impl Resolution {
                 }
             }
         }
-        Err(not_checkable("no kubelet has a kubeconfig here"))
+        Err(not_checkable("no file says where the API server is"))
     }
 
     /// What is wrong, if the name does not resolve.
@@ -124,12 +129,22 @@ fn resolve(server: SocketAddr, name: &str) -> Result<Result<(), Trouble>, NotChe
     Ok(Err(Trouble { why: "the name has no addresses".to_owned(), last: true }))
 }
 
-/// The API server's address as a kubeconfig says it: the first cluster's, as a kubelet knows one.
+/// The API server's address as a kubeconfig says it, the first cluster's, as a kubelet knows one; or as nodeadm does.
 fn server(kubeconfig: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Kubeconfig {
         #[serde(default)]
         clusters: Vec<Named>,
+        spec: Option<Spec>,
+    }
+    #[derive(Deserialize)]
+    struct Spec {
+        cluster: Details,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Details {
+        api_server_endpoint: Option<String>,
     }
     #[derive(Deserialize)]
     struct Named {
@@ -140,7 +155,9 @@ fn server(kubeconfig: &str) -> Option<String> {
         server: Option<String>,
     }
     let kubeconfig: Kubeconfig = serde_saphyr::from_str(kubeconfig).ok()?;
-    kubeconfig.clusters.into_iter().find_map(|named| named.cluster.server)
+    let clusters = kubeconfig.clusters.into_iter();
+    let endpoint = kubeconfig.spec.and_then(|spec| spec.cluster.api_server_endpoint);
+    clusters.filter_map(|named| named.cluster.server).next().or(endpoint)
 }
 
 /// The host in a URL.

@@ -24,8 +24,8 @@ const SET_HEADER: usize = 16;
 
 /// ENA has some 40 counters for each of at most 128 queues.
 const MAX_COUNTERS: usize = 8 * 1024;
-/// Kernels before 6.19 write as many as the driver has at that moment, whatever the page says. Zeroed pages that
-/// nobody writes to cost no memory.
+/// Older kernels write as many as the driver has at that moment, whatever count the page says; newer ones write nothing
+/// unless it is the same. Zeroed pages that nobody writes to cost no memory.
 const ROOM: usize = 4 * MAX_COUNTERS;
 
 /// `IFNAMSIZ`.

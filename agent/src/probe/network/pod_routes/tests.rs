@@ -154,7 +154,13 @@ fn a_node_whose_rules_and_routes_are_whole_is_well() {
 fn each_thing_that_is_missing_is_told_of() {
     type Spoil = fn(&mut Vec<Rule>, &mut Vec<Route>);
     let table: [(Spoil, &[&str], &str); 11] = [
-        (|rules, _| drop(rules.remove(0)), &["MissingIPRules 10.0.1.5"], "a pod's rule"),
+        (
+            |rules, _| {
+                rules.remove(0);
+            },
+            &["MissingIPRules 10.0.1.5"],
+            "a pod's rule",
+        ),
         (|rules, _| rules[0].priority = 513, &["MissingIPRules 10.0.1.5"], "of another priority"),
         (|rules, _| rules[0].table = 2, &["MissingIPRules 10.0.1.5"], "to another table"),
         (
@@ -162,12 +168,30 @@ fn each_thing_that_is_missing_is_told_of() {
             &["MissingIPRules 10.0.1.5"],
             "wider",
         ),
-        (|rules, _| drop(rules.remove(2)), &["MissingIPRules 10.0.2.17"], "the rule by source"),
+        (
+            |rules, _| {
+                rules.remove(2);
+            },
+            &["MissingIPRules 10.0.2.17"],
+            "the rule by source",
+        ),
         (|rules, _| rules.clear(), &["MissingIPRules 10.0.1.5", "MissingIPRules 10.0.2.17"], "all rules"),
-        (|_, routes| drop(routes.remove(1)), &["MissingIPRoutes 10.0.1.5"], "a pod's route"),
+        (
+            |_, routes| {
+                routes.remove(1);
+            },
+            &["MissingIPRoutes 10.0.1.5"],
+            "a pod's route",
+        ),
         (|_, routes| routes[1].passes = false, &["MissingIPRoutes 10.0.1.5"], "a blackhole"),
         (|_, routes| routes[1].table = 2, &["MissingIPRoutes 10.0.1.5"], "in another table"),
-        (|_, routes| drop(routes.remove(3)), &["MissingDefaultRoutes table 2"], "a table's default route"),
+        (
+            |_, routes| {
+                routes.remove(3);
+            },
+            &["MissingDefaultRoutes table 2"],
+            "a table's default route",
+        ),
         (|_, routes| routes[3].passes = false, &["MissingDefaultRoutes table 2"], "unreachable"),
     ];
     for (spoil, expected, what) in table {
@@ -181,6 +205,7 @@ fn each_thing_that_is_missing_is_told_of() {
 fn rules_that_are_not_of_these_pods_are_nobodys_business() {
     let (mut rules, routes) = sound();
     rules.push(from("10.0.9.9", 77));
+    rules.push(from("10.0.2.0/24", 76));
     rules.push(Rule { v6: false, priority: FROM_POD, source: None, destination: None, table: 78 });
     rules.push(Rule { v6: false, priority: 1_024, source: None, destination: None, table: 79 });
     assert_eq!(raised(&pods(), &rules, &routes), Vec::<String>::new());

@@ -167,6 +167,9 @@ fn a_kubeconfig_is_read_on_the_stack_that_a_probe_has() {
     assert_eq!(read.join().expect("no overflow").as_deref(), Some("https://x.eks.amazonaws.com"));
     let json = r#"{"clusters":[{"cluster":{"server":"https://y"},"name":"k"}]}"#;
     assert_eq!(server(json).as_deref(), Some("https://y"));
+    let nodeadm = r#"{"kind":"NodeConfig","spec":{"cluster":{"name":"prod","apiServerEndpoint":"https://z","cidr":
+        "172.20.0.0/16"},"kubelet":{}},"status":{}}"#;
+    assert_eq!(server(nodeadm).as_deref(), Some("https://z"));
 }
 
 #[test]
