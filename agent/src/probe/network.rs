@@ -1,5 +1,6 @@
 //! Turns the state of a node's network into changes: one probe for each thing that is read.
 
+mod allocation;
 mod allowance;
 mod efa;
 mod firewall;
@@ -71,6 +72,7 @@ pub fn probes(root: &Path, options: &Options) -> Vec<Box<dyn Probe>> {
         Box::new(allowance::Allowances::new(root)),
         Box::new(efa::Efa::new(root)),
         Box::new(ipamd::Ipamd::new(root)),
+        Box::new(allocation::Allocations::new(root)),
         Box::new(pod_routes::PodRoutes::new(options.introspection)),
         Box::new(mac_policy::MacPolicy::new(root)),
     ];
