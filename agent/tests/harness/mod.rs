@@ -33,6 +33,14 @@ pub(crate) fn file(name: &str, text: &str) -> String {
     path.to_str().expect("UTF-8").to_owned()
 }
 
+/// A folder of the test's own, new and empty.
+pub(crate) fn folder(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(&path).expect("a folder");
+    path
+}
+
 /// One record: the kernel takes one a write, and shows it once its line has ended.
 pub(crate) fn write_line(kernel_log: &mut File, text: &str) {
     kernel_log.write_all(format!("<4>{text}\n").as_bytes()).expect("a record");
@@ -87,6 +95,35 @@ impl Namespace {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.0, program]);
         command
+    }
+}
+
+impl Namespace {
+    /// Serves a folder's files on a port of its loopback until the value goes.
+    pub(crate) fn serve(&self, folder: &Path, port: u16) -> Option<Server> {
+        if let Err(error) = Command::new("python3").arg("--version").output() {
+            skip(&format!("python3 is not installed: {error}"));
+            return None;
+        }
+        let child = self
+            .command("python3")
+            .args(["-m", "http.server", &port.to_string(), "--bind", "127.0.0.1", "--directory"])
+            .arg(folder)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("ip netns exec runs");
+        Some(Server(child))
+    }
+}
+
+/// A server that runs; killed with the value.
+pub(crate) struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
