@@ -26,7 +26,7 @@ const SET_HEADER: usize = 16;
 const MAX_COUNTERS: usize = 8 * 1024;
 /// Older kernels write as many as the driver has at that moment, whatever count the page says; newer ones write nothing
 /// unless it is the same. Zeroed pages that nobody writes to cost no memory.
-const ROOM: usize = 4 * MAX_COUNTERS;
+const ROOM: usize = 2 * MAX_COUNTERS;
 
 /// `IFNAMSIZ`.
 const INTERFACE: usize = 16;
@@ -85,7 +85,7 @@ impl Driver {
         let mut request = Request { name: self.name, page: page.as_mut_ptr(), rest: [0; 16] };
         // SAFETY: SIOCETHTOOL takes a `struct ifreq`, which `Request` is laid out as, with a name that ends with a zero.
         // The kernel reads the header behind the pointer, and writes the header and one entry for each counter: the
-        // page has room for four times as many as the driver may have had when it was asked. Both live until the
+        // page has room for twice as many as the driver may have had when it was asked. Both live until the
         // call returns, and the kernel keeps neither.
         unsafe { ioctl(&self.socket, Updater::<SIOCETHTOOL, Request>::new(&mut request))? };
         page.truncate(header + entry * count);
