@@ -155,6 +155,25 @@ fn a_pod_whose_rule_and_route_are_missing_is_told_of_until_they_are_there() {
 }
 
 #[test]
+fn ip_forwarding_is_seen_in_the_agents_own_network_namespace() {
+    let Some(namespace) = Namespace::make("forward") else { return };
+    let root = harness::folder("forward");
+    for folder in ["proc", "var/log/pods", "etc/cni/net.d"] {
+        std::fs::create_dir_all(root.join(folder)).expect("a folder");
+    }
+    std::fs::write(root.join("etc/cni/net.d/10-aws.conflist"), "{}").expect("a file");
+    for (value, state) in [("0", "wrong"), ("1", "well")] {
+        let write = format!("echo {value} > /proc/sys/net/ipv4/ip_forward");
+        if !namespace.run("sh", &["-c", &write]) {
+            return skip("the namespace's settings can't be written here");
+        }
+        let (_, readings) = harness::scan_node(&namespace, &root);
+        let reading = readings.iter().find(|reading| reading["probe"] == "ip-forwarding");
+        assert_eq!(reading.map(|reading| &reading["state"]), Some(&state.into()), "{readings:?}");
+    }
+}
+
+#[test]
 fn scan_says_what_is_wrong_and_exits_2() {
     let Some(namespace) = Namespace::make("scan") else { return };
     assert!(namespace.run("ip", &["link", "set", "lo", "down"]));

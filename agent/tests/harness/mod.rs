@@ -135,11 +135,21 @@ impl Drop for Namespace {
 
 /// A scan in a namespace: its exit code, and what each probe said.
 pub(crate) fn scan(namespace: &Namespace) -> (Option<i32>, Vec<Value>) {
-    let output = namespace
-        .command(env!("CARGO_BIN_EXE_nodemend-agent"))
-        .args(["scan", "--format", "json", "--no-imds"])
-        .output()
-        .expect("the agent runs");
+    let mut command = namespace.command(env!("CARGO_BIN_EXE_nodemend-agent"));
+    readings(command.args(["scan", "--format", "json", "--no-imds"]))
+}
+
+/// The same of a node whose filesystem is that folder; its `proc` is the machine's.
+pub(crate) fn scan_node(namespace: &Namespace, root: &Path) -> (Option<i32>, Vec<Value>) {
+    // ip netns exec has mounts of its own: this one goes with the process.
+    const MOUNT_AND_RUN: &str =
+        r#"mount --bind /proc "$1/proc" && exec "$0" scan --format json --no-imds --root "$1""#;
+    let mut command = namespace.command("sh");
+    readings(command.args(["-c", MOUNT_AND_RUN, env!("CARGO_BIN_EXE_nodemend-agent")]).arg(root))
+}
+
+fn readings(scan: &mut Command) -> (Option<i32>, Vec<Value>) {
+    let output = scan.output().expect("the agent runs");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     let readings = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     (output.status.code(), readings)

@@ -64,7 +64,7 @@ impl Probe for MacPolicy {
 
     fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
         if !self.is_ubuntu()? {
-            return Err(not_checkable("only Ubuntu sets addresses of pods' interfaces"));
+            return Err(not_checkable("this system is not Ubuntu"));
         }
         let wrong = if ipamd::is_installed(&self.root)? {
             let policy = link_file::policy(&self.root, POD).map_err(|error| not_checkable(error.clause()))?;
