@@ -16,10 +16,15 @@ use serde::{Deserialize, Serialize};
 use crate::finding::{Clears, Debounce, Finding};
 use crate::signal::{Line, Origin};
 
+pub mod dns;
+pub mod ethtool;
 pub mod file;
 pub mod firewall;
+pub mod host;
+pub mod http;
 pub mod journal;
 pub mod kmsg;
+pub mod link_file;
 pub mod netlink;
 pub mod pci;
 pub mod socket;
