@@ -20,6 +20,7 @@ pub mod file;
 pub mod firewall;
 pub mod journal;
 pub mod kmsg;
+pub mod mounts;
 pub mod netlink;
 
 /// What a line may hold; longer ones are cut there. The kernel's own limit for a record is half of it.
