@@ -22,6 +22,7 @@ pub mod journal;
 pub mod kmsg;
 pub mod mounts;
 pub mod netlink;
+pub mod nvme;
 
 /// What a line may hold; longer ones are cut there. The kernel's own limit for a record is half of it.
 pub const LINE_LIMIT: usize = 16 * 1024;

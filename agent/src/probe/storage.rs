@@ -1,5 +1,9 @@
 //! Turns the state of a node's storage into changes: one probe for each thing that is read.
 
+mod delays;
+mod ebs;
+mod inodes;
+mod pressure;
 mod readonly;
 
 use std::{
@@ -16,7 +20,13 @@ const MAX_SMALL: u64 = 4096;
 
 /// All probes of storage.
 pub fn probes(root: &Path) -> Vec<Box<dyn Probe>> {
-    vec![Box::new(readonly::Readonly::new(root))]
+    vec![
+        Box::new(readonly::Readonly::new(root)),
+        Box::new(inodes::Inodes::new(root)),
+        Box::new(pressure::Pressure::new(root)),
+        Box::new(delays::Delays::new(root)),
+        Box::new(ebs::Volumes::new(root)),
+    ]
 }
 
 fn not_checkable(why: impl Into<Cow<'static, str>>) -> NotCheckable {
