@@ -18,6 +18,7 @@ use crate::signal::{Line, Origin};
 
 pub mod file;
 pub mod firewall;
+pub mod fsmap;
 pub mod journal;
 pub mod kmsg;
 pub mod mounts;

@@ -1,17 +1,14 @@
 //! Turns what the host's filesystems say of themselves into those that are almost out of inodes.
 
 use std::{
-    collections::BTreeSet,
-    fs,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use jiff::Timestamp;
-use rustix::fs::{major, minor, statvfs};
+use rustix::fs::statvfs;
 
-use super::not_checkable;
+use super::{hosts, not_checkable, reach};
 use crate::{
     finding::Change,
     probe::{
@@ -25,9 +22,6 @@ const EXHAUSTED: &str = "InodesExhausted";
 const INTERVAL: Duration = Duration::from_secs(60);
 /// The local filesystems that count inodes. btrfs makes them as it goes, and a network's filesystem may never answer.
 const KINDS: [&str; 5] = ["ext2", "ext3", "ext4", "xfs", "f2fs"];
-/// Filesystems whose server may be gone: a path that leads through one is not to be walked.
-const REMOTE: [&str; 10] =
-    ["nfs", "cifs", "smb", "ceph", "lustre", "9p", "afs", "autofs", "glusterfs", "fuse"];
 /// In percent.
 const LEAST_FREE: u64 = 2;
 
@@ -41,16 +35,9 @@ impl Inodes {
         Self { root: root.to_owned(), standing: Standing::default() }
     }
 
-    /// Total and free inodes, if the path still leads to that filesystem.
+    /// Total and free inodes.
     fn count(&self, mount: &Mount<'_>) -> Option<(u64, u64)> {
-        // The agent's container sees some of the host's folders; process 1 sees all.
-        let point = mount.path();
-        let path = self.root.join("proc/1/root").join(point.strip_prefix("/").ok()?);
-        let device = fs::metadata(&path).ok()?.dev();
-        if mount.number != format!("{}:{}", major(device), minor(device)) {
-            return None;
-        }
-        let counts = statvfs(&path).ok()?;
+        let counts = statvfs(&reach(&self.root, mount)?).ok()?;
         Some((counts.f_files, counts.f_ffree))
     }
 }
@@ -72,7 +59,7 @@ impl Probe for Inodes {
         let table = mounts::read(&self.root)
             .map_err(|error| not_checkable(format!("the host's mounts can't be read: {error}")))?;
         let mut judged = Vec::new();
-        for mount in hosts(&mounts::parse(&table).collect::<Vec<_>>()) {
+        for mount in hosts(&mounts::parse(&table).collect::<Vec<_>>(), &KINDS) {
             if let Some((total, free)) = self.count(mount) {
                 judged.push(Judged::when(EXHAUSTED, judge(mount, total, free)).about(mount.point));
             }
@@ -86,27 +73,6 @@ impl Probe for Inodes {
     }
 }
 
-/// One mount for each of the host's filesystems that count inodes, as far as nothing remote is in the way.
-fn hosts<'a>(mounts: &'a [Mount<'a>]) -> Vec<&'a Mount<'a>> {
-    let remote: Vec<&str> = mounts
-        .iter()
-        .filter(|mount| REMOTE.iter().any(|kind| mount.kind.starts_with(kind)))
-        .map(|mount| mount.point)
-        .collect();
-    let behind = |point: &str| {
-        remote.iter().any(|remote| {
-            let rest = point.strip_prefix(remote.trim_end_matches('/'));
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        })
-    };
-    let mut numbers = BTreeSet::new();
-    mounts
-        .iter()
-        .filter(|mount| KINDS.contains(&mount.kind) && mount.device().is_some() && !mount.is_of_a_pod())
-        .filter(|mount| !behind(mount.point) && numbers.insert(mount.number))
-        .collect()
-}
-
 fn judge(mount: &Mount<'_>, total: u64, free: u64) -> Option<String> {
     let few = u128::from(free) * 100 < u128::from(total) * u128::from(LEAST_FREE);
     few.then(|| {
@@ -116,32 +82,15 @@ fn judge(mount: &Mount<'_>, total: u64, free: u64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, os::unix::fs::MetadataExt};
+
+    use rustix::fs::{major, minor};
+
     use super::*;
-
-    const TABLE: &str = "\
-22 1 259:1 / / rw - xfs /dev/nvme0n1p1 rw
-30 22 259:1 /srv /srv rw - xfs /dev/nvme0n1p1 rw
-31 22 0:50 / /mnt/nfs rw - nfs4 fs-1.efs:/ rw
-32 31 259:3 / /mnt/nfs/disk rw - ext4 /dev/nvme1n1 rw
-33 22 259:4 / /mnt/nfsdisk rw - ext4 /dev/nvme2n1 rw
-34 22 0:51 / /data rw - btrfs /dev/nvme3n1 rw
-35 22 259:5 / /var/lib/kubelet/pods/968a06fb-9ab9-4819-8caf-0392ddff3d9b/volumes/x/mount rw - ext4 /dev/nvme4n1 rw
-36 22 7:1 / /snap/core ro - ext4 /dev/loop1 ro
-37 22 0:52 / /run rw - tmpfs tmpfs rw
-38 22 259:6 / /over rw - ext4 /dev/nvme5n1 rw
-39 38 0:53 / /over rw - nfs4 fs-1.efs:/ rw
-";
-
-    #[test]
-    fn each_local_filesystem_of_the_host_is_asked_once_and_nothing_behind_a_network() {
-        let mounts: Vec<_> = mounts::parse(TABLE).collect();
-        let points: Vec<_> = hosts(&mounts).iter().map(|mount| mount.point).collect();
-        assert_eq!(points, ["/", "/mnt/nfsdisk"]);
-    }
 
     #[test]
     fn less_than_two_percent_free_are_few() {
-        let mount = mounts::parse(TABLE).next().expect("a mount");
+        let mount = mounts::parse("22 1 259:1 / / rw - xfs /dev/nvme0n1p1 rw").next().expect("a mount");
         for (total, free, wrong) in [
             (100, 2, false),
             (100, 1, true),
@@ -161,7 +110,8 @@ mod tests {
     fn a_path_that_leads_elsewhere_is_not_taken_for_the_filesystem() {
         let root = tempfile::tempdir().expect("a folder");
         fs::create_dir_all(root.path().join("proc/1/root")).expect("a folder");
-        fs::write(root.path().join("proc/1/mountinfo"), TABLE).expect("written");
+        fs::write(root.path().join("proc/1/mountinfo"), "22 1 259:77 / / rw - xfs /dev/nvme0n1p1 rw\n")
+            .expect("written");
         let why = Inodes::new(root.path()).read(Timestamp::UNIX_EPOCH).expect_err("another device").why;
         assert!(why.contains("none of the host's filesystems"), "{why}");
     }
