@@ -3,6 +3,7 @@
 pub mod accelerator;
 pub mod network;
 pub mod standing;
+pub mod storage;
 
 use std::{borrow::Cow, time::Duration};
 
@@ -45,5 +46,6 @@ pub fn names(config: &Config) -> Vec<&'static str> {
 fn every(config: &Config) -> Vec<Box<dyn Probe>> {
     let mut probes = network::probes(&config.root, &config.into());
     probes.extend(accelerator::probes(&config.root));
+    probes.extend(storage::probes(&config.root));
     probes
 }
