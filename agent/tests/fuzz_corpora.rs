@@ -124,3 +124,23 @@ fn a_damaged_segment_gives_back_what_is_whole() {
 fn a_rule_file_is_read_or_refused_in_one_line_whatever_it_is() {
     hold("rule_file");
 }
+
+#[test]
+fn an_answer_of_a_name_server_answers_one_question_whatever_it_is() {
+    hold("dns_answer");
+}
+
+#[test]
+fn a_drivers_counters_keep_to_their_pages_whatever_those_are() {
+    hold("driver_counters");
+}
+
+#[test]
+fn a_page_of_statistics_is_read_by_its_first_part_whatever_it_is() {
+    hold("ebs_page");
+}
+
+#[test]
+fn a_table_of_mounts_is_read_line_by_line_whatever_it_is() {
+    hold("mount_table");
+}

@@ -11,11 +11,12 @@ use nodemend_agent::{
     detect::rules,
     outbox::{Class, frame},
     source::{
-        Clocks, Flaw, LINE_LIMIT, Progress, Signal,
+        Clocks, Flaw, LINE_LIMIT, Progress, Signal, dns, ethtool,
         firewall::{Chain, Condition, Family, Rule, Ruleset, nft, save},
         journal::Journal,
-        kmsg,
+        kmsg, mounts,
         netlink::{message, route},
+        nvme,
     },
 };
 use tempfile::TempDir;
@@ -25,9 +26,13 @@ pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
 pub const TARGETS: &[Target] = &[
+    ("dns_answer", dns_answer),
+    ("driver_counters", driver_counters),
+    ("ebs_page", ebs_page),
     ("iptables_save", iptables_save),
     ("journal_file", journal_file),
     ("kernel_record", kernel_record),
+    ("mount_table", mount_table),
     ("netlink_dump", netlink_dump),
     ("outbox_segment", outbox_segment),
     ("rule_file", rule_file),
@@ -199,4 +204,50 @@ pub fn outbox_segment(bytes: &[u8]) {
     let damaged: Vec<u8> = bytes.iter().chain(&again).copied().collect();
     frame::scan(Class::Change, &damaged, |record| behind.push(record));
     assert!(behind.ends_with(&records), "damage took sound frames with it");
+}
+
+/// What a name server sends back.
+pub fn dns_answer(bytes: &[u8]) {
+    let question = dns::question(0x1234, "0123456789ABCDEF.gr7.us-east-1.eks.amazonaws.com", dns::Kind::A)
+        .expect("a question");
+    if dns::answer(&question, bytes).is_some() {
+        let other = dns::question(0x1235, "eks.aws", dns::Kind::A).expect("a question");
+        assert_eq!(dns::answer(&other, bytes), None, "it answers two questions");
+    }
+}
+
+/// A driver's page of names, and after that its page of values.
+pub fn driver_counters(bytes: &[u8]) {
+    // Wherever the second begins: the reader must find out that they don't belong together.
+    for (at, _) in bytes.iter().enumerate().step_by(4) {
+        let (names, values) = bytes.split_at(at);
+        let Some(pairs) = ethtool::pairs(names, values) else { continue };
+        let count = pairs.inspect(|(name, _)| assert!(name.len() <= 32 && !name.contains(&0))).count();
+        assert!(32 * count <= names.len() && 8 * count <= values.len());
+        let picked = ethtool::pick(names, values, ["bw_in_allowance_exceeded"]).expect("the same pages");
+        let wanted = |(name, _): &(&[u8], u64)| *name == b"bw_in_allowance_exceeded";
+        let found = ethtool::pairs(names, values).and_then(|pairs| pairs.filter(wanted).last());
+        assert_eq!(picked[0], found.map(|(_, value)| value));
+    }
+}
+
+/// An EBS volume's page of statistics.
+pub fn ebs_page(bytes: &[u8]) {
+    let read = nvme::decode(bytes);
+    assert!(read.is_none() || bytes.len() >= 88);
+    // Nothing behind the counters counts.
+    assert_eq!(nvme::decode(&bytes[..bytes.len().min(88)]), read);
+}
+
+/// The kernel's table of mounts.
+pub fn mount_table(bytes: &[u8]) {
+    let table = String::from_utf8_lossy(bytes);
+    let mut seen = 0;
+    for mount in mounts::parse(&table) {
+        seen += 1;
+        assert!(mount.path().as_os_str().len() <= mount.point.len());
+        assert!(mount.device().is_none_or(|device| !device.starts_with("loop")));
+        let _ = (mount.is_of_a_pod(), mount.is_read_only(), mount.superblock_has("ro"));
+    }
+    assert!(seen <= table.lines().count());
 }
