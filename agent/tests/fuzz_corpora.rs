@@ -13,6 +13,10 @@ use std::{
 };
 
 use fastrand::Rng;
+use nodemend_agent::source::{
+    firewall::{Family, Rule, nft, save},
+    netlink::message::messages,
+};
 
 use self::targets::{TARGETS, Target};
 
@@ -143,4 +147,33 @@ fn a_page_of_statistics_is_read_by_its_first_part_whatever_it_is() {
 #[test]
 fn a_table_of_mounts_is_read_line_by_line_whatever_it_is() {
     hold("mount_table");
+}
+
+/// Where two readers see one thing: the kernel's dump of rules, and what iptables printed of the same ones.
+#[test]
+fn the_kernels_dump_and_the_tools_print_of_the_same_rules_are_read_alike() {
+    let read = |folder: &str, name: &str| {
+        fs::read(crate::folder().join("corpus").join(folder).join(name)).expect("a file")
+    };
+    let dumped = read("netlink_dump", "nft-rules");
+    let dumped: Vec<_> = messages(&dumped).filter_map(|message| nft::parse_rule(message.payload)).collect();
+    // Each orders a rule's conditions in its own way, and shows the rule so.
+    let essence = |rule: &Rule| {
+        let mut conditions: Vec<_> = rule.conditions.iter().map(|one| format!("{one:?}")).collect();
+        conditions.sort_unstable();
+        (conditions, rule.verdict.clone(), rule.comment.clone())
+    };
+    let mut compared = 0;
+    for (family, number, print) in [(Family::V4, 2, "nft-save"), (Family::V6, 10, "nft-save6")] {
+        let printed = save::read(family, &read("iptables_save", print)[..]).expect("rules");
+        assert_eq!(printed.unreadable, 0);
+        // Of the table nat only rules for the kubelet's port are kept.
+        for chain in printed.chains.iter().filter(|chain| chain.table == "filter") {
+            let of_the_chain = |(key, _): &&(_, _)| *key == (number, chain.table.clone(), chain.name.clone());
+            let others: Vec<_> = dumped.iter().filter(of_the_chain).map(|(_, rule)| essence(rule)).collect();
+            assert_eq!(chain.rules.iter().map(essence).collect::<Vec<_>>(), others, "{}", chain.name);
+            compared += others.len();
+        }
+    }
+    assert_eq!(compared, 4);
 }
