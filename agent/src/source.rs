@@ -16,10 +16,15 @@ use serde::{Deserialize, Serialize};
 use crate::finding::{Clears, Debounce, Finding};
 use crate::signal::{Line, Origin};
 
+pub mod dns;
+pub mod ethtool;
 pub mod file;
 pub mod firewall;
+pub mod host;
+pub mod http;
 pub mod journal;
 pub mod kmsg;
+pub mod link_file;
 pub mod netlink;
 
 /// What a line may hold; longer ones are cut there. The kernel's own limit for a record is half of it.
