@@ -2,6 +2,7 @@
 
 pub mod network;
 pub mod standing;
+pub mod storage;
 
 use std::{borrow::Cow, time::Duration};
 
@@ -42,5 +43,7 @@ pub fn names(config: &Config) -> Vec<&'static str> {
 }
 
 fn every(config: &Config) -> Vec<Box<dyn Probe>> {
-    network::probes(&config.root, &config.into())
+    let mut probes = network::probes(&config.root, &config.into());
+    probes.extend(storage::probes(&config.root));
+    probes
 }
