@@ -1,5 +1,6 @@
 //! What a probe is: something that is read at intervals and judged.
 
+pub mod kernel;
 pub mod network;
 pub mod standing;
 
@@ -42,5 +43,7 @@ pub fn names(config: &Config) -> Vec<&'static str> {
 }
 
 fn every(config: &Config) -> Vec<Box<dyn Probe>> {
-    network::probes(&config.root, &config.into())
+    let mut probes = network::probes(&config.root, &config.into());
+    probes.extend(kernel::probes(&config.root));
+    probes
 }
