@@ -32,7 +32,7 @@ impl OpenFiles {
     }
 }
 
-/// `687	0	2466170`: allocated handles, a zero of the past, and the limit (proc_sys_fs(5)).
+/// `687 0 2466170`: allocated handles, a zero of the past, and the limit (proc_sys_fs(5)).
 fn usage(text: &str) -> Option<Usage> {
     let mut numbers = text.split_ascii_whitespace().map(|word| word.parse().ok());
     let (used, _, limit) = (numbers.next()??, numbers.next()??, numbers.next()??);

@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(read(&mut probe), [], "somebody set it to zero");
         count(root.path(), "mc1", "1\n", "0\n");
         let fault = (Severity::Condition, "MC1 counts 1 uncorrectable memory errors".to_owned());
-        assert_eq!(read(&mut probe), [fault.clone()]);
+        assert_eq!(read(&mut probe).first(), Some(&fault));
         assert_eq!(
             read(&mut MemoryErrors::new(root.path())),
             [fault],
