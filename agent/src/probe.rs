@@ -1,5 +1,6 @@
 //! What a probe is: something that is read at intervals and judged.
 
+pub mod kernel;
 pub mod network;
 pub mod standing;
 pub mod storage;
@@ -45,5 +46,6 @@ pub fn names(config: &Config) -> Vec<&'static str> {
 fn every(config: &Config) -> Vec<Box<dyn Probe>> {
     let mut probes = network::probes(&config.root, &config.into());
     probes.extend(storage::probes(&config.root));
+    probes.extend(kernel::probes(&config.root));
     probes
 }
