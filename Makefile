@@ -19,7 +19,7 @@ check: ## Format, lints, and what may depend on what
 	./tests/dependencies.sh
 
 bench: ## The figures of the README
-	$(CARGO) bench --locked -p nodemend-adapters -p nodemend-intake -p nodemend-repair
+	$(CARGO) bench --locked --benches -p nodemend-agent -p nodemend-adapters -p nodemend-intake -p nodemend-repair
 
 goldens: ## Write the replays' goldens anew; the diff is for review
 	UPDATE_GOLDEN=1 $(CARGO) test --locked --test replay every_incident_reads_as_its_golden

@@ -1,6 +1,7 @@
 //! What a probe is: something that is read at intervals and judged.
 
 pub mod accelerator;
+pub mod kernel;
 pub mod network;
 pub mod standing;
 pub mod storage;
@@ -47,5 +48,6 @@ fn every(config: &Config) -> Vec<Box<dyn Probe>> {
     let mut probes = network::probes(&config.root, &config.into());
     probes.extend(accelerator::probes(&config.root));
     probes.extend(storage::probes(&config.root));
+    probes.extend(kernel::probes(&config.root));
     probes
 }

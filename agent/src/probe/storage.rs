@@ -72,12 +72,17 @@ fn hosts<'a>(mounts: &'a [Mount<'a>], kinds: &[&str]) -> Vec<&'a Mount<'a>> {
         .collect()
 }
 
-/// The way to a mount's filesystem, if it still leads there.
+/// A way to a mount's filesystem, if one still leads there.
 fn reach(root: &Path, mount: &Mount<'_>) -> Option<PathBuf> {
-    // The agent's container sees some of the host's folders; process 1 sees all.
-    let path = root.join("proc/1/root").join(mount.path().strip_prefix("/").ok()?);
-    let device = fs::metadata(&path).ok()?.dev();
-    (mount.number == format!("{}:{}", major(device), minor(device))).then_some(path)
+    let point = mount.path();
+    let point = point.strip_prefix("/").ok()?;
+    let leads_there = |path: &PathBuf| {
+        let device = fs::metadata(path).map(|found| found.dev());
+        device.is_ok_and(|device| mount.number == format!("{}:{}", major(device), minor(device)))
+    };
+    // Process 1 sees all of the host's folders, but not everybody may look through its eyes; the agent's container
+    // sees some.
+    [root.join("proc/1/root").join(point), root.join(point)].into_iter().find(leads_there)
 }
 
 #[cfg(test)]
