@@ -17,12 +17,20 @@ use crate::finding::{Clears, Debounce, Finding};
 use crate::signal::{Line, Origin};
 
 pub mod cri;
+pub mod dns;
+pub mod ethtool;
 pub mod file;
 pub mod firewall;
+pub mod fsmap;
+pub mod host;
 pub mod http;
 pub mod journal;
 pub mod kmsg;
+pub mod link_file;
+pub mod mounts;
 pub mod netlink;
+pub mod nvme;
+pub mod pci;
 pub mod socket;
 pub mod systemd;
 
