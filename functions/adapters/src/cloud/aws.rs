@@ -73,11 +73,11 @@ async fn identify(shared: &SdkConfig) -> Result<Caller, CloudError> {
 
 impl Cloud for AwsCloud {
     async fn locate(&self, instances: &[InstanceId]) -> Result<Vec<Whereabouts>, CloudError> {
-        let mut known = group::memberships(&self.auto_scaling, instances).await?;
+        let known = group::memberships(&self.auto_scaling, instances).await?;
         let others: Vec<&InstanceId> = instances.iter().filter(|id| !known.contains_key(*id)).collect();
         let running = instance::existing(&self.ec2, &others).await?;
-        let whereabouts = |id| match known.remove(id) {
-            Some(member) => member,
+        let whereabouts = |id| match known.get(id) {
+            Some(member) => member.clone(),
             None if running.contains(id) => Whereabouts::Ungrouped,
             None => Whereabouts::Gone,
         };

@@ -119,7 +119,7 @@ where
 
 /// Whether not a byte of the request left: it could not be made, or there was no connection to send it on.
 fn was_never_sent<E: Error + 'static>(error: &SdkError<E, HttpResponse>) -> bool {
-    let mut causes = std::iter::successors(Some(error as &(dyn Error + 'static)), |error| error.source());
+    let mut causes = std::iter::successors(Some(error as &(dyn Error + 'static)), |error| (**error).source());
     matches!(error, SdkError::ConstructionFailure(_))
         || causes.any(|cause| {
             cause.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|e| e.is_connect())

@@ -33,7 +33,7 @@ pub(super) fn unreadable(why: impl AsRef<str>) -> CloudError {
 
 /// An error and all that caused it.
 pub(super) fn causes(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
+    let causes = std::iter::successors(Some(error), |error| (**error).source());
     one_line(&causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
 }
 
