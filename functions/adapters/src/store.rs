@@ -5,6 +5,8 @@
 
 #[cfg(feature = "contract")]
 pub mod contract;
+#[cfg(feature = "aws")]
+pub mod dynamodb;
 mod memory;
 
 use std::{future::Future, sync::Arc};
@@ -65,7 +67,7 @@ pub enum StoreError {
     #[error("failed to reach the store: {0}")]
     Unavailable(String),
     /// It will not work by itself.
-    #[error("failed to read an item of the store: {0}")]
+    #[error("failed to read or write an item of the store: {0}")]
     Broken(String),
 }
 
