@@ -110,7 +110,8 @@ pub trait Store: Send + Sync {
         name: &GroupName,
     ) -> impl Future<Output = Result<GroupState, StoreError>> + Send;
 
-    /// Writes a case, and its group and trail with it, if nobody has written them since they were read.
+    /// Writes a case, and its group and trail with it, if nobody has written them since they were read. An error
+    /// leaves open whether it is written: read again before anything is done.
     fn commit(&self, change: Change<'_>) -> impl Future<Output = Result<Commit, StoreError>> + Send;
 
     /// A cluster's policy; none for a cluster that is not ours to serve.

@@ -52,7 +52,8 @@ pub(super) const SEQUENCE: &str = "sequence";
 
 /// Over how many partitions the due cases are spread: one takes 1,000 writes a second.
 pub(super) const DUE_SHARDS: u32 = 8;
-/// How long a closed case, and a hold that is over, can still be looked up.
+/// How long a closed case, and a hold that is over, can still be looked up. Longer than CloudWatch Logs takes late
+/// events (14 days): a case that somebody brought back without its past could not go on with its trail.
 const KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// A name goes through a few instances a year; only one of the newest is ever asked for.
 const MAX_INSTANCES_OF_NAME: usize = 32;
