@@ -169,6 +169,14 @@ async fn a_managed_group_whose_tags_were_taken_off_is_found_all_the_same() {
 }
 
 #[tokio::test]
+async fn what_may_be_ekss_is_left_to_eks_where_no_tag_says_of_which_cluster() {
+    let (name, _) = managed_group(false);
+    let (cloud, _) = aws(&[(GROUPS, Reply::File(200, "auto-scaling-groups-bare.xml"))]).await;
+    let group = cloud.group(&name).await.expect("an answer").expect("a group");
+    assert_eq!((&group.cluster, group.eks_repairs), (&None, true));
+}
+
+#[tokio::test]
 async fn a_group_is_not_read_where_eks_does_not_say_whether_it_repairs_it() {
     let (name, group) = managed_group(true);
     let denied = Reply::Error(403, "AccessDeniedException", "eks-error-access-denied.json");

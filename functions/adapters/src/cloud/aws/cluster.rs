@@ -28,10 +28,8 @@ pub(super) async fn repairs(client: &aws_sdk_eks::Client, group: &Group) -> Resu
         return Ok(false);
     }
     let Some(cluster) = &group.cluster else {
-        return Err(error::unreadable(format!(
-            "group {} may be one that EKS manages, and no tag says of which cluster",
-            group.name
-        )));
+        // Nobody says of which cluster it is, so EKS can't be asked: what may be EKS's is left to EKS.
+        return Ok(true);
     };
     if let Some(name) = tag {
         return Ok(nodegroup(client, cluster, name).await?.is_some_and(|found| is_repaired(&found)));
