@@ -13,6 +13,7 @@ mod write;
 
 use std::sync::Arc;
 
+use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{
     Client,
     operation::query::{builders::QueryFluentBuilder, paginator::QueryPaginatorItems},
@@ -37,7 +38,10 @@ pub use self::{
     tables::{TableError, create_tables},
 };
 use super::{CaseKey, Change, Commit, Store, StoreError};
-use crate::trail::Trail;
+use crate::{
+    config::environment::{self, Environment, EnvironmentError},
+    trail::Trail,
+};
 
 /// The names of the two tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +52,14 @@ pub struct Tables {
     pub audit: String,
 }
 
+impl Tables {
+    /// Those that a function's environment names.
+    pub fn of(environment: &Environment) -> Result<Self, EnvironmentError> {
+        let state = environment.table(environment::STATE_TABLE)?;
+        Ok(Self { state, audit: environment.table(environment::AUDIT_TABLE)? })
+    }
+}
+
 /// A store in DynamoDB. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct DynamoStore {
@@ -56,6 +68,11 @@ pub struct DynamoStore {
 }
 
 impl DynamoStore {
+    /// The store in these tables, through a client of its own.
+    pub fn connect(shared: &SdkConfig, tables: Tables) -> Self {
+        Self::new(Client::new(shared), tables)
+    }
+
     /// The store in these tables.
     pub fn new(client: Client, tables: Tables) -> Self {
         Self { client, tables: Arc::new(tables) }
