@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test check bench goldens
+.PHONY: help demo test check bench goldens fuzz
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -19,7 +19,17 @@ check: ## Format, lints, and what may depend on what
 	./tests/dependencies.sh
 
 bench: ## The figures of the README
-	$(CARGO) bench --locked -p nodemend-adapters -p nodemend-intake -p nodemend-repair
+	$(CARGO) bench --locked --benches -p nodemend-agent -p nodemend-adapters -p nodemend-intake -p nodemend-repair
 
 goldens: ## Write the replays' goldens anew; the diff is for review
 	UPDATE_GOLDEN=1 $(CARGO) test --locked --test replay every_incident_reads_as_its_golden
+
+FUZZ_SECONDS ?= 60
+
+# Without a sanitizer, which the compiler of every day can't add, and which looks for what safe code can't do.
+fuzz: ## Each reader of outside bytes under libFuzzer for FUZZ_SECONDS (cargo install --locked cargo-fuzz)
+	@for target in $(notdir $(wildcard agent/fuzz/corpus/*)); do \
+		mkdir -p agent/fuzz/target/found/$$target; \
+		$(CARGO) fuzz run --fuzz-dir agent/fuzz --sanitizer none $$target \
+			agent/fuzz/target/found/$$target agent/fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done

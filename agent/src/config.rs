@@ -225,8 +225,9 @@ impl Settings {
             return Err(field("heartbeat", "not between 1s and 1h".to_owned()));
         }
         let probe_interval = match self.probe_interval {
-            Some(length) if !(1..=3_600).contains(&length.as_secs()) => {
-                return Err(field("probeInterval", "not between 1s and 1h".to_owned()));
+            // Some detections want several readings within minutes: read more seldom, they would never count.
+            Some(length) if !(1..=30).contains(&length.as_secs()) => {
+                return Err(field("probeInterval", "not between 1s and 30s".to_owned()));
             }
             Some(length) => Some(length.unsigned_abs()),
             None => None,
@@ -328,6 +329,8 @@ mod tests {
         let check = |settings: Settings| settings.check().expect_err("wrong").to_string();
         let heartbeat = Some(SignedDuration::from_millis(10));
         assert!(check(Settings { heartbeat, ..Settings::default() }).starts_with("heartbeat: "));
+        let probe_interval = Some(SignedDuration::from_mins(1));
+        assert!(check(Settings { probe_interval, ..Settings::default() }).starts_with("probeInterval: "));
         let exclude_interfaces = vec!["eth(".to_owned()];
         assert!(
             check(Settings { exclude_interfaces, ..Settings::default() }).starts_with("excludeInterfaces: ")

@@ -5,7 +5,7 @@
 //! match; only then a regular expression decides.
 
 mod accelerator;
-mod cgroup;
+pub(crate) mod cgroup;
 mod cron;
 pub mod firewall;
 pub mod interface;

@@ -8,7 +8,8 @@
 //! are held in memory and delivered all the same.
 
 mod disk;
-mod frame;
+#[doc(hidden)]
+pub mod frame;
 mod lane;
 
 use std::{

@@ -1,7 +1,11 @@
 //! What a probe is: something that is read at intervals and judged.
 
+pub mod accelerator;
+pub mod kernel;
 pub mod network;
+pub mod runtime;
 pub mod standing;
+pub mod storage;
 
 use std::{borrow::Cow, time::Duration};
 
@@ -42,5 +46,10 @@ pub fn names(config: &Config) -> Vec<&'static str> {
 }
 
 fn every(config: &Config) -> Vec<Box<dyn Probe>> {
-    network::probes(&config.root, &config.into())
+    let mut probes = network::probes(&config.root, &config.into());
+    probes.extend(runtime::probes(&config.root));
+    probes.extend(accelerator::probes(&config.root));
+    probes.extend(storage::probes(&config.root));
+    probes.extend(kernel::probes(&config.root));
+    probes
 }

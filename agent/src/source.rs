@@ -16,11 +16,23 @@ use serde::{Deserialize, Serialize};
 use crate::finding::{Clears, Debounce, Finding};
 use crate::signal::{Line, Origin};
 
+pub mod cri;
+pub mod dns;
+pub mod ethtool;
 pub mod file;
 pub mod firewall;
+pub mod fsmap;
+pub mod host;
+pub mod http;
 pub mod journal;
 pub mod kmsg;
+pub mod link_file;
+pub mod mounts;
 pub mod netlink;
+pub mod nvme;
+pub mod pci;
+pub mod socket;
+pub mod systemd;
 
 /// What a line may hold; longer ones are cut there. The kernel's own limit for a record is half of it.
 pub const LINE_LIMIT: usize = 16 * 1024;

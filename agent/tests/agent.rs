@@ -110,6 +110,70 @@ fn an_interface_that_goes_down_turns_networking_false_and_true_again() {
 }
 
 #[test]
+fn a_pod_whose_rule_and_route_are_missing_is_told_of_until_they_are_there() {
+    const POD: &str = "10.0.1.5";
+    let Some(namespace) = Namespace::make("pods") else { return };
+    if !namespace.run("ip", &["link", "add", "eni5", "type", "veth", "peer", "name", "peer5"])
+        || !namespace.run("ip", &["link", "set", "peer5", "up"])
+        || !namespace.run("ip", &["link", "set", "eni5", "up"])
+    {
+        return skip("veth pairs can't be made here");
+    }
+    // What the VPC CNI's daemon answers, as far as it is read.
+    let folder = harness::folder("introspection");
+    std::fs::create_dir(folder.join("v1")).expect("a folder");
+    let allocated = serde_json::json!({"ENIs": {"eni-0a": {"DeviceNumber": 1, "AvailableIPv4Cidrs": {"10.0.1.5/32":
+        {"IPAddresses": {POD: {"Address": POD, "IPAMKey": {"containerID": "5f1c"}}}}}}}});
+    std::fs::write(folder.join("v1/enis"), allocated.to_string()).expect("a file");
+    let Some(_server) = namespace.serve(&folder, 61_679) else { return };
+
+    let agent = Agent::start_in(&namespace, "pods", &["--probe-interval", "1s", "--heartbeat", "1s"]);
+    let mut missing = vec!["MissingIPRules", "MissingIPRoutes"];
+    while !missing.is_empty() {
+        let report = agent.wait(SOON, |report| {
+            report["kind"] == "event" && missing.iter().any(|reason| harness::has_reason(report, reason))
+        });
+        for found in harness::findings(&report) {
+            missing.retain(|reason| found["reason"] != *reason);
+        }
+    }
+    for arguments in [
+        &["route", "add", POD, "dev", "eni5"][..],
+        &["rule", "add", "to", POD, "priority", "512", "table", "main"],
+        &["rule", "add", "from", POD, "priority", "1536", "table", "2"],
+    ] {
+        assert!(namespace.run("ip", arguments), "{arguments:?}");
+    }
+    // Now the pod is sent to a table that leads nowhere.
+    let report = agent.wait(SOON, |report| harness::has_reason(report, "MissingDefaultRoutes"));
+    assert_eq!(report["kind"], "event", "{report}");
+    assert!(namespace.run("ip", &["route", "add", "default", "dev", "eni5", "table", "2"]));
+    agent.wait(SOON, |report| {
+        let wrong = ["MissingIPRules", "MissingIPRoutes", "MissingDefaultRoutes"];
+        report["kind"] == "heartbeat" && !wrong.iter().any(|reason| harness::has_reason(report, reason))
+    });
+}
+
+#[test]
+fn ip_forwarding_is_seen_in_the_agents_own_network_namespace() {
+    let Some(namespace) = Namespace::make("forward") else { return };
+    let root = harness::folder("forward");
+    for folder in ["proc", "var/log/pods", "etc/cni/net.d"] {
+        std::fs::create_dir_all(root.join(folder)).expect("a folder");
+    }
+    std::fs::write(root.join("etc/cni/net.d/10-aws.conflist"), "{}").expect("a file");
+    for (value, state) in [("0", "wrong"), ("1", "well")] {
+        let write = format!("echo {value} > /proc/sys/net/ipv4/ip_forward");
+        if !namespace.run("sh", &["-c", &write]) {
+            return skip("the namespace's settings can't be written here");
+        }
+        let (_, readings) = harness::scan_node(&namespace, &root);
+        let reading = readings.iter().find(|reading| reading["probe"] == "ip-forwarding");
+        assert_eq!(reading.map(|reading| &reading["state"]), Some(&state.into()), "{readings:?}");
+    }
+}
+
+#[test]
 fn scan_says_what_is_wrong_and_exits_2() {
     let Some(namespace) = Namespace::make("scan") else { return };
     assert!(namespace.run("ip", &["link", "set", "lo", "down"]));

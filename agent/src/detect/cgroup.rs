@@ -5,7 +5,7 @@
 //! the 32 digits of its configuration's hash.
 
 /// The UID of the pod, with hyphens; none for what is no pod's.
-pub(super) fn pod(path: &str) -> Option<String> {
+pub(crate) fn pod(path: &str) -> Option<String> {
     if !path.contains("kubepods") {
         return None;
     }

@@ -6,17 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::shape::{Seen, Shape, Writers};
-
-/// Where the kubelet and the container runtime mount what belongs to pods.
-const PODS_MOUNTS: [&str; 5] = [
-    "/var/lib/kubelet/pods/",
-    "/var/lib/kubelet/plugins/",
-    "/run/containerd/",
-    "/var/lib/containerd/",
-    "/run/netns/",
-];
-/// A node has some dozens of mounts of its own and some hundreds of its pods'.
-const MAX_MOUNTS: usize = 65_536;
+use crate::source::mounts;
 
 pub(super) const SHAPES: &[Shape] = &[
     Shape::new(
@@ -93,25 +83,8 @@ fn judge_filesystem(seen: &mut Seen<'_>) {
 }
 
 /// The devices that carry the host's own filesystems, from the host's `/proc/1/mountinfo`.
-///
-/// [proc_pid_mountinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html) names a device-mapper
-/// volume by its path; the kernel's log calls it by its minor number, as `dm-0`.
 pub fn host_devices(mountinfo: &str) -> BTreeSet<String> {
-    mountinfo.lines().take(MAX_MOUNTS).filter_map(host_device).collect()
-}
-
-fn host_device(mount: &str) -> Option<String> {
-    let (front, back) = mount.split_once(" - ")?;
-    let mut front = front.split(' ');
-    let (number, point) = (front.nth(2)?, front.nth(1)?);
-    if PODS_MOUNTS.iter().any(|prefix| point.starts_with(prefix)) {
-        return None;
-    }
-    let device = back.split(' ').nth(1)?.strip_prefix("/dev/")?;
-    if device.starts_with("mapper/") {
-        return Some(format!("dm-{}", number.split_once(':')?.1));
-    }
-    (!device.starts_with("loop")).then(|| device.to_owned())
+    mounts::parse(mountinfo).filter(|mount| !mount.is_of_a_pod()).filter_map(|mount| mount.device()).collect()
 }
 
 #[cfg(test)]
@@ -126,6 +99,8 @@ mod tests {
 60 22 253:0 / /var/lib/data rw shared:30 - ext4 /dev/mapper/vg-data rw
 61 22 259:9 / /var/lib/kubelet/plugins/kubernetes.io/csi/ebs.csi.aws.com/ab/globalmount rw - ext4 /dev/nvme2n1 rw
 62 22 259:9 / /var/lib/kubelet/pods/968a06fb-9ab9-4819-8caf-0392ddff3d9b/volumes/x/mount rw - ext4 /dev/nvme2n1 rw
+65 22 259:9 / /mnt/k8s-disks/0/kubelet/pods/968a06fb-9ab9-4819-8caf-0392ddff3d9b/volumes/x/mount rw - ext4 /dev/nvme2n1 rw
+66 22 0:45 / /srv rw - btrfs /dev/mapper/vg-srv rw
 63 22 7:0 / /var/lib/snapd/snap/x ro - squashfs /dev/loop0 ro
 64 22 0:50 / /run/containerd/io.containerd.runtime.v2.task/k8s.io/1/rootfs rw - overlay overlay rw,lowerdir=/a
 not a mount

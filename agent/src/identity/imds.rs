@@ -1,15 +1,9 @@
 //! Asks the instance metadata service, version 2: a token first, then one value a request.
-//!
-//! Four requests of one line each: an HTTP client would weigh more than the rest of the agent.
 
-use std::{
-    io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
-/// An answer is a name, or a page of HTML that says why there is none.
-const MAX_ANSWER: u64 = 16 * 1024;
+use crate::source::http;
+
 const TOKEN_SECONDS: u32 = 60;
 
 #[derive(Debug)]
@@ -62,32 +56,12 @@ impl Imds {
     }
 
     fn request(&self, method: &str, path: &str, header: &str) -> Result<String, ImdsError> {
-        let answer = self
-            .exchange(&format!("{method} {path} HTTP/1.0\r\nHost: {}\r\n{header}\r\n\r\n", self.address.ip()))
+        let answer = http::request(&self.address, method, path, &format!("{header}\r\n"), self.timeout)
             .map_err(|error| ImdsError::Silent(error.to_string()))?;
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        let status = head.lines().next().unwrap_or_default();
-        match status.split(' ').nth(1) {
-            Some("200") if !body.trim().is_empty() => Ok(body.trim().to_owned()),
-            _ => Err(ImdsError::Refused {
-                path: path.to_owned(),
-                status: status.chars().take(80).filter(|character| !character.is_control()).collect(),
-            }),
+        if answer.is_ok() && !answer.body.is_empty() {
+            Ok(answer.body)
+        } else {
+            Err(ImdsError::Refused { path: path.to_owned(), status: answer.status })
         }
-    }
-
-    fn exchange(&self, request: &str) -> io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&self.address, self.timeout)?;
-        stream.set_read_timeout(Some(self.timeout))?;
-        stream.set_write_timeout(Some(self.timeout))?;
-        stream.write_all(request.as_bytes())?;
-        let mut answer = Vec::new();
-        let read = (&mut stream).take(MAX_ANSWER).read_to_end(&mut answer);
-        // Some servers keep the connection open in spite of HTTP/1.0: what came is what counts.
-        if answer.is_empty() {
-            read?;
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 }

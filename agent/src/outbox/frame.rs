@@ -17,15 +17,15 @@ const MAX_TEXT: usize = 16 * 1024;
 
 /// What was found in a segment.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Scan {
+pub struct Scan {
     /// Stretches of damage that other frames follow.
-    pub(super) damaged: u64,
+    pub damaged: u64,
     /// Where the last whole frame ends: what follows was cut off while it was written.
-    pub(super) end: usize,
+    pub end: usize,
 }
 
 /// Appends a frame. A text longer than any report is cut: it can't be read back otherwise.
-pub(super) fn write(number: u64, at: Timestamp, text: &str, into: &mut Vec<u8>) {
+pub fn write(number: u64, at: Timestamp, text: &str, into: &mut Vec<u8>) {
     let text = &text.as_bytes()[..text.floor_char_boundary(MAX_TEXT)];
     into.extend_from_slice(&MARK);
     let length = u32::try_from(FIXED + text.len()).unwrap_or(u32::MAX).to_le_bytes();
@@ -39,7 +39,7 @@ pub(super) fn write(number: u64, at: Timestamp, text: &str, into: &mut Vec<u8>) 
 }
 
 /// Reads all frames that are whole.
-pub(super) fn scan(class: Class, bytes: &[u8], mut visit: impl FnMut(Record)) -> Scan {
+pub fn scan(class: Class, bytes: &[u8], mut visit: impl FnMut(Record)) -> Scan {
     let mut scan = Scan::default();
     let mut place = 0;
     while place < bytes.len() {

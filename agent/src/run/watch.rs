@@ -1,7 +1,6 @@
 //! Turns what sources and probes say into reports in the spool: the one thread through which everything goes.
 
 use std::{
-    fs,
     os::fd::AsFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -33,6 +32,7 @@ use crate::{
         file::{Files, Start},
         journal::Journal,
         kmsg::Kmsg,
+        mounts,
     },
     tracker::{self, Beginning, Now, State, Tracker},
 };
@@ -132,8 +132,11 @@ impl Watch {
             note("kernel records that programs wrote are believed: for tests, never for production");
             detector = detector.trusting(Trust::AnyFacility);
         }
-        if let Ok(mountinfo) = fs::read_to_string(config.root.join("proc/1/mountinfo")) {
-            detector.know_host_devices(detect::host_devices(&mountinfo));
+        match mounts::read(&config.root) {
+            Ok(table) => detector.know_host_devices(detect::host_devices(&table)),
+            Err(error) => note(&format!(
+                "the host's mounts are not known, so that a broken filesystem is but an event: {error}"
+            )),
         }
         Ok(Self {
             kernel,

@@ -33,6 +33,14 @@ pub(crate) fn file(name: &str, text: &str) -> String {
     path.to_str().expect("UTF-8").to_owned()
 }
 
+/// A folder of the test's own, new and empty.
+pub(crate) fn folder(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(&path).expect("a folder");
+    path
+}
+
 /// One record: the kernel takes one a write, and shows it once its line has ended.
 pub(crate) fn write_line(kernel_log: &mut File, text: &str) {
     kernel_log.write_all(format!("<4>{text}\n").as_bytes()).expect("a record");
@@ -90,6 +98,35 @@ impl Namespace {
     }
 }
 
+impl Namespace {
+    /// Serves a folder's files on a port of its loopback until the value goes.
+    pub(crate) fn serve(&self, folder: &Path, port: u16) -> Option<Server> {
+        if let Err(error) = Command::new("python3").arg("--version").output() {
+            skip(&format!("python3 is not installed: {error}"));
+            return None;
+        }
+        let child = self
+            .command("python3")
+            .args(["-m", "http.server", &port.to_string(), "--bind", "127.0.0.1", "--directory"])
+            .arg(folder)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("ip netns exec runs");
+        Some(Server(child))
+    }
+}
+
+/// A server that runs; killed with the value.
+pub(crate) struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 impl Drop for Namespace {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["netns", "del", &self.0]).output();
@@ -98,11 +135,21 @@ impl Drop for Namespace {
 
 /// A scan in a namespace: its exit code, and what each probe said.
 pub(crate) fn scan(namespace: &Namespace) -> (Option<i32>, Vec<Value>) {
-    let output = namespace
-        .command(env!("CARGO_BIN_EXE_nodemend-agent"))
-        .args(["scan", "--format", "json", "--no-imds"])
-        .output()
-        .expect("the agent runs");
+    let mut command = namespace.command(env!("CARGO_BIN_EXE_nodemend-agent"));
+    readings(command.args(["scan", "--format", "json", "--no-imds"]))
+}
+
+/// The same of a node whose filesystem is that folder; its `proc` is the machine's.
+pub(crate) fn scan_node(namespace: &Namespace, root: &Path) -> (Option<i32>, Vec<Value>) {
+    // ip netns exec has mounts of its own: this one goes with the process.
+    const MOUNT_AND_RUN: &str =
+        r#"mount --bind /proc "$1/proc" && exec "$0" scan --format json --no-imds --root "$1""#;
+    let mut command = namespace.command("sh");
+    readings(command.args(["-c", MOUNT_AND_RUN, env!("CARGO_BIN_EXE_nodemend-agent")]).arg(root))
+}
+
+fn readings(scan: &mut Command) -> (Option<i32>, Vec<Value>) {
+    let output = scan.output().expect("the agent runs");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     let readings = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     (output.status.code(), readings)

@@ -195,7 +195,8 @@ pub fn markdown() -> String {
 }
 
 impl Clear {
-    fn describe(self) -> String {
+    /// As one clause.
+    pub fn describe(self) -> String {
         match self {
             Self::Probe => "next healthy reading".to_owned(),
             Self::Quiet(minutes) => format!("quiet {minutes} min"),

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     case::{Case, Fault},
     guard::{Block, GUARDS},
+    log_source,
     trail::{About, Answer, ApiCall, Caller, GuardNote, Record, Step},
 };
 
@@ -97,6 +98,6 @@ fn append(case: &mut Case, record: &Record) -> Entry {
 }
 
 /// What a repair rests on, for its record.
-pub fn evidence(faults: &[Fault], console: Option<&str>) -> Value {
-    json!({ "faults": faults, "consoleOutput": console })
+pub fn evidence(case: &Case, faults: &[Fault], console: Option<&str>) -> Value {
+    json!({ "faults": faults, "logs": log_source::pointers(case, faults), "consoleOutput": console })
 }

@@ -12,6 +12,7 @@ pub mod group;
 pub mod guard;
 pub mod ident;
 pub mod ledger;
+pub mod log_source;
 pub mod observation;
 pub mod occurrence;
 pub mod policy;

@@ -3,8 +3,6 @@
 //! Intake never acts. What one payload says of a node is folded into its case in one read and one write;
 //! a lost race is folded again. A line that cannot be read is counted and kept, and the rest goes on.
 
-mod source;
-
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
@@ -17,14 +15,13 @@ use nodemend_domain::{
     case::{Case, News},
     condition::{Health, RepairAction},
     ident::{ClusterName, InstanceId},
+    log_source::{AUDIT_STREAMS, LogSource},
     observation::{Deleter, Observation},
     occurrence::{Occurrence, Step},
     policy::Policy,
     report::Report,
     stamp,
 };
-
-pub use self::source::{LogSource, excerpt};
 
 /// How often a race for one case may be lost before the payload is handed back to be tried again.
 const MAX_RACES: usize = 16;
@@ -237,7 +234,7 @@ fn read<'a>(
             }
             Ok(Some(Word::Report(Box::new(report))))
         }
-        LogSource::ControlPlane(_) if !log_stream.starts_with("kube-apiserver-audit") => Ok(None),
+        LogSource::ControlPlane(_) if !log_stream.starts_with(AUDIT_STREAMS) => Ok(None),
         LogSource::ControlPlane(_) => {
             match audit_log::read(&event.message).map_err(|error| error.to_string())? {
                 Reading::Observation(observation) => Ok(Some(Word::Observation(observation))),
@@ -245,6 +242,11 @@ fn read<'a>(
             }
         }
     }
+}
+
+/// The beginning of a line, fit to be shown.
+pub fn excerpt(line: &str) -> String {
+    line.chars().take(256).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Turns what changed in a case into what people are told.

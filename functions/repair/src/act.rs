@@ -170,7 +170,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let tail = console
             .as_deref()
             .map(|text| &text[text.ceil_char_boundary(text.len().saturating_sub(MAX_CONSOLE))..]);
-        ledger::evidence(&faults, tail)
+        ledger::evidence(case, &faults, tail)
     }
 
     async fn retry_soon(&self, case: &Case, policy: &Policy) -> Result<(), RepairError> {

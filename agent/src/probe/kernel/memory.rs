@@ -1,0 +1,193 @@
+//! Turns the error counts of memory controllers into broken memory.
+//!
+//! The kernel's log says each error as it happens; the counts are still there when those lines are lost
+//! (Documentation/admin-guide/RAS in the kernel's tree). They begin with the boot, and only metal instances show them.
+
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use nodemend_domain::condition::{ConditionType, Severity};
+
+use super::{not_checkable, short};
+use crate::{
+    finding::{Change, Clears, Debounce, Finding},
+    probe::{NotCheckable, Probe},
+};
+
+const BROKEN: &str = "MemoryHardwareError";
+const INTERVAL: Duration = Duration::from_secs(60);
+const CONTROLLERS: &str = "sys/devices/system/edac/mc";
+/// Two sockets have a dozen.
+const MAX_CONTROLLERS: usize = 256;
+
+pub(super) struct MemoryErrors {
+    root: PathBuf,
+    /// The corrected errors of each controller at the last reading.
+    corrected: BTreeMap<String, u64>,
+}
+
+/// What one controller counted since boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Controller {
+    /// As the kernel's log calls it, so that a line and a reading are about one thing.
+    name: String,
+    uncorrected: u64,
+    corrected: u64,
+}
+
+impl MemoryErrors {
+    pub(super) fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), corrected: BTreeMap::new() }
+    }
+
+    fn controllers(&self) -> Result<Vec<Controller>, NotCheckable> {
+        let entries = fs::read_dir(self.root.join(CONTROLLERS))
+            .map_err(|_| not_checkable("no memory controller counts its errors here"))?;
+        let mut controllers = Vec::new();
+        for entry in entries.flatten().take(MAX_CONTROLLERS) {
+            let Some(number) =
+                entry.file_name().to_str().and_then(|name| name.strip_prefix("mc")?.parse::<u16>().ok())
+            else {
+                continue;
+            };
+            let count = |file| short(&entry.path().join(file)).ok()?.trim_ascii().parse().ok();
+            if let (Some(uncorrected), Some(corrected)) = (count("ue_count"), count("ce_count")) {
+                controllers.push(Controller { name: format!("MC{number}"), uncorrected, corrected });
+            }
+        }
+        if controllers.is_empty() {
+            return Err(not_checkable("no memory controller counts its errors here"));
+        }
+        Ok(controllers)
+    }
+}
+
+/// What is wrong with a controller's memory: one uncorrected error has cost data, corrected ones warn while they grow.
+fn judge(controller: &Controller, before: Option<u64>) -> Option<(Severity, String)> {
+    let Controller { name, uncorrected, corrected } = controller;
+    if *uncorrected > 0 {
+        return Some((
+            Severity::Condition,
+            format!("{name} counts {uncorrected} uncorrectable memory errors"),
+        ));
+    }
+    let more = corrected.checked_sub(before?)?;
+    (more > 0).then(|| {
+        (Severity::Event, format!("{name} counts {more} corrected memory errors more, {corrected} in all"))
+    })
+}
+
+impl Probe for MemoryErrors {
+    fn name(&self) -> &'static str {
+        "memory-errors"
+    }
+
+    fn reasons(&self) -> &'static [&'static str] {
+        &[BROKEN]
+    }
+
+    fn interval(&self) -> Duration {
+        INTERVAL
+    }
+
+    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+        let controllers = self.controllers()?;
+        let mut changes = Vec::new();
+        for controller in controllers {
+            let before = self.corrected.insert(controller.name.clone(), controller.corrected);
+            let Some((severity, message)) = judge(&controller, before) else { continue };
+            changes.push(Change::Raised(Finding {
+                reason: Cow::Borrowed(BROKEN),
+                condition: ConditionType::KernelReady,
+                severity,
+                subject: Some(controller.name),
+                message,
+                at: now,
+                debounce: Debounce::Once,
+                // Memory does not heal, and somebody may set the counts to zero.
+                clears: Clears::Boot,
+            }));
+        }
+        Ok(changes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::tests::{put, tree},
+        *,
+    };
+
+    fn count(root: &Path, controller: &str, uncorrected: &str, corrected: &str) {
+        let folder = format!("{CONTROLLERS}/{controller}");
+        put(
+            root,
+            &[(&format!("{folder}/ue_count"), uncorrected), (&format!("{folder}/ce_count"), corrected)],
+        );
+    }
+
+    fn read(probe: &mut MemoryErrors) -> Vec<(Severity, String)> {
+        let changes = probe.read(Timestamp::UNIX_EPOCH).expect("a reading");
+        changes
+            .into_iter()
+            .map(|change| match change {
+                Change::Raised(finding) if finding.clears == Clears::Boot => {
+                    (finding.severity, finding.message)
+                }
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn an_uncorrectable_error_is_a_fault_and_growing_corrected_ones_are_an_event() {
+        let root = tree(&[]);
+        count(root.path(), "mc0", "0\n", "12\n");
+        count(root.path(), "mc1", "0\n", "0\n");
+        let mut probe = MemoryErrors::new(root.path());
+        assert_eq!(read(&mut probe), [], "the first reading only sets the base line");
+        assert_eq!(read(&mut probe), []);
+        count(root.path(), "mc0", "0\n", "15\n");
+        let event = (Severity::Event, "MC0 counts 3 corrected memory errors more, 15 in all".to_owned());
+        assert_eq!(read(&mut probe), [event]);
+        assert_eq!(read(&mut probe), []);
+        count(root.path(), "mc0", "0\n", "0\n");
+        assert_eq!(read(&mut probe), [], "somebody set it to zero");
+        count(root.path(), "mc1", "1\n", "0\n");
+        let fault = (Severity::Condition, "MC1 counts 1 uncorrectable memory errors".to_owned());
+        assert_eq!(read(&mut probe).first(), Some(&fault));
+        assert_eq!(
+            read(&mut MemoryErrors::new(root.path())),
+            [fault],
+            "an agent that starts later sees it too"
+        );
+    }
+
+    #[test]
+    fn the_subject_is_that_of_the_kernels_own_line() {
+        let root = tree(&[]);
+        count(root.path(), "mc0", "1", "0");
+        let changes = MemoryErrors::new(root.path()).read(Timestamp::UNIX_EPOCH).expect("a reading");
+        assert!(
+            matches!(&changes[..], [Change::Raised(finding)] if finding.subject.as_deref() == Some("MC0")),
+            "{changes:?}"
+        );
+    }
+
+    #[test]
+    fn a_node_without_counts_says_nothing() {
+        let root = tree(&[("sys/devices/system/edac/mc/power/control", "auto\n")]);
+        assert!(MemoryErrors::new(root.path()).read(Timestamp::UNIX_EPOCH).is_err());
+        for (uncorrected, corrected) in [("", "0"), ("0", "none"), ("-1", "0")] {
+            count(root.path(), "mc0", uncorrected, corrected);
+            assert!(MemoryErrors::new(root.path()).read(Timestamp::UNIX_EPOCH).is_err());
+        }
+    }
+}
