@@ -1,6 +1,7 @@
-//! The node agent: `source` → `detect` → `tracker` → `outbox` → `sink`.
+//! The node agent: `source` (I/O → signals) → `detect` and `probe` (→ findings) → `tracker` (→ condition changes) →
+//! `outbox` (a durable spool) → `sink`.
 //!
-//! What is here so far is the language that these speak with each other; the sources follow.
+//! `run` wires them for the DaemonSet, `scan` reads every probe once, `inject` makes what a detector should see.
 
 pub mod config;
 pub mod detect;
