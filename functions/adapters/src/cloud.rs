@@ -1,5 +1,7 @@
 //! The port to AWS: where instances are, and the two calls that change anything.
 
+#[cfg(feature = "aws")]
+mod aws;
 mod memory;
 
 use std::{future::Future, sync::Arc};
@@ -10,6 +12,8 @@ use nodemend_domain::{
     trail::{Answer, ApiCall, Caller},
 };
 
+#[cfg(feature = "aws")]
+pub use self::aws::AwsCloud;
 pub use self::memory::{Fleet, MemoryCloud, Recorded};
 
 /// What AWS could not tell us. Nothing is decided then; the next sweep asks again.

@@ -1,5 +1,7 @@
 //! Turns what operators write, a policy in YAML or JSON, into checked types, or says which field is wrong.
 
+pub mod environment;
+
 use nodemend_domain::policy::{Policy, PolicyError};
 
 /// A policy has a few hundred lines; nothing needs more.

@@ -1,6 +1,8 @@
 //! The ports of nodemend, and what stands behind each of them.
 #![warn(missing_docs)]
 
+#[cfg(feature = "aws")]
+pub mod aws;
 pub mod clock;
 pub mod cloud;
 pub mod config;

@@ -5,6 +5,8 @@
 
 #[cfg(feature = "contract")]
 pub mod contract;
+#[cfg(feature = "aws")]
+pub mod dynamodb;
 mod memory;
 
 use std::{future::Future, sync::Arc};
@@ -65,7 +67,7 @@ pub enum StoreError {
     #[error("failed to reach the store: {0}")]
     Unavailable(String),
     /// It will not work by itself.
-    #[error("failed to read an item of the store: {0}")]
+    #[error("failed to read or write an item of the store: {0}")]
     Broken(String),
 }
 
@@ -108,7 +110,8 @@ pub trait Store: Send + Sync {
         name: &GroupName,
     ) -> impl Future<Output = Result<GroupState, StoreError>> + Send;
 
-    /// Writes a case, and its group and trail with it, if nobody has written them since they were read.
+    /// Writes a case, and its group and trail with it, if nobody has written them since they were read. An error
+    /// leaves open whether it is written: read again before anything is done.
     fn commit(&self, change: Change<'_>) -> impl Future<Output = Result<Commit, StoreError>> + Send;
 
     /// A cluster's policy; none for a cluster that is not ours to serve.

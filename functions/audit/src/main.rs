@@ -2,35 +2,40 @@
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nodemend_adapters::{
-    clock::{Clock, SystemClock, VirtualClock},
-    cloud::{Fleet, MemoryCloud},
-    store::MemoryStore,
+    aws,
+    clock::{Clock, SystemClock},
+    cloud::AwsCloud,
+    config::environment::Environment,
+    store::dynamodb::{DynamoStore, Tables},
     telemetry,
 };
 use nodemend_audit::Audit;
-use nodemend_domain::{policy::Policy, trail::Caller};
 use serde_json::{Value, json, value::RawValue};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    // One process's memory and no AWS: the real sides of these ports take their place when they are there.
-    let nobody = Caller {
-        account: String::new(),
-        region: String::new(),
-        arn: String::new(),
-        principal_id: None,
-        user_agent: None,
-    };
-    let cloud = MemoryCloud::new(VirtualClock::default(), nobody, Fleet::default());
-    let audit = Audit::new(MemoryStore::with_policy(Policy::default()), cloud);
+    let environment = Environment::of_process();
+    let tables = Tables::of(&environment).map_err(one_line)?;
+    let shared = aws::load().await.map_err(one_line)?;
+    // CloudTrail tells of the repair function's calls, and that has another role than this one.
+    let region = shared.region().map(AsRef::as_ref).unwrap_or_default();
+    let repairer = environment.repairer(region).map_err(one_line)?;
+    let cloud = AwsCloud::with_caller(&shared, repairer);
+    let audit = Audit::new(DynamoStore::connect(&shared, tables), cloud);
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Box<RawValue>>| {
-        take(&audit, event.payload.get()).await
+        // Its future is deep and large, and lives on the heap.
+        Box::pin(take(&audit, event.payload.get())).await
     }))
     .await
 }
 
-async fn take(audit: &Audit<MemoryStore, MemoryCloud>, payload: &str) -> Result<Value, Error> {
+async fn take(audit: &Audit<DynamoStore, AwsCloud>, payload: &str) -> Result<Value, Error> {
     let audited = audit.handle(payload.as_bytes(), SystemClock.now()).await?;
     audited.occurrences.iter().for_each(telemetry::occurred);
     Ok(json!({ "relevant": audited.relevant, "steps": audited.occurrences.len() }))
+}
+
+/// The runtime shows an error as its fields; a person wants the sentence.
+fn one_line(error: impl std::error::Error) -> Error {
+    error.to_string().into()
 }

@@ -28,6 +28,8 @@ impl Refusal {
             "ServiceUnavailable" | "Unavailable" | "InternalFailure" | "InternalError" | "RequestTimeout" => {
                 Self::Throttled
             }
+            // Our own word for a request that never left: no connection could be made.
+            "NotSent" => Self::Throttled,
             "InvalidInstanceID.NotFound" => Self::NotFound,
             "ValidationError" | "ValidationException" if message.contains("nstance Id not found") => {
                 Self::NotFound
@@ -74,6 +76,7 @@ mod tests {
             ("Throttling", "Rate exceeded", Refusal::Throttled),
             ("ThrottlingException", "Rate exceeded", Refusal::Throttled),
             ("Client.RequestLimitExceeded", "", Refusal::Throttled),
+            ("NotSent", "connection refused", Refusal::Throttled),
             ("AccessDenied", "", Refusal::Denied),
             ("Client.UnauthorizedOperation", "", Refusal::Denied),
             ("SomethingNew", "", Refusal::Denied),

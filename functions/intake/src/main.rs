@@ -2,28 +2,31 @@
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nodemend_adapters::{
+    aws,
     clock::{Clock, SystemClock},
-    store::MemoryStore,
+    config::environment::Environment,
+    store::dynamodb::{DynamoStore, Tables},
     subscription::Decoder,
     telemetry::{self, Metric},
 };
-use nodemend_domain::policy::Policy;
 use nodemend_intake::Intake;
 use serde_json::{Value, json, value::RawValue};
 use tokio::sync::Mutex;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    // One process's memory: the store that all functions share takes this place when it is there.
-    let intake = Intake::new(MemoryStore::with_policy(Policy::default()));
+    let tables = Tables::of(&Environment::of_process()).map_err(one_line)?;
+    let shared = aws::load().await.map_err(one_line)?;
+    let intake = Intake::new(DynamoStore::connect(&shared, tables));
     let decoder = Mutex::new(Decoder::new());
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Box<RawValue>>| {
-        take(&intake, &mut *decoder.lock().await, event.payload.get()).await
+        // Its future is deep and large, and lives on the heap.
+        Box::pin(take(&intake, &mut *decoder.lock().await, event.payload.get())).await
     }))
     .await
 }
 
-async fn take(intake: &Intake<MemoryStore>, decoder: &mut Decoder, payload: &str) -> Result<Value, Error> {
+async fn take(intake: &Intake<DynamoStore>, decoder: &mut Decoder, payload: &str) -> Result<Value, Error> {
     let now = SystemClock.now();
     let taken = intake.handle(decoder, payload.as_bytes(), now).await?;
     taken.occurrences.iter().for_each(telemetry::occurred);
@@ -50,4 +53,9 @@ async fn take(intake: &Intake<MemoryStore>, decoder: &mut Decoder, payload: &str
         "unknownCluster": taken.unknown_cluster,
         "rejected": taken.rejected.len(),
     }))
+}
+
+/// The runtime shows an error as its fields; a person wants the sentence.
+fn one_line(error: impl std::error::Error) -> Error {
+    error.to_string().into()
 }

@@ -3,12 +3,13 @@
 use jiff::{SignedDuration, Timestamp};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nodemend_adapters::{
-    clock::{Clock, SystemClock, VirtualClock},
-    cloud::{Fleet, MemoryCloud},
-    store::MemoryStore,
+    aws,
+    clock::{Clock, SystemClock},
+    cloud::AwsCloud,
+    config::environment::Environment,
+    store::dynamodb::{DynamoStore, Tables},
     telemetry::{self, Metric},
 };
-use nodemend_domain::{policy::Policy, trail::Caller};
 use nodemend_repair::{Repairer, Swept};
 use serde_json::{Value, json, value::RawValue};
 
@@ -17,20 +18,15 @@ const MINUTE: SignedDuration = SignedDuration::from_secs(58);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    // One process's memory and no AWS: the real sides of these ports take their place when they are there.
-    let nobody = Caller {
-        account: String::new(),
-        region: String::new(),
-        arn: String::new(),
-        principal_id: None,
-        user_agent: None,
-    };
-    let cloud = MemoryCloud::new(VirtualClock::default(), nobody, Fleet::default());
-    let repairer = Repairer::new(MemoryStore::with_policy(Policy::default()), cloud, SystemClock);
+    let environment = Environment::of_process();
+    let tables = Tables::of(&environment).map_err(one_line)?;
+    let shared = aws::load().await.map_err(one_line)?;
+    let cloud = AwsCloud::connect(&shared).await.map_err(one_line)?;
+    let repairer = Repairer::new(DynamoStore::connect(&shared, tables), cloud, SystemClock);
     lambda_runtime::run(service_fn(async |_: LambdaEvent<Box<RawValue>>| sweep(&repairer).await)).await
 }
 
-async fn sweep(repairer: &Repairer<MemoryStore, MemoryCloud, SystemClock>) -> Result<Value, Error> {
+async fn sweep(repairer: &Repairer<DynamoStore, AwsCloud, SystemClock>) -> Result<Value, Error> {
     let (mut looked_at, mut failed) = (0, 0);
     let report = |swept: &Swept| {
         looked_at += swept.looked_at;
@@ -40,7 +36,8 @@ async fn sweep(repairer: &Repairer<MemoryStore, MemoryCloud, SystemClock>) -> Re
             telemetry::log(&json!({ "failure": failure.to_string() }));
         }
     };
-    let swept = repairer.sweep_until(SystemClock.now() + MINUTE, wait_until, report).await;
+    // Its future is deep and large, and lives on the heap.
+    let swept = Box::pin(repairer.sweep_until(SystemClock.now() + MINUTE, wait_until, report)).await;
     let numbers = [(Metric::CasesSwept, looked_at as u64), (Metric::SweepFailures, failed as u64)];
     telemetry::measured(SystemClock.now(), None, &numbers);
     swept?;
@@ -56,4 +53,9 @@ async fn wait_until(at: Timestamp) {
     if let Ok(wait) = wait.try_into() {
         tokio::time::sleep(wait).await;
     }
+}
+
+/// The runtime shows an error as its fields; a person wants the sentence.
+fn one_line(error: impl std::error::Error) -> Error {
+    error.to_string().into()
 }

@@ -47,6 +47,17 @@ impl Furnished for super::MemoryStore {
     }
 }
 
+#[cfg(feature = "aws")]
+impl Furnished for super::dynamodb::DynamoStore {
+    async fn set_policy(&self, cluster: &ClusterName, policy: Policy) {
+        self.put_policy(cluster, &policy, "the contract", at(0)).await.expect("a write");
+    }
+
+    async fn place_hold(&self, cluster: &ClusterName, hold: Hold) {
+        Self::place_hold(self, cluster, &hold).await.expect("a write");
+    }
+}
+
 /// Makes a test of each fact: `store_contract!(run, fresh)`, where `run` runs a future to its end and `fresh` is
 /// a future of a store that holds nothing.
 #[macro_export]

@@ -1,0 +1,259 @@
+//! Turns a change into one transaction: all of it at the versions that were read, or nothing.
+//!
+//! The SDK gives each call a token of its own and repeats it when it tries again, so that a try whose answer was
+//! lost on the way is not applied twice and still reads as won. The token is not made from the content: two
+//! writers that decided the same on the same version would then both be told that they won, and both act.
+//!
+//! When all tries go unanswered the write may have taken effect, and [`StoreError::Unavailable`] leaves that open.
+//! Callers read again before they do anything: a repair acts on no claim and makes no call whose write was not
+//! answered, the claim's lease runs out, and the next sweep decides on what is there.
+
+use aws_sdk_dynamodb::{
+    error::SdkError,
+    operation::transact_write_items::TransactWriteItemsError,
+    types::{
+        AttributeValue, CancellationReason, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
+        builders::PutBuilder,
+    },
+};
+use nodemend_domain::{
+    case::Case,
+    ident::{ClusterName, NodeName},
+};
+
+use super::{
+    DynamoStore,
+    answer::{Cancelled, cancelled, failed},
+    item::{self, Item, Named},
+};
+use crate::store::{CaseKey, Change, Commit, StoreError};
+
+/// What DynamoDB takes in one transaction, and in one item.
+/// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>
+const MAX_ITEMS: usize = 100;
+const MAX_TRANSACTION_BYTES: usize = 4 * 1024 * 1024;
+const MAX_ITEM_BYTES: usize = 400 * 1024;
+
+/// What became of one transaction.
+#[derive(Debug, PartialEq, Eq)]
+enum Written {
+    Won,
+    Lost,
+    /// The case is at its version, but is not found under its node's name yet.
+    Unnamed,
+}
+
+impl DynamoStore {
+    pub(super) async fn write(&self, change: &Change<'_>) -> Result<Commit, StoreError> {
+        if !continues(change) {
+            return Ok(Commit::Lost);
+        }
+        let case = change.case;
+        // Most writes change no name, and pay for none: that the name stands is one more condition.
+        let first = match (&case.node, case.version) {
+            (Some(_), 0) => Written::Unnamed,
+            _ => self.transact(change, None).await?,
+        };
+        let written = match (first, &case.node) {
+            (Written::Unnamed, Some(node)) => {
+                let named = self.named(&case.cluster, node).await?;
+                self.transact(change, Some((&named, node))).await?
+            }
+            (first, _) => first,
+        };
+        if written != Written::Won {
+            return Ok(Commit::Lost);
+        }
+        if let Some(over) = item::over(case) {
+            self.let_expire(case, over).await;
+        }
+        Ok(Commit::Won)
+    }
+
+    /// The instances of a name.
+    pub(super) async fn named(&self, cluster: &ClusterName, node: &NodeName) -> Result<Named, StoreError> {
+        let item = self.get(item::node_key(cluster, node)).await?;
+        item.map_or_else(|| Ok(Named::default()), |item| Named::read(&item))
+    }
+
+    async fn transact(
+        &self,
+        change: &Change<'_>,
+        naming: Option<(&Named, &NodeName)>,
+    ) -> Result<Written, StoreError> {
+        let case = change.case;
+        let (state, audit) = (self.tables.state.as_str(), self.tables.audit.as_str());
+        let mut puts = Transaction::default();
+        puts.add(case_put(change, naming.is_some(), put(state)), item::case_item(case)?)?;
+        if case.version == 0 {
+            puts.add(put(state), item::instance_item(case))?;
+        }
+        if let Some((named, node)) = naming {
+            puts.add(at_version(put(state), named.version), named.item_with(case, node))?;
+        }
+        if let Some(group) = change.group {
+            puts.add(at_version(put(state), group.version), item::group_item(group)?)?;
+        }
+        let key = CaseKey::of(case);
+        for entry in change.entries {
+            puts.add(absent(put(audit)), item::record_item(&key, entry))?;
+            if let Some(pointer) = item::request_item(&key, entry) {
+                puts.add(put(audit), pointer)?;
+            }
+        }
+        match self.send(puts).await? {
+            Answered::Won => Ok(Written::Won),
+            Answered::Raced(raced, reasons) => Ok(match reasons.first() {
+                Some(reason) if raced == [0] && is_at(reason, change) => Written::Unnamed,
+                _ => Written::Lost,
+            }),
+        }
+    }
+
+    pub(super) async fn send(&self, transaction: Transaction) -> Result<Answered, StoreError> {
+        let items = transaction.items()?;
+        let sent = self.client.transact_write_items().set_transact_items(Some(items)).send().await;
+        let error = match sent {
+            Ok(_) => return Ok(Answered::Won),
+            Err(error) => error,
+        };
+        let SdkError::ServiceError(service) = &error else {
+            return Err(failed(&error));
+        };
+        let TransactWriteItemsError::TransactionCanceledException(cancellation) = service.err() else {
+            return Err(failed(&error));
+        };
+        let reasons = cancellation.cancellation_reasons();
+        match cancelled(reasons) {
+            Cancelled::Raced(raced) => Ok(Answered::Raced(raced, reasons.to_vec())),
+            Cancelled::NotNow(why) => Err(StoreError::Unavailable(why)),
+            Cancelled::Never(why) => Err(StoreError::Broken(why)),
+        }
+    }
+
+    /// Lets what leads to a closed case go when it goes. Where that fails an item is left over that leads nowhere,
+    /// and does no harm.
+    async fn let_expire(&self, case: &Case, over: AttributeValue) {
+        let update = |key: Item, name: &str, is: &str| {
+            self.client
+                .update_item()
+                .table_name(&self.tables.state)
+                .set_key(Some(key))
+                .update_expression("SET #expires = :expires")
+                .condition_expression("#name = :is")
+                .expression_attribute_names("#expires", item::EXPIRES)
+                .expression_attribute_names("#name", name)
+                .expression_attribute_values(":expires", over.clone())
+                .expression_attribute_values(":is", item::text(is))
+                .send()
+        };
+        let instance = item::instance_key(&case.instance_id);
+        let _ = update(instance, item::CLUSTER, case.cluster.as_str()).await;
+        if let Some(node) = &case.node {
+            // A name that somebody else took since stays.
+            let name = item::node_key(&case.cluster, node);
+            let _ = update(name, item::NEWEST, case.instance_id.as_str()).await;
+        }
+    }
+}
+
+/// What was answered to a transaction.
+#[derive(Debug)]
+pub(super) enum Answered {
+    Won,
+    /// The places of the items that lost, and what was told of each of all.
+    Raced(Vec<usize>, Vec<CancellationReason>),
+}
+
+/// Items to be written at once, within what DynamoDB takes.
+#[derive(Debug, Default)]
+pub(super) struct Transaction {
+    puts: Vec<TransactWriteItem>,
+    bytes: usize,
+}
+
+impl Transaction {
+    pub(super) fn add(&mut self, put: PutBuilder, item: Item) -> Result<(), StoreError> {
+        let size = item::size(&item);
+        if size > MAX_ITEM_BYTES {
+            let label = item::label(&item);
+            return Err(StoreError::Broken(format!(
+                "{label}: {size} bytes are more than an item's {MAX_ITEM_BYTES}"
+            )));
+        }
+        self.bytes += size;
+        let put = put.set_item(Some(item)).build().map_err(|error| StoreError::Broken(error.to_string()))?;
+        self.puts.push(TransactWriteItem::builder().put(put).build());
+        Ok(())
+    }
+
+    fn items(self) -> Result<Vec<TransactWriteItem>, StoreError> {
+        let (items, bytes) = (self.puts.len(), self.bytes);
+        if items > MAX_ITEMS || bytes > MAX_TRANSACTION_BYTES {
+            return Err(StoreError::Broken(format!(
+                "{items} items of {bytes} bytes are more than a transaction's {MAX_ITEMS} of {MAX_TRANSACTION_BYTES}"
+            )));
+        }
+        Ok(self.puts)
+    }
+}
+
+pub(super) fn put(table: &str) -> PutBuilder {
+    Put::builder().table_name(table)
+}
+
+/// Only where there is none.
+pub(super) fn absent(put: PutBuilder) -> PutBuilder {
+    put.condition_expression("attribute_not_exists(#pk)").expression_attribute_names("#pk", item::PK)
+}
+
+/// Only over the version that was read; the first is 0, of an item that is not there.
+pub(super) fn at_version(put: PutBuilder, version: u64) -> PutBuilder {
+    if version == 0 {
+        return absent(put);
+    }
+    put.condition_expression("#version = :version")
+        .expression_attribute_names("#version", item::VERSION)
+        .expression_attribute_values(":version", item::number(version))
+}
+
+/// Only over the version that was read, with the records that were there then.
+fn case_put(change: &Change<'_>, naming: bool, put: PutBuilder) -> PutBuilder {
+    let case = change.case;
+    if case.version == 0 {
+        return absent(put);
+    }
+    let put = at_version(put, case.version)
+        .expression_attribute_names("#records", item::RECORDS)
+        .expression_attribute_values(":records", item::number(records_before(change)));
+    let node = case.node.as_ref().filter(|_| !naming);
+    let Some(node) = node else {
+        return put.condition_expression("#version = :version AND #records = :records");
+    };
+    put.condition_expression("#version = :version AND #records = :records AND #node = :node")
+        .expression_attribute_names("#node", item::NODE)
+        .expression_attribute_values(":node", item::text(node.as_str()))
+        .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+}
+
+/// Whether the case that stood in the way is the very one that was read.
+fn is_at(reason: &CancellationReason, change: &Change<'_>) -> bool {
+    let Some(found) = reason.item() else {
+        return false;
+    };
+    change.case.node.is_some()
+        && item::read_number(found, item::VERSION) == Ok(change.case.version)
+        && item::read_number(found, item::RECORDS) == Ok(records_before(change))
+}
+
+fn records_before(change: &Change<'_>) -> u64 {
+    change.case.trail.sequence().saturating_sub(change.entries.len() as u64)
+}
+
+/// Whether the records are the end of the case's trail, with none left out.
+fn continues(change: &Change<'_>) -> bool {
+    let before = records_before(change);
+    let in_order = change.entries.iter().zip(before + 1..).all(|(entry, place)| entry.sequence == place);
+    let whole = change.case.trail.sequence() == before + change.entries.len() as u64;
+    in_order && whole && (change.case.version > 0 || before == 0)
+}

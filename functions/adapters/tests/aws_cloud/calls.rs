@@ -1,0 +1,220 @@
+//! The two calls that change anything.
+
+use std::time::Duration;
+
+use nodemend_adapters::cloud::{AwsCloud, Cloud};
+use nodemend_domain::{
+    refusal::Refusal,
+    trail::{Activity, Answer, ApiCall, Caller, Outcome},
+};
+
+use crate::{
+    aws, config, instance,
+    service::{REQUEST_ID, Reply, Service},
+};
+
+const TERMINATE: &str = "TerminateInstanceInAutoScalingGroup";
+const REBOOT: &str = "RebootInstances";
+const ID: &str = "i-07a5806dcc427bd75";
+
+fn terminate() -> ApiCall {
+    ApiCall::TerminateInstanceInAutoScalingGroup { instance_id: instance(ID) }
+}
+
+fn reboot() -> ApiCall {
+    ApiCall::RebootInstances { instance_id: instance(ID) }
+}
+
+#[tokio::test]
+async fn sts_says_once_who_we_are() {
+    let (cloud, service) = aws(&[]).await;
+    let expected = Caller {
+        account: "123456789012".to_owned(),
+        region: "us-west-2".to_owned(),
+        arn: "arn:aws:sts::123456789012:assumed-role/nodemend-repair/nodemend-repair".to_owned(),
+        principal_id: Some("AROAEXAMPLEROLEID0000:nodemend-repair".to_owned()),
+        user_agent: None,
+    };
+    assert_eq!((cloud.caller(), cloud.caller()), (expected.clone(), expected));
+    assert_eq!(service.asked("GetCallerIdentity").len(), 1);
+}
+
+#[tokio::test]
+async fn who_may_not_ask_who_it_is_gets_no_cloud() {
+    let service = Service::start(&[("GetCallerIdentity", Reply::File(403, "error-access-denied.xml"))]).await;
+    let error = AwsCloud::connect(&config(&service)).await.expect_err("refused");
+    assert_eq!(error.code, "AccessDenied");
+}
+
+#[tokio::test]
+async fn a_termination_keeps_the_groups_size_and_tells_its_activity() {
+    let (cloud, service) = aws(&[(TERMINATE, Reply::File(200, "terminate.xml"))]).await;
+    let expected = Answer {
+        request_id: Some(REQUEST_ID.to_owned()),
+        outcome: Outcome::Accepted {
+            activity: Some(Activity {
+                activity_id: "2c35f15d-17fc-02d7-8d5c-3238170a50e5".to_owned(),
+                auto_scaling_group_name: "test-asg".to_owned(),
+                description: format!("Terminating EC2 instance: {ID}"),
+                cause: format!(
+                    "At 2021-10-06T20:22:57Z instance {ID} was taken out of service in response to a user request."
+                ),
+                start_time: "2021-10-06T20:22:57.536Z".parse().expect("a time"),
+                status_code: "InProgress".to_owned(),
+                progress: 0,
+                details: Some(
+                    r#"{"Subnet ID":"subnet-7c77841a","Availability Zone":"ap-southeast-2b"}"#.to_owned(),
+                ),
+            }),
+        },
+    };
+    assert_eq!(cloud.call(&terminate()).await, expected);
+    let asked = service.asked(TERMINATE);
+    assert_eq!(asked.len(), 1);
+    assert_eq!(asked[0].form["InstanceId"], ID);
+    assert_eq!(asked[0].form["ShouldDecrementDesiredCapacity"], "false");
+    assert_eq!(asked[0].scope, "us-west-2/autoscaling/aws4_request");
+}
+
+#[tokio::test]
+async fn a_reboot_is_of_this_instance_alone() {
+    let (cloud, service) = aws(&[(REBOOT, Reply::File(200, "reboot.xml"))]).await;
+    let expected =
+        Answer { request_id: Some(REQUEST_ID.to_owned()), outcome: Outcome::Accepted { activity: None } };
+    assert_eq!(cloud.call(&reboot()).await, expected);
+    let asked = service.asked(REBOOT);
+    assert_eq!(asked.len(), 1);
+    let instances: Vec<_> = asked[0].form.iter().filter(|(name, _)| name.starts_with("Instance")).collect();
+    assert_eq!(instances, [(&"InstanceId.1".to_owned(), &ID.to_owned())]);
+    assert_eq!(asked[0].scope, "us-west-2/ec2/aws4_request");
+}
+
+#[tokio::test]
+async fn every_refusal_arrives_in_awss_own_words_after_one_attempt() {
+    for (call, status, file, code, message, meaning) in [
+        (
+            terminate(),
+            400,
+            "error-not-found.xml",
+            "ValidationError",
+            "Instance Id not found",
+            Refusal::NotFound,
+        ),
+        (
+            terminate(),
+            400,
+            "error-desired-equals-min.xml",
+            "ValidationError",
+            "Currently, desiredSize equals minSize (1)",
+            Refusal::Denied,
+        ),
+        (
+            terminate(),
+            400,
+            "error-scaling-activity-in-progress.xml",
+            "ScalingActivityInProgress",
+            "Scaling Activity",
+            Refusal::InProgress,
+        ),
+        (
+            terminate(),
+            500,
+            "error-resource-contention.xml",
+            "ResourceContention",
+            "You already have a pending update",
+            Refusal::InProgress,
+        ),
+        (terminate(), 400, "error-throttling.xml", "Throttling", "Rate exceeded", Refusal::Throttled),
+        (terminate(), 403, "error-access-denied.xml", "AccessDenied", "User: arn:aws:sts", Refusal::Denied),
+        (
+            reboot(),
+            400,
+            "ec2-error-not-found.xml",
+            "InvalidInstanceID.NotFound",
+            "The instance ID",
+            Refusal::NotFound,
+        ),
+        (reboot(), 400, "ec2-error-incorrect-state.xml", "IncorrectState", "The instance", Refusal::NotFound),
+        (
+            reboot(),
+            503,
+            "ec2-error-request-limit-exceeded.xml",
+            "RequestLimitExceeded",
+            "Request limit exceeded.",
+            Refusal::Throttled,
+        ),
+        (
+            reboot(),
+            403,
+            "ec2-error-unauthorized.xml",
+            "UnauthorizedOperation",
+            "You are not authorized",
+            Refusal::Denied,
+        ),
+    ] {
+        let (cloud, service) = aws(&[(call.event_name(), Reply::File(status, file))]).await;
+        let answer = cloud.call(&call).await;
+        assert_eq!(answer.request_id.as_deref(), Some(REQUEST_ID), "{file}");
+        let Outcome::Failed { code: told, message: said } = answer.outcome else {
+            panic!("{file}: {:?}", answer.outcome);
+        };
+        assert_eq!(told, code);
+        assert!(said.starts_with(message), "{file}: {said}");
+        assert_eq!(Refusal::of(&told, &said), meaning, "{file}");
+        assert_eq!(service.asked(call.event_name()).len(), 1, "{file}: never a second attempt");
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_say_that_nothing_was_done_is_a_lost_answer_and_not_sent_again() {
+    for (reply, why) in [
+        (Reply::Closed, "dispatch failure"),
+        (Reply::Text(500, ""), "HTTP 500"),
+        (Reply::Text(502, "<html><h1>Bad Gateway</h1></html>"), "HTTP 502"),
+        (Reply::Text(403, "<html><h1>A proxy</h1></html>"), "HTTP 403"),
+        (Reply::Text(200, "<html><h1>Log in</h1></html>"), "HTTP 200"),
+        (Reply::Text(200, ""), "HTTP 200"),
+        (Reply::File(500, "error-internal-failure.xml"), "InternalFailure: The request processing"),
+    ] {
+        let (cloud, service) = aws(&[(TERMINATE, reply.clone())]).await;
+        let Outcome::Lost { why: told } = cloud.call(&terminate()).await.outcome else {
+            panic!("{reply:?} is no answer");
+        };
+        assert!(told.starts_with(why), "{reply:?}: {told}");
+        assert_eq!(service.asked(TERMINATE).len(), 1, "{reply:?}");
+    }
+    let (cloud, service) = aws(&[(REBOOT, Reply::Closed)]).await;
+    assert!(matches!(cloud.call(&reboot()).await.outcome, Outcome::Lost { .. }));
+    assert_eq!(service.asked(REBOOT).len(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_takes_too_long_is_lost() {
+    let (cloud, service) = aws(&[(TERMINATE, Reply::Hang), (REBOOT, Reply::Hang)]).await;
+    let cloud = cloud.with_patience(Duration::from_secs(1));
+    let (terminate, reboot) = (terminate(), reboot());
+    let (terminated, rebooted) = tokio::join!(cloud.call(&terminate), cloud.call(&reboot));
+    for answer in [terminated, rebooted] {
+        let Outcome::Lost { why } = answer.outcome else { panic!("no answer came") };
+        assert!(why.contains("timeout"), "{why}");
+    }
+    assert_eq!((service.asked(TERMINATE).len(), service.asked(REBOOT).len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_call_that_never_left_is_known_not_to_have_been_made() {
+    let (cloud, service) = aws(&[]).await;
+    let mut gone = service.clone();
+    gone.address = {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        closed.local_addr().expect("an address")
+    };
+    let cloud = AwsCloud::with_caller(&config(&gone), cloud.caller());
+    for call in [terminate(), reboot()] {
+        let Outcome::Failed { code, message } = cloud.call(&call).await.outcome else {
+            panic!("nothing was sent");
+        };
+        assert_eq!(code, "NotSent");
+        assert!(message.contains("refused"), "{message}");
+    }
+}
