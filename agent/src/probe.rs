@@ -53,3 +53,27 @@ fn every(config: &Config) -> Vec<Box<dyn Probe>> {
     probes.extend(kernel::probes(&config.root));
     probes
 }
+
+fn not_checkable(why: impl Into<Cow<'static, str>>) -> NotCheckable {
+    NotCheckable { why: why.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use nodemend_domain::catalogue;
+
+    use super::*;
+    use crate::config::Settings;
+
+    #[test]
+    fn every_reason_is_in_the_catalogue_and_every_name_is_given_once() {
+        let probes = all(&Settings::default().check().expect("the defaults"));
+        for reason in probes.iter().flat_map(|probe| probe.reasons()) {
+            assert!(catalogue::lookup(reason).is_some(), "{reason}");
+        }
+        let names: BTreeSet<_> = probes.iter().map(|probe| probe.name()).collect();
+        assert_eq!(names.len(), probes.len(), "{names:?}");
+    }
+}

@@ -11,7 +11,7 @@ mod library;
 
 use std::path::Path;
 
-use super::{NotCheckable, Probe};
+use super::{NotCheckable, Probe, not_checkable};
 use crate::source::pci::{self, Function};
 
 const NVIDIA: u16 = 0x10de;
@@ -45,10 +45,6 @@ fn some_gpus(root: &Path) -> Result<Vec<Function>, NotCheckable> {
 /// A GPU as the driver names it in the kernel's log, so that all findings about one have one subject.
 fn subject(address: &str) -> &str {
     address.strip_suffix(".0").unwrap_or(address)
-}
-
-fn not_checkable(why: impl Into<std::borrow::Cow<'static, str>>) -> NotCheckable {
-    NotCheckable { why: why.into() }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use std::{
     path::Path,
 };
 
-use super::{NotCheckable, Probe};
+use super::{NotCheckable, Probe, not_checkable};
 
 /// No file that holds a few numbers is longer.
 const SHORT: u64 = 4096;
@@ -37,10 +37,6 @@ pub fn probes(root: &Path) -> Vec<Box<dyn Probe>> {
         Box::new(clock::ClockState::default()),
         Box::new(memory::MemoryErrors::new(root)),
     ]
-}
-
-fn not_checkable(why: impl Into<std::borrow::Cow<'static, str>>) -> NotCheckable {
-    NotCheckable { why: why.into() }
 }
 
 /// What a short file holds.

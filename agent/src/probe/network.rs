@@ -20,7 +20,7 @@ use std::{
 
 use regex::Regex;
 
-use super::{NotCheckable, Probe};
+use super::{NotCheckable, Probe, not_checkable};
 use crate::{config::Config, identity::IMDS, source::host};
 
 /// The kubelet keeps the logs of its pods there, whatever the runtime.
@@ -97,27 +97,5 @@ fn carries_pods(root: &Path) -> Result<(), NotCheckable> {
         Ok(())
     } else {
         Err(not_checkable("no network plugin has set itself up"))
-    }
-}
-
-fn not_checkable(why: impl Into<std::borrow::Cow<'static, str>>) -> NotCheckable {
-    NotCheckable { why: why.into() }
-}
-
-#[cfg(test)]
-mod tests {
-    use nodemend_domain::catalogue;
-
-    use super::*;
-
-    #[test]
-    fn every_reason_is_in_the_catalogue_and_every_name_is_given_once() {
-        let probes = probes(Path::new("/"), &Options::default());
-        let mut names: Vec<_> = probes.iter().map(|probe| probe.name()).collect();
-        for reason in probes.iter().flat_map(|probe| probe.reasons()) {
-            assert!(catalogue::lookup(reason).is_some(), "{reason}");
-        }
-        names.sort_unstable();
-        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
     }
 }

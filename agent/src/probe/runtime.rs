@@ -12,7 +12,7 @@ use std::{
     path::Path,
 };
 
-use super::{NotCheckable, Probe};
+use super::{Probe, not_checkable};
 
 /// The kubelet's `healthzPort`, unless its configuration names another.
 const KUBELET: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10_248);
@@ -26,26 +26,4 @@ pub fn probes(root: &Path) -> Vec<Box<dyn Probe>> {
         Box::new(restarts::Restarts::new(root)),
         Box::new(containerd::Configuration::new(root)),
     ]
-}
-
-fn not_checkable(why: impl Into<std::borrow::Cow<'static, str>>) -> NotCheckable {
-    NotCheckable { why: why.into() }
-}
-
-#[cfg(test)]
-mod tests {
-    use nodemend_domain::catalogue;
-
-    use super::*;
-
-    #[test]
-    fn every_reason_is_in_the_catalogue_and_every_name_is_given_once() {
-        let probes = probes(Path::new("/"));
-        let mut names: Vec<_> = probes.iter().map(|probe| probe.name()).collect();
-        for reason in probes.iter().flat_map(|probe| probe.reasons()) {
-            assert!(catalogue::lookup(reason).is_some(), "{reason}");
-        }
-        names.sort_unstable();
-        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
-    }
 }

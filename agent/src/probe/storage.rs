@@ -8,7 +8,6 @@ mod pressure;
 mod readonly;
 
 use std::{
-    borrow::Cow,
     collections::BTreeSet,
     fs::{self, File},
     io::{self, Read},
@@ -18,7 +17,7 @@ use std::{
 
 use rustix::fs::{major, minor};
 
-use super::{NotCheckable, Probe};
+use super::{Probe, not_checkable};
 use crate::source::mounts::Mount;
 
 /// Files of procfs and sysfs that hold a line or two.
@@ -38,10 +37,6 @@ pub fn probes(root: &Path) -> Vec<Box<dyn Probe>> {
         Box::new(delays::Delays::new(root)),
         Box::new(ebs::Volumes::new(root)),
     ]
-}
-
-fn not_checkable(why: impl Into<Cow<'static, str>>) -> NotCheckable {
-    NotCheckable { why: why.into() }
 }
 
 /// What a file of procfs or sysfs says.

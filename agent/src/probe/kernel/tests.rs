@@ -1,7 +1,6 @@
 use std::{fs, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use nodemend_domain::catalogue;
 use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 
@@ -40,17 +39,6 @@ fn shown(change: &Change) -> String {
         Some(subject) => format!("{sign}{reason} {subject}"),
         None => format!("{sign}{reason}"),
     }
-}
-
-#[test]
-fn every_reason_is_in_the_catalogue_and_every_name_is_given_once() {
-    let probes = probes(Path::new("/"));
-    let mut names: Vec<_> = probes.iter().map(|probe| probe.name()).collect();
-    for reason in probes.iter().flat_map(|probe| probe.reasons()) {
-        assert!(catalogue::lookup(reason).is_some(), "{reason}");
-    }
-    names.sort_unstable();
-    assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
 }
 
 #[test]
