@@ -3,6 +3,8 @@
 //! One walk over the line by an automaton of all words says which shapes can match at all; nearly always none.
 //! Only then are expressions tried. So a line that says nothing costs one look at each of its bytes.
 
+use std::sync::OnceLock;
+
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind, StartKind};
 use regex::Regex;
 
@@ -20,7 +22,19 @@ pub(super) struct Matcher {
     words: AhoCorasick,
     /// For each word the shape that wants it.
     owners: Vec<u8>,
-    shapes: Vec<(Shape, Regex)>,
+    shapes: Vec<(Shape, Lazy)>,
+}
+
+/// A pattern that is compiled when a line first wants it: a node sees few of its shapes in its life, and all of them
+/// compiled are a quarter of the agent's memory.
+#[derive(Default)]
+struct Lazy(OnceLock<Option<Regex>>);
+
+impl Lazy {
+    /// Our own patterns compile, a test holds them to that.
+    fn get(&self, pattern: &str) -> Option<&Regex> {
+        self.0.get_or_init(|| compile(pattern).ok()).as_ref()
+    }
 }
 
 impl Matcher {
@@ -40,8 +54,7 @@ impl Matcher {
             .kind(Some(AhoCorasickKind::DFA))
             .build(words)
             .map_err(DetectorError::Words)?;
-        let shapes =
-            shapes.into_iter().map(|shape| Ok((shape, compile(shape.pattern)?))).collect::<Result<_, _>>()?;
+        let shapes = shapes.into_iter().map(|shape| (shape, Lazy::default())).collect();
         Ok(Self { words, owners, shapes })
     }
 
@@ -53,12 +66,12 @@ impl Matcher {
             candidates |= 1 << self.owners[found.pattern().as_usize()];
         }
         while candidates != 0 {
-            let (shape, pattern) = &self.shapes[candidates.trailing_zeros() as usize];
+            let (shape, lazy) = &self.shapes[candidates.trailing_zeros() as usize];
             candidates &= candidates - 1;
             if !shape.writers.meet(writers) {
                 continue;
             }
-            if let Some(captures) = pattern.captures(text) {
+            if let Some(captures) = lazy.get(shape.pattern).and_then(|pattern| pattern.captures(text)) {
                 (shape.judge)(&mut Seen { shape, line, captures: &captures, state, out });
             }
         }
@@ -89,6 +102,13 @@ mod tests {
         let kernel = shape::all().filter(|shape| shape.writers == Writers::KERNEL).count();
         let services = shape::all().count() - kernel;
         assert!(kernel <= 64 && services <= 64, "{kernel} and {services}");
+    }
+
+    #[test]
+    fn every_pattern_compiles() {
+        for shape in shape::all() {
+            compile(shape.pattern).expect("a pattern");
+        }
     }
 
     #[test]
