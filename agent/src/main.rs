@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
@@ -14,7 +14,7 @@ use nodemend_agent::{
     inject, probe,
     run::{self, RunError},
     scan,
-    source::Clocks,
+    source::{Clocks, nvml},
 };
 
 const WELL: u8 = 0;
@@ -57,6 +57,9 @@ enum Command {
         #[arg(long)]
         yes: bool,
     },
+    /// What the agent starts itself as, to keep NVIDIA's library out of its own process
+    #[command(hide = true)]
+    NvidiaLibrary { library: PathBuf },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
             Command::Run => watch(&config),
             Command::Scan { format } => look(&config, format),
             Command::Inject { reason, yes } => make(reason.as_deref(), yes),
+            Command::NvidiaLibrary { library } => ask_nvidia(&library),
         },
         Err(error) => complain(&error, USAGE),
     };
@@ -111,6 +115,14 @@ fn config(settings: Settings, file: Option<PathBuf>) -> Result<Config, ConfigErr
         }),
         None => Ok(config),
     }
+}
+
+/// One line of JSON: the GPUs, or why there are none to tell of.
+fn ask_nvidia(library: &Path) -> u8 {
+    // The library may wait for ever. Where that can't be arranged, the agent ends its child itself.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    let written = serde_json::to_writer(io::stdout().lock(), &nvml::ask(library));
+    written.map_or(PROBLEMS, |()| WELL)
 }
 
 fn watch(config: &Config) -> u8 {

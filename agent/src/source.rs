@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::finding::{Clears, Debounce, Finding};
 use crate::signal::{Line, Origin};
 
+pub mod child;
 pub mod cri;
 pub mod dns;
 pub mod ethtool;
@@ -30,6 +31,7 @@ pub mod link_file;
 pub mod mounts;
 pub mod netlink;
 pub mod nvme;
+pub mod nvml;
 pub mod pci;
 pub mod socket;
 pub mod systemd;

@@ -1,6 +1,6 @@
 //! Turns the state of a node's accelerators into changes: one probe for each thing that is read.
 //!
-//! Only what the kernel and systemd say is read. The rest is behind NVIDIA's own library; see [`library`].
+//! What the kernel and systemd say is read by the agent itself; NVIDIA's own library by a process apart.
 //! A missing Neuron device has no reason in the catalogue: EKS knows none.
 
 mod driver;

@@ -2,15 +2,10 @@
 //!
 //! The kernel itself says whether there are legacy tables at all: most nodes have none, and need no tool.
 
-use std::{
-    fs, io,
-    path::Path,
-    process::{Child, Command, Stdio},
-    sync::mpsc,
-    time::Duration,
-};
+use std::{fs, io, path::Path, process::Command, time::Duration};
 
 use super::{Family, Ruleset, save};
+use crate::source::child::Runner;
 
 /// The tool waits for a lock that kube-proxy may hold.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -54,43 +49,11 @@ pub fn read(root: &Path, family: Family) -> Result<Ruleset, LegacyError> {
 }
 
 fn run(family: Family, tool: &'static str) -> Result<Ruleset, LegacyError> {
-    let failed = |why: String| LegacyError::Tool { tool, why };
     let Some(program) = FOLDERS.iter().map(|folder| Path::new(folder).join(tool)).find(|path| path.exists())
     else {
         return Err(LegacyError::NoTool { family, tool });
     };
-    let mut child = Command::new(program)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|error| failed(error.to_string()))?;
-    let Some(output) = child.stdout.take() else { return Err(failed("no output".to_owned())) };
-    let (answer, answered) = mpsc::channel();
-    std::thread::spawn(move || {
-        // Nobody waits any longer once the time is up.
-        let _ = answer.send(save::read(family, output));
-    });
-    let ruleset = answered.recv_timeout(TIMEOUT);
-    if ruleset.is_err() {
-        end(&mut child);
-        return Err(failed(format!("no end within {} s", TIMEOUT.as_secs())));
-    }
-    // A reader that gave up leaves the tool blocked on its pipe; one that is done ends by itself.
-    if matches!(ruleset, Ok(Err(_))) {
-        end(&mut child);
-    }
-    let status = child.wait().map_err(|error| failed(error.to_string()))?;
-    match ruleset {
-        Ok(Ok(_)) if !status.success() => Err(failed(status.to_string())),
-        Ok(Ok(ruleset)) => Ok(ruleset),
-        Ok(Err(error)) => Err(failed(error.to_string())),
-        Err(error) => Err(failed(error.to_string())),
-    }
-}
-
-fn end(child: &mut Child) {
-    // It may have ended by itself.
-    let _ = child.kill();
-    let _ = child.wait();
+    Runner::default()
+        .read(&mut Command::new(program), TIMEOUT, move |output| save::read(family, output))
+        .map_err(|error| LegacyError::Tool { tool, why: error.to_string() })
 }
