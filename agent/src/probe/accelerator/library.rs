@@ -5,7 +5,7 @@
 //! <https://docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt/index.html>
 
 use std::{
-    io::Read as _,
+    io::{BufReader, Read as _},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -64,7 +64,7 @@ impl Library {
             Command::new(program).arg(SUBCOMMAND).arg(&library),
             TIMEOUT,
             |output| -> Result<Result<Vec<Gpu>, String>, serde_json::Error> {
-                serde_json::from_reader(output.take(MAX_OUTPUT))
+                serde_json::from_reader(BufReader::new(output.take(MAX_OUTPUT)))
             },
         );
         let failed = |why: String| {

@@ -16,6 +16,7 @@ use crate::{
         standing::{Judged, Standing},
     },
     source::{
+        child::Runner,
         firewall::{Family, Ruleset, legacy, nft},
         netlink::route,
     },
@@ -30,24 +31,27 @@ const BY_RULE: &str = "firewall";
 pub(super) struct Firewall {
     root: PathBuf,
     expected: Vec<(String, String)>,
+    /// What prints the legacy tables: a tool for each family.
+    legacy: [(Family, Runner); 2],
     standing: Standing,
 }
 
 impl Firewall {
     pub(super) fn new(root: &Path, expected: Vec<(String, String)>) -> Self {
-        Self { root: root.to_owned(), expected, standing: Standing::default() }
+        let legacy = [Family::V4, Family::V6].map(|family| (family, Runner::default()));
+        Self { root: root.to_owned(), expected, legacy, standing: Standing::default() }
     }
 
     /// Everything that can be read, and why the rest can't.
-    fn rulesets(&self) -> (Vec<Ruleset>, Vec<String>) {
+    fn rulesets(&mut self) -> (Vec<Ruleset>, Vec<String>) {
         let mut rulesets = Vec::new();
         let mut gaps = Vec::new();
         match nft::read() {
             Ok(ruleset) => rulesets.push(ruleset),
             Err(error) => gaps.push(error.clause()),
         }
-        for family in [Family::V4, Family::V6] {
-            match legacy::read(&self.root, family) {
+        for (family, runner) in &mut self.legacy {
+            match legacy::read(&self.root, *family, runner) {
                 Ok(ruleset) => rulesets.push(ruleset),
                 Err(error) => gaps.push(error.to_string()),
             }

@@ -34,7 +34,7 @@ pub enum LegacyError {
 }
 
 /// Reads the legacy rules of one family; none if the kernel has no such table.
-pub fn read(root: &Path, family: Family) -> Result<Ruleset, LegacyError> {
+pub fn read(root: &Path, family: Family, runner: &mut Runner) -> Result<Ruleset, LegacyError> {
     let (names, tool) = match family {
         Family::V6 => ("proc/net/ip6_tables_names", "ip6tables-legacy-save"),
         Family::V4 | Family::Both => ("proc/net/ip_tables_names", "iptables-legacy-save"),
@@ -45,15 +45,15 @@ pub fn read(root: &Path, family: Family) -> Result<Ruleset, LegacyError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ruleset::default()),
         Err(error) => return Err(LegacyError::Tool { tool, why: format!("{names} can't be read: {error}") }),
     }
-    run(family, tool)
+    run(family, tool, runner)
 }
 
-fn run(family: Family, tool: &'static str) -> Result<Ruleset, LegacyError> {
+fn run(family: Family, tool: &'static str, runner: &mut Runner) -> Result<Ruleset, LegacyError> {
     let Some(program) = FOLDERS.iter().map(|folder| Path::new(folder).join(tool)).find(|path| path.exists())
     else {
         return Err(LegacyError::NoTool { family, tool });
     };
-    Runner::default()
-        .read(&mut Command::new(program), TIMEOUT, move |output| save::read(family, output))
+    runner
+        .read(&mut Command::new(program), TIMEOUT, |output| save::read(family, output))
         .map_err(|error| LegacyError::Tool { tool, why: error.to_string() })
 }
