@@ -92,15 +92,15 @@ fn main() -> ExitCode {
             };
         }
     };
-    let code = match config(cli.settings, cli.config) {
-        Ok(config) => match cli.command.unwrap_or(Command::Run) {
-            Command::Run => watch(&config),
-            Command::Scan { format } => look(&config, format),
-            Command::Inject { reason, yes } => make(reason.as_deref(), yes),
-            Command::NvidiaLibrary { library } => ask_nvidia(&library),
-        },
-        Err(error) => complain(&error, USAGE),
+    let config = || config(cli.settings, cli.config);
+    let code = match cli.command.unwrap_or(Command::Run) {
+        Command::Run => config().map(|config| watch(&config)),
+        Command::Scan { format } => config().map(|config| look(&config, format)),
+        Command::Inject { reason, yes } => config().map(|_| make(reason.as_deref(), yes)),
+        // The agent's settings came by flags that its child does not have.
+        Command::NvidiaLibrary { library } => Ok(ask_nvidia(&library)),
     };
+    let code = code.unwrap_or_else(|error| complain(&error, USAGE));
     ExitCode::from(code)
 }
 

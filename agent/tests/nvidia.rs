@@ -114,3 +114,17 @@ fn a_library_that_fails_crashes_or_hangs_costs_the_agent_nothing() {
         assert!(line["why"].as_str().expect("why").contains(why), "{start}: {line}");
     }
 }
+
+#[test]
+fn the_child_needs_none_of_the_agents_settings() {
+    let root = node(0, ["0", "0"]);
+    let output = Command::new(env!("CARGO_BIN_EXE_nodemend-agent"))
+        .arg("nvidia-library")
+        .arg(root.path().join("usr/lib64/libnvidia-ml.so.1"))
+        .env("NODEMEND_CONFIG", root.path().join("nowhere.yaml"))
+        .output()
+        .expect("a run");
+    assert!(output.status.success(), "{output:?}");
+    let gpus: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(gpus["Ok"].as_array().map(Vec::len), Some(2), "{gpus}");
+}
