@@ -3,7 +3,7 @@
 //! One walk over the line by an automaton of all words says which shapes can match at all; nearly always none.
 //! Only then are expressions tried. So a line that says nothing costs one look at each of its bytes.
 
-use std::sync::OnceLock;
+use std::cell::OnceCell;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind, StartKind};
 use regex::Regex;
@@ -28,7 +28,7 @@ pub(super) struct Matcher {
 /// A pattern that is compiled when a line first wants it: a node sees few of its shapes in its life, and all of them
 /// compiled are a quarter of the agent's memory.
 #[derive(Default)]
-struct Lazy(OnceLock<Option<Regex>>);
+struct Lazy(OnceCell<Option<Regex>>);
 
 impl Lazy {
     /// Our own patterns compile, a test holds them to that.
