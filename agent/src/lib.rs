@@ -3,6 +3,7 @@
 //!
 //! `run` wires them for the DaemonSet, `scan` reads every probe once, `inject` makes what a detector should see.
 
+pub mod causes;
 pub mod config;
 pub mod detect;
 pub mod durable;

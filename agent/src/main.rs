@@ -10,6 +10,7 @@ use std::{
 
 use clap::{Parser, Subcommand, ValueEnum, error::ErrorKind};
 use nodemend_agent::{
+    causes,
     config::{Config, ConfigError, Settings},
     inject, probe,
     run::{self, RunError},
@@ -161,6 +162,6 @@ fn make(reason: Option<&str>, yes: bool) -> u8 {
 }
 
 fn complain(error: &dyn std::error::Error, code: u8) -> u8 {
-    anstream::eprintln!("nodemend-agent: {}", run::chain(error));
+    anstream::eprintln!("nodemend-agent: {}", causes::chain(error));
     code
 }

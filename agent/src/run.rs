@@ -23,6 +23,7 @@ use std::{
 
 use self::{state::Health, watch::Watch};
 use crate::{
+    causes::chain,
     config::Config,
     detect::{
         Detector,
@@ -175,15 +176,4 @@ fn note(text: &str) {
     let text: String =
         text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
     anstream::eprintln!("nodemend-agent: {text}");
-}
-
-/// An error with what caused it.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }

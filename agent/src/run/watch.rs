@@ -20,6 +20,7 @@ use super::{
     state::Health,
 };
 use crate::{
+    causes,
     config::Config,
     detect::{self, Detector, Trust},
     finding::Change,
@@ -116,7 +117,7 @@ impl Watch {
         let kernel = match Kmsg::open(&config.root, memory.kernel.as_ref()) {
             Ok(kernel) => Some(kernel),
             Err(error) => {
-                note(&format!("kernel records are not read: {}", super::chain(&error)));
+                note(&format!("kernel records are not read: {}", causes::chain(&error)));
                 None
             }
         };
@@ -221,7 +222,7 @@ impl Watch {
             match source.poll(clocks, &mut emit) {
                 Ok(progress) => more |= progress == Progress::More,
                 Err(error) => {
-                    note(&format!("kernel records are read no more: {}", super::chain(&error)));
+                    note(&format!("kernel records are read no more: {}", causes::chain(&error)));
                     *kernel = None;
                 }
             }
@@ -249,7 +250,7 @@ impl Watch {
         let losses = outbox.losses();
         self.metrics.reports.add(reports.len() as u64);
         self.metrics.dropped.set(losses.heartbeats + losses.changes);
-        self.health.spool(stored.err().map(|error| super::chain(&error)));
+        self.health.spool(stored.err().map(|error| causes::chain(&error)));
         drop(outbox);
         self.health.wake();
     }

@@ -22,7 +22,7 @@ use super::{
     Sent, Sink, SinkError,
     batch::{self, Event},
 };
-use crate::outbox::Record;
+use crate::{causes::chain, outbox::Record};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
@@ -219,10 +219,4 @@ where
     };
     let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     line[..line.floor_char_boundary(MAX_WHY)].to_owned()
-}
-
-/// An error and all that caused it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
