@@ -24,13 +24,13 @@ PSEUDO = {
 
 
 @cache
-def text() -> str:
-    return TEMPLATE.read_text()
+def _written() -> str:
+    return json.dumps(yaml_parse(TEMPLATE.read_text()))
 
 
 def written() -> dict:
-    """The template as it is written."""
-    return yaml_parse(text())
+    """The template as it is written, a copy of its own for each who asks."""
+    return json.loads(_written())
 
 
 @cache
@@ -163,9 +163,9 @@ def policies(resources: dict) -> dict:
     for name, role in of_type(resources, "AWS::IAM::Role").items():
         for policy in role["Properties"].get("Policies", []):
             found.setdefault(name, []).extend(document(policy["PolicyDocument"])["Statement"])
-    for policy in of_type(resources, "AWS::IAM::RolePolicy").values():
-        properties = policy["Properties"]
-        found.setdefault(properties["RoleName"], []).extend(document(properties["PolicyDocument"])["Statement"])
+    for policy in of_type(resources, "AWS::IAM::Policy").values():
+        for role in policy["Properties"]["Roles"]:
+            found.setdefault(role, []).extend(document(policy["Properties"]["PolicyDocument"])["Statement"])
     for name, policy in of_type(resources, "AWS::IAM::ManagedPolicy").items():
         found.setdefault(name, []).extend(document(policy["Properties"]["PolicyDocument"])["Statement"])
     return found
