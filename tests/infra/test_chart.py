@@ -33,8 +33,8 @@ VALUES = {
         "port": 19102,
     },
 }
-# The oldest that EKS still has on extended support, and the newest that there are schemas for.
-KUBERNETES = ["1.29", "1.33", "1.36"]
+# The oldest that the chart says it is for, one that is in use, and the newest that there are schemas for but one.
+KUBERNETES = ["1.25", "1.31", "1.36"]
 
 
 def rendered(name: str) -> dict:
