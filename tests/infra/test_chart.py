@@ -210,13 +210,7 @@ def test_every_path_that_the_agent_names_is_mounted_or_left_out_for_a_reason():
     unseen = {path for path in paths if not any(path == mount or path.startswith(f"{mount}/") for mount in mounts)}
     # That there is such a folder is all that is asked of it, and the mount beneath makes one.
     assert "/var/lib/kubelet" in unseen
-    assert unseen - of_the_image() - {"/var/lib/kubelet"} == set(NOT_MOUNTED)
-
-
-def of_the_image() -> set:
-    """Folders of the agent's own image: where it looks for the tool that prints legacy iptables."""
-    legacy = (ROOT / "agent" / "src" / "source" / "firewall" / "legacy.rs").read_text()
-    return set(re.findall(r'"(/[a-z/]+)"', re.search(r"const FOLDERS[^;]*;", legacy)[0]))
+    assert unseen - {"/var/lib/kubelet"} == set(NOT_MOUNTED)
 
 
 def test_every_mount_and_its_reason():
