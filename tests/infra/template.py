@@ -158,17 +158,20 @@ def document(policy) -> dict:
 
 
 def policies(resources: dict) -> dict:
-    """What each role may do, by the role's or managed policy's logical id: a list of statements."""
-    found = {}
+    """What each role may do, and each managed policy that no role has: lists of statements, by logical id."""
+    managed = {
+        f"arn:{PARTITION}:iam::{ACCOUNT}:policy/{name}": (name, document(policy["Properties"]["PolicyDocument"])["Statement"])
+        for name, policy in of_type(resources, "AWS::IAM::ManagedPolicy").items()
+    }
+    found, attached = {}, set()
     for name, role in of_type(resources, "AWS::IAM::Role").items():
+        found[name] = []
         for policy in role["Properties"].get("Policies", []):
-            found.setdefault(name, []).extend(document(policy["PolicyDocument"])["Statement"])
-    for policy in of_type(resources, "AWS::IAM::Policy").values():
-        for role in policy["Properties"]["Roles"]:
-            found.setdefault(role, []).extend(document(policy["Properties"]["PolicyDocument"])["Statement"])
-    for name, policy in of_type(resources, "AWS::IAM::ManagedPolicy").items():
-        found.setdefault(name, []).extend(document(policy["Properties"]["PolicyDocument"])["Statement"])
-    return found
+            found[name] += document(policy["PolicyDocument"])["Statement"]
+        for arn in role["Properties"].get("ManagedPolicyArns", []):
+            found[name] += managed[arn][1]
+            attached.add(arn)
+    return found | {name: statements for arn, (name, statements) in managed.items() if arn not in attached}
 
 
 def listed(value) -> list:

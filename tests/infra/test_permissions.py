@@ -148,7 +148,7 @@ POLICY_OF = {
     "intake": "IntakeRole",
     "repair": "RepairRole",
     "audit": "AuditRole",
-    "agent": "AgentPolicy",
+    "agent": "AgentRole",
     "operators": "OperatorPolicy",
 }
 
