@@ -11,4 +11,10 @@ if ! cmp -s "$pins" .venv/infra.pins; then
     .venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r "$pins"
     cp "$pins" .venv/infra.pins
 fi
+pins=tests/infra/local-stack.txt
+if ! cmp -s "$pins" .venv/local-stack/infra.pins; then
+    python3 -m venv .venv/local-stack
+    .venv/bin/uv pip install --quiet --python .venv/local-stack/bin/python --require-hashes -r "$pins"
+    cp "$pins" .venv/local-stack/infra.pins
+fi
 exec .venv/bin/python -m pytest -q -p no:cacheprovider tests/infra "$@"

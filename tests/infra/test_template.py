@@ -261,3 +261,14 @@ def test_functions_that_lose_their_event_when_they_fail_leave_it_in_a_queue():
         target = resources[f"{name}Function"]["Properties"]["DeadLetterConfig"]["TargetArn"]
         assert target == f"arn:aws:sqs:eu-west-1:111122223333:{name}DeadLetters"
         assert resources[f"{name}DeadLetters"]["Properties"]["MessageRetentionPeriod"] == 14 * 24 * 3600
+
+
+COMMAND = ROOT / "target" / "debug" / "nodemend"
+
+
+@pytest.mark.skipif(not COMMAND.is_file(), reason="the command is not built: cargo build")
+def test_the_policy_of_a_new_installation_decides_everything_and_calls_nothing():
+    told = subprocess.run([COMMAND, "policy", "check", ROOT / "infra" / "policy.yaml"], capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    (_, every_group) = told.stdout.splitlines()
+    assert re.match(r"every group +observe +enabled ", every_group)
