@@ -17,4 +17,4 @@ if ! cmp -s "$pins" .venv/local-stack/infra.pins; then
     .venv/bin/uv pip install --quiet --python .venv/local-stack/bin/python --require-hashes -r "$pins"
     cp "$pins" .venv/local-stack/infra.pins
 fi
-exec .venv/bin/python -m pytest -q -p no:cacheprovider tests/infra "$@"
+exec .venv/bin/python -m pytest -q -p no:cacheprovider -n 2 --dist loadfile tests/infra "$@"
