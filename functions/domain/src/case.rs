@@ -5,9 +5,11 @@
 //! It is fenced by instance id and boot id: what was said before a reboot changes nothing.
 
 mod agent;
+mod calls;
 mod control_plane;
 pub mod fault;
 mod presence;
+mod state;
 mod tally;
 
 use jiff::Timestamp;
@@ -15,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     fault::{Fault, Testimony},
+    state::State,
     tally::Tally,
 };
 use crate::{
@@ -22,7 +25,7 @@ use crate::{
     condition::{ConditionType, RepairAction},
     ident::{BootId, ClusterName, GroupName, InstanceId, NodeName, Zone},
     observation::Deleter,
-    repair::Repair,
+    repair::{Call, Repair},
     stamp,
     trail::Chain,
 };
@@ -85,6 +88,9 @@ pub struct Case {
     /// How many repairs there have been, this one included.
     #[serde(default)]
     pub repairs: u32,
+    /// The calls of repairs that are over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    past_calls: Vec<Call>,
     /// What stands in the way of a repair that is due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocked: Option<Blocked>,
@@ -139,6 +145,9 @@ enum Witness {
         /// The earliest instant of the present trouble at which a reason was there that some rule acts on.
         #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
         acting: Option<Timestamp>,
+        /// The earliest at which one was there that none does.
+        #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
+        idle: Option<Timestamp>,
     },
     /// The control plane.
     ControlPlane(History),
@@ -296,6 +305,7 @@ impl Case {
             departure: None,
             repair: None,
             repairs: 0,
+            past_calls: Vec::new(),
             blocked: None,
             closed: None,
             trail: Chain::start(),

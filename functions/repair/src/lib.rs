@@ -5,7 +5,9 @@
 //! never nodes.
 
 mod act;
+mod explain;
 mod minute;
+mod newcomer;
 mod step;
 mod view;
 
@@ -26,6 +28,7 @@ use nodemend_domain::{
     policy::Policy,
 };
 
+pub use self::explain::Explanation;
 use self::view::View;
 
 /// How many cases one sweep looks at; more wait for the next, a moment later.

@@ -132,7 +132,8 @@ impl Case {
     /// among the unhealthy. Called before every write.
     pub fn plan(&mut self, policy: &Policy, now: Timestamp) {
         if self.closed.is_some() {
-            (self.due, self.attention) = (None, None);
+            // Of a call that was made, CloudTrail tells even when its instance is no more.
+            (self.due, self.attention) = (self.next_verdict(policy), None);
             return;
         }
         // A healthy node's next heartbeat is the only thing to wait for, and the commonest case.
@@ -141,7 +142,7 @@ impl Case {
         if self.repair.is_none() && !faults.iter().any(|fault| fault.is_due(now)) {
             self.blocked = None;
         }
-        self.due = self.next_look(&faults, policy, now);
+        self.due = self.next_look(&faults, policy, now).into_iter().chain(self.next_verdict(policy)).min();
         self.attention = self.why_unhealthy(&faults, now);
     }
 
@@ -152,7 +153,7 @@ impl Case {
     }
 
     /// The faults under the rules of its group; while that is unknown, each under the hastiest rules.
-    fn earliest_faults(&self, policy: &Policy, now: Timestamp) -> Vec<Fault> {
+    pub(super) fn earliest_faults(&self, policy: &Policy, now: Timestamp) -> Vec<Fault> {
         policy
             .all_rules()
             .map(|rules| self.faults(&rules, policy, now))
@@ -164,9 +165,12 @@ impl Case {
 
     fn next_look(&self, faults: &[Fault], policy: &Policy, now: Timestamp) -> Option<Timestamp> {
         if let Some(repair) = &self.repair {
-            let departed = self.departure.as_ref().filter(|departure| departure.foreign).map(|_| now);
-            let rebooting = repair.phase == Phase::Rebooting && repair.is_confirmed();
-            let cured = if rebooting { self.cured_at(repair, faults, policy) } else { None };
+            let rebooting = repair.phase == Phase::Rebooting;
+            // While a lease runs, and while a replacement is awaited, it changes nothing.
+            let foreign = self.departure.as_ref().is_some_and(|departure| departure.foreign);
+            let departed = if rebooting && foreign { Some(now) } else { None };
+            let confirmed = rebooting && repair.is_confirmed();
+            let cured = if confirmed { self.cured_at(repair, faults, policy) } else { None };
             let blocked = self.blocked.as_ref().map(|blocked| blocked.until);
             return repair.next_look(policy, blocked, now).into_iter().chain(departed).chain(cured).min();
         }
@@ -260,8 +264,11 @@ impl Condition {
         for (reason, message) in reasons {
             let remedy = rules.remedy(&self.condition, reason);
             let (testimony, start) = match &self.witness {
-                Witness::Agent { acting, .. } => {
-                    (Testimony::Agent, acting.filter(|acting| *acting >= since).or(Some(since)))
+                // A new reason never sets the clock back to a later start; but reasons that nobody acts on don't start
+                // the clock of one that comes to them, or takes their place.
+                Witness::Agent { acting, idle, .. } => {
+                    let idled = acting.zip(*idle).filter(|(acting, idle)| idle < acting && *idle >= since);
+                    (Testimony::Agent, Some(idled.map_or(since, |(acting, _)| acting)))
                 }
                 Witness::ControlPlane(history) => {
                     let acted_on = |reason: &str| rules.remedy(&self.condition, reason).is_some();
@@ -304,6 +311,13 @@ impl Fault {
             action: remedy.map_or(RepairAction::NoAction, |(remedy, _)| remedy.action),
             deadline: remedy.and_then(|(remedy, start)| start.checked_add(remedy.grace).ok()),
         }
+    }
+
+    /// What a node would have if its kubelet fell silent now: what guards are asked about where nothing is wrong.
+    pub fn supposed(rules: &Rules<'_>, now: Timestamp) -> Self {
+        let (condition, reason) = (ConditionType::Ready, "NodeStatusUnknown");
+        let remedy = rules.remedy(&condition, reason).map(|remedy| (remedy, now));
+        Self::new(condition, reason, "", Testimony::ControlPlane, Health::Unknown, now, remedy)
     }
 
     /// What the catalogue says that this is.
