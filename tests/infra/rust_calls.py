@@ -111,20 +111,28 @@ def _folder(module: str) -> list:
     return [function for file in files for function in functions(file)]
 
 
+def _calls_through_ports(files: list) -> set:
+    """The AWS calls of those of the ports' methods that these files use."""
+    sources = "".join(code(file) for file in files)
+    calls = set().union(*(sdk_calls(code(file)) for file in files))
+    for port, kind, module in [("store", "DynamoStore", "store/dynamodb"), ("cloud", "AwsCloud", "cloud/aws")]:
+        known = _folder(module)
+        used = set(re.findall(rf"\b{port}\s*\.\s*(\w+)\s*\(", sources)) - {"clone"}
+        used |= set(re.findall(rf"\b{kind}::(\w+)\(", sources))
+        front = [function for function in known if function.file == ADAPTERS / f"{module}.rs"]
+        roots = []
+        for name in sorted(used):
+            named = [function for function in front if function.name == name]
+            named = named or [function for function in known if function.name == name]
+            assert named, f"{name} of the {port} is nowhere in {module}"
+            roots += named
+        calls |= _reached(roots, known)
+    return calls
+
+
 def calls_of_function(name: str) -> set:
     """The AWS calls that one of the Lambda functions makes."""
-    sources = "".join(code(file) for file in sorted((ROOT / "functions" / name / "src").glob("*.rs")))
-    calls = set()
-    for port, module in [("store", "store/dynamodb"), ("cloud", "cloud/aws")]:
-        known = _folder(module)
-        used = set(re.findall(rf"\b{port}\s*\.\s*(\w+)\s*\(", sources))
-        used |= {constructor for kind, constructor in re.findall(r"\b(AwsCloud|DynamoStore)::(\w+)\(", sources)
-                 if (kind == "AwsCloud") == (port == "cloud")}
-        ports = [function for function in known if function.file == ADAPTERS / f"{module}.rs" and function.name in used]
-        missing = used - {function.name for function in ports} - {"clone"}
-        assert not missing, f"{name} uses {missing} of the {port}, and {module}.rs has no such function"
-        calls |= _reached(ports, known)
-    return calls
+    return _calls_through_ports(sorted((ROOT / "functions" / name / "src").glob("*.rs")))
 
 
 def calls_of_agent() -> set:
@@ -132,12 +140,12 @@ def calls_of_agent() -> set:
 
 
 def calls_of_operators() -> set:
-    """Those of the store's that no handler uses, and of the command."""
-    known = _folder("store/dynamodb")
-    roots = [function for function in known if function.file.stem == "operators"]
-    return _reached(roots, known) | {
-        call for file in sorted((ROOT / "src").rglob("*.rs")) for call in sdk_calls(code(file))
-    }
+    """Those of the command, which asks the repairer for explanations and for nothing else."""
+    command = sorted((ROOT / "src").rglob("*.rs"))
+    asked = set(re.findall(r"\brepairer\s*\.\s*(\w+)\s*\(", "".join(code(file) for file in (ROOT / "src" / "operate").glob("*.rs"))))
+    assert asked == {"explain"}
+    explains = [ROOT / "functions" / "repair" / "src" / f"{module}.rs" for module in ("explain", "view")]
+    return _calls_through_ports([*(file for file in command if "replay" not in file.parts and file.name != "replay.rs"), *explains])
 
 
 def calls_anywhere() -> set:

@@ -72,6 +72,27 @@ def test_aws_has_such_a_command_with_such_options(words):
     assert options <= known | switches
 
 
+COMMAND = ROOT / "target" / "debug" / "nodemend"
+
+
+def helps(words: list) -> str:
+    """What the command says of a subcommand; nothing where it has none such."""
+    told = subprocess.run([COMMAND, *words, "--help"], capture_output=True, text=True, timeout=30)
+    return told.stdout if told.returncode == 0 else ""
+
+
+@pytest.mark.skipif(not COMMAND.is_file(), reason="the command is not built: cargo build --features aws")
+@pytest.mark.parametrize("words", commands("nodemend"), ids=" ".join)
+def test_nodemend_has_such_a_command_with_such_options(words):
+    if not helps(["status"]):
+        pytest.skip("the command is built without the feature aws")
+    of_two = words[0] in ("policy", "audit")
+    told = helps(words[: 1 + of_two])
+    assert told, words
+    for option in [word for word in words if word.startswith("--")]:
+        assert re.search(rf"{option}\b", told), option
+
+
 def test_what_is_asked_of_the_stack_is_in_it():
     names = {name for block in blocks() for name in re.findall(r"\$\(of (\w+)\)", block)}
     assert len(names) > 8
