@@ -18,6 +18,9 @@ const FINDINGS: [resource: string, id: string, reason: string][] = [
   ["AuditRole", IAM5("*"), READS],
   ["AuditRole", IAM5(ARN("eks", "cluster/*")), READS],
   ["AuditRole", IAM5(ARN("eks", "nodegroup/*/*/*")), READS],
+  ["OperatorPolicy", IAM5("*"), READS],
+  ["OperatorPolicy", IAM5(ARN("eks", "cluster/*")), READS],
+  ["OperatorPolicy", IAM5(ARN("eks", "nodegroup/*/*/*")), READS],
   [
     "AgentPolicy",
     IAM5(ARN("logs", "log-group:/nodemend/<ClusterName>/nodes:log-stream:i-*")),
