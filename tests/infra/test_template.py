@@ -174,7 +174,7 @@ def seconds(name: str, file: str) -> int:
 
 def test_a_sweep_that_begins_late_has_time_for_its_calls_and_no_more_than_its_lease():
     timeout = deployed()["Resources"]["RepairFunction"]["Properties"]["Timeout"]
-    waits, call = seconds("MINUTE", "repair/src/main.rs"), seconds("PATIENCE", "adapters/src/cloud/aws.rs")
+    waits, call = seconds("TURN", "repair/src/main.rs"), seconds("PATIENCE", "adapters/src/cloud/aws.rs")
     console = seconds("CONSOLE_TIMEOUT", "adapters/src/cloud/aws/instance.rs")
     one_read = seconds("OPERATION_TIMEOUT", "adapters/src/aws.rs")
     assert timeout >= waits + call + console + 3 * one_read

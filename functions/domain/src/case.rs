@@ -66,6 +66,9 @@ pub struct Case {
     /// When the kubelet last wrote anything, by the API server's clock.
     #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
     pub heard_kubelet: Option<Timestamp>,
+    /// When its kubelet registered last: what is told late of before it is of another life.
+    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
+    registered: Option<Timestamp>,
     /// When its agent or kubelet was first heard.
     #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
     first_heard: Option<Timestamp>,
@@ -298,6 +301,7 @@ impl Case {
             tallies: Vec::new(),
             heard_agent: None,
             heard_kubelet: None,
+            registered: None,
             first_heard: None,
             silent_since: None,
             arrival: None,

@@ -13,10 +13,11 @@ use nodemend_adapters::{
 use nodemend_repair::{RepairError, Repairer, Swept};
 use serde_json::{Value, json, value::RawValue};
 
-/// The next invocation takes over where this one ends.
-const MINUTE: SignedDuration = SignedDuration::from_secs(58);
+/// How long an invocation waits for deadlines: longer than the minute until the next one, so that there is no moment in
+/// which nobody waits, and so much shorter than the function's time that its last call has its answer.
+const TURN: SignedDuration = SignedDuration::from_secs(66);
 
-/// So little of a minute is not worth waiting for again.
+/// So little of a turn is not worth waiting for again.
 const SHORT: SignedDuration = SignedDuration::from_secs(5);
 
 #[tokio::main(flavor = "current_thread")]
@@ -31,22 +32,22 @@ async fn main() -> Result<(), Error> {
         .await
 }
 
-/// What is due now is done by whoever comes; of two that a schedule woke, one waits for the rest of the minute.
+/// What is due now is done by whoever comes; of two that a schedule woke, one waits.
 async fn sweep(
     repairer: &Repairer<DynamoStore, AwsCloud, SystemClock>,
     store: &DynamoStore,
 ) -> Result<Value, Error> {
     let mut done = Done::default();
-    let end = SystemClock.now() + MINUTE;
+    let end = SystemClock.now() + TURN;
     let swept = match waiter(store, end).await {
-        None => done.sweep(repairer, end).await,
+        None => done.turn(repairer, store, end).await,
         Some(theirs) => {
-            let once = done.sweep(repairer, SystemClock.now()).await;
-            // A schedule is not exact: where the other's minute ends well before this one's, somebody must wait on.
+            let once = done.once(repairer, end).await;
+            // The other's turn ends within this one: somebody must wait on.
             if once.is_ok() && end.duration_since(theirs) > SHORT {
                 wait_until(theirs).await;
                 match waiter(store, end).await {
-                    None => done.sweep(repairer, end).await,
+                    None => done.turn(repairer, store, end).await,
                     Some(_) => once,
                 }
             } else {
@@ -74,21 +75,38 @@ struct Done {
 }
 
 impl Done {
-    async fn sweep(
+    /// Sweeps, and waits for each deadline of its turn.
+    async fn turn(
+        &mut self,
+        repairer: &Repairer<DynamoStore, AwsCloud, SystemClock>,
+        store: &DynamoStore,
+        end: Timestamp,
+    ) -> Result<(), RepairError> {
+        // Its future is deep and large, and lives on the heap.
+        let swept = Box::pin(repairer.sweep_until(end, wait_until, |swept: &Swept| self.tell(swept))).await;
+        if let Err(error) = store.end_sweep(end, SystemClock.now()).await {
+            telemetry::log(&json!({ "failure": error.to_string() }));
+        }
+        swept
+    }
+
+    async fn once(
         &mut self,
         repairer: &Repairer<DynamoStore, AwsCloud, SystemClock>,
         end: Timestamp,
     ) -> Result<(), RepairError> {
-        let report = |swept: &Swept| {
-            self.looked_at += swept.looked_at;
-            self.failed += swept.failures.len();
-            swept.occurrences.iter().for_each(telemetry::occurred);
-            for failure in &swept.failures {
-                telemetry::log(&json!({ "failure": failure.to_string() }));
-            }
-        };
-        // Its future is deep and large, and lives on the heap.
-        Box::pin(repairer.sweep_until(end, wait_until, report)).await
+        let swept = Box::pin(repairer.sweep_before(end)).await?;
+        self.tell(&swept);
+        Ok(())
+    }
+
+    fn tell(&mut self, swept: &Swept) {
+        self.looked_at += swept.looked_at;
+        self.failed += swept.failures.len();
+        swept.occurrences.iter().for_each(telemetry::occurred);
+        for failure in &swept.failures {
+            telemetry::log(&json!({ "failure": failure.to_string() }));
+        }
     }
 
     fn told(self, swept: Result<(), RepairError>) -> Result<Value, Error> {

@@ -22,7 +22,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         mut report: impl FnMut(&Swept),
     ) -> Result<(), RepairError> {
         loop {
-            let swept = self.sweep().await?;
+            let swept = self.sweep_before(end).await?;
             report(&swept);
             let now = self.clock.now();
             let Some(due) = self.next_due().await? else { return Ok(()) };

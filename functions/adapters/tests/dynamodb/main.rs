@@ -417,5 +417,9 @@ fn of_two_sweeps_one_waits_and_a_dead_ones_lease_runs_out() {
         assert_eq!(store.lease_sweep(at(0), at(58)).await, Ok(None));
         assert_eq!(store.lease_sweep(at(1), at(59)).await, Ok(Some(at(58))));
         assert_eq!(store.lease_sweep(at(58), at(116)).await, Ok(None));
+        assert_eq!(store.end_sweep(at(58), at(60)).await, Ok(()), "not any more this one's to give back");
+        assert_eq!(store.lease_sweep(at(61), at(119)).await, Ok(Some(at(116))));
+        assert_eq!(store.end_sweep(at(116), at(62)).await, Ok(()));
+        assert_eq!(store.lease_sweep(at(62), at(120)).await, Ok(None));
     });
 }

@@ -36,6 +36,7 @@ impl Case {
             }
             What::Registered { conditions } => {
                 self.registered(at);
+                self.registered = self.registered.max(Some(at));
                 self.heard_kubelet = self.heard_kubelet.max(Some(at));
                 self.departure.take_if(|departure| departure.at < at && !departure.foreign);
                 for condition in &mut self.conditions {
@@ -95,9 +96,13 @@ impl Case {
                 Some(place) => place,
                 None if self.conditions.len() >= MAX_CONDITIONS => continue,
                 None => {
+                    let mut history = History::default();
+                    if let Some(registered) = self.registered {
+                        history.restart(registered);
+                    }
                     self.conditions.push(Condition {
                         condition: observed.condition.clone(),
-                        witness: Witness::ControlPlane(History::default()),
+                        witness: Witness::ControlPlane(history),
                         findings: Vec::new(),
                     });
                     self.conditions.len() - 1

@@ -82,6 +82,28 @@ mod tests {
     }
 
     #[test]
+    fn what_was_before_a_registration_starts_no_clock_though_it_is_told_late() {
+        let id = InstanceId::new("i-00000000000000001").expect("an id");
+        let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
+        let policy = Policy::eks_defaults();
+        let observed = |minute: i64, what: What| Observation {
+            at: at(minute),
+            node: NodeName::new("ip-10-0-0-1.ec2.internal").expect("a name"),
+            instance_id: None,
+            zone: None,
+            boot_id: None,
+            what,
+        };
+        let deleted = || What::Deleted { by: Deleter::Manual, user: "alice".to_owned() };
+        case.hear_observation(&observed(4, What::Registered { conditions: Vec::new() }), &policy);
+        case.hear_observation(&observed(5, deleted()), &policy);
+        let since = |case: &Case| case.faults(&policy.default_rules(), &policy, at(6))[0].since;
+        assert_eq!(since(&case), at(5));
+        case.hear_observation(&observed(1, deleted()), &policy);
+        assert_eq!(since(&case), at(5));
+    }
+
+    #[test]
     fn the_end_of_the_node_that_had_the_name_before_is_not_this_ones() {
         let deleted_at = |minute: i64| {
             let id = InstanceId::new("i-00000000000000001").expect("an id");

@@ -43,4 +43,33 @@ impl DynamoStore {
             Err(error) => Err(failed(&error)),
         }
     }
+
+    /// Gives back a lease that was taken until then, if it is still that one: its holder waits no longer.
+    pub async fn end_sweep(&self, until: Timestamp, now: Timestamp) -> Result<(), StoreError> {
+        if now >= until {
+            return Ok(());
+        }
+        let mut ended = item::sweep_key();
+        ended.insert(LEASE.to_owned(), item::text(stamp::millis(now)));
+        let put = self
+            .client
+            .put_item()
+            .table_name(&self.tables.state)
+            .set_item(Some(ended))
+            .condition_expression("#lease = :mine")
+            .expression_attribute_names("#lease", LEASE)
+            .expression_attribute_values(":mine", item::text(stamp::millis(until)))
+            .send()
+            .await;
+        match put {
+            Err(error)
+                if !error
+                    .as_service_error()
+                    .is_some_and(PutItemError::is_conditional_check_failed_exception) =>
+            {
+                Err(failed(&error))
+            }
+            _ => Ok(()),
+        }
+    }
 }
