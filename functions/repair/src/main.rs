@@ -15,7 +15,7 @@ use serde_json::{Value, json, value::RawValue};
 
 /// How long an invocation waits for deadlines: longer than the minute until the next one, so that there is no moment in
 /// which nobody waits, and so much shorter than the function's time that its last call has its answer.
-const TURN: SignedDuration = SignedDuration::from_secs(66);
+const TURN: SignedDuration = SignedDuration::from_secs(65);
 
 /// So little of a turn is not worth waiting for again.
 const SHORT: SignedDuration = SignedDuration::from_secs(5);
