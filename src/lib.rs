@@ -2,3 +2,5 @@
 
 pub mod policy;
 pub mod replay;
+#[cfg(feature = "local")]
+pub mod up;

@@ -7,6 +7,8 @@ use nodemend::{
     policy::{self, PolicyCommandError},
     replay::{self, ReplayError},
 };
+#[cfg(feature = "local")]
+use nodemend::up::{self, UpError, child};
 
 /// Provable auto-repair for Amazon EKS nodes
 #[derive(Parser)]
@@ -23,6 +25,19 @@ enum Command {
     /// Check a policy, or take one over from eksctl
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Run the whole pipeline on this machine: the real functions, with DynamoDB and AWS emulated
+    #[cfg(feature = "local")]
+    Up(up::Options),
+    #[cfg(feature = "local")]
+    #[command(name = child::LAUNCH, hide = true)]
+    Launch(child::Launch),
+    /// Run the whole pipeline on this machine (needs a build with `--features local`)
+    #[cfg(not(feature = "local"))]
+    #[command(disable_help_flag = true)]
+    Up {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        options: Vec<std::ffi::OsString>,
+    },
 }
 
 /// The exit code of a wrong command line or configuration.
@@ -51,6 +66,24 @@ fn main() -> ExitCode {
             Err(PolicyCommandError::Output(error)) if is_closed(&error) => ExitCode::SUCCESS,
             Err(error) => failed(&error, !matches!(error, PolicyCommandError::Output(_))),
         },
+        #[cfg(feature = "local")]
+        Command::Up(options) => match up::run(&options) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::from(1),
+            Err(UpError::Output(error)) if is_closed(&error) => ExitCode::SUCCESS,
+            Err(error) => failed(&error, error.is_usage()),
+        },
+        #[cfg(feature = "local")]
+        Command::Launch(launch) => failed(&child::launch(&launch), false),
+        #[cfg(not(feature = "local"))]
+        Command::Up { options: _ } => {
+            anstream::eprintln!(
+                "nodemend: this build has no local stack; build one that has:\n  \
+                 cargo build --release --features local\n  \
+                 cargo build --release --features lambda -p nodemend-intake -p nodemend-repair -p nodemend-audit"
+            );
+            ExitCode::from(USAGE)
+        }
     }
 }
 
