@@ -238,7 +238,7 @@ async fn watch(
     });
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let well = loop {
+    let (well, how) = loop {
         tokio::select! {
             word = stack.words.recv() => if let Some((function, word)) = word {
                 screen.hear(&function, word)?;
@@ -251,9 +251,9 @@ async fn watch(
                 injecting = None;
                 if let Some(injected) = injected { injected? }
             }
-            () = ending.told() => break !options.once,
+            () = ending.told() => break (!options.once, None),
             _ = looks.tick() => if let Some(watched) = watched.as_ref().filter(|_| options.once) {
-                if let Some(well) = judge(stack, watched).await? { break well }
+                if let Some((well, how)) = judge(stack, watched).await? { break (well, Some(how)) }
             },
         }
     };
@@ -262,6 +262,9 @@ async fn watch(
         screen.hear(&function, word)?;
     }
     screen.end()?;
+    if let Some(how) = how {
+        anstream::eprintln!("nodemend: {how}");
+    }
     Ok(well)
 }
 
@@ -276,16 +279,16 @@ fn inject(
 }
 
 /// Whether the incident ended well, once it has ended.
-async fn judge(stack: &Stack, watched: &Watched) -> Result<Option<bool>, UpError> {
+async fn judge(stack: &Stack, watched: &Watched) -> Result<Option<(bool, String)>, UpError> {
     let now = SystemClock.now();
-    let (well, how) = match watched.judge(&stack.store, now).await? {
-        Verdict::Open if now <= watched.deadline + PATIENCE => return Ok(None),
-        Verdict::Open => (false, format!("the incident goes on {}s after its deadline", PATIENCE.as_secs())),
-        Verdict::Proven(how) => (true, how),
-        Verdict::Wrong(how) => (false, how),
-    };
-    anstream::eprintln!("nodemend: {how}");
-    Ok(Some(well))
+    Ok(match watched.judge(&stack.store, now).await? {
+        Verdict::Open if now <= watched.deadline + PATIENCE => None,
+        Verdict::Open => {
+            Some((false, format!("the incident goes on {}s after its deadline", PATIENCE.as_secs())))
+        }
+        Verdict::Proven(how) => Some((true, how)),
+        Verdict::Wrong(how) => Some((false, how)),
+    })
 }
 
 fn policy(options: &Options) -> Result<Policy, UpError> {

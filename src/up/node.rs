@@ -22,6 +22,7 @@ const UNKNOWN: &str = include_str!("../../events/templates/eks-audit-node-contro
 const NAME: &str = "ip-10-0-10-170.ec2.internal";
 const INSTANCE: &str = "i-08736224042c4ee75";
 const ZONE: &str = "us-east-1a";
+const BOOT: &str = "3c2f687e-27bd-4642-bee9-8503552bada0";
 
 /// One node.
 #[derive(Debug, Clone)]
@@ -143,7 +144,8 @@ impl Node {
         let text = template
             .replace(NAME, self.name.as_str())
             .replace(INSTANCE, self.instance_id.as_str())
-            .replace(ZONE, self.zone.as_str());
+            .replace(ZONE, self.zone.as_str())
+            .replace(BOOT, self.boot_id.as_str());
         // The templates are files of ours, and a test reads them all.
         let mut record: Value = serde_json::from_str(&text).unwrap_or_default();
         let (millis, seconds) = (stamp::millis(now), stamp::seconds(now));
@@ -243,6 +245,7 @@ mod tests {
         };
         let back = read(node.ready(now()));
         assert_eq!((ready(&back), back.boot_id.as_ref()), (Some(Health::Sound), Some(&node.boot_id)));
-        assert_eq!(ready(&read(node.unknown(now()))), Some(Health::Unknown));
+        let lost = read(node.unknown(now()));
+        assert_eq!((ready(&lost), lost.boot_id.as_ref()), (Some(Health::Unknown), Some(&node.boot_id)));
     }
 }
