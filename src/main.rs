@@ -3,12 +3,12 @@
 use std::{io, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
+#[cfg(feature = "local")]
+use nodemend::up::{self, UpError, child};
 use nodemend::{
     policy::{self, PolicyCommandError},
     replay::{self, ReplayError},
 };
-#[cfg(feature = "local")]
-use nodemend::up::{self, UpError, child};
 
 /// Provable auto-repair for Amazon EKS nodes
 #[derive(Parser)]

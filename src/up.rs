@@ -164,7 +164,8 @@ impl UpError {
 
 /// Runs the stack to its end; whether that was as it should be.
 pub fn run(options: &Options) -> Result<bool, UpError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(UpError::System)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(UpError::System)?;
     let ended = runtime.block_on(up(options));
     // What still waits for something need not.
     runtime.shutdown_background();
@@ -189,13 +190,14 @@ async fn start(options: &Options, policy: &Policy) -> Result<Stack, UpError> {
     let beside = nodemend.parent().unwrap_or(Path::new("."));
     let functions = options.functions.clone().unwrap_or_else(|| beside.to_owned());
     // Told before minutes of setting up.
-    if let Some(missing) = stack::FUNCTIONS.map(|name| functions.join(name)).into_iter().find(|path| !path.is_file()) {
+    if let Some(missing) =
+        stack::FUNCTIONS.map(|name| functions.join(name)).into_iter().find(|path| !path.is_file())
+    {
         return Err(StackError::NoFunction(missing).into());
     }
     let cache = options.cache.clone().or_else(cache).ok_or(UpError::NoCache)?;
     let launcher = Launcher::new(&nodemend);
-    let python =
-        emulator::prepare(&launcher, &cache, &options.python).await.map_err(StackError::Emulator)?;
+    let python = emulator::prepare(&launcher, &cache, &options.python).await.map_err(StackError::Emulator)?;
     let grace = options.grace.unwrap_or(SignedDuration::from_hours(1));
     let stack = Stack::start(Config {
         launcher: nodemend,
@@ -281,7 +283,8 @@ fn inject(
 /// Whether the incident ended well, once it has ended.
 async fn judge(stack: &Stack, watched: &Watched) -> Result<Option<(bool, String)>, UpError> {
     let now = SystemClock.now();
-    Ok(match watched.judge(&stack.store, now).await? {
+    let hits = stack.calls().iter().filter(|called| called.hit(watched.key.instance_id.as_str())).count();
+    Ok(match watched.judge(&stack.store, hits, now).await? {
         Verdict::Open if now <= watched.deadline + PATIENCE => None,
         Verdict::Open => {
             Some((false, format!("the incident goes on {}s after its deadline", PATIENCE.as_secs())))
@@ -294,7 +297,8 @@ async fn judge(stack: &Stack, watched: &Watched) -> Result<Option<(bool, String)
 fn policy(options: &Options) -> Result<Policy, UpError> {
     let mut policy = match &options.policy {
         Some(path) => {
-            let text = fs::read_to_string(path).map_err(|source| UpError::Read { path: path.clone(), source })?;
+            let text =
+                fs::read_to_string(path).map_err(|source| UpError::Read { path: path.clone(), source })?;
             config::read_policy(&text)
                 .map_err(|error| UpError::Policy { path: path.clone(), why: error.to_string() })?
         }

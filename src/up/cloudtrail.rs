@@ -94,6 +94,13 @@ pub struct Called {
 }
 
 impl Called {
+    /// Whether it did something to this instance.
+    pub fn hit(&self, instance_id: &str) -> bool {
+        let named =
+            [&self.parameters["instanceId"], &self.parameters["instancesSet"]["items"][0]["instanceId"]];
+        self.answer.is_ok() && named.into_iter().any(|named| named == instance_id)
+    }
+
     /// CloudTrail's event of it, as EventBridge delivers it.
     pub fn event(&self) -> Value {
         let mut detail = json!({

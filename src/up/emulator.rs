@@ -114,7 +114,8 @@ impl Emulator {
 async fn address(lines: &mut Lines<BufReader<ChildStderr>>) -> Result<SocketAddr, String> {
     let mut said = Vec::new();
     while let Ok(Some(line)) = lines.next_line().await {
-        let address = line.split_once("Running on http://").and_then(|(_, address)| address.trim().parse().ok());
+        let address =
+            line.split_once("Running on http://").and_then(|(_, address)| address.trim().parse().ok());
         if let Some(address) = address {
             return Ok(address);
         }
@@ -130,7 +131,8 @@ pub async fn prepare(launcher: &Launcher, cache: &Path, python: &Path) -> Result
         |source| EmulatorError::Cache { path, source }
     };
     fs::create_dir_all(cache).map_err(failed(cache))?;
-    let name = Sha256::digest(REQUIREMENTS).iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>();
+    let name =
+        Sha256::digest(REQUIREMENTS).iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>();
     let home = cache.join(format!("moto-{name}"));
     let ready = home.join(READY);
     let lock_path = home.with_extension("lock");
@@ -163,7 +165,9 @@ pub async fn prepare(launcher: &Launcher, cache: &Path, python: &Path) -> Result
 fn with_proxies(command: &mut Command) {
     let needed = |name: &str| {
         let upper = name.to_ascii_uppercase();
-        upper.starts_with("PIP_") || upper.ends_with("_PROXY") || upper.starts_with("SSL_CERT")
+        upper.starts_with("PIP_")
+            || upper.ends_with("_PROXY")
+            || upper.starts_with("SSL_CERT")
             || matches!(upper.as_str(), "HOME" | "PATH" | "LANG" | "TMPDIR" | "REQUESTS_CA_BUNDLE")
     };
     command.envs(std::env::vars_os().filter(|(name, _)| needed(&name.to_string_lossy())));
@@ -175,7 +179,8 @@ async fn run(mut command: Command, python: &Path, what: &'static str) -> Result<
     let mut child = spawned.map_err(|source| EmulatorError::Python { python: python.to_owned(), source })?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let ((), said) = tokio::join!(progress(stdout), all(stderr));
-    let status = child.wait().await.map_err(|source| EmulatorError::Python { python: python.to_owned(), source })?;
+    let status =
+        child.wait().await.map_err(|source| EmulatorError::Python { python: python.to_owned(), source })?;
     if status.success() {
         return Ok(());
     }

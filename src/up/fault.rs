@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use jiff::SignedDuration;
-use nodemend_domain::{
-    condition::ConditionType,
-    ident::InstanceId,
-    policy::Policy,
-};
+use nodemend_domain::{condition::ConditionType, ident::InstanceId, policy::Policy};
 use tokio::time::sleep;
 
 use super::{
@@ -76,17 +72,23 @@ impl Fault {
     }
 
     /// Lets it happen to a node.
-    pub async fn inject(self, fleet: &Fleet, node: &InstanceId, grace: SignedDuration) -> Result<(), FleetError> {
+    pub async fn inject(
+        self,
+        fleet: &Fleet,
+        node: &InstanceId,
+        grace: SignedDuration,
+    ) -> Result<(), FleetError> {
         let (condition, reason) = self.cause();
         match self {
             Self::MetadataServiceBlocked => {
                 let event = |reason, message| {
-                    move |node: &mut Node, now| node.event(ConditionType::NetworkingReady, reason, message, now)
+                    move |node: &mut Node, now| {
+                        node.event(ConditionType::NetworkingReady, reason, message, now)
+                    }
                 };
                 let rule = "filter/OUTPUT: -A OUTPUT -d 169.254.169.254/32 -p tcp -j DROP";
                 fleet.agent_says(node, event("UnexpectedRejectRule", rule)).await?;
-                let blocked =
-                    "the instance metadata service is unreachable: filter/OUTPUT: -A OUTPUT -d 169.254.169.254/32 -p tcp -j DROP";
+                let blocked = "the instance metadata service is unreachable: filter/OUTPUT: -A OUTPUT -d 169.254.169.254/32 -p tcp -j DROP";
                 fleet.agent_says(node, event("MetadataServiceBlocked", blocked)).await?;
                 sleep(TOKEN_LASTS).await;
                 fleet.cut_off(node).await

@@ -63,10 +63,15 @@ struct Inner {
 impl Fleet {
     /// Makes a cluster with a group of so many instances, and its log groups.
     pub async fn create(aws: Wire, cluster: ClusterName, size: usize) -> Result<Self, FleetError> {
-        let fleet = Self(Arc::new(Inner { aws, cluster, nodes: Mutex::default(), streams: Mutex::default() }));
+        let fleet =
+            Self(Arc::new(Inner { aws, cluster, nodes: Mutex::default(), streams: Mutex::default() }));
         fleet.make_group(size).await?;
         for source in [fleet.agents(), fleet.control_plane()] {
-            fleet.0.aws.json("logs", "Logs_20140328.CreateLogGroup", &json!({ "logGroupName": source })).await?;
+            fleet
+                .0
+                .aws
+                .json("logs", "Logs_20140328.CreateLogGroup", &json!({ "logGroupName": source }))
+                .await?;
         }
         for instance_id in fleet.members().await? {
             fleet.join(&instance_id).await?;
@@ -84,20 +89,37 @@ impl Fleet {
         });
         aws.post("eks", "/clusters", &cluster).await?;
         let version = ("Version", "2011-01-01");
-        aws.query("autoscaling", &[
-            ("Action", "CreateLaunchConfiguration"), version, ("LaunchConfigurationName", GROUP),
-            ("ImageId", "ami-12c6146b"), ("InstanceType", "t3.small"),
-        ])
+        aws.query(
+            "autoscaling",
+            &[
+                ("Action", "CreateLaunchConfiguration"),
+                version,
+                ("LaunchConfigurationName", GROUP),
+                ("ImageId", "ami-12c6146b"),
+                ("InstanceType", "t3.small"),
+            ],
+        )
         .await?;
         let (size, subnets) = (size.to_string(), subnets.join(","));
         let tag = format!("kubernetes.io/cluster/{}", self.0.cluster);
-        aws.query("autoscaling", &[
-            ("Action", "CreateAutoScalingGroup"), version, ("AutoScalingGroupName", GROUP),
-            ("LaunchConfigurationName", GROUP), ("MinSize", &size), ("MaxSize", &size), ("DesiredCapacity", &size),
-            ("VPCZoneIdentifier", &subnets), ("Tags.member.1.Key", &tag), ("Tags.member.1.Value", "owned"),
-            ("Tags.member.1.PropagateAtLaunch", "true"), ("Tags.member.1.ResourceId", GROUP),
-            ("Tags.member.1.ResourceType", "auto-scaling-group"),
-        ])
+        aws.query(
+            "autoscaling",
+            &[
+                ("Action", "CreateAutoScalingGroup"),
+                version,
+                ("AutoScalingGroupName", GROUP),
+                ("LaunchConfigurationName", GROUP),
+                ("MinSize", &size),
+                ("MaxSize", &size),
+                ("DesiredCapacity", &size),
+                ("VPCZoneIdentifier", &subnets),
+                ("Tags.member.1.Key", &tag),
+                ("Tags.member.1.Value", "owned"),
+                ("Tags.member.1.PropagateAtLaunch", "true"),
+                ("Tags.member.1.ResourceId", GROUP),
+                ("Tags.member.1.ResourceType", "auto-scaling-group"),
+            ],
+        )
         .await?;
         Ok(())
     }
@@ -105,7 +127,9 @@ impl Fleet {
     /// The instances that the group has now.
     pub async fn members(&self) -> Result<Vec<InstanceId>, FleetError> {
         let fields = [
-            ("Action", "DescribeAutoScalingGroups"), ("Version", "2011-01-01"), ("AutoScalingGroupNames.member.1", GROUP),
+            ("Action", "DescribeAutoScalingGroups"),
+            ("Version", "2011-01-01"),
+            ("AutoScalingGroupNames.member.1", GROUP),
         ];
         let group = self.0.aws.query("autoscaling", &fields).await?;
         let ids = elements(element(&group, "Instances"), "InstanceId").map(InstanceId::new);
@@ -126,7 +150,11 @@ impl Fleet {
     }
 
     async fn look_up(&self, instance_id: &InstanceId) -> Result<Node, FleetError> {
-        let fields = [("Action", "DescribeInstances"), ("Version", "2016-11-15"), ("InstanceId.1", instance_id.as_str())];
+        let fields = [
+            ("Action", "DescribeInstances"),
+            ("Version", "2016-11-15"),
+            ("InstanceId.1", instance_id.as_str()),
+        ];
         let described = self.0.aws.query("ec2", &fields).await?;
         let name = NodeName::new(element(&described, "privateDnsName"))?;
         let zone = Zone::new(element(element(&described, "placement"), "availabilityZone"))?;
@@ -225,7 +253,13 @@ impl Fleet {
         LogSource::ControlPlane(self.0.cluster.clone()).to_string()
     }
 
-    async fn write(&self, group: String, stream: String, line: String, now: Timestamp) -> Result<(), FleetError> {
+    async fn write(
+        &self,
+        group: String,
+        stream: String,
+        line: String,
+        now: Timestamp,
+    ) -> Result<(), FleetError> {
         let aws = &self.0.aws;
         let place = (group, stream);
         {

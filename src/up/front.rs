@@ -8,7 +8,7 @@ mod xml;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex as Lock, PoisonError},
 };
 
 use axum::{
@@ -58,20 +58,40 @@ pub enum Happened {
     },
 }
 
+/// Every call so far that changes something, or was to, in order. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Calls(Arc<Lock<Vec<Called>>>);
+
+impl Calls {
+    /// All of them.
+    pub fn all(&self) -> Vec<Called> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn push(&self, called: Called) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(called);
+    }
+}
+
 /// The front of the emulator.
 #[derive(Debug)]
 struct Front {
     emulator: Wire,
+    calls: Calls,
     happened: UnboundedSender<Happened>,
     /// Calls that change a group are made one by one: what came of one is seen by what is different after it.
     one_by_one: Mutex<()>,
 }
 
 /// Serves in front of the emulator; where.
-pub async fn serve(emulator: SocketAddr, happened: UnboundedSender<Happened>) -> std::io::Result<SocketAddr> {
+pub async fn serve(
+    emulator: SocketAddr,
+    calls: Calls,
+    happened: UnboundedSender<Happened>,
+) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
-    let front = Front { emulator: Wire::to(emulator), happened, one_by_one: Mutex::default() };
+    let front = Front { emulator: Wire::to(emulator), calls, happened, one_by_one: Mutex::default() };
     let router = Router::new().fallback(take).with_state(Arc::new(front));
     tokio::spawn(async move { axum::serve(listener, router).await });
     Ok(address)
@@ -161,7 +181,8 @@ impl Front {
     async fn logs(&self, asked: &Asked) -> Result<Response<Body>, WireError> {
         let answer = self.pass(asked).await?;
         let target = asked.head.headers.get("x-amz-target").and_then(|target| target.to_str().ok());
-        let stored = answer.status() == StatusCode::OK && target.is_some_and(|target| target.ends_with(".PutLogEvents"));
+        let stored = answer.status() == StatusCode::OK
+            && target.is_some_and(|target| target.ends_with(".PutLogEvents"));
         if stored && let Ok(body) = serde_json::from_slice::<Value>(&asked.body) {
             let text = |field: &str| body[field].as_str().unwrap_or_default().to_owned();
             self.tell(Happened::Logged { group: text("logGroupName"), stream: text("logStreamName") });
@@ -169,7 +190,12 @@ impl Front {
         Ok(answer.map(Body::from))
     }
 
-    async fn ec2(&self, asked: &Asked, action: &str, form: &[(String, String)]) -> Result<Response<Body>, WireError> {
+    async fn ec2(
+        &self,
+        asked: &Asked,
+        action: &str,
+        form: &[(String, String)],
+    ) -> Result<Response<Body>, WireError> {
         let answer = self.pass(asked).await?;
         let instances: Vec<&str> = form
             .iter()
@@ -209,7 +235,7 @@ impl Front {
         parameters: Value,
         answer: Result<Value, (String, String)>,
     ) {
-        self.tell(Happened::Called(Box::new(Called {
+        let called = Called {
             at: asked.at,
             identity: asked.identity.clone(),
             user_agent: asked.user_agent.clone(),
@@ -218,7 +244,9 @@ impl Front {
             request_id: asked.request_id.clone(),
             parameters,
             answer,
-        })));
+        };
+        self.calls.push(called.clone());
+        self.tell(Happened::Called(Box::new(called)));
     }
 
     fn tell(&self, happened: Happened) {

@@ -14,9 +14,12 @@ use serde_json::Value;
 
 use super::ids;
 
-const REGISTRATION: &str = include_str!("../../events/templates/eks-audit-kubelet-create-node-registration.json");
-const STATUS: &str = include_str!("../../events/templates/eks-audit-kubelet-patch-nodestatus-ready-false.json");
-const UNKNOWN: &str = include_str!("../../events/templates/eks-audit-node-controller-update-NodeStatusUnknown.json");
+const REGISTRATION: &str =
+    include_str!("../../events/templates/eks-audit-kubelet-create-node-registration.json");
+const STATUS: &str =
+    include_str!("../../events/templates/eks-audit-kubelet-patch-nodestatus-ready-false.json");
+const UNKNOWN: &str =
+    include_str!("../../events/templates/eks-audit-node-controller-update-NodeStatusUnknown.json");
 
 /// What the captured records say, and a node's own words stand for.
 const NAME: &str = "ip-10-0-10-170.ec2.internal";
@@ -59,7 +62,13 @@ impl Node {
 
     /// A new boot: all is well, and what was said before counts no more.
     pub fn reboot(&mut self, now: Timestamp) -> Result<(), InvalidName> {
-        let well = Self::new(self.cluster.clone(), self.name.clone(), self.instance_id.clone(), self.zone.clone(), now)?;
+        let well = Self::new(
+            self.cluster.clone(),
+            self.name.clone(),
+            self.instance_id.clone(),
+            self.zone.clone(),
+            now,
+        )?;
         *self = well;
         Ok(())
     }
@@ -71,21 +80,36 @@ impl Node {
     }
 
     /// The agent tells of something that by itself repairs nothing.
-    pub fn event(&mut self, condition: ConditionType, reason: &'static str, message: &'static str, now: Timestamp) -> String {
+    pub fn event(
+        &mut self,
+        condition: ConditionType,
+        reason: &'static str,
+        message: &'static str,
+        now: Timestamp,
+    ) -> String {
         let findings = vec![finding(reason, message, Severity::Event, now)];
         self.report(Body::Event { condition, findings }, now)
     }
 
     /// A condition goes bad.
-    pub fn fail(&mut self, condition: ConditionType, reason: &'static str, message: &'static str, now: Timestamp) -> String {
+    pub fn fail(
+        &mut self,
+        condition: ConditionType,
+        reason: &'static str,
+        message: &'static str,
+        now: Timestamp,
+    ) -> String {
         let before = self.states.iter().find(|state| state.condition == condition).map(|state| state.since);
         let sound_secs = before.map(|since| now.duration_since(since).as_secs().max(0).unsigned_abs());
-        self.set(ConditionState {
-            status: Status::False,
-            sound_secs,
-            findings: vec![finding(reason, message, Severity::Condition, now)],
-            ..sound(condition, now)
-        }, now)
+        self.set(
+            ConditionState {
+                status: Status::False,
+                sound_secs,
+                findings: vec![finding(reason, message, Severity::Condition, now)],
+                ..sound(condition, now)
+            },
+            now,
+        )
     }
 
     /// A condition goes well again.
@@ -127,7 +151,8 @@ impl Node {
             let status = &mut record["requestObject"]["status"];
             status["nodeInfo"]["bootID"] = self.boot_id.as_str().into();
             let conditions = status["conditions"].as_array_mut();
-            for condition in conditions.into_iter().flatten().filter(|condition| condition["type"] == "Ready") {
+            for condition in conditions.into_iter().flatten().filter(|condition| condition["type"] == "Ready")
+            {
                 condition["status"] = "True".into();
                 condition["reason"] = "KubeletReady".into();
                 condition["message"] = "kubelet is posting ready status".into();
@@ -179,7 +204,12 @@ fn sound(condition: ConditionType, now: Timestamp) -> ConditionState<'static> {
     ConditionState { condition, status: Status::True, since: now, sound_secs: None, findings: Vec::new() }
 }
 
-fn finding(reason: &'static str, message: &'static str, severity: Severity, now: Timestamp) -> Finding<'static> {
+fn finding(
+    reason: &'static str,
+    message: &'static str,
+    severity: Severity,
+    now: Timestamp,
+) -> Finding<'static> {
     Finding { reason: reason.into(), severity, since: now, last: now, count: 1, message: message.into() }
 }
 
@@ -201,7 +231,8 @@ mod tests {
     fn node() -> Node {
         let name = |name| NodeName::new(name).expect("a name");
         let instance_id = InstanceId::new("i-0ab76e62066c9730c").expect("an id");
-        let (cluster, zone) = (ClusterName::new("local").expect("a name"), Zone::new("us-east-1b").expect("a zone"));
+        let (cluster, zone) =
+            (ClusterName::new("local").expect("a name"), Zone::new("us-east-1b").expect("a zone"));
         Node::new(cluster, name("ip-172-31-0-4.ec2.internal"), instance_id, zone, now()).expect("a node")
     }
 
@@ -232,15 +263,19 @@ mod tests {
             let Reading::Observation(observation) = audit_log::read(&line).expect("an event") else {
                 panic!("a fact: {line}")
             };
-            assert_eq!((&observation.node, &observation.zone.clone().unwrap_or(node.zone.clone())), (&node.name, &node.zone));
+            assert_eq!(
+                (&observation.node, &observation.zone.clone().unwrap_or(node.zone.clone())),
+                (&node.name, &node.zone)
+            );
             assert_eq!((observation.at, observation.instance_id.as_ref()), (now(), Some(&node.instance_id)));
             *observation
         };
         assert!(matches!(read(node.registers(now())).what, What::Registered { .. }));
         let ready = |observation: &Observation| match &observation.what {
-            What::Conditions { conditions, .. } => {
-                conditions.iter().find(|condition| condition.condition == ConditionType::Ready).map(|found| found.health)
-            }
+            What::Conditions { conditions, .. } => conditions
+                .iter()
+                .find(|condition| condition.condition == ConditionType::Ready)
+                .map(|found| found.health),
             _ => None,
         };
         let back = read(node.ready(now()));

@@ -2,10 +2,7 @@
 //!
 //! No emulator evaluates a pattern of JSON: one delivers everything, the other nothing.
 
-use std::{
-    borrow::Cow,
-    collections::HashMap,
-};
+use std::{borrow::Cow, collections::HashMap};
 
 use jiff::Timestamp;
 use nodemend_adapters::{
@@ -66,7 +63,10 @@ impl Pump {
     pub fn new(wire: Wire, intake: Function, cluster: &ClusterName) -> Result<Self, PatternError> {
         let subscriptions = vec![
             (LogSource::Agents(cluster.clone()).to_string(), Pattern::parse(our_patterns::AGENT)?),
-            (LogSource::ControlPlane(cluster.clone()).to_string(), Pattern::parse(our_patterns::CONTROL_PLANE)?),
+            (
+                LogSource::ControlPlane(cluster.clone()).to_string(),
+                Pattern::parse(our_patterns::CONTROL_PLANE)?,
+            ),
         ];
         Ok(Self { wire, intake, subscriptions, read: HashMap::new(), delivered: 0 })
     }

@@ -27,7 +27,11 @@ impl Screen {
             Word::Log(line) => self.log(function, &line)?,
             Word::Stderr(line) => anstream::eprintln!("{function}: {}", printable(&line)),
             Word::Failed { why, again: Some(wait) } => {
-                anstream::eprintln!("{function}: {}; again in {}s", printable(&why.to_string()), wait.as_secs());
+                anstream::eprintln!(
+                    "{function}: {}; again in {}s",
+                    printable(&why.to_string()),
+                    wait.as_secs()
+                );
             }
             Word::Failed { why, again: None } => {
                 anstream::eprintln!("{function}: {}; given up", printable(&why.to_string()));

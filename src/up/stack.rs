@@ -3,7 +3,6 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -14,7 +13,11 @@ use nodemend_adapters::{
     filter_pattern::PatternError,
     store::{CaseKey, Store, StoreError, dynamodb::DynamoStore},
 };
-use nodemend_domain::{ident::{ClusterName, InstanceId}, policy::Policy, stamp};
+use nodemend_domain::{
+    ident::{ClusterName, InstanceId},
+    policy::Policy,
+    stamp,
+};
 use serde_json::{Value, json};
 use tokio::{
     sync::mpsc::{self, UnboundedReceiver, UnboundedSender},
@@ -28,7 +31,7 @@ use super::{
     dynamodb::{self, DynamoError},
     emulator::{Emulator, EmulatorError},
     fleet::{Fleet, FleetError},
-    front::{self, Happened},
+    front::{self, Calls, Happened},
     ids,
     lambda::{Function, Spec, Word},
     pump::Pump,
@@ -124,7 +127,7 @@ pub struct Stack {
     /// The emulator, which ends when it fails.
     pub emulator: Emulator,
     cluster: ClusterName,
-    calls: Arc<Mutex<Vec<Called>>>,
+    calls: Calls,
     tasks: JoinSet<()>,
 }
 
@@ -139,7 +142,9 @@ impl Stack {
         let dynamodb = dynamodb::serve()?;
         let emulator = Emulator::start(&launcher, &config.python).await?;
         let (happened, happenings) = mpsc::unbounded_channel();
-        let aws = front::serve(emulator.address, happened).await.map_err(StackError::Listen)?;
+        let calls = Calls::default();
+        let aws =
+            front::serve(emulator.address, calls.clone(), happened).await.map_err(StackError::Listen)?;
         let store = dynamodb::store(dynamodb).await?;
         store.put_policy(&config.cluster, &config.policy, "nodemend up", SystemClock.now()).await?;
         let (say, words) = mpsc::unbounded_channel();
@@ -149,23 +154,18 @@ impl Stack {
             Function::new(spec(name, program, environment), launcher.clone(), say.clone())
         };
         let [intake, repair, audit] = &programs;
-        let functions = [
-            function(FUNCTIONS[0], intake),
-            function(FUNCTIONS[1], repair),
-            function(FUNCTIONS[2], audit),
-        ];
+        let functions =
+            [function(FUNCTIONS[0], intake), function(FUNCTIONS[1], repair), function(FUNCTIONS[2], audit)];
         let wire = Wire::to(aws);
         let pump = Pump::new(wire.clone(), functions[0].clone(), &config.cluster)?;
         let mut tasks = JoinSet::new();
         let (logged, to_pump) = mpsc::unbounded_channel();
         tasks.spawn(pump_all(pump, to_pump, trouble.clone()));
-        let calls = Arc::new(Mutex::new(Vec::new()));
         let (arrived, fleet_ready) = tokio::sync::oneshot::channel();
         tasks.spawn(follow(Follower {
             happenings,
             logged,
             audit: functions[2].clone(),
-            calls: calls.clone(),
             trouble: trouble.clone(),
             fleet: fleet_ready,
         }));
@@ -178,7 +178,8 @@ impl Stack {
             let _ = trouble.send(error.to_string());
         });
         let cluster = config.cluster;
-        let stack = Self { aws, dynamodb, store, fleet, functions, words, troubles, emulator, cluster, calls, tasks };
+        let stack =
+            Self { aws, dynamodb, store, fleet, functions, words, troubles, emulator, cluster, calls, tasks };
         for member in stack.fleet.members().await? {
             stack.hear_of(&member).await?;
         }
@@ -187,7 +188,7 @@ impl Stack {
 
     /// Every call so far that changed something, or was to, in order.
     pub fn calls(&self) -> Vec<Called> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.calls.all()
     }
 
     /// Under which a node's case is kept.
@@ -289,7 +290,6 @@ struct Follower {
     happenings: UnboundedReceiver<Happened>,
     logged: UnboundedSender<(String, String)>,
     audit: Function,
-    calls: Arc<Mutex<Vec<Called>>>,
     trouble: UnboundedSender<String>,
     fleet: tokio::sync::oneshot::Receiver<Fleet>,
 }
@@ -321,9 +321,7 @@ async fn follow(mut follower: Follower) {
         match happened {
             Happened::Logged { .. } => {}
             Happened::Called(called) => {
-                let event = called.event();
-                follower.calls.lock().unwrap_or_else(PoisonError::into_inner).push(*called);
-                later.spawn(async move { tell(CLOUDTRAIL_TAKES, event).await });
+                later.spawn(async move { tell(CLOUDTRAIL_TAKES, called.event()).await });
             }
             Happened::Terminated(activity) => {
                 fleet.terminated(&activity.instance_id).await;

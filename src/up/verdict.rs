@@ -32,8 +32,13 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// How it stands.
-    pub async fn judge(&self, store: &DynamoStore, now: Timestamp) -> Result<Verdict, StoreError> {
+    /// How it stands, where AWS has been made to do so much to the node.
+    pub async fn judge(
+        &self,
+        store: &DynamoStore,
+        hits: usize,
+        now: Timestamp,
+    ) -> Result<Verdict, StoreError> {
         let chain = store.chain(&self.key).await?;
         if let Err(broken) = verify_chain(chain.iter().map(|entry| &entry.line)) {
             return Ok(Verdict::Wrong(format!("the trail is broken: {broken}")));
@@ -49,20 +54,24 @@ impl Watched {
         let calls = count(Step::Called);
         Ok(match self.ending {
             Ending::Repaired if count(Step::Closed) == 0 => Verdict::Open,
-            Ending::Repaired if calls == 1 && count(Step::Confirmed) == 1 => {
-                Verdict::Proven(format!("{} records, one call, confirmed by CloudTrail", records.len()))
+            Ending::Repaired if (calls, count(Step::Confirmed), hits) == (1, 1, 1) => {
+                Verdict::Proven(format!(
+                    "proven: one call in AWS, one in the trail of {} records, confirmed by CloudTrail",
+                    records.len()
+                ))
             }
-            Ending::Repaired => {
-                Verdict::Wrong(format!("{calls} calls, {} confirmed by CloudTrail", count(Step::Confirmed)))
-            }
-            Ending::Recovered if !records.is_empty() => {
-                Verdict::Wrong(format!("{} records, and nothing was to be done", records.len()))
+            Ending::Repaired => Verdict::Wrong(format!(
+                "not proven: {hits} calls in AWS, {calls} in the trail, {} confirmed by CloudTrail",
+                count(Step::Confirmed)
+            )),
+            Ending::Recovered if !records.is_empty() || hits > 0 => {
+                Verdict::Wrong(format!("nothing was to be done: {hits} calls in AWS, {calls} in the trail"))
             }
             // A recovery that holds ends the attention, and only after its deadline is it sure that no call came.
             Ending::Recovered if now <= self.deadline => Verdict::Open,
             Ending::Recovered => match store.case(&self.key).await? {
                 Some(case) if case.attention.is_none() && case.due.is_none_or(|due| due > now) => {
-                    Verdict::Proven("it recovered, that held, and no call was made".to_owned())
+                    Verdict::Proven("proven: it recovered, that held, and no call was made".to_owned())
                 }
                 _ => Verdict::Open,
             },

@@ -74,7 +74,8 @@ impl Wire {
             .parse()
             .map_err(|error: axum::http::uri::InvalidUri| unreachable(error.to_string()))?;
         let answer = async {
-            let (head, body) = self.client.request(request).await.map_err(|error| error.to_string())?.into_parts();
+            let (head, body) =
+                self.client.request(request).await.map_err(|error| error.to_string())?.into_parts();
             let body = to_bytes(Body::new(body), MAX_ANSWER).await.map_err(|error| error.to_string())?;
             Ok(Response::from_parts(head, body))
         };
@@ -84,8 +85,10 @@ impl Wire {
 
     /// Calls a service of forms and XML, as an operator.
     pub async fn query(&self, service: &str, fields: &[(&str, &str)]) -> Result<String, WireError> {
-        let form: Vec<String> = fields.iter().map(|(name, value)| format!("{}={}", escaped(name), escaped(value))).collect();
-        let operation = fields.iter().find(|(name, _)| *name == "Action").map_or(service, |(_, action)| action);
+        let form: Vec<String> =
+            fields.iter().map(|(name, value)| format!("{}={}", escaped(name), escaped(value))).collect();
+        let operation =
+            fields.iter().find(|(name, _)| *name == "Action").map_or(service, |(_, action)| action);
         let request = request(service, "/")
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body(Body::from(form.join("&")));
@@ -119,8 +122,10 @@ impl Wire {
         operation: &str,
         request: Result<Request<Body>, axum::http::Error>,
     ) -> Result<Bytes, WireError> {
-        let request = request
-            .map_err(|error| WireError::Unreadable { operation: operation.to_owned(), why: error.to_string() })?;
+        let request = request.map_err(|error| WireError::Unreadable {
+            operation: operation.to_owned(),
+            why: error.to_string(),
+        })?;
         let answer = self.send(request).await?;
         if answer.status() == StatusCode::OK {
             return Ok(answer.into_body());
@@ -133,9 +138,10 @@ impl Wire {
 
 fn request(service: &str, path: &str) -> axum::http::request::Builder {
     let scope = format!("Credential=local/20260101/{}/{service}/aws4_request", ids::REGION);
-    Request::post(path)
-        .header(header::HOST, format!("{service}.{}.amazonaws.com", ids::REGION))
-        .header(header::AUTHORIZATION, format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=local"))
+    Request::post(path).header(header::HOST, format!("{service}.{}.amazonaws.com", ids::REGION)).header(
+        header::AUTHORIZATION,
+        format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=local"),
+    )
 }
 
 /// For whom a request was signed, and for which service.
@@ -227,7 +233,9 @@ mod tests {
 
     #[test]
     fn a_signature_tells_who_asks_whom() {
-        let scope = Scope::read("AWS4-HMAC-SHA256 Credential=AKID/20260101/us-east-1/logs/aws4_request, SignedHeaders=host, Signature=x");
+        let scope = Scope::read(
+            "AWS4-HMAC-SHA256 Credential=AKID/20260101/us-east-1/logs/aws4_request, SignedHeaders=host, Signature=x",
+        );
         assert_eq!(scope, Some(Scope { key: "AKID".to_owned(), service: "logs".to_owned() }));
         assert_eq!(Scope::read("Bearer x"), None);
     }

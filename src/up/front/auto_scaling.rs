@@ -42,7 +42,8 @@ impl Front {
         asked: &Asked,
         form: &[(String, String)],
     ) -> Result<Response<Body>, WireError> {
-        let field = |name: &str| form.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
+        let field =
+            |name: &str| form.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
         let instance_id = field("InstanceId");
         let decrement = field("ShouldDecrementDesiredCapacity") == "true";
         let parameters = json!({ "instanceId": instance_id, "shouldDecrementDesiredCapacity": decrement });
@@ -87,7 +88,8 @@ impl Front {
 
     /// The group of an instance, and its zone.
     async fn group_of(&self, instance_id: &str) -> Result<Option<(String, String)>, WireError> {
-        let fields = [("Action", "DescribeAutoScalingInstances"), VERSION, ("InstanceIds.member.1", instance_id)];
+        let fields =
+            [("Action", "DescribeAutoScalingInstances"), VERSION, ("InstanceIds.member.1", instance_id)];
         let answer = self.emulator.query("autoscaling", &fields).await?;
         let text = |name: &str| element(&answer, name).to_owned();
         let group = text("AutoScalingGroupName");
@@ -95,7 +97,8 @@ impl Front {
     }
 
     async fn group(&self, name: &str) -> Result<String, WireError> {
-        let fields = [("Action", "DescribeAutoScalingGroups"), VERSION, ("AutoScalingGroupNames.member.1", name)];
+        let fields =
+            [("Action", "DescribeAutoScalingGroups"), VERSION, ("AutoScalingGroupNames.member.1", name)];
         self.emulator.query("autoscaling", &fields).await
     }
 }
@@ -103,7 +106,9 @@ impl Front {
 /// A group's instances, each with its zone.
 fn members(group: &str) -> BTreeSet<(String, String)> {
     elements(element(group, "Instances"), "member")
-        .map(|member| (element(member, "InstanceId").to_owned(), element(member, "AvailabilityZone").to_owned()))
+        .map(|member| {
+            (element(member, "InstanceId").to_owned(), element(member, "AvailabilityZone").to_owned())
+        })
         .collect()
 }
 

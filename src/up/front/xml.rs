@@ -73,7 +73,11 @@ pub(super) fn caller(identity: &Identity, request_id: &str) -> String {
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&apos;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&apos;")
 }
 
 /// Undoes the escapes.
@@ -88,7 +92,9 @@ mod tests {
 
     /// The recorded answers that the adapters are tested with.
     fn recorded(name: &str) -> String {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("functions/adapters/fixtures/aws").join(name);
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("functions/adapters/fixtures/aws")
+            .join(name);
         std::fs::read_to_string(path).expect("a fixture")
     }
 

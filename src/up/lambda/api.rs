@@ -91,7 +91,8 @@ async fn next(State(api): State<Arc<Api>>) -> Response<Body> {
         return empty(StatusCode::GONE);
     };
     let id = ids::uuid();
-    let deadline = SystemClock.now().as_millisecond() + i64::try_from(work.timeout.as_millis()).unwrap_or(i64::MAX / 2);
+    let deadline =
+        SystemClock.now().as_millisecond() + i64::try_from(work.timeout.as_millis()).unwrap_or(i64::MAX / 2);
     *lock(&api.doing) = Some((id.clone(), work.reply));
     Response::builder()
         .header("lambda-runtime-aws-request-id", id)
