@@ -59,7 +59,8 @@ pub struct Options {
     #[arg(long, requires = "fault")]
     pub once: bool,
 
-    /// How long a condition must be bad before it is repaired [default: the policy's: 30 minutes, 10 for accelerators]
+    /// How long a condition must be bad before it is repaired, for whatever the policy names no wait of its own in
+    /// nodeRepairConfigOverrides [default: the policy's; EKS's are 30 minutes, 10 for accelerators]
     #[arg(long, value_name = "LENGTH", value_parser = length)]
     pub grace: Option<SignedDuration>,
 
@@ -315,6 +316,9 @@ pub fn shorten(policy: &mut Policy, grace: SignedDuration) {
     let conditions = ConditionType::AGENT.into_iter().chain([ConditionType::Ready]);
     policy.grace.conditions = conditions.map(|condition| (condition, grace)).collect();
     policy.grace.reasons.clear();
+    for rule in &mut policy.groups {
+        rule.grace = None;
+    }
     policy.recovery_hold = policy.recovery_hold.min((grace / 4).max(SignedDuration::from_secs(1)));
 }
 
