@@ -1,5 +1,6 @@
 //! `nodemend up`: the whole pipeline on this machine, over real sockets.
 
+pub mod agent;
 pub mod child;
 pub mod cloudtrail;
 pub mod dynamodb;
@@ -39,8 +40,10 @@ use tokio::{
 };
 
 use self::{
+    agent::Agent,
     child::Launcher,
     fault::Fault,
+    lambda::Word,
     screen::Screen,
     stack::{Config, Stack, StackError},
     verdict::{Verdict, Watched},
@@ -72,11 +75,15 @@ pub struct Options {
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=200))]
     pub nodes: u16,
 
+    /// Run this machine's nodemend-agent, too, as the agent of one more node
+    #[arg(long)]
+    pub agent: bool,
+
     /// A timeline for people, or one JSON object a line for programs
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
 
-    /// Where nodemend-intake, nodemend-repair and nodemend-audit are [default: beside nodemend]
+    /// Where nodemend-intake, nodemend-repair and nodemend-audit are, and nodemend-agent [default: beside nodemend]
     #[arg(long, value_name = "FOLDER")]
     pub functions: Option<PathBuf>,
 
@@ -105,6 +112,8 @@ Exit codes:
 
 /// With `--once`, how long after its deadline an incident may go on.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(120);
+/// How long a step that was taken may take to be told.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How often the stack looks around.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -158,7 +167,10 @@ impl UpError {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Self::Read { .. } | Self::Policy { .. } | Self::NoCache | Self::Stack(StackError::NoFunction(_))
+            Self::Read { .. }
+                | Self::Policy { .. }
+                | Self::NoCache
+                | Self::Stack(StackError::NoFunction(_) | StackError::NoAgent(_))
         )
     }
 }
@@ -181,16 +193,45 @@ async fn up(options: &Options) -> Result<bool, UpError> {
         () = ending.told() => return Ok(!options.once),
     };
     let mut stack = started;
-    let ended = watch(&mut stack, options, &policy, &mut ending).await;
+    let mut agent = match agent(options, &stack).await {
+        Ok(agent) => agent,
+        Err(error) => {
+            stack.stop().await;
+            return Err(error);
+        }
+    };
+    let ended = watch(&mut stack, agent.as_mut(), options, &policy, &mut ending).await;
+    if let Some(agent) = agent {
+        agent.stop().await;
+    }
     stack.stop().await;
     ended
 }
 
-async fn start(options: &Options, policy: &Policy) -> Result<Stack, UpError> {
+/// This machine's agent, where it is wanted.
+async fn agent(options: &Options, stack: &Stack) -> Result<Option<Agent>, UpError> {
+    let node = stack.fleet.unplayed().await?;
+    let Some(node) = node.filter(|_| options.agent) else { return Ok(None) };
+    let program = beside(options)?.join(agent::AGENT);
+    anstream::eprintln!("nodemend: this machine is {} ({})", node.name, node.instance_id);
+    let launcher = Launcher::new(std::env::current_exe().map_err(UpError::System)?);
+    Agent::start(&launcher, &program, stack, &node).map(Some).map_err(UpError::System)
+}
+
+/// Where the binaries are.
+fn beside(options: &Options) -> Result<PathBuf, UpError> {
     let nodemend = std::env::current_exe().map_err(UpError::System)?;
     let beside = nodemend.parent().unwrap_or(Path::new("."));
-    let functions = options.functions.clone().unwrap_or_else(|| beside.to_owned());
+    Ok(options.functions.clone().unwrap_or_else(|| beside.to_owned()))
+}
+
+async fn start(options: &Options, policy: &Policy) -> Result<Stack, UpError> {
+    let nodemend = std::env::current_exe().map_err(UpError::System)?;
+    let functions = beside(options)?;
     // Told before minutes of setting up.
+    if options.agent && !functions.join(agent::AGENT).is_file() {
+        return Err(StackError::NoAgent(functions.join(agent::AGENT)).into());
+    }
     if let Some(missing) =
         stack::FUNCTIONS.map(|name| functions.join(name)).into_iter().find(|path| !path.is_file())
     {
@@ -207,6 +248,7 @@ async fn start(options: &Options, policy: &Policy) -> Result<Stack, UpError> {
         cluster: ClusterName::new("local")?,
         policy: policy.clone(),
         nodes: options.nodes.into(),
+        others: options.agent.into(),
         every: stack::every(grace),
         environment: Vec::new(),
     })
@@ -218,13 +260,14 @@ async fn start(options: &Options, policy: &Policy) -> Result<Stack, UpError> {
 /// Shows what happens until the incident has ended, or somebody ends it.
 async fn watch(
     stack: &mut Stack,
+    mut agent: Option<&mut Agent>,
     options: &Options,
     policy: &Policy,
     ending: &mut Ending,
 ) -> Result<bool, UpError> {
     let mut screen = Screen::new(options.format);
     let target = match options.fault {
-        Some(_) => Some(stack.fleet.any().await?),
+        Some(_) => stack.fleet.played().await.into_iter().next(),
         None => None,
     };
     let mut injecting = match (options.fault, &target) {
@@ -249,6 +292,9 @@ async fn watch(
             trouble = stack.troubles.recv() => if let Some(trouble) = trouble {
                 anstream::eprintln!("nodemend: {trouble}");
             },
+            said = async { agent.as_mut()?.says().await.into() }, if agent.is_some() => if let Some(said) = said {
+                screen.hear(agent::AGENT, Word::Stderr(said))?;
+            },
             ended = stack.emulator.ended() => return Err(UpError::EmulatorEnded(ended)),
             injected = async { injecting.as_mut()?.await.ok() }, if injecting.is_some() => {
                 injecting = None;
@@ -260,9 +306,17 @@ async fn watch(
             },
         }
     };
-    // What was said before the end is told before it.
-    while let Ok((function, word)) = stack.words.try_recv() {
-        screen.hear(&function, word)?;
+    // The store knows of the end before the function has told of it.
+    if let (Some(watched), Some(_)) = (&watched, &how) {
+        let last_words = async {
+            while !screen.has_told(watched)
+                && let Some((function, word)) = stack.words.recv().await
+            {
+                screen.hear(&function, word)?;
+            }
+            Ok::<(), io::Error>(())
+        };
+        tokio::time::timeout(LAST_WORDS, last_words).await.unwrap_or(Ok(()))?;
     }
     screen.end()?;
     if let Some(how) = how {

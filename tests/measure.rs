@@ -63,6 +63,7 @@ async fn start() -> Stack {
         cluster: ClusterName::new("local").expect("a name"),
         policy: policy(),
         nodes: NODES,
+        others: 0,
         every: SWEEPS,
         environment: Vec::new(),
     };
@@ -71,7 +72,7 @@ async fn start() -> Stack {
 
 /// Lets faults happen one after the other, each to a node that is well; when each was called for.
 async fn repairs(stack: &mut Stack, processes: &mut Processes) -> BTreeMap<InstanceId, Timestamp> {
-    let mut well: VecDeque<InstanceId> = stack.fleet.members().await.expect("members").into();
+    let mut well: VecDeque<InstanceId> = stack.fleet.played().await.into();
     let (mut broken, mut closed) = (BTreeSet::new(), 0);
     let mut faults = interval(FAULTS);
     while closed < REPAIRS {

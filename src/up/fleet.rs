@@ -43,9 +43,9 @@ pub enum FleetError {
     /// A name of the emulator's is none.
     #[error("failed to make a node: {0}")]
     Name(#[from] InvalidName),
-    /// The group is empty.
-    #[error("failed to make a node: the group {GROUP} has no instance {0}")]
-    Missing(String),
+    /// Nobody plays this node.
+    #[error("failed to speak for {0}: the group {GROUP} has no such node")]
+    Missing(InstanceId),
 }
 
 /// The nodes. Clones are the same ones.
@@ -61,11 +61,17 @@ struct Inner {
 }
 
 impl Fleet {
-    /// Makes a cluster with a group of so many instances, and its log groups.
-    pub async fn create(aws: Wire, cluster: ClusterName, size: usize) -> Result<Self, FleetError> {
+    /// Makes a cluster with a group of so many instances, and its log groups. Of the last so many instances the nodes
+    /// are somebody else's to play.
+    pub async fn create(
+        aws: Wire,
+        cluster: ClusterName,
+        size: usize,
+        others: usize,
+    ) -> Result<Self, FleetError> {
         let fleet =
             Self(Arc::new(Inner { aws, cluster, nodes: Mutex::default(), streams: Mutex::default() }));
-        fleet.make_group(size).await?;
+        fleet.make_group(size + others).await?;
         for source in [fleet.agents(), fleet.control_plane()] {
             fleet
                 .0
@@ -73,8 +79,8 @@ impl Fleet {
                 .json("logs", "Logs_20140328.CreateLogGroup", &json!({ "logGroupName": source }))
                 .await?;
         }
-        for instance_id in fleet.members().await? {
-            fleet.join(&instance_id).await?;
+        for instance_id in fleet.members().await?.iter().take(size) {
+            fleet.join(instance_id).await?;
         }
         Ok(fleet)
     }
@@ -136,9 +142,19 @@ impl Fleet {
         Ok(ids.collect::<Result<_, _>>()?)
     }
 
-    /// An instance of the group that has a node.
-    pub async fn any(&self) -> Result<InstanceId, FleetError> {
-        self.members().await?.into_iter().next().ok_or_else(|| FleetError::Missing("at all".to_owned()))
+    /// The instances whose nodes are played here.
+    pub async fn played(&self) -> Vec<InstanceId> {
+        self.0.nodes.lock().await.keys().cloned().collect()
+    }
+
+    /// An instance of the group whose node is played by somebody else: how that node is called, and where it is.
+    pub async fn unplayed(&self) -> Result<Option<Node>, FleetError> {
+        let members = self.members().await?;
+        let nodes = self.0.nodes.lock().await;
+        match members.iter().find(|member| !nodes.contains_key(*member)) {
+            Some(member) => self.look_up(member).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// A node comes that has been there all along.
@@ -197,6 +213,9 @@ impl Fleet {
     /// The node of a rebooted instance is not heard for a while, and is back in a new boot, well.
     pub async fn rebooted(&self, instance_id: &str) -> Result<(), FleetError> {
         let instance_id = InstanceId::new(instance_id)?;
+        if !self.0.nodes.lock().await.contains_key(&instance_id) {
+            return Ok(());
+        }
         self.control_plane_says(&instance_id, Node::unknown).await?;
         sleep(BOOT).await;
         if let Some(node) = self.0.nodes.lock().await.get_mut(&instance_id) {
@@ -225,7 +244,7 @@ impl Fleet {
         let line = {
             let mut nodes = self.0.nodes.lock().await;
             let node = nodes.get_mut(instance_id);
-            line(node.ok_or_else(|| FleetError::Missing(instance_id.to_string()))?, now)
+            line(node.ok_or_else(|| FleetError::Missing(instance_id.clone()))?, now)
         };
         self.write(self.agents(), instance_id.to_string(), line, now).await
     }
@@ -240,7 +259,7 @@ impl Fleet {
         let line = {
             let nodes = self.0.nodes.lock().await;
             let node = nodes.get(instance_id);
-            line(node.ok_or_else(|| FleetError::Missing(instance_id.to_string()))?, now)
+            line(node.ok_or_else(|| FleetError::Missing(instance_id.clone()))?, now)
         };
         self.write(self.control_plane(), format!("{AUDIT_STREAMS}-local"), line, now).await
     }

@@ -2,10 +2,10 @@
 
 use std::io::{self, Write};
 
-use nodemend_domain::occurrence::Occurrence;
+use nodemend_domain::occurrence::{Occurrence, Step};
 use serde_json::Value;
 
-use super::lambda::Word;
+use super::{fault::Ending, lambda::Word, verdict::Watched};
 use crate::replay::{Format, json, text::Timeline};
 
 /// What was shown so far.
@@ -60,6 +60,16 @@ impl Screen {
             anstream::eprintln!("{function}: {}", printable(line));
         }
         Ok(())
+    }
+
+    /// Whether the last step of an incident was shown.
+    pub(super) fn has_told(&self, watched: &Watched) -> bool {
+        let last = match watched.ending {
+            Ending::Repaired => Step::Closed,
+            Ending::Recovered => Step::Recovered,
+        };
+        let is_last = |told: &Occurrence| told.step == last && told.instance_id == watched.key.instance_id;
+        self.occurrences.iter().any(is_last)
     }
 
     /// Shows what came of it all.

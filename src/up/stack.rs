@@ -62,8 +62,10 @@ pub struct Config {
     pub cluster: ClusterName,
     /// Its policy.
     pub policy: Policy,
-    /// How many nodes it has.
+    /// How many nodes it has that are made up.
     pub nodes: usize,
+    /// How many more that somebody else plays.
+    pub others: usize,
     /// How often the repair function is invoked.
     pub every: Duration,
     /// Variables of all functions' environments, besides those that an installation sets.
@@ -84,6 +86,9 @@ pub enum StackError {
          or say where they are with --functions", .0.display()
     )]
     NoFunction(PathBuf),
+    /// The agent is not built.
+    #[error("failed to find {}: build the agent with\n  cargo build --release -p nodemend-agent", .0.display())]
+    NoAgent(PathBuf),
     /// The emulator.
     #[error(transparent)]
     Emulator(#[from] EmulatorError),
@@ -169,7 +174,7 @@ impl Stack {
             trouble: trouble.clone(),
             fleet: fleet_ready,
         }));
-        let fleet = Fleet::create(wire, config.cluster.clone(), config.nodes).await?;
+        let fleet = Fleet::create(wire, config.cluster.clone(), config.nodes, config.others).await?;
         let _ = arrived.send(fleet.clone());
         tasks.spawn(schedule(functions[1].clone(), config.every));
         let beating = fleet.clone();
@@ -180,8 +185,8 @@ impl Stack {
         let cluster = config.cluster;
         let stack =
             Self { aws, dynamodb, store, fleet, functions, words, troubles, emulator, cluster, calls, tasks };
-        for member in stack.fleet.members().await? {
-            stack.hear_of(&member).await?;
+        for node in stack.fleet.played().await {
+            stack.hear_of(&node).await?;
         }
         Ok(stack)
     }
@@ -189,6 +194,11 @@ impl Stack {
     /// Every call so far that changed something, or was to, in order.
     pub fn calls(&self) -> Vec<Called> {
         self.calls.all()
+    }
+
+    /// The environment of a program with a role of this name.
+    pub fn environment(&self, role: &str) -> Vec<(String, String)> {
+        environment(role, self.aws, self.dynamodb, &[])
     }
 
     /// Under which a node's case is kept.
