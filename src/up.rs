@@ -301,8 +301,10 @@ async fn watch(
                 if let Some(injected) = injected { injected? }
             }
             () = ending.told() => break (!options.once, None),
-            _ = looks.tick() => if let Some(watched) = watched.as_ref().filter(|_| options.once) {
-                if let Some((well, how)) = judge(stack, watched).await? { break (well, Some(how)) }
+            _ = looks.tick() => if let Some(watched) = watched.as_ref().filter(|_| options.once)
+                && let Some((well, how)) = judge(stack, watched).await?
+            {
+                break (well, Some(how));
             },
         }
     };
