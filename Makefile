@@ -1,4 +1,4 @@
-# What people and CI type. Nothing here needs more than Rust >= 1.95, a C compiler and make.
+# What people and CI type. `test` needs Python >= 3.10 and PyPI; nothing else needs more than Rust >= 1.95, a C compiler and make.
 
 CARGO ?= cargo
 
