@@ -32,6 +32,8 @@ const GRACE: SignedDuration = SignedDuration::from_secs(15);
 const SWEEPS: Duration = Duration::from_secs(30);
 const FAULTS: Duration = Duration::from_millis(1_500);
 const PATIENCE: Duration = Duration::from_secs(900);
+/// How long after the last call its case may take to close.
+const CLOSING: Duration = Duration::from_secs(60);
 
 const MAX_LATENCY: Duration = Duration::from_secs(1);
 const MAX_SIZE: u64 = 8 * 1024 * 1024;
@@ -71,11 +73,11 @@ async fn start() -> Stack {
 }
 
 /// Lets faults happen one after the other, each to a node that is well; when each was called for.
-async fn repairs(stack: &mut Stack, processes: &mut Processes) -> BTreeMap<InstanceId, Timestamp> {
+async fn repairs(stack: &mut Stack, processes: &mut Processes) -> (BTreeMap<InstanceId, Timestamp>, usize) {
     let mut well: VecDeque<InstanceId> = stack.fleet.played().await.into();
     let (mut broken, mut closed) = (BTreeSet::new(), 0);
-    let mut faults = interval(FAULTS);
-    while closed < REPAIRS {
+    let (mut faults, mut last_call) = (interval(FAULTS), Instant::now());
+    while closed < REPAIRS && (broken.len() < REPAIRS || last_call.elapsed() < CLOSING) {
         tokio::select! {
             _ = faults.tick(), if broken.len() < REPAIRS => if let Some(node) = well.pop_front() {
                 Fault::Xid79.inject(&stack.fleet, &node, GRACE).await.expect("a fault");
@@ -84,6 +86,9 @@ async fn repairs(stack: &mut Stack, processes: &mut Processes) -> BTreeMap<Insta
             word = stack.words.recv() => match word.expect("a word").1 {
                 Word::Log(line) => if let Ok(told) = serde_json::from_str::<Occurrence>(&line) {
                     closed += usize::from(told.step == Step::Closed);
+                    if told.step == Step::Called {
+                        last_call = Instant::now();
+                    }
                     if told.detail == "the node is ready" {
                         well.push_back(told.instance_id);
                     }
@@ -91,6 +96,7 @@ async fn repairs(stack: &mut Stack, processes: &mut Processes) -> BTreeMap<Insta
                 other => eprintln!("{other:?}"),
             },
             trouble = stack.troubles.recv() => panic!("{trouble:?}"),
+            () = tokio::time::sleep(CLOSING) => {}
         }
         processes.look(&stack.functions);
     }
@@ -105,7 +111,7 @@ async fn repairs(stack: &mut Stack, processes: &mut Processes) -> BTreeMap<Insta
         })
         .collect();
     assert_eq!((called.len(), calls.len()), (REPAIRS, REPAIRS), "each node was terminated once");
-    called
+    (called, closed)
 }
 
 /// From the deadline that the trail tells of to the call's arrival at AWS.
@@ -151,7 +157,7 @@ fn calls_leave_within_a_second_of_their_deadline_and_functions_are_small() {
     runtime.block_on(async {
         let mut stack = start().await;
         let mut processes = Processes::default();
-        let called = timeout(PATIENCE, repairs(&mut stack, &mut processes)).await.expect("in time");
+        let (called, closed) = timeout(PATIENCE, repairs(&mut stack, &mut processes)).await.expect("in time");
         let mut latencies = Vec::new();
         for (node, called) in &called {
             latencies.push(latency(&stack, node, *called).await);
@@ -161,7 +167,8 @@ fn calls_leave_within_a_second_of_their_deadline_and_functions_are_small() {
         let at = |percent: usize| latencies[(latencies.len() * percent).div_ceil(100) - 1];
         let (median, most) = (at(50), at(99));
         println!("deadline to call, {REPAIRS} repairs: p50 {median:?}, p99 {most:?}, longest {:?}", at(100));
-        let mut failed = most > MAX_LATENCY;
+        println!("closed: {closed}");
+        let mut failed = most > MAX_LATENCY || closed < REPAIRS;
         for (number, name) in FUNCTIONS.into_iter().enumerate() {
             let size = fs::metadata(functions().join(name)).expect("a binary").len();
             let seen: Vec<_> =
@@ -178,6 +185,6 @@ fn calls_leave_within_a_second_of_their_deadline_and_functions_are_small() {
             );
             failed |= size > MAX_SIZE || init > MAX_INIT || memory > MAX_MEMORY;
         }
-        assert!(!failed, "more than a second, 8 MiB, 30 ms or 40 MiB");
+        assert!(!failed, "more than a second, 8 MiB, 30 ms or 40 MiB, or a case that is open");
     });
 }
