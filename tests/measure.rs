@@ -30,7 +30,7 @@ const NODES: usize = 24;
 const GRACE: SignedDuration = SignedDuration::from_secs(15);
 /// An invocation looks for what falls due within its minute: two of them at a time, so that none is missed in between.
 const SWEEPS: Duration = Duration::from_secs(30);
-const FAULTS: Duration = Duration::from_millis(1_500);
+const FAULTS: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(900);
 /// How long after the last call its case may take to close.
 const CLOSING: Duration = Duration::from_secs(60);
@@ -151,7 +151,7 @@ impl Processes {
 }
 
 #[test]
-#[ignore = "takes six minutes, and a machine that does nothing else: make measure"]
+#[ignore = "takes eight minutes, and a machine that does nothing else: make measure"]
 fn calls_leave_within_a_second_of_their_deadline_and_functions_are_small() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
