@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test check bench goldens fuzz
+.PHONY: help demo test check bench measure goldens fuzz
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -21,6 +21,10 @@ check: ## Format, lints, and what may depend on what
 
 bench: ## The figures of the README
 	$(CARGO) bench --locked --benches -p nodemend-agent -p nodemend-adapters -p nodemend-intake -p nodemend-repair
+
+measure: ## From deadline to call over 200 repairs in the local stack; size, start and memory of each function
+	$(CARGO) build --release --locked --features lambda -p nodemend-intake -p nodemend-repair -p nodemend-audit
+	NODEMEND_FUNCTIONS="$(CURDIR)/target/release" $(CARGO) test --locked --features local --test measure -- --ignored --nocapture
 
 goldens: ## Write the replays' goldens anew; the diff is for review
 	UPDATE_GOLDEN=1 $(CARGO) test --locked --test replay every_incident_reads_as_its_golden

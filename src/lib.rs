@@ -5,3 +5,5 @@ pub mod operate;
 pub mod policy;
 pub mod replay;
 mod table;
+#[cfg(feature = "local")]
+pub mod up;

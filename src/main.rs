@@ -5,6 +5,8 @@ use std::{io, process::ExitCode};
 use clap::{Parser, Subcommand, error::ErrorKind};
 #[cfg(feature = "aws")]
 use nodemend::operate;
+#[cfg(feature = "local")]
+use nodemend::up::{self, UpError, child};
 use nodemend::{
     policy::{self, PolicyCommandError},
     replay::{self, ReplayError},
@@ -41,6 +43,19 @@ enum Command {
     #[cfg(feature = "aws")]
     #[command(subcommand)]
     Audit(operate::audit::Command),
+    /// Run the whole pipeline on this machine: the real functions, with DynamoDB and AWS emulated
+    #[cfg(feature = "local")]
+    Up(up::Options),
+    #[cfg(feature = "local")]
+    #[command(name = child::LAUNCH, hide = true)]
+    Launch(child::Launch),
+    /// Run the whole pipeline on this machine (needs a build with `--features local`)
+    #[cfg(not(feature = "local"))]
+    #[command(disable_help_flag = true)]
+    Up {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        options: Vec<std::ffi::OsString>,
+    },
 }
 
 /// The exit code of a wrong command line or configuration.
@@ -81,6 +96,24 @@ fn main() -> ExitCode {
         Command::Release(options) => operated(operate::block_on(operate::hold::release(&options))),
         #[cfg(feature = "aws")]
         Command::Audit(command) => operated(operate::block_on(operate::audit::run(&command))),
+        #[cfg(feature = "local")]
+        Command::Up(options) => match up::run(&options) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::from(1),
+            Err(UpError::Output(error)) if is_closed(&error) => ExitCode::SUCCESS,
+            Err(error) => failed(&error, error.is_usage()),
+        },
+        #[cfg(feature = "local")]
+        Command::Launch(launch) => failed(&child::launch(&launch), false),
+        #[cfg(not(feature = "local"))]
+        Command::Up { options: _ } => {
+            anstream::eprintln!(
+                "nodemend: this build has no local stack; build one that has:\n  \
+                 cargo build --release --features local\n  \
+                 cargo build --release --features lambda -p nodemend-intake -p nodemend-repair -p nodemend-audit"
+            );
+            ExitCode::from(USAGE)
+        }
     }
 }
 

@@ -3,11 +3,11 @@
 mod drive;
 mod fleet;
 mod input;
-mod json;
+pub(crate) mod json;
 pub(crate) mod pretty;
 mod story;
 mod svg;
-mod text;
+pub(crate) mod text;
 mod world;
 
 use std::{
@@ -134,7 +134,7 @@ impl ReplayError {
     }
 }
 
-fn length(text: &str) -> Result<SignedDuration, String> {
+pub(crate) fn length(text: &str) -> Result<SignedDuration, String> {
     text.parse::<SignedDuration>()
         .ok()
         .filter(|length| !length.is_negative())

@@ -40,21 +40,31 @@ fn at_millis<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::O
 /// Writes them, and the counts at the end.
 pub(super) fn write(out: &mut impl Write, occurrences: &[Occurrence], unreadable: usize) -> io::Result<()> {
     for occurrence in occurrences {
-        let line = Line {
-            at: occurrence.at,
-            node: occurrence.node.as_ref(),
-            instance_id: &occurrence.instance_id,
-            step: occurrence.step,
-            condition: occurrence.condition.as_ref(),
-            reason: occurrence.reason.as_deref(),
-            detail: &occurrence.detail,
-            cluster: &occurrence.cluster,
-            case: &occurrence.case,
-            record: occurrence.record.as_deref(),
-        };
-        serde_json::to_writer(&mut *out, &line)?;
-        out.write_all(b"\n")?;
+        step(out, occurrence)?;
     }
+    end(out, occurrences, unreadable)
+}
+
+/// Writes one.
+pub(crate) fn step(out: &mut impl Write, occurrence: &Occurrence) -> io::Result<()> {
+    let line = Line {
+        at: occurrence.at,
+        node: occurrence.node.as_ref(),
+        instance_id: &occurrence.instance_id,
+        step: occurrence.step,
+        condition: occurrence.condition.as_ref(),
+        reason: occurrence.reason.as_deref(),
+        detail: &occurrence.detail,
+        cluster: &occurrence.cluster,
+        case: &occurrence.case,
+        record: occurrence.record.as_deref(),
+    };
+    serde_json::to_writer(&mut *out, &line)?;
+    out.write_all(b"\n")
+}
+
+/// Writes the counts of all.
+pub(crate) fn end(out: &mut impl Write, occurrences: &[Occurrence], unreadable: usize) -> io::Result<()> {
     let mut summary: Map<String, Value> = story::counts(occurrences)
         .into_iter()
         .map(|(step, count)| (step.as_str().to_owned(), count.into()))

@@ -25,24 +25,52 @@ const WIDTH: usize = 116;
 const GAP: SignedDuration = SignedDuration::from_mins(2);
 /// More nodes' names than this are cut: the instance id tells them apart.
 const MAX_NAME: usize = 28;
+/// How long an instance id is.
+#[cfg(feature = "local")]
+const INSTANCE_ID: usize = 19;
 const DIM: Style = Style::new().effects(Effects::DIMMED);
 const BOLD: Style = Style::new().effects(Effects::BOLD);
 
 /// Writes it all.
 pub(super) fn write(out: &mut impl Write, occurrences: &[Occurrence]) -> io::Result<()> {
-    let Some(first) = occurrences.first() else {
-        return writeln!(out, "Nothing happened: no event tells of a node in trouble.");
-    };
-    let names = Names::of(occurrences);
-    writeln!(out, "{BOLD}{} UTC · cluster {}{BOLD:#}", date(first.at), first.cluster)?;
-    let mut before = first.at;
+    let mut timeline = Timeline { names: Names::of(occurrences), before: None };
     for occurrence in occurrences {
-        pause(out, before, occurrence.at)?;
-        line(out, occurrence, &names)?;
-        before = occurrence.at;
+        timeline.step(out, occurrence)?;
     }
-    records(out, occurrences)?;
-    summary(out, occurrences, &names)
+    timeline.end(out, occurrences)
+}
+
+/// A timeline that is written step by step.
+pub(crate) struct Timeline {
+    names: Names,
+    before: Option<Timestamp>,
+}
+
+impl Timeline {
+    /// One whose steps are not known yet, of nodes whose names all end alike.
+    #[cfg(feature = "local")]
+    pub(crate) fn live() -> Self {
+        Self { names: Names { width: INSTANCE_ID, first_label: true }, before: None }
+    }
+
+    /// The next step.
+    pub(crate) fn step(&mut self, out: &mut impl Write, occurrence: &Occurrence) -> io::Result<()> {
+        let at = occurrence.at;
+        match self.before.replace(at) {
+            Some(before) => pause(out, before, at)?,
+            None => writeln!(out, "{BOLD}{} UTC · cluster {}{BOLD:#}", date(at), occurrence.cluster)?,
+        }
+        line(out, occurrence, &self.names)
+    }
+
+    /// What came of all the steps.
+    pub(crate) fn end(&self, out: &mut impl Write, occurrences: &[Occurrence]) -> io::Result<()> {
+        if occurrences.is_empty() {
+            return writeln!(out, "Nothing happened: no event tells of a node in trouble.");
+        }
+        records(out, occurrences)?;
+        summary(out, occurrences, &self.names)
+    }
 }
 
 /// The time that passes between two steps.

@@ -19,8 +19,7 @@
 
 mod eval;
 mod lexer;
-#[cfg(test)]
-mod our_patterns;
+pub mod our_patterns;
 mod parser;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! What happened, as people and programs are told of it: one step of one node's story.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     condition::ConditionType,
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A step of a story.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
     /// Something worth knowing; nothing follows from it by itself.
@@ -81,11 +81,11 @@ impl Step {
 }
 
 /// One step of one node's story.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Occurrence {
     /// When, by our clock.
-    #[serde(serialize_with = "stamp::serialize")]
+    #[serde(with = "stamp")]
     pub at: Timestamp,
     /// Where.
     pub cluster: ClusterName,
@@ -104,6 +104,6 @@ pub struct Occurrence {
     /// The rest, in a sentence.
     pub detail: String,
     /// The trail record that the step left, as it stands in the trail.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<Box<Record>>,
 }

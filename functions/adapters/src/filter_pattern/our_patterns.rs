@@ -1,10 +1,7 @@
-//! Shows what the patterns that we use let through, on records as they are logged.
-
-use super::tests::{check, matches};
-use super::{MAX_PATTERN, Pattern};
+//! The patterns that our subscriptions have.
 
 /// The agents' group holds nothing but reports, and `v` is the version of their format.
-const AGENT: &str = "{ $.v = 1 }";
+pub const AGENT: &str = "{ $.v = 1 }";
 
 /// What the audit log tells about nodes that we act on: registrations, deletions, and status writes in which at
 /// least one condition carries a status. A kubelet's heartbeat is a strategic merge patch whose unchanged
@@ -18,69 +15,78 @@ const AGENT: &str = "{ $.v = 1 }";
 /// - anything about records over 1 MB, which arrive cut and are no JSON.
 ///
 /// Cordons and taints pass no status, and are left out on purpose.
-const CONTROL_PLANE: &str = concat!(
+pub const CONTROL_PLANE: &str = concat!(
     r#"{ ($.objectRef.resource = "nodes") && ($.stage = "ResponseComplete") && ($.responseStatus.code < 300) && ("#,
     r#"(($.objectRef.subresource NOT EXISTS) && (($.verb = "create") || ($.verb = "delete"))) || "#,
     r#"(($.objectRef.subresource = "status") && (($.verb = "patch") || ($.verb = "update")) && "#,
     r#"($.requestObject.status.conditions[*].status = "*"))) }"#,
 );
 
-#[test]
-fn the_agents_pattern_lets_their_version_through_and_nothing_else() {
-    check(&[
-        (AGENT, r#"{"v":1,"kind":"report"}"#, true),
-        (AGENT, r#"{"kind":"report","v":1}"#, true),
-        (AGENT, r#"{"v":2,"kind":"report"}"#, false),
-        (AGENT, r#"{"v":10}"#, false),
-        (AGENT, r#"{"kind":{"v":1}}"#, false),
-        (AGENT, "panicked at src/main.rs", false),
-    ]);
-}
+#[cfg(test)]
+mod tests {
+    //! What they let through, on records as they are logged.
 
-macro_rules! audit {
-    ($name:literal) => {
-        ($name, include_str!(concat!("../../fixtures/audit/", $name, ".json")))
-    };
-}
+    use super::super::tests::{check, matches};
+    use super::super::{MAX_PATTERN, Pattern};
+    use super::*;
 
-/// These rest on constructed records, but for the last two; see the fixtures' README.
-#[test]
-fn the_control_plane_pattern_lets_through_what_is_acted_on() {
-    assert!(CONTROL_PLANE.chars().count() <= MAX_PATTERN / 2, "there is room to narrow it further");
-    let pattern = Pattern::parse(CONTROL_PLANE).expect("the pattern");
-    let rows = [
-        (audit!("kubelet-patch-nodestatus-ready-false"), true),
-        (audit!("node-controller-update-NodeStatusUnknown"), true),
-        (audit!("kubelet-create-node-registration"), true),
-        (audit!("ccm-delete-node-instance-gone"), true),
-        (audit!("kubectl-delete-node-access-entry"), true),
-        (audit!("kubelet-patch-nodestatus-heartbeat-only"), false),
-        (audit!("node-manager-cordon"), false),
-        (audit!("node-controller-patch-unreachable-taint"), false),
-        (audit!("kubelet-csr-serving"), false),
-        (audit!("kubelet-patch-podstatus"), false),
-        (audit!("kubelet-lease-update-gce"), false),
-    ];
-    for ((name, record), expected) in rows {
-        assert_eq!(pattern.matches(record), expected, "{name}");
+    #[test]
+    fn the_agents_pattern_lets_their_version_through_and_nothing_else() {
+        check(&[
+            (AGENT, r#"{"v":1,"kind":"report"}"#, true),
+            (AGENT, r#"{"kind":"report","v":1}"#, true),
+            (AGENT, r#"{"v":2,"kind":"report"}"#, false),
+            (AGENT, r#"{"v":10}"#, false),
+            (AGENT, r#"{"kind":{"v":1}}"#, false),
+            (AGENT, "panicked at src/main.rs", false),
+        ]);
     }
-}
 
-#[test]
-fn the_control_plane_pattern_drops_what_failed_and_what_only_looks_alike() {
-    let (_, delete) = audit!("kubectl-delete-node-access-entry");
-    let rows = [
-        delete.replace(
-            r#""responseStatus":{"metadata":{},"status":"Success","code":200"#,
-            r#""responseStatus":{"code":403"#,
-        ),
-        delete.replace(r#""stage":"ResponseComplete""#, r#""stage":"RequestReceived""#),
-        delete.replace(r#""resource":"nodes""#, r#""resource":"nodes","subresource":"proxy""#),
-        delete.replace(r#""verb":"delete""#, r#""verb":"deletecollection""#),
-        delete.replace(r#""verb":"delete""#, r#""verb":"get""#),
-    ];
-    for record in rows {
-        assert_ne!(record, delete);
-        assert!(!matches(CONTROL_PLANE, &record), "{record}");
+    macro_rules! audit {
+        ($name:literal) => {
+            ($name, include_str!(concat!("../../fixtures/audit/", $name, ".json")))
+        };
+    }
+
+    /// These rest on constructed records, but for the last two; see the fixtures' README.
+    #[test]
+    fn the_control_plane_pattern_lets_through_what_is_acted_on() {
+        assert!(CONTROL_PLANE.chars().count() <= MAX_PATTERN / 2, "there is room to narrow it further");
+        let pattern = Pattern::parse(CONTROL_PLANE).expect("the pattern");
+        let rows = [
+            (audit!("kubelet-patch-nodestatus-ready-false"), true),
+            (audit!("node-controller-update-NodeStatusUnknown"), true),
+            (audit!("kubelet-create-node-registration"), true),
+            (audit!("ccm-delete-node-instance-gone"), true),
+            (audit!("kubectl-delete-node-access-entry"), true),
+            (audit!("kubelet-patch-nodestatus-heartbeat-only"), false),
+            (audit!("node-manager-cordon"), false),
+            (audit!("node-controller-patch-unreachable-taint"), false),
+            (audit!("kubelet-csr-serving"), false),
+            (audit!("kubelet-patch-podstatus"), false),
+            (audit!("kubelet-lease-update-gce"), false),
+        ];
+        for ((name, record), expected) in rows {
+            assert_eq!(pattern.matches(record), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_control_plane_pattern_drops_what_failed_and_what_only_looks_alike() {
+        let (_, delete) = audit!("kubectl-delete-node-access-entry");
+        let rows = [
+            delete.replace(
+                r#""responseStatus":{"metadata":{},"status":"Success","code":200"#,
+                r#""responseStatus":{"code":403"#,
+            ),
+            delete.replace(r#""stage":"ResponseComplete""#, r#""stage":"RequestReceived""#),
+            delete.replace(r#""resource":"nodes""#, r#""resource":"nodes","subresource":"proxy""#),
+            delete.replace(r#""verb":"delete""#, r#""verb":"deletecollection""#),
+            delete.replace(r#""verb":"delete""#, r#""verb":"get""#),
+        ];
+        for record in rows {
+            assert_ne!(record, delete);
+            assert!(!matches(CONTROL_PLANE, &record), "{record}");
+        }
     }
 }

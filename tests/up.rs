@@ -1,0 +1,284 @@
+//! `nodemend up` as operators run it: incidents from an agent's report to the confirmed call, over real sockets, with
+//! the binaries that Lambda runs; and that nothing is left behind, however it ends.
+//!
+//! The AWS emulator comes from PyPI into the repository's `.venv`, once. Where it can't, these tests fail.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::{Child, ChildStderr, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+fn up(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nodemend"));
+    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/cache");
+    command.arg("up").args(arguments).arg("--cache").arg(cache).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// What a run of one incident printed.
+struct Told {
+    code: Option<i32>,
+    lines: Vec<Value>,
+    stderr: String,
+}
+
+/// Runs one incident to its end.
+fn incident(fault: &str) -> Told {
+    let output = up(&["--fault", fault, "--once", "--grace", "8s", "--format", "json"])
+        .output()
+        .expect("nodemend runs");
+    let stdout = String::from_utf8(output.stdout).expect("UTF-8");
+    Told {
+        code: output.status.code(),
+        lines: stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect(),
+        stderr: String::from_utf8(output.stderr).expect("UTF-8"),
+    }
+}
+
+impl Told {
+    /// The steps of the node that the incident happened to.
+    fn steps(&self) -> Vec<&str> {
+        let happens = self.stderr.lines().find_map(|line| line.split_once(" happens to "));
+        let instance = happens.unwrap_or_else(|| panic!("{}", self.stderr)).1;
+        let own = self.lines.iter().filter(|line| line["instanceId"] == instance);
+        own.map(|line| line["step"].as_str().expect("a step")).collect()
+    }
+
+    fn count(&self, step: &str) -> usize {
+        self.steps().into_iter().filter(|found| *found == step).count()
+    }
+
+    /// The one record of a call.
+    fn record(&self) -> &Value {
+        let records: Vec<_> = self.lines.iter().filter(|line| !line["record"].is_null()).collect();
+        assert_eq!(records.len(), 1, "{records:?}");
+        &records[0]["record"]
+    }
+
+    fn assert_proven(&self) {
+        assert_eq!(self.code, Some(0), "{}", self.stderr);
+        assert!(self.stderr.contains("nodemend: proven: "), "{}", self.stderr);
+    }
+}
+
+/// Steps in the order in which they must come, whatever comes between them.
+fn assert_in_order(steps: &[&str], expected: &[&str]) {
+    let mut rest = steps.iter();
+    for step in expected {
+        assert!(rest.any(|found| found == step), "{step} of {expected:?} in {steps:?}");
+    }
+}
+
+#[test]
+fn a_node_that_is_cut_off_is_replaced_once_and_cloudtrail_confirms_it() {
+    let told = incident("01-metadata-service-blocked");
+    told.assert_proven();
+    let steps = told.steps();
+    assert_in_order(&steps, &["event", "event", "suspect", "due", "claimed", "called", "closed"]);
+    for (step, times) in [("called", 1), ("confirmed", 1), ("replaced", 1), ("closed", 1), ("mismatch", 0)] {
+        assert_eq!(told.count(step), times, "{step} in {steps:?}");
+    }
+    assert!(told.stderr.contains("one call in AWS, one in the trail of 4 records"), "{}", told.stderr);
+    let record = told.record();
+    assert_eq!(record["eventName"], "TerminateInstanceInAutoScalingGroup");
+    assert_eq!(record["requestParameters"]["shouldDecrementDesiredCapacity"], false);
+    assert!(record["responseElements"]["activity"]["details"].is_string(), "{record}");
+    let summary = &told.lines.last().expect("a summary")["summary"];
+    assert_eq!((&summary["closed"], &summary["unreadable"]), (&1.into(), &0.into()));
+}
+
+#[test]
+fn an_interface_that_comes_back_in_time_is_left_alone() {
+    let told = incident("02-transient-interface-loss");
+    told.assert_proven();
+    assert_eq!(told.steps(), ["suspect", "recovered"]);
+}
+
+#[test]
+fn a_gpu_that_a_reboot_cures_is_rebooted_once_and_cloudtrail_confirms_it() {
+    let told = incident("07-xid-95-reboot-cures");
+    told.assert_proven();
+    let steps = told.steps();
+    assert_in_order(&steps, &["suspect", "due", "claimed", "called", "recovered", "closed"]);
+    for (step, times) in [("called", 1), ("confirmed", 1), ("closed", 1), ("replaced", 0), ("mismatch", 0)] {
+        assert_eq!(told.count(step), times, "{step} in {steps:?}");
+    }
+    assert_eq!(told.record()["eventName"], "RebootInstances");
+}
+
+/// A stack that runs on until it is ended.
+struct Running {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    aws: String,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("nodemend runs");
+        let mut stderr = BufReader::new(child.stderr.take().expect("stderr"));
+        let (mut said, mut aws) = (String::new(), None);
+        while aws.is_none() {
+            let start = said.len();
+            assert_ne!(stderr.read_line(&mut said).expect("a line"), 0, "{said}");
+            let address = said[start..].split_once("AWS is at http://").map(|(_, rest)| rest);
+            aws = address.map(|rest| rest.split(',').next().expect("an address").to_owned());
+        }
+        Self { child, stderr, aws: aws.expect("an address") }
+    }
+
+    /// Waits for a step on stdout.
+    fn wait_for(&mut self, step: &str) {
+        let stdout = BufReader::new(self.child.stdout.as_mut().expect("stdout"));
+        let found = stdout.lines().any(|line| {
+            let line: Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
+            line["step"] == step
+        });
+        assert!(found, "{step}");
+    }
+
+    /// Asks the stack's AWS.
+    fn ask(&self, form: &str) -> String {
+        let mut stream = TcpStream::connect(&self.aws).expect("AWS");
+        write!(
+            stream,
+            "POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/x-www-form-urlencoded\r\n\
+             authorization: AWS4-HMAC-SHA256 Credential=x/x/us-east-1/ec2/aws4_request, \r\ncontent-length: {}\r\n\r\n{form}",
+            form.len()
+        )
+        .expect("a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut said = String::new();
+        self.stderr.read_to_string(&mut said).expect("UTF-8");
+        (self.child.wait().expect("an end").code(), said)
+    }
+}
+
+/// All processes below one, by id and name.
+fn descendants(of: Pid) -> BTreeMap<i32, String> {
+    let mut parents = BTreeMap::new();
+    for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        // `pid (name) state ppid …`, and the name may hold anything.
+        let Some((name, rest)) = stat.rsplit_once(')') else { continue };
+        let parent: i32 =
+            rest.split_whitespace().nth(1).and_then(|parent| parent.parse().ok()).expect("a parent");
+        parents.insert(pid, (parent, name.split_once('(').expect("a name").1.to_owned()));
+    }
+    let mut found = BTreeMap::new();
+    let mut below = vec![of.as_raw_pid()];
+    while let Some(parent) = below.pop() {
+        for (pid, (_, name)) in parents.iter().filter(|(_, (of, _))| *of == parent) {
+            found.insert(*pid, name.clone());
+            below.push(*pid);
+        }
+    }
+    found
+}
+
+/// Fails unless all of these are gone before long.
+fn assert_gone(processes: &BTreeMap<i32, String>) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let lives =
+        |pid: &i32| fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    loop {
+        let left: Vec<_> = processes.iter().filter(|(pid, _)| lives(pid)).collect();
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{left:?}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// All processes of a stack, once its first functions and the emulator run.
+fn processes(of: Pid) -> BTreeMap<i32, String> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let found = descendants(of);
+        let runs = |name: &&str| found.values().any(|found| found.starts_with(name));
+        if ["nodemend-intake", "nodemend-repair", "python"].iter().all(runs) {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{found:?}");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn aws_has_one_instance_more_and_one_less_and_a_signal_leaves_nothing_behind() {
+    let mut running = Running::start(up(&[
+        "--fault",
+        "06-xid-79-replace",
+        "--grace",
+        "4s",
+        "--nodes",
+        "2",
+        "--format",
+        "json",
+    ]));
+    running.wait_for("closed");
+    let described = running.ask("Action=DescribeInstances&Version=2016-11-15");
+    let in_state = |state: &str| described.matches(&format!("<name>{state}</name>")).count();
+    assert_eq!((in_state("terminated"), in_state("running")), (1, 2), "{described}");
+    let children = processes(running.pid());
+    kill_process(running.pid(), Signal::TERM).expect("a signal");
+    let (code, said) = running.end();
+    assert_eq!((code, said.contains("failed")), (Some(0), false), "{said}");
+    assert_gone(&children);
+}
+
+#[test]
+fn a_stack_that_is_killed_leaves_nothing_behind() {
+    let running = Running::start(up(&["--grace", "4s", "--nodes", "1"]));
+    let children = processes(running.pid());
+    kill_process(running.pid(), Signal::KILL).expect("a signal");
+    assert_eq!(running.end().0, None);
+    assert_gone(&children);
+}
+
+#[test]
+fn a_stack_whose_parent_is_gone_ends_and_leaves_nothing_behind() {
+    let mut shell = Command::new("sh");
+    let stack = up(&["--nodes", "1"]);
+    // The second command keeps the shell from becoming the first.
+    shell.arg("-c").arg("\"$@\"; true").arg("sh").arg(stack.get_program()).args(stack.get_args());
+    let running = Running::start({
+        shell.stdout(Stdio::piped()).stderr(Stdio::piped());
+        shell
+    });
+    let children = processes(running.pid());
+    assert!(children.values().any(|name| name == "nodemend"), "{children:?}");
+    kill_process(running.pid(), Signal::KILL).expect("a signal");
+    assert_gone(&children);
+}
+
+#[test]
+fn what_is_not_there_is_named_and_nothing_is_started() {
+    let output = up(&["--functions", "/nowhere"]).output().expect("nodemend runs");
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(64));
+    assert!(said.contains("/nowhere/nodemend-intake") && said.contains("cargo build"), "{said}");
+    let output = up(&["--once"]).output().expect("nodemend runs");
+    assert_eq!(output.status.code(), Some(64), "nothing to wait for");
+}
