@@ -1,0 +1,533 @@
+//! Turns a schedule into a run: what happens in the cluster and at AWS, in the order of virtual time.
+
+use std::{
+    cell::Cell,
+    cmp::Reverse,
+    collections::BinaryHeap,
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use nodemend_adapters::{
+    clock::VirtualClock,
+    cloud::{Fleet, MemoryCloud},
+    faults::{Fate, Faults, Faulty},
+    store::MemoryStore,
+};
+use nodemend_audit::Audit;
+use nodemend_domain::{
+    ident::{ClusterName, InstanceId},
+    trail::Caller,
+};
+use nodemend_intake::Intake;
+use nodemend_repair::Repairer;
+
+use crate::{
+    dice::Dice,
+    judge::{Judge, end, node::Word},
+    plan::{CLUSTER, Item, Options, Plan},
+    ports::{Aws, Bench, Skewed, Watched},
+    tasks::{self, Step, Task},
+    words::{ARN, Said},
+};
+
+const MINUTE: SignedDuration = SignedDuration::from_secs(60);
+/// As the function's own invocation has it.
+const SWEEPS_FOR: SignedDuration = SignedDuration::from_secs(58);
+/// Lambda ends what takes longer: less than a lease.
+const LIFETIME: SignedDuration = SignedDuration::from_secs(100);
+/// So long after the calm everything must have ended: a group's longest rest, and what follows it.
+const PATIENCE: SignedDuration = SignedDuration::from_hours(40);
+
+/// Something that will happen.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A node's condition changes, or is due to be told again.
+    Speak(usize, usize),
+    /// A node's agent says that it lives.
+    Beat(usize),
+    /// A node's agent starts anew.
+    AgentStarts(usize),
+    /// A kubelet says whether its node is ready.
+    Kubelet(usize, bool),
+    /// The node controller says that it can't hear a kubelet.
+    Controller(usize),
+    /// Somebody deletes a Node object.
+    Deleted(usize),
+    /// The cloud controller deletes a Node object.
+    Swept(usize),
+    /// An instance dies of itself, or is terminated by somebody else.
+    Dies(usize, bool),
+    /// An instance is no more.
+    Leaves(usize),
+    /// Auto Scaling tries to launch one; whether it can, and when its node joins.
+    Launches { number: usize, fails: bool, joins: Option<SignedDuration> },
+    /// A node joins.
+    Registers(usize),
+    /// A node is ready.
+    Ready(usize),
+    /// An instance is up again.
+    Boots(usize),
+    /// A delivery reaches a function.
+    Arrives(Box<Parcel>),
+    /// CloudTrail tells of a call.
+    Trail(usize),
+    /// An item begins, or ends.
+    Begins(usize),
+    Ends(usize),
+    /// The judge looks whether something is overdue.
+    Look,
+}
+
+/// What is delivered.
+#[derive(Debug, Clone)]
+pub(crate) struct Parcel {
+    pub(crate) content: Content,
+    pub(crate) tries: u32,
+}
+
+/// To whom.
+#[derive(Debug, Clone)]
+pub(crate) enum Content {
+    Log(Said),
+    Bytes(Vec<u8>, Vec<(usize, Word)>),
+}
+
+struct Queued {
+    at: Timestamp,
+    order: u64,
+    event: Event,
+}
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.order) == (other.at, other.order)
+    }
+}
+
+impl Eq for Queued {}
+
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Queued {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// How often things go wrong, of a thousand times.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Rates {
+    pub(crate) crashes: u64,
+    pub(crate) stalls: u64,
+    pub(crate) twice: u64,
+    pub(crate) late: u64,
+    pub(crate) skipped: u64,
+    pub(crate) sweeps: u64,
+    pub(crate) stillborn: u64,
+    pub(crate) trail: u64,
+    pub(crate) clocks: bool,
+}
+
+/// The world.
+pub(crate) struct World {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) options: Options,
+    pub(crate) clock: VirtualClock,
+    pub(crate) now: Timestamp,
+    pub(crate) store: MemoryStore,
+    pub(crate) cloud: MemoryCloud,
+    pub(crate) bench: Bench,
+    pub(crate) cluster: ClusterName,
+    pub(crate) dice: Dice,
+    pub(crate) rates: Rates,
+    /// When the agents' filter, and the control plane's, is off.
+    pub(crate) off: Vec<(bool, Timestamp, Timestamp)>,
+    queue: BinaryHeap<Reverse<Queued>>,
+    queued: u64,
+    /// Deliveries that are on their way.
+    pub(crate) under_way: usize,
+    tasks: Vec<Task<Tag>>,
+    base: Timestamp,
+    next_minute: Timestamp,
+    pub(crate) seen_calls: usize,
+    looks: bool,
+}
+
+/// What a task was to do.
+enum Tag {
+    Sweep,
+    Parcel(Box<Parcel>),
+}
+
+/// Runs what never waits.
+pub(crate) fn now<T>(work: impl Future<Output = T>) -> T {
+    match pin!(work).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(done) => done,
+        Poll::Pending => unreachable!("memory never waits"),
+    }
+}
+
+impl World {
+    pub(crate) fn new(plan: Arc<Plan>, options: Options) -> Self {
+        let clock = VirtualClock::default();
+        clock.advance_to(plan.start);
+        let caller = Caller {
+            account: "123456789012".to_owned(),
+            region: "us-east-1".to_owned(),
+            arn: ARN.to_owned(),
+            principal_id: None,
+            user_agent: None,
+        };
+        let mut dice = Dice::of(plan.seed, 2);
+        let base = plan.start - dice.seconds(0, 60);
+        let mut world = Self {
+            store: MemoryStore::with_policy(plan.policy()),
+            cloud: MemoryCloud::new(clock.clone(), caller, Fleet::default()),
+            bench: Bench::new(Judge::new(plan.clone(), options.verbose)),
+            cluster: ClusterName::new(CLUSTER).expect("a name"),
+            now: plan.start,
+            clock,
+            dice,
+            rates: Rates::default(),
+            off: Vec::new(),
+            queue: BinaryHeap::new(),
+            queued: 0,
+            under_way: 0,
+            tasks: Vec::new(),
+            next_minute: base,
+            base,
+            seen_calls: 0,
+            looks: false,
+            plan,
+            options,
+        };
+        world.people();
+        world.items();
+        world
+    }
+
+    pub(crate) fn at(&mut self, at: Timestamp, event: Event) {
+        self.queued += 1;
+        if matches!(event, Event::Arrives(_) | Event::Trail(_)) {
+            self.under_way += 1;
+        }
+        self.queue.push(Reverse(Queued { at: at.max(self.now), order: self.queued, event }));
+    }
+
+    pub(crate) fn after(&mut self, length: SignedDuration, event: Event) {
+        self.at(self.now + length, event);
+    }
+
+    /// Runs the whole schedule; what was wrong.
+    pub(crate) fn run(&mut self) {
+        self.run_until(self.plan.calm);
+        self.calm();
+        let end = self.plan.calm + PATIENCE;
+        loop {
+            self.run_until(self.now + SignedDuration::from_mins(20));
+            if self.is_settled() || self.now >= end || !self.bench.judge().wrongs.is_empty() {
+                break;
+            }
+        }
+        let bench = self.bench.clone();
+        let mut judge = bench.judge();
+        if judge.wrongs.is_empty() {
+            now(end::judge(&mut judge, &self.store));
+        }
+    }
+
+    fn calm(&mut self) {
+        self.rates = Rates { clocks: self.rates.clocks, ..Rates::default() };
+        let mut judge = self.bench.judge();
+        judge.tell(|| "a calm begins".to_owned());
+        judge.fault();
+    }
+
+    fn is_settled(&self) -> bool {
+        let judge = self.bench.judge();
+        self.under_way == 0
+            && self.tasks.is_empty()
+            && judge.nodes.iter().all(|node| !node.seen.open)
+            && judge.watched.iter().all(|number| {
+                let plan = judge.group_plan(*number);
+                plan.disabled || plan.observe || plan.window.is_some() || !judge.wants_repair(*number)
+            })
+    }
+
+    fn run_until(&mut self, end: Timestamp) {
+        loop {
+            let event = self.queue.peek().map(|Reverse(queued)| queued.at);
+            let wakes = self.tasks.iter().filter_map(Task::wakes).min();
+            let sweep = self.next_sweep();
+            let Some(next) = event.into_iter().chain(wakes).chain(sweep).min().filter(|next| *next <= end)
+            else {
+                self.pass_to(end);
+                return;
+            };
+            self.pass_to(next);
+            while let Some(Reverse(queued)) = self.queue.peek() {
+                if queued.at > self.now {
+                    break;
+                }
+                let Some(Reverse(queued)) = self.queue.pop() else { break };
+                self.happen(queued.event);
+            }
+            if sweep.is_some_and(|sweep| sweep <= self.now) {
+                self.sweep();
+            }
+            self.work();
+            if !self.bench.judge().wrongs.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn pass_to(&mut self, at: Timestamp) {
+        self.now = at;
+        self.clock.advance_to(at);
+        self.bench.judge().now = at;
+    }
+
+    /// When the next invocation begins that finds anything: in its minute something falls due. Those between find
+    /// nothing due, write nothing, and are left out.
+    fn next_sweep(&self) -> Option<Timestamp> {
+        let due = now(end::next_due(&self.store))?;
+        if due < self.next_minute + SWEEPS_FOR {
+            return Some(self.next_minute.max(self.now));
+        }
+        let minutes = due.duration_since(self.base).as_secs() / 60;
+        Some(self.next_minute.max(self.base + SignedDuration::from_secs(minutes * 60)))
+    }
+
+    fn sweep(&mut self) {
+        let since = self.now.duration_since(self.base).as_secs() / 60;
+        self.next_minute = self.base + SignedDuration::from_secs(since * 60) + MINUTE;
+        let count = if self.dice.happens(self.rates.sweeps) { self.dice.pick(&[0, 2]) } else { 1 };
+        if count != 1 {
+            self.bench.judge().fault();
+        }
+        for _ in 0..count {
+            let (process, faults, sleep) = self.process(Vec::new());
+            let skew = self.skew();
+            let (store, cloud) = self.ports(process, &faults);
+            let (clock, sleeper) = (self.clock.clone(), sleep.clone());
+            let repairer = Repairer::new(store, cloud, Skewed { clock: self.clock.clone(), skew });
+            let end = self.now + SWEEPS_FOR + skew;
+            let work = async move {
+                let wait = async move |until: Timestamp| {
+                    tasks::wait_until(clock.clone(), sleeper.clone(), until - skew).await;
+                };
+                let mut failure = None;
+                let report = |swept: &nodemend_repair::Swept| {
+                    failure = failure.take().or_else(|| swept.failures.first().map(ToString::to_string));
+                };
+                repairer.sweep_until(end, wait, report).await.map_err(|error| error.to_string())?;
+                failure.map_or(Ok(()), Err)
+            };
+            let dies = self.now + LIFETIME;
+            self.tasks.push(Task { tag: Tag::Sweep, process, faults, sleep, dies, work: Box::pin(work) });
+        }
+    }
+
+    fn process(&mut self, words: Vec<(usize, Word)>) -> (usize, Faults, tasks::Sleep) {
+        let arrival = self.now;
+        let process = self.bench.judge().begins(words, arrival);
+        let faults = if self.rates.crashes == 0 {
+            Faults::none()
+        } else {
+            let (mut dice, rate) = (Dice::of(self.dice.below(u64::MAX), 3), self.rates.crashes);
+            let bench = self.bench.clone();
+            Faults::drawn(move |_| {
+                if !dice.happens(rate) {
+                    return Fate::Proceed;
+                }
+                let fate = dice.pick(&Fate::BAD);
+                let mut judge = bench.judge();
+                judge.tell(|| format!("  process {process}: {fate:?}"));
+                judge.fault();
+                fate
+            })
+        };
+        (process, faults, Rc::new(Cell::new(None)))
+    }
+
+    fn skew(&mut self) -> SignedDuration {
+        if self.rates.clocks {
+            SignedDuration::from_millis(self.dice.below(1_800) as i64 - 900)
+        } else {
+            SignedDuration::ZERO
+        }
+    }
+
+    fn ports(&self, process: usize, faults: &Faults) -> (Faulty<Watched>, Faulty<Aws>) {
+        let store = Watched { store: self.store.clone(), bench: self.bench.clone(), process };
+        let cloud = Aws {
+            cloud: self.cloud.clone(),
+            clock: self.clock.clone(),
+            bench: self.bench.clone(),
+            process,
+        };
+        (Faulty::new(store, faults.clone()), Faulty::new(cloud, faults.clone()))
+    }
+
+    /// A function is given a delivery.
+    pub(crate) fn take(&mut self, parcel: Box<Parcel>) {
+        let words = match &parcel.content {
+            Content::Log(said) => said.words.clone(),
+            Content::Bytes(_, words) => words.clone(),
+        };
+        let (process, faults, sleep) = self.process(words);
+        let (store, cloud) = self.ports(process, &faults);
+        let arrival = self.now + self.skew();
+        self.bench.judge().arrives_at(process, arrival);
+        let dies = self.now + LIFETIME;
+        let work: std::pin::Pin<Box<dyn Future<Output = Result<(), String>>>> = match &parcel.content {
+            Content::Log(said) => {
+                let batch = said.batch.clone();
+                Box::pin(async move {
+                    let taken =
+                        Intake::new(store).take(batch, arrival).await.map_err(|error| error.to_string())?;
+                    match taken.rejected.first() {
+                        Some(rejected) => Err(format!("rejected: {}", rejected.why)),
+                        None => Ok(()),
+                    }
+                })
+            }
+            Content::Bytes(bytes, _) => {
+                let bytes = bytes.clone();
+                Box::pin(async move {
+                    let audit = Audit::new(store, cloud);
+                    audit.handle(&bytes, arrival).await.map(|_| ()).map_err(|error| error.to_string())
+                })
+            }
+        };
+        self.tasks.push(Task { tag: Tag::Parcel(parcel), process, faults, sleep, dies, work });
+    }
+
+    /// Lets every function that can go on do so, in any order.
+    fn work(&mut self) {
+        loop {
+            let now = self.now;
+            let ready = |task: &Task<Tag>| task.wakes().is_none_or(|at| at <= now);
+            let count = self.tasks.iter().filter(|task| ready(task)).count();
+            if count == 0 {
+                return;
+            }
+            let chosen = if count == 1 { 0 } else { self.dice.index(count) };
+            let Some((place, _)) = self.tasks.iter().enumerate().filter(|(_, task)| ready(task)).nth(chosen)
+            else {
+                return;
+            };
+            match tasks::step(&mut self.tasks, place, now) {
+                Step::Goes => self.may_stall(place),
+                Step::Ended(tag, process, result) => self.ended(tag, process, result),
+            }
+            if self.bench.judge().made.len() > self.seen_calls {
+                self.called();
+            }
+        }
+    }
+
+    fn may_stall(&mut self, place: usize) {
+        if self.rates.stalls == 0 || self.tasks[place].sleep.get().is_some() {
+            return;
+        }
+        if self.dice.happens(self.rates.stalls) {
+            let length = if self.dice.happens(100) { self.dice.seconds(40, 130) } else { self.dice.seconds(1, 40) };
+            let mut judge = self.bench.judge();
+            let process = self.tasks[place].process;
+            judge.tell(|| format!("  process {process} stalls for {length:#}"));
+            judge.fault();
+            self.tasks[place].sleep.set(Some(self.now + length));
+        }
+    }
+
+    fn ended(&mut self, tag: Tag, process: usize, result: Option<Result<(), String>>) {
+        let well = matches!(result, Some(Ok(())));
+        {
+            let mut judge = self.bench.judge();
+            judge.ends(process, well);
+            if !well {
+                judge.tell(|| format!("  process {process} ended: {result:?}"));
+                let calm = self.rates.crashes == 0 && judge.last_fault + LIFETIME < self.now;
+                if let Some(Err(why)) = result.as_ref().filter(|_| calm) {
+                    judge.wrong("failed for no reason", why.clone());
+                }
+            }
+        }
+        let Tag::Parcel(mut parcel) = tag else { return };
+        if well {
+            return;
+        }
+        // Lambda tries an event twice more, after one minute and after two; then somebody sends it again.
+        parcel.tries += 1;
+        let later = match parcel.tries {
+            1 => 60,
+            2 => 120,
+            _ => 600,
+        };
+        self.after(SignedDuration::from_secs(later), Event::Arrives(parcel));
+    }
+
+    /// The judge looks soon, and goes on while there is anything to look at.
+    pub(crate) fn keep_looking(&mut self) {
+        let mut judge = self.bench.judge();
+        judge.look();
+        let more = !judge.watched.is_empty();
+        drop(judge);
+        self.looks = more;
+        if more {
+            self.after(SignedDuration::from_secs(20), Event::Look);
+        }
+    }
+
+    pub(crate) fn wake_the_judge(&mut self) {
+        if !self.looks && !self.bench.judge().watched.is_empty() {
+            self.looks = true;
+            self.after(SignedDuration::from_secs(20), Event::Look);
+        }
+    }
+
+    pub(crate) fn instance(&self, number: usize) -> InstanceId {
+        self.bench.judge().nodes[number].instance.clone()
+    }
+
+    /// What the items come to.
+    fn items(&mut self) {
+        let plan = self.plan.clone();
+        let without = self.options.without.clone();
+        for (number, item) in plan.items.iter().enumerate().filter(|(number, _)| !without.contains(number)) {
+            self.bench.judge().tell(|| format!("item {number}: {item}"));
+            match item {
+                Item::Ail(ail) => self.ails(ail),
+                Item::FilterOff { agents, from, until } => self.off.push((*agents, *from, *until)),
+                Item::Hold { from, until, lifted, .. } => {
+                    self.at(*from, Event::Begins(number));
+                    self.at(lifted.unwrap_or(*until), Event::Ends(number));
+                }
+                Item::Refusals { from, until, .. } | Item::Suspended { from, until, .. } => {
+                    self.at(*from, Event::Begins(number));
+                    self.at(*until, Event::Ends(number));
+                }
+                Item::Crashes(rate) => self.rates.crashes = *rate,
+                Item::Stalls(rate) => self.rates.stalls = *rate,
+                Item::Twice(rate) => self.rates.twice = *rate,
+                Item::Late(rate) => self.rates.late = *rate,
+                Item::Skipped(rate) => self.rates.skipped = *rate,
+                Item::Sweeps(rate) => self.rates.sweeps = *rate,
+                Item::Stillborn(rate) => self.rates.stillborn = *rate,
+                Item::TrailLate(rate) => self.rates.trail = *rate,
+                Item::Clocks => self.rates.clocks = true,
+            }
+        }
+        self.clocks();
+    }
+}
