@@ -258,7 +258,7 @@ impl World {
             && judge.nodes.iter().all(|node| !node.seen.open)
             && judge.watched.iter().all(|number| {
                 let plan = judge.group_plan(*number);
-                plan.disabled || plan.observe || plan.window.is_some() || !judge.wants_repair(*number)
+                plan.disabled || plan.observe || !judge.wants_repair(*number) || judge.is_stuck(*number)
             })
     }
 
@@ -300,11 +300,17 @@ impl World {
     /// nothing due, write nothing, and are left out.
     fn next_sweep(&self) -> Option<Timestamp> {
         let due = now(end::next_due(&self.store))?;
-        if due < self.next_minute + SWEEPS_FOR {
-            return Some(self.next_minute.max(self.now));
-        }
-        let minutes = due.duration_since(self.base).as_secs() / 60;
-        Some(self.next_minute.max(self.base + SignedDuration::from_secs(minutes * 60)))
+        // One that fell due after its minute's own invocation had found nothing waits for the next.
+        let soonest = self.next_minute.max(self.minute_from(self.now));
+        Some(if due < soonest + SWEEPS_FOR { soonest } else { self.minute_from(due - MINUTE) })
+    }
+
+    /// The first invocation that begins then or later.
+    fn minute_from(&self, at: Timestamp) -> Timestamp {
+        let since = at.duration_since(self.base).as_millis();
+        let minutes = i64::try_from(since.div_euclid(60_000)).unwrap_or(0);
+        let begun = self.base + SignedDuration::from_secs(minutes * 60);
+        if begun < at { begun + MINUTE } else { begun }
     }
 
     fn sweep(&mut self) {

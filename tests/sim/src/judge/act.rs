@@ -39,7 +39,7 @@ impl Judge {
         let due = |cure: Cure| {
             heard.iter().any(|one| one.cure == Some(cure) && one.deadline.is_some_and(|at| at <= now + SLACK))
         };
-        let late = node.join_deadline().is_some_and(|at| at <= now + SLACK);
+        let late = node.never_joined_deadline().is_some_and(|at| at <= now + SLACK);
         let bad = heard.iter().any(|one| one.bad && one.cure.is_some());
         match action {
             RepairAction::Reboot => {

@@ -75,6 +75,16 @@ impl Judge {
         self.overdue_since(number).is_some()
     }
 
+    /// Whether a call is wanted that nothing but an operator, or another node's recovery, can bring about.
+    pub(crate) fn is_stuck(&self, number: usize) -> bool {
+        let (node, now) = (&self.nodes[number], self.now);
+        let seen = &self.groups[node.group];
+        let waits = rests_until(seen.failures, seen.last_failure).is_some_and(|until| now < until);
+        let due = self.overdue_since(number).is_some_and(|due| due + PROMPT < now);
+        let quiet = now >= self.last_fault + LEASE + PROMPT && now >= node.not_clear_before;
+        due && quiet && !waits && self.holds.is_empty() && !self.is_clear(number)
+    }
+
     /// Since when, or from when on, a call is wanted that was not made; none where nothing is wrong.
     fn overdue_since(&self, number: usize) -> Option<Timestamp> {
         let node = &self.nodes[number];
@@ -85,7 +95,7 @@ impl Judge {
         let bad = || heard.iter().filter(|one| one.bad);
         let replace = bad().filter(|one| one.cure == Some(Cure::Replace)).filter_map(|one| one.deadline).min();
         let reboot = bad().filter(|one| one.cure == Some(Cure::Reboot)).filter_map(|one| one.deadline).min();
-        let late = node.join_deadline();
+        let late = node.never_joined_deadline();
         // What a reboot did not cure is replaced when its time is up.
         let called = node.rebooted.or(node.seen.rebooted);
         let reboot = match (reboot, called) {

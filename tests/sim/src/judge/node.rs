@@ -266,6 +266,11 @@ impl Node {
         self.tracks.iter().any(|track| track.spell(at).is_some_and(|spell| spell.cure().is_some()))
     }
 
+    /// When an instance of which nothing is heard is to be replaced: it is late, and as not ready it has its grace.
+    pub(crate) fn never_joined_deadline(&self) -> Option<Timestamp> {
+        self.join_deadline().map(|late| late + SignedDuration::from_mins(30))
+    }
+
     /// When an instance of which nothing is heard is late.
     pub(crate) fn join_deadline(&self) -> Option<Timestamp> {
         let launched = self.heard_launch.filter(|_| !self.heard_alive)?;
