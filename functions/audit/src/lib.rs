@@ -15,7 +15,7 @@ use nodemend_domain::{
     ident::InstanceId,
     ledger::{self, Entry, Guards},
     occurrence::{Occurrence, Step},
-    repair::CallResult,
+    repair::{Call, CallResult},
     trail::{self, CloudTrailEvent, Record, TrailError},
 };
 use serde_json::json;
@@ -145,10 +145,9 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
 
     /// Whether a repair of this node has a call on its way, or one whose answer was lost.
     async fn awaits_a_call(&self, key: &CaseKey) -> Result<bool, AuditError> {
-        let repair = self.store.case(key).await?.and_then(|case| case.repair);
-        Ok(repair.is_some_and(|repair| {
-            repair.calls.iter().any(|call| matches!(call.result, CallResult::Pending | CallResult::Lost))
-        }))
+        let case = self.store.case(key).await?;
+        let unanswered = |call: &Call| matches!(call.result, CallResult::Pending | CallResult::Lost);
+        Ok(case.is_some_and(|case| case.calls().any(unanswered)))
     }
 
     /// Whether a repair of this node made the call, and this is but one more attempt at it.
@@ -188,7 +187,7 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
         let caller = self.cloud.caller();
         self.update(key, false, now, |case| {
             let call = confirm::call_of(case, event);
-            let sequence = call.and_then(|call| case.repair.as_ref()?.calls.get(call)?.sequence);
+            let sequence = call.and_then(|call| case.call(call)?.sequence);
             let record = lines
                 .iter()
                 .find(|entry| Some(entry.sequence) == sequence)

@@ -5,6 +5,7 @@
 //! It is fenced by instance id and boot id: what was said before a reboot changes nothing.
 
 mod agent;
+mod calls;
 mod control_plane;
 pub mod fault;
 mod presence;
@@ -22,7 +23,7 @@ use crate::{
     condition::{ConditionType, RepairAction},
     ident::{BootId, ClusterName, GroupName, InstanceId, NodeName, Zone},
     observation::Deleter,
-    repair::Repair,
+    repair::{Call, Repair},
     stamp,
     trail::Chain,
 };
@@ -85,6 +86,9 @@ pub struct Case {
     /// How many repairs there have been, this one included.
     #[serde(default)]
     pub repairs: u32,
+    /// The calls of repairs that are over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    past_calls: Vec<Call>,
     /// What stands in the way of a repair that is due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocked: Option<Blocked>,
@@ -296,6 +300,7 @@ impl Case {
             departure: None,
             repair: None,
             repairs: 0,
+            past_calls: Vec::new(),
             blocked: None,
             closed: None,
             trail: Chain::start(),

@@ -33,13 +33,13 @@ pub enum Joined {
 /// Compares one call's record with CloudTrail's event, and enters the verdict.
 pub fn join(
     case: &mut Case,
-    call: usize,
+    call: Timestamp,
     record: &Record,
     event: &CloudTrailEvent,
     caller: &Caller,
     now: Timestamp,
 ) -> Joined {
-    let Some(known) = case.repair.as_mut().and_then(|repair| repair.calls.get_mut(call)) else {
+    let Some(known) = case.call_mut(call) else {
         return Joined::Known;
     };
     if matches!(known.verdict, Some(CallVerdict::Confirmed | CallVerdict::Mismatch)) {
@@ -51,6 +51,7 @@ pub fn join(
     known.verdict = Some(if confirmed { CallVerdict::Confirmed } else { CallVerdict::Mismatch });
     known.request_id = known.request_id.take().or_else(|| event.request_id.clone());
     let (action, refused) = (known.action, known.result == CallResult::Refused);
+    let id = case.call(call).map_or_else(|| case.id(), |call| case.id_of(call));
     let (step, name) = if confirmed {
         (trail::Step::Confirmed, Step::Confirmed)
     } else {
@@ -77,8 +78,8 @@ pub fn join(
         "action": action.as_str(),
         "differences": differences,
     });
-    let entry = ledger::enter(case, caller, step, &detail, Guards::NotAsked, data, now);
-    let occurrence = occurrence(case, name, detail, now);
+    let entry = ledger::enter_of(case, id.clone(), caller, step, &detail, Guards::NotAsked, data, now);
+    let occurrence = Occurrence { case: id, ..occurrence(case, name, detail, now) };
     Joined::Verdict { entry, occurrence: Box::new(occurrence) }
 }
 
@@ -95,15 +96,13 @@ pub fn keep(case: &mut Case, event: &CloudTrailEvent) -> Joined {
 }
 
 /// The call that an event tells of: by its request id, never by its instance alone. Only a call without an answer,
-/// or none yet, has no id, and is known by who called, for what, and when.
-pub fn call_of(case: &Case, event: &CloudTrailEvent) -> Option<usize> {
-    let repair = case.repair.as_ref()?;
-    let by_id =
-        repair.calls.iter().position(|call| call.request_id.is_some() && call.request_id == event.request_id);
-    let unanswered = repair.calls.iter().enumerate().filter(|(_, call)| is_unanswered(call, event));
+/// or none yet, has no id, and is known by who called, for what, and when. What is returned is the call's time.
+pub fn call_of(case: &Case, event: &CloudTrailEvent) -> Option<Timestamp> {
+    let by_id = case.calls().find(|call| call.request_id.is_some() && call.request_id == event.request_id);
+    let unanswered = case.calls().filter(|call| is_unanswered(call, event));
     // A call that never left may be as lost as the one after it that did.
-    let nearest = unanswered.min_by_key(|(_, call)| event.event_time.duration_since(call.at).abs());
-    by_id.or_else(|| nearest.map(|(number, _)| number))
+    let nearest = unanswered.min_by_key(|call| event.event_time.duration_since(call.at).abs());
+    by_id.or(nearest).map(|call| call.at)
 }
 
 fn is_unanswered(call: &Call, event: &CloudTrailEvent) -> bool {
@@ -115,7 +114,7 @@ fn is_unanswered(call: &Call, event: &CloudTrailEvent) -> bool {
 /// Whether an event of our own principal is of a call that we made, if under another request id: the SDK sends
 /// again what got no answer, and CloudTrail tells of each attempt.
 pub fn is_another_attempt(case: &Case, event: &CloudTrailEvent) -> bool {
-    case.repair.as_ref().is_some_and(|repair| repair.calls.iter().any(|call| is_attempt_at(call, event)))
+    case.calls().any(|call| is_attempt_at(call, event))
 }
 
 fn is_attempt_at(call: &Call, event: &CloudTrailEvent) -> bool {

@@ -28,8 +28,8 @@ pub enum Decision {
     TellSilence(Timestamp),
     /// Tell that CloudTrail is silent about a call.
     TellMissing {
-        /// Its place among the repair's calls.
-        call: usize,
+        /// When it was made.
+        call: Timestamp,
     },
     /// A repair is due, and something stands in its way.
     Blocked {
@@ -88,6 +88,9 @@ pub enum Triage {
 /// Looks at the case alone.
 pub fn triage(case: &Case, policy: &Policy, now: Timestamp) -> Triage {
     use Triage::{NeedsSurroundings, Settled};
+    if let Some(call) = case.unconfirmed(policy, now) {
+        return Settled(Decision::TellMissing { call: call.at });
+    }
     if case.closed.is_some() {
         return Settled(Decision::Wait);
     }
@@ -113,9 +116,6 @@ pub fn triage(case: &Case, policy: &Policy, now: Timestamp) -> Triage {
 
 fn triage_repair(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) -> Triage {
     use Triage::{NeedsSurroundings, Settled};
-    if let Some(call) = repair.unconfirmed(policy, now) {
-        return Settled(Decision::TellMissing { call });
-    }
     let since_call =
         |length| repair.effective_at().and_then(|at| at.checked_add(length).ok()).is_some_and(|at| at <= now);
     match &repair.phase {
@@ -220,10 +220,9 @@ pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Time
     if let Some(repair) = rebooted_in_vain
         && has_recovered_unaided(case, repair, &faults)
     {
-        // Not before that has held, nor before the call has its own verdict: what is released, CloudTrail can't
-        // be joined with any more.
+        // Not before that has held.
         let has_held = !faults.iter().any(|fault| fault.deadline.is_some());
-        return if has_held && repair.is_confirmed() {
+        return if has_held {
             Decision::Release("it recovered, and no reboot was seen".to_owned())
         } else {
             Decision::Wait

@@ -33,7 +33,22 @@ pub fn enter(
     data: Value,
     now: Timestamp,
 ) -> Entry {
-    let about = about(case, decision, guards, Value::Null);
+    enter_of(case, case.id(), caller, step, decision, guards, data, now)
+}
+
+/// Records a step of a repair that may be over: `id` says which.
+#[allow(clippy::too_many_arguments, reason = "a record's parts, each of its own type")]
+pub fn enter_of(
+    case: &mut Case,
+    id: String,
+    caller: &Caller,
+    step: Step,
+    decision: &str,
+    guards: Guards<'_>,
+    data: Value,
+    now: Timestamp,
+) -> Entry {
+    let about = about(case, id, decision, guards, Value::Null);
     let record = Record::step(caller, step, &case.instance_id, data, now, about);
     append(case, &record)
 }
@@ -48,7 +63,7 @@ pub fn enter_call(
     evidence: Value,
     called_at: Timestamp,
 ) -> (Entry, Record) {
-    let about = about(case, decision, Guards::Passed, evidence);
+    let about = about(case, case.id(), decision, Guards::Passed, evidence);
     let record = Record::call(caller, call, answer, called_at, about);
     (append(case, &record), record)
 }
@@ -81,9 +96,9 @@ impl Guards<'_> {
     }
 }
 
-fn about(case: &Case, decision: &str, guards: Guards<'_>, evidence: Value) -> About {
+fn about(case: &Case, id: String, decision: &str, guards: Guards<'_>, evidence: Value) -> About {
     About {
-        case: case.id(),
+        case: id,
         chain: case.trail.clone(),
         decision: Value::String(decision.to_owned()),
         guards: guards.notes(),
@@ -94,7 +109,8 @@ fn about(case: &Case, decision: &str, guards: Guards<'_>, evidence: Value) -> Ab
 fn append(case: &mut Case, record: &Record) -> Entry {
     let line = record.to_json_line();
     case.trail.append(&line);
-    Entry { sequence: record.nodemend.sequence, case: case.id(), line, request_id: record.request_id.clone() }
+    let (sequence, request_id) = (record.nodemend.sequence, record.request_id.clone());
+    Entry { sequence, case: record.nodemend.case.clone(), line, request_id }
 }
 
 /// What a repair rests on, for its record.

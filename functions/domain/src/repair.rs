@@ -18,6 +18,9 @@ pub const LEASE: SignedDuration = SignedDuration::from_secs(120);
 /// How long a registered replacement is given to become ready before the case closes on its registration.
 pub const READY_TIMEOUT: SignedDuration = SignedDuration::from_mins(10);
 
+/// How many calls one repair remembers.
+const MAX_CALLS: usize = 64;
+
 /// A repair from its claim to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -71,6 +74,9 @@ pub enum Phase {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Call {
+    /// Which of the case's repairs made it.
+    #[serde(default)]
+    pub repair: u32,
     /// What was called for.
     pub action: RepairAction,
     /// When.
@@ -149,14 +155,6 @@ impl Repair {
         u32::try_from(refused.count()).unwrap_or(u32::MAX)
     }
 
-    /// The first call of which CloudTrail should have told by now.
-    pub fn unconfirmed(&self, policy: &Policy, now: Timestamp) -> Option<usize> {
-        self.calls.iter().position(|call| {
-            call.awaits_verdict()
-                && call.at.checked_add(policy.confirmation_timeout).is_ok_and(|until| until <= now)
-        })
-    }
-
     /// Whether every call has its verdict.
     pub fn is_confirmed(&self) -> bool {
         !self.calls.iter().any(Call::awaits_verdict)
@@ -168,21 +166,28 @@ impl Repair {
             && self.calls.iter().any(|call| call.action == RepairAction::Reboot)
     }
 
+    /// Notes a call that is about to be made. AWS may refuse for days, and an item has its limit: of long series, the
+    /// oldest refusals are forgotten once CloudTrail has told of them. Their records stay.
+    pub fn begin_call(&mut self, call: Call) {
+        if self.calls.len() >= MAX_CALLS {
+            let old = |call: &Call| call.result == CallResult::Refused && !call.awaits_verdict();
+            if let Some(place) = self.calls.iter().position(old) {
+                self.calls.remove(place);
+            }
+        }
+        self.calls.push(call);
+    }
+
     /// When this repair needs somebody next; what stands in the way of its next call does so until `blocked`.
+    /// When CloudTrail should have told of its calls, the case knows.
     pub fn next_look(
         &self,
         policy: &Policy,
         blocked: Option<Timestamp>,
         now: Timestamp,
     ) -> Option<Timestamp> {
-        let verdicts = self
-            .calls
-            .iter()
-            .filter(|call| call.awaits_verdict())
-            .filter_map(|call| call.at.checked_add(policy.confirmation_timeout).ok())
-            .min();
         let after_call = |length: SignedDuration| self.effective_at()?.checked_add(length).ok();
-        let step = match &self.phase {
+        match &self.phase {
             Phase::Claimed { until } | Phase::Acting { until } => Some(*until),
             Phase::Confirming => match &self.replacement {
                 Some(replacement) if replacement.ready.is_some() && self.is_confirmed() => Some(now),
@@ -195,8 +200,7 @@ impl Repair {
             Phase::Rebooting => {
                 after_call(policy.reboot_timeout).map(|late| blocked.map_or(late, |at| at.max(late)))
             }
-        };
-        step.into_iter().chain(verdicts).min()
+        }
     }
 }
 
@@ -204,5 +208,10 @@ impl Call {
     /// Whether CloudTrail has yet to tell of it.
     pub fn awaits_verdict(&self) -> bool {
         self.verdict.is_none() && self.result != CallResult::Pending
+    }
+
+    /// When CloudTrail should have told of it, if it has not.
+    pub fn verdict_due(&self, policy: &Policy) -> Option<Timestamp> {
+        if self.awaits_verdict() { self.at.checked_add(policy.confirmation_timeout).ok() } else { None }
     }
 }

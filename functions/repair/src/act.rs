@@ -3,6 +3,7 @@
 //! claim → evidence → call → record. A sweep that dies before the call leaves a claim whose lease runs out; one
 //! that dies after it leaves a call without an answer, and where the instance is tells whether it took effect.
 
+use jiff::Timestamp;
 use nodemend_adapters::{
     clock::Clock,
     cloud::Cloud,
@@ -37,6 +38,23 @@ pub(crate) struct Plan {
     pub(crate) group: GroupState,
 }
 
+/// A call that was made.
+#[derive(Debug)]
+struct Made {
+    call: ApiCall,
+    at: Timestamp,
+    answer: Answer,
+    evidence: Value,
+}
+
+/// A call that was given up, as it is told: its own record is the first entry.
+#[derive(Debug)]
+pub(crate) struct Lost {
+    pub(crate) at: Timestamp,
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) told: Vec<Occurrence>,
+}
+
 impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
     /// Makes the repair that was decided on this very version of the case and its group.
     pub(crate) async fn make(
@@ -64,7 +82,8 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         };
         let until = now + LEASE;
         repair.phase = Phase::Acting { until };
-        repair.calls.push(Call {
+        repair.begin_call(Call {
+            repair: case.repairs,
             action: plan.action,
             at: now,
             result: CallResult::Pending,
@@ -82,10 +101,10 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         }
         let call = api_call(&case, plan.action);
         let answer = self.cloud.call(&call).await;
-        self.record(&CaseKey::of(&case), &call, &answer, evidence, policy, swept).await
+        self.record(&CaseKey::of(&case), Made { call, at: now, answer, evidence }, policy, swept).await
     }
 
-    fn tell_due(&self, case: &Case, fault: &Fault, now: jiff::Timestamp, told: &mut Vec<Occurrence>) {
+    fn tell_due(&self, case: &Case, fault: &Fault, now: Timestamp, told: &mut Vec<Occurrence>) {
         if case.repair.is_none() && case.blocked.is_none() {
             told.push(crate::step::due(case, fault, now));
         }
@@ -110,9 +129,9 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
             let escalates = repair.action != action;
             repair.phase = Phase::Claimed { until };
             repair.action = action;
-            let pending = repair.calls.iter().position(|call| call.result == CallResult::Pending);
-            if let Some(pending) = pending {
-                entries.push(self.lose(case, pending, "no answer came, and the instance is where it was"));
+            if let Some(lost) = self.lose(case, "no answer came, and the instance is where it was", now) {
+                entries.extend(lost.entries);
+                told.extend(lost.told);
             }
             if !escalates {
                 return;
@@ -145,21 +164,18 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         told.push(occurrence(case, Step::Claimed, detail, now));
     }
 
-    /// Enters a call whose answer will never come.
-    pub(crate) fn lose(&self, case: &mut Case, call: usize, why: &str) -> Entry {
+    /// Enters the call whose answer will never come, if there is one, and what CloudTrail has told of it.
+    pub(crate) fn lose(&self, case: &mut Case, why: &str, now: Timestamp) -> Option<Lost> {
+        let (action, at) = case.pending_call().map(|call| (call.action, call.at))?;
         let answer = Answer { request_id: None, outcome: Outcome::Lost { why: why.to_owned() } };
-        let known = case.repair.as_mut().and_then(|repair| repair.calls.get_mut(call));
-        let (action, at) = known.map_or((RepairAction::Replace, self.clock.now()), |known| {
-            known.result = CallResult::Lost;
-            (known.action, known.at)
-        });
-        let call_made = api_call(case, action);
-        let (entry, _) =
-            ledger::enter_call(case, &self.cloud.caller(), &call_made, answer, why, Value::Null, at);
-        if let Some(known) = case.repair.as_mut().and_then(|repair| repair.calls.get_mut(call)) {
-            known.sequence = Some(entry.sequence);
-        }
-        entry
+        let call = api_call(case, action);
+        let (entry, record) =
+            ledger::enter_call(case, &self.cloud.caller(), &call, answer, why, Value::Null, at);
+        let known = case.call_mut(at)?;
+        (known.result, known.sequence) = (CallResult::Lost, Some(entry.sequence));
+        let mut lost = Lost { at, entries: vec![entry], told: Vec::new() };
+        self.join_sightings(case, at, &record, now, &mut lost.entries, &mut lost.told);
+        Some(lost)
     }
 
     /// What the repair rests on. A console that can't be read stops nothing.
@@ -203,12 +219,11 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
     async fn record(
         &self,
         key: &CaseKey,
-        call: &ApiCall,
-        answer: &Answer,
-        evidence: Value,
+        made: Made,
         policy: &Policy,
         swept: &mut Swept,
     ) -> Result<(), RepairError> {
+        let Made { call, at: called_at, answer, evidence } = &made;
         if matches!(answer.outcome, Outcome::Lost { .. }) {
             // Nobody knows. The lease runs out, and where the instance is decides.
             return Ok(());
@@ -219,12 +234,15 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let told = self
             .update(key, group.as_ref(), policy, now, |case, group| {
                 let (mut told, mut entries) = (Vec::new(), Vec::new());
-                let number = case.repair.as_ref().map_or(0, |repair| repair.calls.len().saturating_sub(1));
-                let Some(known) = case.repair.as_mut().and_then(|repair| repair.calls.get_mut(number)) else {
+                let Some(known) = case.call_mut(*called_at) else {
                     return (entries, told);
                 };
-                let called_at = known.at;
                 known.request_id.clone_from(&answer.request_id);
+                if known.result != CallResult::Pending {
+                    // Others gave this process up meanwhile, and the call is in the trail as lost. Its id is worth
+                    // knowing: CloudTrail's event bears it.
+                    return (entries, told);
+                }
                 known.result = match &answer.outcome {
                     Outcome::Accepted { .. } => CallResult::Accepted,
                     Outcome::Failed { .. } => CallResult::Refused,
@@ -240,16 +258,18 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                     answer.clone(),
                     &decision,
                     evidence.clone(),
-                    called_at,
+                    *called_at,
                 );
                 let mut called = occurrence(case, Step::Called, detail, now);
                 called.record = serde_json::from_str(&entry.line).ok();
                 told.push(called);
                 entries.push(entry);
+                if let Some(known) = case.call_mut(*called_at) {
+                    known.sequence = entries.last().map(|entry| entry.sequence);
+                }
                 let Some(repair) = case.repair.as_mut() else {
                     return (entries, told);
                 };
-                repair.calls[number].sequence = entries.last().map(|entry| entry.sequence);
                 repair.phase = match (&answer.outcome, action) {
                     (Outcome::Accepted { .. }, RepairAction::Reboot) => Phase::Rebooting,
                     (Outcome::Accepted { .. }, _) => Phase::Confirming,
@@ -259,9 +279,9 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                     (Outcome::Lost { .. }, _) => return (Vec::new(), Vec::new()),
                 };
                 if let (Some(group), Phase::Confirming) = (group, &repair.phase) {
-                    group.terminated(&case.instance_id, called_at);
+                    group.terminated(&case.instance_id, *called_at);
                 }
-                self.join_sightings(case, number, &record, now, &mut entries, &mut told);
+                self.join_sightings(case, *called_at, &record, now, &mut entries, &mut told);
                 (entries, told)
             })
             .await?;
@@ -270,12 +290,12 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
     }
 
     /// What CloudTrail told of a call before we knew what became of it: it tells but once.
-    pub(crate) fn join_sightings(
+    fn join_sightings(
         &self,
         case: &mut Case,
-        call: usize,
+        call: Timestamp,
         record: &Record,
-        now: jiff::Timestamp,
+        now: Timestamp,
         entries: &mut Vec<Entry>,
         told: &mut Vec<Occurrence>,
     ) {

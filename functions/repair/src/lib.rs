@@ -6,6 +6,7 @@
 
 mod act;
 mod minute;
+mod newcomer;
 mod step;
 mod view;
 

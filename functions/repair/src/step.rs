@@ -1,26 +1,26 @@
 //! Carries out every decision but a call.
 
+use std::iter;
+
 use jiff::Timestamp;
 use nodemend_adapters::{
     clock::Clock,
     cloud::Cloud,
-    store::{CaseKey, Commit, Store},
+    store::{CaseKey, Change, Commit, Store},
     trail::Trail,
 };
 use nodemend_domain::{
-    case::{Arrival, Blocked, Case, Closed, Fault, Told},
+    case::{Blocked, Case, Closed, Fault},
     condition::{ConditionType, RepairAction},
     confirm::occurrence,
-    decide::{Decision, Outcome},
-    group::{GroupState, Whereabouts},
+    decide::{Decision, Outcome, RETRY},
     guard::{Block, Guard},
-    ident::{GroupName, InstanceId},
+    ident::GroupName,
     ledger::{self, Guards},
     occurrence::{Occurrence, Step},
     policy::Policy,
-    repair::{CallResult, CallVerdict, Phase, Replacement},
-    stamp,
-    trail::{self, Record},
+    repair::{CallVerdict, Phase},
+    stamp, trail,
 };
 use serde_json::json;
 
@@ -55,7 +55,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         match decision {
             // Acted on where it can be decided anew; never from here.
             Decision::Act { .. } => Ok(()),
-            Decision::Wait => self.wait(&key, &case, policy, now).await,
+            Decision::Wait => self.wait(&case, policy, now).await,
             Decision::TellSilence(since) => self.tell_silence(&key, since, policy, now, swept).await,
             Decision::TellMissing { call } => self.tell_missing(&key, call, policy, now, swept).await,
             Decision::Blocked { fault, blocks, until } => {
@@ -72,26 +72,18 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
     }
 
     /// Nothing to do. The item's own due time may be one that has passed, so it is set anew.
-    async fn wait(
-        &self,
-        key: &CaseKey,
-        case: &Case,
-        policy: &Policy,
-        now: Timestamp,
-    ) -> Result<(), RepairError> {
+    pub(crate) async fn wait(&self, case: &Case, policy: &Policy, now: Timestamp) -> Result<(), RepairError> {
         let mut planned = case.clone();
         planned.plan(policy, now);
         if planned.due.is_some_and(|due| due <= now) {
             // What the case waits for, it doesn't know: look again in a while.
-            planned.due = Some(now + nodemend_domain::decide::RETRY);
+            planned.due = Some(now + RETRY);
         }
         if planned == *case {
             return Ok(());
         }
-        let change = nodemend_adapters::store::Change { case: &planned, group: None, entries: &[] };
         // A lost race means news, and with it another due time.
-        let _ = self.store.commit(change).await?;
-        let _ = key;
+        let _ = self.store.commit(Change { case: &planned, group: None, entries: &[] }).await?;
         Ok(())
     }
 
@@ -124,7 +116,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
     async fn tell_missing(
         &self,
         key: &CaseKey,
-        call: usize,
+        call: Timestamp,
         policy: &Policy,
         now: Timestamp,
         swept: &mut Swept,
@@ -132,20 +124,22 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let caller = self.cloud.caller();
         let told = self
             .update(key, None, policy, now, |case, _| {
-                let known = case.repair.as_mut().and_then(|repair| repair.calls.get_mut(call));
-                let Some(known) = known.filter(|call| call.awaits_verdict()) else {
+                let Some(known) = case.call_mut(call).filter(|call| call.awaits_verdict()) else {
                     return (Vec::new(), None);
                 };
                 known.verdict = Some(CallVerdict::Missing);
+                let known = known.clone();
                 let detail = format!(
                     "CloudTrail has told nothing of the call of {} within {}",
                     stamp::seconds(known.at),
                     stamp::length(policy.confirmation_timeout)
                 );
                 let data = json!({ "requestID": known.request_id, "calledAt": stamp::millis(known.at) });
+                let (id, step) = (case.id_of(&known), trail::Step::Missing);
                 let entry =
-                    ledger::enter(case, &caller, trail::Step::Missing, &detail, Guards::NotAsked, data, now);
-                (vec![entry], Some(occurrence(case, Step::Missing, detail, now)))
+                    ledger::enter_of(case, id.clone(), &caller, step, &detail, Guards::NotAsked, data, now);
+                let told = Occurrence { case: id, ..occurrence(case, Step::Missing, detail, now) };
+                (vec![entry], Some(told))
             })
             .await?;
         swept.occurrences.extend(told.flatten());
@@ -215,38 +209,28 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let group = case.repair.as_ref().map(|repair| repair.group.clone());
         let told = self
             .write_as_decided(case, group.as_ref(), policy, now, |case, group| {
-                let pending = case.repair.as_ref().and_then(|repair| {
-                    repair.calls.iter().position(|call| call.result == CallResult::Pending)
-                });
-                let Some(pending) = pending else {
-                    return (Vec::new(), Vec::new());
-                };
                 let what = match case.action() {
                     Some(RepairAction::Reboot) => "no answer came, and a new boot will tell",
                     _ => "no answer came, but the call took effect",
                 };
-                let entry = self.lose(case, pending, what);
+                let Some(lost) = self.lose(case, what, now) else {
+                    return (Vec::new(), Vec::new());
+                };
                 let instance_id = case.instance_id.clone();
                 let Some(repair) = case.repair.as_mut() else {
                     return (Vec::new(), Vec::new());
                 };
-                let at = repair.calls[pending].at;
                 repair.phase = match repair.action {
                     RepairAction::Reboot => Phase::Rebooting,
                     _ => Phase::Confirming,
                 };
                 if let (Some(group), Phase::Confirming) = (group, &repair.phase) {
-                    group.terminated(&instance_id, at);
+                    group.terminated(&instance_id, lost.at);
                 }
                 let detail = format!("{}: {what}", repair.action.as_str());
                 let mut called = occurrence(case, Step::Called, detail, now);
-                let record: Option<Box<Record>> = serde_json::from_str(&entry.line).ok();
-                called.record.clone_from(&record);
-                let (mut entries, mut told) = (vec![entry], vec![called]);
-                if let Some(record) = record {
-                    self.join_sightings(case, pending, &record, now, &mut entries, &mut told);
-                }
-                (entries, told)
+                called.record = lost.entries.first().and_then(|entry| serde_json::from_str(&entry.line).ok());
+                (lost.entries, iter::once(called).chain(lost.told).collect())
             })
             .await?;
         swept.occurrences.extend(told.unwrap_or_default());
@@ -267,153 +251,27 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let told = self
             .write_as_decided(case, group.as_ref(), policy, now, |case, group| {
                 let Some(repair) = &case.repair else {
-                    return (Vec::new(), None);
+                    return (Vec::new(), Vec::new());
                 };
                 if repair.phase == Phase::Confirming {
-                    return (Vec::new(), None);
+                    return (Vec::new(), Vec::new());
                 }
-                let mut entries = Vec::new();
-                let pending = repair.calls.iter().position(|call| call.result == CallResult::Pending);
-                let told = occurrence(case, Step::Recovered, format!("{why}: the claim is given back"), now);
-                if let Some(pending) = pending {
-                    entries.push(self.lose(
-                        case,
-                        pending,
-                        "no answer came, and the instance is where it was",
-                    ));
+                let (mut entries, mut told) = (Vec::new(), Vec::new());
+                if let Some(lost) = self.lose(case, "no answer came, and the instance is where it was", now) {
+                    (entries, told) = (lost.entries, lost.told);
                 }
+                told.push(occurrence(case, Step::Recovered, format!("{why}: the claim is given back"), now));
                 let step = trail::Step::Released;
                 entries.push(ledger::enter(case, &caller, step, why, Guards::NotAsked, json!(null), now));
-                case.repair = None;
+                case.end_repair();
                 if let Some(group) = group {
                     group.release(&case.instance_id);
                 }
-                (entries, Some(told))
+                (entries, told)
             })
             .await?;
-        swept.occurrences.extend(told.flatten());
+        swept.occurrences.extend(told.unwrap_or_default());
         Ok(())
-    }
-
-    /// Tells the group that a node came, or failed to; and the repair that waited for it.
-    async fn introduce(
-        &self,
-        newcomer: Case,
-        told: Told,
-        policy: &Policy,
-        now: Timestamp,
-        swept: &mut Swept,
-    ) -> Result<(), RepairError> {
-        let key = CaseKey::of(&newcomer);
-        let arrival = newcomer.arrival.clone().unwrap_or_default();
-        let group = match self.group_of(&newcomer).await? {
-            Some(group) => group,
-            // In no group, a node replaces nothing.
-            None => return self.mark_told(&key, told, None, policy, now).await,
-        };
-        if told == Told::FailedToJoin {
-            let failed = self
-                .update(&key, Some(&group), policy, now, |case, group| {
-                    if let (Some(group), Some(arrival)) = (group, &mut case.arrival)
-                        && arrival.told < told
-                    {
-                        arrival.told = told;
-                        group.failed(now);
-                    }
-                    (Vec::new(), ())
-                })
-                .await?;
-            return failed.map_or(Ok(()), Ok);
-        }
-        if let Some(replaced) = self.place_of(&key, &arrival, &group, policy, now).await? {
-            let replaced_key = CaseKey { cluster: key.cluster.clone(), instance_id: replaced };
-            let happened = self
-                .update(&replaced_key, None, policy, now, |case, _| {
-                    let Some(repair) = case.repair.as_mut() else {
-                        return (Vec::new(), None);
-                    };
-                    let known = repair.replacement.is_some();
-                    let registered = arrival.registered.unwrap_or(now);
-                    repair.replacement = Some(Replacement {
-                        instance_id: key.instance_id.clone(),
-                        label: newcomer.label().to_owned(),
-                        registered,
-                        ready: arrival.ready,
-                    });
-                    if known {
-                        return (Vec::new(), None);
-                    }
-                    let took = stamp::length(registered.duration_since(repair.fault.since));
-                    let detail = format!(
-                        "{} ({}) registered, {took} after the fault",
-                        newcomer.label(),
-                        key.instance_id
-                    );
-                    (Vec::new(), Some(occurrence(case, Step::Replaced, detail, now)))
-                })
-                .await?;
-            swept.occurrences.extend(happened.flatten());
-        }
-        self.mark_told(&key, told, Some(&group), policy, now).await
-    }
-
-    /// The instance whose place a newcomer took, if it took one: decided once, and written to both at once.
-    async fn place_of(
-        &self,
-        key: &CaseKey,
-        arrival: &Arrival,
-        group: &GroupName,
-        policy: &Policy,
-        now: Timestamp,
-    ) -> Result<Option<InstanceId>, RepairError> {
-        if arrival.replaces.is_some() {
-            return Ok(arrival.replaces.clone());
-        }
-        let came = arrival.launched.or(arrival.registered).unwrap_or(now);
-        // Most newcomers replace nothing: no write of the group for those.
-        if self.store.group(&key.cluster, group).await?.welcome(&key.instance_id, came).is_none() {
-            return Ok(None);
-        }
-        let taken = self
-            .update(key, Some(group), policy, now, |case, group| {
-                let (Some(group), Some(arrival)) = (group, &mut case.arrival) else {
-                    return (Vec::new(), None);
-                };
-                if arrival.replaces.is_none() {
-                    arrival.replaces = group.welcome(&key.instance_id, came);
-                }
-                (Vec::new(), arrival.replaces.clone())
-            })
-            .await?;
-        Ok(taken.flatten())
-    }
-
-    async fn group_of(&self, case: &Case) -> Result<Option<GroupName>, RepairError> {
-        if let Some(group) = &case.group {
-            return Ok(Some(group.clone()));
-        }
-        Ok(match self.cloud.locate(std::slice::from_ref(&case.instance_id)).await?.pop() {
-            Some(Whereabouts::Member { group, .. }) => Some(group),
-            _ => None,
-        })
-    }
-
-    async fn mark_told(
-        &self,
-        key: &CaseKey,
-        told: Told,
-        group: Option<&GroupName>,
-        policy: &Policy,
-        now: Timestamp,
-    ) -> Result<(), RepairError> {
-        let mark = |case: &mut Case, _: Option<&mut GroupState>| {
-            if let Some(group) = group {
-                case.group.get_or_insert_with(|| group.clone());
-            }
-            case.introduced(told);
-            (Vec::new(), ())
-        };
-        self.update(key, None, policy, now, mark).await.map(|_| ())
     }
 
     async fn close(
@@ -428,12 +286,15 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let caller = self.cloud.caller();
         let told = self
             .write_as_decided(case, group.as_ref(), policy, now, |case, group| {
+                let (mut entries, mut told) = (Vec::new(), Vec::new());
                 if case.closed.is_some() {
-                    return (Vec::new(), None);
+                    return (entries, told);
+                }
+                if let Some(lost) = self.lose(case, "no answer came before the case ended", now) {
+                    (entries, told) = (lost.entries, lost.told);
                 }
                 let sentence = outcome.sentence(case, now);
-                let told = occurrence(case, Step::Closed, sentence.clone(), now);
-                let mut entries = Vec::new();
+                told.push(occurrence(case, Step::Closed, sentence.clone(), now));
                 // A node that left before anything was decided about it has no trail to end.
                 if case.trail.sequence() > 0 {
                     let data = json!({ "outcome": format!("{outcome:?}").split([' ', '{']).next() });
@@ -448,13 +309,13 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                 }
                 case.blocked = None;
                 match outcome {
-                    Outcome::Rebooted => case.repair = None,
+                    Outcome::Rebooted => case.end_repair(),
                     _ => case.closed = Some(Closed { at: now, outcome: sentence }),
                 }
-                (entries, Some(told))
+                (entries, told)
             })
             .await?;
-        swept.occurrences.extend(told.flatten());
+        swept.occurrences.extend(told.unwrap_or_default());
         Ok(())
     }
 }

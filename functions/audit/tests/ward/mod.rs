@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 use nodemend_adapters::{
     clock::{Clock, VirtualClock},
-    cloud::{Fleet, MemoryCloud},
+    cloud::{Fleet, MemoryCloud, Recorded},
     faults::{Fate, Faults, Faulty, schedule},
     store::{CaseKey, Change, Commit, MemoryStore, Store},
     trail::Trail,
@@ -18,7 +18,7 @@ use nodemend_domain::{
     policy::Policy,
     repair::CallVerdict,
     report::{Body, ConditionState, Finding, Report},
-    trail::{Caller, verify_chain},
+    trail::{Answer, ApiCall, Caller, Outcome, verify_chain},
 };
 use nodemend_repair::Repairer;
 use serde_json::{Value, json};
@@ -82,6 +82,28 @@ impl Ward {
     }
 
     fn hear(&self, number: u64, bad: bool) {
+        self.report(Case::new(cluster(), instance(number)), number, bad, 1, 0);
+    }
+
+    /// The node's agent says, now, that all is well since then.
+    pub(crate) fn recover(&self, number: u64, since: i64) {
+        self.report(self.case(number), number, false, 2, since);
+    }
+
+    /// A newcomer was launched, registered, and is ready.
+    pub(crate) fn arrive(&self, number: u64, launched: i64, registered: i64) {
+        let mut case = Case::new(cluster(), instance(number));
+        case.hear_launch(&group(), None, at(launched));
+        if let Some(arrival) = &mut case.arrival {
+            (arrival.registered, arrival.ready) = (Some(at(registered)), Some(at(registered)));
+        }
+        case.plan(&self.policy, self.clock.now());
+        let change = Change { case: &case, group: None, entries: &[] };
+        assert_eq!(pollster::block_on(self.store.commit(change)), Ok(Commit::Won));
+    }
+
+    fn report(&self, mut case: Case, number: u64, bad: bool, seq: u64, since: i64) {
+        let now = self.clock.now();
         let finding = Finding {
             reason: "InterfaceNotUp".into(),
             severity: Severity::Condition,
@@ -96,20 +118,19 @@ impl Ward {
             instance_id: instance(number),
             zone: None,
             boot_id: BootId::new("00000000-0000-4000-8000-000000000001").expect("an id"),
-            seq: 1,
-            at: at(0),
+            seq,
+            at: now,
             agent: "0.1.0".into(),
             body: Body::Condition(ConditionState {
                 condition: ConditionType::NetworkingReady,
                 status: if bad { Status::False } else { Status::True },
-                since: at(0),
+                since: at(since),
                 sound_secs: None,
                 findings: if bad { vec![finding] } else { Vec::new() },
             }),
         };
-        let mut case = Case::new(cluster(), instance(number));
-        case.hear_report(&report, at(0), &self.policy);
-        case.plan(&self.policy, at(0));
+        case.hear_report(&report, now, &self.policy);
+        case.plan(&self.policy, now);
         let change = Change { case: &case, group: None, entries: &[] };
         assert_eq!(pollster::block_on(self.store.commit(change)), Ok(Commit::Won));
     }
@@ -117,6 +138,24 @@ impl Ward {
     /// The repairer has called for node 1, at 30 minutes.
     pub(crate) fn called() -> Self {
         let ward = Self::new();
+        ward.clock.advance_to(at(1_800));
+        ward.sweep();
+        assert_eq!(ward.cloud.calls().len(), 1);
+        ward
+    }
+
+    /// AWS refused the call for node 1, at 30 minutes.
+    pub(crate) fn refused() -> Self {
+        let ward = Self::new();
+        let message = "Scaling activity in progress".to_owned();
+        let outcome = Outcome::Failed { code: "ScalingActivityInProgress".to_owned(), message };
+        let call = ApiCall::TerminateInstanceInAutoScalingGroup { instance_id: instance(1) };
+        ward.cloud.record(Recorded {
+            event_name: call.event_name().to_owned(),
+            call: Some(call),
+            at: at(1_800),
+            answer: Answer { request_id: Some("refused".to_owned()), outcome },
+        });
         ward.clock.advance_to(at(1_800));
         ward.sweep();
         assert_eq!(ward.cloud.calls().len(), 1);

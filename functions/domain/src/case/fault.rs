@@ -132,7 +132,8 @@ impl Case {
     /// among the unhealthy. Called before every write.
     pub fn plan(&mut self, policy: &Policy, now: Timestamp) {
         if self.closed.is_some() {
-            (self.due, self.attention) = (None, None);
+            // Of a call that was made, CloudTrail tells even when its instance is no more.
+            (self.due, self.attention) = (self.next_verdict(policy), None);
             return;
         }
         // A healthy node's next heartbeat is the only thing to wait for, and the commonest case.
@@ -141,7 +142,7 @@ impl Case {
         if self.repair.is_none() && !faults.iter().any(|fault| fault.is_due(now)) {
             self.blocked = None;
         }
-        self.due = self.next_look(&faults, policy, now);
+        self.due = self.next_look(&faults, policy, now).into_iter().chain(self.next_verdict(policy)).min();
         self.attention = self.why_unhealthy(&faults, now);
     }
 
@@ -164,9 +165,12 @@ impl Case {
 
     fn next_look(&self, faults: &[Fault], policy: &Policy, now: Timestamp) -> Option<Timestamp> {
         if let Some(repair) = &self.repair {
-            let departed = self.departure.as_ref().filter(|departure| departure.foreign).map(|_| now);
-            let rebooting = repair.phase == Phase::Rebooting && repair.is_confirmed();
-            let cured = if rebooting { self.cured_at(repair, faults, policy) } else { None };
+            let rebooting = repair.phase == Phase::Rebooting;
+            // While a lease runs, and while a replacement is awaited, it changes nothing.
+            let foreign = self.departure.as_ref().is_some_and(|departure| departure.foreign);
+            let departed = if rebooting && foreign { Some(now) } else { None };
+            let confirmed = rebooting && repair.is_confirmed();
+            let cured = if confirmed { self.cured_at(repair, faults, policy) } else { None };
             let blocked = self.blocked.as_ref().map(|blocked| blocked.until);
             return repair.next_look(policy, blocked, now).into_iter().chain(departed).chain(cured).min();
         }

@@ -1,0 +1,63 @@
+//! Turns a case's repairs, the one that goes on and those that are over, into the calls that CloudTrail has yet to tell of.
+//!
+//! A call outlives its repair: CloudTrail tells of it minutes later, when the node may have recovered or left. A call
+//! is known by its time; no two of one case have the same.
+
+use jiff::Timestamp;
+
+use super::Case;
+use crate::{
+    policy::Policy,
+    repair::{Call, CallResult},
+};
+
+/// How many calls of earlier repairs are kept. Those that have their verdict go first.
+const MAX_PAST_CALLS: usize = 32;
+
+impl Case {
+    /// Every call that is known, in order.
+    pub fn calls(&self) -> impl Iterator<Item = &Call> {
+        self.past_calls.iter().chain(self.repair.iter().flat_map(|repair| &repair.calls))
+    }
+
+    /// One call, by its time.
+    pub fn call(&self, at: Timestamp) -> Option<&Call> {
+        self.calls().find(|call| call.at == at)
+    }
+
+    /// One call, to write its answer or its verdict.
+    pub fn call_mut(&mut self, at: Timestamp) -> Option<&mut Call> {
+        let present = self.repair.iter_mut().flat_map(|repair| &mut repair.calls);
+        self.past_calls.iter_mut().chain(present).find(|call| call.at == at)
+    }
+
+    /// The call without an answer, if there is one.
+    pub fn pending_call(&self) -> Option<&Call> {
+        self.calls().find(|call| call.result == CallResult::Pending)
+    }
+
+    /// The first call of which CloudTrail should have told by now.
+    pub fn unconfirmed(&self, policy: &Policy, now: Timestamp) -> Option<&Call> {
+        self.calls().find(|call| call.verdict_due(policy).is_some_and(|due| due <= now))
+    }
+
+    /// When CloudTrail should have told of the next call.
+    pub(super) fn next_verdict(&self, policy: &Policy) -> Option<Timestamp> {
+        self.calls().filter_map(|call| call.verdict_due(policy)).min()
+    }
+
+    /// Ends the repair that goes on. Its calls are kept: CloudTrail's word on them may be on its way.
+    pub fn end_repair(&mut self) {
+        let Some(repair) = self.repair.take() else { return };
+        self.past_calls.extend(repair.calls);
+        while self.past_calls.len() > MAX_PAST_CALLS {
+            let settled = self.past_calls.iter().position(|call| !call.awaits_verdict());
+            self.past_calls.remove(settled.unwrap_or(0));
+        }
+    }
+
+    /// The name of the repair that made a call, whichever goes on now.
+    pub fn id_of(&self, call: &Call) -> String {
+        format!("{}#{}", self.instance_id, call.repair.max(1))
+    }
+}
