@@ -1,7 +1,6 @@
 //! Turns a seed into choices, the same for the same seed on every machine.
 
 use jiff::SignedDuration;
-use nodemend_adapters::faults::{Fate, Faults};
 
 /// A source of choices.
 #[derive(Debug, Clone)]
@@ -47,16 +46,5 @@ impl Dice {
     /// One of several.
     pub(crate) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.index(of.len())]
-    }
-
-    /// What happens to one process.
-    pub(crate) fn faults(&mut self, of_a_thousand: u64) -> Faults {
-        if of_a_thousand == 0 {
-            return Faults::none();
-        }
-        let mut dice = Self(self.next());
-        Faults::drawn(move |_| {
-            if dice.happens(of_a_thousand) { dice.pick(&Fate::BAD) } else { Fate::Proceed }
-        })
     }
 }

@@ -347,10 +347,8 @@ impl World {
         let launches = self.dice.seconds(30, 150);
         let new = {
             let mut judge = self.bench.judge();
-            let (group, zone, new) = (judge.nodes[number].group, judge.nodes[number].zone, judge.nodes.len());
-            let mut node = Node::new(new, group, zone, self.now);
-            node.registered = None;
-            judge.nodes.push(node);
+            let (group, zone) = (judge.nodes[number].group, judge.nodes[number].zone);
+            let new = judge.add(group, zone);
             judge.nodes[number].replaced_by = Some(new);
             new
         };

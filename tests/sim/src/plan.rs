@@ -178,12 +178,6 @@ impl Plan {
         plan
     }
 
-    /// Everything that goes wrong and was not left out.
-    pub(crate) fn kept<'p>(&'p self, without: &'p [usize]) -> impl Iterator<Item = &'p Item> {
-        let kept = move |(number, _): &(usize, &Item)| !without.contains(number);
-        self.items.iter().enumerate().filter(kept).map(|(_, item)| item)
-    }
-
     fn moment(&self, dice: &mut Dice, options: &Options) -> Timestamp {
         self.start + dice.seconds(60, options.hours * 3_600 - 1_800)
     }

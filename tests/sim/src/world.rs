@@ -158,7 +158,8 @@ pub(crate) struct World {
     base: Timestamp,
     next_minute: Timestamp,
     pub(crate) seen_calls: usize,
-    looks: bool,
+    /// When the judge looks next.
+    looks: Option<Timestamp>,
 }
 
 /// What a task was to do.
@@ -205,7 +206,7 @@ impl World {
             next_minute: base,
             base,
             seen_calls: 0,
-            looks: false,
+            looks: None,
             plan,
             options,
         };
@@ -255,7 +256,7 @@ impl World {
         let judge = self.bench.judge();
         self.under_way == 0
             && self.tasks.is_empty()
-            && judge.nodes.iter().all(|node| !node.seen.open)
+            && judge.nodes.iter().enumerate().all(|(number, node)| !node.seen.open || judge.is_stuck(number))
             && judge.watched.iter().all(|number| {
                 let plan = judge.group_plan(*number);
                 plan.disabled || plan.observe || !judge.wants_repair(*number) || judge.is_stuck(*number)
@@ -483,22 +484,29 @@ impl World {
         self.after(SignedDuration::from_secs(later), Event::Arrives(parcel));
     }
 
-    /// The judge looks soon, and goes on while there is anything to look at.
+    /// The judge looks, and looks again when something may be overdue.
     pub(crate) fn keep_looking(&mut self) {
-        let mut judge = self.bench.judge();
-        judge.look();
-        let more = !judge.watched.is_empty();
-        drop(judge);
-        self.looks = more;
-        if more {
-            self.after(SignedDuration::from_secs(20), Event::Look);
+        if self.looks.is_some_and(|at| at > self.now) {
+            return;
+        }
+        let next = self.bench.judge().look();
+        self.looks = next;
+        if let Some(next) = next {
+            self.at(next, Event::Look);
         }
     }
 
+    /// The judge looks at what is new.
     pub(crate) fn wake_the_judge(&mut self) {
-        if !self.looks && !self.bench.judge().watched.is_empty() {
-            self.looks = true;
-            self.after(SignedDuration::from_secs(20), Event::Look);
+        let mut judge = self.bench.judge();
+        let new = std::mem::take(&mut judge.news);
+        drop(judge);
+        if new {
+            let soon = self.now + SignedDuration::from_secs(20);
+            if self.looks.is_none_or(|at| at > soon) {
+                self.looks = Some(soon);
+                self.at(soon, Event::Look);
+            }
         }
     }
 

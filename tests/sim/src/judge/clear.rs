@@ -15,6 +15,8 @@ use crate::{
 
 /// A repair must be made within this, once its way is clear.
 const PROMPT: SignedDuration = SignedDuration::from_secs(120);
+/// So often is looked at what is overdue.
+const AGAIN: SignedDuration = SignedDuration::from_secs(20);
 const REBOOT_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
 
 /// For how long a refusal puts a call off, after so many of them.
@@ -31,18 +33,18 @@ pub(super) fn pause(code: &str, refusals: u32) -> SignedDuration {
 impl Judge {
     /// Keeps an eye on a node of which something was heard or written.
     pub(crate) fn watch(&mut self, number: usize) {
-        let node = &mut self.nodes[number];
-        if !node.watched && !node.is_out() {
-            node.watched = true;
-            self.watched.push(number);
+        if self.overdue_since(number).is_some() {
+            self.news = true;
+            let node = &mut self.nodes[number];
+            if !std::mem::replace(&mut node.watched, true) {
+                self.watched.push(number);
+            }
         }
     }
 
-    /// Looks at every node that is watched.
-    pub(crate) fn look(&mut self) {
-        if self.watched.is_empty() {
-            return;
-        }
+    /// Looks at every node that is watched; when to look again.
+    pub(crate) fn look(&mut self) -> Option<Timestamp> {
+        let mut next: Option<Timestamp> = None;
         let mut watched = std::mem::take(&mut self.watched);
         watched.retain(|number| {
             let due = self.overdue_since(*number);
@@ -62,12 +64,14 @@ impl Judge {
                     );
                 }
             }
-            let keep = due.is_some();
-            self.nodes[*number].watched = keep;
-            keep
+            let again = due.map(|due| due.max(self.now + AGAIN));
+            next = next.into_iter().chain(again).min();
+            self.nodes[*number].watched = due.is_some();
+            due.is_some()
         });
         watched.append(&mut self.watched);
         self.watched = watched;
+        next
     }
 
     /// Whether a call is wanted, now or later.

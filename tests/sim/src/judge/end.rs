@@ -6,10 +6,7 @@ use nodemend_adapters::{
     store::{CaseKey, MemoryStore, Store},
     trail::Trail,
 };
-use nodemend_domain::{
-    case::Case,
-    trail::{ApiCall, verify_chain},
-};
+use nodemend_domain::{case::Case, trail::verify_chain};
 use serde_json::Value;
 
 use super::{Judge, Made, node::Node};
@@ -18,7 +15,8 @@ use super::{Judge, Made, node::Node};
 pub(crate) async fn judge(judge: &mut Judge, store: &MemoryStore) {
     for case in store.cases() {
         let number = Node::number(&case.instance_id);
-        if case.repair.is_some() && case.closed.is_none() {
+        let open = case.repair.is_some() && case.closed.is_none();
+        if open && !judge.is_stuck(number) {
             let phase = case.repair.as_ref().map(|repair| repair.phase.clone());
             judge.wrong("a repair without an end", format!("node {number}: {phase:?}"));
         }
@@ -52,7 +50,8 @@ pub(crate) async fn judge(judge: &mut Judge, store: &MemoryStore) {
         }
     }
     for group in store.groups() {
-        if !group.in_flight.is_empty() {
+        let stuck = |place: &nodemend_domain::group::InFlight| judge.is_stuck(Node::number(&place.instance_id));
+        if !group.in_flight.iter().all(stuck) {
             judge.wrong("a place that was never given back", format!("{:?}", group.in_flight));
         }
     }
@@ -121,7 +120,7 @@ impl Judge {
                 );
             }
         }
-        if claims > 0 && ends == 0 {
+        if claims > 0 && ends == 0 && !self.is_stuck(number) {
             self.wrong("a record without an end", format!("node {number}: a claim, {:?}", case.closed));
         }
         self.count(number, &calls);
@@ -177,11 +176,6 @@ impl Judge {
             self.recorded.insert(request, count);
         }
     }
-}
-
-/// Whether a call ends an instance.
-pub(crate) fn terminates(call: &ApiCall) -> bool {
-    matches!(call, ApiCall::TerminateInstanceInAutoScalingGroup { .. })
 }
 
 /// When the store wants somebody to look next.

@@ -11,7 +11,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
     case::Case,
-    condition::{ConditionType, RepairAction},
+    condition::RepairAction,
     group::{ClusterFacts, Group, GroupState, Whereabouts},
     guard::Unwell,
     ident::InstanceId,
@@ -24,7 +24,6 @@ use nodemend_domain::{
 use self::node::{Node, Word};
 use crate::{
     plan::{GroupPlan, Held, Plan},
-    trouble::{self, Track},
 };
 
 /// Functions' clocks are right to a second; on either side.
@@ -112,6 +111,8 @@ pub(crate) struct Judge {
     pub(crate) wrongs: Vec<Wrong>,
     /// What happened, where somebody wants to read it.
     pub(crate) story: Option<Vec<String>>,
+    /// There is something new to look at.
+    pub(crate) news: bool,
     /// Nodes whose repair may be overdue.
     pub(crate) watched: Vec<usize>,
 }
@@ -119,7 +120,13 @@ pub(crate) struct Judge {
 impl Judge {
     pub(crate) fn new(plan: Arc<Plan>, verbose: bool) -> Self {
         let nodes = plan.nodes.iter().enumerate();
-        let nodes = nodes.map(|(number, (group, zone))| Node::new(number, *group, *zone, plan.start)).collect();
+        let nodes = nodes
+            .map(|(number, (group, zone))| {
+                let mut node = Node::new(number, *group, *zone, plan.start);
+                node.gpu_grace = plan.groups[*group].gpu_grace;
+                node
+            })
+            .collect();
         Self {
             now: plan.start,
             nodes,
@@ -133,6 +140,7 @@ impl Judge {
             free: Vec::new(),
             wrongs: Vec::new(),
             story: verbose.then(Vec::new),
+            news: false,
             watched: Vec::new(),
             plan,
         }
@@ -153,13 +161,6 @@ impl Judge {
 
     pub(crate) fn group_plan(&self, number: usize) -> &GroupPlan {
         &self.plan.groups[self.nodes[number].group]
-    }
-
-    pub(crate) fn grace(plan: &GroupPlan, track: &Track) -> SignedDuration {
-        match (&track.condition, plan.gpu_grace) {
-            (ConditionType::AcceleratedHardwareReady, Some(grace)) => grace,
-            (condition, _) => trouble::default_grace(condition),
-        }
     }
 
     /// A process begins, with something to take in or without.
@@ -327,9 +328,17 @@ impl Judge {
     }
 
     /// All conditions of a node as they have reached the handlers.
-    pub(crate) fn as_heard(&self, number: usize) -> Vec<node::AsHeard> {
-        let plan = self.group_plan(number);
-        self.nodes[number].as_heard(|track| Self::grace(plan, track))
+    pub(crate) fn as_heard(&self, number: usize) -> &[node::AsHeard] {
+        self.nodes[number].as_heard()
+    }
+
+    /// Another node, which Auto Scaling will launch.
+    pub(crate) fn add(&mut self, group: usize, zone: usize) -> usize {
+        let mut node = Node::new(self.nodes.len(), group, zone, self.now);
+        node.registered = None;
+        node.gpu_grace = self.plan.groups[group].gpu_grace;
+        self.nodes.push(node);
+        self.nodes.len() - 1
     }
 
     /// A call reaches AWS: refused by whom and as what, if it is.

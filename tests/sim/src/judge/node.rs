@@ -1,9 +1,12 @@
 //! What is so of one node, what of it has reached the handlers, and what follows from that.
 
 use jiff::{SignedDuration, Timestamp};
-use nodemend_domain::ident::{InstanceId, NodeName};
+use nodemend_domain::{
+    condition::ConditionType,
+    ident::{InstanceId, NodeName},
+};
 
-use crate::trouble::{Cure, HOLD, Track, Witness};
+use crate::trouble::{Cure, HOLD, Track, Witness, default_grace};
 
 /// A fact on its way to a handler.
 #[derive(Debug, Clone)]
@@ -100,6 +103,9 @@ pub(crate) struct Node {
     pub(crate) set_aside: bool,
     /// It is rebooting.
     pub(crate) down: bool,
+    /// What its group allows a GPU, where that is not what everybody does.
+    pub(crate) gpu_grace: Option<SignedDuration>,
+    known: Vec<AsHeard>,
     heard: Vec<Heard>,
     heard_boot: u32,
     ready: Vec<(Timestamp, bool, Option<Cure>)>,
@@ -145,6 +151,8 @@ impl Node {
             gone: false,
             set_aside: false,
             down: false,
+            gpu_grace: None,
+            known: Vec::new(),
             heard: Vec::new(),
             heard_boot: 0,
             ready: Vec::new(),
@@ -208,6 +216,7 @@ impl Node {
                 self.heard_foreign |= foreign;
             }
         }
+        self.learn();
     }
 
     fn alive(&mut self, boot: u32) {
@@ -250,20 +259,27 @@ impl Node {
     }
 
     /// All that has reached the handlers of what is wrong, or was.
-    pub(crate) fn as_heard(&self, graces: impl Fn(&Track) -> SignedDuration) -> Vec<AsHeard> {
-        let mut all: Vec<AsHeard> = Vec::new();
-        for (number, track) in self.tracks.iter().enumerate() {
-            if track.witness == Witness::Agent {
-                all.extend(self.agent_as_heard(number, graces(track)));
-            }
-        }
-        all.extend(self.ready_as_heard());
-        all
+    pub(crate) fn as_heard(&self) -> &[AsHeard] {
+        &self.known
     }
 
-    /// Whether it is bad in truth.
-    pub(crate) fn is_bad(&self, at: Timestamp) -> bool {
-        self.tracks.iter().any(|track| track.spell(at).is_some_and(|spell| spell.cure().is_some()))
+    fn learn(&mut self) {
+        let mut known = std::mem::take(&mut self.known);
+        known.clear();
+        for (number, track) in self.tracks.iter().enumerate() {
+            if track.witness == Witness::Agent {
+                known.extend(self.agent_as_heard(number, self.grace(track)));
+            }
+        }
+        known.extend(self.ready_as_heard());
+        self.known = known;
+    }
+
+    fn grace(&self, track: &Track) -> SignedDuration {
+        match (&track.condition, self.gpu_grace) {
+            (ConditionType::AcceleratedHardwareReady, Some(grace)) => grace,
+            (condition, _) => default_grace(condition),
+        }
     }
 
     /// When an instance of which nothing is heard is to be replaced: it is late, and as not ready it has its grace.
