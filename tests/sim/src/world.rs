@@ -255,7 +255,7 @@ impl World {
     fn is_settled(&self) -> bool {
         let judge = self.bench.judge();
         self.under_way == 0
-            && self.tasks.is_empty()
+            && self.tasks.iter().all(|task| matches!(task.tag, Tag::Sweep) && task.sleep.get().is_some())
             && judge.nodes.iter().enumerate().all(|(number, node)| !node.seen.open || judge.is_stuck(number))
             && judge.watched.iter().all(|number| {
                 let plan = judge.group_plan(*number);
