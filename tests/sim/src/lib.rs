@@ -19,6 +19,9 @@ mod world;
 
 use std::sync::Arc;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 pub use self::{judge::Wrong, plan::Options, shrink::shrink};
 use self::{plan::Plan, world::World};
 
