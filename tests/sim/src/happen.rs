@@ -6,13 +6,13 @@ use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
     condition::ConditionType,
     group::{Group, Lifecycle, Member},
-    policy::Hold,
+    policy::{Hold, Mode},
     trail::{ApiCall, Outcome},
 };
 
 use crate::{
     judge::node::{Node, Word},
-    plan::{Ail, Held, Item, Kind},
+    plan::{Ail, Held, Item, Kind, LeftAlone},
     trouble::{Spell, Track, Witness},
     words::{self, Said},
     world::{Content, Event, Parcel, World},
@@ -42,8 +42,11 @@ impl World {
             cluster: Some(self.cluster.clone()),
             members: judge.nodes.iter().filter(|node| node.group == number).map(|node| member(node, &plan)).collect(),
             suspended: Vec::new(),
-            tags: BTreeMap::new(),
-            eks_repairs: false,
+            tags: (group.left_alone == Some(LeftAlone::OptedOut))
+                .then(|| ("nodemend/repair".to_owned(), "disabled".to_owned()))
+                .into_iter()
+                .collect::<BTreeMap<_, _>>(),
+            eks_repairs: group.left_alone == Some(LeftAlone::EksRepairs),
         };
         let groups: Vec<Group> = plan.groups.iter().enumerate().map(group).collect();
         self.cloud.change(|fleet| groups.into_iter().for_each(|group| fleet.add_group(group)));
@@ -204,6 +207,8 @@ impl World {
                 self.bench.judge().nodes[number].agent_since = self.now;
                 self.speak(number, None);
             }
+            // A node that is down says nothing, and its agent's trouble goes on.
+            Event::Kubelet(number, _) if self.bench.judge().nodes[number].down => {}
             Event::Kubelet(number, ready) => self.told(number, |node, now, _| words::kubelet_says(node, number, now, ready)),
             Event::Controller(number) => {
                 self.told(number, |node, now, zone| words::controller_says(node, number, now, zone));
@@ -284,7 +289,7 @@ impl World {
         let said = {
             let judge = self.bench.judge();
             let node = &judge.nodes[number];
-            if node.is_out() || node.down {
+            if node.is_out() {
                 return;
             }
             say(node, self.now, plan.zones[node.zone].as_str())
@@ -350,6 +355,9 @@ impl World {
             let (group, zone) = (judge.nodes[number].group, judge.nodes[number].zone);
             let new = judge.add(group, zone);
             judge.nodes[number].replaced_by = Some(new);
+            if self.dice.happens(self.rates.same_name) {
+                judge.nodes[new].name = judge.nodes[number].name.clone();
+            }
             new
         };
         self.after(launches, Event::Launches { number: new, fails: fortune == 0, joins });
@@ -412,6 +420,12 @@ impl World {
             node.tracks.iter_mut().for_each(|track| track.reboot(now, cures));
             judge.tell(|| format!("node {number} is up again"));
         }
+        let ready = self.bench.judge().nodes[number].tracks.iter().all(|track| {
+            track.witness == Witness::Agent || track.spell(now).is_none()
+        });
+        if ready {
+            self.after(seconds(15), Event::Kubelet(number, true));
+        }
         for place in 0..places {
             if bench.judge().nodes[number].tracks[place].witness == Witness::Agent {
                 let after = self.dice.seconds(5, 30);
@@ -442,6 +456,9 @@ impl World {
                 ApiCall::TerminateInstanceInAutoScalingGroup { .. } => self.is_on_its_way_out(made.number),
                 ApiCall::RebootInstances { .. } => {
                     bench.judge().nodes[made.number].down = true;
+                    if self.dice.happens(400) {
+                        self.after(seconds(44), Event::Controller(made.number));
+                    }
                     // Most boots take a minute or two; some take about as long as they may.
                     let slow = if self.dice.happens(250) { 720 } else { 45 };
                     let boots = seconds(slow) + self.dice.seconds(0, 180);
@@ -463,6 +480,28 @@ impl World {
                 judge.refusing = on.then_some(*code);
                 judge.fault();
             }
+            Item::Aside { node, .. } => {
+                let instance = {
+                    let mut judge = self.bench.judge();
+                    let node = &mut judge.nodes[*node];
+                    if node.is_out() {
+                        return;
+                    }
+                    node.set_aside = on;
+                    node.instance.clone()
+                };
+                let lifecycle = if on { Lifecycle::SetAside } else { Lifecycle::InService };
+                self.cloud.change(|fleet| fleet.set_lifecycle(&instance, lifecycle));
+            }
+            Item::Shift { zone, .. } => {
+                self.bench.judge().shifted = on.then_some(*zone);
+                self.cloud.set_zonal_shifts(on.then(|| plan.zones[*zone].clone()).into_iter().collect());
+            }
+            Item::Observed { .. } => {
+                self.bench.judge().observing = on;
+                self.observing = on;
+                self.apply_policy(None);
+            }
             Item::Suspended { group, process, .. } => {
                 let name = plan.groups[*group].name.clone();
                 self.bench.judge().groups[*group].suspended = on;
@@ -472,6 +511,17 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// The policy as the operator has it now.
+    fn apply_policy(&self, hold: Option<Hold>) {
+        let mut policy = self.plan.policy();
+        policy.holds.extend(hold);
+        if self.observing {
+            policy.mode = Mode::Observe;
+            policy.groups.iter_mut().for_each(|group| group.mode = Some(Mode::Observe));
+        }
+        self.store.set_any_policy(policy);
     }
 
     /// A hold that may be lifted stands in the policy; one that runs out is placed.
@@ -499,9 +549,8 @@ impl World {
             judge.holds.clear();
         }
         if liftable {
-            let mut policy = self.plan.policy();
-            policy.holds.extend(on.then_some(hold));
-            self.store.set_any_policy(policy);
+            drop(judge);
+            self.apply_policy(on.then_some(hold));
         } else if on {
             self.store.hold(&self.cluster, hold);
         }

@@ -47,6 +47,12 @@ pub(crate) enum Item {
     Refusals { from: Timestamp, until: Timestamp, code: &'static str },
     /// Somebody suspends a process of a group, or sets a node aside, for a while.
     Suspended { group: usize, process: &'static str, from: Timestamp, until: Timestamp },
+    /// Somebody sets a node aside for a while.
+    Aside { node: usize, from: Timestamp, until: Timestamp },
+    /// An ARC zonal shift leads traffic away from a zone for a while.
+    Shift { zone: usize, from: Timestamp, until: Timestamp },
+    /// The operator has calls only told of for a while.
+    Observed { from: Timestamp, until: Timestamp },
     /// Of a thousand operations of a function so many fail, or kill it.
     Crashes(u64),
     /// Of a thousand operations so many take seconds, and a few of them most of a function's life.
@@ -61,6 +67,8 @@ pub(crate) enum Item {
     Sweeps(u64),
     /// Of a thousand replacements so many never come, never join, or join late.
     Stillborn(u64),
+    /// Of a thousand replacements so many get the name of the node that they replace.
+    SameName(u64),
     /// Of a thousand calls CloudTrail tells so many late, and as many never.
     TrailLate(u64),
     /// Nodes' clocks are wrong by up to hours, functions' by up to a second.
@@ -142,11 +150,27 @@ pub(crate) struct GroupPlan {
     pub(crate) name: GroupName,
     pub(crate) observe: bool,
     pub(crate) disabled: bool,
+    /// It carries the opt-out tag, or EKS repairs it itself.
+    pub(crate) left_alone: Option<LeftAlone>,
     pub(crate) parallel: Option<Limit>,
     pub(crate) threshold: Option<Limit>,
     /// In minutes of the UTC day.
     pub(crate) window: Option<(i64, i64)>,
     pub(crate) gpu_grace: Option<SignedDuration>,
+}
+
+/// Why a group is somebody else's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LeftAlone {
+    OptedOut,
+    EksRepairs,
+}
+
+impl GroupPlan {
+    /// Whether a call may ever be made in it.
+    pub(crate) fn may_be_repaired(&self) -> bool {
+        !self.disabled && !self.observe && self.left_alone.is_none()
+    }
 }
 
 /// A schedule.
@@ -186,7 +210,7 @@ impl Plan {
         let few = dice.pick(&[1, 1, 2, 2, 3, 4]);
         let mut count = few * options.nodes.div_ceil(50);
         // Now and then much of the fleet fails within minutes.
-        let at_once = dice.happens(40).then(|| (self.moment(dice, options), dice.pick(&KINDS[..19])));
+        let at_once = dice.happens(25).then(|| (self.moment(dice, options), dice.pick(&KINDS[..19])));
         if at_once.is_some() {
             count += options.nodes * dice.pick(&[15, 25, 40]) / 100;
         }
@@ -195,7 +219,8 @@ impl Plan {
         for number in 0..count.min(options.nodes) {
             let place = dice.index(free.len());
             let node = free.swap_remove(place);
-            let common = at_once.filter(|_| number >= few && zone.is_none_or(|zone| self.nodes[node].1 == zone));
+            let common =
+                at_once.filter(|_| number >= few && zone.is_none_or(|zone| self.nodes[node].1 == zone));
             if number >= few && common.is_none() {
                 continue;
             }
@@ -220,10 +245,7 @@ impl Plan {
             let from = self.moment(dice, options);
             let until = from + dice.seconds(600, 5_400);
             let group = dice.index(self.groups.len());
-            let node = self.items.iter().find_map(|item| match item {
-                Item::Ail(ail) => Some(ail.node),
-                _ => None,
-            });
+            let node = self.items.iter().find_map(Item::node);
             let what = match dice.below(3) {
                 0 => Held::Everything,
                 1 => Held::Group(group),
@@ -243,7 +265,20 @@ impl Plan {
             let (process, until) = (dice.pick(&["Launch", "Terminate"]), from + dice.seconds(600, 3_600));
             self.items.push(Item::Suspended { group, process, from, until });
         }
-        let rates: [(u64, fn(u64) -> Item, [u64; 3]); 8] = [
+        let ailing: Vec<usize> = self.items.iter().filter_map(Item::node).collect();
+        if dice.happens(60) && !ailing.is_empty() {
+            let (node, from) = (dice.pick(&ailing), self.moment(dice, options));
+            self.items.push(Item::Aside { node, from, until: from + dice.seconds(600, 5_400) });
+        }
+        if dice.happens(40) {
+            let (zone, from) = (dice.index(3), self.moment(dice, options));
+            self.items.push(Item::Shift { zone, from, until: from + dice.seconds(600, 5_400) });
+        }
+        if dice.happens(40) {
+            let from = self.moment(dice, options);
+            self.items.push(Item::Observed { from, until: from + dice.seconds(600, 5_400) });
+        }
+        let rates: [(u64, fn(u64) -> Item, [u64; 3]); 9] = [
             (350, Item::Crashes, [2, 10, 40]),
             (250, Item::Stalls, [2, 10, 30]),
             (300, Item::Twice, [30, 200, 500]),
@@ -252,6 +287,7 @@ impl Plan {
             (300, Item::Sweeps, [50, 200, 400]),
             (300, Item::Stillborn, [100, 300, 600]),
             (400, Item::TrailLate, [100, 300, 500]),
+            (100, Item::SameName, [200, 500, 1_000]),
         ];
         for (often, item, rates) in rates {
             if dice.happens(often) {
@@ -307,6 +343,8 @@ fn group(dice: &mut Dice, number: usize) -> GroupPlan {
         name: GroupName::new(format!("workers-{number}")).expect("a name"),
         observe: number > 0 && dice.happens(80),
         disabled: number > 0 && dice.happens(50),
+        left_alone: (number > 0 && dice.happens(50))
+            .then(|| dice.pick(&[LeftAlone::OptedOut, LeftAlone::EksRepairs])),
         parallel: if dice.happens(500) { limit(dice, [1, 1, 2], [10, 30, 50]) } else { None },
         threshold: if dice.happens(300) { limit(dice, [1, 3, 6], [10, 20, 50]) } else { None },
         // The run begins at 14:13 UTC.
@@ -335,6 +373,16 @@ fn ail(dice: &mut Dice, node: usize, kind: Kind, from: Timestamp, for_good: bool
     let length = until.map_or(1_200, |until| until.duration_since(first).as_secs());
     let agent_restarts = dice.happens(200).then(|| first + dice.seconds(1, length.max(2)));
     Ail { node, kind, spells, agent_restarts }
+}
+
+impl Item {
+    /// The node that ails.
+    fn node(&self) -> Option<usize> {
+        match self {
+            Self::Ail(ail) => Some(ail.node),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Item {

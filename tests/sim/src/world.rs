@@ -133,6 +133,7 @@ pub(crate) struct Rates {
     pub(crate) sweeps: u64,
     pub(crate) stillborn: u64,
     pub(crate) trail: u64,
+    pub(crate) same_name: u64,
     pub(crate) clocks: bool,
 }
 
@@ -158,6 +159,7 @@ pub(crate) struct World {
     base: Timestamp,
     next_minute: Timestamp,
     pub(crate) seen_calls: usize,
+    pub(crate) observing: bool,
     /// When the judge looks next.
     looks: Option<Timestamp>,
 }
@@ -206,6 +208,7 @@ impl World {
             next_minute: base,
             base,
             seen_calls: 0,
+            observing: false,
             looks: None,
             plan,
             options,
@@ -259,7 +262,7 @@ impl World {
             && judge.nodes.iter().enumerate().all(|(number, node)| !node.seen.open || judge.is_stuck(number))
             && judge.watched.iter().all(|number| {
                 let plan = judge.group_plan(*number);
-                plan.disabled || plan.observe || !judge.wants_repair(*number) || judge.is_stuck(*number)
+                !plan.may_be_repaired() || !judge.wants_repair(*number) || judge.is_stuck(*number)
             })
     }
 
@@ -527,7 +530,11 @@ impl World {
                     self.at(*from, Event::Begins(number));
                     self.at(lifted.unwrap_or(*until), Event::Ends(number));
                 }
-                Item::Refusals { from, until, .. } | Item::Suspended { from, until, .. } => {
+                Item::Refusals { from, until, .. }
+                | Item::Suspended { from, until, .. }
+                | Item::Aside { from, until, .. }
+                | Item::Shift { from, until, .. }
+                | Item::Observed { from, until } => {
                     self.at(*from, Event::Begins(number));
                     self.at(*until, Event::Ends(number));
                 }
@@ -539,6 +546,7 @@ impl World {
                 Item::Sweeps(rate) => self.rates.sweeps = *rate,
                 Item::Stillborn(rate) => self.rates.stillborn = *rate,
                 Item::TrailLate(rate) => self.rates.trail = *rate,
+                Item::SameName(rate) => self.rates.same_name = *rate,
                 Item::Clocks => self.rates.clocks = true,
             }
         }

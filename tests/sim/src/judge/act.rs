@@ -7,7 +7,7 @@ use nodemend_domain::{
     condition::RepairAction,
     group::{Group, Lifecycle, Whereabouts},
     guard::Unwell,
-    policy::{Hold, Limit},
+    policy::{Hold, Limit, Mode},
 };
 
 use super::{Judge, Reads, SLACK};
@@ -32,7 +32,7 @@ impl Judge {
         let (node, now) = (&self.nodes[number], self.now);
         let mut wrongs = Vec::new();
         let plan = self.group_plan(number);
-        if plan.disabled || plan.observe {
+        if !plan.may_be_repaired() {
             wrongs.push(("a call where none may be made", format!("in group {}", plan.name)));
         }
         let heard = self.as_heard(number);
@@ -89,6 +89,12 @@ impl Judge {
         }
         if [located, described, counted, looked, asked, knew].iter().any(|order| **order < began) {
             wrongs.push(("not read again before the call", "something is older than the case".to_owned()));
+        }
+        let rule = policy.groups.iter().find(|rule| {
+            rule.name.as_deref() == Some(self.group_plan(number).name.as_str())
+        });
+        if rule.and_then(|rule| rule.mode).unwrap_or(policy.mode) == Mode::Observe {
+            wrongs.push(("a call where none may be made", "the mode that was read is observe".to_owned()));
         }
         let node = &self.nodes[number];
         let joins_late = node.join_deadline().is_some();

@@ -86,7 +86,8 @@ impl Judge {
         let waits = rests_until(seen.failures, seen.last_failure).is_some_and(|until| now < until);
         let due = self.overdue_since(number).is_some_and(|due| due + PROMPT < now);
         let quiet = now >= self.last_fault + LEASE + PROMPT && now >= node.not_clear_before;
-        due && quiet && !waits && self.holds.is_empty() && !self.is_clear(number)
+        let ends = node.set_aside || seen.suspended || self.observing || self.shifted.is_some();
+        due && quiet && !waits && !ends && self.holds.is_empty() && !self.is_clear(number)
     }
 
     /// Since when, or from when on, a call is wanted that was not made; none where nothing is wrong.
@@ -121,7 +122,8 @@ impl Judge {
         let quiet = now >= self.last_fault + LEASE + SignedDuration::from_secs(60)
             && now >= node.not_clear_before
             && self.refusing.is_none();
-        if !quiet || plan.disabled || plan.observe || node.set_aside || seen.suspended {
+        let left = self.observing || self.shifted == Some(node.zone);
+        if !quiet || left || !plan.may_be_repaired() || node.set_aside || seen.suspended {
             return false;
         }
         let held = self.holds.iter().any(|(what, from, until)| {

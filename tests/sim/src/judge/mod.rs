@@ -101,6 +101,10 @@ pub(crate) struct Judge {
     pub(crate) groups: Vec<GroupSeen>,
     pub(crate) holds: Vec<(Held, Timestamp, Timestamp)>,
     pub(crate) refusing: Option<&'static str>,
+    /// Traffic is led away from this zone.
+    pub(crate) shifted: Option<usize>,
+    /// The operator has calls only told of.
+    pub(crate) observing: bool,
     pub(crate) made: Vec<Made>,
     /// How many records each request has.
     pub(crate) recorded: HashMap<String, usize>,
@@ -133,6 +137,8 @@ impl Judge {
             groups: vec![GroupSeen::default(); plan.groups.len()],
             holds: Vec::new(),
             refusing: None,
+            shifted: None,
+            observing: false,
             made: Vec::new(),
             recorded: HashMap::new(),
             last_fault: plan.start - SignedDuration::from_hours(1),
