@@ -236,7 +236,9 @@ impl World {
         self.calm();
         let end = self.plan.calm + PATIENCE;
         loop {
-            self.run_until(self.now + SignedDuration::from_mins(20));
+            // No whole number of minutes, or the same heartbeats would be under way each time.
+            let odd = self.dice.seconds(300, 600);
+            self.run_until(self.now + odd);
             if self.is_settled() || self.now >= end || !self.bench.judge().wrongs.is_empty() {
                 break;
             }

@@ -48,7 +48,8 @@ impl Judge {
                 }
             }
             _ => {
-                let unanswered = heard.is_empty() || bad;
+                // What its agent complained of, its agent must take back: a kubelet that is ready proves nothing.
+                let unanswered = bad || !node.agent_spoke();
                 let reboot_failed =
                     node.seen.rebooted.is_some_and(|at| at + REBOOT_TIMEOUT <= now + SLACK) && unanswered;
                 if !due(Cure::Replace) && !reboot_failed && !late {

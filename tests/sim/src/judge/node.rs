@@ -263,6 +263,11 @@ impl Node {
         &self.known
     }
 
+    /// Whether its agent has said anything of a condition in the boot that is known.
+    pub(crate) fn agent_spoke(&self) -> bool {
+        self.heard.iter().any(|heard| heard.word.boot == self.heard_boot)
+    }
+
     fn learn(&mut self) {
         let mut known = std::mem::take(&mut self.known);
         known.clear();
