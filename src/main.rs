@@ -3,6 +3,8 @@
 use std::{io, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
+#[cfg(feature = "aws")]
+use nodemend::operate;
 use nodemend::{
     policy::{self, PolicyCommandError},
     replay::{self, ReplayError},
@@ -23,6 +25,22 @@ enum Command {
     /// Check a policy, or take one over from eksctl
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Say which nodes are in trouble or in repair, what is held, and which groups rest
+    #[cfg(feature = "aws")]
+    Status(operate::status::Options),
+    /// Say why a node is repaired, why not yet, and what stands in the way, guard by guard
+    #[cfg(feature = "aws")]
+    Explain(operate::explain::Options),
+    /// Allow no repairs of a node, a group or the cluster for a while
+    #[cfg(feature = "aws")]
+    Hold(operate::hold::Options),
+    /// Take a hold back
+    #[cfg(feature = "aws")]
+    Release(operate::hold::ReleaseOptions),
+    /// List, show and verify the trail
+    #[cfg(feature = "aws")]
+    #[command(subcommand)]
+    Audit(operate::audit::Command),
 }
 
 /// The exit code of a wrong command line or configuration.
@@ -47,10 +65,31 @@ fn main() -> ExitCode {
             Err(error) => failed(&error, error.is_usage()),
         },
         Command::Policy(command) => match policy::run(&command) {
-            Ok(()) => ExitCode::SUCCESS,
+            Ok(code) => ExitCode::from(code),
             Err(PolicyCommandError::Output(error)) if is_closed(&error) => ExitCode::SUCCESS,
-            Err(error) => failed(&error, !matches!(error, PolicyCommandError::Output(_))),
+            #[cfg(feature = "aws")]
+            Err(PolicyCommandError::Operate(error)) => operated(Err(error)),
+            Err(error) => failed(&error, error.is_usage()),
         },
+        #[cfg(feature = "aws")]
+        Command::Status(options) => operated(operate::block_on(operate::status::run(&options))),
+        #[cfg(feature = "aws")]
+        Command::Explain(options) => operated(operate::block_on(operate::explain::run(&options))),
+        #[cfg(feature = "aws")]
+        Command::Hold(options) => operated(operate::block_on(operate::hold::run(&options))),
+        #[cfg(feature = "aws")]
+        Command::Release(options) => operated(operate::block_on(operate::hold::release(&options))),
+        #[cfg(feature = "aws")]
+        Command::Audit(command) => operated(operate::block_on(operate::audit::run(&command))),
+    }
+}
+
+#[cfg(feature = "aws")]
+fn operated(result: Result<u8, operate::OperateError>) -> ExitCode {
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(operate::OperateError::Output(error)) if is_closed(&error) => ExitCode::SUCCESS,
+        Err(error) => failed(&error, error.is_usage()),
     }
 }
 

@@ -15,6 +15,10 @@ use nodemend_domain::{
     stamp,
 };
 
+#[cfg(feature = "aws")]
+use crate::operate::{self, OperateError, policies};
+use crate::table;
+
 /// What `nodemend policy` is told.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -39,6 +43,15 @@ Exit codes: 0 well, 64 wrong")]
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Make a policy the cluster's
+    #[cfg(feature = "aws")]
+    Apply(policies::ApplyOptions),
+    /// Show the policy that holds, as a file that can be applied
+    #[cfg(feature = "aws")]
+    Show(policies::ShowOptions),
+    /// List the policies that held, and who applied them
+    #[cfg(feature = "aws")]
+    History(policies::HistoryOptions),
 }
 
 /// Why it could not be done.
@@ -63,25 +76,50 @@ pub enum PolicyCommandError {
     /// The output can't be written.
     #[error("failed to write the output: {0}")]
     Output(#[from] io::Error),
+    /// An installation could not be asked, or told.
+    #[cfg(feature = "aws")]
+    #[error(transparent)]
+    Operate(#[from] OperateError),
 }
 
-/// Carries it out.
-pub fn run(command: &Command) -> Result<(), PolicyCommandError> {
-    let mut out = anstream::stdout().lock();
+impl PolicyCommandError {
+    /// Whether the command line or a file it names is at fault.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            Self::Read { .. } | Self::Wrong { .. } => true,
+            Self::Output(_) => false,
+            #[cfg(feature = "aws")]
+            Self::Operate(error) => error.is_usage(),
+        }
+    }
+}
+
+/// Carries it out; the exit code.
+pub fn run(command: &Command) -> Result<u8, PolicyCommandError> {
     match command {
         Command::Check { file } => {
+            let mut out = anstream::stdout().lock();
             let policy =
                 config::read_policy(&text_of(file)?).map_err(|error| wrong(file, error.to_string()))?;
             describe(&mut out, &policy)?;
+            out.flush()?;
         }
         Command::Import { file } => {
+            let mut out = anstream::stdout().lock();
             let policy = import::policy(&text_of(file)?).map_err(|error| wrong(file, error.to_string()))?;
             out.write_all(
                 config::write_policy(&policy).map_err(|error| wrong(file, error.to_string()))?.as_bytes(),
             )?;
+            out.flush()?;
         }
+        #[cfg(feature = "aws")]
+        Command::Apply(options) => return Ok(operate::block_on(policies::apply(options))?),
+        #[cfg(feature = "aws")]
+        Command::Show(options) => return Ok(operate::block_on(policies::show(options))?),
+        #[cfg(feature = "aws")]
+        Command::History(options) => return Ok(operate::block_on(policies::history(options))?),
     }
-    Ok(out.flush()?)
+    Ok(0)
 }
 
 fn text_of(path: &Path) -> Result<String, PolicyCommandError> {
@@ -93,8 +131,8 @@ fn wrong(path: &Path, why: String) -> PolicyCommandError {
 }
 
 /// What a policy means, a line a group.
-fn describe(out: &mut impl Write, policy: &Policy) -> io::Result<()> {
-    let mut rows = vec![["group", "mode", "repair", "halts above", "at once"].map(str::to_owned)];
+pub(crate) fn describe(out: &mut impl Write, policy: &Policy) -> io::Result<()> {
+    let mut rows = Vec::new();
     for rule in &policy.groups {
         let tags = rule.tags.iter().map(|(key, value)| format!("{key}={value}"));
         let group: Vec<String> = rule.name.iter().cloned().chain(tags).collect();
@@ -103,17 +141,7 @@ fn describe(out: &mut impl Write, policy: &Policy) -> io::Result<()> {
     }
     let rest = if policy.groups.is_empty() { "every group" } else { "every other group" };
     rows.push(row(rest.to_owned(), policy.mode, &policy.node_repair_config));
-    let mut widths = [0; 5];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    for row in &rows {
-        let cells: Vec<String> =
-            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        writeln!(out, "{}", cells.join("  ").trim_end())?;
-    }
+    table::write(out, "", ["group", "mode", "repair", "halts above", "at once"], &rows)?;
     for hold in &policy.holds {
         writeln!(out, "held by {} until {}: {}", hold.owner, stamp::seconds(hold.until), hold.reason)?;
     }

@@ -4,7 +4,7 @@ mod drive;
 mod fleet;
 mod input;
 mod json;
-mod pretty;
+pub(crate) mod pretty;
 mod story;
 mod svg;
 mod text;

@@ -15,7 +15,7 @@ enum Tree {
 }
 
 /// A line of JSON over several, none wider than `width` where it can be broken.
-pub(super) fn pretty(json: &str, width: usize) -> Result<String, serde_json::Error> {
+pub(crate) fn pretty(json: &str, width: usize) -> Result<String, serde_json::Error> {
     let tree: Tree = serde_json::from_str(json)?;
     let mut text = String::new();
     tree.write(&mut text, 0, 0, width);

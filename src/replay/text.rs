@@ -17,6 +17,7 @@ use super::{
     pretty,
     story::{self, End, Story},
 };
+use crate::table;
 
 /// The whole width: of a terminal side by side with another, and of a page on paper.
 const WIDTH: usize = 116;
@@ -139,18 +140,8 @@ fn summary(out: &mut impl Write, occurrences: &[Occurrence], names: &Names) -> i
     let clock = Clock { day: days.first().filter(|_| days.windows(2).all(|pair| pair[0] == pair[1])) };
     let rows: Vec<[String; 5]> = stories.iter().map(|story| row(story, names, clock)).collect();
     if !rows.is_empty() {
-        let head = ["node", "fault", "call", "CloudTrail", "outcome"].map(str::to_owned);
-        let mut widths = [0; 5];
-        for row in rows.iter().chain([&head]) {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
-            }
-        }
         writeln!(out, "\n{BOLD}What came of it{BOLD:#}")?;
-        cells(out, &head, &widths, DIM)?;
-        for row in &rows {
-            cells(out, row, &widths, Style::new())?;
-        }
+        table::write(out, "  ", ["node", "fault", "call", "CloudTrail", "outcome"], &rows)?;
     }
     let counts: Vec<String> = story::counts(occurrences)
         .into_iter()
@@ -158,11 +149,6 @@ fn summary(out: &mut impl Write, occurrences: &[Occurrence], names: &Names) -> i
         .map(|(step, count)| format!("{count} {}", step.as_str()))
         .collect();
     writeln!(out, "\n{DIM}{}{DIM:#}", counts.join(" · "))
-}
-
-fn cells(out: &mut impl Write, row: &[String; 5], widths: &[usize; 5], style: Style) -> io::Result<()> {
-    let text: Vec<String> = row.iter().zip(widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
-    writeln!(out, "  {style}{}{style:#}", text.join("  ").trim_end())
 }
 
 /// How the table tells the time: without the date, where all is of one day.

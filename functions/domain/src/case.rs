@@ -9,6 +9,7 @@ mod calls;
 mod control_plane;
 pub mod fault;
 mod presence;
+mod state;
 mod tally;
 
 use jiff::Timestamp;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     fault::{Fault, Testimony},
+    state::State,
     tally::Tally,
 };
 use crate::{
@@ -143,6 +145,9 @@ enum Witness {
         /// The earliest instant of the present trouble at which a reason was there that some rule acts on.
         #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
         acting: Option<Timestamp>,
+        /// The earliest at which one was there that none does.
+        #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
+        idle: Option<Timestamp>,
     },
     /// The control plane.
     ControlPlane(History),

@@ -231,6 +231,11 @@ impl Statement {
         }
     }
 
+    /// The start of the present trouble, if a saying that was taken in is of it and not of an earlier one.
+    pub fn trouble_of(&self, saying: &Saying) -> Option<Timestamp> {
+        self.trouble.filter(|trouble| saying.node_since >= trouble.node_since).map(|trouble| trouble.start)
+    }
+
     /// What the clock shows.
     pub fn read(&self) -> Reading {
         Reading { health: self.health, since: self.since, trouble: self.trouble.map(|trouble| trouble.start) }

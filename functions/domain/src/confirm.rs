@@ -51,7 +51,8 @@ pub fn join(
     known.verdict = Some(if confirmed { CallVerdict::Confirmed } else { CallVerdict::Mismatch });
     known.request_id = known.request_id.take().or_else(|| event.request_id.clone());
     let (action, refused) = (known.action, known.result == CallResult::Refused);
-    let id = case.call(call).map_or_else(|| case.id(), |call| case.id_of(call));
+    let (id, sequence) =
+        case.call(call).map_or_else(|| (case.id(), None), |call| (case.id_of(call), call.sequence));
     let (step, name) = if confirmed {
         (trail::Step::Confirmed, Step::Confirmed)
     } else {
@@ -76,6 +77,7 @@ pub fn join(
         "eventID": event.event_id,
         "requestID": event.request_id,
         "action": action.as_str(),
+        "sequence": sequence,
         "differences": differences,
     });
     let entry = ledger::enter_of(case, id.clone(), caller, step, &detail, Guards::NotAsked, data, now);

@@ -15,7 +15,7 @@ use crate::{
     stamp,
 };
 
-/// How long a block of unknown length lasts before it is looked at again.
+/// How soon a blocked repair is looked at again.
 pub const RETRY: SignedDuration = SignedDuration::from_secs(60);
 
 /// What is to be done.
@@ -243,12 +243,12 @@ pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Time
     if blocks.is_empty() {
         return Decision::Act { fault: fault.clone(), action };
     }
-    // The latest of those whose end is known; where one's is not, soon.
+    // The latest of those whose end is known, but soon in any case: a hold is taken back, a rest ends with the
+    // replacement that comes after all, and nobody tells who waits for it.
     let known = blocks.iter().map(|block| block.until).collect::<Option<Vec<_>>>();
     let until = known
         .and_then(|ends| ends.into_iter().max())
-        .unwrap_or(now + RETRY)
-        .max(now + SignedDuration::from_secs(1));
+        .map_or(now + RETRY, |end| end.clamp(now + SignedDuration::from_secs(1), now + RETRY));
     Decision::Blocked { fault: fault.clone(), blocks, until }
 }
 

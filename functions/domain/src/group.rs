@@ -1,6 +1,6 @@
 //! The Auto Scaling group around a node: what AWS says of it, and what we have under way in it.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -182,8 +182,9 @@ impl GroupState {
         self.in_flight.retain(|place| place.instance_id != *instance_id);
     }
 
-    /// Gives a newcomer to the repair that has waited longest for one; the instance it replaces, if any.
-    /// A group that launches when nothing is awaited has merely grown.
+    /// Gives a newcomer to the last repair that was called for before it came; the instance it replaces, if any.
+    /// Not to the one that has waited longest: a slow newcomer would then find only places that are younger than itself,
+    /// and its group would rest for want of it. A group that launches when nothing is awaited has merely grown.
     pub fn welcome(&mut self, newcomer: &InstanceId, came: Timestamp) -> Option<InstanceId> {
         if let Some(place) = self.in_flight.iter().find(|place| place.replacement.as_ref() == Some(newcomer))
         {
@@ -193,7 +194,7 @@ impl GroupState {
             .in_flight
             .iter_mut()
             .filter(|place| place.replacement.is_none() && place.terminated_at.is_some_and(|at| at <= came))
-            .min_by_key(|place| place.terminated_at)?;
+            .min_by_key(|place| Reverse(place.terminated_at))?;
         place.replacement = Some(newcomer.clone());
         (self.failures, self.last_failure) = (0, None);
         Some(place.instance_id.clone())
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn newcomers_go_to_the_longest_wait_and_each_to_one_only() {
+    fn newcomers_go_to_the_last_call_before_them_and_each_to_one_only() {
         let mut state = state();
         for n in [1, 2] {
             state.take_place(id(n), at(0));
@@ -239,10 +240,21 @@ mod tests {
         assert_eq!(state.welcome(&id(8), at(1)), None, "nothing was terminated yet");
         state.terminated(&id(2), at(5));
         state.terminated(&id(1), at(6));
-        assert_eq!(state.welcome(&id(9), at(7)), Some(id(2)));
-        assert_eq!(state.welcome(&id(9), at(7)), Some(id(2)), "told twice");
-        assert_eq!(state.welcome(&id(10), at(8)), Some(id(1)));
+        assert_eq!(state.welcome(&id(9), at(7)), Some(id(1)));
+        assert_eq!(state.welcome(&id(9), at(7)), Some(id(1)), "told twice");
+        assert_eq!(state.welcome(&id(10), at(8)), Some(id(2)));
         assert_eq!(state.welcome(&id(11), at(9)), None);
+    }
+
+    #[test]
+    fn a_slow_newcomer_still_finds_the_place_that_it_was_launched_for() {
+        let mut state = state();
+        for (n, minute) in [(3, 16), (40, 50)] {
+            state.take_place(id(n), at(minute));
+            state.terminated(&id(n), at(minute));
+        }
+        assert_eq!(state.welcome(&id(51), at(53)), Some(id(40)));
+        assert_eq!(state.welcome(&id(50), at(33)), Some(id(3)), "it registers last, and came first");
     }
 
     #[test]

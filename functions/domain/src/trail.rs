@@ -13,6 +13,7 @@ mod compare;
 mod event;
 mod record;
 mod time;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ pub use self::{
         About, ActivityElement, DoneElement, GuardNote, Identity, Item, Items, Nodemend, Record,
         RequestParameters, ResponseElements, Step,
     },
+    verify::{RecordedCall, Verified, verify},
 };
 
 /// The longest CloudTrail event that is read: EventBridge carries none longer.

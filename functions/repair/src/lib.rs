@@ -5,6 +5,7 @@
 //! never nodes.
 
 mod act;
+mod explain;
 mod minute;
 mod newcomer;
 mod step;
@@ -27,6 +28,7 @@ use nodemend_domain::{
     policy::Policy,
 };
 
+pub use self::explain::Explanation;
 use self::view::View;
 
 /// How many cases one sweep looks at; more wait for the next, a moment later.

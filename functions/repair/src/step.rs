@@ -134,7 +134,11 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                     stamp::seconds(known.at),
                     stamp::length(policy.confirmation_timeout)
                 );
-                let data = json!({ "requestID": known.request_id, "calledAt": stamp::millis(known.at) });
+                let data = json!({
+                    "requestID": known.request_id,
+                    "sequence": known.sequence,
+                    "calledAt": stamp::millis(known.at),
+                });
                 let (id, step) = (case.id_of(&known), trail::Step::Missing);
                 let entry =
                     ledger::enter_of(case, id.clone(), &caller, step, &detail, Guards::NotAsked, data, now);

@@ -9,6 +9,7 @@ mod answer;
 mod item;
 mod operators;
 mod tables;
+mod trails;
 mod write;
 
 use std::sync::Arc;

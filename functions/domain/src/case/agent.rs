@@ -123,36 +123,30 @@ impl Case {
                 let statement = Statement::first(saying);
                 self.conditions.push(Condition {
                     condition: state.condition.clone(),
-                    witness: Witness::Agent { statement, acting: None },
+                    witness: Witness::Agent { statement, acting: None, idle: None },
                     findings: Vec::new(),
                 });
                 (self.conditions.len() - 1, Health::Sound, Noted::News)
             }
         };
         let known = &mut self.conditions[place];
-        let Witness::Agent { statement, acting } = &mut known.witness else {
+        let Witness::Agent { statement, acting, idle } = &mut known.witness else {
             return;
         };
-        let trouble = statement.read().trouble;
-        if saying.health.is_bad() {
+        // What was said of an earlier trouble, and comes late, says nothing of this one.
+        if saying.health.is_bad()
+            && let Some(trouble) = statement.trouble_of(&saying)
+        {
             let actionable = |reason: &str| {
                 policy.all_rules().any(|rules| rules.remedy(&state.condition, reason).is_some())
             };
-            // Reasons that nobody acts on don't start the clock of one that comes to them later.
-            let since = if found.iter().all(|finding| actionable(&finding.reason)) {
-                trouble
-            } else {
-                let acted_on = found.iter().filter(|finding| actionable(&finding.reason));
-                acted_on.map(|finding| arrival - age(report.at, finding.since)).min()
+            let earliest = |wanted: bool| {
+                let such = found.iter().filter(|finding| actionable(&finding.reason) == wanted);
+                such.map(|finding| arrival - age(report.at, finding.since)).min()
             };
-            if let (Some(since), Some(trouble)) = (since, trouble) {
-                let since = since.max(trouble);
-                *acting = Some(
-                    acting.filter(|acting| *acting >= trouble).map_or(since, |acting| acting.min(since)),
-                );
-            } else if acting.is_some_and(|acting| trouble.is_none_or(|trouble| acting < trouble)) {
-                *acting = None;
-            }
+            let nameless = if found.is_empty() { Some(trouble) } else { None };
+            note_earliest(acting, earliest(true).or(nameless), trouble);
+            note_earliest(idle, earliest(false), trouble);
         }
         if noted == Noted::Stale {
             return;
@@ -197,6 +191,13 @@ impl Case {
             });
         }
     }
+}
+
+/// Keeps the earliest instant of a trouble: what is older than its start was noted of another.
+fn note_earliest(known: &mut Option<Timestamp>, heard: Option<Timestamp>, trouble: Timestamp) {
+    let of_this_trouble = known.filter(|known| *known >= trouble);
+    let heard = heard.map(|heard| heard.max(trouble));
+    *known = of_this_trouble.into_iter().chain(heard).min();
 }
 
 /// An age on the node's clock; a start after the report has none.

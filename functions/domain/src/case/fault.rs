@@ -153,7 +153,7 @@ impl Case {
     }
 
     /// The faults under the rules of its group; while that is unknown, each under the hastiest rules.
-    fn earliest_faults(&self, policy: &Policy, now: Timestamp) -> Vec<Fault> {
+    pub(super) fn earliest_faults(&self, policy: &Policy, now: Timestamp) -> Vec<Fault> {
         policy
             .all_rules()
             .map(|rules| self.faults(&rules, policy, now))
@@ -264,8 +264,11 @@ impl Condition {
         for (reason, message) in reasons {
             let remedy = rules.remedy(&self.condition, reason);
             let (testimony, start) = match &self.witness {
-                Witness::Agent { acting, .. } => {
-                    (Testimony::Agent, acting.filter(|acting| *acting >= since).or(Some(since)))
+                // A new reason never sets the clock back to a later start; but reasons that nobody acts on don't start
+                // the clock of one that comes to them, or takes their place.
+                Witness::Agent { acting, idle, .. } => {
+                    let idled = acting.zip(*idle).filter(|(acting, idle)| idle < acting && *idle >= since);
+                    (Testimony::Agent, Some(idled.map_or(since, |(acting, _)| acting)))
                 }
                 Witness::ControlPlane(history) => {
                     let acted_on = |reason: &str| rules.remedy(&self.condition, reason).is_some();
@@ -308,6 +311,13 @@ impl Fault {
             action: remedy.map_or(RepairAction::NoAction, |(remedy, _)| remedy.action),
             deadline: remedy.and_then(|(remedy, start)| start.checked_add(remedy.grace).ok()),
         }
+    }
+
+    /// What a node would have if its kubelet fell silent now: what guards are asked about where nothing is wrong.
+    pub fn supposed(rules: &Rules<'_>, now: Timestamp) -> Self {
+        let (condition, reason) = (ConditionType::Ready, "NodeStatusUnknown");
+        let remedy = rules.remedy(&condition, reason).map(|remedy| (remedy, now));
+        Self::new(condition, reason, "", Testimony::ControlPlane, Health::Unknown, now, remedy)
     }
 
     /// What the catalogue says that this is.

@@ -151,6 +151,13 @@ impl Ward {
         assert_eq!(pollster::block_on(self.store.commit(change)), Ok(Commit::Won));
     }
 
+    /// Writes the group's state, as news of its replacements would.
+    pub(crate) fn put_group(&self, group: &GroupState) {
+        let case = self.case(1);
+        let change = Change { case: &case, group: Some(group), entries: &[] };
+        assert_eq!(pollster::block_on(self.store.commit(change)), Ok(Commit::Won));
+    }
+
     fn find(&self, number: u64) -> Option<Case> {
         let key = CaseKey { cluster: cluster(), instance_id: instance(number) };
         pollster::block_on(self.store.case(&key)).expect("a memory")

@@ -75,7 +75,12 @@ fn key(pk: String, sk: AttributeValue) -> Item {
 /// A case's partition, here and in the trail's table.
 pub(super) fn case_partition(key: &CaseKey) -> String {
     // Neither a cluster's name nor an instance id can hold the separator.
-    format!("case#{}#{}", key.cluster, key.instance_id)
+    format!("{}{}", case_prefix(&key.cluster), key.instance_id)
+}
+
+/// What the partitions of a cluster's cases begin with.
+pub(super) fn case_prefix(cluster: &ClusterName) -> String {
+    format!("case#{cluster}#")
 }
 
 fn parse_case_partition(partition: &str) -> Option<CaseKey> {
