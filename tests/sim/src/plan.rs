@@ -134,7 +134,7 @@ const KINDS: [Kind; 22] = [
     Kind::ReasonChanges,
     Kind::Minor,
     Kind::MinorGrows,
-    Kind::MinorGrows, // MinorTurns
+    Kind::MinorTurns,
     Kind::Both,
     Kind::KubeletStops,
     Kind::Hangs,
@@ -251,7 +251,7 @@ impl Plan {
                 1 => Held::Group(group),
                 _ => Held::Node(node.unwrap_or(0)),
             };
-            let lifted = dice.happens(0).then(|| from + dice.seconds(60, 3_600)).filter(|at| *at < until);
+            let lifted = dice.happens(400).then(|| from + dice.seconds(60, 3_600)).filter(|at| *at < until);
             self.items.push(Item::Hold { what, from, until, lifted });
         }
         if dice.happens(150) {
