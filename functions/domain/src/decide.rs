@@ -147,6 +147,8 @@ fn triage_repair(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) 
                 }
                 // It came back sound, if late: it is given the time to show that this holds.
                 Some(_) => Settled(Decision::Wait),
+                None if crate::bug!("reboot-never-escalates") => Settled(Decision::Wait),
+                None if crate::bug!("reboot-escalates-at-once") => NeedsSurroundings,
                 None if since_call(policy.reboot_timeout) => NeedsSurroundings,
                 None => Settled(Decision::Wait),
             }
@@ -259,7 +261,8 @@ fn most_pressing(faults: &[Fault], now: Timestamp) -> Option<&Fault> {
 
 /// A cloud controller's or Karpenter's word that a node is gone is believed unless Auto Scaling still has it.
 fn may_believe(foreign: bool, whereabouts: &Whereabouts) -> bool {
-    foreign || !matches!(whereabouts, Whereabouts::Member { lifecycle: Lifecycle::InService, .. })
+    crate::bug!("departure-always-believed")
+        || foreign || !matches!(whereabouts, Whereabouts::Member { lifecycle: Lifecycle::InService, .. })
 }
 
 /// Whether a node that was to be rebooted is well, in the very boot that the call found it in: the reboot never
@@ -280,7 +283,7 @@ fn took_effect(repair: &Repair, around: &Surroundings<'_>) -> bool {
         around.whereabouts,
         Whereabouts::Gone | Whereabouts::Member { lifecycle: Lifecycle::Terminating, .. }
     );
-    repair.action == RepairAction::Replace && is_pending(repair) && gone
+    !crate::bug!("lost-answer-forgotten") && repair.action == RepairAction::Replace && is_pending(repair) && gone
 }
 
 /// What [`explain`] says of one guard.

@@ -15,7 +15,9 @@ simulate --seed N [--verbose]              run one, and tell what happens
   --hours N            how long things go wrong (3)
   --without A,B,…      leave items of the schedule out
   --every-heartbeat    deliver every heartbeat of every node
-  --go-on              go on after a failure, and count them by rule";
+  --go-on              go on after a failure, and count them by rule
+  --bugs               look for each deliberate fault (built with the feature seeded-bugs)
+  --bug NAME           run with this deliberate fault (the same)";
 
 #[derive(Default)]
 struct Asked {
@@ -24,6 +26,8 @@ struct Asked {
     seeds: u64,
     from: u64,
     go_on: bool,
+    bugs: bool,
+    bug: Option<String>,
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Asked, String> {
@@ -41,6 +45,8 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Asked, String> {
             "--hours" => asked.options.hours = number()?.clamp(1, 24 * 30) as i64,
             "--verbose" => asked.options.verbose = true,
             "--every-heartbeat" => asked.options.every_heartbeat = true,
+            "--bugs" => asked.bugs = true,
+            "--bug" => asked.bug = words.next(),
             "--go-on" => asked.go_on = true,
             "--without" => {
                 let list = words.next().unwrap_or_default();
@@ -63,10 +69,40 @@ pub fn run_command(words: impl Iterator<Item = String>) -> ExitCode {
             return ExitCode::from(64);
         }
     };
+    if asked.bugs || asked.bug.is_some() {
+        return with_bugs(&asked);
+    }
     match asked.seed {
         Some(seed) => one(seed, &asked.options),
         None => many(&asked),
     }
+}
+
+#[cfg(feature = "seeded-bugs")]
+fn with_bugs(asked: &Asked) -> ExitCode {
+    use nodemend_domain::bugs;
+    if let Some(name) = &asked.bug {
+        let Some((bug, _)) = bugs::ALL.iter().find(|(known, _)| known == name) else {
+            eprintln!("simulate: --bug: {name:?} is none that is known");
+            return ExitCode::from(64);
+        };
+        bugs::seed(Some(bug));
+        return match asked.seed {
+            Some(seed) => one(seed, &asked.options),
+            None => many(asked),
+        };
+    }
+    let hunts = crate::bugs::hunt(asked.from, asked.seeds, &asked.options);
+    print!("{}", crate::bugs::table(&hunts));
+    let missed = hunts.iter().filter(|hunt| hunt.found.is_none()).count();
+    println!("\n{} deliberate faults, {missed} not found within {} schedules", hunts.len(), asked.seeds);
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}
+
+#[cfg(not(feature = "seeded-bugs"))]
+fn with_bugs(_: &Asked) -> ExitCode {
+    eprintln!("simulate: --bugs: built without them; use cargo run --features seeded-bugs");
+    ExitCode::from(64)
 }
 
 fn one(seed: u64, options: &Options) -> ExitCode {

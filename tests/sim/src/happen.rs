@@ -230,12 +230,12 @@ impl World {
             }
             Event::Trail(call) => {
                 self.under_way -= 1;
-                let bytes = {
+                let (number, bytes) = {
                     let judge = self.bench.judge();
                     let made = &judge.made[call];
-                    words::cloud_trail(&made.call, &made.answer, made.at, call)
+                    (made.number, words::cloud_trail(&made.call, &made.answer, made.at, call))
                 };
-                self.event(bytes, Vec::new());
+                self.event(bytes, vec![(number, Word::Trail { call })]);
             }
             Event::Begins(item) => self.begins(item, true),
             Event::Ends(item) => self.begins(item, false),

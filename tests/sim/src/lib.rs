@@ -5,6 +5,8 @@
 //! to which nothing ever happens is a member of its group and no more. `every_heartbeat` delivers all of them.
 #![warn(missing_docs)]
 
+#[cfg(feature = "seeded-bugs")]
+pub mod bugs;
 pub mod command;
 mod dice;
 mod happen;

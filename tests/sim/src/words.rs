@@ -52,7 +52,9 @@ fn state(node: &Node, number: usize, at: Timestamp, seq: u64) -> (ConditionState
         said: at,
         bad: spell.is_some(),
         trouble: trouble.filter(|_| spell.is_some()).map(|trouble| trouble.first),
+        began: at,
         acting: None,
+        idle: spell.is_some_and(|spell| spell.reasons.iter().any(|reason| cure(reason).is_none())),
         cure: spell.and_then(|spell| spell.cure()),
     };
     let condition = track.condition.clone();
@@ -67,6 +69,7 @@ fn state(node: &Node, number: usize, at: Timestamp, seq: u64) -> (ConditionState
         };
         return (state, word);
     };
+    word.began = trouble.from.max(known_from);
     word.acting = trouble.acting_from.filter(|_| word.cure.is_some()).map(|from| from.max(known_from));
     let first_of = |reason: &str| {
         let with = |spell: &&crate::trouble::Spell| spell.from >= trouble.from && spell.reasons.contains(&reason);

@@ -20,7 +20,9 @@ pub(crate) async fn judge(judge: &mut Judge, store: &MemoryStore) {
             let phase = case.repair.as_ref().map(|repair| repair.phase.clone());
             judge.wrong("a repair without an end", format!("node {number}: {phase:?}"));
         }
-        if case.due.is_some_and(|due| due + SignedDuration::from_secs(180) < judge.now) {
+        let long_ago = judge.now - SignedDuration::from_secs(180);
+        let written = judge.nodes[number].seen.at;
+        if case.due.is_some_and(|due| due < long_ago) && written.is_some_and(|at| at < long_ago) {
             judge.wrong("due in the past", format!("node {number}, at {:?}", case.due));
         }
         let entries = store.chain(&CaseKey::of(&case)).await.unwrap_or_default();
@@ -58,6 +60,19 @@ pub(crate) async fn judge(judge: &mut Judge, store: &MemoryStore) {
 }
 
 impl Made {
+    /// Whether it is the call that was recorded under this id, or without one at that time. CloudTrail leaves the
+    /// instance out of what was throttled or denied: without an answer, nobody can tell whose that is.
+    fn is(&self, number: usize, request: Option<&str>, called: Option<Timestamp>) -> bool {
+        let late = |called: Timestamp| (-5..=125).contains(&self.at.duration_since(called).as_secs());
+        match request {
+            Some(request) => self.request() == request,
+            None => {
+                let failed = matches!(self.answer.outcome, nodemend_domain::trail::Outcome::Failed { .. });
+                self.number == number && !failed && called.is_some_and(late)
+            }
+        }
+    }
+
     fn request(&self) -> String {
         self.answer.request_id.clone().unwrap_or_default()
     }
@@ -102,6 +117,12 @@ impl Judge {
                     };
                     if let Some(call) = calls.iter_mut().find(same) {
                         call.ended = true;
+                    }
+                    let at = record["nodemend"]["at"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
+                    let known = self.made.iter().find(|made| made.is(number, request, called));
+                    let known = known.and_then(|made| made.told).filter(|told| at.is_some_and(|at| *told < at));
+                    if let Some(told) = known {
+                        self.wrong("told as missing", format!("node {number}: CloudTrail told at {told:.0}"));
                     }
                 }
                 "RepairForeign" if !self.nodes[number].foreign => {

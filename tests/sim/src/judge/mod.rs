@@ -65,7 +65,7 @@ pub(crate) struct Reads {
     words: Vec<(usize, Word)>,
     arrival: Timestamp,
     /// The call that it has written down and not made.
-    written: Option<usize>,
+    written: Option<(usize, RepairAction)>,
 }
 
 impl Reads {
@@ -81,6 +81,8 @@ pub(crate) struct Made {
     pub(crate) call: ApiCall,
     pub(crate) answer: Answer,
     pub(crate) at: Timestamp,
+    /// When a handler had taken CloudTrail's word on it in.
+    pub(crate) told: Option<Timestamp>,
 }
 
 /// What the store has of a group, and what its failures are due to.
@@ -189,6 +191,9 @@ impl Judge {
         let words = std::mem::take(&mut self.reads[process].words);
         let arrival = self.reads[process].arrival;
         for (number, word) in words.iter().filter(|_| well) {
+            if let Word::Trail { call } = word {
+                self.made[*call].told.get_or_insert(arrival);
+            }
             self.nodes[*number].hear(word, arrival);
             self.watch(*number);
         }
@@ -225,10 +230,11 @@ impl Judge {
         let pending = pending.filter(|call| call.result == CallResult::Pending && calls > before.calls);
         if let Some(call) = pending {
             self.acting(process, number, case, call.action);
-            self.reads[process].written = Some(number);
+            self.reads[process].written = Some((number, call.action));
         }
         let seen = &mut self.nodes[number].seen;
         seen.version = case.version + 1;
+        seen.at = Some(self.now);
         seen.open = open;
         seen.calls = calls;
         seen.closed = case.closed.is_some();
@@ -246,8 +252,13 @@ impl Judge {
             let node = &mut self.nodes[number];
             (node.rebooted, node.refusals) = (None, 0);
         }
+        let failures = self.groups[self.nodes[number].group].failures;
         if let Some(group) = group {
             self.group_written(number, before.open && !open, group);
+            let given_up = "no replacement registered";
+            if case.closed.as_ref().is_some_and(|closed| closed.outcome.contains(given_up)) && before.open {
+                self.counted(number, failures, group);
+            }
         }
         if self.story.is_some() {
             self.tell_written(number, case, entries);
@@ -315,12 +326,20 @@ impl Judge {
         }
     }
 
+    /// A repair that was given up is a failure of its group.
+    fn counted(&mut self, number: usize, before: u32, group: &GroupState) {
+        if group.failures <= before {
+            self.wrong("a failure that was not counted", format!("the repair of node {number} was given up"));
+        }
+    }
+
     /// A repair was given up for want of a replacement: no more of them may be than wanted for one.
     fn given_up(&mut self, number: usize, group: usize) {
         let wanting = |node: &&Node| {
             node.group == group
                 && node.terminated.is_some_and(|at| {
-                    let late = at + SignedDuration::from_mins(60) - SLACK;
+                    // A slow process dates its call up to a lease before it reached AWS.
+                    let late = at + SignedDuration::from_mins(60) - LEASE;
                     let joined = node.replaced_by.and_then(|by| self.nodes[by].heard_alive_at);
                     late <= self.now && joined.is_none_or(|joined| joined >= late - LEASE)
                 })
@@ -351,10 +370,11 @@ impl Judge {
     pub(crate) fn arrives(&mut self, process: usize, call: &ApiCall) -> Option<(&'static str, usize)> {
         let number = Node::number(call.instance_id());
         self.tell(|| format!("node {number}: {} reaches AWS", call.event_name()));
-        if self.reads[process].written.take() != Some(number) {
-            self.wrong("a call that was not written down", format!("node {number}"));
-        }
         let reboot = matches!(call, ApiCall::RebootInstances { .. });
+        let action = if reboot { RepairAction::Reboot } else { RepairAction::Replace };
+        if self.reads[process].written.take() != Some((number, action)) {
+            self.wrong("a call that was not written down", format!("node {number}: {}", call.event_name()));
+        }
         let node = &self.nodes[number];
         let twice = match (node.terminated, node.rebooted.filter(|_| reboot)) {
             (Some(at), _) if node.ours => Some(("terminated twice", at)),
@@ -388,7 +408,7 @@ impl Judge {
             }
             Outcome::Lost { .. } => {}
         }
-        self.made.push(Made { number, call: call.clone(), answer: answer.clone(), at });
+        self.made.push(Made { number, call: call.clone(), answer: answer.clone(), at, told: None });
     }
 
     /// A function has suffered something, or nobody swept: nothing can be demanded for as long as a lease runs.

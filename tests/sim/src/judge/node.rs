@@ -19,6 +19,8 @@ pub(crate) enum Word {
     Ready { at: Timestamp, bad: bool, cure: Option<Cure> },
     Registered { at: Timestamp },
     Launched { at: Timestamp },
+    /// CloudTrail on a call of ours.
+    Trail { call: usize },
     /// The instance is no more; by somebody's call, or of itself.
     Left { foreign: bool },
 }
@@ -33,16 +35,20 @@ pub(crate) struct AgentWord {
     pub(crate) bad: bool,
     /// The first spell of the trouble that it tells of.
     pub(crate) trouble: Option<usize>,
+    /// Since when it is bad, as the agent knows it.
+    pub(crate) began: Timestamp,
     /// Since when for a reason that is acted on, as the agent knows it.
     pub(crate) acting: Option<Timestamp>,
+    /// Whether a reason that is not acted on is among those that it gives.
+    pub(crate) idle: bool,
     pub(crate) cure: Option<Cure>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Heard {
     word: AgentWord,
-    /// The start of what is acted on, by our clock: never earlier than the truth, later by the word's way.
-    start: Option<Timestamp>,
+    /// How long it was under way: by so much later than the truth it may tell a start.
+    lag: SignedDuration,
 }
 
 /// A condition as it has reached the handlers.
@@ -57,6 +63,8 @@ pub(crate) struct AsHeard {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
     pub(crate) version: u64,
+    /// When that was written.
+    pub(crate) at: Option<Timestamp>,
     /// A repair has begun and not ended.
     pub(crate) open: bool,
     /// The calls of that repair.
@@ -193,8 +201,7 @@ impl Node {
             Word::Agent(word) => {
                 self.alive(word.boot);
                 let lag = arrival.duration_since(word.said);
-                let start = word.acting.map(|acting| acting + lag);
-                self.heard.push(Heard { word: *word, start });
+                self.heard.push(Heard { word: *word, lag });
             }
             Word::Alive { boot } => self.alive(*boot),
             Word::Ready { at, bad, cure } => {
@@ -210,6 +217,7 @@ impl Node {
                     self.ready.retain(|(then, ..)| then >= at);
                 }
             }
+            Word::Trail { .. } => {}
             Word::Launched { at } => self.heard_launch = Some(*at),
             Word::Left { foreign } => {
                 self.heard_left = true;
@@ -231,8 +239,14 @@ impl Node {
             self.heard.iter().filter(mine)
         };
         let newest = of_boot().max_by_key(|heard| heard.word.seq)?.word;
-        let same = of_boot().filter(|heard| heard.word.bad && heard.word.trouble == newest.trouble);
-        let start = same.filter_map(|heard| heard.start).min();
+        let same = || of_boot().filter(|heard| heard.word.bad && heard.word.trouble == newest.trouble);
+        // A trouble of which only reasons that are acted on were heard counts whole: the report that told of its first
+        // reason may have been lost.
+        let start = if same().any(|heard| heard.word.idle) {
+            same().filter_map(|heard| Some(heard.word.acting? + heard.lag)).min()
+        } else {
+            same().map(|heard| heard.word.began + heard.lag).min()
+        };
         let deadline = start.filter(|_| newest.bad && newest.cure.is_some()).map(|start| start + grace);
         Some(AsHeard { bad: newest.bad, deadline, cure: newest.cure })
     }
