@@ -279,7 +279,9 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                 repair.phase = match (&answer.outcome, action) {
                     (Outcome::Accepted { .. }, RepairAction::Reboot) => Phase::Rebooting,
                     (Outcome::Accepted { .. }, _) => Phase::Confirming,
-                    (Outcome::Failed { .. }, _) if nodemend_domain::bug!("refusal-taken-for-yes") => Phase::Confirming,
+                    (Outcome::Failed { .. }, _) if nodemend_domain::bug!("refusal-taken-for-yes") => {
+                        Phase::Confirming
+                    }
                     (Outcome::Failed { code, message }, _) => {
                         Phase::Claimed { until: now + Refusal::of(code, message).pause(repair.refusals()) }
                     }
@@ -334,7 +336,9 @@ fn lease() -> SignedDuration {
 pub(crate) fn api_call(case: &Case, action: RepairAction) -> ApiCall {
     let instance_id = case.instance_id.clone();
     match action {
-        RepairAction::Reboot if !nodemend_domain::bug!("reboot-terminates") => ApiCall::RebootInstances { instance_id },
+        RepairAction::Reboot if !nodemend_domain::bug!("reboot-terminates") => {
+            ApiCall::RebootInstances { instance_id }
+        }
         RepairAction::Replace | RepairAction::Reboot | RepairAction::NoAction => {
             ApiCall::TerminateInstanceInAutoScalingGroup { instance_id }
         }

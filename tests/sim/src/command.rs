@@ -51,8 +51,9 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Asked, String> {
             "--without" => {
                 let list = words.next().unwrap_or_default();
                 let items = list.split(',').filter(|item| !item.is_empty()).map(str::parse);
-                asked.options.without =
-                    items.collect::<Result<_, _>>().map_err(|_| format!("--without: {list:?} is not a list"))?;
+                asked.options.without = items
+                    .collect::<Result<_, _>>()
+                    .map_err(|_| format!("--without: {list:?} is not a list"))?;
             }
             _ => return Err(format!("{word}: unknown\n{USAGE}")),
         }
@@ -113,7 +114,12 @@ fn one(seed: u64, options: &Options) -> ExitCode {
     for wrong in &outcome.wrongs {
         println!("{wrong}");
     }
-    println!("seed {seed}: {} calls, {} taken, {} wrong", outcome.calls, outcome.accepted, outcome.wrongs.len());
+    println!(
+        "seed {seed}: {} calls, {} taken, {} wrong",
+        outcome.calls,
+        outcome.accepted,
+        outcome.wrongs.len()
+    );
     if outcome.wrongs.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }
 
@@ -199,7 +205,8 @@ fn explain(seed: u64, options: &Options, outcome: &Outcome) {
         println!("{wrong}");
     }
     let without: Vec<String> = least.without.iter().map(ToString::to_string).collect();
-    let without = if without.is_empty() { String::new() } else { format!(" --without {}", without.join(",")) };
+    let without =
+        if without.is_empty() { String::new() } else { format!(" --without {}", without.join(",")) };
     println!(
         "again: simulate --seed {seed} --nodes {} --hours {}{without} --verbose",
         options.nodes, options.hours

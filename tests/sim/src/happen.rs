@@ -4,29 +4,19 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
-    condition::ConditionType,
     group::{Group, Lifecycle, Member},
     policy::{Hold, Mode},
     trail::{ApiCall, Outcome},
 };
 
 use crate::{
+    events::{Content, Event, Parcel},
     judge::node::{Node, Word},
-    plan::{Ail, Held, Item, Kind, LeftAlone},
-    trouble::{Spell, Track, Witness},
+    plan::{Held, Item, LeftAlone},
+    trouble::Witness,
     words::{self, Said},
-    world::{Content, Event, Parcel, World},
+    world::World,
 };
-
-const INTERFACE: &[&str] = &["InterfaceNotUp"];
-const INTERFACE_TOO: &[&str] = &["InterfaceNotRunning"];
-const XID79: &[&str] = &["NvidiaXID79Error"];
-const XID95: &[&str] = &["NvidiaXID95Error"];
-const MINOR: &[&str] = &["DCGMHealthFailure"];
-const GROWN: &[&str] = &["DCGMHealthFailure", "NvidiaXID79Error"];
-const UNKNOWN: &[&str] = &["NodeStatusUnknown"];
-const NOT_READY: &[&str] = &["KubeletNotReady"];
-const DELETED: &[&str] = &["NodeDeleted"];
 
 fn seconds(seconds: i64) -> SignedDuration {
     SignedDuration::from_secs(seconds)
@@ -40,7 +30,12 @@ impl World {
         let group = |(number, group): (usize, &crate::plan::GroupPlan)| Group {
             name: group.name.clone(),
             cluster: Some(self.cluster.clone()),
-            members: judge.nodes.iter().filter(|node| node.group == number).map(|node| member(node, &plan)).collect(),
+            members: judge
+                .nodes
+                .iter()
+                .filter(|node| node.group == number)
+                .map(|node| member(node, &plan))
+                .collect(),
             suspended: Vec::new(),
             tags: (group.left_alone == Some(LeftAlone::OptedOut))
                 .then(|| ("nodemend/repair".to_owned(), "disabled".to_owned()))
@@ -78,88 +73,9 @@ impl World {
     }
 
     /// An agent is heard from then on.
-    fn talk(&mut self, number: usize, from: Timestamp) {
+    pub(crate) fn talk(&mut self, number: usize, from: Timestamp) {
         if !std::mem::replace(&mut self.bench.judge().nodes[number].talks, true) {
             self.at(from, Event::Beat(number));
-        }
-    }
-
-    /// A node's trouble.
-    pub(crate) fn ails(&mut self, ail: &Ail) {
-        let Some((first, _)) = ail.spells.first().copied() else { return };
-        let spells = |reasons: &'static [&'static str], unknown: bool| -> Vec<Spell> {
-            ail.spells.iter().map(|(from, until)| Spell { from: *from, until: *until, reasons, unknown }).collect()
-        };
-        let mut turn = self.dice.clone();
-        // The reasons change in the middle of each spell.
-        let mut halves = |before: &'static [&'static str], after: &'static [&'static str]| -> Vec<Spell> {
-            let halve = |(from, until): &(Timestamp, Option<Timestamp>)| {
-                let length = until.map_or(1_500, |until| until.duration_since(*from).as_secs());
-                let middle = *from + turn.seconds(1, length.max(2));
-                [
-                    Spell { from: *from, until: Some(middle), reasons: before, unknown: false },
-                    Spell { from: middle, until: *until, reasons: after, unknown: false },
-                ]
-            };
-            ail.spells.iter().flat_map(halve).collect()
-        };
-        let network = |spells| Track { condition: ConditionType::NetworkingReady, witness: Witness::Agent, spells };
-        let gpu =
-            |spells| Track { condition: ConditionType::AcceleratedHardwareReady, witness: Witness::Agent, spells };
-        let ready = |spells| Track { condition: ConditionType::Ready, witness: Witness::ControlPlane, spells };
-        let tracks = match ail.kind {
-            Kind::Interface => vec![network(spells(INTERFACE, false))],
-            Kind::InterfaceUnknown => vec![network(spells(INTERFACE, true))],
-            Kind::Gpu => vec![gpu(spells(XID79, false))],
-            Kind::GpuReboot { .. } => vec![gpu(spells(XID95, false))],
-            Kind::ReasonChanges => vec![network(halves(INTERFACE, INTERFACE_TOO))],
-            Kind::Minor => vec![gpu(spells(MINOR, false))],
-            Kind::MinorGrows => vec![gpu(halves(MINOR, GROWN))],
-            Kind::MinorTurns => vec![gpu(halves(MINOR, XID79))],
-            Kind::Both => vec![network(spells(INTERFACE, false)), gpu(spells(XID79, false))],
-            Kind::KubeletStops | Kind::Hangs => vec![ready(spells(UNKNOWN, true))],
-            Kind::NotReady => vec![ready(spells(NOT_READY, false))],
-            Kind::Deleted => vec![ready(spells(DELETED, false))],
-            Kind::InstanceLost | Kind::Foreign => Vec::new(),
-        };
-        let number = ail.node;
-        self.events_of(number, ail, &tracks, first);
-        let bench = self.bench.clone();
-        let node = &mut bench.judge().nodes[number];
-        node.tracks = tracks;
-        node.reboot_cures = ail.kind != Kind::GpuReboot { cures: false };
-        node.hangs = ail.kind == Kind::Hangs;
-        node.agent_restarts = ail.agent_restarts;
-    }
-
-    fn events_of(&mut self, number: usize, ail: &Ail, tracks: &[Track], first: Timestamp) {
-        let before = self.dice.seconds(20, 330);
-        let talks = (first - before).max(self.plan.start);
-        self.talk(number, talks);
-        for (place, track) in tracks.iter().enumerate().filter(|(_, track)| track.witness == Witness::Agent) {
-            for at in track.changes() {
-                self.at(at, Event::Speak(number, place));
-            }
-        }
-        if let Some(at) = ail.agent_restarts {
-            self.at(at, Event::AgentStarts(number));
-        }
-        for (from, until) in &ail.spells {
-            let (bad, well) = match ail.kind {
-                Kind::KubeletStops | Kind::Hangs => (Event::Controller(number), Event::Kubelet(number, true)),
-                Kind::NotReady => (Event::Kubelet(number, false), Event::Kubelet(number, true)),
-                Kind::Deleted => (Event::Deleted(number), Event::Registers(number)),
-                Kind::InstanceLost => (Event::Dies(number, false), Event::Look),
-                Kind::Foreign => (Event::Dies(number, true), Event::Look),
-                _ => continue,
-            };
-            self.at(*from, bad);
-            if matches!(well, Event::Look) {
-                return;
-            }
-            if let Some(until) = until {
-                self.at(*until, well);
-            }
         }
     }
 
@@ -209,11 +125,15 @@ impl World {
             }
             // A node that is down says nothing, and its agent's trouble goes on.
             Event::Kubelet(number, _) if self.bench.judge().nodes[number].down => {}
-            Event::Kubelet(number, ready) => self.told(number, |node, now, _| words::kubelet_says(node, number, now, ready)),
+            Event::Kubelet(number, ready) => {
+                self.told(number, |node, now, _| words::kubelet_says(node, number, now, ready));
+            }
             Event::Controller(number) => {
                 self.told(number, |node, now, zone| words::controller_says(node, number, now, zone));
             }
-            Event::Deleted(number) => self.told(number, |node, now, _| words::deletion(node, number, now, true)),
+            Event::Deleted(number) => {
+                self.told(number, |node, now, _| words::deletion(node, number, now, true));
+            }
             Event::Swept(number) => {
                 let said = words::deletion(&self.bench.judge().nodes[number], number, self.now, false);
                 self.log(said, false, true);
@@ -222,7 +142,9 @@ impl World {
             Event::Leaves(number) => self.leaves(number),
             Event::Launches { number, fails, joins } => self.launches(number, fails, joins),
             Event::Registers(number) => self.registers(number),
-            Event::Ready(number) => self.told(number, |node, now, _| words::kubelet_says(node, number, now, true)),
+            Event::Ready(number) => {
+                self.told(number, |node, now, _| words::kubelet_says(node, number, now, true));
+            }
             Event::Boots(number) => self.boots(number),
             Event::Arrives(parcel) => {
                 self.under_way -= 1;
@@ -314,9 +236,6 @@ impl World {
         self.cloud.change(|fleet| fleet.set_lifecycle(&instance, Lifecycle::Terminating));
         if foreign {
             self.event(trail, vec![(number, Word::Left { foreign: true })]);
-        } else {
-            let swept = self.dice.seconds(60, 300);
-            self.after(swept, Event::Swept(number));
         }
         self.is_on_its_way_out(number);
     }
@@ -339,6 +258,8 @@ impl World {
             words::terminated(&judge.nodes[number], group.as_str(), self.now)
         };
         self.event(bytes, vec![(number, Word::Left { foreign: false })]);
+        let swept = self.dice.seconds(5, 120);
+        self.after(swept, Event::Swept(number));
     }
 
     /// Auto Scaling launches what is missing.
@@ -379,7 +300,10 @@ impl World {
             judge.nodes[number].agent_since = self.now;
             judge.tell(|| format!("node {number} is launched into {group}"));
             let node = &judge.nodes[number];
-            (words::launch(node, group.as_str(), plan.zones[node.zone].as_str(), self.now), member(node, &plan))
+            (
+                words::launch(node, group.as_str(), plan.zones[node.zone].as_str(), self.now),
+                member(node, &plan),
+            )
         };
         self.cloud.change(|fleet| {
             fleet.join(&group, Some(&self.cluster), &member.instance_id, &member.zone);
@@ -420,9 +344,10 @@ impl World {
             node.tracks.iter_mut().for_each(|track| track.reboot(now, cures));
             judge.tell(|| format!("node {number} is up again"));
         }
-        let ready = self.bench.judge().nodes[number].tracks.iter().all(|track| {
-            track.witness == Witness::Agent || track.spell(now).is_none()
-        });
+        let ready = self.bench.judge().nodes[number]
+            .tracks
+            .iter()
+            .all(|track| track.witness == Witness::Agent || track.spell(now).is_none());
         if ready {
             self.after(seconds(15), Event::Kubelet(number, true));
         }

@@ -5,10 +5,12 @@
 //! to which nothing ever happens is a member of its group and no more. `every_heartbeat` delivers all of them.
 #![warn(missing_docs)]
 
+mod ails;
 #[cfg(feature = "seeded-bugs")]
 pub mod bugs;
 pub mod command;
 mod dice;
+mod events;
 mod happen;
 mod judge;
 mod plan;
@@ -46,7 +48,8 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
     let mut world = World::new(plan, options.clone());
     world.run();
     let mut judge = world.bench.judge();
-    let taken = |made: &&judge::Made| matches!(made.answer.outcome, nodemend_domain::trail::Outcome::Accepted { .. });
+    let taken =
+        |made: &&judge::Made| matches!(made.answer.outcome, nodemend_domain::trail::Outcome::Accepted { .. });
     let accepted = judge.made.iter().filter(taken).count();
     Outcome {
         wrongs: std::mem::take(&mut judge.wrongs),

@@ -100,7 +100,9 @@ pub(crate) enum Kind {
     Interface,
     InterfaceUnknown,
     Gpu,
-    GpuReboot { cures: bool },
+    GpuReboot {
+        cures: bool,
+    },
     /// The reason changes in the middle of it.
     ReasonChanges,
     /// Only told, never acted on.
@@ -207,28 +209,23 @@ impl Plan {
     }
 
     fn ails(&mut self, dice: &mut Dice, options: &Options) {
-        let few = dice.pick(&[1, 1, 2, 2, 3, 4]);
-        let mut count = few * options.nodes.div_ceil(50);
-        // Now and then much of the fleet fails within minutes.
-        let at_once = dice.happens(25).then(|| (self.moment(dice, options), dice.pick(&KINDS[..19])));
-        if at_once.is_some() {
-            count += options.nodes * dice.pick(&[15, 25, 40]) / 100;
-        }
-        let zone = dice.happens(400).then(|| dice.index(3));
+        let few = dice.pick(&[1, 1, 2, 2, 3, 4]) * options.nodes.div_ceil(50);
         let mut free: Vec<usize> = (0..options.nodes).collect();
-        for number in 0..count.min(options.nodes) {
+        for _ in 0..few.min(options.nodes) {
             let place = dice.index(free.len());
-            let node = free.swap_remove(place);
-            let common =
-                at_once.filter(|_| number >= few && zone.is_none_or(|zone| self.nodes[node].1 == zone));
-            if number >= few && common.is_none() {
-                continue;
+            let (node, from, kind) = (free.swap_remove(place), self.moment(dice, options), dice.pick(&KINDS));
+            self.items.push(Item::Ail(ail(dice, node, kind, from, false)));
+        }
+        // Now and then much of the fleet fails within minutes, or most of a zone.
+        if dice.happens(25) {
+            let (at, kind) = (self.moment(dice, options), dice.pick(&KINDS[..19]));
+            let zone = dice.happens(500).then(|| dice.index(3));
+            let part = if zone.is_some() { dice.pick(&[600, 900]) } else { dice.pick(&[150, 250, 400]) };
+            free.retain(|node| zone.is_none_or(|zone| self.nodes[*node].1 == zone) && dice.happens(part));
+            for node in free {
+                let from = at + dice.seconds(0, 240);
+                self.items.push(Item::Ail(ail(dice, node, kind, from, true)));
             }
-            let (from, kind) = match common {
-                Some((at, kind)) => (at + dice.seconds(0, 240), kind),
-                None => (self.moment(dice, options), dice.pick(&KINDS)),
-            };
-            self.items.push(Item::Ail(ail(dice, node, kind, from, common.is_some())));
         }
     }
 
@@ -237,7 +234,8 @@ impl Plan {
             if dice.happens(120) {
                 let from = self.moment(dice, options);
                 // The documented ten minutes; rarely so long that every agent counts as silent.
-                let length = if dice.happens(60) { dice.seconds(1_200, 2_400) } else { dice.seconds(60, 600) };
+                let length =
+                    if dice.happens(60) { dice.seconds(1_200, 2_400) } else { dice.seconds(60, 600) };
                 self.items.push(Item::FilterOff { agents, from, until: from + length });
             }
         }
@@ -257,7 +255,8 @@ impl Plan {
         if dice.happens(150) {
             let from = self.moment(dice, options);
             let until = from + dice.seconds(60, 1_800);
-            let code = dice.pick(&["Throttling", "ScalingActivityInProgress", "ResourceContention", "AccessDenied"]);
+            let code =
+                dice.pick(&["Throttling", "ScalingActivityInProgress", "ResourceContention", "AccessDenied"]);
             self.items.push(Item::Refusals { from, until, code });
         }
         if dice.happens(60) {
@@ -278,7 +277,8 @@ impl Plan {
             let from = self.moment(dice, options);
             self.items.push(Item::Observed { from, until: from + dice.seconds(600, 5_400) });
         }
-        let rates: [(u64, fn(u64) -> Item, [u64; 3]); 9] = [
+        type Rate = (u64, fn(u64) -> Item, [u64; 3]);
+        let rates: [Rate; 9] = [
             (350, Item::Crashes, [2, 10, 40]),
             (250, Item::Stalls, [2, 10, 30]),
             (300, Item::Twice, [30, 200, 500]),
@@ -287,7 +287,7 @@ impl Plan {
             (300, Item::Sweeps, [50, 200, 400]),
             (300, Item::Stillborn, [100, 300, 600]),
             (400, Item::TrailLate, [100, 300, 500]),
-            (100, Item::SameName, [200, 500, 1_000]),
+            (200, Item::SameName, [200, 500, 1_000]),
         ];
         for (often, item, rates) in rates {
             if dice.happens(often) {

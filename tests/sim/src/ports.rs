@@ -129,7 +129,8 @@ impl Cloud for Aws {
     async fn locate(&self, instances: &[InstanceId]) -> Result<Vec<Whereabouts>, CloudError> {
         let found = self.cloud.locate(instances).await?;
         self.bench.judge().read(self.process, |reads, order| {
-            reads.whereabouts = found.first().filter(|_| found.len() == 1).map(|found| (found.clone(), order));
+            reads.whereabouts =
+                found.first().filter(|_| found.len() == 1).map(|found| (found.clone(), order));
         });
         Ok(found)
     }

@@ -88,12 +88,8 @@ impl Track {
         for (number, spell) in self.spells.iter().enumerate().take_while(|(_, spell)| spell.from <= at) {
             let sound = ended.map(|ended| spell.from.duration_since(ended));
             if trouble.is_none() || sound.is_some_and(|sound| sound >= HOLD) {
-                trouble = Some(Trouble {
-                    first: number,
-                    from: spell.from,
-                    acting_from: None,
-                    sound_before: sound,
-                });
+                trouble =
+                    Some(Trouble { first: number, from: spell.from, acting_from: None, sound_before: sound });
             }
             if let Some(trouble) = trouble.as_mut().filter(|_| spell.acts()) {
                 trouble.acting_from.get_or_insert(spell.from);

@@ -72,7 +72,8 @@ fn state(node: &Node, number: usize, at: Timestamp, seq: u64) -> (ConditionState
     word.began = trouble.from.max(known_from);
     word.acting = trouble.acting_from.filter(|_| word.cure.is_some()).map(|from| from.max(known_from));
     let first_of = |reason: &str| {
-        let with = |spell: &&crate::trouble::Spell| spell.from >= trouble.from && spell.reasons.contains(&reason);
+        let with =
+            |spell: &&crate::trouble::Spell| spell.from >= trouble.from && spell.reasons.contains(&reason);
         track.spells.iter().find(with).map_or(spell.from, |spell| spell.from).max(known_from)
     };
     let findings = spell.reasons.iter().map(|reason| Finding {
@@ -155,7 +156,15 @@ fn control_plane(at: Timestamp, line: String, words: Vec<(usize, Word)>) -> Said
     Said { batch: batch(CONTROL_PLANE, "kube-apiserver-audit-1".to_owned(), at, line), words }
 }
 
-fn kubelet(node: &Node, at: Timestamp, verb: &str, sub: &str, code: u16, status: &str, reason: &str) -> String {
+fn kubelet(
+    node: &Node,
+    at: Timestamp,
+    verb: &str,
+    sub: &str,
+    code: u16,
+    status: &str,
+    reason: &str,
+) -> String {
     let (name, id, boot) = (&node.name, &node.instance, boot_id(node.boot));
     format!(
         r#"{{"kind":"Event","stage":"ResponseComplete","verb":"{verb}","user":{{"username":"system:node:{name}","extra":{{"sessionName":["{id}"]}}}},"objectRef":{{"resource":"nodes","name":"{name}","subresource":"{sub}"}},"responseStatus":{{"code":{code}}},"requestObject":{{"status":{{"conditions":[{{"type":"Ready","status":"{status}","reason":"{reason}","message":"as asked for"}}],"nodeInfo":{{"bootID":"{boot}"}}}}}},"stageTimestamp":"{at:.3}"}}"#
@@ -207,7 +216,9 @@ pub(crate) fn deletion(node: &Node, number: usize, at: Timestamp, by_hand: bool)
 }
 
 fn event(kind: &str, source: &str, at: Timestamp, detail: &Value) -> Vec<u8> {
-    json!({ "detail-type": kind, "source": source, "time": format!("{at:.0}"), "detail": detail }).to_string().into_bytes()
+    json!({ "detail-type": kind, "source": source, "time": format!("{at:.0}"), "detail": detail })
+        .to_string()
+        .into_bytes()
 }
 
 /// Auto Scaling has launched an instance.

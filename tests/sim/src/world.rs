@@ -27,11 +27,12 @@ use nodemend_repair::Repairer;
 
 use crate::{
     dice::Dice,
+    events::{Content, Event, Parcel, Queued},
     judge::{Judge, end, node::Word},
     plan::{CLUSTER, Item, Options, Plan},
     ports::{Aws, Bench, Skewed, Watched},
     tasks::{self, Step, Task},
-    words::{ARN, Said},
+    words::ARN,
 };
 
 const MINUTE: SignedDuration = SignedDuration::from_secs(60);
@@ -41,86 +42,6 @@ const SWEEPS_FOR: SignedDuration = SignedDuration::from_secs(58);
 const LIFETIME: SignedDuration = SignedDuration::from_secs(100);
 /// So long after the calm everything must have ended: a group's longest rest, and what follows it.
 const PATIENCE: SignedDuration = SignedDuration::from_hours(40);
-
-/// Something that will happen.
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// A node's condition changes, or is due to be told again.
-    Speak(usize, usize),
-    /// A node's agent says that it lives.
-    Beat(usize),
-    /// A node's agent starts anew.
-    AgentStarts(usize),
-    /// A kubelet says whether its node is ready.
-    Kubelet(usize, bool),
-    /// The node controller says that it can't hear a kubelet.
-    Controller(usize),
-    /// Somebody deletes a Node object.
-    Deleted(usize),
-    /// The cloud controller deletes a Node object.
-    Swept(usize),
-    /// An instance dies of itself, or is terminated by somebody else.
-    Dies(usize, bool),
-    /// An instance is no more.
-    Leaves(usize),
-    /// Auto Scaling tries to launch one; whether it can, and when its node joins.
-    Launches { number: usize, fails: bool, joins: Option<SignedDuration> },
-    /// A node joins.
-    Registers(usize),
-    /// A node is ready.
-    Ready(usize),
-    /// An instance is up again.
-    Boots(usize),
-    /// A delivery reaches a function.
-    Arrives(Box<Parcel>),
-    /// CloudTrail tells of a call.
-    Trail(usize),
-    /// An item begins, or ends.
-    Begins(usize),
-    Ends(usize),
-    /// The judge looks whether something is overdue.
-    Look,
-}
-
-/// What is delivered.
-#[derive(Debug, Clone)]
-pub(crate) struct Parcel {
-    pub(crate) content: Content,
-    pub(crate) tries: u32,
-}
-
-/// To whom.
-#[derive(Debug, Clone)]
-pub(crate) enum Content {
-    Log(Said),
-    Bytes(Vec<u8>, Vec<(usize, Word)>),
-}
-
-struct Queued {
-    at: Timestamp,
-    order: u64,
-    event: Event,
-}
-
-impl PartialEq for Queued {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.order) == (other.at, other.order)
-    }
-}
-
-impl Eq for Queued {}
-
-impl PartialOrd for Queued {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Queued {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.order).cmp(&(other.at, other.order))
-    }
-}
 
 /// How often things go wrong, of a thousand times.
 #[derive(Debug, Default, Clone, Copy)]
@@ -381,12 +302,8 @@ impl World {
 
     fn ports(&self, process: usize, faults: &Faults) -> (Faulty<Watched>, Faulty<Aws>) {
         let store = Watched { store: self.store.clone(), bench: self.bench.clone(), process };
-        let cloud = Aws {
-            cloud: self.cloud.clone(),
-            clock: self.clock.clone(),
-            bench: self.bench.clone(),
-            process,
-        };
+        let cloud =
+            Aws { cloud: self.cloud.clone(), clock: self.clock.clone(), bench: self.bench.clone(), process };
         (Faulty::new(store, faults.clone()), Faulty::new(cloud, faults.clone()))
     }
 
@@ -453,7 +370,8 @@ impl World {
             return;
         }
         if self.dice.happens(self.rates.stalls) {
-            let length = if self.dice.happens(100) { self.dice.seconds(40, 130) } else { self.dice.seconds(1, 40) };
+            let length =
+                if self.dice.happens(100) { self.dice.seconds(40, 130) } else { self.dice.seconds(1, 40) };
             let mut judge = self.bench.judge();
             let process = self.tasks[place].process;
             judge.tell(|| format!("  process {process} stalls for {length:#}"));

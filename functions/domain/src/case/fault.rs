@@ -59,7 +59,8 @@ impl Fault {
 
     /// Whether it may be acted on.
     pub fn is_due(&self, now: Timestamp) -> bool {
-        (self.is_bad() || crate::bug!("recovering-is-due")) && self.deadline.is_some_and(|deadline| deadline <= now)
+        (self.is_bad() || crate::bug!("recovering-is-due"))
+            && self.deadline.is_some_and(|deadline| deadline <= now)
     }
 }
 

@@ -91,9 +91,10 @@ impl Judge {
         if [located, described, counted, looked, asked, knew].iter().any(|order| **order < began) {
             wrongs.push(("not read again before the call", "something is older than the case".to_owned()));
         }
-        let rule = policy.groups.iter().find(|rule| {
-            rule.name.as_deref() == Some(self.group_plan(number).name.as_str())
-        });
+        let rule = policy
+            .groups
+            .iter()
+            .find(|rule| rule.name.as_deref() == Some(self.group_plan(number).name.as_str()));
         if rule.and_then(|rule| rule.mode).unwrap_or(policy.mode) == Mode::Observe {
             wrongs.push(("a call where none may be made", "the mode that was read is observe".to_owned()));
         }
@@ -197,10 +198,14 @@ fn suspect(
     let zone = group.members.iter().find(|member| member.instance_id == *instance).map(|member| &member.zone);
     if let Some(zone) = zone {
         let all = unwell.iter().filter(|one| one.attention.unhealthy).count();
-        let here = unwell.iter().filter(|one| one.attention.unhealthy && one.zone.as_ref() == Some(zone)).count();
+        let here =
+            unwell.iter().filter(|one| one.attention.unhealthy && one.zone.as_ref() == Some(zone)).count();
         let of_zone = facts.zones.get(zone).copied().unwrap_or(0);
         if facts.zones.len() > 1 && here >= 3 && here * 2 >= of_zone && here * 4 >= all * 3 {
-            wrongs.push(("a call in a zone that is dark", format!("{here} of {of_zone} in {zone}, {all} in all")));
+            wrongs.push((
+                "a call in a zone that is dark",
+                format!("{here} of {of_zone} in {zone}, {all} in all"),
+            ));
         }
         if facts.zonal_shifts.contains(zone) {
             wrongs.push(("a call in a zone that is left", zone.to_string()));

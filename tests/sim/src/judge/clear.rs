@@ -8,10 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::policy::Limit;
 
 use super::{Judge, LEASE, act::rests_until};
-use crate::{
-    plan::Held,
-    trouble::Cure,
-};
+use crate::{plan::Held, trouble::Cure};
 
 /// A repair must be made within this, once its way is clear.
 const PROMPT: SignedDuration = SignedDuration::from_secs(120);
@@ -98,7 +95,8 @@ impl Judge {
         }
         let heard = self.as_heard(number);
         let bad = || heard.iter().filter(|one| one.bad);
-        let replace = bad().filter(|one| one.cure == Some(Cure::Replace)).filter_map(|one| one.deadline).min();
+        let replace =
+            bad().filter(|one| one.cure == Some(Cure::Replace)).filter_map(|one| one.deadline).min();
         let reboot = bad().filter(|one| one.cure == Some(Cure::Reboot)).filter_map(|one| one.deadline).min();
         let late = node.never_joined_deadline();
         // What a reboot did not cure is replaced when its time is up.

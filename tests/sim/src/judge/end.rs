@@ -52,7 +52,8 @@ pub(crate) async fn judge(judge: &mut Judge, store: &MemoryStore) {
         }
     }
     for group in store.groups() {
-        let stuck = |place: &nodemend_domain::group::InFlight| judge.is_stuck(Node::number(&place.instance_id));
+        let stuck =
+            |place: &nodemend_domain::group::InFlight| judge.is_stuck(Node::number(&place.instance_id));
         if !group.in_flight.iter().all(stuck) {
             judge.wrong("a place that was never given back", format!("{:?}", group.in_flight));
         }
@@ -89,8 +90,7 @@ struct Called {
 impl Judge {
     /// One case's trail.
     fn trail(&mut self, number: usize, case: &Case, lines: &[&str]) {
-        let records: Vec<Value> =
-            lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let records: Vec<Value> = lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let mut calls: Vec<Called> = Vec::new();
         let (mut claims, mut ends) = (0_usize, 0_usize);
         for record in &records {
@@ -105,7 +105,10 @@ impl Judge {
                 }),
                 "RepairConfirmed" | "RepairMismatch" => {
                     if name == "RepairMismatch" && !self.may_differ(data) {
-                        self.wrong("a call that CloudTrail tells differently", format!("node {number}: {data}"));
+                        self.wrong(
+                            "a call that CloudTrail tells differently",
+                            format!("node {number}: {data}"),
+                        );
                     }
                     self.end_by_request(&mut calls, data["requestID"].as_str().unwrap_or_default());
                 }
@@ -120,7 +123,8 @@ impl Judge {
                     }
                     let at = record["nodemend"]["at"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
                     let known = self.made.iter().find(|made| made.is(number, request, called));
-                    let known = known.and_then(|made| made.told).filter(|told| at.is_some_and(|at| *told < at));
+                    let known =
+                        known.and_then(|made| made.told).filter(|told| at.is_some_and(|at| *told < at));
                     if let Some(told) = known {
                         self.wrong("told as missing", format!("node {number}: CloudTrail told at {told:.0}"));
                     }
@@ -129,7 +133,17 @@ impl Judge {
                     self.wrong("told of a stranger", format!("node {number}: {data}"));
                 }
                 "RepairClaimed" => claims += 1,
-                "RepairReleased" | "RepairClosed" => ends += 1,
+                "RepairReleased" => ends += 1,
+                "RepairClosed" => {
+                    ends += 1;
+                    if data["outcome"] == "Gone" && self.nodes[number].ours {
+                        let decision = record["nodemend"]["decision"].to_string();
+                        self.wrong(
+                            "our own call taken for a departure",
+                            format!("node {number}: {decision}"),
+                        );
+                    }
+                }
                 _ => {}
             }
         }
@@ -161,7 +175,8 @@ impl Judge {
         let Some(made) = self.made.iter().find(|made| made.request() == request) else {
             return;
         };
-        let lost = calls.iter_mut().filter(|call| call.request.is_none() && call.name == made.call.event_name());
+        let lost =
+            calls.iter_mut().filter(|call| call.request.is_none() && call.name == made.call.event_name());
         let nearest = lost.min_by_key(|call| call.at.map(|at| made.at.duration_since(at).abs()));
         if let Some(call) = nearest {
             call.ended = true;
@@ -179,9 +194,10 @@ impl Judge {
             .collect();
         for (request, name, at) in mine {
             let by_id = calls.iter().filter(|call| call.request.as_deref() == Some(&request)).count();
-            let lost = calls.iter().enumerate().filter(|(place, call)| {
-                call.request.is_none() && call.name == name && !taken[*place]
-            });
+            let lost = calls
+                .iter()
+                .enumerate()
+                .filter(|(place, call)| call.request.is_none() && call.name == name && !taken[*place]);
             // The time of a record is when its process set out, which may have been a lease before.
             let near = lost
                 .filter_map(|(place, call)| Some((place, at.duration_since(call.at?).as_secs())))

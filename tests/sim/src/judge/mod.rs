@@ -22,9 +22,7 @@ use nodemend_domain::{
 };
 
 use self::node::{Node, Word};
-use crate::{
-    plan::{GroupPlan, Held, Plan},
-};
+use crate::plan::{GroupPlan, Held, Plan};
 
 /// Functions' clocks are right to a second; on either side.
 pub(crate) const SLACK: SignedDuration = SignedDuration::from_secs(2);
@@ -191,10 +189,7 @@ impl Judge {
         let words = std::mem::take(&mut self.reads[process].words);
         let arrival = self.reads[process].arrival;
         for (number, word) in words.iter().filter(|_| well) {
-            if let Word::Trail { call } = word {
-                self.made[*call].told.get_or_insert(arrival);
-            }
-            self.nodes[*number].hear(word, arrival);
+            self.hear(*number, word, arrival);
             self.watch(*number);
         }
         self.free.push(process);
@@ -272,11 +267,18 @@ impl Judge {
         let mut words = std::mem::take(&mut self.reads[process].words);
         words.retain(|(of, word)| {
             if *of == number {
-                self.nodes[number].hear(word, arrival);
+                self.hear(number, word, arrival);
             }
             *of != number
         });
         self.reads[process].words = words;
+    }
+
+    fn hear(&mut self, number: usize, word: &Word, arrival: Timestamp) {
+        if let Word::Trail { call } = word {
+            self.made[*call].told.get_or_insert(arrival);
+        }
+        self.nodes[number].hear(word, arrival);
     }
 
     fn tell_written(&mut self, number: usize, case: &Case, entries: &[Entry]) {
@@ -333,7 +335,8 @@ impl Judge {
         }
     }
 
-    /// A repair was given up for want of a replacement: no more of them may be than wanted for one.
+    /// A repair was given up for want of a replacement: no more of them may be than wanted for one. Which newcomer is
+    /// whose, Auto Scaling does not tell.
     fn given_up(&mut self, number: usize, group: usize) {
         let wanting = |node: &&Node| {
             node.group == group
@@ -341,7 +344,7 @@ impl Judge {
                     // A slow process dates its call up to a lease before it reached AWS.
                     let late = at + SignedDuration::from_mins(60) - LEASE;
                     let joined = node.replaced_by.and_then(|by| self.nodes[by].heard_alive_at);
-                    late <= self.now && joined.is_none_or(|joined| joined >= late - LEASE)
+                    joined.is_none_or(|joined| joined >= late - LEASE)
                 })
         };
         if self.nodes.iter().filter(wanting).count() < self.groups[group].given_up {

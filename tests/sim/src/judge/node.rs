@@ -14,15 +14,29 @@ pub(crate) enum Word {
     /// An agent on one of its conditions.
     Agent(AgentWord),
     /// Anything of an agent or a kubelet in this boot.
-    Alive { boot: u32 },
+    Alive {
+        boot: u32,
+    },
     /// The control plane on Ready.
-    Ready { at: Timestamp, bad: bool, cure: Option<Cure> },
-    Registered { at: Timestamp },
-    Launched { at: Timestamp },
+    Ready {
+        at: Timestamp,
+        bad: bool,
+        cure: Option<Cure>,
+    },
+    Registered {
+        at: Timestamp,
+    },
+    Launched {
+        at: Timestamp,
+    },
     /// CloudTrail on a call of ours.
-    Trail { call: usize },
+    Trail {
+        call: usize,
+    },
     /// The instance is no more; by somebody's call, or of itself.
-    Left { foreign: bool },
+    Left {
+        foreign: bool,
+    },
 }
 
 /// What an agent says.
