@@ -1,6 +1,6 @@
 //! Turns a node's ailment into what is wrong with it when, and into who tells of that.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::condition::ConditionType;
 
 use crate::{
@@ -79,7 +79,13 @@ impl World {
 
     fn events_of(&mut self, number: usize, ail: &Ail, tracks: &[Track], first: Timestamp) {
         let before = self.dice.seconds(20, 330);
-        let talks = (first - before).max(self.plan.start);
+        let lost = |at: &Timestamp| {
+            self.off.iter().find(|(agents, from, until)| *agents && from <= at && at < until).map(|off| off.1)
+        };
+        let talks = first - before;
+        // A healthy node has been heard for long: not first while its words are lost.
+        let talks =
+            lost(&talks).map_or(talks, |off| off - SignedDuration::from_secs(60)).max(self.plan.start);
         self.talk(number, talks);
         for (place, track) in tracks.iter().enumerate().filter(|(_, track)| track.witness == Witness::Agent) {
             for at in track.changes() {

@@ -243,9 +243,10 @@ impl World {
     fn is_on_its_way_out(&mut self, number: usize) {
         let bytes = words::shutting_down(&self.bench.judge().nodes[number], self.now);
         self.event(bytes, vec![(number, Word::Left { foreign: false })]);
-        let leaves = self.dice.seconds(30, 330);
+        let (leaves, swept) = (self.dice.seconds(30, 330), self.dice.seconds(5, 120));
         self.after(leaves, Event::Leaves(number));
-        self.replace(number);
+        self.after(leaves + swept, Event::Swept(number));
+        self.replace(number, leaves + swept);
     }
 
     fn leaves(&mut self, number: usize) {
@@ -258,25 +259,25 @@ impl World {
             words::terminated(&judge.nodes[number], group.as_str(), self.now)
         };
         self.event(bytes, vec![(number, Word::Left { foreign: false })]);
-        let swept = self.dice.seconds(5, 120);
-        self.after(swept, Event::Swept(number));
     }
 
-    /// Auto Scaling launches what is missing.
-    fn replace(&mut self, number: usize) {
+    /// Auto Scaling launches what is missing. An address, and with it a name, comes again once it is free.
+    fn replace(&mut self, number: usize, free: SignedDuration) {
         let fortune = if self.dice.happens(self.rates.stillborn) { self.dice.below(3) } else { 9 };
         let joins = match fortune {
             1 => None,
             2 => Some(self.dice.seconds(600, 1_800)),
             _ => Some(self.dice.seconds(30, 150)),
         };
+        let same_name = self.dice.happens(self.rates.same_name);
         let launches = self.dice.seconds(30, 150);
+        let launches = if same_name { launches.max(free) } else { launches };
         let new = {
             let mut judge = self.bench.judge();
             let (group, zone) = (judge.nodes[number].group, judge.nodes[number].zone);
             let new = judge.add(group, zone);
             judge.nodes[number].replaced_by = Some(new);
-            if self.dice.happens(self.rates.same_name) {
+            if same_name {
                 judge.nodes[new].name = judge.nodes[number].name.clone();
             }
             new

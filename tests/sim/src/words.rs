@@ -207,11 +207,7 @@ pub(crate) fn deletion(node: &Node, number: usize, at: Timestamp, by_hand: bool)
     let line = format!(
         r#"{{"kind":"Event","stage":"ResponseComplete","verb":"delete","user":{{"username":"{user}"}},"objectRef":{{"resource":"nodes","name":"{name}"}},"responseStatus":{{"code":200}},"stageTimestamp":"{at:.3}"}}"#
     );
-    let word = if by_hand {
-        Word::Ready { at, bad: true, cure: cure("NodeDeleted") }
-    } else {
-        Word::Left { foreign: false }
-    };
+    let word = Word::Deleted { at, by_hand };
     control_plane(at, line, vec![(number, word)])
 }
 

@@ -180,7 +180,9 @@ impl World {
 
     fn is_settled(&self) -> bool {
         let judge = self.bench.judge();
+        // CloudTrail may be silent about what never left, and that takes its time to tell.
         self.under_way == 0
+            && self.now > judge.last_written + SignedDuration::from_mins(35)
             && self.tasks.iter().all(|task| matches!(task.tag, Tag::Sweep) && task.sleep.get().is_some())
             && judge.nodes.iter().enumerate().all(|(number, node)| !node.seen.open || judge.is_stuck(number))
             && judge.watched.iter().all(|number| {
@@ -441,11 +443,18 @@ impl World {
     fn items(&mut self) {
         let plan = self.plan.clone();
         let without = self.options.without.clone();
-        for (number, item) in plan.items.iter().enumerate().filter(|(number, _)| !without.contains(number)) {
+        let kept = || plan.items.iter().enumerate().filter(|(number, _)| !without.contains(number));
+        // Where logs are lost is known first: an agent is heard before that.
+        for (_, item) in kept() {
+            if let Item::FilterOff { agents, from, until } = item {
+                self.off.push((*agents, *from, *until));
+            }
+        }
+        for (number, item) in kept() {
             self.bench.judge().tell(|| format!("item {number}: {item}"));
             match item {
                 Item::Ail(ail) => self.ails(ail),
-                Item::FilterOff { agents, from, until } => self.off.push((*agents, *from, *until)),
+                Item::FilterOff { .. } => {}
                 Item::Hold { from, until, lifted, .. } => {
                     self.at(*from, Event::Begins(number));
                     self.at(lifted.unwrap_or(*until), Event::Ends(number));

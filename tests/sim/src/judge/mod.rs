@@ -108,6 +108,8 @@ pub(crate) struct Judge {
     pub(crate) made: Vec<Made>,
     /// How many records each request has.
     pub(crate) recorded: HashMap<String, usize>,
+    /// When a call was last written down.
+    pub(crate) last_written: Timestamp,
     /// The last thing that any function suffered.
     pub(crate) last_fault: Timestamp,
     reads: Vec<Reads>,
@@ -141,6 +143,7 @@ impl Judge {
             observing: false,
             made: Vec::new(),
             recorded: HashMap::new(),
+            last_written: plan.start,
             last_fault: plan.start - SignedDuration::from_hours(1),
             reads: Vec::new(),
             free: Vec::new(),
@@ -225,6 +228,7 @@ impl Judge {
         let pending = pending.filter(|call| call.result == CallResult::Pending && calls > before.calls);
         if let Some(call) = pending {
             self.acting(process, number, case, call.action);
+            self.last_written = self.now;
             self.reads[process].written = Some((number, call.action));
         }
         let seen = &mut self.nodes[number].seen;

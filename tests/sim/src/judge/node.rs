@@ -17,6 +17,11 @@ pub(crate) enum Word {
     Alive {
         boot: u32,
     },
+    /// A Node object is deleted. Its instance is not named: nobody knows it of whom nothing was heard.
+    Deleted {
+        at: Timestamp,
+        by_hand: bool,
+    },
     /// The control plane on Ready.
     Ready {
         at: Timestamp,
@@ -218,6 +223,11 @@ impl Node {
                 self.heard.push(Heard { word: *word, lag });
             }
             Word::Alive { boot } => self.alive(*boot),
+            Word::Deleted { .. } if !self.is_touched() => {}
+            Word::Deleted { at, by_hand: true } => {
+                self.hear(&Word::Ready { at: *at, bad: true, cure: Some(Cure::Replace) }, arrival);
+            }
+            Word::Deleted { by_hand: false, .. } => self.heard_left = true,
             Word::Ready { at, bad, cure } => {
                 if self.ready_from.is_none_or(|from| *at >= from) {
                     self.ready.push((*at, *bad, *cure));
