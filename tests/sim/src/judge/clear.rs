@@ -145,7 +145,9 @@ impl Judge {
         let node = &self.nodes[number];
         let plan = self.group_plan(number);
         let members = || {
-            let here = |other: &(usize, &super::node::Node)| !other.1.gone && other.1.exists();
+            let here = |other: &(usize, &super::node::Node)| {
+                other.1.exists() && (!other.1.gone || other.1.seen.unhealthy)
+            };
             self.nodes.iter().enumerate().filter(here)
         };
         let may_count = |other: usize| {
@@ -156,18 +158,18 @@ impl Judge {
                 || node.is_touched() && self.as_heard(other).iter().any(|heard| heard.bad)
         };
         let (mut size, mut unhealthy, mut open) = (0, 0, 0);
-        let (mut all, mut here, mut of_zone, mut silent) = (0, 0, 0, 0);
+        let (mut here, mut of_zone, mut silent) = (0, 0, 0);
         for (other, one) in members() {
             let counts = usize::from(one.is_touched() && may_count(other));
             let silent_too = one.seen.silent;
             silent += usize::from(silent_too);
-            all += counts;
+            let there = usize::from(!one.gone);
             if one.zone == node.zone {
-                of_zone += 1;
+                of_zone += there;
                 here += counts;
             }
             if one.group == node.group {
-                size += 1;
+                size += there;
                 unhealthy += counts;
             }
         }
@@ -190,7 +192,6 @@ impl Judge {
         };
         // Fewer unhealthy elsewhere make a zone more suspect: nothing is demanded where it might be.
         let dark = here >= 3 && here * 2 >= of_zone;
-        let _ = all;
         !exceeded && (!full || node.seen.open) && !dark && silent < 3
     }
 }

@@ -123,10 +123,19 @@ impl Judge {
                     }
                     let at = record["nodemend"]["at"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
                     let known = self.made.iter().find(|made| made.is(number, request, called));
+                    // It may be the one before that never left, or the one after.
+                    let nearest = |made: &&Made| {
+                        let far = |at: Option<Timestamp>| at.map(|at| made.at.duration_since(at).abs());
+                        calls.iter().all(|call| far(call.at) >= far(called))
+                    };
+                    let known = known.filter(|made| request.is_some() || nearest(made));
                     let known =
                         known.and_then(|made| made.told).filter(|told| at.is_some_and(|at| *told < at));
                     if let Some(told) = known {
-                        self.wrong("told as missing", format!("node {number}: CloudTrail told at {told:.0}"));
+                        self.wrong(
+                            "told as missing",
+                            format!("node {number}: CloudTrail told at {told:.0}: {data}"),
+                        );
                     }
                 }
                 "RepairForeign" if !self.nodes[number].foreign => {
