@@ -280,7 +280,7 @@ impl Judge {
 
     fn hear(&mut self, number: usize, word: &Word, arrival: Timestamp) {
         if let Word::Trail { call } = word {
-            self.made[*call].told.get_or_insert(arrival);
+            self.made[*call].told.get_or_insert(self.now);
         }
         self.nodes[number].hear(word, arrival);
     }
