@@ -1,7 +1,7 @@
 //! Turns a case's repairs, the one that goes on and those that are over, into the calls that CloudTrail has yet to tell of.
 //!
 //! A call outlives its repair: CloudTrail tells of it minutes later, when the node may have recovered or left. A call
-//! is known by its time; no two of one case have the same.
+//! is known by its time, to the millisecond, as it is stored; no two of one case have the same.
 
 use jiff::Timestamp;
 
@@ -22,13 +22,13 @@ impl Case {
 
     /// One call, by its time.
     pub fn call(&self, at: Timestamp) -> Option<&Call> {
-        self.calls().find(|call| call.at == at)
+        self.calls().find(|call| call.at.as_millisecond() == at.as_millisecond())
     }
 
     /// One call, to write its answer or its verdict.
     pub fn call_mut(&mut self, at: Timestamp) -> Option<&mut Call> {
         let present = self.repair.iter_mut().flat_map(|repair| &mut repair.calls);
-        self.past_calls.iter_mut().chain(present).find(|call| call.at == at)
+        self.past_calls.iter_mut().chain(present).find(|call| call.at.as_millisecond() == at.as_millisecond())
     }
 
     /// The call without an answer, if there is one.

@@ -1,0 +1,240 @@
+//! The operator's commands as operators run them, against a DynamoDB over a real socket.
+
+mod installation;
+
+use jiff::SignedDuration;
+use nodemend::operate::explain;
+use nodemend_domain::group::Lifecycle;
+use serde_json::Value;
+
+use self::installation::{Installation, instance, node};
+
+const POLICY: &str = "\
+mode: repair
+nodeRepairConfig:
+  enabled: true
+  maxUnhealthyNodeThresholdCount: 100
+silence:
+  agentSilentAfter: null
+";
+
+/// A cluster whose node 1 has been bad for 40 minutes.
+fn sick() -> Installation {
+    let installation = Installation::new();
+    installation.apply(POLICY);
+    installation.hear(1, 40);
+    installation
+}
+
+#[test]
+fn a_cluster_without_a_policy_is_told_what_it_lacks() {
+    let installation = Installation::new();
+    let (code, out, _) = installation.nodemend(&["status"]);
+    assert_eq!(code, 0);
+    assert!(out.contains("has no policy") && out.contains("No node is in trouble."), "{out}");
+    assert_eq!(installation.nodemend(&["policy", "show"]).0, 1);
+}
+
+#[test]
+fn each_policy_that_held_can_be_shown_and_applied_again() {
+    let installation = Installation::new();
+    let (_, out) = installation.apply(POLICY);
+    assert!(
+        out.contains("Version 1 holds for cluster prod.") && out.contains("Calls are made from now on"),
+        "{out}"
+    );
+    assert!(installation.apply(POLICY).1.contains("Version 1 says the same"));
+    installation.apply(&POLICY.replace("repair\n", "observe\n"));
+    let (_, history, _) = installation.nodemend(&["policy", "history"]);
+    let rows: Vec<Vec<&str>> = history.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!((rows[1][0], rows[1][2], rows[1][4]), ("2", "observe", "alice"), "{history}");
+    assert_eq!((rows[2][0], rows[2][2]), ("1", "repair"), "{history}");
+    let (_, first, _) = installation.nodemend(&["policy", "show", "--version", "1"]);
+    assert!(first.starts_with("# cluster prod, version 1, by alice, "), "{first}");
+    assert!(installation.apply(&first).1.contains("Version 3 holds"), "what is shown can be applied");
+    assert_eq!(installation.nodemend(&["policy", "show", "--version", "9"]).0, 1);
+}
+
+#[test]
+fn a_policy_that_is_only_tried_or_wrong_changes_nothing() {
+    let installation = Installation::new();
+    let file = installation.file("policy.yaml", POLICY);
+    let (code, out, _) = installation.nodemend(&["policy", "apply", &file, "--dry-run", "--by", "alice"]);
+    assert_eq!((code, out.contains("It would be version 1")), (0, true), "{out}");
+    let wrong = installation.file("wrong.yaml", "mode: kill\n");
+    let (code, _, error) = installation.nodemend(&["policy", "apply", &wrong, "--by", "alice"]);
+    assert_eq!((code, error.contains("wrong.yaml: mode: unknown variant")), (64, true), "{error}");
+    assert_eq!(installation.nodemend(&["policy", "show"]).0, 1, "there is none");
+}
+
+#[test]
+fn status_names_what_is_wrong_and_what_comes_next() {
+    let installation = sick();
+    installation.hear(2, 5);
+    let (code, out, _) = installation.nodemend(&["status"]);
+    assert_eq!(code, 2);
+    let line = |of: &str| out.lines().find(|line| line.contains(of)).unwrap_or_else(|| panic!("{of}: {out}"));
+    assert!(line(node(1).as_str()).contains("due"), "{out}");
+    assert!(line(node(2).as_str()).contains("suspect"), "{out}");
+    assert!(line(node(2).as_str()).contains("NetworkingReady InterfaceNotUp  Replace at "), "{out}");
+    assert!(out.contains("1 suspect · 1 due"), "{out}");
+    let (code, json, _) = installation.nodemend(&["status", "--format", "json"]);
+    let status: Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(code, 2);
+    assert_eq!(status["policy"]["mode"], "repair");
+    let states: Vec<&Value> =
+        status["nodes"].as_array().expect("nodes").iter().map(|node| &node["state"]).collect();
+    assert_eq!(states, ["suspect", "due"]);
+}
+
+#[test]
+fn a_hold_holds_until_it_is_released_and_what_waited_goes_on_at_once() {
+    let installation = sick();
+    let name = node(1);
+    let hold = ["hold", "--node", name.as_str(), "--for", "2h", "--reason", "kernel test", "--by", "alice"];
+    let (code, id, told) = installation.nodemend(&hold);
+    assert_eq!(code, 0);
+    assert!(told.contains("held until"), "{told}");
+    installation.sweep();
+    assert_eq!(installation.cloud.calls(), []);
+    let (code, out, _) = installation.nodemend(&["status"]);
+    assert!(code == 2 && out.contains("blocked") && out.contains("waits for Held"), "{out}");
+    assert!(out.contains(id.trim()) && out.contains("alice") && out.contains("kernel test"), "{out}");
+    let (code, out, _) = installation.nodemend(&["release", id.trim()]);
+    assert_eq!((code, out.contains("1 blocked case is decided anew")), (0, true), "{out}");
+    installation.sweep();
+    assert_eq!(installation.cloud.calls().len(), 1);
+    let (code, _, error) = installation.nodemend(&["release", id.trim()]);
+    assert_eq!((code, error.contains("has no hold")), (1, true), "{error}");
+}
+
+#[test]
+fn a_policy_that_allows_what_was_blocked_takes_effect_at_once() {
+    let installation = Installation::new();
+    installation.apply(&POLICY.replace("enabled: true", "enabled: false"));
+    installation.hear(1, 40);
+    installation.sweep();
+    assert_eq!(installation.cloud.calls(), []);
+    assert!(installation.apply(POLICY).1.contains("1 blocked case is decided anew."));
+    installation.sweep();
+    assert_eq!(installation.cloud.calls().len(), 1);
+}
+
+#[test]
+fn what_is_left_open_or_makes_no_sense_is_named() {
+    let installation = sick();
+    for (arguments, expected) in [
+        (&["hold", "--all", "--reason", "x", "--by", "alice"][..], "--for"),
+        (&["hold", "--all", "--for", "0s", "--reason", "x", "--by", "alice"], "over already"),
+        (&["hold", "--all", "--for", "1h", "--reason", " ", "--by", "alice"], "--reason says nothing"),
+        (&["hold", "--for", "1h", "--reason", "x", "--by", "alice"], "--node"),
+        (&["status", "--cluster", ""], "--cluster"),
+    ] {
+        let (code, _, error) = installation.nodemend(arguments);
+        assert_eq!((code, error.contains(expected)), (64, true), "{arguments:?}: {error}");
+    }
+    let (code, _, error) = installation.nodemend(&["audit", "show", "ip-10-0-0-77.ec2.internal"]);
+    assert_eq!((code, error.contains("was ever heard of")), (1, true), "{error}");
+}
+
+#[test]
+fn explain_says_why_not_yet_and_what_blocks_guard_by_guard() {
+    let installation = sick();
+    installation.hear(2, 5);
+    let explain = |number| {
+        let now = installation.now();
+        let explained = installation.explain(number);
+        let mut out = anstream::StripStream::new(Vec::new());
+        explain::write(&mut out, &explained, now).expect("written");
+        let json = explain::to_json(&explained, now);
+        (String::from_utf8(out.into_inner()).expect("text"), json)
+    };
+    let (text, json) = explain(2);
+    assert!(text.contains("Not yet: Replace at "), "{text}");
+    assert!(text.contains("eth1 is down") && text.contains("group workers, InService"), "{text}");
+    assert_eq!(json["guards"].as_array().map(Vec::len), Some(15));
+    let (text, _) = explain(1);
+    assert!(text.contains("The next sweep will Replace: NetworkingReady InterfaceNotUp."), "{text}");
+    installation.cloud.change(|fleet| fleet.set_lifecycle(&instance(1), Lifecycle::SetAside));
+    let (text, json) = explain(1);
+    assert!(text.contains("Replace is due and blocked by NotInService"), "{text}");
+    assert!(text.contains("✗ NotInService        ") && text.contains("✓ Held\n"), "{text}");
+    let blocked: Vec<&Value> =
+        json["guards"].as_array().expect("guards").iter().filter(|guard| guard["passes"] == false).collect();
+    assert_eq!(blocked.len(), 1);
+    assert_eq!(json["state"], "due");
+}
+
+#[test]
+fn a_trail_that_holds_is_proved_and_one_that_does_not_is_named() {
+    let installation = sick();
+    installation.sweep();
+    let (code, out, _) = installation.nodemend(&["audit", "verify"]);
+    assert_eq!((code, out.contains("2 records in 1 trails: all of it holds")), (0, true), "{out}");
+    installation.cloudtrail_tells(1);
+    let (code, out, _) = installation.nodemend(&["audit", "verify"]);
+    assert_eq!((code, out.contains("3 records in 1 trails: all of it holds")), (0, true), "{out}");
+
+    let (_, list, _) = installation.nodemend(&["audit", "list", "--since", "1d"]);
+    for name in ["RepairClaimed", "TerminateInstance", "RepairConfirmed"] {
+        assert!(list.contains(name), "{list}");
+    }
+    let (_, calls, _) = installation.nodemend(&["audit", "list", "--calls", "--format", "json"]);
+    let record: Value = serde_json::from_str(calls.trim()).expect("one record");
+    let request = record["requestID"].as_str().expect("an id");
+    let (code, shown, _) = installation.nodemend(&["audit", "show", request]);
+    assert!(code == 0 && shown.contains("\"eventName\": \"TerminateInstanceInAutoScalingGroup\""), "{shown}");
+    let (_, by_node, _) = installation.nodemend(&["audit", "show", node(1).as_str(), "--format", "json"]);
+    assert_eq!(by_node.lines().count(), 3);
+
+    // Somebody who may write the table takes the last record away, or changes one.
+    let removed = installation.take_record(1, 3);
+    let (code, out, _) = installation.nodemend(&["audit", "verify"]);
+    assert_eq!((code, out.contains("the case knows of 3 records")), (1, true), "{out}");
+    installation.put_record(removed);
+    assert_eq!(installation.nodemend(&["audit", "verify"]).0, 0);
+    installation.forge_record(
+        1,
+        2,
+        "\"shouldDecrementDesiredCapacity\":false",
+        "\"shouldDecrementDesiredCapacity\":true",
+    );
+    let (code, out, _) = installation.nodemend(&["audit", "verify", "--format", "json"]);
+    let finding: Value = serde_json::from_str(out.trim()).expect("JSON");
+    assert_eq!((code, &finding["holds"]), (1, &Value::Bool(false)));
+    assert!(finding["problems"].to_string().contains("the trail is broken at record 3"), "{finding}");
+}
+
+#[test]
+fn a_call_of_which_cloudtrail_never_told_is_no_sound_trail() {
+    let installation = sick();
+    let now = installation.now();
+    installation.sweep_at(now - SignedDuration::from_mins(5));
+    installation.sweep_at(now + SignedDuration::from_mins(40));
+    let (code, out, _) = installation.nodemend(&["audit", "verify", instance(1).as_str()]);
+    assert_eq!((code, out.contains("RepairMissing")), (1, true), "{out}");
+}
+
+#[test]
+fn help_has_examples_and_exit_codes() {
+    let installation = Installation::new();
+    for command in
+        [&["status"][..], &["explain"], &["hold"], &["release"], &["policy", "apply"], &["audit", "verify"]]
+    {
+        let (code, out, _) = installation.nodemend(&[command, &["--help"]].concat());
+        assert!(code == 0 && out.contains("Examples:") && out.contains("Exit codes:"), "{command:?}: {out}");
+    }
+}
+
+#[test]
+fn nothing_that_a_node_says_repaints_the_terminal() {
+    let installation = Installation::new();
+    installation.apply(POLICY);
+    installation.hear_of(1, 40, "\u{1b}[2J\u{1b}]0;owned\u{7}");
+    let now = installation.now();
+    let mut out = Vec::new();
+    explain::write(&mut anstream::StripStream::new(&mut out), &installation.explain(1), now)
+        .expect("written");
+    let text = String::from_utf8(out).expect("text");
+    assert!(text.contains("owned") && !text.contains(['\u{1b}', '\u{7}']), "{text:?}");
+}
