@@ -127,6 +127,7 @@ fn one(seed: u64, options: &Options) -> ExitCode {
 fn many(asked: &Asked) -> ExitCode {
     let began = Instant::now();
     let (mut calls, mut failed, mut told) = (0, 0_u64, began);
+    let (mut invocations, mut operations) = (0, 0);
     let mut slowest = (Duration::ZERO, asked.from);
     let mut rules: std::collections::BTreeMap<&'static str, (u64, u64)> = std::collections::BTreeMap::new();
     let terminal = std::io::stderr().is_terminal();
@@ -135,6 +136,8 @@ fn many(asked: &Asked) -> ExitCode {
         let outcome = run(seed, &asked.options);
         slowest = slowest.max((start.elapsed(), seed));
         calls += outcome.calls;
+        invocations += outcome.invocations;
+        operations += outcome.operations;
         if let Some(wrong) = outcome.wrongs.first() {
             failed += 1;
             rules.entry(wrong.rule).or_insert((0, seed)).0 += 1;
@@ -158,7 +161,8 @@ fn many(asked: &Asked) -> ExitCode {
     }
     let cpu = cpu_seconds().unwrap_or(took);
     println!(
-        "{} schedules of {} nodes and {} h from seed {}: {failed} wrong, {calls} calls; {took:.1} s, {:.0} a core-second; \
+        "{} schedules of {} nodes and {} h from seed {}: {failed} wrong, {calls} calls in {invocations} \
+         invocations of {operations} reads and writes; {took:.1} s, {:.0} a core-second; \
          the slowest took {:.0?} (seed {})",
         asked.seeds,
         asked.options.nodes,

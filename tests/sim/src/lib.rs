@@ -38,6 +38,10 @@ pub struct Outcome {
     pub calls: usize,
     /// How many of them AWS took.
     pub accepted: usize,
+    /// How often a function was invoked.
+    pub invocations: usize,
+    /// How often they read or wrote a case or what stands around it.
+    pub operations: usize,
     /// What happened, if it was asked for.
     pub story: Vec<String>,
 }
@@ -55,6 +59,8 @@ pub fn run(seed: u64, options: &Options) -> Outcome {
         wrongs: std::mem::take(&mut judge.wrongs),
         calls: judge.made.len(),
         accepted,
+        invocations: judge.invocations,
+        operations: judge.operations,
         story: judge.story.take().unwrap_or_default(),
     }
 }

@@ -112,6 +112,9 @@ pub(crate) struct Judge {
     pub(crate) last_written: Timestamp,
     /// The last thing that any function suffered.
     pub(crate) last_fault: Timestamp,
+    /// How many invocations there were, and how many of their operations the judge saw.
+    pub(crate) invocations: usize,
+    pub(crate) operations: usize,
     reads: Vec<Reads>,
     free: Vec<usize>,
     pub(crate) wrongs: Vec<Wrong>,
@@ -145,6 +148,8 @@ impl Judge {
             recorded: HashMap::new(),
             last_written: plan.start,
             last_fault: plan.start - SignedDuration::from_hours(1),
+            invocations: 0,
+            operations: 0,
             reads: Vec::new(),
             free: Vec::new(),
             wrongs: Vec::new(),
@@ -174,6 +179,7 @@ impl Judge {
 
     /// A process begins, with something to take in or without.
     pub(crate) fn begins(&mut self, words: Vec<(usize, Word)>, arrival: Timestamp) -> usize {
+        self.invocations += 1;
         let process = self.free.pop().unwrap_or_else(|| {
             self.reads.push(Reads::default());
             self.reads.len() - 1
@@ -200,6 +206,7 @@ impl Judge {
 
     /// A process reads something.
     pub(crate) fn read(&mut self, process: usize, note: impl FnOnce(&mut Reads, u64)) {
+        self.operations += 1;
         let reads = &mut self.reads[process];
         reads.order += 1;
         reads.now = self.now;
@@ -215,6 +222,7 @@ impl Judge {
         group: Option<&GroupState>,
         entries: &[Entry],
     ) {
+        self.operations += 1;
         let number = Node::number(&case.instance_id);
         if number >= self.nodes.len() {
             self.wrong("made up", format!("a case of {}, which does not exist", case.instance_id));
