@@ -1,4 +1,4 @@
-# What people and CI type. Nothing here needs more than Rust >= 1.95, a C compiler and make.
+# What people and CI type. Nothing but the tests needs more than Rust >= 1.95, a C compiler and make.
 
 CARGO ?= cargo
 
@@ -13,6 +13,7 @@ demo: ## Replay the reference incident, from the blocked metadata service to the
 test: check ## Everything that CI runs
 	$(CARGO) test --workspace --all-features --locked --quiet
 	$(CARGO) test --profile simulation --locked --quiet -p nodemend-simulation
+	./tests/infra.sh
 
 check: ## Format, lints, and what may depend on what
 	$(CARGO) fmt --all --check

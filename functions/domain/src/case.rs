@@ -21,7 +21,7 @@ pub use self::{
     tally::Tally,
 };
 use crate::{
-    clock::{History, Statement},
+    clock::{History, Onset, Statement},
     condition::{ConditionType, RepairAction},
     ident::{BootId, ClusterName, GroupName, InstanceId, NodeName, Zone},
     observation::Deleter,
@@ -142,12 +142,12 @@ enum Witness {
     /// The node's own agent.
     Agent {
         statement: Statement,
-        /// The earliest instant of the present trouble at which a reason was there that some rule acts on.
-        #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
-        acting: Option<Timestamp>,
-        /// The earliest at which one was there that none does.
-        #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
-        idle: Option<Timestamp>,
+        /// When in the present trouble a reason was there first that some rule acts on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        acting: Option<Onset>,
+        /// When one was there first that none does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        idle: Option<Onset>,
     },
     /// The control plane.
     ControlPlane(History),

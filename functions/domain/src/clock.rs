@@ -139,16 +139,33 @@ pub struct Statement {
     since: Timestamp,
     /// The trouble that it is in, or was in last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    trouble: Option<Trouble>,
+    trouble: Option<Onset>,
 }
 
+/// When something began on a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Trouble {
+pub struct Onset {
+    /// By the node's clock: what came first there is told by this.
     #[serde(with = "stamp")]
-    node_since: Timestamp,
+    pub node_since: Timestamp,
+    /// By our clock, no later than this: what is waited for is counted from this.
     #[serde(with = "stamp")]
-    start: Timestamp,
+    pub start: Timestamp,
+}
+
+impl Onset {
+    /// The earlier of two, by each clock.
+    #[must_use]
+    pub fn min(self, other: Self) -> Self {
+        Self { node_since: self.node_since.min(other.node_since), start: self.start.min(other.start) }
+    }
+
+    /// The later of two, by each clock.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self { node_since: self.node_since.max(other.node_since), start: self.start.max(other.start) }
+    }
 }
 
 /// One thing that an agent says of a condition, with the ages that only its own clock can measure.
@@ -192,8 +209,7 @@ impl Statement {
     /// The first saying about a condition.
     pub fn first(saying: Saying) -> Self {
         let since = saying.since();
-        let trouble =
-            saying.health.is_bad().then_some(Trouble { node_since: saying.node_since, start: since });
+        let trouble = saying.health.is_bad().then_some(Onset { node_since: saying.node_since, start: since });
         Self { seq: saying.seq, health: saying.health, node_since: saying.node_since, since, trouble }
     }
 
@@ -214,13 +230,13 @@ impl Statement {
         if saying.health.is_bad()
             && self.trouble.is_none_or(|trouble| self.has_recovered(&saying, trouble, hold))
         {
-            self.trouble = Some(Trouble { node_since: saying.node_since, start: since });
+            self.trouble = Some(Onset { node_since: saying.node_since, start: since });
         }
         if saying.node_since != self.node_since {
             self.since = since;
         }
         if crate::bug!("clock-reset-on-repeat") && saying.health.is_bad() {
-            self.trouble = Some(Trouble { node_since: saying.node_since, start: saying.arrival });
+            self.trouble = Some(Onset { node_since: saying.node_since, start: saying.arrival });
         }
         (self.seq, self.health, self.node_since) = (saying.seq, saying.health, saying.node_since);
         Noted::News
@@ -228,7 +244,7 @@ impl Statement {
 
     /// Whether the spell that is said to begin now is a new trouble: only where a recovery held in between.
     /// A later start alone proves none: an agent that lost its memory has one too.
-    fn has_recovered(&self, saying: &Saying, trouble: Trouble, hold: SignedDuration) -> bool {
+    fn has_recovered(&self, saying: &Saying, trouble: Onset, hold: SignedDuration) -> bool {
         if saying.node_since <= trouble.node_since {
             return false;
         }
@@ -244,9 +260,9 @@ impl Statement {
         }
     }
 
-    /// The start of the present trouble, if a saying that was taken in is of it and not of an earlier one.
-    pub fn trouble_of(&self, saying: &Saying) -> Option<Timestamp> {
-        self.trouble.filter(|trouble| saying.node_since >= trouble.node_since).map(|trouble| trouble.start)
+    /// The onset of the present trouble, if a saying that was taken in is of it and not of an earlier one.
+    pub fn trouble_of(&self, saying: &Saying) -> Option<Onset> {
+        self.trouble.filter(|trouble| saying.node_since >= trouble.node_since)
     }
 
     /// What the clock shows.

@@ -97,11 +97,12 @@ pub fn triage(case: &Case, policy: &Policy, now: Timestamp) -> Triage {
     if let Some(repair) = &case.repair {
         return triage_repair(case, repair, policy, now);
     }
-    if case.departure.is_some() {
-        return NeedsSurroundings;
-    }
+    // First: whoever left again has come, too, and a repair waits for it.
     if let Some(introduction) = introduction(case, policy, now) {
         return Settled(Decision::Introduce(introduction));
+    }
+    if case.departure.is_some() {
+        return NeedsSurroundings;
     }
     if case.silent_since.is_none()
         && let Some(since) = case.silence(policy, now)

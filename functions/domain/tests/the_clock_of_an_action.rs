@@ -104,6 +104,13 @@ fn a_new_reason_never_sets_the_clock_back() {
 }
 
 #[test]
+fn which_reason_came_first_the_nodes_own_clock_tells() {
+    // The report of the idle reason is three minutes late.
+    let late = Told { seq: 1, written: 0, arrives: 3, since: 0, findings: &[(IDLE, 0)] };
+    assert_eq!(start(&[late, told(2, 4, 0, &[(ACTED_ON, 1)])]), Some(1));
+}
+
+#[test]
 fn what_is_said_late_of_an_earlier_trouble_does_not_start_the_clock_of_this_one() {
     let late = || Told { seq: 2, written: 5, arrives: 25, since: 0, findings: &[(IDLE, 0), (ACTED_ON, 4)] };
     let now = || told(4, 20, 20, &[(IDLE, 20)]);

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Boot, Case, Condition, Found, MAX_CONDITIONS, MAX_OLD_BOOTS, MAX_TALLIES, News, Tally, Witness};
 use crate::{
-    clock::{Noted, Saying, Statement},
+    clock::{Noted, Onset, Saying, Statement},
     condition::{ConditionType, Health, Polarity, Severity},
     ident::BootId,
     policy::Policy,
@@ -142,7 +142,11 @@ impl Case {
             };
             let earliest = |wanted: bool| {
                 let such = found.iter().filter(|finding| actionable(&finding.reason) == wanted);
-                such.map(|finding| arrival - age(report.at, finding.since)).min()
+                let onset = |finding: &&Finding<'_>| Onset {
+                    node_since: finding.since,
+                    start: arrival - age(report.at, finding.since),
+                };
+                such.map(onset).reduce(Onset::min)
             };
             let nameless = if found.is_empty() { Some(trouble) } else { None };
             note_earliest(acting, earliest(true).or(nameless), trouble);
@@ -198,11 +202,11 @@ impl Case {
     }
 }
 
-/// Keeps the earliest instant of a trouble: what is older than its start was noted of another.
-fn note_earliest(known: &mut Option<Timestamp>, heard: Option<Timestamp>, trouble: Timestamp) {
-    let of_this_trouble = known.filter(|known| *known >= trouble);
+/// Keeps the earliest onset within a trouble: what is older than the trouble was noted of another.
+fn note_earliest(known: &mut Option<Onset>, heard: Option<Onset>, trouble: Onset) {
+    let of_this_trouble = known.filter(|known| known.node_since >= trouble.node_since);
     let heard = heard.map(|heard| heard.max(trouble));
-    *known = of_this_trouble.into_iter().chain(heard).min();
+    *known = of_this_trouble.into_iter().chain(heard).reduce(Onset::min);
 }
 
 /// An age on the node's clock; a start after the report has none.

@@ -47,6 +47,8 @@ impl Case {
                 // A kubelet registers before it is ready: that is no trouble to tell of.
                 self.hear_conditions(conditions, at, policy, &mut Vec::new());
             }
+            // A name comes again. What is older than this instance is the end of the one that had its name before.
+            What::Deleted { .. } if self.came_after(at) => {}
             What::Deleted { by, user } => {
                 news.push(News::Deleted { by: *by, user: user.clone() });
                 match by {

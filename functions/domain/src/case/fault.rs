@@ -271,8 +271,9 @@ impl Condition {
                 // A new reason never sets the clock back to a later start; but reasons that nobody acts on don't start
                 // the clock of one that comes to them, or takes their place.
                 Witness::Agent { acting, idle, .. } => {
-                    let idled = acting.zip(*idle).filter(|(acting, idle)| idle < acting && *idle >= since);
-                    (Testimony::Agent, Some(idled.map_or(since, |(acting, _)| acting)))
+                    let idled =
+                        acting.zip(*idle).filter(|(acting, idle)| idle.node_since < acting.node_since);
+                    (Testimony::Agent, Some(idled.map_or(since, |(acting, _)| acting.start.max(since))))
                 }
                 Witness::ControlPlane(history) => {
                     let acted_on = |reason: &str| rules.remedy(&self.condition, reason).is_some();

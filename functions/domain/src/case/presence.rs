@@ -45,6 +45,12 @@ impl Case {
         }
     }
 
+    /// Whether the instance is younger than this.
+    pub(super) fn came_after(&self, at: Timestamp) -> bool {
+        let launched = self.arrival.as_ref().and_then(|arrival| arrival.launched);
+        launched.or(self.first_heard).is_some_and(|came| came > at)
+    }
+
     /// Whoever is heard has joined.
     pub(super) fn joined(&mut self, at: Timestamp) {
         self.first_heard = Some(self.first_heard.map_or(at, |first| first.min(at)));
@@ -59,5 +65,40 @@ impl Case {
             self.arrival.get_or_insert_with(Arrival::default);
         }
         self.joined(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ident::{ClusterName, InstanceId, NodeName},
+        observation::{Deleter, Observation, What},
+        policy::Policy,
+    };
+
+    fn at(minute: i64) -> Timestamp {
+        Timestamp::from_second(1_790_000_000 + minute * 60).expect("a time")
+    }
+
+    #[test]
+    fn the_end_of_the_node_that_had_the_name_before_is_not_this_ones() {
+        let deleted_at = |minute: i64| {
+            let id = InstanceId::new("i-00000000000000001").expect("an id");
+            let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
+            case.hear_launch(&GroupName::new("workers").expect("a name"), None, at(10));
+            let deletion = Observation {
+                at: at(minute),
+                node: NodeName::new("ip-10-0-0-1.ec2.internal").expect("a name"),
+                instance_id: None,
+                zone: None,
+                boot_id: None,
+                what: What::Deleted { by: Deleter::CloudController, user: "ccm".to_owned() },
+            };
+            case.hear_observation(&deletion, &Policy::eks_defaults());
+            case.departure.is_some()
+        };
+        assert!(!deleted_at(5), "before it was launched");
+        assert!(deleted_at(20));
     }
 }

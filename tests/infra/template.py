@@ -1,0 +1,178 @@
+"""Turns infra/template.yaml into what CloudFormation would make of it: SAM's shorthand written out, parameters filled in."""
+
+import json
+import os
+import re
+from functools import cache
+from pathlib import Path
+
+from samcli.yamlhelper import yaml_parse
+from samtranslator.translator.transform import transform
+
+ROOT = Path(__file__).resolve().parents[2]
+TEMPLATE = ROOT / "infra" / "template.yaml"
+PARTITION, REGION, ACCOUNT, CLUSTER = "aws", "eu-west-1", "111122223333", "prod"
+# SAM asks its environment where it is; nothing else of AWS's is asked.
+os.environ["AWS_DEFAULT_REGION"] = REGION
+PSEUDO = {
+    "AWS::Partition": PARTITION,
+    "AWS::Region": REGION,
+    "AWS::AccountId": ACCOUNT,
+    "AWS::StackName": "nodemend-prod",
+    "AWS::NoValue": None,
+}
+
+
+@cache
+def _written() -> str:
+    return json.dumps(yaml_parse(TEMPLATE.read_text()))
+
+
+def written() -> dict:
+    """The template as it is written, a copy of its own for each who asks."""
+    return json.loads(_written())
+
+
+@cache
+def _synthesized() -> str:
+    template = written()
+    # SAM itself does this when it validates: the code is put into a bucket by `sam deploy`.
+    template["Globals"]["Function"]["CodeUri"] = "s3://bucket/key"
+    return json.dumps(transform(template, {"ClusterName": CLUSTER}, None))
+
+
+def synthesized() -> dict:
+    """The template as CloudFormation sees it: SAM's own resource types are gone."""
+    return json.loads(_synthesized())
+
+
+def parameters(**given: str) -> dict:
+    defaults = {name: p["Default"] for name, p in written()["Parameters"].items() if "Default" in p}
+    return {"ClusterName": CLUSTER, **defaults, **given}
+
+
+def deployed(**given: str) -> dict:
+    """Resources and outputs with all that is known before a deployment filled in."""
+    template = synthesized()
+    return Resolver(template, parameters(**given)).resolve()
+
+
+class Resolver:
+    """Carries out the intrinsic functions that the template uses, and no others."""
+
+    def __init__(self, template: dict, given: dict):
+        self.template, self.given = template, given
+        self.conditions = {}
+        for name, condition in template.get("Conditions", {}).items():
+            self.conditions[name] = self.value(condition)
+
+    def resolve(self) -> dict:
+        resources = {
+            name: self.value({key: value for key, value in resource.items() if key != "Condition"})
+            for name, resource in self.template["Resources"].items()
+            if self.conditions.get(resource.get("Condition"), True)
+        }
+        return {"Resources": resources, "Outputs": self.value(self.template["Outputs"])}
+
+    def value(self, node):
+        if isinstance(node, list):
+            return [value for value in map(self.value, node) if value is not None]
+        if not isinstance(node, dict):
+            return node
+        if len(node) == 1:
+            ((function, argument),) = node.items()
+            if function == "Ref" or function.startswith("Fn::") or function == "Condition" and isinstance(argument, str):
+                return self.call(function, argument)
+        return {key: value for key, value in ((k, self.value(v)) for k, v in node.items()) if value is not None}
+
+    def call(self, function, argument):
+        match function:
+            case "Ref":
+                return self.ref(argument)
+            case "Fn::GetAtt":
+                return self.attribute(*(argument.split(".", 1) if isinstance(argument, str) else argument))
+            case "Fn::Sub":
+                return re.sub(r"\$\{([^!}][^}]*)\}", lambda found: self.name(found[1]), argument)
+            case "Fn::If":
+                condition, then, otherwise = argument
+                return self.value(then if self.conditions[condition] else otherwise)
+            case "Fn::Equals":
+                left, right = map(self.value, argument)
+                return left == right
+            case "Fn::Not":
+                return not self.value(argument[0])
+            case _:
+                raise ValueError(f"{function} is not known here")
+
+    def name(self, name):
+        return str(self.attribute(*name.split(".", 1)) if "." in name else self.ref(name))
+
+    def ref(self, name):
+        if name in PSEUDO:
+            return PSEUDO[name]
+        if name in self.given:
+            return self.given[name]
+        resource = self.template["Resources"][name]
+        match resource["Type"]:
+            case "AWS::Logs::LogGroup":
+                return self.value(resource["Properties"].get("LogGroupName", f"/stack/{name}"))
+            case "AWS::SNS::Topic" | "AWS::IAM::ManagedPolicy":
+                return self.attribute(name, "Arn")
+            case _:
+                return name
+
+    def attribute(self, name, attribute):
+        if attribute != "Arn":
+            return f"{name}.{attribute}"
+        here = f"{REGION}:{ACCOUNT}"
+        match self.template["Resources"][name]["Type"]:
+            case "AWS::DynamoDB::Table":
+                return f"arn:{PARTITION}:dynamodb:{here}:table/{name}"
+            case "AWS::Logs::LogGroup":
+                return f"arn:{PARTITION}:logs:{here}:log-group:{self.ref(name)}:*"
+            case "AWS::IAM::Role":
+                return f"arn:{PARTITION}:iam::{ACCOUNT}:role/{name}"
+            case "AWS::IAM::ManagedPolicy":
+                return f"arn:{PARTITION}:iam::{ACCOUNT}:policy/{name}"
+            case "AWS::Lambda::Function":
+                return f"arn:{PARTITION}:lambda:{here}:function:{name}"
+            case "AWS::SQS::Queue":
+                return f"arn:{PARTITION}:sqs:{here}:{name}"
+            case "AWS::SNS::Topic":
+                return f"arn:{PARTITION}:sns:{here}:{name}"
+            case "AWS::Events::Rule":
+                return f"arn:{PARTITION}:events:{here}:rule/{name}"
+            case "AWS::CloudWatch::Alarm":
+                return f"arn:{PARTITION}:cloudwatch:{here}:alarm:{name}"
+            case other:
+                raise ValueError(f"the ARN of a {other} is not known here")
+
+
+def of_type(resources: dict, kind: str) -> dict:
+    return {name: resource for name, resource in resources.items() if resource["Type"] == kind}
+
+
+def document(policy) -> dict:
+    """A policy document, whichever of its two forms it has."""
+    return json.loads(policy) if isinstance(policy, str) else policy
+
+
+def policies(resources: dict) -> dict:
+    """What each role may do, and each managed policy that no role has: lists of statements, by logical id."""
+    managed = {
+        f"arn:{PARTITION}:iam::{ACCOUNT}:policy/{name}": (name, document(policy["Properties"]["PolicyDocument"])["Statement"])
+        for name, policy in of_type(resources, "AWS::IAM::ManagedPolicy").items()
+    }
+    found, attached = {}, set()
+    for name, role in of_type(resources, "AWS::IAM::Role").items():
+        found[name] = []
+        for policy in role["Properties"].get("Policies", []):
+            found[name] += document(policy["PolicyDocument"])["Statement"]
+        for arn in role["Properties"].get("ManagedPolicyArns", []):
+            found[name] += managed[arn][1]
+            attached.add(arn)
+    return found | {name: statements for arn, (name, statements) in managed.items() if arn not in attached}
+
+
+def listed(value) -> list:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,108 @@
+"""The construct compiles, synthesizes to the template and nothing else, and leaves no finding unexplained."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from template import ROOT, written
+
+CDK = ROOT / "infra" / "cdk"
+FUNCTIONS = {"IntakeFunction": "nodemend-intake", "RepairFunction": "nodemend-repair", "AuditFunction": "nodemend-audit"}
+
+pytestmark = pytest.mark.skipif(not shutil.which("npm"), reason="npm is not here, and nodemend is built without it")
+
+
+def run(*command, **how):
+    done = subprocess.run(command, cwd=CDK, capture_output=True, text=True, **how)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def installed():
+    stamp, lock = CDK / "node_modules" / ".pins", CDK / "package-lock.json"
+    if not stamp.is_file() or stamp.read_bytes() != lock.read_bytes():
+        run("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error")
+        shutil.copy(lock, stamp)
+
+
+@pytest.fixture(scope="module")
+def synthesized(installed, tmp_path_factory):
+    functions, out = tmp_path_factory.mktemp("functions"), tmp_path_factory.mktemp("out")
+    for name in FUNCTIONS.values():
+        (functions / name).mkdir()
+        (functions / name / "bootstrap").write_text(name)
+    environment = {**os.environ, "CI": "true", "CDK_DISABLE_CLI_TELEMETRY": "true"}
+    command = ["npx", "cdk", "synth", "--quiet", "--output", out, "--context", "cluster=test", "--context", f"functions={functions}"]
+    run(*command, env=environment)
+    return out
+
+
+def test_it_compiles(installed):
+    run("npx", "tsc", "--noEmit")
+
+
+def test_what_it_uses_is_pinned():
+    package = json.loads((CDK / "package.json").read_text())
+    versions = {**package["dependencies"], **package["devDependencies"]}
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in versions.values())
+    assert versions["aws-cdk-lib"].startswith("2.") and versions["typescript"].startswith("5.")
+
+
+def test_every_parameter_is_a_property_and_no_other():
+    source = (CDK / "lib" / "node-repair.ts").read_text()
+    assert set(re.findall(r'this\.set\("(\w+)"', source)) == set(written()["Parameters"])
+
+
+def test_it_is_the_template_and_the_code(synthesized):
+    template = json.loads((synthesized / "nodemend-test.template.json").read_text())
+    expected = written()
+    assert template["Parameters"].pop("ClusterName")["Default"] == "test"
+    expected["Parameters"].pop("ClusterName")
+    # CDK's own, of every app.
+    template["Parameters"].pop("BootstrapVersion")
+    for name, parameter in template["Parameters"].items():
+        assert parameter["Default"] == expected["Parameters"][name]["Default"], name
+    assert template["Globals"] == expected["Globals"]
+    assert template["Transform"] == expected["Transform"]
+    resources = {name: one for name, one in template["Resources"].items() if one["Type"] != "AWS::CDK::Metadata"}
+    for name, binary in FUNCTIONS.items():
+        code = resources[name]["Properties"].pop("CodeUri")
+        assert set(code) == {"Bucket", "Key"}
+        assert expected["Resources"][name]["Metadata"]["BuildProperties"]["Binary"] == binary
+    for one in [*resources.values(), *expected["Resources"].values()]:
+        one.pop("Metadata", None)
+    assert plain(resources) == plain(expected["Resources"])
+    assert {name: output["Value"] for name, output in plain(template["Outputs"]).items()} == {
+        name: output["Value"] for name, output in plain(expected["Outputs"]).items()
+    }
+
+
+def plain(node):
+    """The same in one way of writing: both readers write some things in a way of their own."""
+    if isinstance(node, list):
+        return [plain(one) for one in node]
+    if not isinstance(node, dict):
+        return node
+    if len(node) == 1 and isinstance(node.get("Fn::GetAtt"), str):
+        return {"Fn::GetAtt": node["Fn::GetAtt"].split(".", 1)}
+    return {key: [plain(value)] if key == "DependsOn" and isinstance(value, str) else plain(value) for key, value in node.items()}
+
+
+def test_every_finding_is_explained_and_every_explanation_needed(synthesized):
+    report = json.loads((synthesized / "validation-report.json").read_text())
+    plugins = {plugin["pluginName"]: plugin for plugin in report["pluginReports"]}
+    assert "AwsSolutions" in plugins
+    assert [violation for plugin in plugins.values() for violation in plugin["violations"]] == []
+    found = {
+        (construct["constructPath"].rsplit("/", 1)[1], violation["acknowledgedId"])
+        for plugin in plugins.values()
+        for violation in plugin["suppressedViolations"]
+        for construct in violation["violatingConstructs"]
+    }
+    explained = (CDK / "lib" / "findings.ts").read_text().count("\n  [")
+    assert len(found) == explained, sorted(found)

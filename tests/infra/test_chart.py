@@ -1,0 +1,226 @@
+"""The chart renders to what Kubernetes takes, and the agent finds in its container what its code looks for."""
+
+import json
+import re
+import subprocess
+
+import helm_python as helm
+import kubernetes_validate
+import pytest
+import yaml
+
+import rust_calls
+from chart import CHART, MANIFESTS, manifests, objects
+from template import ROOT, parameters
+
+ROLE = "arn:aws:iam::111122223333:role/nodemend-prod-AgentRole"
+RULES = "rules:\n- reason: FuseDeadlock\n  condition: StorageReady\n  severity: Event\n  source: kmsg\n  pattern: 'fuse.*blocked'\n"
+VALUES = {
+    "default": {},
+    "irsa": {"serviceAccount": {"roleArn": ROLE}, "region": "eu-west-1"},
+    "pod-identity": {"serviceAccount": {"create": False, "name": "nodemend-agent"}},
+    "rules": {"rules": {"ours.yaml": RULES, "npd.json": '{"rules": []}'}},
+    "stdout": {"sink": "stdout"},
+    "unprivileged": {"privileged": False},
+    "everything": {
+        "image": {"digest": "sha256:" + "0" * 64},
+        "imagePullSecrets": [{"name": "registry"}],
+        "logGroup": "/nodemend/prod/nodes",
+        "settings": {"heartbeat": "1m", "without": ["dns"], "excludeInterfaces": ["docker.*"], "spoolMib": 16},
+        "hostFiles": ["/var/lib/kubelet/kubeconfig"],
+        "nodeSelector": {"team": "data"},
+        "podAnnotations": {"a": "b"},
+        "port": 19102,
+    },
+}
+# The oldest that the chart says it is for, one that is in use, and the newest that there are schemas for but one.
+KUBERNETES = ["1.25", "1.31", "1.36"]
+
+
+def rendered(name: str) -> dict:
+    return objects({"clusterName": "prod", **VALUES[name]})
+
+
+def container(name: str) -> dict:
+    return rendered(name)["DaemonSet"]["spec"]["template"]["spec"]["containers"][0]
+
+
+def pod(name: str) -> dict:
+    return rendered(name)["DaemonSet"]["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_helm_finds_nothing_wrong(name):
+    report = helm.lint(str(CHART), {"clusterName": "prod", **VALUES[name]}, strict=True)
+    assert report["errors"] == []
+    assert [message for message in report["messages"] if message["severity"] >= 2] == []
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+@pytest.mark.parametrize("name", VALUES)
+def test_kubernetes_takes_it(name, version):
+    found = rendered(name)
+    assert {"ConfigMap", "DaemonSet"} <= set(found)
+    for one in found.values():
+        kubernetes_validate.validate(one, version, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({}, "clusterName"),
+        ({"clusterName": ""}, "clusterName"),
+        ({"clusterName": "prod", "clustername": "x"}, "clustername"),
+        ({"clusterName": "prod", "sink": "syslog"}, "sink"),
+        ({"clusterName": "prod", "settings": {"cluster": "other"}}, "cluster"),
+        ({"clusterName": "prod", "settings": {"heartbeats": "1m"}}, "heartbeats"),
+        ({"clusterName": "prod", "rules": {"agent.yaml": "x"}}, "rules"),
+        ({"clusterName": "prod", "rules": {"../x.yaml": "x"}}, "x.yaml"),
+        ({"clusterName": "prod", "serviceAccount": {"roleArn": "nodemend"}}, "roleArn"),
+        ({"clusterName": "prod", "image": {"digest": "latest"}}, "digest"),
+        ({"clusterName": "prod", "hostFiles": ["etc/x"]}, "hostFiles"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(values, named):
+    with pytest.raises(helm.HelmError, match=named):
+        objects(values)
+
+
+def test_the_plain_manifests_are_the_chart_rendered():
+    found = {file.name: file.read_text().split("\n", 1)[1] for file in MANIFESTS.iterdir()}
+    assert found == manifests(), "write them anew: .venv/bin/python tests/infra/chart.py"
+    for name in set(found) - {"kustomization.yaml"}:
+        kubernetes_validate.validate(yaml.safe_load(found[name]), KUBERNETES[-1], strict=True)
+
+
+# ---- what the agent is given
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_it_runs_on_every_node_and_is_the_last_to_go(name):
+    spec = pod(name)
+    assert spec["tolerations"] == [{"operator": "Exists"}], "every taint"
+    assert spec["priorityClassName"] == "system-node-critical"
+    assert spec["hostNetwork"] is True
+    assert spec["automountServiceAccountToken"] is False
+
+
+def test_a_role_comes_by_annotation_or_by_the_service_accounts_name():
+    irsa, own = rendered("irsa"), rendered("default")
+    assert irsa["ServiceAccount"]["metadata"]["annotations"] == {"eks.amazonaws.com/role-arn": ROLE}
+    environment = {one["name"]: one.get("value") for one in container("irsa")["env"]}
+    assert environment["AWS_EC2_METADATA_DISABLED"] == "true"
+    assert environment["AWS_REGION"] == "eu-west-1"
+    assert "annotations" not in own["ServiceAccount"]["metadata"]
+    assert {one["name"] for one in container("default")["env"]} == {"NODE_NAME"}
+    assert "ServiceAccount" not in rendered("pod-identity")
+    # The template gives its role to the same names.
+    assert own["ServiceAccount"]["metadata"]["name"] == parameters()["AgentServiceAccount"]
+    assert own["ServiceAccount"]["metadata"]["namespace"] == parameters()["AgentNamespace"]
+    for name in ("default", "pod-identity"):
+        assert pod(name)["serviceAccountName"] == parameters()["AgentServiceAccount"]
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_probes_ask_where_the_agent_listens(name):
+    settings = yaml.safe_load(rendered(name)["ConfigMap"]["data"]["agent.yaml"])
+    for probe in ("livenessProbe", "readinessProbe"):
+        asked = container(name)[probe]["httpGet"]
+        assert f"{asked['host']}:{asked['port']}" == settings["listen"]
+        assert asked["path"] == "/healthz"
+    endpoint = (ROOT / "agent" / "src" / "endpoint.rs").read_text()
+    assert 'Some("/healthz")' in endpoint
+
+
+def test_nothing_of_the_container_or_the_node_can_be_written_but_the_spool():
+    for name in VALUES:
+        assert container(name)["securityContext"]["readOnlyRootFilesystem"] is True
+        writable = [mount["name"] for mount in container(name)["volumeMounts"] if not mount.get("readOnly")]
+        assert writable == ["state"]
+
+
+def test_without_privileges_only_what_is_named_is_left():
+    context = container("unprivileged")["securityContext"]
+    assert context["privileged"] is False and context["allowPrivilegeEscalation"] is False
+    assert context["capabilities"]["drop"] == ["ALL"]
+    values = (CHART / "values.yaml").read_text().split("\ncapabilities:\n")[1].split("\n\n")[0]
+    lines = [line.strip() for line in values.splitlines()]
+    names = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
+    assert context["capabilities"]["add"] == names
+    explained = [line for line in lines if line.startswith("#")]
+    assert len(explained) == len(names), "each with its reason before it"
+
+
+def test_settings_of_the_schema_are_those_of_the_agent():
+    source = (ROOT / "agent" / "src" / "config.rs").read_text()
+    fields = re.search(r"pub struct Settings \{(.*?)^\}", source, re.M | re.S)[1]
+    camel = lambda name: re.sub(r"_(\w)", lambda found: found[1].upper(), name)
+    known = {camel(name) for name in re.findall(r"^    pub (\w+):", fields, re.M)}
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]
+    # The chart's own, and the node's, of which each has another.
+    of_the_chart = {"cluster", "sink", "logGroup", "root", "stateDir", "listen", "rules"}
+    of_the_node = {"node", "instanceId"}
+    assert set(schema["settings"]["properties"]) == known - of_the_chart - of_the_node
+
+
+AGENT = ROOT / "target" / "debug" / "nodemend-agent"
+
+
+@pytest.mark.skipif(not AGENT.is_file(), reason="the agent is not built: cargo build -p nodemend-agent")
+@pytest.mark.parametrize("name", VALUES)
+def test_the_agent_takes_its_settings(name, tmp_path):
+    file = tmp_path / "agent.yaml"
+    file.write_text(rendered(name)["ConfigMap"]["data"]["agent.yaml"])
+    # It reads them for every subcommand, and this one does nothing more without a reason.
+    taken = subprocess.run([AGENT, "inject", "--config", file], capture_output=True, text=True, timeout=30)
+    assert taken.returncode == 0, taken.stderr
+    file.write_text(file.read_text() + "unheardOf: 1\n")
+    assert subprocess.run([AGENT, "inject", "--config", file], capture_output=True, timeout=30).returncode == 64
+
+
+# ---- what the agent sees of its node
+
+# Looked for where the chart can't lead, each with its reason.
+NOT_MOUNTED = {
+    "/var/lib/kubelet/kubeconfig": "hostFiles, on Amazon Linux 2",
+    "/var/lib/kubelet/config.yaml": "kubeadm's, which EKS has not; hostFiles elsewhere",
+    "/var/lib/nodemend": "the default of stateDir, which the chart sets",
+    "/var/run/": "a beginning that is taken for /run",
+    "/lib/containerd/": "a part of the names of mounts that are a pod's",
+}
+
+
+def looked_for() -> set:
+    """Every path on the node that the agent's source names."""
+    found = set()
+    for file in (ROOT / "agent" / "src").rglob("*.rs"):
+        if file.name in ("tests.rs", "fake.rs", "inject.rs"):
+            continue
+        text = re.split(r"#\[cfg\(test\)\]\s*(?:pub\s+)?mod \w+", file.read_text())[0]
+        text = re.sub(r"//[^\n]*", "", text)
+        for path in re.findall(r'"/?((?:proc|sys|dev|run|var|etc|usr|opt|boot|lib|lib64|home|root|mnt|srv)/[^"\s]*)"', text):
+            found.add(f"/{path}")
+    return found
+
+
+def test_every_path_that_the_agent_names_is_mounted_or_left_out_for_a_reason():
+    mounts = [m["mountPath"].removeprefix("/host") for m in container("default")["volumeMounts"] if m["mountPath"].startswith("/host")]
+    paths = looked_for()
+    assert len(paths) > 40
+    unseen = {path for path in paths if not any(path == mount or path.startswith(f"{mount}/") for mount in mounts)}
+    # That there is such a folder is all that is asked of it, and the mount beneath makes one.
+    assert "/var/lib/kubelet" in unseen
+    assert unseen - {"/var/lib/kubelet"} == set(NOT_MOUNTED)
+
+
+def test_every_mount_and_its_reason():
+    text = (CHART / "templates" / "daemonset.yaml").read_text()
+    mounts = text.split("volumeMounts:\n")[1].split("      volumes:")[0].strip().splitlines()
+    for before, line in zip(mounts, mounts[1:]):
+        if "/host/" in line and "{{" not in line:
+            assert before.strip().startswith("#"), line
+
+
+def test_nobody_asks_the_api_server():
+    assert not {name for name in rust_calls.crates() if "kube" in name}
+    assert "ClusterRole" not in rendered("everything")

@@ -1,0 +1,213 @@
+"""The template deploys onto a stack that speaks AWS's API over a socket, and the functions work in it as it made them."""
+
+import base64
+import gzip
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import boto3
+import pytest
+import yaml
+from botocore.config import Config
+
+from template import CLUSTER, REGION, ROOT, of_type, synthesized, written
+
+LOCAL_STACK = ROOT / ".venv" / "local-stack" / "bin" / "ministack"
+BINARIES = {"IntakeFunction": "nodemend-intake", "RepairFunction": "nodemend-repair", "AuditFunction": "nodemend-audit"}
+BUILT = ROOT / "target" / "debug"
+STACK = "nodemend-local"
+ACCOUNT = "000000000000"
+# Types that the local stack does not know.
+UNKNOWN = {"AWS::EKS::PodIdentityAssociation"}
+
+built = pytest.mark.skipif(
+    not all((BUILT / name).is_file() for name in BINARIES.values()),
+    reason="the functions are not built: cargo build --all-features, which cargo test does too",
+)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """The local stack, on a port of its own; its address."""
+    folder = tmp_path_factory.mktemp("stack")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        "PATH": os.environ["PATH"], "HOME": str(folder), "BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port),
+        # It would listen on every interface for these.
+        "IOT_MTLS_ENABLED": "0", "AWS_DEFAULT_REGION": REGION, "MINISTACK_REGION": REGION, "NO_COLOR": "1",
+    }
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen([LOCAL_STACK], cwd=folder, env=environment, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            assert process.poll() is None, (folder / "log").read_text()
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert time.monotonic() < deadline, "it does not listen"
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def sources(folder: Path) -> dict:
+    """A folder of code a function: what was built, without what only a debugger reads; else something that is no function."""
+    found = {}
+    for function, name in BINARIES.items():
+        found[function] = folder / name
+        found[function].mkdir()
+        bootstrap = found[function] / "bootstrap"
+        if (BUILT / name).is_file():
+            subprocess.run(["objcopy", "--strip-all", BUILT / name, bootstrap], check=True)
+        else:
+            bootstrap.write_text("#!/bin/sh\nexit 1\n")
+            bootstrap.chmod(0o755)
+    return found
+
+
+@pytest.fixture(scope="module")
+def stack(local, tmp_path_factory):
+    """The stack, deployed by the very command that the README says."""
+    folder = tmp_path_factory.mktemp("deploy")
+    template = written()
+    template["Resources"] = {name: one for name, one in template["Resources"].items() if one["Type"] not in UNKNOWN}
+    for function, code in sources(folder).items():
+        template["Resources"][function]["Properties"]["CodeUri"] = str(code)
+    # The one thing that a function can't know by itself here.
+    template["Globals"]["Function"]["Environment"]["Variables"]["AWS_ENDPOINT_URL"] = local
+    file = folder / "template.yaml"
+    file.write_text(yaml.safe_dump(template, sort_keys=False))
+    environment = {
+        "PATH": os.environ["PATH"], "HOME": str(folder), "AWS_ENDPOINT_URL": local, "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": REGION, "SAM_CLI_TELEMETRY": "0",
+    }
+    command = [
+        Path(sys.executable).parent / "sam", "deploy", "--template", file, "--stack-name", STACK, "--resolve-s3",
+        "--capabilities", "CAPABILITY_IAM", "--no-progressbar",
+        "--parameter-overrides", f"ClusterName={CLUSTER}", "ControlPlaneLogs=disabled",
+    ]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def aws(local, stack):
+    config = Config(retries={"total_max_attempts": 1}, read_timeout=90)
+    session = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=REGION)
+    return lambda service: session.client(service, endpoint_url=local, config=config)
+
+
+def resources(aws) -> dict:
+    pages = aws("cloudformation").get_paginator("list_stack_resources").paginate(StackName=STACK)
+    return {one["LogicalResourceId"]: one for page in pages for one in page["StackResourceSummaries"]}
+
+
+def physical(aws, name: str) -> str:
+    return resources(aws)[name]["PhysicalResourceId"]
+
+
+def test_every_resource_is_made(aws, stack):
+    assert "Successfully created/updated stack" in stack
+    expected = {
+        name for name, one in synthesized()["Resources"].items()
+        if one["Type"] not in UNKNOWN and one.get("Condition") not in ("ReadsControlPlane", "HasAlarmEmail")
+    }
+    found = resources(aws)
+    assert set(found) == expected
+    assert {one["ResourceStatus"] for one in found.values()} == {"CREATE_COMPLETE"}
+
+
+def test_the_call_is_allowed_for_groups_with_the_clusters_tag(aws):
+    arn = physical(aws, "RepairCalls")
+    attached = aws("iam").list_attached_role_policies(RoleName=physical(aws, "RepairRole"))["AttachedPolicies"]
+    assert [policy["PolicyArn"] for policy in attached] == [arn]
+    version = aws("iam").get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
+    document = aws("iam").get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
+    document = json.loads(document) if isinstance(document, str) else document
+    (replace, _) = document["Statement"]
+    assert replace["Condition"] == {"StringEquals": {f"autoscaling:ResourceTag/kubernetes.io/cluster/{CLUSTER}": "owned"}}
+
+
+def test_alarms_and_subscription_stand(aws):
+    alarms = aws("cloudwatch").describe_alarms(AlarmNamePrefix=f"nodemend-{CLUSTER}-")["MetricAlarms"]
+    assert len(alarms) == len(of_type(synthesized()["Resources"], "AWS::CloudWatch::Alarm"))
+    (filter_,) = aws("logs").describe_subscription_filters(logGroupName=f"/nodemend/{CLUSTER}/nodes")["subscriptionFilters"]
+    assert filter_["destinationArn"].endswith(physical(aws, "IntakeFunction"))
+
+
+# ---- the functions in it
+
+NOW = "2026-08-20T09:55:00.000Z"
+
+
+def apply_policy(aws):
+    """What `nodemend policy apply infra/policy.yaml` writes."""
+    policy = yaml.safe_load((ROOT / "infra" / "policy.yaml").read_text())
+    body = {"version": 1, "by": "test", "at": NOW, "policy": policy}
+    item = {"pk": f"cluster#{CLUSTER}", "sk": "policy", "body": json.dumps(body)}
+    aws("dynamodb").put_item(
+        TableName=physical(aws, "StateTable"),
+        Item={**{key: {"S": value} for key, value in item.items()}, "version": {"N": "1"}},
+    )
+
+
+def invoke(aws, function: str, payload: dict) -> dict:
+    answer = aws("lambda").invoke(FunctionName=physical(aws, function), Payload=json.dumps(payload).encode())
+    told = json.loads(answer["Payload"].read())
+    assert "FunctionError" not in answer, told
+    return told
+
+
+def subscription(lines: list, stream: str) -> dict:
+    """What CloudWatch Logs hands to a function."""
+    events = [{"id": str(number), "timestamp": 1_787_219_700_000, "message": line} for number, line in enumerate(lines)]
+    data = {
+        "messageType": "DATA_MESSAGE", "owner": ACCOUNT, "logGroup": f"/nodemend/{CLUSTER}/nodes", "logStream": stream,
+        "subscriptionFilters": ["nodemend"], "logEvents": events,
+    }
+    return {"awslogs": {"data": base64.b64encode(gzip.compress(json.dumps(data).encode())).decode()}}
+
+
+def reports() -> tuple:
+    text = (ROOT / "events" / "01-metadata-service-blocked" / "events.jsonl").read_text()
+    first = text.splitlines()[0]
+    return [first], json.loads(first)["instanceId"]
+
+
+@built
+def test_intake_drops_what_is_of_a_cluster_without_policy_and_keeps_the_rest(aws):
+    lines, instance = reports()
+    told = invoke(aws, "IntakeFunction", subscription(lines, instance))
+    assert (told["reports"], told["unknownCluster"]) == (0, 1)
+    apply_policy(aws)
+    told = invoke(aws, "IntakeFunction", subscription(lines, instance))
+    assert (told["reports"], told["unknownCluster"], told["rejected"]) == (1, 0, 0)
+    key = {"pk": {"S": f"case#{CLUSTER}#{instance}"}, "sk": {"S": "case"}}
+    item = aws("dynamodb").get_item(TableName=physical(aws, "StateTable"), Key=key)["Item"]
+    assert json.loads(item["body"]["S"])["instanceId"] == instance
+
+
+@built
+def test_repair_sweeps_and_finds_nothing_due_to_call_for(aws):
+    assert set(invoke(aws, "RepairFunction", {})) == {"lookedAt"}
+
+
+@built
+def test_audit_takes_events_in_and_leaves_strangers_alone(aws):
+    event = json.loads((ROOT / "events" / "templates" / "eventbridge-nth-ec2-state-change-event.json").read_text())
+    event["detail"]["state"] = "terminated"
+    assert invoke(aws, "AuditFunction", event) == {"relevant": False, "steps": 0}

@@ -1,0 +1,72 @@
+"""The agent's image: what can be said of it without a builder of images."""
+
+import fnmatch
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from template import ROOT
+
+DOCKERFILE = ROOT / "agent" / "Dockerfile"
+TEXT = DOCKERFILE.read_text()
+
+
+def test_hadolint_finds_nothing_that_is_not_explained():
+    found = subprocess.run([Path(sys.executable).parent / "hadolint", DOCKERFILE], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+    lines = TEXT.splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("# hadolint ignore"):
+            assert lines[number - 1].startswith("# "), f"{line}: say why in the line before"
+
+
+def test_all_stages_have_the_c_library_of_one_debian():
+    numbers = {"bookworm": "12", "trixie": "13", "forky": "14"}
+    bases = re.findall(r"^FROM (\S+)", TEXT, re.M)
+    assert len(bases) == 3
+    releases = {numbers[word] for base in bases[:2] for word in numbers if word in base}
+    assert releases == {re.search(r"debian(\d+)", bases[2])[1]}
+
+
+def test_the_compiler_is_as_new_as_the_code_wants():
+    wanted = re.search(r'rust-version = "([\d.]+)"', (ROOT / "Cargo.toml").read_text())[1]
+    assert f"FROM rust:{wanted}-" in TEXT
+
+
+def test_the_agent_finds_its_tools_where_the_image_has_them():
+    legacy = (ROOT / "agent" / "src" / "source" / "firewall" / "legacy.rs").read_text()
+    folders = re.findall(r'"(/[a-z/]+)"', re.search(r"const FOLDERS.*?\];", legacy)[0])
+    assert "/usr/sbin" in folders and "/image/usr/sbin" in TEXT
+    assert set(re.findall(r'"(ip6?tables-legacy-save)"', legacy)) == set(re.findall(r"ip6?tables-legacy-save", TEXT))
+
+
+def sent(path: str) -> bool:
+    """Whether a file is a part of what the builder is given: the last rule that matches it, or a folder of it, counts."""
+    kept = True
+    for rule in (ROOT / ".dockerignore").read_text().splitlines():
+        if not rule or rule.startswith("#"):
+            continue
+        pattern = rule.removeprefix("!").replace("**/", "*")
+        parts = [path, *(str(folder) for folder in Path(path).parents if str(folder) != ".")]
+        if any(fnmatch.fnmatchcase(part, pattern) or fnmatch.fnmatchcase(part, pattern.removeprefix("*")) for part in parts):
+            kept = rule.startswith("!")
+    return kept
+
+
+def test_what_the_builder_is_given_is_enough_for_cargo_and_no_more(tmp_path):
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    given = [path for path in tracked if sent(path) and (ROOT / path).is_file()]
+    assert not [path for path in given if path.startswith((".git", "events/", "infra/", "tests/", "agent/fuzz/"))]
+    assert not sent("target/debug/nodemend-agent") and not sent(".venv/bin/python")
+    for path in given:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, tmp_path / path)
+    # Every manifest is read and every target looked for; nothing is compiled.
+    read = subprocess.run(
+        ["cargo", "tree", "--locked", "--offline", "--package", "nodemend-agent", "--depth", "1"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )
+    assert read.returncode == 0, read.stderr
+    assert "nodemend-domain" in read.stdout
