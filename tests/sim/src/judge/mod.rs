@@ -355,7 +355,7 @@ impl Judge {
                 && node.terminated.is_some_and(|at| {
                     // A slow process dates its call up to a lease before it reached AWS.
                     let late = at + SignedDuration::from_mins(60) - LEASE;
-                    let joined = node.replaced_by.and_then(|by| self.nodes[by].heard_alive_at);
+                    let joined = node.replaced_by.and_then(|by| self.nodes[by].heard_joined_at);
                     joined.is_none_or(|joined| joined >= late - LEASE)
                 })
         };

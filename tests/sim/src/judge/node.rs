@@ -138,7 +138,7 @@ pub(crate) struct Node {
     ready: Vec<(Timestamp, bool, Option<Cure>)>,
     ready_from: Option<Timestamp>,
     pub(crate) heard_alive: bool,
-    pub(crate) heard_alive_at: Option<Timestamp>,
+    pub(crate) heard_joined_at: Option<Timestamp>,
     pub(crate) heard_launch: Option<Timestamp>,
     pub(crate) heard_left: bool,
     pub(crate) heard_foreign: bool,
@@ -185,7 +185,7 @@ impl Node {
             ready: Vec::new(),
             ready_from: None,
             heard_alive: false,
-            heard_alive_at: None,
+            heard_joined_at: None,
             heard_launch: None,
             heard_left: false,
             heard_foreign: false,
@@ -213,9 +213,6 @@ impl Node {
 
     /// A handler has written down what it heard, or knew it already.
     pub(crate) fn hear(&mut self, word: &Word, arrival: Timestamp) {
-        if matches!(word, Word::Agent(_) | Word::Alive { .. } | Word::Registered { .. }) {
-            self.heard_alive_at.get_or_insert(arrival);
-        }
         match word {
             Word::Agent(word) => {
                 self.alive(word.boot);
@@ -247,6 +244,11 @@ impl Node {
                 self.heard_left = true;
                 self.heard_foreign |= foreign;
             }
+        }
+        // An agent alone may be anybody's: its launch or its registration says that it is new.
+        let registered = matches!(word, Word::Registered { .. });
+        if registered || self.heard_launch.is_some() && self.heard_alive {
+            self.heard_joined_at.get_or_insert(arrival);
         }
         self.learn();
     }
