@@ -10,11 +10,14 @@ use nodemend_adapters::{
     store::dynamodb::{DynamoStore, Tables},
     telemetry::{self, Metric},
 };
-use nodemend_repair::{Repairer, Swept};
+use nodemend_repair::{RepairError, Repairer, Swept};
 use serde_json::{Value, json, value::RawValue};
 
 /// The next invocation takes over where this one ends.
 const MINUTE: SignedDuration = SignedDuration::from_secs(58);
+
+/// So little of a minute is not worth waiting for again.
+const SHORT: SignedDuration = SignedDuration::from_secs(5);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
@@ -22,30 +25,83 @@ async fn main() -> Result<(), Error> {
     let tables = Tables::of(&environment).map_err(one_line)?;
     let shared = aws::load().await.map_err(one_line)?;
     let cloud = AwsCloud::connect(&shared).await.map_err(one_line)?;
-    let repairer = Repairer::new(DynamoStore::connect(&shared, tables), cloud, SystemClock);
-    lambda_runtime::run(service_fn(async |_: LambdaEvent<Box<RawValue>>| sweep(&repairer).await)).await
+    let store = DynamoStore::connect(&shared, tables);
+    let repairer = Repairer::new(store.clone(), cloud, SystemClock);
+    lambda_runtime::run(service_fn(async |_: LambdaEvent<Box<RawValue>>| sweep(&repairer, &store).await))
+        .await
 }
 
-async fn sweep(repairer: &Repairer<DynamoStore, AwsCloud, SystemClock>) -> Result<Value, Error> {
-    let (mut looked_at, mut failed) = (0, 0);
-    let report = |swept: &Swept| {
-        looked_at += swept.looked_at;
-        failed += swept.failures.len();
-        swept.occurrences.iter().for_each(telemetry::occurred);
-        for failure in &swept.failures {
-            telemetry::log(&json!({ "failure": failure.to_string() }));
+/// What is due now is done by whoever comes; of two that a schedule woke, one waits for the rest of the minute.
+async fn sweep(
+    repairer: &Repairer<DynamoStore, AwsCloud, SystemClock>,
+    store: &DynamoStore,
+) -> Result<Value, Error> {
+    let mut done = Done::default();
+    let end = SystemClock.now() + MINUTE;
+    let swept = match waiter(store, end).await {
+        None => done.sweep(repairer, end).await,
+        Some(theirs) => {
+            let once = done.sweep(repairer, SystemClock.now()).await;
+            // A schedule is not exact: where the other's minute ends well before this one's, somebody must wait on.
+            if once.is_ok() && end.duration_since(theirs) > SHORT {
+                wait_until(theirs).await;
+                match waiter(store, end).await {
+                    None => done.sweep(repairer, end).await,
+                    Some(_) => once,
+                }
+            } else {
+                once
+            }
         }
     };
-    // Its future is deep and large, and lives on the heap.
-    let swept = Box::pin(repairer.sweep_until(SystemClock.now() + MINUTE, wait_until, report)).await;
-    let numbers = [(Metric::CasesSwept, looked_at as u64), (Metric::SweepFailures, failed as u64)];
-    telemetry::measured(SystemClock.now(), None, &numbers);
-    swept?;
-    if failed > 0 {
-        // What failed stays due. The error makes the invocation count as failed, so that an alarm sees it.
-        return Err(format!("{failed} of {looked_at} cases could not be looked at").into());
+    done.told(swept)
+}
+
+/// The end of the lease of the one that waits, if it is another. The lease spares money, and nothing rests on it: where
+/// it can't be had, this one waits.
+async fn waiter(store: &DynamoStore, end: Timestamp) -> Option<Timestamp> {
+    store.lease_sweep(SystemClock.now(), end).await.unwrap_or_else(|error| {
+        telemetry::log(&json!({ "failure": error.to_string() }));
+        None
+    })
+}
+
+/// What an invocation did.
+#[derive(Default)]
+struct Done {
+    looked_at: usize,
+    failed: usize,
+}
+
+impl Done {
+    async fn sweep(
+        &mut self,
+        repairer: &Repairer<DynamoStore, AwsCloud, SystemClock>,
+        end: Timestamp,
+    ) -> Result<(), RepairError> {
+        let report = |swept: &Swept| {
+            self.looked_at += swept.looked_at;
+            self.failed += swept.failures.len();
+            swept.occurrences.iter().for_each(telemetry::occurred);
+            for failure in &swept.failures {
+                telemetry::log(&json!({ "failure": failure.to_string() }));
+            }
+        };
+        // Its future is deep and large, and lives on the heap.
+        Box::pin(repairer.sweep_until(end, wait_until, report)).await
     }
-    Ok(json!({ "lookedAt": looked_at }))
+
+    fn told(self, swept: Result<(), RepairError>) -> Result<Value, Error> {
+        let Self { looked_at, failed } = self;
+        let numbers = [(Metric::CasesSwept, looked_at as u64), (Metric::SweepFailures, failed as u64)];
+        telemetry::measured(SystemClock.now(), None, &numbers);
+        swept?;
+        if failed > 0 {
+            // What failed stays due. The error makes the invocation count as failed, so that an alarm sees it.
+            return Err(format!("{failed} of {looked_at} cases could not be looked at").into());
+        }
+        Ok(json!({ "lookedAt": looked_at }))
+    }
 }
 
 async fn wait_until(at: Timestamp) {

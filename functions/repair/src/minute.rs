@@ -8,6 +8,8 @@ use nodemend_adapters::{clock::Clock, cloud::Cloud, store::Store, trail::Trail};
 
 use crate::{RepairError, Repairer, Swept};
 
+/// What falls due meanwhile is seen this soon: news of a node may make it due at once.
+const LOOK: SignedDuration = SignedDuration::from_secs(5);
 /// A failed look is not repeated at once: what failed stays due, and would fail again without end.
 const PAUSE: SignedDuration = SignedDuration::from_secs(5);
 
@@ -35,7 +37,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                 return Ok(());
             }
             if next > now {
-                wait_until(next).await;
+                wait_until(next.min(now + LOOK)).await;
             }
         }
     }

@@ -7,6 +7,7 @@
 
 mod answer;
 mod item;
+mod lease;
 mod operators;
 mod tables;
 mod trails;

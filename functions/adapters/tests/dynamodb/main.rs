@@ -409,3 +409,13 @@ fn a_hold_is_there_once_until_it_is_released() {
         assert_eq!(store.holds(&prod()).await, Ok(Vec::new()));
     });
 }
+
+#[test]
+fn of_two_sweeps_one_waits_and_a_dead_ones_lease_runs_out() {
+    run(async {
+        let store = fresh().await;
+        assert_eq!(store.lease_sweep(at(0), at(58)).await, Ok(None));
+        assert_eq!(store.lease_sweep(at(1), at(59)).await, Ok(Some(at(58))));
+        assert_eq!(store.lease_sweep(at(58), at(116)).await, Ok(None));
+    });
+}

@@ -114,6 +114,11 @@ pub(super) fn cluster_key(cluster: &ClusterName, sk: &str) -> Item {
     key(cluster_partition(cluster), text(sk))
 }
 
+/// Which of several sweeps waits.
+pub(super) fn sweep_key() -> Item {
+    key("sweep".to_owned(), text("lease"))
+}
+
 pub(super) fn record_key(case: &CaseKey, sequence: u64) -> Item {
     key(case_partition(case), number(sequence))
 }
