@@ -26,7 +26,6 @@ mod seeded {
         ("claim-not-conditional", "a case is written whatever its version"),
         ("group-not-conditional", "a group is written whatever its version"),
         ("lease-too-short", "a claim is anybody's after a second"),
-        ("departure-always-believed", "a deletion is believed whatever Auto Scaling says"),
         ("disabled-ignored", "a group in which repair is off is repaired"),
         ("calls-twice", "a call without an answer is made again at once"),
         ("reboot-terminates", "a reboot is called for by the wrong name"),

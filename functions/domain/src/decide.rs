@@ -262,9 +262,7 @@ fn most_pressing(faults: &[Fault], now: Timestamp) -> Option<&Fault> {
 
 /// A cloud controller's or Karpenter's word that a node is gone is believed unless Auto Scaling still has it.
 fn may_believe(foreign: bool, whereabouts: &Whereabouts) -> bool {
-    crate::bug!("departure-always-believed")
-        || foreign
-        || !matches!(whereabouts, Whereabouts::Member { lifecycle: Lifecycle::InService, .. })
+    foreign || !matches!(whereabouts, Whereabouts::Member { lifecycle: Lifecycle::InService, .. })
 }
 
 /// Whether a node that was to be rebooted is well, in the very boot that the call found it in: the reboot never
