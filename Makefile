@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test check bench measure goldens fuzz
+.PHONY: help demo test check bench measure goldens fuzz simulate bugs
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -12,6 +12,7 @@ demo: ## Replay the reference incident, from the blocked metadata service to the
 
 test: check ## Everything that CI runs
 	$(CARGO) test --workspace --all-features --locked --quiet
+	$(CARGO) test --profile simulation --locked --quiet -p nodemend-simulation
 	./tests/infra.sh
 
 check: ## Format, lints, and what may depend on what
@@ -28,6 +29,15 @@ measure: ## From deadline to call over 200 repairs in the local stack; size, sta
 
 goldens: ## Write the replays' goldens anew; the diff is for review
 	UPDATE_GOLDEN=1 $(CARGO) test --locked --test replay every_incident_reads_as_its_golden
+
+SEEDS ?= 10000
+FROM ?= 0
+
+simulate: ## Run SEEDS random schedules of the whole service from seed FROM on, and shrink the first that fails
+	$(CARGO) run --profile simulation --locked --quiet -p nodemend-simulation -- --seeds $(SEEDS) --from $(FROM)
+
+bugs: ## Count the schedules that find each deliberate fault: the table of tests/README.md
+	$(CARGO) run --profile simulation --locked --quiet -p nodemend-simulation --features seeded-bugs -- --bugs --seeds $(SEEDS)
 
 FUZZ_SECONDS ?= 60
 

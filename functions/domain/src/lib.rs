@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 pub mod audit_log;
+pub mod bugs;
 pub mod case;
 pub mod catalogue;
 pub mod clock;

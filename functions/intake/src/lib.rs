@@ -202,7 +202,7 @@ impl<S: Store> Intake<S> {
                 return Ok(());
             }
             let change = Change { case: &case, group: None, entries: &[] };
-            if self.store.commit(change).await? == Commit::Won {
+            if self.store.commit(change).await? == Commit::Won || nodemend_domain::bug!("lost-race-is-won") {
                 occurrences.append(&mut told);
                 return Ok(());
             }

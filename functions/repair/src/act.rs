@@ -3,7 +3,7 @@
 //! claim → evidence → call → record. A sweep that dies before the call leaves a claim whose lease runs out; one
 //! that dies after it leaves a call without an answer, and where the instance is tells whether it took effect.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use nodemend_adapters::{
     clock::Clock,
     cloud::Cloud,
@@ -80,7 +80,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let Some(repair) = case.repair.as_mut() else {
             return Ok(());
         };
-        let until = now + LEASE;
+        let until = now + lease();
         repair.phase = Phase::Acting { until };
         repair.begin_call(Call {
             repair: case.repairs,
@@ -100,7 +100,10 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
             return self.take_back(case, policy).await;
         }
         let call = api_call(&case, plan.action);
-        let answer = self.cloud.call(&call).await;
+        let mut answer = self.cloud.call(&call).await;
+        if nodemend_domain::bug!("calls-twice") {
+            answer = self.cloud.call(&call).await;
+        }
         self.record(&CaseKey::of(&case), Made { call, at: now, answer, evidence }, policy, swept).await
     }
 
@@ -122,7 +125,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
     ) {
         let now = self.clock.now();
         let caller = self.cloud.caller();
-        let until = now + LEASE;
+        let until = now + lease();
         group.take_place(case.instance_id.clone(), now);
         case.blocked = None;
         if let Some(repair) = case.repair.as_mut() {
@@ -264,6 +267,9 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                 called.record = serde_json::from_str(&entry.line).ok();
                 told.push(called);
                 entries.push(entry);
+                if nodemend_domain::bug!("record-not-written") {
+                    entries.clear();
+                }
                 if let Some(known) = case.call_mut(*called_at) {
                     known.sequence = entries.last().map(|entry| entry.sequence);
                 }
@@ -273,6 +279,9 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
                 repair.phase = match (&answer.outcome, action) {
                     (Outcome::Accepted { .. }, RepairAction::Reboot) => Phase::Rebooting,
                     (Outcome::Accepted { .. }, _) => Phase::Confirming,
+                    (Outcome::Failed { .. }, _) if nodemend_domain::bug!("refusal-taken-for-yes") => {
+                        Phase::Confirming
+                    }
                     (Outcome::Failed { code, message }, _) => {
                         Phase::Claimed { until: now + Refusal::of(code, message).pause(repair.refusals()) }
                     }
@@ -318,12 +327,19 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
     }
 }
 
+/// How long a claim is its process's own.
+fn lease() -> SignedDuration {
+    if nodemend_domain::bug!("lease-too-short") { SignedDuration::from_secs(1) } else { LEASE }
+}
+
 /// The call that an action is.
 pub(crate) fn api_call(case: &Case, action: RepairAction) -> ApiCall {
     let instance_id = case.instance_id.clone();
     match action {
-        RepairAction::Reboot => ApiCall::RebootInstances { instance_id },
-        RepairAction::Replace | RepairAction::NoAction => {
+        RepairAction::Reboot if !nodemend_domain::bug!("reboot-terminates") => {
+            ApiCall::RebootInstances { instance_id }
+        }
+        RepairAction::Replace | RepairAction::Reboot | RepairAction::NoAction => {
             ApiCall::TerminateInstanceInAutoScalingGroup { instance_id }
         }
     }

@@ -92,6 +92,13 @@ impl Fleet {
         }
     }
 
+    /// Suspends these processes of a group, and resumes all others.
+    pub fn set_suspended(&mut self, group: &GroupName, processes: Vec<String>) {
+        if let Some(group) = self.groups.get_mut(group) {
+            Arc::make_mut(group).suspended = processes;
+        }
+    }
+
     /// Takes an instance out: it is no more.
     pub fn leave(&mut self, instance_id: &InstanceId) {
         self.ungrouped.remove(instance_id);

@@ -141,12 +141,14 @@ impl Store for MemoryStore {
             return Ok(Commit::Lost);
         };
         let before = shelf.cases.get(&case.instance_id);
-        if before.map_or(0, |before| before.version) != case.version {
+        let version = before.map_or(0, |before| before.version);
+        if version != case.version && !nodemend_domain::bug!("claim-not-conditional") {
             return Ok(Commit::Lost);
         }
         let group_version =
             |group: &GroupState| shelf.groups.get(&group.name).map_or(0, |known| known.version);
-        if change.group.is_some_and(|group| group_version(group) != group.version) {
+        let elder = |group: &GroupState| group_version(group) != group.version;
+        if change.group.is_some_and(elder) && !nodemend_domain::bug!("group-not-conditional") {
             return Ok(Commit::Lost);
         }
         let next = shelf.trails.get(&case.instance_id).map_or(0, Vec::len) as u64 + 1;

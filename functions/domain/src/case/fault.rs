@@ -59,7 +59,8 @@ impl Fault {
 
     /// Whether it may be acted on.
     pub fn is_due(&self, now: Timestamp) -> bool {
-        self.is_bad() && self.deadline.is_some_and(|deadline| deadline <= now)
+        (self.is_bad() || crate::bug!("recovering-is-due"))
+            && self.deadline.is_some_and(|deadline| deadline <= now)
     }
 }
 
@@ -176,6 +177,9 @@ impl Case {
         }
         if self.departure.is_some() {
             return Some(now);
+        }
+        if crate::bug!("due-forgotten") {
+            return self.silence_due(policy).filter(|at| *at > now);
         }
         let recovering = faults.iter().filter_map(|fault| fault.heals_at);
         // A blocked repair is looked at again when its block may have passed, not at its old deadline.

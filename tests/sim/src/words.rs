@@ -1,0 +1,319 @@
+//! Turns what is so in the simulated world into the bytes in which the handlers hear of it.
+//!
+//! CloudTrail's events are written here from the call and AWS's answer, never from our own record of them.
+
+use jiff::{SignedDuration, Timestamp};
+use nodemend_adapters::subscription::{Batch, LogEvent};
+use nodemend_domain::{
+    condition::{ConditionType, Severity, Status},
+    ident::{BootId, ClusterName},
+    report::{Body, ConditionState, Finding, Report},
+    trail::{Answer, ApiCall, Outcome},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    judge::node::{AgentWord, Node, Word},
+    plan::CLUSTER,
+    trouble::{Track, Witness, cure},
+};
+
+pub(crate) const ARN: &str = "arn:aws:sts::123456789012:assumed-role/nodemend-repair/nodemend-repair";
+const AGENTS: &str = "/nodemend/prod/nodes";
+const CONTROL_PLANE: &str = "/aws/eks/prod/cluster";
+
+/// Log events of one stream, and what they say.
+#[derive(Debug, Clone)]
+pub(crate) struct Said {
+    pub(crate) batch: Batch<'static>,
+    pub(crate) words: Vec<(usize, Word)>,
+}
+
+fn batch(group: &'static str, stream: String, at: Timestamp, message: String) -> Batch<'static> {
+    Batch {
+        owner: "123456789012".into(),
+        log_group: group.into(),
+        log_stream: stream.into(),
+        subscription_filters: Vec::new(),
+        events: vec![LogEvent { id: "1".into(), timestamp: at, message: message.into() }],
+        rejected: Vec::new(),
+    }
+}
+
+fn state(node: &Node, number: usize, at: Timestamp, seq: u64) -> (ConditionState<'static>, AgentWord) {
+    let track = &node.tracks[number];
+    let known_from = node.agent_since.max(node.booted);
+    let stamp = |at: Timestamp| at + node.skew;
+    let (spell, trouble) = (track.spell(at), track.trouble(at));
+    let mut word = AgentWord {
+        track: number,
+        boot: node.boot,
+        seq,
+        said: at,
+        bad: spell.is_some(),
+        trouble: trouble.filter(|_| spell.is_some()).map(|trouble| trouble.first),
+        began: at,
+        acting: None,
+        idle: spell.is_some_and(|spell| spell.reasons.iter().any(|reason| cure(reason).is_none())),
+        cure: spell.and_then(|spell| spell.cure()),
+    };
+    let condition = track.condition.clone();
+    let (Some(spell), Some(trouble)) = (spell, trouble) else {
+        let since = track.sound_since(at).unwrap_or(known_from).max(known_from);
+        let state = ConditionState {
+            condition,
+            status: Status::True,
+            since: stamp(since),
+            sound_secs: None,
+            findings: Vec::new(),
+        };
+        return (state, word);
+    };
+    word.began = trouble.from.max(known_from);
+    word.acting = trouble.acting_from.filter(|_| word.cure.is_some()).map(|from| from.max(known_from));
+    let first_of = |reason: &str| {
+        let with =
+            |spell: &&crate::trouble::Spell| spell.from >= trouble.from && spell.reasons.contains(&reason);
+        track.spells.iter().find(with).map_or(spell.from, |spell| spell.from).max(known_from)
+    };
+    let findings = spell.reasons.iter().map(|reason| Finding {
+        reason: (*reason).into(),
+        severity: Severity::Condition,
+        since: stamp(first_of(reason)),
+        last: stamp(at),
+        count: 1,
+        message: "as asked for".into(),
+    });
+    let remembers = known_from <= trouble.from;
+    let state = ConditionState {
+        condition,
+        status: if spell.unknown { Status::Unknown } else { Status::False },
+        since: stamp(trouble.from.max(known_from)),
+        sound_secs: trouble
+            .sound_before
+            .filter(|_| remembers)
+            .and_then(|sound| u64::try_from(sound.as_secs()).ok()),
+        findings: if spell.unknown { Vec::new() } else { findings.collect() },
+    };
+    (state, word)
+}
+
+fn report(node: &mut Node, at: Timestamp, zone: &nodemend_domain::ident::Zone, body: Body<'_>) -> String {
+    let report = Report {
+        cluster: ClusterName::new(CLUSTER).expect("a name"),
+        node: node.name.clone(),
+        instance_id: node.instance.clone(),
+        zone: Some(zone.clone()),
+        boot_id: boot_id(node.boot),
+        seq: node.seq,
+        at: at + node.skew,
+        agent: "0.1.0".into(),
+        body,
+    };
+    report.encode()
+}
+
+fn boot_id(boot: u32) -> BootId {
+    BootId::new(format!("00000000-0000-4000-8000-{boot:012}")).expect("an id")
+}
+
+/// An agent tells of one condition, or of all.
+pub(crate) fn agent(
+    node: &mut Node,
+    number: usize,
+    only: Option<usize>,
+    at: Timestamp,
+    zone: &nodemend_domain::ident::Zone,
+) -> Said {
+    node.seq += 1;
+    let seq = node.seq;
+    let mut words = vec![(number, Word::Alive { boot: node.boot })];
+    let mut states = Vec::new();
+    let agents = |(_, track): &(usize, &Track)| track.witness == Witness::Agent;
+    for (track, _) in node.tracks.iter().enumerate().filter(agents) {
+        if only.is_none_or(|only| only == track) {
+            let (state, word) = state(node, track, at, seq);
+            states.push(state);
+            words.push((number, Word::Agent(word)));
+        }
+    }
+    let body = match (only, states.len()) {
+        (Some(_), 1) => Body::Condition(states.remove(0)),
+        (_, 0) => Body::Heartbeat(vec![ConditionState {
+            condition: ConditionType::KernelReady,
+            status: Status::True,
+            since: node.agent_since + node.skew,
+            sound_secs: None,
+            findings: Vec::new(),
+        }]),
+        _ => Body::Heartbeat(states),
+    };
+    let line = report(node, at, zone, body);
+    Said { batch: batch(AGENTS, node.instance.as_str().to_owned(), at, line), words }
+}
+
+fn control_plane(at: Timestamp, line: String, words: Vec<(usize, Word)>) -> Said {
+    Said { batch: batch(CONTROL_PLANE, "kube-apiserver-audit-1".to_owned(), at, line), words }
+}
+
+fn kubelet(
+    node: &Node,
+    at: Timestamp,
+    verb: &str,
+    sub: &str,
+    code: u16,
+    status: &str,
+    reason: &str,
+) -> String {
+    let (name, id, boot) = (&node.name, &node.instance, boot_id(node.boot));
+    format!(
+        r#"{{"kind":"Event","stage":"ResponseComplete","verb":"{verb}","user":{{"username":"system:node:{name}","extra":{{"sessionName":["{id}"]}}}},"objectRef":{{"resource":"nodes","name":"{name}","subresource":"{sub}"}},"responseStatus":{{"code":{code}}},"requestObject":{{"status":{{"conditions":[{{"type":"Ready","status":"{status}","reason":"{reason}","message":"as asked for"}}],"nodeInfo":{{"bootID":"{boot}"}}}}}},"stageTimestamp":"{at:.3}"}}"#
+    )
+}
+
+/// The kubelet says whether its node is ready.
+pub(crate) fn kubelet_says(node: &Node, number: usize, at: Timestamp, ready: bool) -> Said {
+    let (status, reason) = if ready { ("True", "KubeletReady") } else { ("False", "KubeletNotReady") };
+    let words = vec![
+        (number, Word::Alive { boot: node.boot }),
+        (number, Word::Ready { at, bad: !ready, cure: cure(reason) }),
+    ];
+    control_plane(at, kubelet(node, at, "patch", "status", 200, status, reason), words)
+}
+
+/// The kubelet registers its node, not ready yet.
+pub(crate) fn registration(node: &Node, number: usize, at: Timestamp) -> Said {
+    let words = vec![
+        (number, Word::Registered { at }),
+        (number, Word::Ready { at, bad: true, cure: cure("KubeletNotReady") }),
+    ];
+    control_plane(at, kubelet(node, at, "create", "", 201, "False", "KubeletNotReady"), words)
+}
+
+/// The node controller says that the kubelet is not heard.
+pub(crate) fn controller_says(node: &Node, number: usize, at: Timestamp, zone: &str) -> Said {
+    let (name, id) = (&node.name, &node.instance);
+    let line = format!(
+        r#"{{"kind":"Event","stage":"ResponseComplete","verb":"update","user":{{"username":"system:serviceaccount:kube-system:node-controller"}},"objectRef":{{"resource":"nodes","name":"{name}","subresource":"status"}},"responseStatus":{{"code":200}},"responseObject":{{"spec":{{"providerID":"aws:///{zone}/{id}"}},"status":{{"conditions":[{{"type":"Ready","status":"Unknown","reason":"NodeStatusUnknown","message":"Kubelet stopped posting node status."}}]}}}},"stageTimestamp":"{at:.3}"}}"#
+    );
+    let word = Word::Ready { at, bad: true, cure: cure("NodeStatusUnknown") };
+    control_plane(at, line, vec![(number, word)])
+}
+
+/// A Node object is deleted: by a person, or because its instance is gone.
+pub(crate) fn deletion(node: &Node, number: usize, at: Timestamp, by_hand: bool) -> Said {
+    let name = &node.name;
+    let user = if by_hand { "kubernetes-admin" } else { "eks:cloud-controller-manager" };
+    let line = format!(
+        r#"{{"kind":"Event","stage":"ResponseComplete","verb":"delete","user":{{"username":"{user}"}},"objectRef":{{"resource":"nodes","name":"{name}"}},"responseStatus":{{"code":200}},"stageTimestamp":"{at:.3}"}}"#
+    );
+    let word = Word::Deleted { at, by_hand };
+    control_plane(at, line, vec![(number, word)])
+}
+
+fn event(kind: &str, source: &str, at: Timestamp, detail: &Value) -> Vec<u8> {
+    json!({ "detail-type": kind, "source": source, "time": format!("{at:.0}"), "detail": detail })
+        .to_string()
+        .into_bytes()
+}
+
+/// Auto Scaling has launched an instance.
+pub(crate) fn launch(node: &Node, group: &str, zone: &str, at: Timestamp) -> Vec<u8> {
+    let detail = json!({
+        "AutoScalingGroupName": group, "EC2InstanceId": node.instance, "EndTime": format!("{at:.3}"),
+        "Details": { "Availability Zone": zone },
+    });
+    event("EC2 Instance Launch Successful", "aws.autoscaling", at, &detail)
+}
+
+/// Auto Scaling could not launch one.
+pub(crate) fn launch_failed(group: &str, at: Timestamp) -> Vec<u8> {
+    let detail = json!({
+        "AutoScalingGroupName": group, "EndTime": format!("{at:.3}"),
+        "StatusMessage": "We currently do not have sufficient capacity in the Availability Zone you requested.",
+    });
+    event("EC2 Instance Launch Unsuccessful", "aws.autoscaling", at, &detail)
+}
+
+/// An instance shuts down.
+pub(crate) fn shutting_down(node: &Node, at: Timestamp) -> Vec<u8> {
+    let detail = json!({ "instance-id": node.instance, "state": "shutting-down" });
+    event("EC2 Instance State-change Notification", "aws.ec2", at, &detail)
+}
+
+/// Auto Scaling has terminated an instance.
+pub(crate) fn terminated(node: &Node, group: &str, at: Timestamp) -> Vec<u8> {
+    let detail = json!({
+        "AutoScalingGroupName": group, "EC2InstanceId": node.instance, "EndTime": format!("{at:.3}"),
+        "Cause": "an instance was taken out of service in response to a user request.",
+    });
+    event("EC2 Instance Terminate Successful", "aws.autoscaling", at, &detail)
+}
+
+fn us_english(at: Timestamp) -> String {
+    at.strftime("%b %-d, %Y, %-I:%M:%S %p").to_string()
+}
+
+/// CloudTrail tells of a call of ours.
+pub(crate) fn cloud_trail(call: &ApiCall, answer: &Answer, at: Timestamp, number: usize) -> Vec<u8> {
+    let id = call.instance_id();
+    let (source, name, parameters) = match call {
+        ApiCall::TerminateInstanceInAutoScalingGroup { .. } => (
+            "autoscaling.amazonaws.com",
+            "TerminateInstanceInAutoScalingGroup",
+            json!({ "instanceId": id, "shouldDecrementDesiredCapacity": false }),
+        ),
+        ApiCall::RebootInstances { .. } => (
+            "ec2.amazonaws.com",
+            "RebootInstances",
+            json!({ "instancesSet": { "items": [{ "instanceId": id }] } }),
+        ),
+    };
+    let mut detail = json!({
+        "eventVersion": "1.08", "eventTime": format!("{at:.0}"), "eventSource": source, "eventName": name,
+        "awsRegion": "us-east-1", "sourceIPAddress": "198.51.100.7", "requestParameters": parameters,
+        "userIdentity": { "type": "AssumedRole", "arn": ARN, "accountId": "123456789012" },
+        "responseElements": null, "requestID": answer.request_id, "eventID": format!("{:08x}-0000-4000-8000-000000000000", number),
+        "readOnly": false, "eventType": "AwsApiCall", "managementEvent": true,
+        "recipientAccountId": "123456789012", "eventCategory": "Management",
+    });
+    match &answer.outcome {
+        Outcome::Accepted { activity: Some(activity) } => {
+            detail["responseElements"] = json!({ "activity": {
+                "activityId": activity.activity_id, "autoScalingGroupName": activity.auto_scaling_group_name,
+                "description": activity.description, "cause": activity.cause,
+                "startTime": us_english(activity.start_time), "statusCode": "InProgress", "progress": 0,
+                "details": activity.details,
+            } });
+        }
+        Outcome::Accepted { activity: None } => {
+            detail["responseElements"] = json!({ "requestId": answer.request_id, "_return": true });
+        }
+        Outcome::Failed { code, message } => {
+            detail["errorCode"] = code.as_str().into();
+            detail["errorMessage"] = message.as_str().into();
+            // CloudTrail leaves them out of what was throttled or denied.
+            if matches!(code.as_str(), "Throttling" | "AccessDenied") {
+                detail["requestParameters"] = Value::Null;
+            }
+        }
+        Outcome::Lost { .. } => {}
+    }
+    event("AWS API Call via CloudTrail", "aws.autoscaling", at, &detail)
+}
+
+/// CloudTrail tells that somebody else terminated an instance.
+pub(crate) fn foreign(node: &Node, at: Timestamp) -> Vec<u8> {
+    let detail = json!({
+        "eventVersion": "1.08", "eventTime": format!("{at:.0}"), "eventSource": "ec2.amazonaws.com",
+        "eventName": "TerminateInstances", "awsRegion": "us-east-1",
+        "userIdentity": { "type": "IAMUser", "arn": "arn:aws:iam::123456789012:user/alice", "userName": "alice" },
+        "requestParameters": { "instancesSet": { "items": [{ "instanceId": node.instance }] } },
+        "responseElements": null, "requestID": format!("foreign-{}", node.instance),
+        "eventID": format!("foreign-{}", node.instance),
+    });
+    event("AWS API Call via CloudTrail", "aws.ec2", at, &detail)
+}
+
+/// The next instant at which an agent says that it lives.
+pub(crate) const HEARTBEAT: SignedDuration = SignedDuration::from_mins(5);
