@@ -85,14 +85,14 @@ fn a_schedule_that_does_not_fail_is_not_shrunk() {
 #[cfg(feature = "seeded-bugs")]
 #[test]
 fn a_deliberate_fault_is_found_and_shrunk_to_what_it_needs() {
+    const RULE: &str = "a call that was not written down";
     nodemend_domain::bugs::seed(Some("calls-twice"));
-    let fails = |seed: &u64| {
-        run(*seed, &Options::default()).wrongs.first().is_some_and(|w| w.rule == "terminated twice")
-    };
+    let fails =
+        |seed: &u64| run(*seed, &Options::default()).wrongs.first().is_some_and(|wrong| wrong.rule == RULE);
     let seed = (0..200).find(fails).expect("a schedule with a call");
-    let least = shrink(seed, &Options::default(), "terminated twice");
+    let least = shrink(seed, &Options::default(), RULE);
     let (items, left) = (nodemend_simulation::items(seed, &least), run(seed, &least));
     assert_eq!(items.len() - least.without.len(), 1, "one node's trouble is enough: {items:?}");
-    assert_eq!(left.wrongs.first().map(|wrong| wrong.rule), Some("terminated twice"));
+    assert_eq!(left.wrongs.first().map(|wrong| wrong.rule), Some(RULE));
     nodemend_domain::bugs::seed(None);
 }
