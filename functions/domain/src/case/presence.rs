@@ -45,10 +45,11 @@ impl Case {
         }
     }
 
-    /// Whether the instance is younger than this.
+    /// Whether the instance was launched, or its kubelet registered, after this. That it was first heard later says
+    /// nothing: its first words may have been on their way.
     pub(super) fn came_after(&self, at: Timestamp) -> bool {
         let launched = self.arrival.as_ref().and_then(|arrival| arrival.launched);
-        launched.or(self.first_heard).is_some_and(|came| came > at)
+        launched.into_iter().chain(self.registered).any(|came| came > at)
     }
 
     /// Whoever is heard has joined.
@@ -122,5 +123,24 @@ mod tests {
         };
         assert!(!deleted_at(5), "before it was launched");
         assert!(deleted_at(20));
+    }
+
+    #[test]
+    fn a_node_whose_first_words_were_late_is_not_younger_than_its_deletion() {
+        let id = InstanceId::new("i-00000000000000001").expect("an id");
+        let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
+        let policy = Policy::eks_defaults();
+        // Heard at 10 for the first time, deleted at 5, and told so at 11.
+        case.joined(at(10));
+        let deletion = Observation {
+            at: at(5),
+            node: NodeName::new("ip-10-0-0-1.ec2.internal").expect("a name"),
+            instance_id: None,
+            zone: None,
+            boot_id: None,
+            what: What::Deleted { by: Deleter::Manual, user: "alice".to_owned() },
+        };
+        case.hear_observation(&deletion, &policy);
+        assert_eq!(case.faults(&policy.default_rules(), &policy, at(11))[0].since, at(5));
     }
 }
