@@ -42,8 +42,10 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         if told == Told::FailedToJoin {
             let failed = self
                 .update(&key, Some(&group), policy, now, |case, group| {
+                    // It may have registered since this sweep looked.
                     if let (Some(group), Some(arrival)) = (group, &mut case.arrival)
                         && arrival.told < told
+                        && arrival.registered.is_none()
                     {
                         arrival.told = told;
                         group.failed(now);

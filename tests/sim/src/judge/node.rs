@@ -228,7 +228,8 @@ impl Node {
             Word::Ready { at, bad, cure } => {
                 if self.ready_from.is_none_or(|from| *at >= from) {
                     self.ready.push((*at, *bad, *cure));
-                    self.ready.sort_by_key(|(at, ..)| *at);
+                    // Of one instant, the deletion is the last word: what a kubelet wrote, it wrote to a Node that was there.
+                    self.ready.sort_by_key(|(at, bad, _)| (*at, *bad));
                 }
             }
             Word::Registered { at } => {
