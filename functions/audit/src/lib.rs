@@ -184,27 +184,39 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
         event: &CloudTrailEvent,
         now: Timestamp,
     ) -> Result<Audited, AuditError> {
-        let lines = self.store.chain(key).await?;
         let caller = self.cloud.caller();
-        self.update(key, false, now, |case| {
-            let call = confirm::call_of(case, event);
-            let sequence = call.and_then(|call| case.call(call)?.sequence);
-            let record = lines
-                .iter()
-                .find(|entry| Some(entry.sequence) == sequence)
-                .and_then(|entry| Record::read(&entry.line).ok());
-            match (call, record) {
-                (Some(call), Some(record)) => match confirm::join(case, call, &record, event, &caller, now) {
-                    Joined::Verdict { entry, occurrence } => (vec![entry], vec![*occurrence]),
-                    Joined::Early | Joined::Known => (Vec::new(), Vec::new()),
-                },
-                _ => {
-                    let _ = confirm::keep(case, event);
+        for _ in 0..MAX_RACES {
+            let lines = self.store.chain(key).await?;
+            let mut crossed = false;
+            let audited = self
+                .update(key, false, now, |case| {
+                    let call = confirm::call_of(case, event);
+                    let sequence = call.and_then(|call| case.call(call)?.sequence);
+                    let entry = lines.iter().find(|entry| Some(entry.sequence) == sequence);
+                    crossed = sequence.is_some() && entry.is_none();
+                    match (call, entry.and_then(|entry| Record::read(&entry.line).ok())) {
+                        _ if crossed => {}
+                        (Some(call), Some(record)) => {
+                            if let Joined::Verdict { entry, occurrence } =
+                                confirm::join(case, call, &record, event, &caller, now)
+                            {
+                                return (vec![entry], vec![*occurrence]);
+                            }
+                        }
+                        _ => {
+                            let _ = confirm::keep(case, event);
+                        }
+                    }
                     (Vec::new(), Vec::new())
-                }
+                })
+                .await?;
+            // The call's record was written since the trail was read. Kept as a sighting, CloudTrail's word would wait
+            // for a record that is there already.
+            if !crossed {
+                return Ok(audited);
             }
-        })
-        .await
+        }
+        Err(AuditError::Contended(key.instance_id.clone()))
     }
 
     /// Somebody else terminated one of our nodes.

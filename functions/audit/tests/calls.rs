@@ -12,6 +12,7 @@ use nodemend_domain::{
     occurrence::Step,
     repair::{Call, CallResult, CallVerdict, LEASE, Phase},
 };
+use nodemend_repair::Repairer;
 use serde_json::{Value, json};
 
 use self::ward::{ALICE, ARN, Ward, at, enveloped, instance, key, terminated_by};
@@ -76,6 +77,31 @@ fn an_event_that_comes_before_the_calls_record_waits_for_it() {
     assert_eq!(ward.verdicts(), [Some(CallVerdict::Confirmed)]);
     assert_eq!(ward.tell(&event), []);
     assert_eq!(ward.count("RepairConfirmed"), 1);
+}
+
+#[test]
+fn an_event_that_crosses_with_the_record_of_its_call_is_joined_with_it() {
+    for step in 1.. {
+        let ward = Ward::called_and_died();
+        let (store, cloud, clock) = (ward.store.clone(), ward.cloud.clone(), ward.clock.clone());
+        let faults = Faults::drawn(move |operation| {
+            if operation == step {
+                clock.advance_to(at(1_800) + LEASE);
+                let repairer = Repairer::new(store.clone(), cloud.clone(), clock.clone());
+                pollster::block_on(repairer.sweep()).expect("swept");
+            }
+            Fate::Proceed
+        });
+        let store = Faulty::new(ward.store.clone(), faults.clone());
+        let audit = Audit::new(store, Faulty::new(ward.cloud.clone(), faults.clone()));
+        let event = terminated_by(ARN, 1, 1_801, "crossing").to_string();
+        pollster::block_on(audit.handle(event.as_bytes(), at(1_800) + LEASE)).expect("heard");
+        ward.sweep_until(at(1_800) + LEASE);
+        assert_eq!(ward.verdicts(), [Some(CallVerdict::Confirmed)], "{step}");
+        if faults.operations() < step {
+            break;
+        }
+    }
 }
 
 #[test]

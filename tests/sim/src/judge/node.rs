@@ -269,7 +269,12 @@ impl Node {
         let same = || of_boot().filter(|heard| heard.word.bad && heard.word.trouble == newest.trouble);
         // A trouble of which only reasons that are acted on were heard counts whole: the report that told of its first
         // reason may have been lost.
-        let start = if same().any(|heard| heard.word.idle) {
+        let first_acting = same().filter_map(|heard| heard.word.acting).min();
+        let idle_since = |word: &AgentWord| if word.acting.is_some() { word.began } else { word.said };
+        let idled = |heard: &Heard| {
+            heard.word.idle && first_acting.is_none_or(|acting| idle_since(&heard.word) < acting)
+        };
+        let start = if same().any(idled) {
             same().filter_map(|heard| Some(heard.word.acting? + heard.lag)).min()
         } else {
             same().map(|heard| heard.word.began + heard.lag).min()
