@@ -10,7 +10,7 @@ mod wake;
 use std::{io, path::PathBuf};
 
 use clap::{Args, ValueEnum};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use nodemend_adapters::{
     aws::{self, NoRegion},
     clock::{Clock, SystemClock},
@@ -20,7 +20,10 @@ use nodemend_adapters::{
         dynamodb::{DynamoStore, Tables},
     },
 };
-use nodemend_domain::ident::{ClusterName, InstanceId, NodeName};
+use nodemend_domain::{
+    ident::{ClusterName, InstanceId, NodeName},
+    stamp,
+};
 use nodemend_repair::RepairError;
 
 /// Found well, or found something.
@@ -152,6 +155,11 @@ async fn whoever(said: Option<&String>) -> Result<String, OperateError> {
         Some(said) => Ok(said.clone()),
         None => Ok(AwsCloud::connect(&aws::load().await?).await?.caller().arn),
     }
+}
+
+/// How long it is from one instant to a later one, to the second.
+fn between(earlier: Timestamp, later: Timestamp) -> String {
+    stamp::length(SignedDuration::from_secs(later.duration_since(earlier).as_secs()))
 }
 
 /// Runs one command to its end.

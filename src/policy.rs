@@ -154,13 +154,9 @@ fn row(group: String, mode: Mode, config: &NodeRepairConfig) -> [String; 5] {
         Some(Limit::Percentage(percentage)) => format!("{percentage} % of {of}"),
         None => unset.to_owned(),
     };
-    let mode = match mode {
-        Mode::Observe => "observe",
-        Mode::Repair => "repair",
-    };
     [
         group,
-        mode.to_owned(),
+        mode.as_str().to_owned(),
         if config.enabled { "enabled" } else { "disabled" }.to_owned(),
         limit(config.max_unhealthy_node_threshold, "the group", "20 % of more than 5 nodes"),
         limit(config.max_parallel_nodes_repaired, "the unhealthy", "no limit"),

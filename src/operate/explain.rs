@@ -16,7 +16,7 @@ use nodemend_domain::{
 use nodemend_repair::{Explanation, Repairer};
 use serde_json::{Value, json};
 
-use super::{Format, Installation, OperateError, UNHEALTHY, WELL};
+use super::{Format, Installation, OperateError, UNHEALTHY, WELL, between};
 use crate::table;
 
 const BOLD: Style = Style::new().effects(Effects::BOLD);
@@ -159,7 +159,7 @@ fn waiting(explained: &Explanation, now: Timestamp) -> String {
             "Not yet: {} at {}, in {}, unless it recovers.",
             fault.action.as_str(),
             stamp::seconds(deadline),
-            stamp::length(whole(deadline, now))
+            between(now, deadline)
         ),
         (State::Suspect | State::Due, _) => "Looked at by the next sweep.".to_owned(),
         (State::Recovering, _) => {
@@ -185,17 +185,13 @@ fn waiting(explained: &Explanation, now: Timestamp) -> String {
     }
 }
 
-fn whole(later: Timestamp, earlier: Timestamp) -> jiff::SignedDuration {
-    jiff::SignedDuration::from_secs(later.duration_since(earlier).as_secs())
-}
-
 fn fault_row(fault: &Fault, now: Timestamp) -> [String; 7] {
     let health = if fault.is_bad() { format!("{:?}", fault.health) } else { "recovering".to_owned() };
     [
         fault.condition.to_string(),
         fault.reason.clone(),
         health.to_lowercase(),
-        stamp::length(whole(now, fault.since)),
+        between(fault.since, now),
         fault.action.as_str().to_owned(),
         fault.deadline.map_or_else(|| "never".to_owned(), stamp::seconds),
         fault.message.chars().take(100).collect(),

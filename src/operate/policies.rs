@@ -156,11 +156,11 @@ pub async fn history(options: &HistoryOptions) -> Result<u8, OperateError> {
 }
 
 fn row(version: &PolicyVersion) -> [String; 5] {
-    let mode = if repairs(&version.policy) { "repair" } else { "observe" };
+    let mode = if repairs(&version.policy) { Mode::Repair } else { Mode::Observe };
     [
         version.version.to_string(),
         stamp::seconds(version.at),
-        mode.to_owned(),
+        mode.as_str().to_owned(),
         version.policy.groups.len().to_string(),
         version.by.clone(),
     ]

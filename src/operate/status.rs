@@ -17,13 +17,13 @@ use nodemend_domain::{
     case::{Case, Fault, State},
     group::GroupState,
     ident::ClusterName,
-    policy::{Mode, Policy},
+    policy::Policy,
     stamp,
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::{Format, Installation, OperateError, UNHEALTHY, WELL};
+use super::{Format, Installation, OperateError, UNHEALTHY, WELL, between};
 use crate::table;
 
 /// How many cases are read at once.
@@ -122,7 +122,7 @@ impl Status {
                 "Cluster {} · policy {} ({}) by {}, {}",
                 self.cluster,
                 policy.version,
-                mode(policy.policy.mode),
+                policy.policy.mode.as_str(),
                 table::plain(&policy.by),
                 stamp::seconds(policy.at)
             )?,
@@ -221,7 +221,7 @@ impl Node {
             self.case.instance_id.to_string(),
             self.case.group.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
             self.state.as_str().to_owned(),
-            since.map_or_else(|| "-".to_owned(), |since| stamp::length(whole(now, since))),
+            since.map_or_else(|| "-".to_owned(), |since| between(since, now)),
             why,
             self.next(),
         ]
@@ -269,18 +269,6 @@ impl Node {
             "repair": self.case.repair,
             "nextLook": self.case.due.map(stamp::millis),
         })
-    }
-}
-
-/// A length to the second.
-fn whole(now: Timestamp, since: Timestamp) -> jiff::SignedDuration {
-    jiff::SignedDuration::from_secs(now.duration_since(since).as_secs())
-}
-
-fn mode(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Observe => "observe",
-        Mode::Repair => "repair",
     }
 }
 

@@ -7,7 +7,9 @@ use crate::{
     case::Case,
     ledger::{self, Entry, Guards},
     occurrence::{Occurrence, Step},
+    policy::Policy,
     repair::{Call, CallResult, CallVerdict},
+    stamp,
     trail::{self, Caller, CloudTrailEvent, Record, compare},
 };
 
@@ -53,10 +55,9 @@ pub fn join(
     let confirmed = differences.is_empty();
     known.verdict = Some(if confirmed { CallVerdict::Confirmed } else { CallVerdict::Mismatch });
     known.request_id = known.request_id.take().or_else(|| event.request_id.clone());
-    let (action, refused) = (known.action, known.result == CallResult::Refused);
-    let (id, sequence) =
-        case.call(call).map_or_else(|| (case.id(), None), |call| (case.id_of(call), call.sequence));
-    let (step, name) = if confirmed {
+    let known = known.clone();
+    let refused = known.result == CallResult::Refused;
+    let steps = if confirmed {
         (trail::Step::Confirmed, Step::Confirmed)
     } else {
         (trail::Step::Mismatch, Step::Mismatch)
@@ -79,13 +80,51 @@ pub fn join(
     let data = json!({
         "eventID": event.event_id,
         "requestID": event.request_id,
-        "action": action.as_str(),
-        "sequence": sequence,
+        "action": known.action.as_str(),
+        "sequence": known.sequence,
         "differences": differences,
     });
-    let entry = ledger::enter_of(case, id.clone(), caller, step, &detail, Guards::NotAsked, data, now);
-    let occurrence = Occurrence { case: id, ..occurrence(case, name, detail, now) };
+    let (entry, occurrence) = enter(case, &known, steps, detail, data, caller, now);
     Joined::Verdict { entry, occurrence: Box::new(occurrence) }
+}
+
+/// Enters that CloudTrail has been silent about a call for too long; nothing, where it has its verdict by now.
+pub fn miss(
+    case: &mut Case,
+    call: Timestamp,
+    policy: &Policy,
+    caller: &Caller,
+    now: Timestamp,
+) -> Option<(Entry, Occurrence)> {
+    let known = case.call_mut(call).filter(|call| call.awaits_verdict())?;
+    known.verdict = Some(CallVerdict::Missing);
+    let known = known.clone();
+    let detail = format!(
+        "CloudTrail has told nothing of the call of {} within {}",
+        stamp::seconds(known.at),
+        stamp::length(policy.confirmation_timeout)
+    );
+    let data = json!({
+        "requestID": known.request_id,
+        "sequence": known.sequence,
+        "calledAt": stamp::millis(known.at),
+    });
+    Some(enter(case, &known, (trail::Step::Missing, Step::Missing), detail, data, caller, now))
+}
+
+/// Enters a verdict under the name of the repair that made the call, which may be over.
+fn enter(
+    case: &mut Case,
+    call: &Call,
+    (step, name): (trail::Step, Step),
+    detail: String,
+    data: Value,
+    caller: &Caller,
+    now: Timestamp,
+) -> (Entry, Occurrence) {
+    let id = case.id_of(call);
+    let entry = ledger::enter_of(case, id.clone(), caller, step, &detail, Guards::NotAsked, data, now);
+    (entry, Occurrence { case: id, ..occurrence(case, name, detail, now) })
 }
 
 /// Keeps an event for a call whose answer isn't known yet.

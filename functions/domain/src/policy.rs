@@ -94,6 +94,16 @@ pub enum Mode {
     Repair,
 }
 
+impl Mode {
+    /// As it is written in policies.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Observe => "observe",
+            Self::Repair => "repair",
+        }
+    }
+}
+
 /// Waits that differ from EKS's defaults. A `nodeRepairConfigOverrides` entry is more exact and wins.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]

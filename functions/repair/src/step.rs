@@ -12,14 +12,14 @@ use nodemend_adapters::{
 use nodemend_domain::{
     case::{Blocked, Case, Closed, Fault},
     condition::{ConditionType, RepairAction},
-    confirm::occurrence,
+    confirm::{self, occurrence},
     decide::{Decision, Outcome, RETRY},
     guard::{Block, Guard},
     ident::GroupName,
     ledger::{self, Guards},
     occurrence::{Occurrence, Step},
     policy::Policy,
-    repair::{CallVerdict, Phase},
+    repair::Phase,
     stamp, trail,
 };
 use serde_json::json;
@@ -124,26 +124,8 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let caller = self.cloud.caller();
         let told = self
             .update(key, None, policy, now, |case, _| {
-                let Some(known) = case.call_mut(call).filter(|call| call.awaits_verdict()) else {
-                    return (Vec::new(), None);
-                };
-                known.verdict = Some(CallVerdict::Missing);
-                let known = known.clone();
-                let detail = format!(
-                    "CloudTrail has told nothing of the call of {} within {}",
-                    stamp::seconds(known.at),
-                    stamp::length(policy.confirmation_timeout)
-                );
-                let data = json!({
-                    "requestID": known.request_id,
-                    "sequence": known.sequence,
-                    "calledAt": stamp::millis(known.at),
-                });
-                let (id, step) = (case.id_of(&known), trail::Step::Missing);
-                let entry =
-                    ledger::enter_of(case, id.clone(), &caller, step, &detail, Guards::NotAsked, data, now);
-                let told = Occurrence { case: id, ..occurrence(case, Step::Missing, detail, now) };
-                (vec![entry], Some(told))
+                confirm::miss(case, call, policy, &caller, now)
+                    .map_or_else(Default::default, |(entry, told)| (vec![entry], Some(told)))
             })
             .await?;
         swept.occurrences.extend(told.flatten());
