@@ -8,6 +8,7 @@ use nodemend::operate;
 #[cfg(feature = "local")]
 use nodemend::up::{self, UpError, child};
 use nodemend::{
+    cost,
     policy::{self, PolicyCommandError},
     replay::{self, ReplayError},
 };
@@ -27,6 +28,8 @@ enum Command {
     /// Check a policy, or take one over from eksctl
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Reckon what an installation costs in AWS
+    Cost(cost::Options),
     /// Say which nodes are in trouble or in repair, what is held, and which groups rest
     #[cfg(feature = "aws")]
     Status(operate::status::Options),
@@ -85,6 +88,10 @@ fn main() -> ExitCode {
             #[cfg(feature = "aws")]
             Err(PolicyCommandError::Operate(error)) => operated(Err(error)),
             Err(error) => failed(&error, error.is_usage()),
+        },
+        Command::Cost(options) => match cost::run(&options) {
+            Err(error) if !is_closed(&error) => failed(&error, false),
+            _ => ExitCode::SUCCESS,
         },
         #[cfg(feature = "aws")]
         Command::Status(options) => operated(operate::block_on(operate::status::run(&options))),

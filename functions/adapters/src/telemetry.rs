@@ -71,6 +71,20 @@ impl Metric {
         }
     }
 
+    /// Whether its zero says nothing: it is sent when there is something to count, as a metric is paid for in each hour
+    /// in which it is sent.
+    fn is_rare(self) -> bool {
+        match self {
+            Self::Step(_)
+            | Self::Observations
+            | Self::Rejected
+            | Self::UnknownCluster
+            | Self::Unplaced
+            | Self::SweepFailures => true,
+            Self::Reports | Self::IntakeLag | Self::CasesSwept => false,
+        }
+    }
+
     /// Its unit, as CloudWatch spells it.
     pub fn unit(self) -> &'static str {
         match self {
@@ -102,7 +116,8 @@ fn write_line(out: &mut impl Write, line: &impl Serialize) -> io::Result<()> {
     out.write_all(&bytes)
 }
 
-fn occurrence_line(occurrence: &Occurrence) -> Value {
+/// What [`occurred`] writes.
+pub fn occurrence_line(occurrence: &Occurrence) -> Value {
     let mut line = match serde_json::to_value(occurrence) {
         Ok(Value::Object(line)) => line,
         // An occurrence is strings and times.
@@ -115,6 +130,7 @@ fn occurrence_line(occurrence: &Occurrence) -> Value {
 }
 
 fn measured_line(at: Timestamp, cluster: Option<&ClusterName>, values: &[(Metric, u64)]) -> Value {
+    let values: Vec<_> = values.iter().filter(|(metric, value)| *value > 0 || !metric.is_rare()).collect();
     let mut line: Map<String, Value> =
         values.iter().map(|(metric, value)| (metric.name().to_owned(), (*value).into())).collect();
     if let Some(cluster) = cluster {
@@ -197,8 +213,9 @@ mod tests {
         let line = measured_line(at, Some(&cluster), &[(Metric::Reports, 3), (Metric::IntakeLag, 250)]);
         assert_embedded_metrics(&line);
         assert_eq!(line["_aws"]["CloudWatchMetrics"][0]["Metrics"][1]["Unit"], "Milliseconds");
-        let line = measured_line(at, None, &[(Metric::CasesSwept, 0)]);
+        let line = measured_line(at, None, &[(Metric::CasesSwept, 0), (Metric::SweepFailures, 0)]);
         assert_embedded_metrics(&line);
+        assert!(line["CasesSwept"] == 0 && line.get("SweepFailures").is_none(), "{line}");
         assert_eq!(line["_aws"]["CloudWatchMetrics"][0]["Dimensions"], json!([[]]));
     }
 

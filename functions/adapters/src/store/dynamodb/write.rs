@@ -1,5 +1,10 @@
 //! Turns a change into one transaction: all of it at the versions that were read, or nothing.
 //!
+//! A case that changes alone, as at each heartbeat, is one plain conditional put: half the price, half the time. Such a
+//! put has no token: one whose answer was lost on the way is tried again, finds itself in its way, and reads as lost.
+//! That is the side to err on, as whoever loses reads again; what anybody acts on (a claim, a call, a record) is written
+//! with its group or its trail, and is a transaction.
+//!
 //! The SDK gives each call a token of its own and repeats it when it tries again, so that a try whose answer was
 //! lost on the way is not applied twice and still reads as won. The token is not made from the content: two
 //! writers that decided the same on the same version would then both be told that they won, and both act.
@@ -10,7 +15,7 @@
 
 use aws_sdk_dynamodb::{
     error::SdkError,
-    operation::transact_write_items::TransactWriteItemsError,
+    operation::{put_item::PutItemError, transact_write_items::TransactWriteItemsError},
     types::{
         AttributeValue, CancellationReason, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem,
         builders::PutBuilder,
@@ -83,6 +88,9 @@ impl DynamoStore {
     ) -> Result<Written, StoreError> {
         let case = change.case;
         let (state, audit) = (self.tables.state.as_str(), self.tables.audit.as_str());
+        if case.version > 0 && naming.is_none() && change.group.is_none() && change.entries.is_empty() {
+            return self.put_alone(change, case_put(change, false, put(state))).await;
+        }
         let mut puts = Transaction::default();
         puts.add(case_put(change, naming.is_some(), put(state)), item::case_item(case)?)?;
         if case.version == 0 {
@@ -104,9 +112,34 @@ impl DynamoStore {
         match self.send(puts).await? {
             Answered::Won => Ok(Written::Won),
             Answered::Raced(raced, reasons) => Ok(match reasons.first() {
-                Some(reason) if raced == [0] && is_at(reason, change) => Written::Unnamed,
+                Some(reason) if raced == [0] && is_at(reason.item(), change) => Written::Unnamed,
                 _ => Written::Lost,
             }),
+        }
+    }
+
+    async fn put_alone(&self, change: &Change<'_>, put: PutBuilder) -> Result<Written, StoreError> {
+        let put = sized(put, item::case_item(change.case)?)?;
+        let sent = self
+            .client
+            .put_item()
+            .table_name(put.table_name)
+            .set_item(Some(put.item))
+            .set_condition_expression(put.condition_expression)
+            .set_expression_attribute_names(put.expression_attribute_names)
+            .set_expression_attribute_values(put.expression_attribute_values)
+            .set_return_values_on_condition_check_failure(put.return_values_on_condition_check_failure)
+            .send()
+            .await;
+        let error = match sent {
+            Ok(_) => return Ok(Written::Won),
+            Err(error) => error,
+        };
+        match error.as_service_error() {
+            Some(PutItemError::ConditionalCheckFailedException(failed)) => {
+                Ok(if is_at(failed.item(), change) { Written::Unnamed } else { Written::Lost })
+            }
+            _ => Err(failed(&error)),
         }
     }
 
@@ -174,15 +207,8 @@ pub(super) struct Transaction {
 
 impl Transaction {
     pub(super) fn add(&mut self, put: PutBuilder, item: Item) -> Result<(), StoreError> {
-        let size = item::size(&item);
-        if size > MAX_ITEM_BYTES {
-            let label = item::label(&item);
-            return Err(StoreError::Broken(format!(
-                "{label}: {size} bytes are more than an item's {MAX_ITEM_BYTES}"
-            )));
-        }
-        self.bytes += size;
-        let put = put.set_item(Some(item)).build().map_err(|error| StoreError::Broken(error.to_string()))?;
+        self.bytes += item::size(&item);
+        let put = sized(put, item)?;
         self.puts.push(TransactWriteItem::builder().put(put).build());
         Ok(())
     }
@@ -196,6 +222,18 @@ impl Transaction {
         }
         Ok(self.puts)
     }
+}
+
+/// A put of an item that DynamoDB takes.
+fn sized(put: PutBuilder, item: Item) -> Result<Put, StoreError> {
+    let size = item::size(&item);
+    if size > MAX_ITEM_BYTES {
+        let label = item::label(&item);
+        return Err(StoreError::Broken(format!(
+            "{label}: {size} bytes are more than an item's {MAX_ITEM_BYTES}"
+        )));
+    }
+    put.set_item(Some(item)).build().map_err(|error| StoreError::Broken(error.to_string()))
 }
 
 pub(super) fn put(table: &str) -> PutBuilder {
@@ -237,8 +275,8 @@ fn case_put(change: &Change<'_>, naming: bool, put: PutBuilder) -> PutBuilder {
 }
 
 /// Whether the case that stood in the way is the very one that was read.
-fn is_at(reason: &CancellationReason, change: &Change<'_>) -> bool {
-    let Some(found) = reason.item() else {
+fn is_at(found: Option<&Item>, change: &Change<'_>) -> bool {
+    let Some(found) = found else {
         return false;
     };
     change.case.node.is_some()

@@ -1,0 +1,79 @@
+//! What each event of a node's life asks of AWS, counted on the real handlers and a real DynamoDB API: the counts that
+//! `nodemend cost` reckons with.
+
+#[path = "cost/meter.rs"]
+mod meter;
+#[path = "cost/run.rs"]
+mod run;
+
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
+
+use nodemend::cost::Measured;
+
+const FILE: &str = "src/cost/measured.json";
+
+/// A line of a log holds times, and each has its own length.
+const SLACK: f64 = 0.05;
+
+#[test]
+fn the_counts_that_cost_reckons_with_are_those_of_this_code() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(FILE);
+    let counted = run::measure();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        let text = serde_json::to_string_pretty(&counted).expect("JSON");
+        fs::write(&path, text + "\n").expect("written");
+    }
+    let kept: BTreeMap<String, Measured> =
+        serde_json::from_str(&fs::read_to_string(&path).expect("a file")).expect("counts");
+    assert_eq!(kept.keys().collect::<Vec<_>>(), counted.keys().collect::<Vec<_>>());
+    for (event, counted) in &counted {
+        let kept = &kept[event];
+        let exact = |of: &Measured| (of.invocations, of.sweeps, of.requests, of.read_units, of.write_units);
+        assert_eq!(exact(kept), exact(counted), "{event}: UPDATE_GOLDEN=1 writes {FILE} anew");
+        for (kept, counted) in
+            [(kept.report_bytes, counted.report_bytes), (kept.log_bytes, counted.log_bytes)]
+        {
+            assert!((kept - counted).abs() <= counted * SLACK, "{event}: {kept} bytes, now {counted}");
+        }
+    }
+}
+
+fn cost(arguments: &[&str]) -> (i32, String, String) {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_nodemend")).arg("cost").args(arguments).output().expect("runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code().expect("a code"), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn a_node_costs_at_most_five_cents_a_month_at_the_defaults() {
+    let (code, out, _) = cost(&["--format", "json"]);
+    assert_eq!(code, 0);
+    let told: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    let per_node = told["perNodeMonth"].as_f64().expect("a number");
+    assert!(per_node > 0.001 && per_node <= 0.05, "{per_node}");
+    let sum: f64 =
+        told["lines"].as_array().expect("lines").iter().filter_map(|line| line["usd"].as_f64()).sum();
+    assert!((sum - told["month"].as_f64().expect("a number")).abs() < 1e-6);
+}
+
+#[test]
+fn more_nodes_cost_less_each_and_more_repairs_cost_more() {
+    let per_node = |arguments: &[&str]| {
+        let (_, out, _) = cost(&[arguments, &["--format", "json"]].concat());
+        let told: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+        told["perNodeMonth"].as_f64().expect("a number")
+    };
+    assert!(per_node(&["--nodes", "5000"]) < per_node(&["--nodes", "50"]));
+    assert!(per_node(&["--rate", "1"]) > per_node(&["--rate", "0"]));
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_by_name() {
+    for (arguments, named) in
+        [(["--nodes", "0"], "--nodes"), (["--rate", "-1"], "--rate"), (["--rate", "NaN"], "--rate")]
+    {
+        let (code, _, error) = cost(&arguments);
+        assert!(code == 64 && error.contains(named), "{code} {error}");
+    }
+}

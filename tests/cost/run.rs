@@ -1,0 +1,339 @@
+//! Takes nodes through what happens to them, and counts.
+
+use std::{borrow::Cow, collections::BTreeMap, fs, path::Path, time::Duration};
+
+use aws_sdk_dynamodb::config::{Credentials, Region};
+use jiff::{SignedDuration, Timestamp};
+use nodemend::{
+    cost::Measured,
+    up::{
+        child::Launcher,
+        dynamodb::{self, tables},
+        lambda::{Function, Spec, Word},
+    },
+};
+use nodemend_adapters::{
+    aws,
+    clock::{Clock, VirtualClock},
+    cloud::{Fleet, MemoryCloud},
+    store::dynamodb::DynamoStore,
+    subscription::{self, Batch, LogEvent},
+    telemetry,
+};
+use nodemend_audit::Audit;
+use nodemend_domain::{
+    ident::{ClusterName, GroupName, InstanceId, Zone},
+    occurrence::Occurrence,
+    policy::Policy,
+    trail::Caller,
+};
+use nodemend_intake::Intake;
+use nodemend_repair::Repairer;
+use serde_json::Value;
+use tokio::sync::mpsc::unbounded_channel;
+
+use crate::meter::{Consumed, Meter};
+
+/// What CloudWatch Logs adds to a log event where it bills bytes.
+const EVENT_OVERHEAD: usize = 26;
+const HEARTBEAT: &str = r#""kind":"heartbeat""#;
+
+pub(crate) fn measure() -> BTreeMap<String, Measured> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let logs = invocation_logs().await;
+        let heartbeat = heartbeat(&logs).await;
+        let mut measured = BTreeMap::from([("sweep".to_owned(), idle(&logs).await)]);
+        for (event, incident) in
+            [("trouble", "02-transient-interface-loss"), ("repair", "01-metadata-service-blocked")]
+        {
+            measured.insert(event.to_owned(), incident_of(incident, &logs).await);
+        }
+        measured.insert("heartbeat".to_owned(), heartbeat);
+        measured
+    })
+}
+
+/// An installation whose DynamoDB keeps count.
+struct Counted {
+    meter: Meter,
+    store: DynamoStore,
+    cloud: MemoryCloud,
+    clock: VirtualClock,
+    told: Measured,
+    logs: Logs,
+}
+
+/// What an invocation of each function writes to its log whatever happens.
+#[derive(Clone, Copy)]
+struct Logs {
+    intake: f64,
+    repair: f64,
+    audit: f64,
+}
+
+fn cluster() -> ClusterName {
+    ClusterName::new("prod").expect("a name")
+}
+
+impl Counted {
+    async fn new(logs: &Logs) -> Self {
+        let (meter, store) = metered().await;
+        let mut policy = Policy::eks_defaults();
+        policy.node_repair_config.max_unhealthy_node_threshold =
+            Some(nodemend_domain::policy::Limit::Count(100));
+        store.put_policy(&cluster(), &policy, "a test", Timestamp::UNIX_EPOCH).await.expect("a policy");
+        let clock = VirtualClock::default();
+        let caller = Caller {
+            account: "123456789012".to_owned(),
+            region: "us-east-1".to_owned(),
+            arn: "arn:aws:sts::123456789012:assumed-role/nodemend-repair/nodemend-repair".to_owned(),
+            principal_id: None,
+            user_agent: None,
+        };
+        let cloud = MemoryCloud::new(clock.clone(), caller, Fleet::default());
+        Self { meter, store, cloud, clock, told: Measured::default(), logs: *logs }
+    }
+
+    fn told(&mut self, occurrences: &[Occurrence]) {
+        let bytes = |told| telemetry::occurrence_line(told).to_string().len() + EVENT_OVERHEAD;
+        self.told.log_bytes += occurrences.iter().map(bytes).sum::<usize>() as f64;
+    }
+
+    async fn report(&mut self, group: &str, stream: &str, line: &str, at: Timestamp) {
+        self.sweep_until(at).await;
+        let batch = Batch {
+            owner: Cow::Borrowed("123456789012"),
+            log_group: group.into(),
+            log_stream: stream.into(),
+            subscription_filters: Vec::new(),
+            events: vec![LogEvent { id: "1".into(), timestamp: at, message: line.into() }],
+            rejected: Vec::new(),
+        };
+        let intake = Intake::new(self.store.clone());
+        let taken = intake.take(batch, at).await.expect("taken in");
+        assert!(taken.rejected.is_empty() && taken.unknown_cluster == 0, "{:?}", taken.rejected);
+        self.told.invocations += 1.0;
+        self.told.log_bytes += self.logs.intake;
+        self.told(&taken.occurrences);
+        if group.starts_with("/nodemend") {
+            self.told.report_bytes += (line.len() + EVENT_OVERHEAD) as f64;
+        }
+    }
+
+    async fn event(&mut self, line: &str, at: Timestamp) {
+        self.sweep_until(at).await;
+        let audit = Audit::new(self.store.clone(), self.cloud.clone());
+        let audited = audit.handle(line.as_bytes(), at).await.expect("audited");
+        self.told.invocations += 1.0;
+        self.told.log_bytes += self.logs.audit;
+        self.told(&audited.occurrences);
+    }
+
+    /// Sweeps at each deadline until then. The sweeps that find nothing are counted by themselves, a minute each.
+    async fn sweep_until(&mut self, end: Timestamp) {
+        let repairer = Repairer::new(self.store.clone(), self.cloud.clone(), self.clock.clone());
+        loop {
+            let before = self.meter.consumed();
+            let due = repairer.next_due().await.expect("a time").filter(|due| *due <= end);
+            let asked = self.meter.consumed() - before;
+            let Some(due) = due else {
+                // Only a driver of ours asks that.
+                self.take_back(asked);
+                break;
+            };
+            self.clock.advance_to(due);
+            let swept = repairer.sweep().await.expect("swept");
+            assert!(swept.failures.is_empty(), "{:?}", swept.failures);
+            self.told.sweeps += 1.0;
+            self.told(&swept.occurrences);
+        }
+        self.clock.advance_to(end);
+    }
+
+    fn take_back(&mut self, asked: Consumed) {
+        self.told.requests -= asked.requests;
+        self.told.read_units -= asked.read_units;
+        self.told.write_units -= asked.write_units;
+    }
+
+    fn finish(mut self, since: Consumed) -> Measured {
+        let consumed = self.meter.consumed() - since;
+        self.told.requests += consumed.requests;
+        self.told.read_units += consumed.read_units;
+        self.told.write_units += consumed.write_units;
+        self.told
+    }
+}
+
+async fn metered() -> (Meter, DynamoStore) {
+    let database = dynamodb::serve().expect("a database");
+    let (meter, address) = Meter::before(database).await;
+    let shared = aws::defaults()
+        .endpoint_url(format!("http://{address}"))
+        .region(Region::new("us-east-1"))
+        .credentials_provider(Credentials::new("test", "test", None, None, "a test"))
+        .load()
+        .await;
+    let client = aws_sdk_dynamodb::Client::new(&shared);
+    nodemend_adapters::store::dynamodb::create_tables(&client, &tables()).await.expect("tables");
+    (meter, DynamoStore::new(client, tables()))
+}
+
+fn lines(incident: &str) -> Vec<(String, Value, Timestamp)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("events").join(incident).join("events.jsonl");
+    let text = fs::read_to_string(path).expect("an incident");
+    let mut lines: Vec<_> = text
+        .lines()
+        .map(|line| {
+            let value: Value = serde_json::from_str(line).expect("JSON");
+            let time = |at: &str| value[at].as_str().and_then(|at| at.parse::<Timestamp>().ok());
+            let mut at = time("at").or(time("stageTimestamp")).or(time("time")).expect("a time");
+            if value["detail-type"] == "AWS API Call via CloudTrail" {
+                // CloudTrail's way takes minutes.
+                at += SignedDuration::from_mins(5);
+            }
+            (line.to_owned(), value, at)
+        })
+        .collect();
+    lines.sort_by_key(|(_, _, at)| *at);
+    lines
+}
+
+fn instance_of(value: &Value) -> Option<InstanceId> {
+    value["instanceId"].as_str().and_then(|id| InstanceId::new(id).ok())
+}
+
+/// All that an incident asks for besides its heartbeats, to the end of its case.
+async fn incident_of(name: &str, logs: &Logs) -> Measured {
+    let mut counted = Counted::new(logs).await;
+    let (group, zone) =
+        (GroupName::new("workers").expect("a name"), Zone::new("us-east-1a").expect("a name"));
+    let lines = lines(name);
+    let first = lines.iter().find_map(|(_, value, _)| instance_of(value)).expect("a node");
+    counted.cloud.change(|fleet| fleet.join(&group, Some(&cluster()), &first, &zone));
+    let since = counted.meter.consumed();
+    let mut last = Timestamp::UNIX_EPOCH;
+    for (line, value, at) in &lines {
+        last = *at;
+        if value["detail-type"] == "EC2 Instance Launch Successful" {
+            let id = value.pointer("/detail/EC2InstanceId").and_then(Value::as_str).expect("an id");
+            let newcomer = InstanceId::new(id).expect("an id");
+            counted.cloud.change(|fleet| fleet.join(&group, Some(&cluster()), &newcomer, &zone));
+        }
+        if value["detail-type"] == "EC2 Instance Terminate Successful" {
+            counted.cloud.change(|fleet| fleet.leave(&first));
+        }
+        if value.get("detail-type").is_some() {
+            counted.event(line, *at).await;
+        } else if value.get("auditID").is_some() {
+            counted.report("/aws/eks/prod/cluster", "kube-apiserver-audit-1", line, *at).await;
+        } else {
+            let before = (counted.told, counted.meter.consumed());
+            let stream = instance_of(value).expect("a node");
+            counted.report("/nodemend/prod/nodes", stream.as_str(), line, *at).await;
+            let sound = line.contains(HEARTBEAT) && !line.contains(r#""status":"False""#);
+            if sound && counted.told.sweeps == before.0.sweeps {
+                // Such heartbeats come anyway, and are counted as such.
+                let asked = counted.meter.consumed() - before.1;
+                counted.told = before.0;
+                counted.take_back(asked);
+            }
+        }
+    }
+    counted.sweep_until(last + SignedDuration::from_mins(10)).await;
+    counted.finish(since)
+}
+
+/// A sound node's heartbeat, after another.
+async fn heartbeat(logs: &Logs) -> Measured {
+    let mut counted = Counted::new(logs).await;
+    let (line, _, at) = heartbeat_line();
+    let stream = "i-08736224042c4ee75";
+    counted.report("/nodemend/prod/nodes", stream, &line, at).await;
+    (counted.told, counted.logs) = (Measured::default(), *logs);
+    let since = counted.meter.consumed();
+    let next = at + SignedDuration::from_mins(5);
+    let line = line
+        .replace(r#""seq":1,"#, r#""seq":2,"#)
+        .replace(&nodemend_domain::stamp::millis(at), &nodemend_domain::stamp::millis(next));
+    counted.report("/nodemend/prod/nodes", stream, &line, next).await;
+    counted.finish(since)
+}
+
+fn heartbeat_line() -> (String, Value, Timestamp) {
+    let lines = lines("01-metadata-service-blocked");
+    lines.into_iter().find(|(line, _, _)| line.contains(HEARTBEAT)).expect("a heartbeat")
+}
+
+/// A sweep that finds nothing due, as the function makes it: two that come together agree on who waits.
+async fn idle(logs: &Logs) -> Measured {
+    let counted = Counted::new(logs).await;
+    let since = counted.meter.consumed();
+    let now = counted.clock.now();
+    let end = now + SignedDuration::from_secs(65);
+    counted.store.lease_sweep(now, end).await.expect("a lease");
+    let repairer = Repairer::new(counted.store.clone(), counted.cloud.clone(), counted.clock.clone());
+    let wait = async |_: Timestamp| panic!("nothing is waited for");
+    repairer.sweep_until(end, wait, |_| ()).await.expect("swept");
+    counted.store.end_sweep(end, now).await.expect("ended");
+    let mut told = counted.finish(since);
+    (told.invocations, told.log_bytes) = (1.0, logs.repair);
+    told
+}
+
+/// Invokes the real functions with what leads to nothing, and counts the lines that they write.
+async fn invocation_logs() -> Logs {
+    let database = dynamodb::serve().expect("a database");
+    let (_, address) = Meter::before(database).await;
+    dynamodb::store(database).await.expect("tables");
+    let intake = subscription::encode(&Batch {
+        owner: "123456789012".into(),
+        log_group: "/nodemend/other/nodes".into(),
+        log_stream: "i-08736224042c4ee75".into(),
+        subscription_filters: Vec::new(),
+        events: vec![LogEvent { id: "1".into(), timestamp: Timestamp::now(), message: "{}".into() }],
+        rejected: Vec::new(),
+    });
+    Logs {
+        intake: logged("nodemend-intake", address, intake).await,
+        repair: logged("nodemend-repair", address, "{}".to_owned()).await,
+        audit: logged("nodemend-audit", address, r#"{"detail-type":"another","detail":{}}"#.to_owned()).await,
+    }
+}
+
+async fn logged(name: &str, aws: std::net::SocketAddr, payload: String) -> f64 {
+    let nodemend = Path::new(env!("CARGO_BIN_EXE_nodemend"));
+    let environment = [
+        ("NODEMEND_STATE_TABLE", tables().state),
+        ("NODEMEND_AUDIT_TABLE", tables().audit),
+        ("NODEMEND_REPAIR_ROLE", "arn:aws:iam::123456789012:role/nodemend-repair".to_owned()),
+        ("AWS_REGION", "us-east-1".to_owned()),
+        ("AWS_ACCESS_KEY_ID", "x".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "x".to_owned()),
+        ("AWS_ENDPOINT_URL", format!("http://{aws}")),
+    ];
+    let spec = Spec {
+        name: name.to_owned(),
+        program: nodemend.with_file_name(name),
+        environment: environment.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+        timeout: Duration::from_secs(60),
+        concurrency: 1,
+        retries: Vec::new(),
+    };
+    let (words, mut heard) = unbounded_channel();
+    let function = Function::new(spec, Launcher::new(nodemend), words);
+    function.invoke(payload.into()).await.expect("an answer");
+    function.stop().await;
+    drop(function);
+    let mut bytes = PLATFORM_LINES;
+    while let Some((_, word)) = heard.recv().await {
+        if let Word::Log(line) = word {
+            bytes += line.len() + EVENT_OVERHEAD;
+        }
+    }
+    bytes as f64
+}
+
+/// Lambda's own three lines of each invocation: START, END and REPORT, as its documentation shows them.
+const PLATFORM_LINES: usize = 89 + 55 + 170 + 3 * EVENT_OVERHEAD;
