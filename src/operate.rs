@@ -15,6 +15,7 @@ use nodemend_adapters::{
     aws::{self, NoRegion},
     clock::{Clock, SystemClock},
     cloud::{AwsCloud, Cloud, CloudError},
+    config::environment::EnvironmentError,
     store::{
         CaseKey, Store, StoreError,
         dynamodb::{DynamoStore, Tables},
@@ -90,6 +91,9 @@ pub enum OperateError {
     /// AWS has regions.
     #[error(transparent)]
     Region(#[from] NoRegion),
+    /// A variable is wrong.
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -107,7 +111,7 @@ pub enum OperateError {
 impl OperateError {
     /// Whether the command line or a file it names is at fault.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Usage(_) | Self::Read { .. } | Self::Region(_))
+        matches!(self, Self::Usage(_) | Self::Read { .. } | Self::Region(_) | Self::Environment(_))
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use anstyle::{AnsiColor, Effects, Style};
 use clap::Args;
 use jiff::Timestamp;
-use nodemend_adapters::{aws, clock::SystemClock, cloud::AwsCloud};
+use nodemend_adapters::{aws, clock::SystemClock, cloud::AwsCloud, config::environment::Environment};
 use nodemend_domain::{
     case::{Fault, State},
     decide::Decision,
@@ -49,7 +49,9 @@ pub struct Options {
 pub async fn run(options: &Options) -> Result<u8, OperateError> {
     let connection = options.installation.connect().await?;
     let key = connection.case_of(&options.node).await?;
-    let cloud = AwsCloud::connect(&aws::load().await?).await?;
+    let shared = aws::load().await?;
+    let cloud = AwsCloud::connect(&shared).await?;
+    let cloud = cloud.with_members(&shared, Environment::of_process().members()?);
     let repairer = Repairer::new(connection.store, cloud, SystemClock);
     let explained = repairer.explain(&key).await?.ok_or_else(|| {
         let (node, cluster) = (&options.node, &connection.cluster);

@@ -8,7 +8,7 @@ use std::{future::Future, sync::Arc};
 
 use nodemend_domain::{
     group::{ClusterFacts, Group, Whereabouts},
-    ident::{ClusterName, GroupName, InstanceId},
+    ident::{AccountId, ClusterName, GroupName, InstanceId},
     trail::{Answer, ApiCall, Caller},
 };
 
@@ -27,7 +27,13 @@ pub struct CloudError {
 }
 
 /// AWS, in our words.
-pub trait Cloud: Send + Sync {
+pub trait Cloud: Clone + Send + Sync {
+    /// The same in another account; our own, where none is named.
+    fn in_account(
+        &self,
+        account: Option<&AccountId>,
+    ) -> impl Future<Output = Result<Self, CloudError>> + Send;
+
     /// Where instances are, in the order asked for.
     fn locate(
         &self,

@@ -12,6 +12,7 @@ mod fast;
 mod fast_tests;
 mod gunzip;
 mod parse;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -25,6 +26,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use stream::{StreamRecord, stream_records};
 pub use write::{encode, envelope};
 
 /// The most bytes that one payload may decompress to, unless the caller says otherwise.

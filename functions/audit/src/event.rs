@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use nodemend_domain::{
-    ident::{GroupName, InstanceId, Zone},
+    ident::{AccountId, GroupName, InstanceId, Zone},
     stamp,
     trail::CloudTrailEvent,
 };
@@ -105,6 +105,15 @@ struct Details {
 struct StateChange {
     instance_id: InstanceId,
     state: String,
+}
+
+/// The account that an event is of, if it says so.
+pub fn account(payload: &[u8]) -> Option<AccountId> {
+    #[derive(Deserialize)]
+    struct Of {
+        account: AccountId,
+    }
+    serde_json::from_slice(payload).ok().map(|Of { account }| account)
 }
 
 impl Happening {

@@ -3,6 +3,8 @@
 
 pub mod event;
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use nodemend_adapters::{
     cloud::{Cloud, CloudError},
@@ -12,11 +14,12 @@ use nodemend_adapters::{
 use nodemend_domain::{
     case::Case,
     confirm::{self, Joined, occurrence},
-    ident::InstanceId,
+    ident::{AccountId, ClusterName, InstanceId},
     ledger::{self, Entry, Guards},
     occurrence::{Occurrence, Step},
+    policy::Policy,
     repair::{Call, CallResult},
-    trail::{self, CloudTrailEvent, Record, TrailError},
+    trail::{self, Caller, CloudTrailEvent, Record, TrailError},
 };
 use serde_json::json;
 
@@ -29,6 +32,7 @@ const MAX_RACES: usize = 16;
 pub struct Audit<S, C> {
     store: S,
     cloud: C,
+    own: Option<AccountId>,
 }
 
 /// What became of an event.
@@ -63,25 +67,36 @@ pub enum AuditError {
 impl<S: Store + Trail, C: Cloud> Audit<S, C> {
     /// An audit on these ports.
     pub fn new(store: S, cloud: C) -> Self {
-        Self { store, cloud }
+        Self { store, cloud, own: None }
+    }
+
+    /// Believes of a cluster what the account tells that its policy names, or else this one, and no other.
+    #[must_use]
+    pub fn in_account(self, own: Option<AccountId>) -> Self {
+        Self { own, ..self }
     }
 
     /// Takes one EventBridge event in.
     pub async fn handle(&self, payload: &[u8], now: Timestamp) -> Result<Audited, AuditError> {
-        self.take(Happening::read(payload)?, now).await
+        self.take(Happening::read(payload)?, event::account(payload).as_ref(), now).await
     }
 
-    /// Takes a decoded event in.
-    pub async fn take(&self, happening: Happening, now: Timestamp) -> Result<Audited, AuditError> {
+    /// Takes a decoded event of an account in.
+    pub async fn take(
+        &self,
+        happening: Happening,
+        account: Option<&AccountId>,
+        now: Timestamp,
+    ) -> Result<Audited, AuditError> {
         match happening {
-            Happening::ApiCall(event) => self.api_call(&event, now).await,
+            Happening::ApiCall(event) => self.api_call(&event, account, now).await,
             Happening::Launched { group, instance_id, zone, at } => {
                 // Every group of the account tells of its launches; only those of our clusters are ours.
-                let known = self.cloud.group(&group).await?;
+                let known = self.cloud.in_account(account).await?.group(&group).await?;
                 let Some(cluster) = known.and_then(|group| group.cluster.clone()) else {
                     return Ok(Audited::default());
                 };
-                if self.store.policy(&cluster).await?.is_none() {
+                if self.served(&cluster, account).await?.is_none() {
                     return Ok(Audited::default());
                 }
                 let key = CaseKey { cluster, instance_id };
@@ -97,7 +112,7 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
                 Ok(Audited::default())
             }
             Happening::Left { instance_id, at, how } => {
-                let Some(cluster) = self.store.cluster_of_instance(&instance_id).await? else {
+                let Some(cluster) = self.cluster_of(&instance_id, account).await? else {
                     return Ok(Audited::default());
                 };
                 self.update(&CaseKey { cluster, instance_id }, false, now, |case| {
@@ -113,28 +128,59 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
         }
     }
 
+    /// The policy of a cluster of ours, if that is in the account that tells of it.
+    async fn served(
+        &self,
+        cluster: &ClusterName,
+        account: Option<&AccountId>,
+    ) -> Result<Option<Arc<Policy>>, AuditError> {
+        let policy = self.store.policy(cluster).await?;
+        Ok(policy.filter(|policy| policy.believes(account, self.own.as_ref())))
+    }
+
+    /// The cluster in which an instance of this account is known.
+    async fn cluster_of(
+        &self,
+        instance_id: &InstanceId,
+        account: Option<&AccountId>,
+    ) -> Result<Option<ClusterName>, AuditError> {
+        let Some(cluster) = self.store.cluster_of_instance(instance_id).await? else {
+            return Ok(None);
+        };
+        Ok(self.served(&cluster, account).await?.is_some().then_some(cluster))
+    }
+
     /// A call that CloudTrail tells of: one of ours, or somebody else's on one of our nodes.
-    pub async fn api_call(&self, event: &CloudTrailEvent, now: Timestamp) -> Result<Audited, AuditError> {
+    async fn api_call(
+        &self,
+        event: &CloudTrailEvent,
+        account: Option<&AccountId>,
+        now: Timestamp,
+    ) -> Result<Audited, AuditError> {
+        let caller = self.cloud.in_account(account).await?.caller();
         if let Some(request_id) = &event.request_id
             && let Some((key, entry)) = self.store.call(request_id).await?
         {
             let record = Record::read(&entry.line)?;
-            return self.confirm(&key, event, &record, now).await;
+            if self.served(&key.cluster, account).await?.is_none() {
+                return Ok(Audited::default());
+            }
+            return self.confirm(&key, event, &record, &caller, now).await;
         }
-        let ours = self.cloud.caller().is_same_principal(&event.user_identity)
-            && !nodemend_domain::bug!("foreign-without-cause");
+        let ours =
+            caller.is_same_principal(&event.user_identity) && !nodemend_domain::bug!("foreign-without-cause");
         let mut audited = Audited::default();
         for instance_id in event.instance_ids() {
-            let Some(cluster) = self.store.cluster_of_instance(&instance_id).await? else {
+            let Some(cluster) = self.cluster_of(&instance_id, account).await? else {
                 continue;
             };
             let key = CaseKey { cluster, instance_id };
             let told = if ours && self.awaits_a_call(&key).await? {
-                self.early_or_lost(&key, event, now).await?
+                self.early_or_lost(&key, event, &caller, now).await?
             } else if ours && self.is_another_attempt(&key, event).await? {
                 continue;
             } else if event.is_termination() && event.succeeded() {
-                self.foreign(&key, event, now).await?
+                self.foreign(&key, event, &caller, now).await?
             } else {
                 continue;
             };
@@ -162,14 +208,14 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
         key: &CaseKey,
         event: &CloudTrailEvent,
         record: &Record,
+        caller: &Caller,
         now: Timestamp,
     ) -> Result<Audited, AuditError> {
-        let caller = self.cloud.caller();
         self.update(key, false, now, |case| {
             let Some(call) = confirm::call_of(case, event) else {
                 return (Vec::new(), Vec::new());
             };
-            match confirm::join(case, call, record, event, &caller, now) {
+            match confirm::join(case, call, record, event, caller, now) {
                 Joined::Verdict { entry, occurrence } => (vec![entry], vec![*occurrence]),
                 Joined::Early | Joined::Known => (Vec::new(), Vec::new()),
             }
@@ -182,9 +228,9 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
         &self,
         key: &CaseKey,
         event: &CloudTrailEvent,
+        caller: &Caller,
         now: Timestamp,
     ) -> Result<Audited, AuditError> {
-        let caller = self.cloud.caller();
         for _ in 0..MAX_RACES {
             let lines = self.store.chain(key).await?;
             let mut crossed = false;
@@ -198,7 +244,7 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
                         _ if crossed => {}
                         (Some(call), Some(record)) => {
                             if let Joined::Verdict { entry, occurrence } =
-                                confirm::join(case, call, &record, event, &caller, now)
+                                confirm::join(case, call, &record, event, caller, now)
                             {
                                 return (vec![entry], vec![*occurrence]);
                             }
@@ -224,9 +270,9 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
         &self,
         key: &CaseKey,
         event: &CloudTrailEvent,
+        caller: &Caller,
         now: Timestamp,
     ) -> Result<Audited, AuditError> {
-        let caller = self.cloud.caller();
         self.update(key, false, now, |case| {
             if case.departure.as_ref().is_some_and(|departure| departure.foreign) {
                 return (Vec::new(), Vec::new());
@@ -239,7 +285,7 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
                 "who": event.who(),
             });
             let step = trail::Step::Foreign;
-            let entry = ledger::enter(case, &caller, step, &how, Guards::NotAsked, data, now);
+            let entry = ledger::enter(case, caller, step, &how, Guards::NotAsked, data, now);
             let told = occurrence(case, Step::Foreign, format!("{how} ({})", event.event_name), now);
             case.depart(event.event_time, how, true);
             (vec![entry], vec![told])

@@ -10,6 +10,7 @@ use nodemend_adapters::{
     telemetry,
 };
 use nodemend_audit::Audit;
+use nodemend_domain::ident::AccountId;
 use serde_json::{Value, json, value::RawValue};
 
 #[tokio::main(flavor = "current_thread")]
@@ -20,8 +21,10 @@ async fn main() -> Result<(), Error> {
     // CloudTrail tells of the repair function's calls, and that has another role than this one.
     let region = shared.region().map(AsRef::as_ref).unwrap_or_default();
     let repairer = environment.repairer(region).map_err(one_line)?;
-    let cloud = AwsCloud::with_caller(&shared, repairer);
-    let audit = Audit::new(DynamoStore::connect(&shared, tables), cloud);
+    let own = AccountId::new(&repairer.account).ok();
+    let members = environment.members().map_err(one_line)?;
+    let cloud = AwsCloud::with_caller(&shared, repairer).with_members(&shared, members);
+    let audit = Audit::new(DynamoStore::connect(&shared, tables), cloud).in_account(own);
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Box<RawValue>>| {
         // Its future is deep and large, and lives on the heap.
         Box::pin(take(&audit, event.payload.get())).await

@@ -3,7 +3,10 @@
 mod ward;
 
 use nodemend_audit::{Audit, Happening};
-use nodemend_domain::{ident::Zone, occurrence::Step};
+use nodemend_domain::{
+    ident::{AccountId, Zone},
+    occurrence::Step,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -49,6 +52,26 @@ fn aws_own_examples_are_read() {
     assert_eq!(at.to_string(), "2026-08-20T10:46:30.401Z");
     assert!(how.contains("in response to a user request"), "{how}");
     assert_eq!(Happening::read(STATE.as_bytes()).expect("read"), Happening::Irrelevant, "pending");
+}
+
+/// An account can tag a group with any cluster's name, and terminate what is its own.
+#[test]
+fn another_accounts_instances_are_none_of_the_clusters() {
+    let ward = Ward::new();
+    let zone = Zone::new("us-east-1a").expect("a zone");
+    ward.cloud.change(|fleet| fleet.join(&group(), Some(&cluster()), &instance(9), &zone));
+    let own = AccountId::new("111111111111").ok();
+    let audit = Audit::new(ward.store.clone(), ward.cloud.clone()).in_account(own);
+    let tell = |event: &Value| {
+        pollster::block_on(audit.handle(event.to_string().as_bytes(), at(20))).expect("heard").relevant
+    };
+    for (account, ours) in [("222222222222", false), ("111111111111", true)] {
+        let mut launched = launch("workers", 9, 10);
+        let mut gone = state_change(1, "terminated");
+        launched["account"] = account.into();
+        gone["account"] = account.into();
+        assert_eq!((tell(&launched), tell(&gone)), (ours, ours), "{account}");
+    }
 }
 
 #[test]

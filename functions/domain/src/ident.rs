@@ -101,6 +101,12 @@ name!(
         && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 );
 name!(
+    /// An AWS account's id.
+    AccountId,
+    "an AWS account id (12 digits)",
+    |value| value.len() == 12 && value.bytes().all(|byte| byte.is_ascii_digit())
+);
+name!(
     /// The name of a Kubernetes Node object.
     NodeName,
     "a Kubernetes node name (a DNS subdomain of at most 253 bytes)",

@@ -18,7 +18,7 @@ pub use self::{
 use crate::{
     catalogue,
     condition::{ConditionType, RepairAction},
-    ident::{ClusterName, GroupName, NodeName},
+    ident::{AccountId, ClusterName, GroupName, NodeName},
     stamp,
 };
 
@@ -28,6 +28,10 @@ use crate::{
 pub struct Policy {
     /// Whether calls are made, or only told of. A new install only tells.
     pub mode: Mode,
+    /// The account that the cluster is in, where that is not nodemend's own. What any other account tells of a cluster
+    /// of this name is nobody's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<AccountId>,
     /// EKS's own block, for every group that has none of its own.
     pub node_repair_config: NodeRepairConfig,
     /// Waits that differ from EKS's, for every group.
@@ -64,6 +68,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             mode: Mode::Observe,
+            account: None,
             node_repair_config: NodeRepairConfig::default(),
             grace: Grace::default(),
             maintenance_windows: Vec::new(),
@@ -291,6 +296,15 @@ impl Policy {
             }
         }
         Ok(())
+    }
+
+    /// Whether what an account tells of the cluster is to be believed. Where either account is unknown, as in files,
+    /// it is.
+    pub fn believes(&self, account: Option<&AccountId>, own: Option<&AccountId>) -> bool {
+        match (account, self.account.as_ref().or(own)) {
+            (Some(account), Some(expected)) => account == expected,
+            _ => true,
+        }
     }
 
     /// The rules that hold for a group.

@@ -8,13 +8,13 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use nodemend_adapters::{
     store::{CaseKey, Change, Commit, Store, StoreError},
-    subscription::{Batch, Decoder, LogEvent, Message, Rejected, SubscriptionError},
+    subscription::{Batch, Decoder, LogEvent, Message, Rejected, StreamRecord, SubscriptionError},
 };
 use nodemend_domain::{
     audit_log::{self, Reading},
     case::{Case, News},
     condition::{Health, RepairAction},
-    ident::{ClusterName, InstanceId},
+    ident::{AccountId, ClusterName, InstanceId},
     log_source::{AUDIT_STREAMS, LogSource},
     observation::{Deleter, Observation},
     occurrence::{Occurrence, Step},
@@ -30,6 +30,7 @@ const MAX_RACES: usize = 16;
 #[derive(Debug, Clone)]
 pub struct Intake<S> {
     store: S,
+    own: Option<AccountId>,
 }
 
 /// What became of a payload.
@@ -88,7 +89,14 @@ enum Word<'a> {
 impl<S: Store> Intake<S> {
     /// An intake into a store.
     pub fn new(store: S) -> Self {
-        Self { store }
+        Self { store, own: None }
+    }
+
+    /// Takes nothing in of an account that is neither this one nor the one that the cluster's policy names: a log group's
+    /// name can be given in any account.
+    #[must_use]
+    pub fn in_account(self, own: Option<AccountId>) -> Self {
+        Self { own, ..self }
     }
 
     /// Takes one Lambda event in.
@@ -98,7 +106,21 @@ impl<S: Store> Intake<S> {
         payload: &[u8],
         now: Timestamp,
     ) -> Result<Intaken, IntakeError> {
-        match decoder.decode(payload)? {
+        self.hear(decoder.decode(payload)?, now).await
+    }
+
+    /// Takes one record of a stream in.
+    pub async fn handle_record(
+        &self,
+        decoder: &mut Decoder,
+        record: &StreamRecord<'_>,
+        now: Timestamp,
+    ) -> Result<Intaken, IntakeError> {
+        self.hear(decoder.decode_data(&record.data)?, now).await
+    }
+
+    async fn hear(&self, message: Message<'_>, now: Timestamp) -> Result<Intaken, IntakeError> {
+        match message {
             Message::Control => Ok(Intaken::default()),
             Message::Data(batch) => self.take(batch, now).await,
         }
@@ -117,7 +139,9 @@ impl<S: Store> Intake<S> {
             return Ok(taken);
         };
         taken.cluster = Some(source.cluster().clone());
-        let Some(policy) = self.store.policy(source.cluster()).await? else {
+        let owner = AccountId::new(&batch.owner).ok();
+        let policy = self.store.policy(source.cluster()).await?;
+        let Some(policy) = policy.filter(|policy| policy.believes(owner.as_ref(), self.own.as_ref())) else {
             taken.unknown_cluster = batch.events.len();
             return Ok(taken);
         };

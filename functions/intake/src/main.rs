@@ -1,15 +1,17 @@
 //! The intake Lambda: CloudWatch Logs subscription payloads in, cases out.
 
+use jiff::Timestamp;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nodemend_adapters::{
     aws,
     clock::{Clock, SystemClock},
     config::environment::Environment,
     store::dynamodb::{DynamoStore, Tables},
-    subscription::Decoder,
+    subscription::{self, Decoder, StreamRecord},
     telemetry::{self, Metric},
 };
-use nodemend_intake::Intake;
+use nodemend_domain::ident::AccountId;
+use nodemend_intake::{Intake, Intaken};
 use serde_json::{Value, json, value::RawValue};
 use tokio::sync::Mutex;
 
@@ -20,15 +22,56 @@ async fn main() -> Result<(), Error> {
     let intake = Intake::new(DynamoStore::connect(&shared, tables));
     let decoder = Mutex::new(Decoder::new());
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Box<RawValue>>| {
+        let intake = intake.clone().in_account(account_of(&event.context.invoked_function_arn));
+        let mut decoder = decoder.lock().await;
         // Its future is deep and large, and lives on the heap.
-        Box::pin(take(&intake, &mut *decoder.lock().await, event.payload.get())).await
+        Box::pin(async {
+            match subscription::stream_records(event.payload.get().as_bytes())? {
+                None => take(&intake, &mut decoder, event.payload.get()).await,
+                Some(records) => Ok(take_records(&intake, &mut decoder, &records).await),
+            }
+        })
+        .await
     }))
     .await
 }
 
+/// The account that this function is in: the fifth part of its ARN.
+fn account_of(arn: &str) -> Option<AccountId> {
+    AccountId::new(arn.split(':').nth(4)?).ok()
+}
+
 async fn take(intake: &Intake<DynamoStore>, decoder: &mut Decoder, payload: &str) -> Result<Value, Error> {
     let now = SystemClock.now();
-    let taken = intake.handle(decoder, payload.as_bytes(), now).await?;
+    Ok(told(intake.handle(decoder, payload.as_bytes(), now).await?, now))
+}
+
+/// Takes a stream's records in, in order. Lambda hands over anew what comes from the first on that could not be taken in
+/// now; one that can't be read ever is told of, and stops no other.
+async fn take_records(
+    intake: &Intake<DynamoStore>,
+    decoder: &mut Decoder,
+    records: &[StreamRecord<'_>],
+) -> Value {
+    for record in records {
+        let now = SystemClock.now();
+        match intake.handle_record(decoder, record, now).await {
+            Ok(taken) => drop(told(taken, now)),
+            Err(error) => {
+                telemetry::log(
+                    &json!({ "failure": error.to_string(), "sequenceNumber": record.sequence_number }),
+                );
+                if error.is_retryable() {
+                    return json!({ "batchItemFailures": [{ "itemIdentifier": record.sequence_number }] });
+                }
+                telemetry::measured(now, None, &[(Metric::Rejected, 1)]);
+            }
+        }
+    }
+    json!({ "batchItemFailures": [] })
+}
+
+fn told(taken: Intaken, now: Timestamp) -> Value {
     taken.occurrences.iter().for_each(telemetry::occurred);
     for rejected in &taken.rejected {
         telemetry::log(&json!({ "rejected": rejected }));
@@ -45,14 +88,14 @@ async fn take(intake: &Intake<DynamoStore>, decoder: &mut Decoder, payload: &str
     // A cluster that nobody knows is somebody else's word: never a dimension.
     let cluster = taken.cluster.as_ref().filter(|_| taken.unknown_cluster == 0);
     telemetry::measured(now, cluster, &numbers);
-    Ok(json!({
+    json!({
         "reports": taken.reports,
         "observations": taken.observations,
         "irrelevant": taken.irrelevant,
         "unplaced": taken.unplaced,
         "unknownCluster": taken.unknown_cluster,
         "rejected": taken.rejected.len(),
-    }))
+    })
 }
 
 /// The runtime shows an error as its fields; a person wants the sentence.

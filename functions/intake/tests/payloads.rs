@@ -4,9 +4,9 @@ mod ward;
 
 use nodemend_adapters::{
     store::{CaseKey, Store},
-    subscription::{Decoder, LogEvent, MAX_PAYLOAD, encode, envelope},
+    subscription::{Batch, Decoder, LogEvent, MAX_PAYLOAD, StreamRecord, encode, envelope},
 };
-use nodemend_domain::{condition::ConditionType, report::MAX_BYTES};
+use nodemend_domain::{condition::ConditionType, ident::AccountId, policy::Policy, report::MAX_BYTES};
 use nodemend_intake::Intake;
 use proptest::prelude::*;
 
@@ -103,6 +103,48 @@ fn a_cluster_that_is_not_ours_is_counted_and_dropped() {
     let taken = take(&store, payload.as_bytes(), 0);
     assert_eq!((taken.unknown_cluster, taken.reports, taken.rejected.len()), (2, 0, 0));
     assert_eq!(state(&store), []);
+}
+
+/// Who owns an account can give a log group any name.
+#[test]
+fn another_accounts_word_of_a_cluster_is_counted_and_dropped() {
+    let account = |digit: char| AccountId::new(digit.to_string().repeat(12)).ok();
+    let payload = |owner: char| {
+        let lines = [report(1, 1, 0, Some(0))];
+        let batch = batch("/nodemend/prod/nodes", instance(1).as_str(), &lines);
+        encode(&Batch { owner: owner.to_string().repeat(12).into(), ..batch })
+    };
+    // The policy names no account, or 2; the function is in 1.
+    for (named, owner, taken_in) in
+        [(None, '1', true), (None, '2', false), (Some('2'), '2', true), (Some('2'), '1', false)]
+    {
+        let store = store();
+        store.set_policy(&cluster(), Policy { account: named.and_then(account), ..ward::policy() });
+        let intake = Intake::new(store.clone()).in_account(account('1'));
+        let mut decoder = Decoder::new();
+        let taken = pollster::block_on(intake.handle(&mut decoder, payload(owner).as_bytes(), at(0)));
+        let taken = taken.expect("taken in");
+        assert_eq!(
+            (taken.reports, taken.unknown_cluster),
+            if taken_in { (1, 0) } else { (0, 1) },
+            "{named:?}"
+        );
+        assert_eq!(state(&store).is_empty(), !taken_in);
+    }
+}
+
+#[test]
+fn a_record_of_a_stream_is_what_a_payload_carries() {
+    let (by_payload, by_stream) = (store(), store());
+    let payload = of_agent(1, &[report(1, 1, 0, Some(0))]);
+    take(&by_payload, &payload, 0);
+    let data: serde_json::Value = serde_json::from_slice(&payload).expect("JSON");
+    let data = data["awslogs"]["data"].as_str().expect("text");
+    let record = StreamRecord { sequence_number: "1".into(), data: data.into() };
+    let intake = Intake::new(by_stream.clone());
+    let taken = pollster::block_on(intake.handle_record(&mut Decoder::new(), &record, at(0)));
+    assert_eq!(taken.expect("taken in").reports, 1);
+    assert_eq!(state(&by_stream), state(&by_payload));
 }
 
 #[test]

@@ -55,7 +55,7 @@ pub(crate) struct Lost {
     pub(crate) told: Vec<Occurrence>,
 }
 
-impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
+impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// Makes the repair that was decided on this very version of the case and its group.
     pub(crate) async fn make(
         &self,

@@ -39,7 +39,7 @@ pub struct Explanation {
     pub decision: Decision,
 }
 
-impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
+impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// Explains one case; none where it is unknown, or its cluster has no policy.
     pub async fn explain(&self, key: &CaseKey) -> Result<Option<Explanation>, RepairError> {
         let now = self.clock.now();
@@ -50,8 +50,9 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let Some(policy) = view.policy(&self.store, &key.cluster).await? else {
             return Ok(None);
         };
-        view.locate(&self.cloud, std::slice::from_ref(&case)).await?;
-        let around = view.around(&self.store, &self.cloud, &case).await?;
+        let here = self.here(&policy).await?;
+        view.locate(&here.cloud, std::slice::from_ref(&case)).await?;
+        let around = view.around(&self.store, &here.cloud, &case).await?;
         let surroundings = around.borrow();
         let no_tags = std::collections::BTreeMap::new();
         let tags = surroundings.group.map_or(&no_tags, |group| &group.tags);

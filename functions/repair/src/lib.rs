@@ -6,10 +6,13 @@
 
 mod act;
 mod explain;
+mod here;
 mod minute;
 mod newcomer;
 mod step;
 mod view;
+
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use nodemend_adapters::{
@@ -22,7 +25,7 @@ use nodemend_domain::{
     case::{Case, Fault},
     decide::{self, Decision, Triage},
     group::GroupState,
-    ident::GroupName,
+    ident::{AccountId, GroupName},
     ledger::Entry,
     occurrence::Occurrence,
     policy::Policy,
@@ -69,7 +72,7 @@ pub enum RepairError {
     Contended(String),
 }
 
-impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
+impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// A repairer on these ports.
     pub fn new(store: S, cloud: C, clock: K) -> Self {
         Self { store, cloud, clock }
@@ -103,7 +106,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         if open.is_empty() {
             return Ok(swept);
         }
-        view.locate(&self.cloud, &open).await?;
+        let open = self.locate(open, &mut view, &mut swept).await;
         let mut acts = Vec::new();
         for case in open {
             match self.settle(&case, &mut view, now, &mut swept).await {
@@ -125,6 +128,29 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         Ok(swept)
     }
 
+    /// Asks AWS where these instances are, once for each account that they are in. The cases of an account that can't be
+    /// asked stay due, and stop no other's.
+    async fn locate(&self, open: Vec<Case>, view: &mut View, swept: &mut Swept) -> Vec<Case> {
+        let mut by_account: BTreeMap<Option<AccountId>, Vec<Case>> = BTreeMap::new();
+        for case in open {
+            // The view has read the policy: without one the case would not be open.
+            let policy = view.policy(&self.store, &case.cluster).await.ok().flatten();
+            by_account.entry(policy.and_then(|policy| policy.account.clone())).or_default().push(case);
+        }
+        let mut located = Vec::new();
+        for (account, cases) in by_account {
+            let found = match self.cloud.in_account(account.as_ref()).await {
+                Ok(cloud) => view.locate(&cloud, &cases).await,
+                Err(error) => Err(error.into()),
+            };
+            match found {
+                Ok(()) => located.extend(cases),
+                Err(error) => swept.failures.push(error),
+            }
+        }
+        located
+    }
+
     /// Carries out what the case alone decides; the case, where that is not enough.
     async fn triage(
         &self,
@@ -142,7 +168,7 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         match decide::triage(&case, &policy, now) {
             Triage::NeedsSurroundings => Ok(Some(case)),
             Triage::Settled(decision) => {
-                self.carry_out(case, decision, None, &policy, now, swept).await?;
+                self.here(&policy).await?.carry_out(case, decision, None, &policy, now, swept).await?;
                 Ok(None)
             }
         }
@@ -160,12 +186,13 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let Some(policy) = view.policy(&self.store, &key.cluster).await? else {
             return Ok(None);
         };
-        let surroundings = view.around(&self.store, &self.cloud, case).await?;
+        let here = self.here(&policy).await?;
+        let surroundings = view.around(&self.store, &here.cloud, case).await?;
         match decide::decide(case, &surroundings.borrow(), &policy, now) {
             Decision::Act { fault, .. } => Ok(Some(fault)),
             decision => {
                 let group = Some(surroundings.state.name.clone());
-                self.carry_out(case.clone(), decision, group, &policy, now, swept).await?;
+                here.carry_out(case.clone(), decision, group, &policy, now, swept).await?;
                 Ok(None)
             }
         }
@@ -188,16 +215,17 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         if decide::triage(&case, &policy, now) != Triage::NeedsSurroundings {
             return Ok(());
         }
-        view.locate(&self.cloud, std::slice::from_ref(&case)).await?;
-        let surroundings = view.around(&self.store, &self.cloud, &case).await?;
+        let here = self.here(&policy).await?;
+        view.locate(&here.cloud, std::slice::from_ref(&case)).await?;
+        let surroundings = view.around(&self.store, &here.cloud, &case).await?;
         match decide::decide(&case, &surroundings.borrow(), &policy, now) {
             Decision::Act { fault, action } => {
                 let plan = act::Plan { fault, action, group: surroundings.state.clone() };
-                self.make(case, plan, &policy, swept).await
+                here.make(case, plan, &policy, swept).await
             }
             decision => {
                 let group = Some(surroundings.state.name.clone());
-                self.carry_out(case, decision, group, &policy, now, swept).await
+                here.carry_out(case, decision, group, &policy, now, swept).await
             }
         }
     }

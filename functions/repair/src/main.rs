@@ -25,7 +25,8 @@ async fn main() -> Result<(), Error> {
     let environment = Environment::of_process();
     let tables = Tables::of(&environment).map_err(one_line)?;
     let shared = aws::load().await.map_err(one_line)?;
-    let cloud = AwsCloud::connect(&shared).await.map_err(one_line)?;
+    let members = environment.members().map_err(one_line)?;
+    let cloud = AwsCloud::connect(&shared).await.map_err(one_line)?.with_members(&shared, members);
     let store = DynamoStore::connect(&shared, tables);
     let repairer = Repairer::new(store.clone(), cloud, SystemClock);
     lambda_runtime::run(service_fn(async |_: LambdaEvent<Box<RawValue>>| sweep(&repairer, &store).await))

@@ -13,7 +13,7 @@ const LOOK: SignedDuration = SignedDuration::from_secs(5);
 /// A failed look is not repeated at once: what failed stays due, and would fail again without end.
 const PAUSE: SignedDuration = SignedDuration::from_secs(5);
 
-impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
+impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// Sweeps now, and again whenever something falls due before `end`; `report` hears of every sweep.
     pub async fn sweep_until(
         &self,

@@ -21,7 +21,7 @@ use nodemend_domain::{
 
 use crate::{RepairError, Repairer, Swept};
 
-impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
+impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// Tells the group that a node came, or failed to; and the repair that waited for it.
     pub(crate) async fn introduce(
         &self,

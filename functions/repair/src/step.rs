@@ -41,7 +41,7 @@ fn about_fault(occurrence: Occurrence, fault: &Fault) -> Occurrence {
     Occurrence { condition: Some(fault.condition.clone()), reason: Some(fault.reason.clone()), ..occurrence }
 }
 
-impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
+impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     pub(crate) async fn carry_out(
         &self,
         case: Case,

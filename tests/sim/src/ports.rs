@@ -14,7 +14,7 @@ use nodemend_domain::{
     case::Case,
     group::{ClusterFacts, Group, GroupState, Whereabouts},
     guard::Unwell,
-    ident::{ClusterName, GroupName, InstanceId, NodeName},
+    ident::{AccountId, ClusterName, GroupName, InstanceId, NodeName},
     ledger::Entry,
     policy::{Hold, Policy},
     trail::{Answer, ApiCall, Caller, Outcome},
@@ -126,6 +126,10 @@ pub(crate) struct Aws {
 }
 
 impl Cloud for Aws {
+    async fn in_account(&self, account: Option<&AccountId>) -> Result<Self, CloudError> {
+        Ok(Self { cloud: self.cloud.in_account(account).await?, ..self.clone() })
+    }
+
     async fn locate(&self, instances: &[InstanceId]) -> Result<Vec<Whereabouts>, CloudError> {
         let found = self.cloud.locate(instances).await?;
         self.bench.judge().read(self.process, |reads, order| {

@@ -6,17 +6,20 @@ mod cluster;
 mod error;
 mod group;
 mod instance;
+mod member;
 
 use std::{sync::Arc, time::Duration};
 
 use aws_config::SdkConfig;
 use nodemend_domain::{
     group::{ClusterFacts, Group, Whereabouts},
-    ident::{ClusterName, GroupName, InstanceId},
+    ident::{AccountId, ClusterName, GroupName, InstanceId},
     trail::{Answer, ApiCall, Caller},
 };
 
+use self::member::Accounts;
 use super::{Cloud, CloudError};
+use crate::config::environment::Members;
 
 /// How long the answer to a call is waited for. What comes later is lost, and costs the repair its lease; the lease
 /// is longer, so that no two calls are on their way at once.
@@ -31,6 +34,7 @@ pub struct AwsCloud {
     zonal_shift: aws_sdk_arczonalshift::Client,
     caller: Caller,
     patience: Duration,
+    accounts: Arc<Accounts>,
 }
 
 impl AwsCloud {
@@ -48,7 +52,14 @@ impl AwsCloud {
             zonal_shift: aws_sdk_arczonalshift::Client::new(shared),
             caller,
             patience: PATIENCE,
+            accounts: Arc::new(Accounts::new(shared, None)),
         }
+    }
+
+    /// Goes to other accounts by these roles.
+    #[must_use]
+    pub fn with_members(self, shared: &SdkConfig, roles: Option<Members>) -> Self {
+        Self { accounts: Arc::new(Accounts::new(shared, roles)), ..self }
     }
 
     /// Waits so long for the answer to a call.
@@ -72,6 +83,13 @@ async fn identify(shared: &SdkConfig) -> Result<Caller, CloudError> {
 }
 
 impl Cloud for AwsCloud {
+    async fn in_account(&self, account: Option<&AccountId>) -> Result<Self, CloudError> {
+        match account {
+            Some(account) if account.as_str() != self.caller.account => self.accounts.of(account, self).await,
+            _ => Ok(self.clone()),
+        }
+    }
+
     async fn locate(&self, instances: &[InstanceId]) -> Result<Vec<Whereabouts>, CloudError> {
         let known = group::memberships(&self.auto_scaling, instances).await?;
         let others: Vec<&InstanceId> = instances.iter().filter(|id| !known.contains_key(*id)).collect();

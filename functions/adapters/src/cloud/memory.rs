@@ -7,7 +7,7 @@ use std::{
 
 use nodemend_domain::{
     group::{ClusterFacts, Group, Lifecycle, Member, Whereabouts},
-    ident::{ClusterName, GroupName, InstanceId, Zone},
+    ident::{AccountId, ClusterName, GroupName, InstanceId, Zone},
     trail::{self, Activity, Answer, ApiCall, Caller, Outcome},
 };
 
@@ -245,6 +245,11 @@ fn made_up_id(kind: &str, call: &ApiCall, number: usize) -> String {
 }
 
 impl Cloud for MemoryCloud {
+    /// All accounts are one.
+    async fn in_account(&self, _: Option<&AccountId>) -> Result<Self, CloudError> {
+        Ok(self.clone())
+    }
+
     async fn locate(&self, instances: &[InstanceId]) -> Result<Vec<Whereabouts>, CloudError> {
         let inner = self.lock();
         let fleet = &inner.fleet;

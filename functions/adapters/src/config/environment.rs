@@ -8,6 +8,19 @@ pub const STATE_TABLE: &str = "NODEMEND_STATE_TABLE";
 pub const AUDIT_TABLE: &str = "NODEMEND_AUDIT_TABLE";
 /// The ARN of the role that the repair function has, for the function that must tell its calls from others'.
 pub const REPAIR_ROLE: &str = "NODEMEND_REPAIR_ROLE";
+/// The name of the role that a function assumes in the accounts of other clusters.
+pub const MEMBER_ROLE: &str = "NODEMEND_MEMBER_ROLE";
+/// The name of the role that the repair function has there, for the function that must tell its calls from others'.
+pub const REPAIR_MEMBER_ROLE: &str = "NODEMEND_REPAIR_MEMBER_ROLE";
+
+/// The roles in the accounts of other clusters, by name: in each account they are called the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Members {
+    /// What this function assumes.
+    pub role: String,
+    /// What the repair function assumes.
+    pub calls_as: String,
+}
 
 /// A variable that is missing or wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +66,19 @@ impl Environment {
         })
     }
 
+    /// The roles in other accounts; none where nodemend serves its own account alone.
+    pub fn members(&self) -> Result<Option<Members>, EnvironmentError> {
+        let Ok(role) = self.text(MEMBER_ROLE) else {
+            return Ok(None);
+        };
+        let role = role_name(MEMBER_ROLE, role)?;
+        let calls_as = match self.text(REPAIR_MEMBER_ROLE) {
+            Ok(name) => role_name(REPAIR_MEMBER_ROLE, name)?,
+            Err(_) => role.clone(),
+        };
+        Ok(Some(Members { role, calls_as }))
+    }
+
     /// A variable that is set to nothing is one that somebody forgot.
     fn text(&self, variable: &'static str) -> Result<String, EnvironmentError> {
         let text = (self.0)(variable).filter(|text| !text.trim().is_empty());
@@ -63,6 +89,13 @@ impl Environment {
 fn wrong(variable: &'static str, found: &str, expected: &str) -> EnvironmentError {
     let shown: String = found.chars().take(80).collect();
     EnvironmentError { variable, why: format!("is {shown:?}, not {expected}") }
+}
+
+/// A role's name, its path before it. <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html>
+fn role_name(variable: &'static str, name: String) -> Result<String, EnvironmentError> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"+=,.@_-/".contains(&byte);
+    let valid = name.bytes().all(fits) && !name.starts_with('/') && !name.ends_with('/');
+    if valid { Ok(name) } else { Err(wrong(variable, &name, "the name of a role")) }
 }
 
 struct Role<'a> {
@@ -132,6 +165,17 @@ mod tests {
             };
             assert!(repairer.is_same_principal(&session("nodemend-repair")));
             assert!(!repairer.is_same_principal(&session("nodemend-audit")));
+        }
+    }
+
+    #[test]
+    fn the_roles_in_other_accounts_are_named_or_there_are_none() {
+        assert_eq!(with(MEMBER_ROLE, " ").members(), Ok(None));
+        let members = Members { role: "x/nodemend".to_owned(), calls_as: "x/nodemend".to_owned() };
+        assert_eq!(with(MEMBER_ROLE, "x/nodemend").members(), Ok(Some(members)));
+        for wrong in ["arn:aws:iam::123456789012:role/x", "/x", "a b"] {
+            let error = with(MEMBER_ROLE, wrong).members().expect_err("refused").to_string();
+            assert!(error.contains("NODEMEND_MEMBER_ROLE"), "{error}");
         }
     }
 

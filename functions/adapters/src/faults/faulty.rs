@@ -11,7 +11,7 @@ use nodemend_domain::{
     case::Case,
     group::{ClusterFacts, Group, GroupState, Whereabouts},
     guard::Unwell,
-    ident::{ClusterName, GroupName, InstanceId, NodeName},
+    ident::{AccountId, ClusterName, GroupName, InstanceId, NodeName},
     ledger::Entry,
     policy::{Hold, Policy},
     trail::{Answer, ApiCall, Caller, Outcome},
@@ -150,6 +150,10 @@ impl<P: Trail> Trail for Faulty<P> {
 }
 
 impl<P: Cloud> Cloud for Faulty<P> {
+    async fn in_account(&self, account: Option<&AccountId>) -> Result<Self, CloudError> {
+        Ok(Self { port: self.port.in_account(account).await?, ..self.clone() })
+    }
+
     async fn locate(&self, instances: &[InstanceId]) -> Result<Vec<Whereabouts>, CloudError> {
         self.cloud(self.port.locate(instances)).await
     }

@@ -2,8 +2,15 @@
 
 use std::time::Duration;
 
-use nodemend_adapters::cloud::{AwsCloud, Cloud};
+use aws_config::Region;
+use aws_sdk_sts::config::Credentials;
+use nodemend_adapters::{
+    aws,
+    cloud::{AwsCloud, Cloud},
+    config::environment::Members,
+};
 use nodemend_domain::{
+    ident::AccountId,
     refusal::Refusal,
     trail::{Activity, Answer, ApiCall, Caller, Outcome},
 };
@@ -44,6 +51,50 @@ async fn who_may_not_ask_who_it_is_gets_no_cloud() {
     let service = Service::start(&[("GetCallerIdentity", Reply::File(403, "error-access-denied.xml"))]).await;
     let error = AwsCloud::connect(&config(&service)).await.expect_err("refused");
     assert_eq!(error.code, "AccessDenied");
+}
+
+#[tokio::test]
+async fn another_account_is_reached_by_the_role_that_it_made_for_us() {
+    let script = [
+        ("GetCallerIdentity", Reply::File(200, "caller.xml")),
+        ("AssumeRole", Reply::File(200, "assume-role.xml")),
+        (TERMINATE, Reply::File(200, "terminate.xml")),
+        (TERMINATE, Reply::File(200, "terminate.xml")),
+    ];
+    let service = Service::start(&script).await;
+    let credentials = Credentials::new("AKIAEXAMPLE", "secret", None, None, "the test");
+    let shared = aws::defaults()
+        .endpoint_url(format!("http://{}", service.address))
+        .region(Region::from_static("us-west-2"))
+        .credentials_provider(credentials)
+        .load()
+        .await;
+    let roles = Members { role: "nodemend/member".to_owned(), calls_as: "nodemend/member".to_owned() };
+    let ours = AwsCloud::connect(&shared).await.expect("a caller").with_members(&shared, Some(roles));
+    let other = AccountId::new("222222222222").expect("an id");
+    assert_eq!(ours.in_account(None).await.expect("ours").caller(), ours.caller());
+    let own = AccountId::new(&ours.caller().account).expect("an id");
+    assert_eq!(ours.in_account(Some(&own)).await.expect("ours").caller(), ours.caller());
+    assert_eq!(service.asked("AssumeRole").len(), 0, "nobody needs a role at home");
+    for _ in 0..2 {
+        let theirs = ours.in_account(Some(&other)).await.expect("a way");
+        assert_eq!(theirs.caller().arn, "arn:aws:sts::222222222222:assumed-role/member/nodemend");
+        assert!(matches!(theirs.call(&terminate()).await.outcome, Outcome::Accepted { .. }));
+    }
+    let assumed = service.asked("AssumeRole");
+    assert_eq!(assumed.len(), 1, "credentials are kept while they hold");
+    assert_eq!(assumed[0].form["RoleArn"], "arn:aws:iam::222222222222:role/nodemend/member");
+    assert_eq!(assumed[0].form["RoleSessionName"], "nodemend");
+    let keys: Vec<String> = service.asked(TERMINATE).into_iter().map(|asked| asked.key).collect();
+    assert_eq!(keys, ["ASIAMEMBER", "ASIAMEMBER"]);
+}
+
+#[tokio::test]
+async fn an_account_without_a_role_for_us_is_named() {
+    let (cloud, _service) = aws(&[]).await;
+    let other = AccountId::new("222222222222").expect("an id");
+    let error = cloud.in_account(Some(&other)).await.expect_err("no way");
+    assert!(error.to_string().contains("222222222222"), "{error}");
 }
 
 #[tokio::test]

@@ -38,6 +38,8 @@ pub(crate) struct Asked {
     pub(crate) form: BTreeMap<String, String>,
     /// For which service and region it was signed.
     pub(crate) scope: String,
+    /// With whose key.
+    pub(crate) key: String,
 }
 
 #[derive(Debug, Default)]
@@ -137,8 +139,10 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<Asked> {
     let operation = form.get("Action").cloned().unwrap_or_else(|| format!("{method} {}", unescaped(path)));
     // AWS4-HMAC-SHA256 Credential=<key>/<day>/<region>/<service>/aws4_request, …
     let scope = headers.get("authorization").and_then(|signed| signed.split(',').next());
+    let key = scope.and_then(|signed| signed.split_once("Credential=")?.1.split('/').next());
+    let key = key.unwrap_or_default().to_owned();
     let scope = scope.map(|credential| credential.splitn(3, '/').last().unwrap_or_default().to_owned());
-    Some(Asked { operation, form, scope: scope.unwrap_or_default() })
+    Some(Asked { operation, form, scope: scope.unwrap_or_default(), key })
 }
 
 fn unescaped(text: &str) -> String {
