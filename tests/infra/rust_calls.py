@@ -144,7 +144,7 @@ def calls_of_operators() -> set:
     command = sorted((ROOT / "src").rglob("*.rs"))
     asked = set(re.findall(r"\brepairer\s*\.\s*(\w+)\s*\(", "".join(code(file) for file in (ROOT / "src" / "operate").glob("*.rs"))))
     assert asked == {"explain"}
-    explains = [ROOT / "functions" / "repair" / "src" / f"{module}.rs" for module in ("explain", "view")]
+    explains = [ROOT / "functions" / "repair" / "src" / f"{module}.rs" for module in ("explain", "here", "view")]
     return _calls_through_ports([*(file for file in command if "replay" not in file.parts and file.name != "replay.rs"), *explains])
 
 

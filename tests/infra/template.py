@@ -60,11 +60,16 @@ def deployed(**given: str) -> dict:
 class Resolver:
     """Carries out the intrinsic functions that the template uses, and no others."""
 
-    def __init__(self, template: dict, given: dict):
-        self.template, self.given = template, given
+    def __init__(self, template: dict, given: dict, imported: dict | None = None):
+        self.template, self.given, self.imported = template, given, imported or {}
         self.conditions = {}
-        for name, condition in template.get("Conditions", {}).items():
-            self.conditions[name] = self.value(condition)
+        for name in template.get("Conditions", {}):
+            self.condition(name)
+
+    def condition(self, name):
+        if name not in self.conditions:
+            self.conditions[name] = self.value(self.template["Conditions"][name])
+        return self.conditions[name]
 
     def resolve(self) -> dict:
         resources = {
@@ -72,7 +77,12 @@ class Resolver:
             for name, resource in self.template["Resources"].items()
             if self.conditions.get(resource.get("Condition"), True)
         }
-        return {"Resources": resources, "Outputs": self.value(self.template["Outputs"])}
+        outputs = {
+            name: self.value(output)
+            for name, output in self.template["Outputs"].items()
+            if self.conditions.get(output.get("Condition"), True)
+        }
+        return {"Resources": resources, "Outputs": outputs}
 
     def value(self, node):
         if isinstance(node, list):
@@ -101,6 +111,18 @@ class Resolver:
                 return left == right
             case "Fn::Not":
                 return not self.value(argument[0])
+            case "Fn::And":
+                return all(self.value(one) for one in argument)
+            case "Condition":
+                return self.condition(argument)
+            case "Fn::Split":
+                delimiter, text = map(self.value, argument)
+                return text.split(delimiter)
+            case "Fn::Select":
+                place, values = argument[0], self.value(argument[1])
+                return values[int(place)]
+            case "Fn::ImportValue":
+                return self.imported[self.value(argument)]
             case _:
                 raise ValueError(f"{function} is not known here")
 
@@ -140,12 +162,29 @@ class Resolver:
                 return f"arn:{PARTITION}:sqs:{here}:{name}"
             case "AWS::SNS::Topic":
                 return f"arn:{PARTITION}:sns:{here}:{name}"
+            case "AWS::Kinesis::Stream":
+                return f"arn:{PARTITION}:kinesis:{here}:stream/{name}"
+            case "AWS::Logs::Destination":
+                destination = self.value(self.template["Resources"][name]["Properties"]["DestinationName"])
+                return f"arn:{PARTITION}:logs:{here}:destination:{destination}"
             case "AWS::Events::Rule":
                 return f"arn:{PARTITION}:events:{here}:rule/{name}"
             case "AWS::CloudWatch::Alarm":
                 return f"arn:{PARTITION}:cloudwatch:{here}:alarm:{name}"
             case other:
                 raise ValueError(f"the ARN of a {other} is not known here")
+
+
+def exports(outputs: dict) -> dict:
+    """What other stacks may import, by name."""
+    return {output["Export"]["Name"]: output["Value"] for output in outputs.values() if "Export" in output}
+
+
+def beside(file: str, **given: str) -> dict:
+    """One of the plain templates beside template.yaml, deployed with that one's exports at hand."""
+    template = yaml_parse((TEMPLATE.parent / file).read_text())
+    defaults = {name: p["Default"] for name, p in template["Parameters"].items() if "Default" in p}
+    return Resolver(json.loads(json.dumps(template)), {**defaults, **given}, exports(deployed()["Outputs"])).resolve()
 
 
 def of_type(resources: dict, kind: str) -> dict:

@@ -149,6 +149,9 @@ def test_a_function_has_the_environment_that_its_main_reads(function):
     main = (FUNCTIONS / function.lower() / "src" / "main.rs").read_text()
     read = {names["STATE_TABLE"], names["AUDIT_TABLE"]} if "Tables::of(" in main else set()
     read |= {names["REPAIR_ROLE"]} if ".repairer(" in main else set()
+    if ".members(" in main:
+        # Who makes the calls itself needs no other name for who makes them.
+        read |= {names["MEMBER_ROLE"]} | ({names["REPAIR_MEMBER_ROLE"]} if ".repairer(" in main else set())
     resources = deployed()["Resources"]
     found = resources[f"{function}Function"]["Properties"]["Environment"]["Variables"]
     assert set(found) == read

@@ -92,7 +92,8 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
             Happening::ApiCall(event) => self.api_call(&event, account, now).await,
             Happening::Launched { group, instance_id, zone, at } => {
                 // Every group of the account tells of its launches; only those of our clusters are ours.
-                let known = self.cloud.in_account(account).await?.group(&group).await?;
+                let cloud = self.cloud.in_account(account).await?;
+                let known = cloud.group(&group).await?;
                 let Some(cluster) = known.and_then(|group| group.cluster.clone()) else {
                     return Ok(Audited::default());
                 };

@@ -1,0 +1,205 @@
+"""A further cluster, of this account or another: both sides fit the installation, and each other, and allow no more."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from iam import Request, allows
+from template import ACCOUNT, PARTITION, REGION, ROOT, beside, deployed, document, exports, of_type
+from test_cdk import CDK, installed, run as run_in_cdk  # noqa: F401: a fixture
+from test_permissions import INSTANCE, REQUESTS
+from test_template import constant, run
+
+INFRA = ROOT / "infra"
+THERE, OTHER = "444455556666", "test"
+INSTALLATION = "nodemend-prod"
+FILES = ["cluster.yaml", "member.yaml"]
+
+
+def hub(account=""):
+    return beside("cluster.yaml", Installation=INSTALLATION, ClusterName=OTHER, Account=account)
+
+
+def member(installation_account="999900001111", **given):
+    lines = f"arn:{PARTITION}:logs:{REGION}:{installation_account}:destination:nodemend-{OTHER}"
+    given = {"LinesTo": lines, **given}
+    return beside("member.yaml", Installation=INSTALLATION, ClusterName=OTHER, InstallationAccount=installation_account, **given)
+
+
+def statements_for(resources, role):
+    """What the policies of a stack add to a role of the installation."""
+    added = [
+        policy["Properties"]
+        for policy in of_type(resources, "AWS::IAM::ManagedPolicy").values()
+        if role in policy["Properties"]["Roles"]
+    ]
+    return [statement for policy in added for statement in document(policy["PolicyDocument"])["Statement"]]
+
+
+def of_role(resources, role):
+    properties = resources[role]["Properties"]
+    return [one for policy in properties["Policies"] for one in document(policy["PolicyDocument"])["Statement"]]
+
+
+def keyed(action, table, key):
+    arn = f"arn:{PARTITION}:dynamodb:{REGION}:{ACCOUNT}:table/{table}"
+    return Request(f"dynamodb:{action}", arn, {"dynamodb:LeadingKeys": [key]})
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_cfn_lint_finds_nothing(file):
+    found = run("cfn-lint", INFRA / file)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_checkov_finds_what_is_explained_beside_it_and_nothing_else(file, tmp_path):
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    command = ["checkov", "--file", INFRA / file, "--framework", "cloudformation", "--skip-download", "--output", "json", "--quiet"]
+    results = json.loads(run(*command, env=environment).stdout)
+    assert [(check["resource"], check["check_id"]) for check in results["results"]["failed_checks"]] == []
+    assert results["summary"]["passed"] > 5
+
+
+def test_what_one_side_imports_the_installation_exports():
+    text = (INFRA / "cluster.yaml").read_text()
+    wanted = {name.replace("${Installation}", INSTALLATION) for name in re.findall(r'"Fn::Sub": "([^"]+)"', text)}
+    assert wanted == set(exports(deployed()["Outputs"]))
+
+
+@pytest.mark.parametrize("filter_", ["NodesSubscription", "ControlPlaneSubscription"])
+def test_the_filters_are_the_installations(filter_):
+    pattern = member()["Resources"][filter_]["Properties"]["FilterPattern"]
+    assert pattern == deployed()["Resources"][filter_]["Properties"]["FilterPattern"]
+
+
+@pytest.mark.parametrize("rule", ["ApiCalls", "GroupEvents", "InstanceStates"])
+def test_the_rules_are_the_installations_and_lead_there(rule):
+    properties = member()["Resources"][rule]["Properties"]
+    assert properties["EventPattern"] == deployed()["Resources"][rule]["Properties"]["EventPattern"]
+    (target,) = properties["Targets"]
+    assert target["Arn"] == f"arn:{PARTITION}:events:{REGION}:999900001111:event-bus/default"
+    assert target["RoleArn"].endswith("/ForwardRole")
+
+
+def test_the_roles_are_called_as_the_functions_call_them():
+    functions = deployed()["Resources"]
+    names = {role: member()["Resources"][role]["Properties"]["RoleName"] for role in ("RepairRole", "AuditRole")}
+    environment = functions["RepairFunction"]["Properties"]["Environment"]["Variables"]
+    assert environment["NODEMEND_MEMBER_ROLE"] == names["RepairRole"]
+    environment = functions["AuditFunction"]["Properties"]["Environment"]["Variables"]
+    assert environment["NODEMEND_MEMBER_ROLE"] == names["AuditRole"]
+    assert environment["NODEMEND_REPAIR_MEMBER_ROLE"] == names["RepairRole"]
+    source = (ROOT / "functions/adapters/src/config/environment.rs").read_text()
+    assert constant("MEMBER_ROLE", source) == "NODEMEND_MEMBER_ROLE"
+    assert constant("REPAIR_MEMBER_ROLE", source) == "NODEMEND_REPAIR_MEMBER_ROLE"
+
+
+@pytest.mark.parametrize("role", ["RepairRole", "AuditRole"])
+def test_the_installations_own_functions_alone_may_take_the_roles(role):
+    (trust,) = document(member()["Resources"][role]["Properties"]["AssumeRolePolicyDocument"])["Statement"]
+    assert trust["Principal"] == {"AWS": f"arn:{PARTITION}:iam::999900001111:root"}
+    (wanted,) = trust["Condition"].values()
+    assert wanted == {"aws:PrincipalArn": f"arn:{PARTITION}:iam::999900001111:role/{INSTALLATION}-{role}-*"}
+    taken = statements_for(hub(THERE)["Resources"], role)
+    for name, allowed in ((role, True), ("RepairRole" if role == "AuditRole" else "AuditRole", False)):
+        arn = f"arn:{PARTITION}:iam::{THERE}:role/{member()['Resources'][name]['Properties']['RoleName']}"
+        assert allows(taken, Request("sts:AssumeRole", arn)) == allowed
+    assert not allows(taken, Request("sts:AssumeRole", f"arn:{PARTITION}:iam::{ACCOUNT}:role/Admin"))
+
+
+def asks_aws(request):
+    return request.action.split(":")[0] in ("autoscaling", "ec2", "eks", "arc-zonal-shift")
+
+
+def moved(request, tag=True):
+    """The same request about the other cluster."""
+    resource = request.resource.replace("cluster/prod", f"cluster/{OTHER}").replace("nodegroup/prod", f"nodegroup/{OTHER}")
+    context = {key.replace("/prod", f"/{OTHER}") if tag else key: value for key, value in request.context.items()}
+    return Request(request.action, resource, context)
+
+
+@pytest.mark.parametrize("program", ["repair", "audit"])
+def test_there_each_may_ask_and_call_what_it_asks_and_calls_at_home(program):
+    statements = of_role(member()["Resources"], f"{program.title()}Role")
+    wanted = [request for request in REQUESTS[program] if asks_aws(request)]
+    assert len(wanted) > 2
+    for request in wanted:
+        assert allows(statements, moved(request)), request
+    allowed = {action for one in statements for action in ([one["Action"]] if isinstance(one["Action"], str) else one["Action"])}
+    assert allowed == {request.action for request in wanted}
+    for request in wanted:
+        if request.context:
+            assert not allows(statements, moved(request, tag=False)), "another cluster's groups"
+            assert not allows(statements, Request(request.action, request.resource))
+
+
+@pytest.mark.parametrize("account", ["", THERE])
+@pytest.mark.parametrize("role", ["IntakeRole", "RepairRole", "AuditRole"])
+def test_at_home_each_may_write_of_the_other_cluster_what_it_writes_of_its_own(role, account):
+    statements = statements_for(hub(account)["Resources"], role)
+    case, group, decided = f"case#{OTHER}#{INSTANCE}", f"group#{OTHER}#workers", f"cluster#{OTHER}"
+    assert allows(statements, keyed("PutItem", "StateTable", case))
+    assert allows(statements, keyed("PutItem", "StateTable", f"node#{OTHER}#ip-1"))
+    assert allows(statements, keyed("PutItem", "StateTable", group)) == (role == "RepairRole")
+    assert allows(statements, keyed("PutItem", "AuditTable", case)) == (role != "IntakeRole")
+    assert not allows(statements, keyed("PutItem", "StateTable", decided))
+    assert not allows(statements, keyed("PutItem", "StateTable", "case#third#i-1"))
+    assert not allows(statements, keyed("UpdateItem", "AuditTable", case))
+    assert not allows(statements, keyed("DeleteItem", "AuditTable", case))
+
+
+def test_a_cluster_of_this_account_is_called_for_here_and_no_other_is():
+    for account, allowed in (("", True), (THERE, False)):
+        statements = statements_for(hub(account)["Resources"], "RepairRole")
+        for request in REQUESTS["repair"]:
+            if request.context and asks_aws(request):
+                assert allows(statements, moved(request)) == allowed
+                assert not allows(statements, moved(request, tag=False))
+
+
+def test_lines_of_another_account_come_through_a_stream_of_that_account_alone():
+    resources = hub(THERE)["Resources"]
+    destination = resources["LinesDestination"]["Properties"]
+    (statement,) = document(destination["DestinationPolicy"])["Statement"]
+    assert statement["Principal"] == {"AWS": THERE} and statement["Action"] == "logs:PutSubscriptionFilter"
+    arn = hub(THERE)["Outputs"]["LinesTo"]["Value"]
+    assert statement["Resource"] == arn == f"arn:{PARTITION}:logs:{REGION}:{ACCOUNT}:destination:nodemend-{OTHER}"
+    mapping = resources["IntakeFromLines"]["Properties"]
+    # The function answers with what it could not take in; without this Lambda would take that for success.
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert mapping["DestinationConfig"]["OnFailure"]["Destination"].endswith(":IntakeDeadLetters")
+    assert allows(statements_for(resources, "IntakeRole"), Request("kinesis:GetRecords", mapping["EventSourceArn"]))
+
+
+def test_in_the_same_account_there_is_no_stream_no_role_and_no_forwarding():
+    arn = deployed()["Outputs"]["IntakeFunction"]["Value"]
+    resources = member(ACCOUNT, LinesTo=arn)["Resources"]
+    assert not {"RepairRole", "AuditRole", "ForwardRole", "ApiCalls"} & set(resources)
+    assert resources["NodesSubscription"]["Properties"]["DestinationArn"] == arn
+    assert resources["IntakeFromNodes"]["Properties"]["FunctionName"] == arn.split(":")[-1]
+    assert "Lines" not in hub()["Resources"] and "LinesTo" not in hub()["Outputs"]
+    assert "IntakeFromNodes" not in member()["Resources"]
+
+
+@pytest.mark.skipif(not shutil.which("npm"), reason="npm is not here, and nodemend is built without it")
+def test_the_constructs_are_the_templates_and_leave_no_finding_unexplained(installed, tmp_path):  # noqa: F811
+    environment = {**os.environ, "CI": "true", "CDK_DISABLE_CLI_TELEMETRY": "true"}
+    given = {"cluster": OTHER, "account": THERE, "installation": INSTALLATION, "installationAccount": ACCOUNT}
+    context = [word for name, value in given.items() for word in ("--context", f"{name}={value}")]
+    run_in_cdk("npx", "cdk", "synth", "--quiet", "--all", "--app", "npx tsx bin/accounts.ts", "--output", tmp_path, *context, env=environment)
+    for stack, file in ((f"{INSTALLATION}-{OTHER}", "cluster.yaml"), (f"nodemend-member-{OTHER}", "member.yaml")):
+        made = json.loads((tmp_path / f"{stack}.template.json").read_text())["Resources"]
+        names = {name for name, one in made.items() if one["Type"] != "AWS::CDK::Metadata"}
+        assert names == set(re.findall(r"^  (\w+):\n    Type: AWS", (INFRA / file).read_text(), re.M))
+    report = json.loads((tmp_path / "validation-report.json").read_text())
+    plugins = {plugin["pluginName"]: plugin for plugin in report["pluginReports"]}
+    assert "AwsSolutions" in plugins
+    assert [violation["ruleName"] for plugin in plugins.values() for violation in plugin["violations"]] == []
+    explained = sum(len(violation["violatingConstructs"]) for plugin in plugins.values() for violation in plugin["suppressedViolations"])
+    source = (CDK / "lib" / "findings.ts").read_text()
+    assert explained == source.split("const OF_CLUSTER")[1].count("\n  [")
