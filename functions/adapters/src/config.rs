@@ -15,8 +15,9 @@ pub fn read_policy(text: &str) -> Result<Policy, PolicyError> {
     }
     let policy: Policy = if text.trim_start().starts_with('{') {
         let deserializer = &mut serde_json::Deserializer::from_str(text);
-        serde_path_to_error::deserialize(deserializer)
-            .map_err(|error| at_path(&error.path().to_string(), error.inner()))?
+        serde_path_to_error::deserialize(&mut *deserializer)
+            .map_err(|error| at_path(&error.path().to_string(), error.inner()))
+            .and_then(|policy| deserializer.end().map(|()| policy).map_err(|error| at_path(".", &error)))?
     } else if text.trim().is_empty() {
         Policy::default()
     } else {
@@ -71,6 +72,7 @@ mod tests {
             ),
             ("mode: kill\n", "mode: unknown variant `kill`"),
             ("{", "policy: "),
+            (r#"{"mode":"observe"} {"mode":"repair"}"#, "policy: trailing characters"),
             ("a: [", "policy: "),
             ("holds:\n- owner: x\n  reason: kernel test\n", "holds[0]: missing field `until`"),
         ] {
