@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use nodemend_adapters::config::read_yaml;
 use nodemend_domain::policy::{GroupRule, NodeRepairConfig, Policy};
 use serde::Deserialize;
 
@@ -59,8 +60,7 @@ pub fn policy(text: &str) -> Result<Policy, ImportError> {
     if text.len() > MAX_BYTES {
         return Err(ImportError::TooLong(text.len()));
     }
-    let value: serde_json::Value =
-        serde_saphyr::from_str(text).map_err(|error| ImportError::Yaml(one_line(&error.to_string())))?;
+    let value = read_yaml(text).map_err(ImportError::Yaml)?;
     let config: ClusterConfig = serde_path_to_error::deserialize(value).map_err(|error| {
         ImportError::Field { field: error.path().to_string(), why: one_line(&error.inner().to_string()) }
     })?;

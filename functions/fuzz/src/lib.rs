@@ -37,17 +37,18 @@ const fn target(name: &'static str, hold: fn(&[u8])) -> Target {
 pub const TARGETS: &[Target] = &[
     target("audit_event", audit_event::hold),
     target("cloud_trail_event", cloud_trail::hold_event),
-    target("eksctl_file", policy::hold_eksctl_file),
+    // What aliases unfold to.
+    Target { bytes: 8 * MIB, ..target("eksctl_file", policy::hold_eksctl_file) },
     target("event_bridge_event", cloud_trail::hold_happening),
     target("filter_pattern", filter_pattern::hold_text),
     target("filter_pattern_meaning", filter_pattern::hold_meaning),
     // Cases, their records and three ports.
     Target { bytes: 32 * MIB, ..target("heard", heard::hold) },
-    target("policy", policy::hold_policy),
+    Target { bytes: 8 * MIB, ..target("policy", policy::hold_policy) },
     target("report", report::hold),
     Target { bytes: 16 * MIB, ..target("subscription_body", subscription::hold_body) },
-    // What is compressed is large when it is not: the cap's text, what is copied of it, and 100,000 events.
-    Target { bytes: 64 * MIB, ..target("subscription_payload", subscription::hold_payload) },
+    // What is compressed is large when it is not: the cap's text, what is copied of it, and as many events.
+    Target { bytes: 32 * MIB, ..target("subscription_payload", subscription::hold_payload) },
     target("trail_record", cloud_trail::hold_record),
 ];
 
