@@ -43,8 +43,9 @@ FUZZ_SECONDS ?= 60
 
 # Without a sanitizer, which the compiler of every day can't add, and which looks for what safe code can't do.
 fuzz: ## Each reader of outside bytes under libFuzzer for FUZZ_SECONDS (cargo install --locked cargo-fuzz)
-	@for target in $(notdir $(wildcard agent/fuzz/corpus/*)); do \
-		mkdir -p agent/fuzz/target/found/$$target; \
-		$(CARGO) fuzz run --fuzz-dir agent/fuzz --sanitizer none $$target \
-			agent/fuzz/target/found/$$target agent/fuzz/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	@for corpus in $(wildcard agent/fuzz/corpus/* functions/fuzz/corpus/*); do \
+		folder=$${corpus%/corpus/*} target=$${corpus##*/}; \
+		mkdir -p $$folder/target/found/$$target; \
+		$(CARGO) fuzz run --fuzz-dir $$folder --sanitizer none $$target \
+			$$folder/target/found/$$target $$corpus -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 || exit 1; \
 	done

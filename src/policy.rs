@@ -19,6 +19,8 @@ use nodemend_domain::{
 use crate::operate::{self, OperateError, policies};
 use crate::table;
 
+pub use self::import::{ImportError, policy as import};
+
 /// What `nodemend policy` is told.
 #[derive(Debug, Subcommand)]
 pub enum Command {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use nodemend_adapters::config::read_yaml;
 use nodemend_domain::policy::{GroupRule, NodeRepairConfig, Policy};
 use serde::Deserialize;
 
@@ -17,13 +18,22 @@ const SELF_MANAGED_TAG: &str = "alpha.eksctl.io/nodegroup-name";
 
 /// Why a ClusterConfig can't be taken over.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ImportError {
+pub enum ImportError {
+    /// Longer than any.
     #[error("{0} bytes are more than {MAX_BYTES}")]
     TooLong(usize),
+    /// Not YAML.
     #[error("not YAML: {0}")]
     Yaml(String),
+    /// A field says what it may not.
     #[error("{field}: {why}")]
-    Field { field: String, why: String },
+    Field {
+        /// Which, as a path.
+        field: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// YAML of something else.
     #[error("kind: not an eksctl ClusterConfig")]
     OtherKind,
 }
@@ -46,12 +56,11 @@ struct NodeGroup {
 }
 
 /// The policy that a ClusterConfig asks for. It observes: taking over is no reason to terminate anything.
-pub(super) fn policy(text: &str) -> Result<Policy, ImportError> {
+pub fn policy(text: &str) -> Result<Policy, ImportError> {
     if text.len() > MAX_BYTES {
         return Err(ImportError::TooLong(text.len()));
     }
-    let value: serde_json::Value =
-        serde_saphyr::from_str(text).map_err(|error| ImportError::Yaml(one_line(&error.to_string())))?;
+    let value = read_yaml(text).map_err(ImportError::Yaml)?;
     let config: ClusterConfig = serde_path_to_error::deserialize(value).map_err(|error| {
         ImportError::Field { field: error.path().to_string(), why: one_line(&error.inner().to_string()) }
     })?;

@@ -54,8 +54,10 @@ struct Tag {
 pub(super) fn read(path: &Path) -> Result<Vec<Group>, ReplayError> {
     let text = text_of(path)?;
     let deserializer = &mut serde_json::Deserializer::from_str(&text);
-    let output: Output = serde_path_to_error::deserialize(deserializer)
-        .map_err(|error| ReplayError::Config { path: path.to_owned(), why: error.to_string() })?;
+    let wrong = |why: String| ReplayError::Config { path: path.to_owned(), why };
+    let output: Output =
+        serde_path_to_error::deserialize(&mut *deserializer).map_err(|error| wrong(error.to_string()))?;
+    deserializer.end().map_err(|error| wrong(error.to_string()))?;
     Ok(output.auto_scaling_groups.into_iter().map(Described::group).collect())
 }
 

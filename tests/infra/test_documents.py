@@ -10,7 +10,7 @@ from botocore import xform_name
 
 from template import ROOT, synthesized
 
-DOCUMENTS = [ROOT / "infra" / name for name in ("README.md", "RUNBOOK.md")]
+DOCUMENTS = [ROOT / "infra" / name for name in ("README.md", "RUNBOOK.md")] + sorted((ROOT / "docs").glob("*.md"))
 # Options of the command aws itself.
 GLOBAL = {"query", "output", "region", "profile", "max-items"}
 # Commands of its own, which are no operations of a service.

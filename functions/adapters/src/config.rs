@@ -7,6 +7,17 @@ use nodemend_domain::policy::{Policy, PolicyError};
 /// A policy has a few hundred lines; nothing needs more.
 const MAX_POLICY_BYTES: usize = 1024 * 1024;
 
+/// What aliases may unfold to: a block of thirty lines in three hundred groups. A few lines can ask for gigabytes.
+const MAX_UNFOLDED: usize = 20_000;
+
+/// Reads YAML; why not, in one line.
+pub fn read_yaml(text: &str) -> Result<serde_json::Value, String> {
+    let options = serde_saphyr::options! {
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_UNFOLDED },
+    };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| one_line(&error.to_string()))
+}
+
 /// Reads a policy, YAML or JSON.
 pub fn read_policy(text: &str) -> Result<Policy, PolicyError> {
     if text.len() > MAX_POLICY_BYTES {
@@ -15,14 +26,14 @@ pub fn read_policy(text: &str) -> Result<Policy, PolicyError> {
     }
     let policy: Policy = if text.trim_start().starts_with('{') {
         let deserializer = &mut serde_json::Deserializer::from_str(text);
-        serde_path_to_error::deserialize(deserializer)
-            .map_err(|error| at_path(&error.path().to_string(), error.inner()))?
+        serde_path_to_error::deserialize(&mut *deserializer)
+            .map_err(|error| at_path(&error.path().to_string(), error.inner()))
+            .and_then(|policy| deserializer.end().map(|()| policy).map_err(|error| at_path(".", &error)))?
     } else if text.trim().is_empty() {
         Policy::default()
     } else {
         // By way of JSON, so that both forms are refused in the same words and with the same paths.
-        let value: serde_json::Value = serde_saphyr::from_str(text)
-            .map_err(|error| PolicyError { field: "policy".to_owned(), why: one_line(&error.to_string()) })?;
+        let value = read_yaml(text).map_err(|why| PolicyError { field: "policy".to_owned(), why })?;
         serde_path_to_error::deserialize(value)
             .map_err(|error| at_path(&error.path().to_string(), error.inner()))?
     };
@@ -71,6 +82,7 @@ mod tests {
             ),
             ("mode: kill\n", "mode: unknown variant `kill`"),
             ("{", "policy: "),
+            (r#"{"mode":"observe"} {"mode":"repair"}"#, "policy: trailing characters"),
             ("a: [", "policy: "),
             ("holds:\n- owner: x\n  reason: kernel test\n", "holds[0]: missing field `until`"),
         ] {
@@ -78,5 +90,18 @@ mod tests {
             assert!(error.contains(expected), "{text}: {error}");
             assert_eq!(error.lines().count(), 1, "{error}");
         }
+    }
+
+    #[test]
+    fn aliases_are_taken_but_not_unfolded_without_end() {
+        let shared = "groups:\n- name: a\n  nodeRepairConfig: &repair {enabled: true}\n- name: b\n  nodeRepairConfig: *repair\n";
+        let policy = read_policy(shared).expect("a policy");
+        assert_eq!(policy.groups[0].node_repair_config, policy.groups[1].node_repair_config);
+        let mut bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n".to_owned();
+        for (of, name) in "abcdef".chars().zip("bcdefg".chars()) {
+            bomb += &format!("{name}: &{name} [*{of},*{of},*{of},*{of},*{of},*{of},*{of},*{of},*{of}]\n");
+        }
+        let error = read_yaml(&bomb).expect_err("a bomb");
+        assert!(error.contains("alias replay limit exceeded"), "{error}");
     }
 }

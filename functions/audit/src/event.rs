@@ -137,19 +137,14 @@ impl Happening {
                 let group = activity.auto_scaling_group_name;
                 let at = when(activity.end_time)?;
                 if detail_type == "EC2 Instance Launch Unsuccessful" {
-                    return Ok(Self::LaunchFailed { group, at, why: activity.status_message });
+                    return Ok(Self::LaunchFailed { group, at, why: printable(&activity.status_message) });
                 }
                 let instance_id = activity.instance_id.unwrap_or_default();
                 let instance_id = InstanceId::new(&instance_id).map_err(|error| refuse(error.to_string()))?;
                 Ok(if detail_type == "EC2 Instance Launch Successful" {
                     Self::Launched { group, instance_id, zone: activity.details.zone, at }
                 } else {
-                    let cause: String = activity
-                        .cause
-                        .chars()
-                        .take(300)
-                        .map(|c| if c.is_control() { ' ' } else { c })
-                        .collect();
+                    let cause = printable(&activity.cause);
                     Self::Left { instance_id, at, how: format!("Auto Scaling terminated it: {cause}") }
                 })
             }
@@ -168,4 +163,9 @@ impl Happening {
             _ => Ok(Self::Irrelevant),
         }
     }
+}
+
+/// What ends on an operator's terminal holds no control characters.
+fn printable(text: &str) -> String {
+    text.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

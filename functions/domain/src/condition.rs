@@ -4,6 +4,14 @@ use std::{borrow::Cow, convert::Infallible, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+/// Twice what any known type takes. Sixteen of them fit a heartbeat.
+const MAX_NAME: usize = 64;
+
+/// Kubernetes asks for no more of a condition's type. It ends on terminals, and whoever writes it may lie.
+fn is_of_a_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/')
+}
+
 /// A node condition's type, as Kubernetes and EKS spell it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConditionType {
@@ -87,7 +95,9 @@ impl FromStr for ConditionType {
             "NetworkingReady" => Self::NetworkingReady,
             "StorageReady" => Self::StorageReady,
             "ContainerRuntimeReady" => Self::ContainerRuntimeReady,
-            other => Self::Other(other.chars().take(128).collect()),
+            other => Self::Other(
+                other.chars().take(MAX_NAME).map(|c| if is_of_a_name(c) { c } else { '?' }).collect(),
+            ),
         })
     }
 }
@@ -199,5 +209,18 @@ impl RepairAction {
             Self::Reboot => "Reboot",
             Self::Replace => "Replace",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conditions_name_cannot_repaint_a_terminal_or_fill_a_report() {
+        let Ok(condition) = "\u{1b}[2JAll\u{202e}Ready".parse::<ConditionType>();
+        assert_eq!(condition.as_str(), "??2JAll?Ready");
+        let Ok(condition) = "x".repeat(5_000).parse::<ConditionType>();
+        assert_eq!(condition.as_str().len(), MAX_NAME);
     }
 }

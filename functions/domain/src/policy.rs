@@ -262,6 +262,8 @@ impl Policy {
             ("replacementTimeout", self.replacement_timeout),
             ("failureBackoff", self.failure_backoff),
             ("confirmationTimeout", self.confirmation_timeout),
+            ("silence.agentSilentAfter", self.silence.agent_silent_after.unwrap_or_default()),
+            ("silence.within", self.silence.within),
         ] {
             if !(SignedDuration::ZERO..=SignedDuration::from_hours(24 * 7)).contains(&length) {
                 return refuse(field.to_owned(), "not between 0 and 7 days");
@@ -283,6 +285,9 @@ impl Policy {
         for (n, promotion) in self.promotions.iter().enumerate() {
             if promotion.count == 0 {
                 return refuse(format!("promotions[{n}].count"), "must be 1 or more");
+            }
+            if promotion.window <= SignedDuration::ZERO {
+                return refuse(format!("promotions[{n}].window"), "must be longer than nothing");
             }
         }
         let graces = self.groups.iter().filter_map(|rule| rule.grace.as_ref()).chain([&self.grace]);
@@ -472,6 +477,8 @@ mod tests {
                 "holds[0].owner: is empty",
             ),
             (r#"{"promotions":[{"reason":"OOMKilling","count":0,"window":"5m"}]}"#, "promotions[0].count"),
+            (r#"{"promotions":[{"reason":"OOMKilling","count":1,"window":"-5m"}]}"#, "promotions[0].window"),
+            (r#"{"silence":{"within":"-1m"}}"#, "silence.within: not between 0 and 7 days"),
             (r#"{"recoveryHold":"300h"}"#, "recoveryHold: not between 0 and 7 days"),
             (r#"{"grace":{"reasons":{"A":"-5m"}}}"#, "grace.A: is negative"),
         ] {

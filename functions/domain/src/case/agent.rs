@@ -144,7 +144,7 @@ impl Case {
                 let such = found.iter().filter(|finding| actionable(&finding.reason) == wanted);
                 let onset = |finding: &&Finding<'_>| Onset {
                     node_since: finding.since,
-                    start: arrival - age(report.at, finding.since),
+                    start: ago(arrival, report.at, finding.since),
                 };
                 such.map(onset).reduce(Onset::min)
             };
@@ -209,7 +209,9 @@ fn note_earliest(known: &mut Option<Onset>, heard: Option<Onset>, trouble: Onset
     *known = of_this_trouble.into_iter().chain(heard).reduce(Onset::min);
 }
 
-/// An age on the node's clock; a start after the report has none.
-pub(super) fn age(node_at: Timestamp, node_since: Timestamp) -> SignedDuration {
-    node_at.duration_since(node_since).max(SignedDuration::ZERO)
+/// An instant of the node's clock by ours: the arrival less the age. A start after the report has no age, and one that
+/// no calendar reaches is a broken clock's.
+pub(super) fn ago(arrival: Timestamp, node_at: Timestamp, node_since: Timestamp) -> Timestamp {
+    let age = node_at.duration_since(node_since).max(SignedDuration::ZERO);
+    arrival.checked_sub(age).unwrap_or(arrival)
 }

@@ -10,6 +10,8 @@ use crate::{
 };
 
 const MAX_SPELLS: usize = 16;
+/// More than any node can tell of: sums and shares of so many fit in 64 bits.
+const MAX_COUNT: u64 = 1 << 32;
 
 /// How often an event was seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,12 +46,13 @@ impl Tally {
 
     /// Takes a finding in; true if it begins a spell.
     pub(super) fn note(&mut self, report: &Report<'_>, finding: &Finding<'_>, arrival: Timestamp) -> bool {
-        let ago = |node: Timestamp| arrival - super::agent::age(report.at, node);
+        let ago = |node: Timestamp| super::agent::ago(arrival, report.at, node);
         let (first, last) = (ago(finding.since), ago(finding.last));
+        let count = finding.count.clamp(1, MAX_COUNT);
         if let Some(spell) = self.spells.iter_mut().find(|spell| spell.node_since == finding.since) {
             spell.first = spell.first.min(first);
-            if finding.count > spell.count {
-                (spell.count, spell.last) = (finding.count, last);
+            if count > spell.count {
+                (spell.count, spell.last) = (count, last);
             }
             return false;
         }
@@ -57,8 +60,7 @@ impl Tally {
             self.message = (*finding.message).into();
         }
         let place = self.spells.partition_point(|spell| spell.node_since < finding.since);
-        self.spells
-            .insert(place, Spell { node_since: finding.since, first, last, count: finding.count.max(1) });
+        self.spells.insert(place, Spell { node_since: finding.since, first, last, count });
         if self.spells.len() > MAX_SPELLS {
             self.spells.remove(0);
         }
@@ -74,10 +76,11 @@ impl Tally {
 
     /// If the event now comes at least so often within any such window: since when it has.
     pub fn reached(&self, count: u64, window: SignedDuration, now: Timestamp) -> Option<Timestamp> {
-        let sightings: Vec<(Timestamp, u64)> = self.spells.iter().flat_map(Spell::sightings).collect();
+        let until_now = |(at, _): &(Timestamp, u64)| *at <= now;
+        let sightings: Vec<_> = self.spells.iter().flat_map(Spell::sightings).filter(until_now).collect();
         let mut reached: Option<(Timestamp, Timestamp)> = None;
         let (mut oldest, mut sum) = (0, 0);
-        for (at, weight) in sightings.iter().filter(|(at, _)| *at <= now) {
+        for (at, weight) in &sightings {
             sum += weight;
             while at.duration_since(sightings[oldest].0) > window {
                 sum -= sightings[oldest].1;
@@ -151,5 +154,30 @@ mod tests {
         );
         assert_eq!(reached(&[(0, 3_100, 32)], 3_100), Some(at(200)), "a steady run began long ago");
         assert_eq!(reached(&[(0, 0, 1_000)], 10), Some(at(0)));
+    }
+
+    #[test]
+    fn what_comes_after_now_is_not_counted_yet() {
+        let tally = tally(&[(0, 3_100, 32), (10, 10, 1)]);
+        assert_eq!(tally.reached(3, SignedDuration::from_mins(5), at(10)), None);
+    }
+
+    #[test]
+    fn a_node_may_count_without_end_and_live_at_the_ends_of_time() {
+        let line = r#"{"v":1,"kind":"event","cluster":"prod","node":"n","instanceId":"i-08736224042c4ee75","bootId":"3c2f687e-27bd-4642-bee9-8503552bada0","seq":1,"at":"9999-12-30T21:59:59Z","condition":"KernelReady","findings":[{"reason":"OOMKilling","severity":"Event","since":"-009999-01-02T01:59:59Z","last":"9999-12-30T21:59:59Z","count":18446744073709551615}],"agent":"0.1.0"}"#;
+        let report = Report::decode(line).expect("a report");
+        let crate::report::Body::Event { findings, .. } = &report.body else { panic!("an event") };
+        let mut tally = Tally::new(ConditionType::KernelReady, "OOMKilling");
+        for seconds in [0, 1] {
+            // Another spell each time.
+            let finding = Finding {
+                since: findings[0].since + SignedDuration::from_secs(seconds),
+                ..findings[0].clone()
+            };
+            assert!(tally.note(&report, &finding, at(0)));
+        }
+        assert_eq!(tally.span(), Some((at(0), at(0), 2 * MAX_COUNT)));
+        assert_eq!(tally.reached(u64::MAX, SignedDuration::from_mins(5), at(0)), None);
+        assert_eq!(tally.reached(1, SignedDuration::from_mins(5), at(0)), Some(at(0)));
     }
 }

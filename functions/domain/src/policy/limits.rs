@@ -53,16 +53,22 @@ impl NodeRepairConfig {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Wire {
+    /// Whether the group is repaired at all.
     #[serde(default)]
     enabled: bool,
+    /// Above so many unhealthy nodes repair stops. Without it and the next: above 20 % of more than five nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_unhealthy_node_threshold_count: Option<Number>,
+    /// The same in percent of the group, 1 to 100. One of the two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_unhealthy_node_threshold_percentage: Option<Number>,
+    /// So many repairs at once. Without it and the next: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_parallel_nodes_repaired_count: Option<Number>,
+    /// The same in percent of the unhealthy nodes, 1 to 100; at least one. One of the two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_parallel_nodes_repaired_percentage: Option<Number>,
+    /// What differs for a condition and reason; all four fields of each are needed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     node_repair_config_overrides: Vec<WireOverride>,
 }
@@ -72,9 +78,13 @@ type Number = i64;
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct WireOverride {
+    /// The condition's type.
     node_monitoring_condition: ConditionType,
+    /// The reason.
     node_unhealthy_reason: String,
+    /// How long to wait, in minutes, 1 to 10,080.
     min_repair_wait_time_mins: Number,
+    /// What to do then: `Replace`, `Reboot` or `NoAction`.
     repair_action: RepairAction,
 }
 

@@ -20,10 +20,14 @@ pub struct MaintenanceWindow {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Wire {
+    /// On which days it opens: Mon, Tue, Wed, Thu, Fri, Sat, Sun. Without any: on all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     days: Vec<String>,
+    /// When it opens, like 22:30.
     start: String,
+    /// When it shuts; at or before the start, on the next day.
     end: String,
+    /// Whose time that is, like Europe/Berlin. Without it: UTC.
     #[serde(default = "utc")]
     time_zone: String,
 }

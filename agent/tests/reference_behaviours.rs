@@ -1,0 +1,147 @@
+//! What other agents were seen to do wrong, each held against our detector and tracker, on lines as they are logged.
+//!
+//! The line above a test says whose fault it was. What is the functions' is in `tests/reference_behaviours.rs`.
+
+use std::borrow::Cow;
+
+use jiff::{SignedDuration, Timestamp};
+use nodemend_agent::{
+    detect::Detector,
+    finding::Change,
+    identity::Identity,
+    signal::{Line, Origin},
+    tracker::{Beginning, Config, Now, Tracker},
+};
+use nodemend_domain::{
+    condition::{ConditionType, Status},
+    ident::{BootId, ClusterName, InstanceId, NodeName},
+    report::ConditionState,
+};
+
+const UNREACHABLE: &str =
+    "Unable to reach API Server, Get https://172.20.0.1:443/version?timeout=5s: context deadline exceeded";
+const REACHED: &str = "Successful communication with the Cluster! Cluster Version is: v1.31";
+
+fn now(seconds: i64) -> Now {
+    let wall = Timestamp::from_second(1_790_000_000 + seconds).expect("a time");
+    Now { wall, mono: SignedDuration::from_secs(20 + seconds) }
+}
+
+fn identity(boot: u8) -> Identity {
+    Identity {
+        cluster: ClusterName::new("prod").expect("a name"),
+        node: NodeName::new("ip-10-0-10-170.ec2.internal").expect("a name"),
+        instance_id: InstanceId::new("i-08736224042c4ee75").expect("an id"),
+        zone: None,
+        boot_id: BootId::new(format!("00000000-0000-4000-8000-{boot:012}")).expect("an id"),
+    }
+}
+
+/// An agent that begins with the machine.
+struct Agent {
+    detector: Detector,
+    tracker: Tracker,
+}
+
+impl Agent {
+    fn new() -> Self {
+        let before = Tracker::begin(identity(1), Config::default(), None, now(0)).0.snapshot();
+        let (tracker, beginning) = Tracker::begin(identity(2), Config::default(), Some(before), now(0));
+        assert_eq!(beginning, Beginning::Boot);
+        Self { detector: Detector::new(&[]).expect("a detector"), tracker }
+    }
+
+    fn hear(&mut self, seconds: i64, origin: Origin<'_>, text: &str) {
+        let line = Line { origin, at: now(seconds).wall, text: Cow::Borrowed(text) };
+        let mut changes: Vec<Change> = Vec::new();
+        self.detector.detect(&line, &mut changes);
+        for change in &changes {
+            self.tracker.take(change, now(seconds));
+        }
+    }
+
+    fn ipamd(&mut self, seconds: i64, text: &str) {
+        self.hear(seconds, Origin::File("/var/log/aws-routed-eni/ipamd.log".into()), text);
+    }
+
+    fn kernel(&mut self, seconds: i64, text: &str) {
+        self.hear(seconds, Origin::Kernel { facility: 0, level: 4 }, text);
+    }
+
+    fn condition(&mut self, seconds: i64, condition: ConditionType) -> ConditionState<'static> {
+        let _ = self.tracker.poll(now(seconds));
+        let states = self.tracker.states();
+        states.into_iter().find(|state| state.condition == condition).expect("the condition")
+    }
+
+    fn networking(&mut self, seconds: i64) -> Status {
+        self.condition(seconds, ConditionType::NetworkingReady).status
+    }
+}
+
+/// aws/eks-node-monitoring-agent #215: the CNI's daemon failed to reach the API server once, at boot, and the node was
+/// unhealthy for three days.
+#[test]
+fn one_line_at_boot_latches_nothing() {
+    let mut agent = Agent::new();
+    agent.ipamd(1, UNREACHABLE);
+    for seconds in [1, 2, 60, 301, 3_600, 86_400] {
+        assert_eq!(agent.networking(seconds), Status::True, "{seconds}");
+    }
+}
+
+/// aws/eks-node-monitoring-agent #250 and #215: what was raised could not be taken back but by a restart of the agent.
+#[test]
+fn what_lines_raised_a_line_takes_back() {
+    let mut agent = Agent::new();
+    for seconds in [600, 630, 660] {
+        agent.ipamd(seconds, UNREACHABLE);
+    }
+    assert_eq!(agent.networking(661), Status::False);
+    agent.ipamd(700, REACHED);
+    // Not before it has held.
+    assert_eq!(agent.networking(701), Status::False);
+    assert_eq!(agent.networking(821), Status::True);
+}
+
+/// kubernetes/node-problem-detector #215: no line says that it is over, and without one it never was.
+#[test]
+fn what_lines_raised_ends_when_they_end() {
+    let mut agent = Agent::new();
+    for seconds in [600, 630, 660] {
+        agent.ipamd(seconds, UNREACHABLE);
+    }
+    assert_eq!(agent.networking(661), Status::False);
+    assert_eq!(agent.networking(660 + 300 + 121), Status::True, "five quiet minutes, and the hold");
+}
+
+/// aws/eks-node-monitoring-agent #39, kubernetes-sigs/karpenter #2833: each of two reasons that took turns moved the start.
+#[test]
+fn reasons_that_take_turns_do_not_move_the_start() {
+    let mut agent = Agent::new();
+    let xid = |number| format!("NVRM: Xid (PCI:0000:00:1e): {number}, pid=1234, name=python, as asked for");
+    agent.kernel(600, &xid(79));
+    let first = agent.condition(600, ConditionType::AcceleratedHardwareReady);
+    assert_eq!((first.status, first.since), (Status::False, now(600).wall));
+    for turn in 1..40 {
+        let seconds = 600 + 30 * turn;
+        agent.kernel(seconds, &xid(if turn % 2 == 0 { 79 } else { 74 }));
+        let later = agent.condition(seconds, ConditionType::AcceleratedHardwareReady);
+        assert_eq!((later.status, later.since), (Status::False, first.since), "{seconds}");
+    }
+}
+
+/// kubernetes/node-problem-detector #304: a restart took every condition for well until it was seen to be bad again.
+#[test]
+fn a_restart_of_the_agent_neither_heals_nor_renews_a_condition() {
+    let mut agent = Agent::new();
+    agent.kernel(600, "NVRM: Xid (PCI:0000:00:1e): 79, pid=1234, name=python, GPU has fallen off the bus.");
+    let before = agent.condition(600, ConditionType::AcceleratedHardwareReady);
+    assert_eq!(before.status, Status::False);
+    let state = agent.tracker.snapshot();
+    let (tracker, beginning) = Tracker::begin(identity(2), Config::default(), Some(state), now(900));
+    assert_eq!(beginning, Beginning::Memory);
+    agent.tracker = tracker;
+    let after = agent.condition(900, ConditionType::AcceleratedHardwareReady);
+    assert_eq!((after.status, after.since), (Status::False, before.since));
+}
