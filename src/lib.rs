@@ -1,5 +1,6 @@
 //! The operator's command: one module a subcommand.
 
+pub mod backtest;
 #[cfg(feature = "aws")]
 pub mod operate;
 pub mod policy;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::ReplayError;
 
 /// CloudTrail says when a call was made, never when its record arrived: about five minutes later, on average.
-const CLOUDTRAIL_DELAY: SignedDuration = SignedDuration::from_mins(5);
+pub(crate) const CLOUDTRAIL_DELAY: SignedDuration = SignedDuration::from_mins(5);
 
 /// A file larger than this is a backtest's, not a replay's.
 const MAX_FILE_BYTES: u64 = 512 * 1024 * 1024;
