@@ -148,6 +148,8 @@ pub(super) struct Line {
     pub(super) call: Option<String>,
     /// How often AWS was called for it.
     pub(super) calls: u32,
+    /// The history tells of this very call: it was made.
+    pub(super) made_in_history: bool,
     /// What stood in its way, for a while or to the end.
     pub(super) guards: BTreeSet<String>,
     pub(super) verdict: Verdict,
@@ -189,7 +191,7 @@ impl Ending {
         match self {
             Self::Recovered(at) => format!("well again by itself {} later", after(at)),
             Self::Rebooted(at) => format!("well again after a reboot {} later", after(at)),
-            Self::Gone(at, how) => format!("{how}, {} later", after(at)),
+            Self::Gone(at, how) => format!("{}, {} later", how.trim_end_matches('.'), after(at)),
             Self::Lasted(at) if *at < from => "the history had ended".to_owned(),
             Self::Lasted(at) => format!("still sick when the history ended {} later", after(at)),
             Self::Open | Self::Made => "not known".to_owned(),
@@ -212,6 +214,7 @@ impl Line {
             due: want.due,
             call: None,
             calls: 0,
+            made_in_history: false,
             guards: want.guards.clone(),
             verdict: Verdict::of(at, ending, within, last),
             ending: ending.sentence(at),
@@ -228,6 +231,8 @@ impl Sums {
         match line.verdict {
             Verdict::False => self.false_repairs += 1,
             Verdict::Unclear => self.unclear += 1,
+            // A call that was made gains nothing on itself.
+            Verdict::True if line.made_in_history => {}
             Verdict::True => {
                 let sooner = line.ended.map_or(0, |ended| ended.duration_since(line.at).as_secs());
                 self.sooner_seconds += sooner.max(0);
@@ -253,9 +258,10 @@ impl Sums {
 impl Verdicts {
     /// Judges and adds up.
     pub(super) fn new(name: &str, outcome: &Outcome, within: SignedDuration, last: Timestamp) -> Self {
-        let made = outcome.repairs.iter().map(|Repair { want, call, at, calls, ending }| Line {
+        let made = outcome.repairs.iter().map(|Repair { want, call, at, calls, in_history, ending }| Line {
             call: Some(call.clone()),
             calls: *calls,
+            made_in_history: *in_history,
             ..Line::new(want, *at, ending, within, last)
         });
         let withheld = outcome

@@ -56,6 +56,8 @@ pub(super) struct Repair {
     pub(super) at: Timestamp,
     /// How often AWS was called for it, refusals included.
     pub(super) calls: u32,
+    /// The history tells of this very call.
+    pub(super) in_history: bool,
     pub(super) ending: Ending,
 }
 
@@ -337,7 +339,16 @@ impl<'a> Trial<'a> {
             let place = self.outcome.repairs.len();
             self.judge.open(&self.witness, occurrence, occurrence.at, Subject::Repair(place));
             let calls = 1 + self.refused.remove(&occurrence.case).unwrap_or_default();
-            self.outcome.repairs.push(Repair { want, call, at: occurrence.at, calls, ending: Ending::Open });
+            let request_id = record.and_then(|record| record.request_id.as_deref());
+            let in_history = request_id.is_some_and(|id| self.world.tells_of(id));
+            self.outcome.repairs.push(Repair {
+                want,
+                call,
+                at: occurrence.at,
+                calls,
+                in_history,
+                ending: Ending::Open,
+            });
             self.made.insert(occurrence.case.clone(), place);
         }
         // It was not lost, only late.
