@@ -24,7 +24,8 @@ bench: ## The figures of the README
 	$(CARGO) bench --locked --benches -p nodemend-agent -p nodemend-adapters -p nodemend-intake -p nodemend-repair
 
 backtest-bench: ## Backtest a made-up month of 1,000 nodes (NODES, DAYS): seconds, MB/s, memory
-	$(CARGO) bench --locked --bench backtest -p nodemend
+	$(CARGO) build --release --locked --quiet -p nodemend
+	$(CARGO) run --release --locked --quiet -p nodemend-history -- target/release/nodemend target
 
 measure: ## From deadline to call over 200 repairs in the local stack; size, start and memory of each function
 	$(CARGO) build --release --locked --features lambda -p nodemend-intake -p nodemend-repair -p nodemend-audit

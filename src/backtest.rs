@@ -265,11 +265,10 @@ pub fn run(options: &Options) -> Result<u8, BacktestError> {
     let found = files::find(&options.paths)?;
     let asked = shape::Asked { patience: patience(&policies), since: options.since, until: options.until };
     let threads = options.threads.map_or_else(cores, NonZeroUsize::get);
-    #[allow(unused_mut, reason = "with the feature `aws`, what AWS tells is added")]
-    let mut read = read::read(&found.files, asked, threads, progress::Bar::on_terminal())?;
-    let mut files = found.files.clone();
+    let read = read::read(&found.files, asked, threads, progress::Bar::on_terminal())?;
+    let files = found.files;
     #[cfg(feature = "aws")]
-    logs::add(options, asked, &mut files, &mut read)?;
+    let (read, files) = logs::add(options, asked, read, files)?;
     let (outcomes, last) = try_all(&policies, &read, &files, groups.as_deref(), options, steps, threads)?;
     let Some(first) = outcomes.first() else { return Ok(0) };
 

@@ -21,6 +21,8 @@ pub(super) struct Lines<R> {
     start: usize,
     end: usize,
     ended: bool,
+    /// Why it ended, if not because it was at its end. Told when what was read before is taken.
+    failed: Option<io::Error>,
     /// How many lines were read.
     number: u64,
     /// How many bytes were read.
@@ -29,7 +31,16 @@ pub(super) struct Lines<R> {
 
 impl<R: Read> Lines<R> {
     pub(super) fn new(from: R) -> Self {
-        Self { from, buffer: vec![0; 2 * CHUNK], start: 0, end: 0, ended: false, number: 0, bytes: 0 }
+        Self {
+            from,
+            buffer: vec![0; 2 * CHUNK],
+            start: 0,
+            end: 0,
+            ended: false,
+            failed: None,
+            number: 0,
+            bytes: 0,
+        }
     }
 
     /// The number of the line that was read last, from 1.
@@ -43,17 +54,22 @@ impl<R: Read> Lines<R> {
     }
 
     /// What is in the buffer and was not taken yet: at least so much, where there is so much.
-    pub(super) fn peek(&mut self, length: usize) -> io::Result<&[u8]> {
+    pub(super) fn peek(&mut self, length: usize) -> &[u8] {
         while self.end - self.start < length && !self.ended {
-            self.fill()?;
+            self.fill();
         }
-        Ok(&self.buffer[self.start..self.end])
+        &self.buffer[self.start..self.end]
     }
 
     /// Takes everything that is in the buffer, and some more where it is empty; nothing at the end.
     pub(super) fn take_chunk(&mut self) -> io::Result<&[u8]> {
         if self.start == self.end && !self.ended {
-            self.fill()?;
+            self.fill();
+        }
+        if self.start == self.end
+            && let Some(error) = self.failed.take()
+        {
+            return Err(error);
         }
         let chunk = self.start..self.end;
         self.start = self.end;
@@ -83,7 +99,7 @@ impl<R: Read> Lines<R> {
             }
             if self.ended {
                 if self.start == self.end && !too_long {
-                    return Ok(None);
+                    return self.failed.take().map_or(Ok(None), Err);
                 }
                 let line = self.start..self.end;
                 self.start = self.end;
@@ -94,11 +110,11 @@ impl<R: Read> Lines<R> {
                     Line::Text(trimmed(&self.buffer[line]))
                 }));
             }
-            self.fill()?;
+            self.fill();
         }
     }
 
-    fn fill(&mut self) -> io::Result<()> {
+    fn fill(&mut self) {
         if self.buffer.len() - self.end < CHUNK {
             self.buffer.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -108,14 +124,17 @@ impl<R: Read> Lines<R> {
         }
         let read = loop {
             match self.from.read(&mut self.buffer[self.end..]) {
+                Ok(read) => break read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read?,
+                Err(error) => {
+                    self.failed = Some(error);
+                    break 0;
+                }
             }
         };
         self.end += read;
         self.bytes += read as u64;
         self.ended = read == 0;
-        Ok(())
     }
 }
 

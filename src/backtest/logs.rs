@@ -6,11 +6,11 @@ use super::{BacktestError, Options, files::File, read::Reading, shape::Asked};
 pub(super) fn add(
     options: &Options,
     _asked: Asked,
-    _files: &mut Vec<File>,
-    _read: &mut Reading,
-) -> Result<(), BacktestError> {
+    read: Reading,
+    files: Vec<File>,
+) -> Result<(Reading, Vec<File>), BacktestError> {
     match options.log_group.first() {
-        None => Ok(()),
+        None => Ok((read, files)),
         Some(group) => Err(BacktestError::LogGroup { group: group.clone(), why: "not yet".to_owned() }),
     }
 }

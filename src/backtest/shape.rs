@@ -96,11 +96,10 @@ impl Reader {
         let mut lines = Lines::new(from);
         let form = form(&mut lines);
         let read = match form {
-            Ok(Form::Exported) => self.lines(&mut lines, &mut now, Self::exported),
-            Ok(Form::Lines) => self.lines(&mut lines, &mut now, Self::json_line),
-            Ok(Form::Document) => self.document(&mut lines, &mut now),
-            Ok(Form::Whole) => self.whole(&mut lines, &mut now),
-            Err(error) => Err(error),
+            Form::Exported => self.lines(&mut lines, &mut now, Self::exported),
+            Form::Lines => self.lines(&mut lines, &mut now, Self::json_line),
+            Form::Document => self.document(&mut lines, &mut now),
+            Form::Whole => self.whole(&mut lines, &mut now),
         };
         if let Err(error) = read {
             // A file that is cut off, or no gzip after all: what was read of it counts.
@@ -377,10 +376,10 @@ impl Reader {
 }
 
 /// Tells the form of a file by its first line.
-fn form(lines: &mut Lines<impl Read>) -> io::Result<Form> {
+fn form(lines: &mut Lines<impl Read>) -> Form {
     let mut wanted = 64 * 1024;
     loop {
-        let known = lines.peek(wanted)?;
+        let known = lines.peek(wanted);
         let ended = known.len() < wanted;
         let blank = known.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
         let rest = &known[blank..];
@@ -388,21 +387,21 @@ fn form(lines: &mut Lines<impl Read>) -> io::Result<Form> {
         let first = match line {
             Some(line) => line,
             None if ended => rest,
-            None if wanted > MAX_LINE => return Ok(Form::Document),
+            None if wanted > MAX_LINE => return Form::Document,
             None => {
                 wanted *= 2;
                 continue;
             }
         };
         if instant::read(first).is_some() {
-            return Ok(Form::Exported);
+            return Form::Exported;
         }
         let opens = matches!(first.first(), Some(b'{' | b'['));
         let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(first).is_ok();
         if !opens || is_json {
-            return Ok(Form::Lines);
+            return Form::Lines;
         }
-        return Ok(if lines.peek(MAX_WHOLE)?.len() < MAX_WHOLE { Form::Whole } else { Form::Document });
+        return if lines.peek(MAX_WHOLE).len() < MAX_WHOLE { Form::Whole } else { Form::Document };
     }
 }
 

@@ -1,10 +1,5 @@
-//! A month of 1,000 nodes, made up and backtested under three policies: how long it takes, on one thread and on all, and how much memory.
-//!
-//! `make backtest-bench`; NODES and DAYS make it smaller. The history is kept in target/, and made anew where it is another's.
-
-#[path = "../tests/history/mod.rs"]
-#[allow(dead_code, reason = "the tests use more of it")]
-mod history;
+//! A month of 1,000 nodes, made up and backtested under three policies: how long it takes, on one thread and on all, and how
+//! much memory. NODES and DAYS make it smaller. The history is kept, and made anew where it is another's.
 
 use std::{
     env, fs,
@@ -13,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use history::Plan;
+use nodemend_history::Plan;
 use serde_json::Value;
 
 const POLICIES: [(&str, &str); 3] = [
@@ -29,11 +24,9 @@ const POLICIES: [(&str, &str); 3] = [
 ];
 
 fn main() {
-    // `cargo test` runs benches, too, and has no minutes for this one.
-    if !env::args().any(|argument| argument == "--bench") {
-        return;
-    }
-    #[allow(clippy::disallowed_methods, reason = "a bench has no configuration")]
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let [nodemend, target] = &arguments[..] else { panic!("usage: nodemend-history NODEMEND FOLDER") };
+    #[allow(clippy::disallowed_methods, reason = "a measurement has no configuration")]
     let number = |name: &str, default: i64| {
         env::var(name)
             .ok()
@@ -41,7 +34,7 @@ fn main() {
     };
     let (nodes, days) = (number("NODES", 1_000), number("DAYS", 30));
     let plan = Plan { seed: 1, nodes: usize::try_from(nodes).expect("nodes"), days, days_between: 60 };
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target").join(format!("history-{nodes}-{days}"));
+    let folder = Path::new(target).join(format!("history-{nodes}-{days}"));
     let done = folder.join("done");
     if fs::read_to_string(&done).ok() != Some(format!("{plan:?}")) {
         let begun = Instant::now();
@@ -63,7 +56,7 @@ fn main() {
         })
         .collect();
     for threads in [Some("1"), None] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_nodemend"));
+        let mut command = Command::new(nodemend);
         command.args(["backtest", "--format", "json"]).arg(&folder);
         command.arg("--html").arg(folder.join("comparison.html"));
         for (name, path) in &policies {
