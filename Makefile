@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test check bench measure goldens fuzz simulate bugs
+.PHONY: help demo test check bench backtest-bench measure goldens fuzz simulate bugs
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -22,6 +22,10 @@ check: ## Format, lints, and what may depend on what
 
 bench: ## The figures of the README
 	$(CARGO) bench --locked --benches -p nodemend-agent -p nodemend-adapters -p nodemend-intake -p nodemend-repair
+
+backtest-bench: ## Backtest a made-up month of 1,000 nodes (NODES, DAYS): seconds, MB/s, memory
+	$(CARGO) build --release --locked --quiet -p nodemend
+	$(CARGO) run --release --locked --quiet -p nodemend-history -- target/release/nodemend target
 
 measure: ## From deadline to call over 200 repairs in the local stack; size, start and memory of each function
 	$(CARGO) build --release --locked --features lambda -p nodemend-intake -p nodemend-repair -p nodemend-audit

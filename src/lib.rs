@@ -1,5 +1,6 @@
 //! The operator's command: one module a subcommand.
 
+pub mod backtest;
 pub mod cost;
 #[cfg(feature = "aws")]
 pub mod operate;

@@ -8,6 +8,7 @@ use nodemend::operate;
 #[cfg(feature = "local")]
 use nodemend::up::{self, UpError, child};
 use nodemend::{
+    backtest::{self, BacktestError},
     cost,
     policy::{self, PolicyCommandError},
     replay::{self, ReplayError},
@@ -25,6 +26,8 @@ struct Cli {
 enum Command {
     /// Run captured events through the very handlers that Lambda runs, and see what would have happened
     Replay(replay::Options),
+    /// Try policies on real history: what each would have done, and whether it had been right
+    Backtest(backtest::Options),
     /// Check a policy, or take one over from eksctl
     #[command(subcommand)]
     Policy(policy::Command),
@@ -80,6 +83,11 @@ fn main() -> ExitCode {
             Ok(0) => ExitCode::SUCCESS,
             Ok(_) => ExitCode::from(1),
             Err(ReplayError::Output(error)) if is_closed(&error) => ExitCode::SUCCESS,
+            Err(error) => failed(&error, error.is_usage()),
+        },
+        Command::Backtest(options) => match backtest::run(&options) {
+            Ok(code) => ExitCode::from(code),
+            Err(BacktestError::Output(error)) if is_closed(&error) => ExitCode::SUCCESS,
             Err(error) => failed(&error, error.is_usage()),
         },
         Command::Policy(command) => match policy::run(&command) {

@@ -1,14 +1,14 @@
 //! `nodemend replay`: captured events through the very handlers that Lambda runs, on a virtual clock.
 
-mod drive;
-mod fleet;
-mod input;
+pub(crate) mod drive;
+pub(crate) mod fleet;
+pub(crate) mod input;
 pub(crate) mod json;
 pub(crate) mod pretty;
 mod story;
 mod svg;
 pub(crate) mod text;
-mod world;
+pub(crate) mod world;
 
 use std::{
     fs,
@@ -157,7 +157,7 @@ pub fn run(options: &Options) -> Result<usize, ReplayError> {
         }
         None => None,
     };
-    let replayed = drive::drive(read.inputs, policy, groups, options.until)?;
+    let replayed = drive::drive(&read.inputs, policy, groups.as_deref(), options.until)?;
     let bad: Vec<String> = read.bad.into_iter().chain(replayed.bad).collect();
     {
         let mut stderr = io::stderr().lock();

@@ -51,7 +51,7 @@ struct Tag {
 }
 
 /// Reads a file of groups.
-pub(super) fn read(path: &Path) -> Result<Vec<Group>, ReplayError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<Group>, ReplayError> {
     let text = text_of(path)?;
     let deserializer = &mut serde_json::Deserializer::from_str(&text);
     let wrong = |why: String| ReplayError::Config { path: path.to_owned(), why };

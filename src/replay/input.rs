@@ -12,33 +12,33 @@ use serde_json::{Value, json};
 use super::ReplayError;
 
 /// CloudTrail says when a call was made, never when its record arrived: about five minutes later, on average.
-const CLOUDTRAIL_DELAY: SignedDuration = SignedDuration::from_mins(5);
+pub(crate) const CLOUDTRAIL_DELAY: SignedDuration = SignedDuration::from_mins(5);
 
 /// A file larger than this is a backtest's, not a replay's.
 const MAX_FILE_BYTES: u64 = 512 * 1024 * 1024;
 
 /// Everything that was read.
 #[derive(Debug, Default)]
-pub(super) struct Read {
+pub(crate) struct Read {
     /// In the order in which it arrived.
-    pub(super) inputs: Vec<Input>,
+    pub(crate) inputs: Vec<Input>,
     /// What could not be read, as `file:line: why`.
-    pub(super) bad: Vec<String>,
+    pub(crate) bad: Vec<String>,
 }
 
 /// One thing that arrived.
 #[derive(Debug)]
-pub(super) struct Input {
+pub(crate) struct Input {
     /// When.
-    pub(super) at: Timestamp,
+    pub(crate) at: Timestamp,
     /// From where, as `file:line`.
-    pub(super) place: String,
+    pub(crate) place: String,
     /// What.
-    pub(super) what: What,
+    pub(crate) what: What,
 }
 
-#[derive(Debug)]
-pub(super) enum What {
+#[derive(Debug, Clone)]
+pub(crate) enum What {
     /// A Lambda event with a subscription payload, as it is.
     Payload(Vec<u8>),
     /// One log event. Bare lines don't say which cluster's control plane wrote them.
@@ -50,7 +50,7 @@ pub(super) enum What {
 }
 
 #[derive(Debug, Clone)]
-pub(super) enum Group {
+pub(crate) enum Group {
     /// Named by the event, or by what it says.
     Named(String),
     /// A control plane's, of the one cluster that is replayed.
@@ -58,7 +58,7 @@ pub(super) enum Group {
 }
 
 /// Reads files, and folders of them.
-pub(super) fn read(paths: &[PathBuf]) -> Result<Read, ReplayError> {
+pub(crate) fn read(paths: &[PathBuf]) -> Result<Read, ReplayError> {
     let mut read = Read::default();
     for path in paths {
         if path.is_dir() {
@@ -122,7 +122,7 @@ fn read_file(path: &Path, read: &mut Read) -> Result<(), ReplayError> {
 }
 
 /// Tells the shapes apart, and takes every event out of one.
-fn take(value: Value, file: &str, line: usize, read: &mut Read) {
+pub(crate) fn take(value: Value, file: &str, line: usize, read: &mut Read) {
     let place = format!("{file}:{line}");
     let has = |field: &str| value.get(field).is_some_and(|value| !value.is_null());
     let result = if let Value::Array(values) = value {
@@ -204,7 +204,7 @@ fn cloud_trail(value: Value) -> Result<(Timestamp, What), String> {
 }
 
 /// One event of `filter-log-events`, or of a decoded subscription message.
-fn filtered(event: &Value, from: Option<(&str, &str)>) -> Result<(Timestamp, What), String> {
+pub(crate) fn filtered(event: &Value, from: Option<(&str, &str)>) -> Result<(Timestamp, What), String> {
     let message = event.get("message").and_then(Value::as_str).ok_or("message: missing")?;
     let at = event.get("timestamp").and_then(millis).ok_or("timestamp: missing, or not milliseconds")?;
     let arrival = event.get("ingestionTime").and_then(millis).unwrap_or(at);
@@ -224,7 +224,7 @@ fn filtered(event: &Value, from: Option<(&str, &str)>) -> Result<(Timestamp, Wha
 }
 
 /// A control plane's log group holds more than audit events; its other streams are text, and tell us nothing.
-fn is_plain_text(stream: &str) -> bool {
+pub(crate) fn is_plain_text(stream: &str) -> bool {
     const PREFIXES: [&str; 5] = [
         "kube-apiserver-",
         "authenticator-",
@@ -236,7 +236,7 @@ fn is_plain_text(stream: &str) -> bool {
 }
 
 /// A report or an audit event by itself.
-fn bare(message: &str, value: &Value, stream: Option<&str>) -> Result<(Timestamp, What), String> {
+pub(crate) fn bare(message: &str, value: &Value, stream: Option<&str>) -> Result<(Timestamp, What), String> {
     let text = |field: &str| value.get(field).and_then(Value::as_str);
     if value.get("v").is_some() {
         let cluster = text("cluster").ok_or("cluster: missing")?;
@@ -279,7 +279,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// EventBridge's envelope around a CloudTrail record.
-pub(super) fn envelope(event: &CloudTrailEvent) -> Value {
+pub(crate) fn envelope(event: &CloudTrailEvent) -> Value {
     json!({
         "detail-type": "AWS API Call via CloudTrail",
         "source": "aws.autoscaling",

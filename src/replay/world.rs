@@ -28,8 +28,8 @@ use super::input::{Group as LogGroup, Input, What};
 const NO_ZONE: &str = "unknown";
 
 /// What changes in the world, and when.
-#[derive(Debug)]
-pub(super) enum Turn {
+#[derive(Debug, Clone)]
+pub(crate) enum Turn {
     /// An instance comes into a group.
     Join { group: GroupName, instance_id: InstanceId },
     /// An instance is no more.
@@ -38,11 +38,11 @@ pub(super) enum Turn {
 
 /// What the events tell of the world.
 #[derive(Debug, Default)]
-pub(super) struct World {
+pub(crate) struct World {
     /// The cluster that unnamed events are of.
-    pub(super) cluster: Option<ClusterName>,
-    /// Changes, by time.
-    pub(super) turns: Vec<(Timestamp, Turn)>,
+    pub(crate) cluster: Option<ClusterName>,
+    /// What leaves, in the order in which it was told.
+    turns: Vec<(Timestamp, Turn)>,
     seen: BTreeMap<InstanceId, Option<Zone>>,
     nodes: BTreeMap<String, InstanceId>,
     arrivals: BTreeMap<InstanceId, (Timestamp, Option<GroupName>)>,
@@ -52,36 +52,30 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Reads what all the events together tell.
-    pub(super) fn of(inputs: &[Input]) -> Self {
-        let mut world = Self::default();
-        let mut decoder = Decoder::new();
-        for input in inputs {
-            match &input.what {
-                What::Payload(bytes) => {
-                    if let Ok(Message::Data(batch)) = decoder.decode(bytes) {
-                        for event in &batch.events {
-                            world.see_message(&batch.log_group, &event.message);
-                        }
+    /// Takes in what one more input tells, in the order in which they arrived.
+    pub(crate) fn take_in(&mut self, input: &Input) {
+        match &input.what {
+            What::Payload(bytes) => {
+                if let Ok(Message::Data(batch)) = Decoder::new().decode(bytes) {
+                    for event in &batch.events {
+                        self.see_message(&batch.log_group, &event.message);
                     }
                 }
-                What::Log { group, message, .. } => {
-                    let group = match group {
-                        LogGroup::Named(name) => name.as_str(),
-                        LogGroup::AnyControlPlane => "",
-                    };
-                    world.see_message(group, message);
-                }
-                What::Event(value) => {
-                    if let Ok(happening) = Happening::read(value.to_string().as_bytes()) {
-                        world.see_happening(happening);
-                    }
-                }
-                What::CloudTrail(event) => world.see_call(event),
             }
+            What::Log { group, message, .. } => {
+                let group = match group {
+                    LogGroup::Named(name) => name.as_str(),
+                    LogGroup::AnyControlPlane => "",
+                };
+                self.see_message(group, message);
+            }
+            What::Event(value) => {
+                if let Ok(happening) = Happening::read(value.to_string().as_bytes()) {
+                    self.see_happening(happening);
+                }
+            }
+            What::CloudTrail(event) => self.see_call(event),
         }
-        world.turns.sort_by_key(|(at, _)| *at);
-        world
     }
 
     fn see(&mut self, instance_id: &InstanceId, zone: Option<Zone>) {
@@ -149,31 +143,36 @@ impl World {
         // An instance that only CloudTrail knows of may be in any group: it is none of ours.
     }
 
-    /// The cloud that the handlers ask, as it stands before the first event.
-    pub(super) fn cloud(&mut self, clock: &VirtualClock, groups: Option<Vec<Group>>) -> MemoryCloud {
+    /// The cloud that the handlers ask, as it stands before the first event, and what changes in it, by time.
+    pub(crate) fn stage(
+        &self,
+        clock: &VirtualClock,
+        groups: Option<&[Group]>,
+    ) -> (MemoryCloud, Vec<(Timestamp, Turn)>) {
         let mut fleet = Fleet::default();
         let Ok(no_zone) = Zone::new(NO_ZONE) else { unreachable!("a constant") };
         let fallback = self.group.clone().or_else(|| GroupName::new("nodes").ok());
-        let given = groups.is_some();
         for group in groups.into_iter().flatten() {
-            fleet.add_group(group);
+            fleet.add_group(group.clone());
         }
+        let mut turns = self.turns.clone();
+        turns.sort_by_key(|(at, _)| *at);
         for (instance_id, zone) in &self.seen {
             let arrival = self.arrivals.get(instance_id);
             let group = arrival.and_then(|(_, group)| group.clone()).or_else(|| fallback.clone());
             let Some(group) = group else { continue };
             match arrival {
-                Some((at, named)) if !fleet.knows(instance_id) && (named.is_some() || !given) => {
-                    self.turns.push((*at, Turn::Join { group, instance_id: instance_id.clone() }));
+                Some((at, named)) if !fleet.knows(instance_id) && (named.is_some() || groups.is_none()) => {
+                    turns.push((*at, Turn::Join { group, instance_id: instance_id.clone() }));
                 }
-                None if !given => {
+                None if groups.is_none() => {
                     let zone = zone.as_ref().unwrap_or(&no_zone);
                     fleet.join(&group, self.cluster.as_ref(), instance_id, zone);
                 }
                 _ => {}
             }
         }
-        self.turns.sort_by_key(|(at, _)| *at);
+        turns.sort_by_key(|(at, _)| *at);
         let caller = self.caller.clone().unwrap_or_else(|| Caller {
             account: "123456789012".to_owned(),
             region: "us-east-1".to_owned(),
@@ -185,11 +184,16 @@ impl World {
         for event in &self.calls {
             cloud.record(recorded(event));
         }
-        cloud
+        (cloud, turns)
+    }
+
+    /// Whether the events tell of the call with this id: what came of it is among them, too.
+    pub(crate) fn tells_of(&self, request_id: &str) -> bool {
+        self.calls.iter().any(|event| event.request_id.as_deref() == Some(request_id))
     }
 
     /// Makes one change.
-    pub(super) fn turn(&self, cloud: &MemoryCloud, turn: &Turn) {
+    pub(crate) fn turn(&self, cloud: &MemoryCloud, turn: &Turn) {
         match turn {
             Turn::Leave(instance_id) => cloud.change(|fleet| fleet.leave(instance_id)),
             Turn::Join { group, instance_id } => {

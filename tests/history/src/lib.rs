@@ -1,0 +1,589 @@
+//! Turns a seed into weeks of a cluster's history, as CloudWatch Logs exports it: an agent's stream for each instance, the API
+//! server's audit streams, and what Auto Scaling told. The same seed, the same bytes, on any machine.
+//!
+//! Nodes fail as nodes do: most come back by themselves, some soon, some late; the others stay sick until a person terminates
+//! them. Once a zone goes dark, and once no agent's word arrives.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+use flate2::{Compression, write::GzEncoder};
+use jiff::Timestamp;
+
+/// 2026-07-01T00:00:00Z, in seconds.
+pub const START: i64 = 1_782_864_000;
+const BEAT: i64 = 300;
+const MINUTE: i64 = 60;
+const HOUR: i64 = 3_600;
+const DAY: i64 = 24 * HOUR;
+
+/// What to make up.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    pub seed: u64,
+    pub nodes: usize,
+    pub days: i64,
+    /// How many days a node lives between two troubles, on average.
+    pub days_between: i64,
+}
+
+/// Numbers that look thrown.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        // splitmix64
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, limit: i64) -> i64 {
+        (self.next() % limit.max(1) as u64) as i64
+    }
+
+    fn one_in(&mut self, n: i64) -> bool {
+        self.below(n) == 0
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Ail {
+    /// The kubelet is not heard; the agent may be.
+    Unknown { agent_too: bool },
+    /// The kubelet says so itself.
+    NotReady,
+    /// The agent says so.
+    Agent(&'static str, &'static str),
+}
+
+/// One trouble of one instance, in seconds since the beginning.
+#[derive(Debug, Clone, Copy)]
+struct Trouble {
+    from: i64,
+    /// None: until the instance is no more.
+    to: Option<i64>,
+    ail: Ail,
+}
+
+/// One instance, from its first word to its last.
+#[derive(Debug, Clone)]
+pub struct Instance {
+    pub id: String,
+    node: String,
+    zone: &'static str,
+    group: &'static str,
+    boot: String,
+    from: i64,
+    to: i64,
+    /// It came and went within the time, rather than being there before or after.
+    launched: bool,
+    terminated: bool,
+    offset: i64,
+    troubles: Vec<Trouble>,
+}
+
+/// One line: when, of which stream, and what.
+type Line = (i64, String);
+
+impl Plan {
+    fn end(&self) -> i64 {
+        self.days * DAY
+    }
+
+    /// Every instance there was.
+    pub fn instances(&self) -> Vec<Instance> {
+        let mut instances = Vec::new();
+        for slot in 0..self.nodes {
+            let mut dice = Dice(self.seed ^ (slot as u64).wrapping_mul(0x2545_f491_4f6c_dd1d));
+            let (mut from, mut number) = (0, 0);
+            while from < self.end() {
+                let mut instance = self.instance(slot, number, from, &mut dice);
+                self.fill(&mut instance, &mut dice);
+                let next = instance.to + 3 * MINUTE;
+                instances.push(instance);
+                (from, number) = (next, number + 1);
+            }
+        }
+        instances
+    }
+
+    fn instance(&self, slot: usize, number: u64, from: i64, dice: &mut Dice) -> Instance {
+        let hex = format!("{:016x}{:016x}", dice.next(), dice.next());
+        Instance {
+            id: format!("i-{}", &hex[..17]),
+            node: format!("ip-10-{}-{}-{}.ec2.internal", number % 250, slot / 250, slot % 250),
+            zone: ["us-east-1a", "us-east-1b", "us-east-1c"][slot % 3],
+            group: ["workers", "gpu", "batch", "edge"][slot % 4],
+            boot: format!(
+                "{}-{}-4{}-9{}-{}",
+                &hex[..8],
+                &hex[8..12],
+                &hex[13..16],
+                &hex[17..20],
+                &hex[20..32]
+            ),
+            from,
+            to: self.end(),
+            launched: number > 0,
+            terminated: false,
+            offset: dice.below(BEAT),
+            troubles: Vec::new(),
+        }
+    }
+
+    fn fill(&self, instance: &mut Instance, dice: &mut Dice) {
+        let mut at = instance.from + HOUR;
+        loop {
+            at += HOUR + dice.below(2 * self.days_between * DAY);
+            if at + 10 * HOUR >= self.end() {
+                break;
+            }
+            let ail = match dice.below(10) {
+                0..4 => Ail::Unknown { agent_too: false },
+                4..6 => Ail::NotReady,
+                6 => Ail::Unknown { agent_too: true },
+                7 => Ail::Agent("AcceleratedHardwareReady", "NvidiaXID79Error"),
+                8 => Ail::Agent("NetworkingReady", "InterfaceNotUp"),
+                _ => Ail::Agent("KernelReady", "ForkFailedOutOfPIDs"),
+            };
+            let fatal = dice.one_in(3);
+            let flaps = !fatal && dice.one_in(5);
+            let length = if dice.one_in(4) {
+                25 * MINUTE + dice.below(50 * MINUTE)
+            } else {
+                2 * MINUTE + dice.below(20 * MINUTE)
+            };
+            if fatal {
+                let to = at + HOUR + dice.below(8 * HOUR);
+                instance.troubles.push(Trouble { from: at, to: None, ail });
+                (instance.to, instance.terminated) = (to, true);
+                return;
+            }
+            let end = at + length;
+            if flaps {
+                while at < end {
+                    instance.troubles.push(Trouble { from: at, to: Some(at + 90), ail });
+                    at += 90 + 30 + dice.below(60);
+                }
+            } else {
+                instance.troubles.push(Trouble { from: at, to: Some(end), ail });
+            }
+            at = end + HOUR;
+        }
+        // A third of the way through, a zone is dark for a while.
+        let dark = self.end() / 3;
+        let free = |trouble: &Trouble| {
+            trouble.to.is_some_and(|to| to + HOUR < dark) || trouble.from > dark + 3 * HOUR
+        };
+        if instance.zone == "us-east-1b"
+            && instance.from + HOUR < dark
+            && instance.to > dark + 3 * HOUR
+            && instance.troubles.iter().all(free)
+        {
+            let ail = Ail::Unknown { agent_too: true };
+            instance.troubles.push(Trouble { from: dark, to: Some(dark + 50 * MINUTE), ail });
+            instance.troubles.sort_by_key(|trouble| trouble.from);
+        }
+    }
+
+    /// When no agent's word arrives.
+    fn silence(&self) -> std::ops::Range<i64> {
+        let at = self.end() * 2 / 3;
+        at..at + 35 * MINUTE
+    }
+
+    /// What an instance's agent wrote, in order.
+    pub fn agent_lines(&self, instance: &Instance, mut take: impl FnMut(i64, &[u8])) {
+        let mut line = Vec::with_capacity(1_024);
+        let mut seq = 0;
+        let mut changes: Vec<(i64, &Trouble, bool)> = Vec::new();
+        for trouble in instance.troubles.iter().filter(|trouble| matches!(trouble.ail, Ail::Agent(..))) {
+            changes.push((trouble.from, trouble, true));
+            changes.extend(trouble.to.map(|to| (to, trouble, false)));
+        }
+        changes.sort_by_key(|(at, ..)| *at);
+        let mut changes = changes.into_iter().peekable();
+        let mut sick: Option<&Trouble> = None;
+        let mut well_since = instance.from - HOUR;
+        let mute = |at: i64| {
+            self.silence().contains(&at)
+                || instance.troubles.iter().any(|trouble| {
+                    trouble.ail == (Ail::Unknown { agent_too: true })
+                        && at >= trouble.from
+                        && trouble.to.is_none_or(|to| at < to)
+                })
+        };
+        let mut beat = instance.from + instance.offset + 60;
+        while beat < instance.to {
+            while let Some((at, trouble, begins)) = changes.next_if(|(at, ..)| *at <= beat) {
+                seq += 1;
+                (sick, well_since) = if begins { (Some(trouble), well_since) } else { (None, at) };
+                if !mute(at) {
+                    let Ail::Agent(condition, _) = trouble.ail else { continue };
+                    line.clear();
+                    self.head(&mut line, instance, "condition", seq, at);
+                    state(&mut line, condition, sick, well_since, at);
+                    line.extend_from_slice(b",\"agent\":\"0.1.0\"}");
+                    take(at, &line);
+                }
+            }
+            seq += 1;
+            if !mute(beat) {
+                line.clear();
+                self.head(&mut line, instance, "heartbeat", seq, beat);
+                line.extend_from_slice(b"\"conditions\":[");
+                for (number, condition) in [
+                    "KernelReady",
+                    "NetworkingReady",
+                    "StorageReady",
+                    "ContainerRuntimeReady",
+                    "AcceleratedHardwareReady",
+                ]
+                .into_iter()
+                .enumerate()
+                {
+                    if number > 0 {
+                        line.push(b',');
+                    }
+                    line.push(b'{');
+                    let own = sick
+                        .filter(|trouble| matches!(trouble.ail, Ail::Agent(name, _) if name == condition));
+                    let ever = instance
+                        .troubles
+                        .iter()
+                        .any(|trouble| matches!(trouble.ail, Ail::Agent(name, _) if name == condition));
+                    state(
+                        &mut line,
+                        condition,
+                        own,
+                        if ever { well_since } else { instance.from - HOUR },
+                        beat,
+                    );
+                    line.push(b'}');
+                }
+                line.extend_from_slice(b"],\"agent\":\"0.1.0\"}");
+                take(beat, &line);
+            }
+            beat += BEAT;
+        }
+    }
+
+    fn head(&self, line: &mut Vec<u8>, instance: &Instance, kind: &str, seq: u64, at: i64) {
+        let _ = write!(
+            line,
+            r#"{{"v":1,"kind":"{kind}","cluster":"prod","node":"{}","instanceId":"{}","zone":"{}","bootId":"{}","seq":{seq},"at":"{}.000Z","#,
+            instance.node,
+            instance.id,
+            instance.zone,
+            instance.boot,
+            clock(at)
+        );
+    }
+
+    /// What the API server wrote of an instance in a stretch of time, in no order.
+    fn audit_lines(&self, instance: &Instance, from: i64, to: i64, lines: &mut Vec<Line>) {
+        let within = |at: i64| (from..to).contains(&at);
+        let mut tell = |at: i64, line: String| {
+            if within(at) {
+                lines.push((at, line));
+            }
+        };
+        if instance.launched {
+            let status = r#"{"conditions":[{"type":"Ready","status":"False","reason":"KubeletNotReady","message":"cni is not ready"}]}"#;
+            tell(instance.from, kubelet(instance, "create", "", status, instance.from));
+            tell(
+                instance.from + 30,
+                ready(
+                    instance,
+                    "True",
+                    "KubeletReady",
+                    "kubelet is posting ready status",
+                    instance.from + 30,
+                ),
+            );
+        }
+        if instance.terminated {
+            tell(instance.to + 90, deleted(instance, instance.to + 90));
+        }
+        for trouble in &instance.troubles {
+            match trouble.ail {
+                Ail::Unknown { .. } => tell(trouble.from + 45, unknown(instance, trouble.from + 45)),
+                Ail::NotReady => tell(
+                    trouble.from,
+                    ready(instance, "False", "KubeletNotReady", "container runtime is down", trouble.from),
+                ),
+                Ail::Agent(..) => continue,
+            }
+            if let Some(to) = trouble.to {
+                tell(to, ready(instance, "True", "KubeletReady", "kubelet is posting ready status", to));
+            }
+        }
+        let first = instance.from + (instance.offset + 150) % BEAT + BEAT;
+        let mut beat = first + (from - first).max(0).div_euclid(BEAT) * BEAT;
+        while beat < to.min(instance.to) {
+            let dead = instance.troubles.iter().any(|trouble| {
+                matches!(trouble.ail, Ail::Unknown { .. })
+                    && beat >= trouble.from
+                    && trouble.to.is_none_or(|to| beat < to)
+            });
+            if !dead {
+                tell(beat, heartbeat(instance, beat));
+            }
+            beat += BEAT;
+        }
+    }
+
+    /// What EventBridge told, as JSON lines.
+    pub fn events(&self, instances: &[Instance]) -> Vec<Line> {
+        let mut events = Vec::new();
+        for instance in instances {
+            let event = |kind: &str, at: i64| {
+                format!(
+                    r#"{{"version":"0","id":"{}","detail-type":"EC2 Instance {kind} Successful","source":"aws.autoscaling","account":"123456789012","time":"{}Z","region":"us-east-1","resources":[],"detail":{{"StatusCode":"InProgress","AutoScalingGroupName":"{}","ActivityId":"{}","Details":{{"Availability Zone":"{}"}},"RequestId":"{}","EndTime":"{}Z","EC2InstanceId":"{}","StartTime":"{}Z","Cause":"At {}Z an instance was {}."}}}}"#,
+                    instance.boot,
+                    clock(at),
+                    instance.group,
+                    instance.boot,
+                    instance.zone,
+                    instance.boot,
+                    clock(at),
+                    instance.id,
+                    clock(at - 30),
+                    clock(at - 30),
+                    if kind == "Launch" {
+                        "started"
+                    } else {
+                        "taken out of service in response to a user request"
+                    },
+                )
+            };
+            if instance.launched {
+                events.push((instance.from - 60, event("Launch", instance.from - 60)));
+            }
+            if instance.terminated {
+                events.push((instance.to, event("Terminate", instance.to)));
+            }
+        }
+        events.sort();
+        events
+    }
+
+    /// The groups as they were at the beginning, as the AWS CLI prints them.
+    pub fn fleet(&self, instances: &[Instance]) -> String {
+        let groups = ["workers", "gpu", "batch", "edge"].map(|group| {
+            let members: Vec<String> = instances
+                .iter()
+                .filter(|instance| instance.group == group && !instance.launched)
+                .map(|instance| format!(r#"{{"InstanceId":"{}","AvailabilityZone":"{}","LifecycleState":"InService"}}"#, instance.id, instance.zone))
+                .collect();
+            format!(
+                r#"{{"AutoScalingGroupName":"{group}","Instances":[{}],"Tags":[{{"Key":"eks:cluster-name","Value":"prod"}}]}}"#,
+                members.join(",")
+            )
+        });
+        format!(r#"{{"AutoScalingGroups":[{}]}}"#, groups.join(","))
+    }
+
+    /// Writes it all as exports below a folder.
+    pub fn export(&self, folder: &Path) -> io::Result<()> {
+        let instances = self.instances();
+        fs::create_dir_all(folder)?;
+        fs::write(folder.join("fleet.json"), self.fleet(&instances))?;
+        let events: String = self.events(&instances).into_iter().map(|(_, line)| line + "\n").collect();
+        fs::write(folder.join("events.jsonl"), events)?;
+        let days = usize::try_from(self.days).unwrap_or_default();
+        let next = AtomicUsize::new(0);
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads)
+                .map(|_| {
+                    scope.spawn(|| -> io::Result<()> {
+                        loop {
+                            let task = next.fetch_add(1, Ordering::Relaxed);
+                            if task < days {
+                                self.export_day(folder, &instances, task)?;
+                            } else if let Some(instance) = instances.get(task - days) {
+                                self.export_agent(folder, instance)?;
+                            } else {
+                                return Ok(());
+                            }
+                        }
+                    })
+                })
+                .collect();
+            workers.into_iter().try_for_each(|worker| worker.join().expect("a worker"))
+        })
+    }
+
+    fn export_agent(&self, folder: &Path, instance: &Instance) -> io::Result<()> {
+        let stream = folder.join("nodes").join(&instance.id);
+        let mut out = create(&stream, 0)?;
+        let mut failed = Ok(());
+        self.agent_lines(instance, |at, line| {
+            if failed.is_ok() {
+                failed = write!(out, "{}.000Z ", clock(at))
+                    .and_then(|()| out.write_all(line))
+                    .and_then(|()| out.write_all(b"\n"));
+            }
+        });
+        failed?;
+        out.finish()?.flush()
+    }
+
+    fn export_day(&self, folder: &Path, instances: &[Instance], day: usize) -> io::Result<()> {
+        let mut out = create(&folder.join("cluster").join("kube-apiserver-audit-0a1b2c3d"), day)?;
+        // Minute by minute, so that no day has to fit in memory.
+        for hour in 0..24 * 12 {
+            let from = day as i64 * DAY + hour * BEAT;
+            for (at, line) in self.audit(instances, from, from + BEAT) {
+                writeln!(out, "{}.000Z {line}", clock(at))?;
+            }
+        }
+        out.finish()?.flush()
+    }
+
+    /// What the API server wrote in a stretch of time, in order.
+    pub fn audit(&self, instances: &[Instance], from: i64, to: i64) -> Vec<Line> {
+        let mut lines = Vec::new();
+        for instance in
+            instances.iter().filter(|instance| instance.from < to && instance.to + 2 * MINUTE > from)
+        {
+            self.audit_lines(instance, from, to, &mut lines);
+        }
+        // And what concerns no node at all.
+        for n in 0..5 {
+            let at = from + n * 60 + 7;
+            if at < to {
+                lines.push((at, other(at)));
+            }
+        }
+        lines.sort_by_key(|(at, _)| *at);
+        lines
+    }
+}
+
+fn create(folder: &Path, number: usize) -> io::Result<GzEncoder<BufWriter<File>>> {
+    fs::create_dir_all(folder)?;
+    let file = File::create(folder.join(format!("{number:06}.gz")))?;
+    Ok(GzEncoder::new(BufWriter::with_capacity(64 * 1024, file), Compression::new(3)))
+}
+
+/// `2026-07-01T00:05:00`
+fn clock(at: i64) -> impl std::fmt::Display {
+    Timestamp::from_second(START + at).expect("a time").strftime("%Y-%m-%dT%H:%M:%S")
+}
+
+fn state(line: &mut Vec<u8>, condition: &str, sick: Option<&Trouble>, well_since: i64, now: i64) {
+    let _ = match sick {
+        None => {
+            write!(line, r#""condition":"{condition}","status":"True","since":"{}.000Z""#, clock(well_since))
+        }
+        Some(Trouble { from, ail: Ail::Agent(_, reason), .. }) => write!(
+            line,
+            r#""condition":"{condition}","status":"False","since":"{0}.000Z","findings":[{{"reason":"{reason}","severity":"Condition","since":"{0}.000Z","last":"{1}.000Z","count":{2},"message":"made up"}}]"#,
+            clock(*from),
+            clock(now),
+            1 + (now - from) / MINUTE,
+        ),
+        Some(_) => Ok(()),
+    };
+}
+
+/// An audit event as the API server writes it.
+fn event(level: &str, verb: &str, user: &str, object: &str, code: u16, sent: &str, at: i64) -> String {
+    format!(
+        r#"{{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"{level}","auditID":"0e507148-8b16-4dfb-934b-{at:012x}","stage":"ResponseComplete","requestURI":"/api/v1/nodes?timeout=10s","verb":"{verb}","user":{user},"sourceIPs":["10.0.10.170"],"userAgent":"kubelet/v1.31.13 (linux/amd64) kubernetes/ecaa3a6","objectRef":{object},"responseStatus":{{"metadata":{{}},"code":{code}}},{sent}"requestReceivedTimestamp":"{0}.014671Z","stageTimestamp":"{0}.021370Z","annotations":{{"authorization.k8s.io/decision":"allow","authorization.k8s.io/reason":""}}}}"#,
+        clock(at)
+    )
+}
+
+fn user(instance: &Instance) -> String {
+    format!(
+        r#"{{"username":"system:node:{}","uid":"aws-iam-authenticator:123456789012:AROA2PRXA4MTEFOJD26WP","groups":["system:nodes","system:authenticated"],"extra":{{"accessKeyId":["ASIAIOSFODNN7EXAMPLE"],"arn":["arn:aws:sts::123456789012:assumed-role/main-eks-node-group/{1}"],"canonicalArn":["arn:aws:iam::123456789012:role/main-eks-node-group"],"principalId":["AROA2PRXA4MTEFOJD26WP"],"sessionName":["{1}"],"sigs.k8s.io/aws-iam-authenticator/principalId":["AROA2PRXA4MTEFOJD26WP"]}}}}"#,
+        instance.node, instance.id
+    )
+}
+
+fn kubelet(instance: &Instance, verb: &str, subresource: &str, status: &str, at: i64) -> String {
+    let subresource =
+        if subresource.is_empty() { String::new() } else { format!(r#","subresource":"{subresource}""#) };
+    let object =
+        format!(r#"{{"resource":"nodes","name":"{}","apiVersion":"v1"{subresource}}}"#, instance.node);
+    let spec = if verb == "create" {
+        format!(r#""spec":{{"providerID":"aws:///{}/{}"}},"#, instance.zone, instance.id)
+    } else {
+        String::new()
+    };
+    let sent = format!(r#""requestObject":{{{spec}"status":{status}}},"#);
+    let code = if verb == "create" { 201 } else { 200 };
+    event("Request", verb, &user(instance), &object, code, &sent, at)
+}
+
+const ORDER: &str = r#""$setElementOrder/conditions":[{"type":"MemoryPressure"},{"type":"DiskPressure"},{"type":"PIDPressure"},{"type":"Ready"}]"#;
+
+fn heartbeat(instance: &Instance, at: i64) -> String {
+    let beats = ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"]
+        .map(|kind| format!(r#"{{"lastHeartbeatTime":"{}Z","type":"{kind}"}}"#, clock(at)));
+    kubelet(instance, "patch", "status", &format!(r#"{{{ORDER},"conditions":[{}]}}"#, beats.join(",")), at)
+}
+
+fn ready(instance: &Instance, status: &str, reason: &str, message: &str, at: i64) -> String {
+    let condition = format!(
+        r#"{{"lastHeartbeatTime":"{0}Z","lastTransitionTime":"{0}Z","message":"{message}","reason":"{reason}","status":"{status}","type":"Ready"}}"#,
+        clock(at)
+    );
+    kubelet(instance, "patch", "status", &format!(r#"{{{ORDER},"conditions":[{condition}]}}"#), at)
+}
+
+fn unknown(instance: &Instance, at: i64) -> String {
+    let condition = format!(
+        r#"{{"type":"Ready","status":"Unknown","lastTransitionTime":"{}Z","reason":"NodeStatusUnknown","message":"Kubelet stopped posting node status."}}"#,
+        clock(at)
+    );
+    let object = format!(
+        r#"{{"metadata":{{"name":"{}"}},"spec":{{"providerID":"aws:///{}/{}"}},"status":{{"conditions":[{condition}]}}}}"#,
+        instance.node, instance.zone, instance.id
+    );
+    let user = r#"{"username":"system:serviceaccount:kube-system:node-controller","groups":["system:serviceaccounts"]}"#;
+    let reference = format!(
+        r#"{{"resource":"nodes","name":"{}","apiVersion":"v1","subresource":"status"}}"#,
+        instance.node
+    );
+    event(
+        "RequestResponse",
+        "update",
+        user,
+        &reference,
+        200,
+        &format!(r#""requestObject":{object},"responseObject":{object},"#),
+        at,
+    )
+}
+
+fn deleted(instance: &Instance, at: i64) -> String {
+    let user = r#"{"username":"eks:cloud-controller-manager","groups":["system:authenticated"]}"#;
+    let reference = format!(r#"{{"resource":"nodes","name":"{}","apiVersion":"v1"}}"#, instance.node);
+    event("RequestResponse", "delete", user, &reference, 200, "", at)
+}
+
+fn other(at: i64) -> String {
+    let user = r#"{"username":"system:serviceaccount:kube-system:replicaset-controller","groups":["system:serviceaccounts"]}"#;
+    let reference = r#"{"resource":"pods","namespace":"default","name":"web-0","apiVersion":"v1","subresource":"status"}"#;
+    event(
+        "Request",
+        "patch",
+        user,
+        reference,
+        200,
+        r#""requestObject":{"status":{"conditions":[{"type":"Ready","status":"False"}]}},"#,
+        at,
+    )
+}
