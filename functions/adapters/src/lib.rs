@@ -9,6 +9,7 @@ pub mod config;
 #[cfg(feature = "faults")]
 pub mod faults;
 pub mod filter_pattern;
+pub mod notify;
 pub mod store;
 pub mod subscription;
 pub mod telemetry;

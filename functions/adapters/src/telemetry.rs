@@ -39,6 +39,10 @@ pub enum Metric {
     CasesSwept,
     /// Cases that a sweep could not look at.
     SweepFailures,
+    /// For how long the oldest of the repairs that are due, and not called for, has been waiting.
+    PendingAge,
+    /// Events that nobody could be told of.
+    Untold,
 }
 
 impl Metric {
@@ -68,6 +72,8 @@ impl Metric {
             Self::IntakeLag => "IntakeLag",
             Self::CasesSwept => "CasesSwept",
             Self::SweepFailures => "SweepFailures",
+            Self::PendingAge => "PendingAge",
+            Self::Untold => "Untold",
         }
     }
 
@@ -75,6 +81,7 @@ impl Metric {
     pub fn unit(self) -> &'static str {
         match self {
             Self::IntakeLag => "Milliseconds",
+            Self::PendingAge => "Seconds",
             _ => "Count",
         }
     }
@@ -152,6 +159,7 @@ mod tests {
             condition: None,
             reason: None,
             detail: "one\ntwo".to_owned(),
+            guards: Vec::new(),
             record: None,
         }
     }
@@ -177,7 +185,7 @@ mod tests {
             }
             for metric in metrics["Metrics"].as_array().expect("a list") {
                 assert!(line[metric["Name"].as_str().expect("a name")].is_u64(), "{line}");
-                assert!(matches!(metric["Unit"].as_str(), Some("Count" | "Milliseconds")));
+                assert!(matches!(metric["Unit"].as_str(), Some("Count" | "Milliseconds" | "Seconds")));
             }
         }
     }
@@ -215,6 +223,8 @@ mod tests {
                 Metric::IntakeLag,
                 Metric::CasesSwept,
                 Metric::SweepFailures,
+                Metric::PendingAge,
+                Metric::Untold,
             ]
             .map(Metric::name),
         );

@@ -1,10 +1,13 @@
 //! The intake Lambda: CloudWatch Logs subscription payloads in, cases out.
 
+use std::sync::Arc;
+
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nodemend_adapters::{
     aws,
     clock::{Clock, SystemClock},
     config::environment::Environment,
+    notify::{EventBridge, Herald},
     store::dynamodb::{DynamoStore, Tables},
     subscription::Decoder,
     telemetry::{self, Metric},
@@ -15,21 +18,31 @@ use tokio::sync::Mutex;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let tables = Tables::of(&Environment::of_process()).map_err(one_line)?;
+    let environment = Environment::of_process();
+    let tables = Tables::of(&environment).map_err(one_line)?;
     let shared = aws::load().await.map_err(one_line)?;
     let intake = Intake::new(DynamoStore::connect(&shared, tables));
+    let bus = environment.event_bus().map_err(one_line)?;
+    let bus = bus.map(|bus| Arc::new(EventBridge::connect(&shared, bus)));
     let decoder = Mutex::new(Decoder::new());
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Box<RawValue>>| {
         // Its future is deep and large, and lives on the heap.
-        Box::pin(take(&intake, &mut *decoder.lock().await, event.payload.get())).await
+        let herald = Herald::new(bus.clone());
+        Box::pin(take(&intake, &mut *decoder.lock().await, herald, event.payload.get())).await
     }))
     .await
 }
 
-async fn take(intake: &Intake<DynamoStore>, decoder: &mut Decoder, payload: &str) -> Result<Value, Error> {
+async fn take(
+    intake: &Intake<DynamoStore>,
+    decoder: &mut Decoder,
+    mut herald: Herald<EventBridge>,
+    payload: &str,
+) -> Result<Value, Error> {
     let now = SystemClock.now();
     let taken = intake.handle(decoder, payload.as_bytes(), now).await?;
     taken.occurrences.iter().for_each(telemetry::occurred);
+    herald.tell(&taken.occurrences);
     for rejected in &taken.rejected {
         telemetry::log(&json!({ "rejected": rejected }));
     }
@@ -45,6 +58,7 @@ async fn take(intake: &Intake<DynamoStore>, decoder: &mut Decoder, payload: &str
     // A cluster that nobody knows is somebody else's word: never a dimension.
     let cluster = taken.cluster.as_ref().filter(|_| taken.unknown_cluster == 0);
     telemetry::measured(now, cluster, &numbers);
+    herald.finish().await;
     Ok(json!({
         "reports": taken.reports,
         "observations": taken.observations,

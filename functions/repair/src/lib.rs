@@ -11,6 +11,8 @@ mod newcomer;
 mod step;
 mod view;
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use nodemend_adapters::{
     clock::Clock,
@@ -22,7 +24,7 @@ use nodemend_domain::{
     case::{Case, Fault},
     decide::{self, Decision, Triage},
     group::GroupState,
-    ident::GroupName,
+    ident::{ClusterName, GroupName},
     ledger::Entry,
     occurrence::Occurrence,
     policy::Policy,
@@ -53,6 +55,8 @@ pub struct Swept {
     pub looked_at: usize,
     /// What could not be done; it stays due.
     pub failures: Vec<RepairError>,
+    /// Since when the longest waiting repair of each cluster has been waiting for its call.
+    pub pending: BTreeMap<ClusterName, Timestamp>,
 }
 
 /// Why a case could not be looked at. It stays due, and the next sweep tries again.
@@ -140,7 +144,13 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
             return Ok(None);
         };
         match decide::triage(&case, &policy, now) {
-            Triage::NeedsSurroundings => Ok(Some(case)),
+            Triage::NeedsSurroundings => {
+                if let Some(since) = case.pending_since() {
+                    let oldest = swept.pending.entry(key.cluster.clone()).or_insert(since);
+                    *oldest = since.min(*oldest);
+                }
+                Ok(Some(case))
+            }
             Triage::Settled(decision) => {
                 self.carry_out(case, decision, None, &policy, now, swept).await?;
                 Ok(None)

@@ -8,6 +8,8 @@ pub const STATE_TABLE: &str = "NODEMEND_STATE_TABLE";
 pub const AUDIT_TABLE: &str = "NODEMEND_AUDIT_TABLE";
 /// The ARN of the role that the repair function has, for the function that must tell its calls from others'.
 pub const REPAIR_ROLE: &str = "NODEMEND_REPAIR_ROLE";
+/// The name of the event bus that is told what happens. None is told where it is absent or empty.
+pub const EVENT_BUS: &str = "NODEMEND_EVENT_BUS";
 
 /// A variable that is missing or wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +53,16 @@ impl Environment {
             principal_id: None,
             user_agent: None,
         })
+    }
+
+    /// The bus that is told what happens, if one is.
+    pub fn event_bus(&self) -> Result<Option<String>, EnvironmentError> {
+        let Ok(name) = self.text(EVENT_BUS) else { return Ok(None) };
+        let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/');
+        if name.len() > 256 || !name.chars().all(sound) {
+            return Err(wrong(EVENT_BUS, &name, "the name of an event bus"));
+        }
+        Ok(Some(name))
     }
 
     /// A variable that is set to nothing is one that somebody forgot.
@@ -113,6 +125,10 @@ mod tests {
                 with(REPAIR_ROLE, "nodemend-repair").repairer("eu-west-1").expect_err("wrong"),
                 "NODEMEND_REPAIR_ROLE is \"nodemend-repair\", not the ARN of a role",
             ),
+            (
+                with(EVENT_BUS, "my bus").event_bus().expect_err("wrong"),
+                "NODEMEND_EVENT_BUS is \"my bus\", not the name of an event bus",
+            ),
         ] {
             assert_eq!(error.to_string(), format!("failed to read the environment: {expected}"));
         }
@@ -133,6 +149,15 @@ mod tests {
             assert!(repairer.is_same_principal(&session("nodemend-repair")));
             assert!(!repairer.is_same_principal(&session("nodemend-audit")));
         }
+    }
+
+    #[test]
+    fn nobody_is_told_where_no_bus_is_named() {
+        for (named, expected) in [("", None), (" ", None), ("default", Some("default"))] {
+            let bus = with(EVENT_BUS, named).event_bus().expect("a bus or none");
+            assert_eq!(bus.as_deref(), expected);
+        }
+        assert_eq!(with(STATE_TABLE, "cases").event_bus(), Ok(None));
     }
 
     #[test]

@@ -1,0 +1,1 @@
+//! Turns a termination that a lifecycle hook holds into a node without pods, and lets it go.

@@ -1,0 +1,2 @@
+//! The drain Lambda.
+fn main() {}
