@@ -43,6 +43,14 @@ pub enum Metric {
     PendingAge,
     /// Events that nobody could be told of.
     Untold,
+    /// Nodes that were emptied before their termination.
+    Drained,
+    /// Terminations whose node was dead, or never there.
+    DrainsSkipped,
+    /// Nodes that were terminated with pods on them.
+    DrainsIncomplete,
+    /// Terminations that went on without us.
+    DrainsOver,
 }
 
 impl Metric {
@@ -74,6 +82,10 @@ impl Metric {
             Self::SweepFailures => "SweepFailures",
             Self::PendingAge => "PendingAge",
             Self::Untold => "Untold",
+            Self::Drained => "Drained",
+            Self::DrainsSkipped => "DrainsSkipped",
+            Self::DrainsIncomplete => "DrainsIncomplete",
+            Self::DrainsOver => "DrainsOver",
         }
     }
 
@@ -225,6 +237,10 @@ mod tests {
                 Metric::SweepFailures,
                 Metric::PendingAge,
                 Metric::Untold,
+                Metric::Drained,
+                Metric::DrainsSkipped,
+                Metric::DrainsIncomplete,
+                Metric::DrainsOver,
             ]
             .map(Metric::name),
         );

@@ -5,6 +5,8 @@ mod call;
 mod cluster;
 mod error;
 mod group;
+#[cfg(feature = "kubernetes")]
+mod hook;
 mod instance;
 
 use std::{sync::Arc, time::Duration};
@@ -16,6 +18,8 @@ use nodemend_domain::{
     trail::{Answer, ApiCall, Caller},
 };
 
+#[cfg(feature = "kubernetes")]
+pub use self::hook::AwsHooks;
 use super::{Cloud, CloudError};
 
 /// How long the answer to a call is waited for. What comes later is lost, and costs the repair its lease; the lease

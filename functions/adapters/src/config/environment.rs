@@ -1,6 +1,7 @@
 //! Turns a function's environment into checked settings, or says which variable is missing or wrong.
 
-use nodemend_domain::trail::Caller;
+use jiff::SignedDuration;
+use nodemend_domain::{ident::ClusterName, trail::Caller};
 
 /// The table of cases, groups and what operators decided.
 pub const STATE_TABLE: &str = "NODEMEND_STATE_TABLE";
@@ -10,6 +11,15 @@ pub const AUDIT_TABLE: &str = "NODEMEND_AUDIT_TABLE";
 pub const REPAIR_ROLE: &str = "NODEMEND_REPAIR_ROLE";
 /// The name of the event bus that is told what happens. None is told where it is absent or empty.
 pub const EVENT_BUS: &str = "NODEMEND_EVENT_BUS";
+/// The cluster whose nodes are drained.
+pub const CLUSTER: &str = "NODEMEND_CLUSTER";
+/// The name of the lifecycle hooks that are ours.
+pub const DRAIN_HOOK: &str = "NODEMEND_DRAIN_HOOK";
+/// How many minutes a node is drained.
+pub const DRAIN_MINUTES: &str = "NODEMEND_DRAIN_MINUTES";
+
+/// So much of Lambda's quarter of an hour that the hook can still be completed within it.
+pub const MAX_DRAIN_MINUTES: i64 = 13;
 
 /// A variable that is missing or wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +73,18 @@ impl Environment {
             return Err(wrong(EVENT_BUS, &name, "the name of an event bus"));
         }
         Ok(Some(name))
+    }
+
+    /// What to drain: the nodes of which cluster, held by which hook, for how long.
+    pub fn drain(&self) -> Result<(ClusterName, String, SignedDuration), EnvironmentError> {
+        let cluster = self.text(CLUSTER)?;
+        let cluster =
+            ClusterName::new(&cluster).map_err(|_| wrong(CLUSTER, &cluster, "the name of a cluster"))?;
+        let hook = self.text(DRAIN_HOOK)?;
+        let minutes = self.text(DRAIN_MINUTES)?;
+        let time = minutes.parse().ok().filter(|minutes| (1..=MAX_DRAIN_MINUTES).contains(minutes));
+        let time = time.ok_or_else(|| wrong(DRAIN_MINUTES, &minutes, "a number from 1 to 13"))?;
+        Ok((cluster, hook, SignedDuration::from_mins(time)))
     }
 
     /// A variable that is set to nothing is one that somebody forgot.
@@ -148,6 +170,27 @@ mod tests {
             };
             assert!(repairer.is_same_principal(&session("nodemend-repair")));
             assert!(!repairer.is_same_principal(&session("nodemend-audit")));
+        }
+    }
+
+    #[test]
+    fn a_drain_has_a_cluster_a_hook_and_a_time_that_lambda_has_too() {
+        let with = |minutes: &'static str| {
+            Environment(Box::new(move |asked: &str| {
+                let value = match asked {
+                    CLUSTER => "prod",
+                    DRAIN_HOOK => "nodemend-drain",
+                    DRAIN_MINUTES => minutes,
+                    _ => return None,
+                };
+                Some(value.to_owned())
+            }))
+        };
+        let (cluster, hook, time) = with("10").drain().expect("a drain");
+        assert_eq!((cluster.as_str(), hook.as_str()), ("prod", "nodemend-drain"));
+        assert_eq!(time, SignedDuration::from_mins(10));
+        for minutes in ["0", "14", "ten", ""] {
+            assert!(with(minutes).drain().is_err(), "{minutes}");
         }
     }
 
