@@ -24,7 +24,7 @@ bench: ## The figures of the README
 	$(CARGO) bench --locked --benches -p nodemend-agent -p nodemend-adapters -p nodemend-intake -p nodemend-repair
 
 measure: ## From deadline to call over 200 repairs in the local stack; size, start and memory of each function
-	$(CARGO) build --release --locked --features lambda -p nodemend-intake -p nodemend-repair -p nodemend-audit
+	$(CARGO) build --release --locked --features lambda -p nodemend-intake -p nodemend-repair -p nodemend-audit -p nodemend-drain
 	NODEMEND_FUNCTIONS="$(CURDIR)/target/release" $(CARGO) test --locked --features local --test measure -- --ignored --nocapture
 
 goldens: ## Write the replays' goldens anew; the diff is for review

@@ -23,7 +23,7 @@ async fn main() -> Result<(), Error> {
     let (cluster, hook, time) = environment.drain().map_err(one_line)?;
     let settings = Settings { cluster, hook, time };
     let shared = aws::load().await.map_err(one_line)?;
-    let hooks = AwsHooks::connect(&shared);
+    let hooks = AwsHooks::new(&shared);
     let kubernetes = EksCluster::new(&shared, settings.cluster.clone(), SystemClock).map_err(one_line)?;
     let store = DynamoStore::connect(&shared, tables);
     let drainer = Drainer::new(store, hooks, kubernetes, SystemClock, settings.clone());

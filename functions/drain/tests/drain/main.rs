@@ -60,7 +60,7 @@ async fn connected(
     let cluster = ClusterName::new(CLUSTER).expect("a name");
     let settings = Settings { cluster: cluster.clone(), hook: HOOK.to_owned(), time: TIME };
     let kubernetes = EksCluster::new(&shared, cluster, world.clock.clone()).expect("a cluster");
-    Drainer::new(store, AwsHooks::connect(&shared), kubernetes, world.clock.clone(), settings)
+    Drainer::new(store, AwsHooks::new(&shared), kubernetes, world.clock.clone(), settings)
 }
 
 /// Lets a drainer take an event in; every wait passes at once.

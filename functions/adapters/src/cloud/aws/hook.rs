@@ -26,7 +26,7 @@ pub struct AwsHooks {
 
 impl AwsHooks {
     /// Makes the clients.
-    pub fn connect(shared: &SdkConfig) -> Self {
+    pub fn new(shared: &SdkConfig) -> Self {
         Self { auto_scaling: Client::new(shared), ec2: aws_sdk_ec2::Client::new(shared) }
     }
 }
