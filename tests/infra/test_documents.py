@@ -14,7 +14,10 @@ DOCUMENTS = [ROOT / "infra" / name for name in ("README.md", "RUNBOOK.md")]
 # Options of the command aws itself.
 GLOBAL = {"query", "output", "region", "profile", "max-items"}
 # Commands of its own, which are no operations of a service.
-OWN = {("logs", "tail"): {"since", "filter-pattern", "follow"}}
+OWN = {
+    ("logs", "tail"): {"since", "filter-pattern", "follow"},
+    ("cloudformation", "deploy"): {"template-file", "stack-name", "capabilities", "parameter-overrides"},
+}
 
 
 def blocks() -> list:
