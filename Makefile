@@ -28,7 +28,7 @@ backtest-bench: ## Backtest a made-up month of 1,000 nodes (NODES, DAYS): second
 	$(CARGO) run --release --locked --quiet -p nodemend-history -- target/release/nodemend target
 
 measure: ## From deadline to call over 200 repairs in the local stack; size, start and memory of each function
-	$(CARGO) build --release --locked --features lambda -p nodemend-intake -p nodemend-repair -p nodemend-audit
+	$(CARGO) build --release --locked --features lambda -p nodemend-intake -p nodemend-repair -p nodemend-audit -p nodemend-drain
 	NODEMEND_FUNCTIONS="$(CURDIR)/target/release" $(CARGO) test --locked --features local --test measure -- --ignored --nocapture
 
 goldens: ## Write the replays' goldens anew; the diff is for review

@@ -16,9 +16,9 @@ for package in nodemend-domain nodemend; do
 done
 
 # Deliberate faults are for the simulation alone: nothing that is installed may be able to have them.
-for package in nodemend nodemend-intake nodemend-repair nodemend-audit nodemend-agent; do
+for package in nodemend nodemend-intake nodemend-repair nodemend-audit nodemend-drain nodemend-agent; do
     features=""
-    case $package in nodemend-intake | nodemend-repair | nodemend-audit) features="--features lambda" ;; esac
+    case $package in nodemend-intake | nodemend-repair | nodemend-audit | nodemend-drain) features="--features lambda" ;; esac
     cargo tree --locked --edges normal,features --package "$package" $features --prefix none |
         grep -q 'seeded-bugs' && fail "$package can have deliberate faults"
 done

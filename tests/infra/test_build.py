@@ -11,7 +11,12 @@ import pytest
 
 from template import ROOT
 
-BINARIES = {"IntakeFunction": "nodemend-intake", "RepairFunction": "nodemend-repair", "AuditFunction": "nodemend-audit"}
+BINARIES = {
+    "IntakeFunction": "nodemend-intake",
+    "RepairFunction": "nodemend-repair",
+    "AuditFunction": "nodemend-audit",
+    "DrainFunction": "nodemend-drain",
+}
 
 # Takes cargo-lambda's place: writes down what it was told, and leaves a file where cargo-lambda would.
 STAND_IN = """#!/bin/sh

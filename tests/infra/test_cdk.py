@@ -11,7 +11,12 @@ import pytest
 from template import ROOT, written
 
 CDK = ROOT / "infra" / "cdk"
-FUNCTIONS = {"IntakeFunction": "nodemend-intake", "RepairFunction": "nodemend-repair", "AuditFunction": "nodemend-audit"}
+FUNCTIONS = {
+    "IntakeFunction": "nodemend-intake",
+    "RepairFunction": "nodemend-repair",
+    "AuditFunction": "nodemend-audit",
+    "DrainFunction": "nodemend-drain",
+}
 
 pytestmark = pytest.mark.skipif(not shutil.which("npm"), reason="npm is not here, and nodemend is built without it")
 

@@ -18,7 +18,12 @@ from botocore.config import Config
 from template import CLUSTER, REGION, ROOT, of_type, synthesized, written
 
 LOCAL_STACK = ROOT / ".venv" / "local-stack" / "bin" / "ministack"
-BINARIES = {"IntakeFunction": "nodemend-intake", "RepairFunction": "nodemend-repair", "AuditFunction": "nodemend-audit"}
+BINARIES = {
+    "IntakeFunction": "nodemend-intake",
+    "RepairFunction": "nodemend-repair",
+    "AuditFunction": "nodemend-audit",
+    "DrainFunction": "nodemend-drain",
+}
 BUILT = ROOT / "target" / "debug"
 STACK = "nodemend-local"
 ACCOUNT = "000000000000"

@@ -41,6 +41,10 @@ def eks(action, resource):
     return Request(f"eks:{action}", f"arn:{PARTITION}:eks:{HERE}:{resource}")
 
 
+def put_events(source="nodemend", bus="default"):
+    return Request("events:PutEvents", f"arn:{PARTITION}:events:{HERE}:event-bus/{bus}", {"events:source": source})
+
+
 def anywhere(action):
     return Request(action, "*")
 
@@ -60,6 +64,7 @@ REQUESTS = {
         item("PutItem", STATE, NAMED),
         item("UpdateItem", STATE, NAMED),
         item("UpdateItem", STATE, NODE),
+        put_events(),
     ],
     "repair": [
         item("GetItem", STATE, CASE),
@@ -88,6 +93,7 @@ REQUESTS = {
         eks("DescribeCluster", f"cluster/{CLUSTER}"),
         eks("ListNodegroups", f"cluster/{CLUSTER}"),
         eks("DescribeNodegroup", f"nodegroup/{CLUSTER}/workers/1ac2f3e4"),
+        put_events(),
     ],
     "audit": [
         item("GetItem", STATE, NAMED),
@@ -108,6 +114,15 @@ REQUESTS = {
         # Every group of the account tells of its launches, and EKS is asked before the cluster is looked at.
         eks("ListNodegroups", "cluster/other"),
         eks("DescribeNodegroup", "nodegroup/other/workers/1ac2f3e4"),
+        put_events(),
+    ],
+    "drain": [
+        item("GetItem", STATE, CASE),
+        anywhere("autoscaling:DescribeAutoScalingGroups"),
+        anywhere("ec2:DescribeInstances"),
+        eks("DescribeCluster", f"cluster/{CLUSTER}"),
+        asg("RecordLifecycleActionHeartbeat", OWN_TAGS),
+        asg("CompleteLifecycleAction", OWN_TAGS),
     ],
     "agent": [stream("PutLogEvents", NODES), stream("CreateLogStream", NODES)],
     "operators": [
@@ -140,6 +155,7 @@ OF_THE_RUNTIME = {
     "intake": {"logs:CreateLogStream", "logs:PutLogEvents", "sqs:SendMessage"},
     "repair": {"logs:CreateLogStream", "logs:PutLogEvents"},
     "audit": {"logs:CreateLogStream", "logs:PutLogEvents", "sqs:SendMessage"},
+    "drain": {"logs:CreateLogStream", "logs:PutLogEvents", "sqs:SendMessage"},
     "agent": set(),
     "operators": set(),
 }
@@ -150,6 +166,7 @@ NOT_ALLOWED = {
     # Nobody can be forbidden to ask who they are.
     "repair": {"sts:GetCallerIdentity"},
     "audit": {},
+    "drain": {},
     # Made only where the group is missing, and the group is the stack's.
     "agent": {"logs:CreateLogGroup"},
     # The store does this for closed cases, and an operator's words wake open ones; where it fails nothing is lost.
@@ -163,6 +180,7 @@ POLICY_OF = {
     "intake": "IntakeRole",
     "repair": "RepairRole",
     "audit": "AuditRole",
+    "drain": "DrainRole",
     "agent": "AgentRole",
     "operators": "OperatorPolicy",
 }
@@ -181,8 +199,12 @@ FORBIDDEN = {
         asg("TerminateInstanceInAutoScalingGroup", OWN_TAGS),
         ec2("RebootInstances", OWN_TAGS),
         stream("PutLogEvents", NODES),
+        # In nobody else's name, and on no other bus.
+        put_events("aws.autoscaling"),
+        put_events(bus="other"),
     ],
     "repair": [
+        put_events("aws.ec2"),
         item("UpdateItem", AUDIT, CASE),
         item("DeleteItem", AUDIT, CASE),
         item("BatchWriteItem", AUDIT, CASE),
@@ -214,6 +236,26 @@ FORBIDDEN = {
         item("PutItem", STATE, DECIDED),
         item("PutItem", STATE, GROUP),
         item("PutItem", AUDIT, OTHERS_CASE),
+        put_events("aws.ec2"),
+    ],
+    "drain": [
+        # It ends no instance: it only lets go what was decided elsewhere, and in groups of its cluster alone.
+        asg("TerminateInstanceInAutoScalingGroup", OWN_TAGS),
+        asg("CompleteLifecycleAction", {}),
+        asg("CompleteLifecycleAction", {"kubernetes.io/cluster/other": "owned"}),
+        asg("CompleteLifecycleAction", {OWNED: "shared"}),
+        asg("RecordLifecycleActionHeartbeat", {"kubernetes.io/cluster/other": "owned"}),
+        asg("PutLifecycleHook", OWN_TAGS),
+        asg("DeleteLifecycleHook", OWN_TAGS),
+        ec2("TerminateInstances", OWN_TAGS),
+        eks("DescribeCluster", "cluster/other"),
+        eks("CreateAccessEntry", f"cluster/{CLUSTER}"),
+        item("PutItem", STATE, CASE),
+        item("UpdateItem", STATE, CASE),
+        item("GetItem", STATE, DECIDED),
+        item("GetItem", STATE, OTHERS_CASE),
+        item("GetItem", AUDIT, CASE),
+        put_events(),
     ],
     "agent": [
         stream("PutLogEvents", "/nodemend/other/nodes"),
@@ -396,6 +438,7 @@ def rendered(statement: dict, policy: str) -> tuple:
         f"arn:{PARTITION}:ec2:{HERE}:instance/*": "instances",
         f"arn:{PARTITION}:eks:{HERE}:": "",
         f"arn:{PARTITION}:sqs:{HERE}:": "",
+        f"arn:{PARTITION}:events:{HERE}:": "",
         "/stack/": "",
     }
     resources = []

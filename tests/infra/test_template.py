@@ -142,7 +142,7 @@ def test_the_trail_outlives_its_stack_and_never_expires():
     assert "TimeToLiveSpecification" not in table["Properties"]
 
 
-@pytest.mark.parametrize("function", ["Intake", "Repair", "Audit"])
+@pytest.mark.parametrize("function", ["Intake", "Repair", "Audit", "Drain"])
 def test_a_function_has_the_environment_that_its_main_reads(function):
     environment = (FUNCTIONS / "adapters" / "src" / "config" / "environment.rs").read_text()
     names = dict(re.findall(r'pub const (\w+): &str = "(NODEMEND_\w+)";', environment))
@@ -152,6 +152,9 @@ def test_a_function_has_the_environment_that_its_main_reads(function):
     if ".members(" in main:
         # Who makes the calls itself needs no other name for who makes them.
         read |= {names["MEMBER_ROLE"]} | ({names["REPAIR_MEMBER_ROLE"]} if ".repairer(" in main else set())
+    read |= {names["EVENT_BUS"]} if ".event_bus(" in main else set()
+    drain = {names["CLUSTER"], names["DRAIN_HOOK"], names["DRAIN_MINUTES"]}
+    read |= drain if ".drain()" in main else set()
     resources = deployed()["Resources"]
     found = resources[f"{function}Function"]["Properties"]["Environment"]["Variables"]
     assert set(found) == read
@@ -160,7 +163,7 @@ def test_a_function_has_the_environment_that_its_main_reads(function):
 
 
 @pytest.mark.parametrize("architecture", ["arm64", "x86_64"])
-@pytest.mark.parametrize("function", ["Intake", "Repair", "Audit"])
+@pytest.mark.parametrize("function", ["Intake", "Repair", "Audit", "Drain"])
 def test_a_function_is_built_from_its_crate_for_either_processor(function, architecture):
     properties = deployed(Architecture=architecture)["Resources"][f"{function}Function"]["Properties"]
     assert properties["Architectures"] == [architecture]
@@ -180,7 +183,9 @@ def test_a_sweep_that_begins_late_has_time_for_its_calls_and_no_more_than_its_le
     waits, call = seconds("TURN", "repair/src/main.rs"), seconds("PATIENCE", "adapters/src/cloud/aws.rs")
     console = seconds("CONSOLE_TIMEOUT", "adapters/src/cloud/aws/instance.rs")
     one_read = seconds("OPERATION_TIMEOUT", "adapters/src/aws.rs")
-    assert timeout >= waits + call + console + 3 * one_read
+    # What is still being told when it ends: the time to tell, and a put that began in it.
+    tells = seconds("TIME_TO_TELL", "adapters/src/notify/herald.rs") + seconds("PATIENCE", "adapters/src/notify/eventbridge.rs")
+    assert timeout >= waits + max(call + console + 3 * one_read, tells)
     assert timeout <= seconds("LEASE", "domain/src/repair.rs")
 
 
@@ -195,9 +200,10 @@ def test_at_most_two_sweeps_run_at_once():
 # ---- what audit hears
 
 
-def patterns() -> list:
-    rules = of_type(deployed()["Resources"], "AWS::Events::Rule").values()
-    return [rule["Properties"]["EventPattern"] for rule in rules if "EventPattern" in rule["Properties"]]
+def patterns(target: str = "audit") -> list:
+    """What a function is told of."""
+    rules = [rule["Properties"] for rule in of_type(deployed()["Resources"], "AWS::Events::Rule").values()]
+    return [rule["EventPattern"] for rule in rules if "EventPattern" in rule and rule["Targets"][0]["Id"] == target]
 
 
 def matches(pattern, event) -> bool:
@@ -254,24 +260,68 @@ def test_every_rule_may_invoke_its_function_and_leaves_what_it_can_not_deliver()
         (permission["Properties"]["FunctionName"], permission["Properties"]["SourceArn"])
         for permission in of_type(resources, "AWS::Lambda::Permission").values()
     }
-    queue = resources["DeadLetterPolicy"]["Properties"]["PolicyDocument"]["Statement"][0]
+    statements = resources["DeadLetterPolicy"]["Properties"]["PolicyDocument"]["Statement"]
+    takes = {one["Resource"]: one["Condition"]["ArnEquals"]["aws:SourceArn"] for one in statements if one["Effect"] == "Allow"}
     for name, rule in of_type(resources, "AWS::Events::Rule").items():
         arn = f"arn:aws:events:eu-west-1:111122223333:rule/{name}"
         (target,) = rule["Properties"]["Targets"]
         assert (target["Arn"].rsplit(":", 1)[1], arn) in allowed
         if "DeadLetterConfig" in target:
-            assert target["DeadLetterConfig"]["Arn"] == queue["Resource"]
-            assert arn in queue["Condition"]["ArnEquals"]["aws:SourceArn"]
+            assert target["DeadLetterConfig"]["Arn"].endswith(f":{target['Id'].capitalize()}DeadLetters")
+            assert arn in takes[target["DeadLetterConfig"]["Arn"]]
         else:
             assert target["Id"] == "repair"
 
 
 def test_functions_that_lose_their_event_when_they_fail_leave_it_in_a_queue():
     resources = deployed()["Resources"]
-    for name in ("Intake", "Audit"):
+    for name in ("Intake", "Audit", "Drain"):
         target = resources[f"{name}Function"]["Properties"]["DeadLetterConfig"]["TargetArn"]
         assert target == f"arn:aws:sqs:eu-west-1:111122223333:{name}DeadLetters"
         assert resources[f"{name}DeadLetters"]["Properties"]["MessageRetentionPeriod"] == 14 * 24 * 3600
+
+
+# ---- what drain hears, and how long it may take
+
+
+def test_drain_hears_of_terminations_that_its_own_hooks_hold_and_of_nothing_else():
+    source = (FUNCTIONS / "drain" / "src" / "event.rs").read_text()
+    (pattern,) = patterns("drain")
+    (kind,) = pattern["detail-type"]
+    assert f'detail_type != "{kind}"' in source
+    held = {"source": "aws.autoscaling", "detail-type": kind, "detail": {"LifecycleHookName": "nodemend-drain"}}
+    assert matches(pattern, held)
+    # EKS holds terminations of its managed groups with a hook of its own, and drains there itself.
+    assert not matches(pattern, {**held, "detail": {"LifecycleHookName": "Terminate-LC-Hook"}})
+    environment = deployed()["Resources"]["DrainFunction"]["Properties"]["Environment"]["Variables"]
+    assert [environment["NODEMEND_DRAIN_HOOK"]] == pattern["detail"]["LifecycleHookName"]
+
+
+def test_the_longest_drain_and_its_completion_fit_into_an_invocation():
+    most = written()["Parameters"]["DrainMinutes"]["MaxValue"]
+    environment = (FUNCTIONS / "adapters" / "src" / "config" / "environment.rs").read_text()
+    assert f"const MAX_DRAIN_MINUTES: i64 = {most};" in environment
+    timeout = deployed()["Resources"]["DrainFunction"]["Properties"]["Timeout"]
+    tries = int(re.search(r"const COMPLETIONS: u32 = (\d+);", (FUNCTIONS / "drain" / "src" / "lib.rs").read_text())[1])
+    pause, one_call = seconds("FIRST_PAUSE", "drain/src/lib.rs"), seconds("OPERATION_TIMEOUT", "adapters/src/aws.rs")
+    last_request = seconds("REQUEST_TIMEOUT", "adapters/src/kubernetes/client.rs")
+    assert timeout >= most * 60 + last_request + tries * one_call + pause * (2 ** (tries - 1) - 1)
+    # A hook's time is 30 s at least: one heartbeat may fail.
+    assert seconds("HEARTBEAT", "drain/src/lib.rs") <= 15
+
+
+# ---- who is told
+
+
+def test_who_is_told_of_nothing_needs_no_permission_to_tell():
+    for name in ("IntakeRole", "RepairRole", "AuditRole"):
+        document = deployed(EventBus="")["Resources"][name]["Properties"]["Policies"][0]["PolicyDocument"]
+        assert not [one for one in document["Statement"] if "events:PutEvents" in one["Action"]]
+
+
+def test_the_events_are_of_the_source_that_the_roles_may_put():
+    source = (FUNCTIONS / "adapters" / "src" / "notify.rs").read_text()
+    assert constant("SOURCE", source) == "nodemend"
 
 
 COMMAND = ROOT / "target" / "debug" / "nodemend"

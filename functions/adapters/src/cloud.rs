@@ -14,6 +14,8 @@ use nodemend_domain::{
 
 #[cfg(feature = "aws")]
 pub use self::aws::AwsCloud;
+#[cfg(feature = "kubernetes")]
+pub use self::aws::AwsHooks;
 pub use self::memory::{Fleet, MemoryCloud, Recorded};
 
 /// What AWS could not tell us. Nothing is decided then; the next sweep asks again.

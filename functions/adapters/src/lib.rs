@@ -9,6 +9,11 @@ pub mod config;
 #[cfg(feature = "faults")]
 pub mod faults;
 pub mod filter_pattern;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
+#[cfg(feature = "kubernetes")]
+pub mod lifecycle;
+pub mod notify;
 pub mod store;
 pub mod subscription;
 pub mod telemetry;

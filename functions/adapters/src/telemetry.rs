@@ -39,6 +39,18 @@ pub enum Metric {
     CasesSwept,
     /// Cases that a sweep could not look at.
     SweepFailures,
+    /// For how long the oldest of the repairs that are due, and not called for, has been waiting.
+    PendingAge,
+    /// Events that nobody could be told of.
+    Untold,
+    /// Nodes that were emptied before their termination.
+    Drained,
+    /// Terminations whose node was dead, or never there.
+    DrainsSkipped,
+    /// Nodes that were terminated with pods on them.
+    DrainsIncomplete,
+    /// Terminations that went on without us.
+    DrainsOver,
 }
 
 impl Metric {
@@ -68,6 +80,12 @@ impl Metric {
             Self::IntakeLag => "IntakeLag",
             Self::CasesSwept => "CasesSwept",
             Self::SweepFailures => "SweepFailures",
+            Self::PendingAge => "PendingAge",
+            Self::Untold => "Untold",
+            Self::Drained => "Drained",
+            Self::DrainsSkipped => "DrainsSkipped",
+            Self::DrainsIncomplete => "DrainsIncomplete",
+            Self::DrainsOver => "DrainsOver",
         }
     }
 
@@ -89,6 +107,7 @@ impl Metric {
     pub fn unit(self) -> &'static str {
         match self {
             Self::IntakeLag => "Milliseconds",
+            Self::PendingAge => "Seconds",
             _ => "Count",
         }
     }
@@ -168,6 +187,7 @@ mod tests {
             condition: None,
             reason: None,
             detail: "one\ntwo".to_owned(),
+            guards: Vec::new(),
             record: None,
         }
     }
@@ -193,7 +213,7 @@ mod tests {
             }
             for metric in metrics["Metrics"].as_array().expect("a list") {
                 assert!(line[metric["Name"].as_str().expect("a name")].is_u64(), "{line}");
-                assert!(matches!(metric["Unit"].as_str(), Some("Count" | "Milliseconds")));
+                assert!(matches!(metric["Unit"].as_str(), Some("Count" | "Milliseconds" | "Seconds")));
             }
         }
     }
@@ -232,6 +252,12 @@ mod tests {
                 Metric::IntakeLag,
                 Metric::CasesSwept,
                 Metric::SweepFailures,
+                Metric::PendingAge,
+                Metric::Untold,
+                Metric::Drained,
+                Metric::DrainsSkipped,
+                Metric::DrainsIncomplete,
+                Metric::DrainsOver,
             ]
             .map(Metric::name),
         );

@@ -1,11 +1,14 @@
 //! The audit Lambda: EventBridge's events in, confirmed calls and closed cases out.
 
+use std::sync::Arc;
+
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nodemend_adapters::{
     aws,
     clock::{Clock, SystemClock},
     cloud::AwsCloud,
     config::environment::Environment,
+    notify::{EventBridge, Herald},
     store::dynamodb::{DynamoStore, Tables},
     telemetry,
 };
@@ -25,16 +28,24 @@ async fn main() -> Result<(), Error> {
     let members = environment.members().map_err(one_line)?;
     let cloud = AwsCloud::with_caller(&shared, repairer).with_members(&shared, members);
     let audit = Audit::new(DynamoStore::connect(&shared, tables), cloud).in_account(own);
+    let bus = environment.event_bus().map_err(one_line)?;
+    let bus = bus.map(|bus| Arc::new(EventBridge::connect(&shared, bus)));
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Box<RawValue>>| {
         // Its future is deep and large, and lives on the heap.
-        Box::pin(take(&audit, event.payload.get())).await
+        Box::pin(take(&audit, Herald::new(bus.clone()), event.payload.get())).await
     }))
     .await
 }
 
-async fn take(audit: &Audit<DynamoStore, AwsCloud>, payload: &str) -> Result<Value, Error> {
+async fn take(
+    audit: &Audit<DynamoStore, AwsCloud>,
+    mut herald: Herald<EventBridge>,
+    payload: &str,
+) -> Result<Value, Error> {
     let audited = audit.handle(payload.as_bytes(), SystemClock.now()).await?;
     audited.occurrences.iter().for_each(telemetry::occurred);
+    herald.tell(&audited.occurrences);
+    herald.finish().await;
     Ok(json!({ "relevant": audited.relevant, "steps": audited.occurrences.len() }))
 }
 

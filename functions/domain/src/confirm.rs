@@ -183,6 +183,7 @@ pub fn occurrence(case: &Case, step: Step, detail: String, now: Timestamp) -> Oc
         condition: fault.map(|fault| fault.condition.clone()),
         reason: fault.map(|fault| fault.reason.clone()),
         detail,
+        guards: Vec::new(),
         record: None,
     }
 }

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod condition;
 pub mod confirm;
 pub mod decide;
+pub mod drain;
 pub mod group;
 pub mod guard;
 pub mod ident;

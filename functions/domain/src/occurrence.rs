@@ -103,6 +103,9 @@ pub struct Occurrence {
     pub reason: Option<String>,
     /// The rest, in a sentence.
     pub detail: String,
+    /// The names of the guards in the way, where it is blocked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub guards: Vec<String>,
     /// The trail record that the step left, as it stands in the trail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<Box<Record>>,

@@ -286,6 +286,7 @@ fn tell(case: &Case, news: Vec<News>, policy: &Policy, now: Timestamp, told: &mu
             condition: None,
             reason: None,
             detail: String::new(),
+            guards: Vec::new(),
             record: None,
         };
         match news {

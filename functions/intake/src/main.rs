@@ -1,11 +1,14 @@
 //! The intake Lambda: CloudWatch Logs subscription payloads in, cases out.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nodemend_adapters::{
     aws,
     clock::{Clock, SystemClock},
     config::environment::Environment,
+    notify::{EventBridge, Herald},
     store::dynamodb::{DynamoStore, Tables},
     subscription::{self, Decoder, StreamRecord},
     telemetry::{self, Metric},
@@ -17,18 +20,22 @@ use tokio::sync::Mutex;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    let tables = Tables::of(&Environment::of_process()).map_err(one_line)?;
+    let environment = Environment::of_process();
+    let tables = Tables::of(&environment).map_err(one_line)?;
     let shared = aws::load().await.map_err(one_line)?;
     let intake = Intake::new(DynamoStore::connect(&shared, tables));
+    let bus = environment.event_bus().map_err(one_line)?;
+    let bus = bus.map(|bus| Arc::new(EventBridge::connect(&shared, bus)));
     let decoder = Mutex::new(Decoder::new());
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Box<RawValue>>| {
         let intake = intake.clone().in_account(account_of(&event.context.invoked_function_arn));
         let mut decoder = decoder.lock().await;
+        let herald = Herald::new(bus.clone());
         // Its future is deep and large, and lives on the heap.
         Box::pin(async {
             match subscription::stream_records(event.payload.get().as_bytes())? {
-                None => take(&intake, &mut decoder, event.payload.get()).await,
-                Some(records) => Ok(take_records(&intake, &mut decoder, &records).await),
+                None => take(&intake, &mut decoder, herald, event.payload.get()).await,
+                Some(records) => Ok(take_records(&intake, &mut decoder, herald, &records).await),
             }
         })
         .await
@@ -41,9 +48,17 @@ fn account_of(arn: &str) -> Option<AccountId> {
     AccountId::new(arn.split(':').nth(4)?).ok()
 }
 
-async fn take(intake: &Intake<DynamoStore>, decoder: &mut Decoder, payload: &str) -> Result<Value, Error> {
+async fn take(
+    intake: &Intake<DynamoStore>,
+    decoder: &mut Decoder,
+    mut herald: Herald<EventBridge>,
+    payload: &str,
+) -> Result<Value, Error> {
     let now = SystemClock.now();
-    Ok(told(intake.handle(decoder, payload.as_bytes(), now).await?, now))
+    let taken = intake.handle(decoder, payload.as_bytes(), now).await?;
+    let answer = told(&taken, &mut herald, now);
+    herald.finish().await;
+    Ok(answer)
 }
 
 /// Takes a stream's records in, in order. Lambda hands over anew what comes from the first on that could not be taken in
@@ -51,28 +66,34 @@ async fn take(intake: &Intake<DynamoStore>, decoder: &mut Decoder, payload: &str
 async fn take_records(
     intake: &Intake<DynamoStore>,
     decoder: &mut Decoder,
+    mut herald: Herald<EventBridge>,
     records: &[StreamRecord<'_>],
 ) -> Value {
+    let mut failed = Vec::new();
     for record in records {
         let now = SystemClock.now();
         match intake.handle_record(decoder, record, now).await {
-            Ok(taken) => drop(told(taken, now)),
+            Ok(taken) => drop(told(&taken, &mut herald, now)),
             Err(error) => {
                 telemetry::log(
                     &json!({ "failure": error.to_string(), "sequenceNumber": record.sequence_number }),
                 );
                 if error.is_retryable() {
-                    return json!({ "batchItemFailures": [{ "itemIdentifier": record.sequence_number }] });
+                    failed.push(json!({ "itemIdentifier": record.sequence_number }));
+                    break;
                 }
                 telemetry::measured(now, None, &[(Metric::Rejected, 1)]);
             }
         }
     }
-    json!({ "batchItemFailures": [] })
+    herald.finish().await;
+    json!({ "batchItemFailures": failed })
 }
 
-fn told(taken: Intaken, now: Timestamp) -> Value {
+/// Tells what became of one payload.
+fn told(taken: &Intaken, herald: &mut Herald<EventBridge>, now: Timestamp) -> Value {
     taken.occurrences.iter().for_each(telemetry::occurred);
+    herald.tell(&taken.occurrences);
     for rejected in &taken.rejected {
         telemetry::log(&json!({ "rejected": rejected }));
     }

@@ -25,7 +25,7 @@ use nodemend_domain::{
     case::{Case, Fault},
     decide::{self, Decision, Triage},
     group::GroupState,
-    ident::{AccountId, GroupName},
+    ident::{AccountId, ClusterName, GroupName},
     ledger::Entry,
     occurrence::Occurrence,
     policy::Policy,
@@ -56,6 +56,8 @@ pub struct Swept {
     pub looked_at: usize,
     /// What could not be done; it stays due.
     pub failures: Vec<RepairError>,
+    /// Since when the longest waiting repair of each cluster has been waiting for its call.
+    pub pending: BTreeMap<ClusterName, Timestamp>,
 }
 
 /// Why a case could not be looked at. It stays due, and the next sweep tries again.
@@ -166,7 +168,13 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             return Ok(None);
         };
         match decide::triage(&case, &policy, now) {
-            Triage::NeedsSurroundings => Ok(Some(case)),
+            Triage::NeedsSurroundings => {
+                if let Some(since) = case.pending_since() {
+                    let oldest = swept.pending.entry(key.cluster.clone()).or_insert(since);
+                    *oldest = since.min(*oldest);
+                }
+                Ok(Some(case))
+            }
             Triage::Settled(decision) => {
                 self.here(&policy).await?.carry_out(case, decision, None, &policy, now, swept).await?;
                 Ok(None)

@@ -1,5 +1,7 @@
 //! The repair Lambda: once a minute, everything that falls due in it.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use jiff::{SignedDuration, Timestamp};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nodemend_adapters::{
@@ -7,9 +9,11 @@ use nodemend_adapters::{
     clock::{Clock, SystemClock},
     cloud::AwsCloud,
     config::environment::Environment,
+    notify::{EventBridge, Herald},
     store::dynamodb::{DynamoStore, Tables},
     telemetry::{self, Metric},
 };
+use nodemend_domain::ident::ClusterName;
 use nodemend_repair::{RepairError, Repairer, Swept};
 use serde_json::{Value, json, value::RawValue};
 
@@ -29,16 +33,21 @@ async fn main() -> Result<(), Error> {
     let cloud = AwsCloud::connect(&shared).await.map_err(one_line)?.with_members(&shared, members);
     let store = DynamoStore::connect(&shared, tables);
     let repairer = Repairer::new(store.clone(), cloud, SystemClock);
-    lambda_runtime::run(service_fn(async |_: LambdaEvent<Box<RawValue>>| sweep(&repairer, &store).await))
-        .await
+    let bus = environment.event_bus().map_err(one_line)?;
+    let bus = bus.map(|bus| Arc::new(EventBridge::connect(&shared, bus)));
+    lambda_runtime::run(service_fn(async |_: LambdaEvent<Box<RawValue>>| {
+        sweep(&repairer, &store, Herald::new(bus.clone())).await
+    }))
+    .await
 }
 
 /// What is due now is done by whoever comes; of two that a schedule woke, one waits.
 async fn sweep(
     repairer: &Repairer<DynamoStore, AwsCloud, SystemClock>,
     store: &DynamoStore,
+    herald: Herald<EventBridge>,
 ) -> Result<Value, Error> {
-    let mut done = Done::default();
+    let mut done = Done { looked_at: 0, failed: 0, pending: BTreeMap::new(), herald };
     let end = SystemClock.now() + TURN;
     let swept = match waiter(store, end).await {
         None => done.turn(repairer, store, end).await,
@@ -56,7 +65,7 @@ async fn sweep(
             }
         }
     };
-    done.told(swept)
+    done.told(swept).await
 }
 
 /// The end of the lease of the one that waits, if it is another. The lease spares money, and nothing rests on it: where
@@ -69,10 +78,13 @@ async fn waiter(store: &DynamoStore, end: Timestamp) -> Option<Timestamp> {
 }
 
 /// What an invocation did.
-#[derive(Default)]
 struct Done {
     looked_at: usize,
     failed: usize,
+    /// Since when the longest waiting repair of each cluster waits.
+    pending: BTreeMap<ClusterName, Timestamp>,
+    /// Tells while the sweep goes on: no call waits for it.
+    herald: Herald<EventBridge>,
 }
 
 impl Done {
@@ -105,15 +117,26 @@ impl Done {
         self.looked_at += swept.looked_at;
         self.failed += swept.failures.len();
         swept.occurrences.iter().for_each(telemetry::occurred);
+        self.herald.tell(&swept.occurrences);
+        for (cluster, since) in &swept.pending {
+            let oldest = self.pending.entry(cluster.clone()).or_insert(*since);
+            *oldest = (*oldest).min(*since);
+        }
         for failure in &swept.failures {
             telemetry::log(&json!({ "failure": failure.to_string() }));
         }
     }
 
-    fn told(self, swept: Result<(), RepairError>) -> Result<Value, Error> {
-        let Self { looked_at, failed } = self;
+    async fn told(self, swept: Result<(), RepairError>) -> Result<Value, Error> {
+        let Self { looked_at, failed, pending, herald } = self;
+        let now = SystemClock.now();
+        for (cluster, since) in &pending {
+            let age = now.duration_since(*since).as_secs().max(0).unsigned_abs();
+            telemetry::measured(now, Some(cluster), &[(Metric::PendingAge, age)]);
+        }
         let numbers = [(Metric::CasesSwept, looked_at as u64), (Metric::SweepFailures, failed as u64)];
-        telemetry::measured(SystemClock.now(), None, &numbers);
+        telemetry::measured(now, None, &numbers);
+        herald.finish().await;
         swept?;
         if failed > 0 {
             // What failed stays due. The error makes the invocation count as failed, so that an alarm sees it.

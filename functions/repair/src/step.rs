@@ -151,7 +151,8 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
         }
         if before.as_ref().is_none_or(|before| before.guards != guards) {
             let detail = blocks.iter().map(|block| block.sentence.as_str()).collect::<Vec<_>>().join("; ");
-            told.push(about_fault(occurrence(&case, Step::Blocked, detail, now), fault));
+            let blocked = about_fault(occurrence(&case, Step::Blocked, detail, now), fault);
+            told.push(Occurrence { guards: guards.clone(), ..blocked });
         }
         let mut observed = before.as_ref().is_some_and(|before| before.observed);
         let only_observing = guards.as_slice() == [Guard::ObserveMode.name()];

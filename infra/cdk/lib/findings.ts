@@ -21,6 +21,13 @@ const FINDINGS: [resource: string, id: string, reason: string][] = [
   ["AuditRole", IAM5("*"), READS],
   ["AuditRole", IAM5(ARN("eks", "cluster/*")), READS],
   ["AuditRole", IAM5(ARN("eks", "nodegroup/*/*/*")), READS],
+  ["DrainDeadLetters", "AwsSolutions::AwsSolutions-SQS3", IS_DEAD_LETTERS],
+  ["DrainRole", IAM5("*"), READS],
+  [
+    "DrainCalls",
+    "CloudFormation-Validate::E3510",
+    "a text that is JSON, as the cluster's name is in the name of a condition's key; CloudFormation takes both forms",
+  ],
   ["OperatorPolicy", IAM5("*"), READS],
   ["OperatorPolicy", IAM5(ARN("eks", "cluster/*")), READS],
   ["OperatorPolicy", IAM5(ARN("eks", "nodegroup/*/*/*")), READS],

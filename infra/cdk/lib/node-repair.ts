@@ -28,6 +28,12 @@ export interface NodeRepairProps {
   readonly reserveConcurrency?: boolean;
   /** How long reports and the functions' logs are kept. */
   readonly retentionDays?: number;
+  /** The name of the lifecycle hooks by which nodes are drained. Default: nodemend-drain. */
+  readonly drainHook?: string;
+  /** For so many minutes at most a node is drained. */
+  readonly drainMinutes?: number;
+  /** The EventBridge bus that is told what happens; empty means none. Default: the account's own bus. */
+  readonly eventBus?: string;
   /** Who is told of alarms. */
   readonly alarmEmail?: string;
   /** So many calls within an hour ring an alarm. */
@@ -37,7 +43,12 @@ export interface NodeRepairProps {
 }
 
 const TEMPLATE = path.join(__dirname, "..", "..", "template.yaml");
-const FUNCTIONS = { IntakeFunction: "nodemend-intake", RepairFunction: "nodemend-repair", AuditFunction: "nodemend-audit" };
+const FUNCTIONS = {
+  IntakeFunction: "nodemend-intake",
+  RepairFunction: "nodemend-repair",
+  AuditFunction: "nodemend-audit",
+  DrainFunction: "nodemend-drain",
+};
 
 /** nodemend for one cluster. It watches from the first; it acts once a policy says so. A stack holds one. */
 export class NodeRepair extends Construct {
@@ -56,6 +67,9 @@ export class NodeRepair extends Construct {
     this.set("AgentServiceAccount", props.agentServiceAccount);
     this.set("ReserveConcurrency", enabled(props.reserveConcurrency));
     this.set("RetentionDays", props.retentionDays);
+    this.set("DrainHook", props.drainHook);
+    this.set("DrainMinutes", props.drainMinutes);
+    this.set("EventBus", props.eventBus);
     this.set("AlarmEmail", props.alarmEmail);
     this.set("RepairsAnHour", props.repairsAnHour);
     this.set("SilentAgents", props.silentAgents);

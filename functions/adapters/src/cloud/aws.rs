@@ -5,6 +5,8 @@ mod call;
 mod cluster;
 mod error;
 mod group;
+#[cfg(feature = "kubernetes")]
+mod hook;
 mod instance;
 mod member;
 
@@ -17,6 +19,8 @@ use nodemend_domain::{
     trail::{Answer, ApiCall, Caller},
 };
 
+#[cfg(feature = "kubernetes")]
+pub use self::hook::AwsHooks;
 use self::member::Accounts;
 use super::{Cloud, CloudError};
 use crate::config::environment::Members;

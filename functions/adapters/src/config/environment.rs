@@ -1,6 +1,7 @@
 //! Turns a function's environment into checked settings, or says which variable is missing or wrong.
 
-use nodemend_domain::trail::Caller;
+use jiff::SignedDuration;
+use nodemend_domain::{ident::ClusterName, trail::Caller};
 
 /// The table of cases, groups and what operators decided.
 pub const STATE_TABLE: &str = "NODEMEND_STATE_TABLE";
@@ -8,6 +9,17 @@ pub const STATE_TABLE: &str = "NODEMEND_STATE_TABLE";
 pub const AUDIT_TABLE: &str = "NODEMEND_AUDIT_TABLE";
 /// The ARN of the role that the repair function has, for the function that must tell its calls from others'.
 pub const REPAIR_ROLE: &str = "NODEMEND_REPAIR_ROLE";
+/// The name of the event bus that is told what happens. None is told where it is absent or empty.
+pub const EVENT_BUS: &str = "NODEMEND_EVENT_BUS";
+/// The cluster whose nodes are drained.
+pub const CLUSTER: &str = "NODEMEND_CLUSTER";
+/// The name of the lifecycle hooks that are ours.
+pub const DRAIN_HOOK: &str = "NODEMEND_DRAIN_HOOK";
+/// How many minutes a node is drained.
+pub const DRAIN_MINUTES: &str = "NODEMEND_DRAIN_MINUTES";
+
+/// So much of Lambda's quarter of an hour that the hook can still be completed within it.
+pub const MAX_DRAIN_MINUTES: i64 = 13;
 /// The name of the role that a function assumes in the accounts of other clusters.
 pub const MEMBER_ROLE: &str = "NODEMEND_MEMBER_ROLE";
 /// The name of the role that the repair function has there, for the function that must tell its calls from others'.
@@ -79,6 +91,28 @@ impl Environment {
         Ok(Some(Members { role, calls_as }))
     }
 
+    /// The bus that is told what happens, if one is.
+    pub fn event_bus(&self) -> Result<Option<String>, EnvironmentError> {
+        let Ok(name) = self.text(EVENT_BUS) else { return Ok(None) };
+        let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/');
+        if name.len() > 256 || !name.chars().all(sound) {
+            return Err(wrong(EVENT_BUS, &name, "the name of an event bus"));
+        }
+        Ok(Some(name))
+    }
+
+    /// What to drain: the nodes of which cluster, held by which hook, for how long.
+    pub fn drain(&self) -> Result<(ClusterName, String, SignedDuration), EnvironmentError> {
+        let cluster = self.text(CLUSTER)?;
+        let cluster =
+            ClusterName::new(&cluster).map_err(|_| wrong(CLUSTER, &cluster, "the name of a cluster"))?;
+        let hook = self.text(DRAIN_HOOK)?;
+        let minutes = self.text(DRAIN_MINUTES)?;
+        let time = minutes.parse().ok().filter(|minutes| (1..=MAX_DRAIN_MINUTES).contains(minutes));
+        let time = time.ok_or_else(|| wrong(DRAIN_MINUTES, &minutes, "a number from 1 to 13"))?;
+        Ok((cluster, hook, SignedDuration::from_mins(time)))
+    }
+
     /// A variable that is set to nothing is one that somebody forgot.
     fn text(&self, variable: &'static str) -> Result<String, EnvironmentError> {
         let text = (self.0)(variable).filter(|text| !text.trim().is_empty());
@@ -146,6 +180,10 @@ mod tests {
                 with(REPAIR_ROLE, "nodemend-repair").repairer("eu-west-1").expect_err("wrong"),
                 "NODEMEND_REPAIR_ROLE is \"nodemend-repair\", not the ARN of a role",
             ),
+            (
+                with(EVENT_BUS, "my bus").event_bus().expect_err("wrong"),
+                "NODEMEND_EVENT_BUS is \"my bus\", not the name of an event bus",
+            ),
         ] {
             assert_eq!(error.to_string(), format!("failed to read the environment: {expected}"));
         }
@@ -177,6 +215,36 @@ mod tests {
             let error = with(MEMBER_ROLE, wrong).members().expect_err("refused").to_string();
             assert!(error.contains("NODEMEND_MEMBER_ROLE"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_drain_has_a_cluster_a_hook_and_a_time_that_lambda_has_too() {
+        let with = |minutes: &'static str| {
+            Environment(Box::new(move |asked: &str| {
+                let value = match asked {
+                    CLUSTER => "prod",
+                    DRAIN_HOOK => "nodemend-drain",
+                    DRAIN_MINUTES => minutes,
+                    _ => return None,
+                };
+                Some(value.to_owned())
+            }))
+        };
+        let (cluster, hook, time) = with("10").drain().expect("a drain");
+        assert_eq!((cluster.as_str(), hook.as_str()), ("prod", "nodemend-drain"));
+        assert_eq!(time, SignedDuration::from_mins(10));
+        for minutes in ["0", "14", "ten", ""] {
+            assert!(with(minutes).drain().is_err(), "{minutes}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_told_where_no_bus_is_named() {
+        for (named, expected) in [("", None), (" ", None), ("default", Some("default"))] {
+            let bus = with(EVENT_BUS, named).event_bus().expect("a bus or none");
+            assert_eq!(bus.as_deref(), expected);
+        }
+        assert_eq!(with(STATE_TABLE, "cases").event_bus(), Ok(None));
     }
 
     #[test]

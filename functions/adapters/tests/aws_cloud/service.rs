@@ -32,10 +32,12 @@ pub(crate) enum Reply {
 /// What was asked.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked {
-    /// The action of a query service; method and path of the others.
+    /// The action of a query service; the target of one that names it; method and path of the others.
     pub(crate) operation: String,
     /// The fields of the form.
     pub(crate) form: BTreeMap<String, String>,
+    /// The body, of services that speak JSON.
+    pub(crate) body: String,
     /// For which service and region it was signed.
     pub(crate) scope: String,
     /// With whose key.
@@ -129,20 +131,22 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<Asked> {
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
     let body = String::from_utf8(body).expect("text");
-    let form: BTreeMap<String, String> = body
+    let fields = if body.starts_with('{') { "" } else { body.as_str() };
+    let form: BTreeMap<String, String> = fields
         .split('&')
         .filter_map(|pair| pair.split_once('='))
         .map(|(name, value)| (unescaped(name), unescaped(value)))
         .collect();
     let (method, path) = line.split_once(' ')?;
     let path = path.split(' ').next()?;
-    let operation = form.get("Action").cloned().unwrap_or_else(|| format!("{method} {}", unescaped(path)));
+    let named = form.get("Action").or(headers.get("x-amz-target")).cloned();
+    let operation = named.unwrap_or_else(|| format!("{method} {}", unescaped(path)));
     // AWS4-HMAC-SHA256 Credential=<key>/<day>/<region>/<service>/aws4_request, …
     let scope = headers.get("authorization").and_then(|signed| signed.split(',').next());
     let key = scope.and_then(|signed| signed.split_once("Credential=")?.1.split('/').next());
     let key = key.unwrap_or_default().to_owned();
     let scope = scope.map(|credential| credential.splitn(3, '/').last().unwrap_or_default().to_owned());
-    Some(Asked { operation, form, scope: scope.unwrap_or_default(), key })
+    Some(Asked { operation, form, body, scope: scope.unwrap_or_default(), key })
 }
 
 fn unescaped(text: &str) -> String {

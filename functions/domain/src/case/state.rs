@@ -3,10 +3,11 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Case, Fault};
+use super::{Blocked, Case, Fault};
 use crate::{
+    guard::Guard,
     policy::{Policy, Rules},
-    repair::Phase,
+    repair::{Phase, Repair},
 };
 
 /// Where a case stands.
@@ -61,6 +62,13 @@ impl State {
     }
 }
 
+impl Blocked {
+    /// Whether nothing stands in the way but the mode, which only observes.
+    pub fn only_observes(&self) -> bool {
+        self.guards == [Guard::ObserveMode.name()]
+    }
+}
+
 impl Case {
     /// Where it stands, and what is wrong, the earliest deadline first. Without a group's rules, whose tags only AWS
     /// knows, the hastiest rules count, as for its due time.
@@ -75,6 +83,23 @@ impl Case {
             None => self.earliest_faults(policy, now),
         };
         (self.state(&faults, now), faults)
+    }
+
+    /// Since when a repair of it is wanted that was not called for, if one is: blocked, or claimed and refused again and
+    /// again. What the mode only observes is wanted by nobody.
+    pub fn pending_since(&self) -> Option<Timestamp> {
+        if self.closed.is_some() {
+            return None;
+        }
+        let blocked =
+            self.blocked.as_ref().filter(|blocked| !blocked.only_observes()).map(|blocked| blocked.since);
+        match &self.repair {
+            Some(Repair { phase: Phase::Claimed { .. } | Phase::Acting { .. }, claimed_at, .. }) => {
+                Some(blocked.map_or(*claimed_at, |since| since.min(*claimed_at)))
+            }
+            Some(_) => None,
+            None => blocked,
+        }
     }
 
     fn state(&self, faults: &[Fault], now: Timestamp) -> State {
@@ -101,5 +126,81 @@ impl Case {
             return State::Recovering;
         }
         if self.silent_since.is_some() { State::Silent } else { State::Healthy }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::{
+        case::{Closed, Testimony},
+        condition::{ConditionType, Health, RepairAction},
+        ident::{ClusterName, GroupName, InstanceId},
+    };
+
+    fn at(minute: i64) -> Timestamp {
+        Timestamp::from_second(1_790_000_000 + minute * 60).expect("a time")
+    }
+
+    fn case() -> Case {
+        let id = InstanceId::new("i-00000000000000001").expect("an id");
+        Case::new(ClusterName::new("prod").expect("a name"), id)
+    }
+
+    fn blocked(guards: &[Guard]) -> Option<Blocked> {
+        let guards = guards.iter().map(|guard| guard.name()).collect();
+        Some(Blocked { since: at(10), guards, until: at(11), observed: false })
+    }
+
+    fn repair(phase: Phase) -> Option<Repair> {
+        let fault = Fault {
+            condition: ConditionType::Ready,
+            reason: "KubeletNotReady".to_owned(),
+            message: String::new(),
+            testimony: Testimony::ControlPlane,
+            health: Health::Bad,
+            since: at(0),
+            heals_at: None,
+            action: RepairAction::Replace,
+            deadline: Some(at(0) + SignedDuration::from_mins(30)),
+        };
+        Some(Repair {
+            action: RepairAction::Replace,
+            group: GroupName::new("workers").expect("a name"),
+            fault,
+            claimed_at: at(40),
+            phase,
+            calls: Vec::new(),
+            sightings: Vec::new(),
+            replacement: None,
+        })
+    }
+
+    #[test]
+    fn a_repair_is_pending_while_it_is_blocked_or_not_yet_taken_by_aws() {
+        let claimed = || repair(Phase::Claimed { until: at(41) });
+        for (case, since) in [
+            (case(), None),
+            (Case { blocked: blocked(&[Guard::Held]), ..case() }, Some(at(10))),
+            (Case { blocked: blocked(&[Guard::ObserveMode, Guard::Held]), ..case() }, Some(at(10))),
+            (Case { repair: claimed(), ..case() }, Some(at(40))),
+            (Case { repair: repair(Phase::Acting { until: at(41) }), ..case() }, Some(at(40))),
+            (Case { repair: claimed(), blocked: blocked(&[Guard::Held]), ..case() }, Some(at(10))),
+            (Case { repair: repair(Phase::Confirming), ..case() }, None),
+            (Case { repair: repair(Phase::Rebooting), ..case() }, None),
+        ] {
+            assert_eq!(case.pending_since(), since, "{:?} {:?}", case.blocked, case.repair);
+        }
+    }
+
+    #[test]
+    fn what_is_only_observed_and_what_is_over_is_not_pending() {
+        let observed = Case { blocked: blocked(&[Guard::ObserveMode]), ..case() };
+        assert_eq!(observed.pending_since(), None);
+        let closed = Some(Closed { at: at(50), outcome: "gone".to_owned() });
+        let over = Case { closed, blocked: blocked(&[Guard::Held]), ..case() };
+        assert_eq!(over.pending_since(), None);
     }
 }

@@ -14,6 +14,8 @@ use aws_sdk_ec2::{
     types::{Filter, Instance, InstanceStateName},
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
+#[cfg(feature = "kubernetes")]
+use nodemend_domain::ident::NodeName;
 use nodemend_domain::ident::{ClusterName, InstanceId, Zone};
 
 use super::{CloudError, error};
@@ -64,6 +66,21 @@ pub(super) async fn nodes_by_zone(
     })
     .await?;
     Ok(zones)
+}
+
+/// The name that a node gets from its instance: its private DNS name, whether that is made of its address or its id.
+#[cfg(feature = "kubernetes")]
+pub(super) async fn private_name(
+    client: &Client,
+    instance_id: &InstanceId,
+) -> Result<Option<NodeName>, CloudError> {
+    let mut name = None;
+    let filters = vec![filter("instance-id", [instance_id.to_string()])];
+    each(client, filters, |instance| {
+        name = instance.private_dns_name().and_then(|name| NodeName::new(name).ok());
+    })
+    .await?;
+    Ok(name)
 }
 
 /// From `terminated`, and from the way to it, no instance comes back.

@@ -1,0 +1,82 @@
+//! Lifecycle hooks, at Auto Scaling itself.
+
+use aws_config::SdkConfig;
+use aws_sdk_autoscaling::{
+    Client,
+    error::{ProvideErrorMetadata, SdkError},
+};
+use nodemend_domain::{
+    drain::Hook,
+    ident::{ClusterName, GroupName, InstanceId, NodeName},
+};
+
+use super::{CloudError, error, group, instance};
+use crate::lifecycle::{Hooks, Standing};
+
+/// What the group does with the instance: it is terminated either way, and the other answer would leave out what other
+/// hooks hold it for.
+const GO_ON: &str = "CONTINUE";
+
+/// Auto Scaling and EC2, through their SDK. Clones share its connections.
+#[derive(Debug, Clone)]
+pub struct AwsHooks {
+    auto_scaling: Client,
+    ec2: aws_sdk_ec2::Client,
+}
+
+impl AwsHooks {
+    /// Makes the clients.
+    pub fn new(shared: &SdkConfig) -> Self {
+        Self { auto_scaling: Client::new(shared), ec2: aws_sdk_ec2::Client::new(shared) }
+    }
+}
+
+impl Hooks for AwsHooks {
+    async fn cluster_of_group(&self, name: &GroupName) -> Result<Option<ClusterName>, CloudError> {
+        Ok(group::describe(&self.auto_scaling, name).await?.and_then(|group| group.cluster))
+    }
+
+    async fn private_name(&self, instance_id: &InstanceId) -> Result<Option<NodeName>, CloudError> {
+        instance::private_name(&self.ec2, instance_id).await
+    }
+
+    async fn heartbeat(&self, hook: &Hook) -> Result<Standing, CloudError> {
+        let request = self
+            .auto_scaling
+            .record_lifecycle_action_heartbeat()
+            .auto_scaling_group_name(hook.group.as_str())
+            .lifecycle_hook_name(&hook.name)
+            .lifecycle_action_token(&hook.token)
+            .instance_id(hook.instance_id.as_str());
+        standing(request.send().await)
+    }
+
+    async fn complete(&self, hook: &Hook) -> Result<Standing, CloudError> {
+        let request = self
+            .auto_scaling
+            .complete_lifecycle_action()
+            .auto_scaling_group_name(hook.group.as_str())
+            .lifecycle_hook_name(&hook.name)
+            .lifecycle_action_token(&hook.token)
+            .instance_id(hook.instance_id.as_str())
+            .lifecycle_action_result(GO_ON);
+        standing(request.send().await)
+    }
+}
+
+fn standing<T, E>(answer: Result<T, SdkError<E>>) -> Result<Standing, CloudError>
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    match answer {
+        Ok(_) => Ok(Standing::Held),
+        Err(error) if is_over(error.code(), error.message()) => Ok(Standing::Over),
+        Err(error) => Err(error::unread(error)),
+    }
+}
+
+/// Auto Scaling has one code for all that is wrong with a request. Only this sentence says that there is nothing to do.
+fn is_over(code: Option<&str>, message: Option<&str>) -> bool {
+    code == Some("ValidationError")
+        && message.is_some_and(|message| message.starts_with("No active Lifecycle Action found"))
+}

@@ -1,0 +1,41 @@
+//! The port to lifecycle hooks: a termination is held, kept held, and let go.
+
+use std::future::Future;
+
+use nodemend_domain::{
+    drain::Hook,
+    ident::{ClusterName, GroupName, InstanceId, NodeName},
+};
+
+use crate::cloud::CloudError;
+
+/// How a hook's action stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Standing {
+    /// It was held when we spoke.
+    Held,
+    /// Nobody holds it any more: its time was up, somebody let it go, or the instance is gone.
+    Over,
+}
+
+/// Lifecycle hooks, and what of the instances that they hold only AWS knows.
+pub trait Hooks: Send + Sync {
+    /// The cluster that a group's tags name; none of a group that is gone, or nobody's.
+    fn cluster_of_group(
+        &self,
+        group: &GroupName,
+    ) -> impl Future<Output = Result<Option<ClusterName>, CloudError>> + Send;
+
+    /// The name that an instance's node registers under where nobody says another.
+    fn private_name(
+        &self,
+        instance_id: &InstanceId,
+    ) -> impl Future<Output = Result<Option<NodeName>, CloudError>> + Send;
+
+    /// Holds the termination for as long again.
+    fn heartbeat(&self, hook: &Hook) -> impl Future<Output = Result<Standing, CloudError>> + Send;
+
+    /// Lets the termination go on.
+    fn complete(&self, hook: &Hook) -> impl Future<Output = Result<Standing, CloudError>> + Send;
+}

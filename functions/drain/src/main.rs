@@ -1,0 +1,87 @@
+//! The drain Lambda: terminations that a lifecycle hook holds in, empty nodes out.
+
+use jiff::Timestamp;
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use nodemend_adapters::{
+    aws,
+    clock::{Clock, SystemClock},
+    cloud::AwsHooks,
+    config::environment::Environment,
+    kubernetes::EksCluster,
+    store::dynamodb::{DynamoStore, Tables},
+    telemetry::{self, Metric},
+};
+use nodemend_drain::{Drained, Drainer, Outcome, Settings};
+use serde_json::{Value, json, value::RawValue};
+
+type Lambda = Drainer<DynamoStore, AwsHooks, EksCluster<SystemClock>, SystemClock>;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let environment = Environment::of_process();
+    let tables = Tables::of(&environment).map_err(one_line)?;
+    let (cluster, hook, time) = environment.drain().map_err(one_line)?;
+    let settings = Settings { cluster, hook, time };
+    let shared = aws::load().await.map_err(one_line)?;
+    let hooks = AwsHooks::new(&shared);
+    let kubernetes = EksCluster::new(&shared, settings.cluster.clone(), SystemClock).map_err(one_line)?;
+    let store = DynamoStore::connect(&shared, tables);
+    let drainer = Drainer::new(store, hooks, kubernetes, SystemClock, settings.clone());
+    lambda_runtime::run(service_fn(async |event: LambdaEvent<Box<RawValue>>| {
+        // Its future is deep and large, and lives on the heap.
+        Box::pin(take(&drainer, &settings, event.payload.get())).await
+    }))
+    .await
+}
+
+async fn take(drainer: &Lambda, settings: &Settings, payload: &str) -> Result<Value, Error> {
+    let Some(drained) = drainer.handle(payload.as_bytes(), wait_until).await.map_err(with_causes)? else {
+        return Ok(json!({ "relevant": false }));
+    };
+    let told = tell(&drained);
+    telemetry::log(&json!({ "cluster": settings.cluster, "drain": told }));
+    let metric = match drained.outcome {
+        Outcome::Emptied => Metric::Drained,
+        Outcome::Skipped(_) => Metric::DrainsSkipped,
+        Outcome::Incomplete { .. } => Metric::DrainsIncomplete,
+        Outcome::Over => Metric::DrainsOver,
+    };
+    telemetry::measured(SystemClock.now(), Some(&settings.cluster), &[(metric, 1)]);
+    Ok(told)
+}
+
+fn tell(drained: &Drained) -> Value {
+    let (outcome, why, left) = match &drained.outcome {
+        Outcome::Emptied => ("emptied", None, None),
+        Outcome::Skipped(dead) => ("skipped", Some(dead.to_string()), None),
+        Outcome::Incomplete { left, why } => ("incomplete", why.clone(), Some(left)),
+        Outcome::Over => ("over", None, None),
+    };
+    json!({
+        "instanceId": drained.hook.instance_id,
+        "group": drained.hook.group,
+        "node": drained.node,
+        "outcome": outcome,
+        "why": why,
+        "left": left,
+        "evicted": drained.evicted,
+        "seconds": drained.took.as_secs(),
+    })
+}
+
+async fn wait_until(at: Timestamp) {
+    let wait = at.duration_since(SystemClock.now());
+    if let Ok(wait) = wait.try_into() {
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// The runtime shows an error as its fields; a person wants the sentence.
+fn one_line(error: impl std::error::Error) -> Error {
+    error.to_string().into()
+}
+
+fn with_causes(error: impl std::error::Error) -> Error {
+    let cause = error.source().map(|cause| format!(": {cause}"));
+    format!("{error}{}", cause.unwrap_or_default()).into()
+}

@@ -1,0 +1,105 @@
+//! Which pods go, and when.
+
+use jiff::SignedDuration;
+use nodemend_domain::drain::{Left, Why};
+use nodemend_drain::Outcome;
+
+use crate::{
+    drained, emptied, longest_silence, node,
+    world::{Pod, World, after, began, pod},
+};
+
+#[tokio::test]
+async fn a_node_is_cordoned_emptied_and_let_go() {
+    let world = World::new(vec![
+        pod("web"),
+        Pod { controller: Some("StatefulSet"), ..pod("db") },
+        Pod { controller: None, ..pod("by-hand") },
+        Pod { controller: Some("DaemonSet"), ..pod("agent") },
+        Pod { controller: Some("Node"), mirror: true, ..pod("static") },
+        Pod { controller: Some("Job"), phase: "Succeeded", ..pod("job") },
+    ]);
+    let drained = drained(&world).await;
+    assert_eq!((&drained.outcome, drained.evicted), (&Outcome::Emptied, 3));
+    assert_eq!(drained.node, Some(node()));
+    let state = world.now();
+    assert_eq!(state.cordoned, Some(began()));
+    let evicted: Vec<(&str, u16)> =
+        state.evictions.iter().map(|(pod, status)| (pod.as_str(), *status)).collect();
+    assert_eq!(evicted, [("web", 201), ("db", 201), ("by-hand", 201)]);
+    let left: Vec<&str> = state.pods.iter().map(|pod| pod.name).collect();
+    assert_eq!(left, ["agent", "static", "job"]);
+    assert_eq!(state.completions.len(), 1);
+    assert!(state.completions[0] >= after(5), "not before the last pod was gone");
+    let cordon = state.requests.iter().position(|request| request.starts_with("PATCH"));
+    let eviction = state.requests.iter().position(|request| request.starts_with("POST"));
+    assert!(cordon < eviction);
+}
+
+#[tokio::test]
+async fn a_disruption_budget_is_waited_for_and_auto_scaling_hears_of_us_meanwhile() {
+    let guarded = Pod { guarded_until: Some(after(240)), ..pod("web-2") };
+    let world = World::new(vec![pod("web-1"), guarded]);
+    let drained = drained(&world).await;
+    assert!(emptied(&drained), "{drained:?}");
+    let state = world.now();
+    let statuses: Vec<u16> =
+        state.evictions.iter().filter(|(pod, _)| pod == "web-2").map(|(_, status)| *status).collect();
+    let (last, refused) = statuses.split_last().expect("asked");
+    assert_eq!(*last, 201);
+    assert!(refused.iter().all(|status| *status == 429));
+    assert!((10..30).contains(&refused.len()), "{} refusals in four minutes", refused.len());
+    assert!(state.completions[0] >= after(245) && state.completions[0] < after(275));
+    drop(state);
+    // The shortest time that a hook can have is 30 s.
+    assert!((1..=20).contains(&longest_silence(&world)), "{}", longest_silence(&world));
+}
+
+#[tokio::test]
+async fn a_budget_that_never_opens_does_not_stop_the_repair() {
+    let guarded = Pod { guarded_until: Some(after(100_000)), ..pod("web") };
+    let slow = Pod { ends_in: SignedDuration::from_hours(1), ..pod("slow") };
+    let world = World::new(vec![guarded, slow, pod("quick")]);
+    let drained = drained(&world).await;
+    let why = Why::Refused("Cannot evict pod as it would violate the pod's disruption budget.".to_owned());
+    let left = vec![
+        Left { pod: "shop/web".to_owned(), why },
+        Left { pod: "shop/slow".to_owned(), why: Why::StillEnding },
+    ];
+    assert_eq!(drained.outcome, Outcome::Incomplete { left, why: None });
+    assert_eq!(world.now().completions, [after(600)], "when its time was up");
+    assert!((1..=20).contains(&longest_silence(&world)));
+}
+
+#[tokio::test]
+async fn a_pods_own_time_to_end_is_its_own() {
+    let world = World::new(vec![Pod { ends_in: SignedDuration::from_mins(9), ..pod("slow") }]);
+    assert!(emptied(&drained(&world).await));
+    assert!(world.now().completions[0] >= after(540));
+}
+
+#[tokio::test]
+async fn what_nobody_lets_us_evict_is_told_and_not_waited_for() {
+    let world = World::new(vec![pod("web"), Pod { forbidden: true, ..pod("secret") }]);
+    let drained = drained(&world).await;
+    let why = Why::Refused("pods/eviction is forbidden".to_owned());
+    let left = vec![Left { pod: "shop/secret".to_owned(), why }];
+    assert_eq!((drained.outcome, drained.evicted), (Outcome::Incomplete { left, why: None }, 1));
+    assert!(world.now().completions[0] < after(30));
+}
+
+#[tokio::test]
+async fn all_pages_of_pods_are_read() {
+    let names = ["a", "b", "c", "d", "e", "f", "g"];
+    let world = World::new(names.into_iter().map(pod).collect()).with(|state| state.pods_a_page = 3);
+    let drained = drained(&world).await;
+    assert_eq!((emptied(&drained), drained.evicted), (true, 7));
+}
+
+#[tokio::test]
+async fn pods_that_are_going_already_are_not_asked_again() {
+    let world = World::new(vec![Pod { deleted: Some(began()), ..pod("web") }]);
+    let drained = drained(&world).await;
+    assert_eq!((emptied(&drained), drained.evicted), (true, 0));
+    assert!(world.now().evictions.is_empty());
+}

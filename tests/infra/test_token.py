@@ -1,0 +1,47 @@
+"""The token that the drain function enters a cluster with is the one that the AWS command makes.
+
+The Rust side compares its own with functions/adapters/fixtures/eks-token.json; here that file is made anew by the library
+that the command `aws eks get-token` stands on, in the way that it uses it.
+"""
+
+import datetime
+import json
+from urllib.parse import parse_qs, urlsplit
+
+import botocore.auth
+import botocore.session
+import pytest
+
+from botocore.compat import HAS_CRT
+
+from template import ROOT
+
+KNOWN = ROOT / "functions" / "adapters" / "fixtures" / "eks-token.json"
+HEADER = "x-k8s-aws-id"
+
+
+def presigned(known: dict, monkeypatch) -> str:
+    at = datetime.datetime.fromisoformat(known["at"])
+    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: at.replace(tzinfo=None))
+    if HAS_CRT:
+        # Where it is installed, this one signs.
+        monkeypatch.setattr("botocore.crt.auth.get_current_datetime", lambda **_: at)
+    session = botocore.session.get_session()
+    session.set_credentials(known["accessKeyId"], known["secretAccessKey"], known["sessionToken"])
+    client = session.create_client("sts", region_name=known["region"])
+    names = {}
+    client.meta.events.register(
+        "provide-client-params.sts.GetCallerIdentity", lambda params, **_: names.update(id=params.pop(HEADER))
+    )
+    client.meta.events.register(
+        "before-sign.sts.GetCallerIdentity", lambda request, **_: request.headers.add_header(HEADER, names["id"])
+    )
+    return client.generate_presigned_url("get_caller_identity", Params={HEADER: known["cluster"]}, ExpiresIn=60, HttpMethod="GET")
+
+
+@pytest.mark.parametrize("known", json.loads(KNOWN.read_text()), ids=lambda known: known["region"])
+def test_the_known_urls_are_what_the_command_signs(known, monkeypatch):
+    made, kept = urlsplit(presigned(known, monkeypatch)), urlsplit(known["url"])
+    assert made[:3] == kept[:3]
+    assert parse_qs(made.query) == parse_qs(kept.query)
+    assert parse_qs(made.query)["X-Amz-SignedHeaders"] == [f"host;{HEADER}"]
