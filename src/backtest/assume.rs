@@ -103,7 +103,8 @@ impl Assumed {
         match self.what.remove(&number) {
             None => {}
             Some(Assumption::CloudTrail(event)) => {
-                let audited = pollster::block_on(driver.audit.api_call(&event, at)).map_err(broken)?;
+                let audited = pollster::block_on(driver.audit.take(Happening::ApiCall(event), None, at))
+                    .map_err(broken)?;
                 driver.told.extend(audited.occurrences);
             }
             Some(Assumption::Launch { cluster, group, zone, old, new }) => {
@@ -112,7 +113,7 @@ impl Assumed {
                     fleet.join(&group, Some(&cluster), &new, &zone);
                 });
                 let launched = Happening::Launched { group, instance_id: new.clone(), zone: Some(zone), at };
-                let audited = pollster::block_on(driver.audit.take(launched, at)).map_err(broken)?;
+                let audited = pollster::block_on(driver.audit.take(launched, None, at)).map_err(broken)?;
                 driver.told.extend(audited.occurrences);
                 self.stand_ins.insert(old, new);
             }

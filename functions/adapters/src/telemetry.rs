@@ -98,7 +98,13 @@ impl Metric {
             | Self::Rejected
             | Self::UnknownCluster
             | Self::Unplaced
-            | Self::SweepFailures => true,
+            | Self::SweepFailures
+            | Self::PendingAge
+            | Self::Untold
+            | Self::Drained
+            | Self::DrainsSkipped
+            | Self::DrainsIncomplete
+            | Self::DrainsOver => true,
             Self::Reports | Self::IntakeLag | Self::CasesSwept => false,
         }
     }
