@@ -89,7 +89,7 @@ impl World {
         }
         if let Ok(happening) = Happening::read(line.as_bytes()) {
             let audit = Audit::new(self.store.clone(), self.cloud.clone());
-            pollster::block_on(audit.take(happening, now)).expect("taken in");
+            pollster::block_on(audit.take(happening, None, now)).expect("taken in");
             return;
         }
         let (group, stream) = match Report::decode(line) {
