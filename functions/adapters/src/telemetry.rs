@@ -92,7 +92,11 @@ pub fn measured(at: Timestamp, cluster: Option<&ClusterName>, values: &[(Metric,
 
 /// Writes a line. A log that can't be written stops nothing that matters more.
 pub fn log(line: &impl Serialize) {
+    #[cfg(feature = "failpoints")]
+    let begun = crate::failpoints::begin("a line of telemetry");
     let _ = write_line(&mut io::stdout().lock(), line);
+    #[cfg(feature = "failpoints")]
+    begun.end();
 }
 
 fn write_line(out: &mut impl Write, line: &impl Serialize) -> io::Result<()> {

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nodemend_adapters::{
     aws,
-    clock::{Clock, SystemClock},
+    clock::{Clock, SystemClock, wait_until},
     cloud::AwsCloud,
     config::environment::Environment,
     store::dynamodb::{DynamoStore, Tables},
@@ -119,13 +119,6 @@ impl Done {
             return Err(format!("{failed} of {looked_at} cases could not be looked at").into());
         }
         Ok(json!({ "lookedAt": looked_at }))
-    }
-}
-
-async fn wait_until(at: Timestamp) {
-    let wait = at.duration_since(SystemClock.now());
-    if let Ok(wait) = wait.try_into() {
-        tokio::time::sleep(wait).await;
     }
 }
 
