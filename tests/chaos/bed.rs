@@ -400,7 +400,7 @@ impl Bed {
         assert!(unsound.is_empty() && said.lines().count() >= self.runs, "{unsound:?} {output:?}");
     }
 
-    pub(crate) async fn end(mut self) {
+    pub(crate) async fn end(self) {
         for function in &self.well {
             function.stop().await;
         }

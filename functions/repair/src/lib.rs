@@ -9,7 +9,10 @@ mod explain;
 mod minute;
 mod newcomer;
 mod step;
+mod together;
 mod view;
+
+use std::{cell::RefCell, collections::BTreeMap};
 
 use jiff::Timestamp;
 use nodemend_adapters::{
@@ -22,19 +25,28 @@ use nodemend_domain::{
     case::{Case, Fault},
     decide::{self, Decision, Triage},
     group::GroupState,
-    ident::GroupName,
+    ident::{ClusterName, GroupName},
     ledger::Entry,
     occurrence::Occurrence,
     policy::Policy,
 };
 
 pub use self::explain::Explanation;
-use self::view::View;
+use self::{
+    act::Claimed,
+    together::{both, in_turn, together},
+    view::View,
+};
 
 /// How many cases one sweep looks at; more wait for the next, a moment later.
 const MAX_CASES: usize = 5_000;
 /// How often a race for one case may be lost within a sweep.
 const MAX_RACES: usize = 16;
+/// How often a claim is decided anew because somebody else wrote its case or took a place in its group.
+const MAX_CLAIMS: usize = 4;
+/// How many cases are read at once, and in how many groups repairs are begun at once: AWS lets an account ask Auto
+/// Scaling and EC2 only so often, and others of the account ask, too.
+const AT_ONCE: usize = 8;
 
 /// Carries repairs out.
 #[derive(Debug, Clone)]
@@ -93,50 +105,101 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let mut swept = Swept { looked_at: keys.len(), ..Swept::default() };
         let mut view = View::default();
         let mut open = Vec::new();
-        for key in keys {
-            match self.triage(&key, &mut view, now, &mut swept).await {
+        let cases = together(keys.iter().map(|key| self.store.case(key)), AT_ONCE).await;
+        for case in cases {
+            let case = match case {
+                Ok(Some(case)) => case,
+                Ok(None) => continue,
+                Err(error) => {
+                    swept.failures.push(error.into());
+                    continue;
+                }
+            };
+            match self.triage(case, &mut view, now, &mut swept).await {
                 Ok(Some(case)) => open.push(case),
                 Ok(None) => {}
                 Err(error) => swept.failures.push(error),
             }
         }
-        if open.is_empty() {
-            return Ok(swept);
+        let due = match open.as_slice() {
+            [] => return Ok(swept),
+            // One alone stands in nobody's way: it is decided once, where it is acted on.
+            [case] => vec![vec![CaseKey::of(case)]],
+            _ => self.in_order(open, &mut view, now, &mut swept).await?,
+        };
+        for acted in together(due.into_iter().map(|keys| self.act_in_turn(keys, end)), AT_ONCE).await {
+            swept.occurrences.extend(acted.occurrences);
+            swept.failures.extend(acted.failures);
         }
+        Ok(swept)
+    }
+
+    /// What wants a repair, by group. Where a group has room for fewer than want it, the most urgent go first, then the
+    /// longest waiting.
+    async fn in_order(
+        &self,
+        open: Vec<Case>,
+        view: &mut View,
+        now: Timestamp,
+        swept: &mut Swept,
+    ) -> Result<Vec<Vec<CaseKey>>, RepairError> {
         view.locate(&self.cloud, &open).await?;
-        let mut acts = Vec::new();
+        let mut groups: BTreeMap<(ClusterName, GroupName), Vec<((u8, Timestamp), CaseKey)>> = BTreeMap::new();
         for case in open {
-            match self.settle(&case, &mut view, now, &mut swept).await {
-                Ok(Some(fault)) => acts.push((fault.urgency(), CaseKey::of(&case))),
+            match self.settle(&case, view, now, swept).await {
+                Ok(Some((fault, group))) => {
+                    let wanting = groups.entry((case.cluster.clone(), group)).or_default();
+                    wanting.push((fault.urgency(), CaseKey::of(&case)));
+                }
                 Ok(None) => {}
                 Err(error) => swept.failures.push(error),
             }
         }
-        // Where a group has room for fewer than want it, the most urgent go first, then the longest waiting.
-        acts.sort();
-        for (_, key) in acts {
-            if self.clock.now() >= end {
-                break;
-            }
-            if let Err(error) = self.act(&key, &mut swept).await {
-                swept.failures.push(error);
-            }
+        let mut groups: Vec<_> = groups.into_values().collect();
+        for wanting in &mut groups {
+            wanting.sort();
         }
-        Ok(swept)
+        groups.sort();
+        Ok(groups.into_iter().map(|wanting| wanting.into_iter().map(|(_, key)| key).collect()).collect())
+    }
+
+    /// Acts on what is due in one group. Each claim is decided on what the one before it has left; the calls themselves
+    /// wait for nobody.
+    async fn act_in_turn(&self, keys: Vec<CaseKey>, end: Timestamp) -> Swept {
+        let acted = RefCell::new(Swept::default());
+        let claim = async |key: CaseKey| {
+            if self.clock.now() >= end {
+                return None;
+            }
+            let mut swept = Swept::default();
+            let claimed = self.act(&key, &mut swept).await;
+            let mut acted = acted.borrow_mut();
+            acted.occurrences.append(&mut swept.occurrences);
+            claimed.unwrap_or_else(|error| {
+                acted.failures.push(error);
+                None
+            })
+        };
+        let make = async |claimed| {
+            let mut swept = Swept::default();
+            let made = self.make(claimed, &mut swept).await;
+            let mut acted = acted.borrow_mut();
+            acted.occurrences.append(&mut swept.occurrences);
+            acted.failures.extend(made.err());
+        };
+        in_turn(keys, claim, make).await;
+        acted.into_inner()
     }
 
     /// Carries out what the case alone decides; the case, where that is not enough.
     async fn triage(
         &self,
-        key: &CaseKey,
+        case: Case,
         view: &mut View,
         now: Timestamp,
         swept: &mut Swept,
     ) -> Result<Option<Case>, RepairError> {
-        let Some(case) = self.store.case(key).await? else {
-            return Ok(None);
-        };
-        let Some(policy) = view.policy(&self.store, &key.cluster).await? else {
+        let Some(policy) = view.policy(&self.store, &case.cluster).await? else {
             return Ok(None);
         };
         match decide::triage(&case, &policy, now) {
@@ -148,21 +211,21 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         }
     }
 
-    /// Decides with the surroundings as this sweep has read them, and carries out all but a call.
+    /// Decides with the surroundings as this sweep has read them, and carries out all but a call: what asks for one, and
+    /// in which group.
     async fn settle(
         &self,
         case: &Case,
         view: &mut View,
         now: Timestamp,
         swept: &mut Swept,
-    ) -> Result<Option<Fault>, RepairError> {
-        let key = CaseKey::of(case);
-        let Some(policy) = view.policy(&self.store, &key.cluster).await? else {
+    ) -> Result<Option<(Fault, GroupName)>, RepairError> {
+        let Some(policy) = view.policy(&self.store, &case.cluster).await? else {
             return Ok(None);
         };
         let surroundings = view.around(&self.store, &self.cloud, case).await?;
         match decide::decide(case, &surroundings.borrow(), &policy, now) {
-            Decision::Act { fault, .. } => Ok(Some(fault)),
+            Decision::Act { fault, .. } => Ok(Some((fault, surroundings.state.name.clone()))),
             decision => {
                 let group = Some(surroundings.state.name.clone());
                 self.carry_out(case.clone(), decision, group, &policy, now, swept).await?;
@@ -171,35 +234,40 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         }
     }
 
-    /// Reads everything again, consistently, decides again, and only then claims and calls.
-    async fn act(&self, key: &CaseKey, swept: &mut Swept) -> Result<(), RepairError> {
-        let now = self.clock.now();
-        let Some(case) = self.store.case(key).await? else {
-            return Ok(());
-        };
-        let mut view = View::default();
-        let Some(policy) = view.policy(&self.store, &key.cluster).await? else {
-            return Ok(());
-        };
-        if case.due.is_none_or(|due| due > now) {
-            return Ok(());
-        }
-        // News came since the sweep's first look, and the case alone decides by now: the next sweep sees to it.
-        if decide::triage(&case, &policy, now) != Triage::NeedsSurroundings {
-            return Ok(());
-        }
-        view.locate(&self.cloud, std::slice::from_ref(&case)).await?;
-        let surroundings = view.around(&self.store, &self.cloud, &case).await?;
-        match decide::decide(&case, &surroundings.borrow(), &policy, now) {
-            Decision::Act { fault, action } => {
-                let plan = act::Plan { fault, action, group: surroundings.state.clone() };
-                self.make(case, plan, &policy, swept).await
+    /// Reads everything again, consistently, decides again, and only then claims: what is left is the call. Any other
+    /// decision is carried out.
+    async fn act(&self, key: &CaseKey, swept: &mut Swept) -> Result<Option<Claimed>, RepairError> {
+        for _ in 0..MAX_CLAIMS {
+            let now = self.clock.now();
+            let mut view = View::default();
+            let (case, policy) = both(self.store.case(key), view.policy(&self.store, &key.cluster)).await;
+            let (Some(case), Some(policy)) = (case?, policy?) else {
+                return Ok(None);
+            };
+            if case.due.is_none_or(|due| due > now) {
+                return Ok(None);
             }
-            decision => {
-                let group = Some(surroundings.state.name.clone());
-                self.carry_out(case, decision, group, &policy, now, swept).await
+            // News came since the sweep's first look, and the case alone decides by now: the next sweep sees to it.
+            if decide::triage(&case, &policy, now) != Triage::NeedsSurroundings {
+                return Ok(None);
+            }
+            let surroundings = view.around_one(&self.store, &self.cloud, &case).await?;
+            match decide::decide(&case, &surroundings.borrow(), &policy, now) {
+                Decision::Act { fault, action } => {
+                    let plan = act::Plan { fault, action, group: surroundings.state.clone() };
+                    if let Some(claimed) = self.claim(case, plan, policy, swept).await? {
+                        return Ok(Some(claimed));
+                    }
+                }
+                decision => {
+                    let group = Some(surroundings.state.name.clone());
+                    self.carry_out(case, decision, group, &policy, now, swept).await?;
+                    return Ok(None);
+                }
             }
         }
+        // It stays due.
+        Ok(None)
     }
 
     /// Writes once, at the versions that were read.
