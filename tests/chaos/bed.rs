@@ -185,7 +185,7 @@ impl Bed {
         if let Some((death, _)) = death {
             functions[death.function] = self.function(death.function, Some(death.point), &log);
         }
-        let ran = self.run(&functions).await;
+        let ran = self.run(&functions, death.map(|(death, _)| death.function)).await;
         if let Some((death, what)) = death {
             functions[death.function].stop().await;
             let logged = fs::read_to_string(&log).map_err(|_| "no failpoints are built in".to_owned())?;
@@ -203,7 +203,7 @@ impl Bed {
         let logs = [INTAKE, REPAIR, AUDIT].map(|function| self.log(function));
         let functions =
             [INTAKE, REPAIR, AUDIT].map(|function| self.function(function, None, &logs[function]));
-        let mut ran = self.run(&functions).await?;
+        let mut ran = self.run(&functions, None).await?;
         for (function, log) in logs.iter().enumerate() {
             functions[function].stop().await;
             let logged = fs::read_to_string(log).map_err(|_| "no failpoints are built in".to_owned())?;
@@ -227,7 +227,7 @@ impl Bed {
     }
 
     /// From the first report to the end.
-    async fn run(&mut self, functions: &[Function; 3]) -> Result<Ran, String> {
+    async fn run(&mut self, functions: &[Function; 3], mut death: Option<usize>) -> Result<Ran, String> {
         self.runs += 1;
         self.said();
         self.queue.clear();
@@ -246,27 +246,28 @@ impl Bed {
         self.agent_says(&victim, line, fails_at);
         let mut problems = Vec::new();
         // The minute's sweep comes at the very deadline, and one that would find nothing is left out.
-        let mut sweep = fails_at + GRACE;
+        let (mut minute, mut due) = (fails_at + GRACE, None);
         loop {
-            let parcel = self.queue.peek().map(|Reverse(parcel)| parcel.at);
-            if parcel.is_some_and(|at| at <= sweep) {
+            let sweep = due.map_or(minute, |due: Timestamp| due.max(minute));
+            if self.queue.peek().is_some_and(|Reverse(parcel)| parcel.at <= sweep) {
                 let Some(Reverse(parcel)) = self.queue.pop() else { break };
                 failpoints::pass_to(parcel.at);
-                self.deliver(&functions[parcel.function], parcel, &mut problems).await;
+                let answer = functions[parcel.function].invoke(parcel.payload.clone().into()).await;
+                if self.died(parcel.function, answer.err(), &mut death, &mut problems) {
+                    let at = SystemClock.now() + RETRIES[parcel.tries];
+                    self.queue.push(Reverse(Parcel { at, tries: parcel.tries + 1, ..parcel }));
+                }
             } else {
                 failpoints::pass_to(sweep);
                 let swept = functions[REPAIR].invoke(r#"{"detail-type":"Scheduled Event"}"#.into()).await;
-                if let Err(Failure::Error(why)) = swept {
-                    problems.push(format!("{}: {why}", FUNCTIONS[REPAIR]));
-                }
-                sweep = SystemClock.now().max(sweep + MINUTE);
+                // The next minute's takes up what a death has left.
+                self.died(REPAIR, swept.err(), &mut death, &mut problems);
+                minute = SystemClock.now().max(sweep + MINUTE);
             }
             self.hear().await?;
-            let due = self.store.next_due().await.map_err(|error| error.to_string())?;
-            match due {
-                None if self.queue.is_empty() => break,
-                None => {}
-                Some(due) => sweep = sweep.max(due),
+            due = self.store.next_due().await.map_err(|error| error.to_string())?;
+            if due.is_none() && self.queue.is_empty() {
+                break;
             }
             if SystemClock.now() > start + PATIENCE {
                 return Err(format!("it goes on, due {due:?}; {problems:?}"));
@@ -275,14 +276,24 @@ impl Bed {
         if problems.is_empty() { self.judge(&victim).await } else { Err(problems.join("; ")) }
     }
 
-    async fn deliver(&mut self, function: &Function, parcel: Parcel, problems: &mut Vec<String>) {
-        match function.invoke(parcel.payload.clone().into()).await {
-            Ok(_) => {}
-            Err(Failure::Crashed(_) | Failure::Init(_)) if parcel.tries < RETRIES.len() => {
-                let at = SystemClock.now() + RETRIES[parcel.tries];
-                self.queue.push(Reverse(Parcel { at, tries: parcel.tries + 1, ..parcel }));
+    /// Whether the death that was asked for is why an invocation failed. Anything else is a problem.
+    fn died(
+        &self,
+        function: usize,
+        failure: Option<Failure>,
+        awaited: &mut Option<usize>,
+        problems: &mut Vec<String>,
+    ) -> bool {
+        match failure {
+            None => false,
+            Some(Failure::Crashed(_) | Failure::Init(_)) if *awaited == Some(function) => {
+                *awaited = None;
+                true
             }
-            Err(why) => problems.push(format!("{}: {why}", FUNCTIONS[parcel.function])),
+            Some(why) => {
+                problems.push(format!("{} at {}: {why}", FUNCTIONS[function], SystemClock.now()));
+                false
+            }
         }
     }
 

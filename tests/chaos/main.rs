@@ -55,7 +55,11 @@ fn whichever_function_dies_at_whichever_await_the_repair_completes_once() {
         let sides = |number| [Side::Before, Side::After].map(|side| Point { number, side });
         numbers.flat_map(sides).map(move |point| Death { function, point })
     };
-    let all: Vec<Death> = (0..FUNCTIONS.len()).flat_map(deaths).collect();
+    let mut all: Vec<Death> = (0..FUNCTIONS.len()).flat_map(deaths).collect();
+    // `nodemend-repair died before:43`, as a failure names it, for whoever looks for its cause.
+    if let Some(only) = std::env::var_os("NODEMEND_CHAOS") {
+        all.retain(|death| *death.to_string() == *only);
+    }
     let to_do = Mutex::new(VecDeque::from(all.clone()));
     let ran: Mutex<Vec<(Death, Result<Ran, String>)>> = Mutex::default();
     thread::scope(|scope| {
