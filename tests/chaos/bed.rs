@@ -365,8 +365,10 @@ impl Bed {
         let group = GroupName::new(GROUP).map_err(|error| error.to_string())?;
         let group = Store::group(&self.store, &self.cluster, &group).await.map_err(failed)?;
         let all = self.calls.all();
-        let ours: Vec<_> =
-            all.iter().filter(|call| call.parameters.to_string().contains(victim.instance_id.as_str())).collect();
+        let ours: Vec<_> = all
+            .iter()
+            .filter(|call| call.parameters.to_string().contains(victim.instance_id.as_str()))
+            .collect();
         verify_chain(chain.iter().map(|entry| &entry.line)).map_err(|broken| broken.to_string())?;
         let records = chain.iter().map(|entry| Record::read(&entry.line)).collect::<Result<Vec<_>, _>>();
         let records = records.map_err(|error| error.to_string())?;
@@ -376,7 +378,8 @@ impl Bed {
         }
         let wrong = |what: &str| Err(format!("{what}: {steps:?}, {case:?}, {group:?}, {ours:?}"));
         let count = |step: Step| records.iter().filter(|record| record.nodemend.step == step).count();
-        if ours.len() != 1 || ours[0].name != "TerminateInstanceInAutoScalingGroup" || ours[0].answer.is_err() {
+        if ours.len() != 1 || ours[0].name != "TerminateInstanceInAutoScalingGroup" || ours[0].answer.is_err()
+        {
             return wrong("not one call at AWS");
         }
         if case.closed.as_ref().is_none_or(|closed| !closed.outcome.starts_with("replaced by")) {

@@ -7,9 +7,9 @@ use nodemend_adapters::{
     config::environment::Environment,
     store::dynamodb::{DynamoStore, Tables},
     subscription::Decoder,
-    telemetry::{self, Metric},
+    telemetry::{self, Failed, Metric},
 };
-use nodemend_intake::Intake;
+use nodemend_intake::{Intake, IntakeError};
 use serde_json::{Value, json, value::RawValue};
 use tokio::sync::Mutex;
 
@@ -28,7 +28,10 @@ async fn main() -> Result<(), Error> {
 
 async fn take(intake: &Intake<DynamoStore>, decoder: &mut Decoder, payload: &str) -> Result<Value, Error> {
     let now = SystemClock.now();
-    let taken = intake.handle(decoder, payload.as_bytes(), now).await?;
+    let mut taken = match intake.take_in(decoder, payload.as_bytes(), now).await {
+        Ok(taken) => taken,
+        Err(error) => return Err(given_up(&error, payload)),
+    };
     taken.occurrences.iter().for_each(telemetry::occurred);
     for rejected in &taken.rejected {
         telemetry::log(&json!({ "rejected": rejected }));
@@ -45,6 +48,18 @@ async fn take(intake: &Intake<DynamoStore>, decoder: &mut Decoder, payload: &str
     // A cluster that nobody knows is somebody else's word: never a dimension.
     let cluster = taken.cluster.as_ref().filter(|_| taken.unknown_cluster == 0);
     telemetry::measured(now, cluster, &numbers);
+    for failure in &taken.failures {
+        telemetry::failed(&Failed {
+            cluster,
+            instance_id: failure.instance_id.as_ref(),
+            case: failure.case.as_deref(),
+            ..Failed::of(failure)
+        });
+    }
+    // What was told above is written. The rest comes again with the payload.
+    if let Some(error) = taken.failure() {
+        return Err(one_line(error));
+    }
     Ok(json!({
         "reports": taken.reports,
         "observations": taken.observations,
@@ -53,6 +68,18 @@ async fn take(intake: &Intake<DynamoStore>, decoder: &mut Decoder, payload: &str
         "unknownCluster": taken.unknown_cluster,
         "rejected": taken.rejected.len(),
     }))
+}
+
+/// Lambda tries again what fails, twice, and puts it among the dead letters then, where an alarm sees it. A payload that
+/// nobody can read gets there, too: it may tell of a node, and the fault may be ours. It is counted, and its beginning told.
+fn given_up(error: &IntakeError, payload: &str) -> Error {
+    let readable = !matches!(error, IntakeError::Payload(_));
+    if !readable {
+        telemetry::measured(SystemClock.now(), None, &[(Metric::Undecodable, 1)]);
+    }
+    let excerpt = (!readable).then(|| telemetry::excerpt(payload));
+    telemetry::failed(&Failed { excerpt: excerpt.as_deref(), ..Failed::of(error) });
+    error.to_string().into()
 }
 
 /// The runtime shows an error as its fields; a person wants the sentence.

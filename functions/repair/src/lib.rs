@@ -56,6 +56,9 @@ pub struct Repairer<S, C, K> {
     clock: K,
 }
 
+/// What asks for a repair, and the id that it is told under.
+type Due = (CaseKey, String);
+
 /// What a sweep did.
 #[derive(Debug, Default)]
 pub struct Swept {
@@ -64,7 +67,26 @@ pub struct Swept {
     /// How many cases were looked at.
     pub looked_at: usize,
     /// What could not be done; it stays due.
-    pub failures: Vec<RepairError>,
+    pub failures: Vec<Failure>,
+}
+
+/// A case that could not be looked at.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Failure {
+    /// Which.
+    pub key: CaseKey,
+    /// Its id, once it was read: what logs are searched by.
+    pub case: Option<String>,
+    /// Why.
+    pub error: RepairError,
+}
+
+impl Failure {
+    fn of(case: &Case) -> impl FnOnce(RepairError) -> Self + use<> {
+        let (key, case) = (CaseKey::of(case), Some(case.id()));
+        |error| Self { key, case, error }
+    }
 }
 
 /// Why a case could not be looked at. It stays due, and the next sweep tries again.
@@ -105,29 +127,32 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         let mut swept = Swept { looked_at: keys.len(), ..Swept::default() };
         let mut view = View::default();
         let mut open = Vec::new();
-        let cases = together(keys.iter().map(|key| self.store.case(key)), AT_ONCE).await;
-        for case in cases {
-            let case = match case {
-                Ok(Some(case)) => case,
-                Ok(None) => continue,
-                Err(error) => {
-                    swept.failures.push(error.into());
-                    continue;
+        for keys in keys.chunks(AT_ONCE) {
+            let cases = together(keys.iter().map(|key| self.store.case(key)), AT_ONCE).await;
+            for (key, case) in keys.iter().zip(cases) {
+                let case = match case {
+                    Ok(Some(case)) => case,
+                    Ok(None) => continue,
+                    Err(error) => {
+                        swept.failures.push(Failure { key: key.clone(), case: None, error: error.into() });
+                        continue;
+                    }
+                };
+                let failure = Failure::of(&case);
+                match self.triage(case, &mut view, now, &mut swept).await {
+                    Ok(Some(case)) => open.push(case),
+                    Ok(None) => {}
+                    Err(error) => swept.failures.push(failure(error)),
                 }
-            };
-            match self.triage(case, &mut view, now, &mut swept).await {
-                Ok(Some(case)) => open.push(case),
-                Ok(None) => {}
-                Err(error) => swept.failures.push(error),
             }
         }
         let due = match open.as_slice() {
             [] => return Ok(swept),
             // One alone stands in nobody's way: it is decided once, where it is acted on.
-            [case] => vec![vec![CaseKey::of(case)]],
+            [case] => vec![vec![(CaseKey::of(case), case.id())]],
             _ => self.in_order(open, &mut view, now, &mut swept).await?,
         };
-        for acted in together(due.into_iter().map(|keys| self.act_in_turn(keys, end)), AT_ONCE).await {
+        for acted in together(due.into_iter().map(|due| self.act_in_turn(due, end)), AT_ONCE).await {
             swept.occurrences.extend(acted.occurrences);
             swept.failures.extend(acted.failures);
         }
@@ -142,17 +167,17 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
         view: &mut View,
         now: Timestamp,
         swept: &mut Swept,
-    ) -> Result<Vec<Vec<CaseKey>>, RepairError> {
+    ) -> Result<Vec<Vec<Due>>, RepairError> {
         view.locate(&self.cloud, &open).await?;
-        let mut groups: BTreeMap<(ClusterName, GroupName), Vec<((u8, Timestamp), CaseKey)>> = BTreeMap::new();
+        let mut groups: BTreeMap<(ClusterName, GroupName), Vec<((u8, Timestamp), Due)>> = BTreeMap::new();
         for case in open {
             match self.settle(&case, view, now, swept).await {
                 Ok(Some((fault, group))) => {
                     let wanting = groups.entry((case.cluster.clone(), group)).or_default();
-                    wanting.push((fault.urgency(), CaseKey::of(&case)));
+                    wanting.push((fault.urgency(), (CaseKey::of(&case), case.id())));
                 }
                 Ok(None) => {}
-                Err(error) => swept.failures.push(error),
+                Err(error) => swept.failures.push(Failure::of(&case)(error)),
             }
         }
         let mut groups: Vec<_> = groups.into_values().collect();
@@ -160,34 +185,37 @@ impl<S: Store + Trail, C: Cloud, K: Clock> Repairer<S, C, K> {
             wanting.sort();
         }
         groups.sort();
-        Ok(groups.into_iter().map(|wanting| wanting.into_iter().map(|(_, key)| key).collect()).collect())
+        Ok(groups.into_iter().map(|wanting| wanting.into_iter().map(|(_, due)| due).collect()).collect())
     }
 
     /// Acts on what is due in one group. Each claim is decided on what the one before it has left; the calls themselves
     /// wait for nobody.
-    async fn act_in_turn(&self, keys: Vec<CaseKey>, end: Timestamp) -> Swept {
+    async fn act_in_turn(&self, due: Vec<Due>, end: Timestamp) -> Swept {
         let acted = RefCell::new(Swept::default());
-        let claim = async |key: CaseKey| {
+        let note = |(key, case): Due, swept: Swept, error: Option<RepairError>| {
+            let mut acted = acted.borrow_mut();
+            acted.occurrences.extend(swept.occurrences);
+            acted.failures.extend(error.map(|error| Failure { key, case: Some(case), error }));
+        };
+        let claim = async |due: Due| {
             if self.clock.now() >= end {
                 return None;
             }
             let mut swept = Swept::default();
-            let claimed = self.act(&key, &mut swept).await;
-            let mut acted = acted.borrow_mut();
-            acted.occurrences.append(&mut swept.occurrences);
-            claimed.unwrap_or_else(|error| {
-                acted.failures.push(error);
-                None
-            })
+            let claimed = self.act(&due.0, &mut swept).await;
+            let (claimed, error) = match claimed {
+                Ok(claimed) => (claimed, None),
+                Err(error) => (None, Some(error)),
+            };
+            note(due.clone(), swept, error);
+            claimed.map(|claimed| (due, claimed))
         };
-        let make = async |claimed| {
+        let make = async |(due, claimed)| {
             let mut swept = Swept::default();
             let made = self.make(claimed, &mut swept).await;
-            let mut acted = acted.borrow_mut();
-            acted.occurrences.append(&mut swept.occurrences);
-            acted.failures.extend(made.err());
+            note(due, swept, made.err());
         };
-        in_turn(keys, claim, make).await;
+        in_turn(due, claim, make).await;
         acted.into_inner()
     }
 

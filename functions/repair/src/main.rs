@@ -8,7 +8,7 @@ use nodemend_adapters::{
     cloud::AwsCloud,
     config::environment::Environment,
     store::dynamodb::{DynamoStore, Tables},
-    telemetry::{self, Metric},
+    telemetry::{self, Failed, Metric},
 };
 use nodemend_repair::{RepairError, Repairer, Swept};
 use serde_json::{Value, json, value::RawValue};
@@ -62,7 +62,7 @@ async fn sweep(
 /// it can't be had, this one waits.
 async fn waiter(store: &DynamoStore, end: Timestamp) -> Option<Timestamp> {
     store.lease_sweep(SystemClock.now(), end).await.unwrap_or_else(|error| {
-        telemetry::log(&json!({ "failure": error.to_string() }));
+        telemetry::failed(&Failed::of(&error));
         None
     })
 }
@@ -85,7 +85,7 @@ impl Done {
         // Its future is deep and large, and lives on the heap.
         let swept = Box::pin(repairer.sweep_until(end, wait_until, |swept: &Swept| self.tell(swept))).await;
         if let Err(error) = store.end_sweep(end, SystemClock.now()).await {
-            telemetry::log(&json!({ "failure": error.to_string() }));
+            telemetry::failed(&Failed::of(&error));
         }
         swept
     }
@@ -105,7 +105,12 @@ impl Done {
         self.failed += swept.failures.len();
         swept.occurrences.iter().for_each(telemetry::occurred);
         for failure in &swept.failures {
-            telemetry::log(&json!({ "failure": failure.to_string() }));
+            telemetry::failed(&Failed {
+                cluster: Some(&failure.key.cluster),
+                instance_id: Some(&failure.key.instance_id),
+                case: failure.case.as_deref(),
+                ..Failed::of(failure)
+            });
         }
     }
 
@@ -113,7 +118,10 @@ impl Done {
         let Self { looked_at, failed } = self;
         let numbers = [(Metric::CasesSwept, looked_at as u64), (Metric::SweepFailures, failed as u64)];
         telemetry::measured(SystemClock.now(), None, &numbers);
-        swept?;
+        if let Err(error) = swept {
+            telemetry::failed(&Failed::of(&error));
+            return Err(one_line(error));
+        }
         if failed > 0 {
             // What failed stays due. The error makes the invocation count as failed, so that an alarm sees it.
             return Err(format!("{failed} of {looked_at} cases could not be looked at").into());

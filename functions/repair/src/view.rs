@@ -114,13 +114,11 @@ impl View {
         };
         let (group, name, state) = match name {
             Some(name) => {
-                let (group, state) =
-                    both(self.group(cloud, &name), store.group(&case.cluster, &name)).await;
+                let (group, state) = both(self.group(cloud, &name), store.group(&case.cluster, &name)).await;
                 (group?, name, state?)
             }
             None => {
-                let name =
-                    GroupName::new(NO_GROUP).map_err(|error| StoreError::Broken(error.to_string()))?;
+                let name = GroupName::new(NO_GROUP).map_err(|error| StoreError::Broken(error.to_string()))?;
                 let state = store.group(&case.cluster, &name).await?;
                 (None, name, state)
             }
