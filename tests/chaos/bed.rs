@@ -44,12 +44,13 @@ const INTAKE: usize = 0;
 const REPAIR: usize = 1;
 const AUDIT: usize = 2;
 
-const GRACE: SignedDuration = SignedDuration::from_secs(60);
+/// Longer than Lambda waits before it tries an event again: word that a newcomer is ready may come so late.
+const GRACE: SignedDuration = SignedDuration::from_mins(10);
 const MINUTE: SignedDuration = SignedDuration::from_secs(60);
 /// Lambda tries an event again after one minute, and after two more.
 const RETRIES: [SignedDuration; 2] = [MINUTE, SignedDuration::from_secs(120)];
 /// A call that never left is told as missing half an hour later; nothing takes longer.
-const PATIENCE: SignedDuration = SignedDuration::from_mins(60);
+const PATIENCE: SignedDuration = SignedDuration::from_mins(90);
 
 /// Which function dies where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -231,7 +232,7 @@ impl Bed {
         self.runs += 1;
         self.said();
         self.queue.clear();
-        let start = SystemClock.now() + MINUTE * 60;
+        let start = SystemClock.now() + PATIENCE;
         failpoints::pass_to(start);
         let mut victim = self.next.clone();
         let line = victim.heartbeat(start);
