@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Writes the incidents' events.jsonl from the captured records in templates/.
+"""Writes the incidents' events.jsonl, and lambda/'s payloads, from the captured records in templates/.
 
 Ids, names, times and identities are substituted; every other field stays as it was captured. Run it after a
 change of this file and commit what it writes: `python3 events/generate.py`.
 """
+import base64
 import copy
+import gzip
 import json
 import pathlib
 from datetime import datetime, timedelta, timezone
@@ -495,7 +497,45 @@ INCIDENTS = {
 }
 
 
+def subscription(group, stream, lines):
+    """What a subscription of CloudWatch Logs invokes a function with: base64 of gzip of JSON."""
+    moment = int(at("10:00:00").timestamp() * 1000)
+    data = {
+        "messageType": "DATA_MESSAGE", "owner": ACCOUNT, "logGroup": group, "logStream": stream,
+        "subscriptionFilters": ["nodemend"],
+        "logEvents": [
+            {"id": f"{number:056}", "timestamp": moment, "message": json.dumps(line, separators=(",", ":"))}
+            for number, line in enumerate(lines)
+        ],
+    }
+    packed = gzip.compress(json.dumps(data, separators=(",", ":")).encode(), mtime=0)
+    return {"awslogs": {"data": base64.b64encode(packed).decode()}}
+
+
+def payloads():
+    """One payload for each function, of the cluster and the group that `nodemend up` has."""
+    node, new = Node(0), Node(1)
+    report = node.bad(
+        "10:00:00", "AcceleratedHardwareReady", "10:00:00", "NvidiaXID79Error",
+        "NVRM: Xid (PCI:0000:3b:00): 79, pid=1204, name=python, GPU has fallen off the bus.",
+    )
+    launch = template("eventbridge-asg-launch-successful")
+    launch["detail"] |= {"AutoScalingGroupName": "local-nodes", "EC2InstanceId": new.instance}
+    schedule = {
+        "version": "0", "id": uuid("schedule"), "detail-type": "Scheduled Event", "source": "aws.events",
+        "account": ACCOUNT, "time": rfc("10:00:00", 0), "region": "us-east-1", "resources": [], "detail": {},
+    }
+    return {
+        "intake": subscription("/nodemend/local/nodes", node.instance, [report | {"cluster": "local"}]),
+        "repair": schedule,
+        "audit": launch,
+    }
+
+
 def main():
+    (HERE / "lambda").mkdir(exist_ok=True)
+    for name, payload in payloads().items():
+        (HERE / "lambda" / f"{name}.json").write_text(json.dumps(payload, indent=2) + "\n")
     for name, incident in INCIDENTS.items():
         folder = HERE / name
         folder.mkdir(exist_ok=True)

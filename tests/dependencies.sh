@@ -20,7 +20,7 @@ for package in nodemend nodemend-intake nodemend-repair nodemend-audit nodemend-
     features=""
     case $package in nodemend-intake | nodemend-repair | nodemend-audit | nodemend-drain) features="--features lambda" ;; esac
     cargo tree --locked --edges normal,features --package "$package" $features --prefix none |
-        grep -q 'seeded-bugs' && fail "$package can have deliberate faults"
+        grep -Eq 'seeded-bugs|failpoints|"faults"' && fail "$package can have deliberate faults"
 done
 echo "dependencies: nothing that is installed has deliberate faults"
 

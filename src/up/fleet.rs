@@ -165,7 +165,8 @@ impl Fleet {
         self.agent_says(instance_id, Node::heartbeat).await
     }
 
-    async fn look_up(&self, instance_id: &InstanceId) -> Result<Node, FleetError> {
+    /// The node of an instance, as it is at its first word.
+    pub async fn look_up(&self, instance_id: &InstanceId) -> Result<Node, FleetError> {
         let fields = [
             ("Action", "DescribeInstances"),
             ("Version", "2016-11-15"),

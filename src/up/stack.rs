@@ -231,7 +231,8 @@ impl Stack {
     }
 }
 
-fn spec(name: &str, program: &Path, environment: Vec<(String, String)>) -> Spec {
+/// A function as its installation sets it up.
+pub fn spec(name: &str, program: &Path, environment: Vec<(String, String)>) -> Spec {
     let is_repair = name == FUNCTIONS[1];
     Spec {
         name: name.to_owned(),
@@ -246,7 +247,7 @@ fn spec(name: &str, program: &Path, environment: Vec<(String, String)>) -> Spec 
 }
 
 /// A function's environment: as its installation would set it, and AWS on loopback.
-fn environment(
+pub fn environment(
     name: &str,
     aws: SocketAddr,
     dynamodb: SocketAddr,

@@ -39,6 +39,8 @@ pub fn defaults() -> aws_config::ConfigLoader {
     // ring, as in the agent: aws-lc needs a C tool chain that a static build hasn't.
     let http =
         aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+    #[cfg(feature = "failpoints")]
+    let http = crate::failpoints::numbered(http);
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .operation_attempt_timeout(ATTEMPT_TIMEOUT)

@@ -15,8 +15,24 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods, reason = "the one place where time is read")]
     fn now(&self) -> Timestamp {
+        #[cfg(feature = "failpoints")]
+        if let Some(now) = crate::failpoints::now() {
+            return now;
+        }
         let now = Timestamp::now();
         Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+    }
+}
+
+/// Waits until the system's clock shows this.
+#[cfg(feature = "aws")]
+pub async fn wait_until(at: Timestamp) {
+    #[cfg(feature = "failpoints")]
+    if crate::failpoints::pass_to(at) {
+        return;
+    }
+    if let Ok(wait) = at.duration_since(SystemClock.now()).try_into() {
+        tokio::time::sleep(wait).await;
     }
 }
 

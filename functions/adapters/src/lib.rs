@@ -6,6 +6,8 @@ pub mod aws;
 pub mod clock;
 pub mod cloud;
 pub mod config;
+#[cfg(feature = "failpoints")]
+pub mod failpoints;
 #[cfg(feature = "faults")]
 pub mod faults;
 pub mod filter_pattern;

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 
 use jiff::Timestamp;
 use nodemend_domain::{
-    ident::ClusterName,
+    ident::{ClusterName, InstanceId},
     occurrence::{Occurrence, Step},
 };
 use serde::Serialize;
@@ -35,6 +35,8 @@ pub enum Metric {
     Unplaced,
     /// From the youngest line's own time to its arrival.
     IntakeLag,
+    /// Payloads that could not be read at all, each time that one came.
+    Undecodable,
     /// Cases that a sweep looked at.
     CasesSwept,
     /// Cases that a sweep could not look at.
@@ -78,6 +80,7 @@ impl Metric {
             Self::UnknownCluster => "UnknownCluster",
             Self::Unplaced => "Unplaced",
             Self::IntakeLag => "IntakeLag",
+            Self::Undecodable => "Undecodable",
             Self::CasesSwept => "CasesSwept",
             Self::SweepFailures => "SweepFailures",
             Self::PendingAge => "PendingAge",
@@ -104,7 +107,8 @@ impl Metric {
             | Self::Drained
             | Self::DrainsSkipped
             | Self::DrainsIncomplete
-            | Self::DrainsOver => true,
+            | Self::DrainsOver
+            | Self::Undecodable => true,
             Self::Reports | Self::IntakeLag | Self::CasesSwept => false,
         }
     }
@@ -129,9 +133,59 @@ pub fn measured(at: Timestamp, cluster: Option<&ClusterName>, values: &[(Metric,
     log(&measured_line(at, cluster, values));
 }
 
+/// Something that could not be done, with what it is about as far as that is known.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failed<'a> {
+    #[serde(serialize_with = "sentence")]
+    failure: &'a dyn std::error::Error,
+    /// The cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<&'a ClusterName>,
+    /// The instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instance_id: Option<&'a InstanceId>,
+    /// The case's id: what logs are searched by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub case: Option<&'a str>,
+    /// The beginning of what can't be read, and never will be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub excerpt: Option<&'a str>,
+}
+
+impl<'a> Failed<'a> {
+    /// About nothing yet.
+    pub fn of(failure: &'a dyn std::error::Error) -> Self {
+        Self { failure, cluster: None, instance_id: None, case: None, excerpt: None }
+    }
+}
+
+/// An error and all that caused it, as one sentence.
+fn sentence<S: serde::Serializer>(error: &&dyn std::error::Error, serializer: S) -> Result<S::Ok, S::Error> {
+    let causes = std::iter::successors(Some(*error), |error| (**error).source());
+    let mut sentence: Vec<String> = causes.map(ToString::to_string).collect();
+    // A transparent error says what its cause says.
+    sentence.dedup();
+    serializer.serialize_str(&sentence.join(": "))
+}
+
+/// The beginning of a line, fit to be shown.
+pub fn excerpt(line: &str) -> String {
+    line.chars().take(256).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Something could not be done: a line for whoever looks for why.
+pub fn failed(failed: &Failed<'_>) {
+    log(failed);
+}
+
 /// Writes a line. A log that can't be written stops nothing that matters more.
 pub fn log(line: &impl Serialize) {
+    #[cfg(feature = "failpoints")]
+    let begun = crate::failpoints::begin("a line of telemetry");
     let _ = write_line(&mut io::stdout().lock(), line);
+    #[cfg(feature = "failpoints")]
+    begun.end();
 }
 
 fn write_line(out: &mut impl Write, line: &impl Serialize) -> io::Result<()> {
@@ -178,8 +232,6 @@ fn directive(at: Timestamp, by_cluster: bool, metrics: &[Metric]) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use nodemend_domain::ident::InstanceId;
-
     use super::*;
 
     fn occurrence() -> Occurrence {
@@ -246,6 +298,27 @@ mod tests {
     }
 
     #[test]
+    fn a_failure_is_told_with_its_causes_and_the_case_that_it_is_of() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("failed to decode")]
+        struct Outer(#[source] serde_json::Error);
+        let cause = serde_json::from_str::<u8>("x").expect_err("no number");
+        let error = Outer(cause);
+        let id = InstanceId::new("i-0ab76e62066c9730c").expect("an id");
+        let failed =
+            Failed { instance_id: Some(&id), case: Some("i-0ab76e62066c9730c#1"), ..Failed::of(&error) };
+        let line = serde_json::to_value(failed).expect("JSON");
+        assert_eq!(
+            line,
+            json!({
+                "failure": "failed to decode: expected value at line 1 column 1",
+                "instanceId": "i-0ab76e62066c9730c",
+                "case": "i-0ab76e62066c9730c#1",
+            })
+        );
+    }
+
+    #[test]
     fn no_two_metrics_share_a_name() {
         let mut names: Vec<&str> = Step::ALL.into_iter().map(|step| Metric::Step(step).name()).collect();
         names.extend(
@@ -256,6 +329,7 @@ mod tests {
                 Metric::UnknownCluster,
                 Metric::Unplaced,
                 Metric::IntakeLag,
+                Metric::Undecodable,
                 Metric::CasesSwept,
                 Metric::SweepFailures,
                 Metric::PendingAge,

@@ -64,6 +64,16 @@ pub enum AuditError {
     Contended(InstanceId),
 }
 
+impl AuditError {
+    /// The instance that it is about, where that is known.
+    pub fn instance_id(&self) -> Option<&InstanceId> {
+        match self {
+            Self::Contended(instance_id) => Some(instance_id),
+            Self::Event(_) | Self::Record(_) | Self::Store(_) | Self::Cloud(_) => None,
+        }
+    }
+}
+
 impl<S: Store + Trail, C: Cloud> Audit<S, C> {
     /// An audit on these ports.
     pub fn new(store: S, cloud: C) -> Self {

@@ -10,9 +10,9 @@ use nodemend_adapters::{
     config::environment::Environment,
     notify::{EventBridge, Herald},
     store::dynamodb::{DynamoStore, Tables},
-    telemetry,
+    telemetry::{self, Failed, Metric},
 };
-use nodemend_audit::Audit;
+use nodemend_audit::{Audit, AuditError};
 use nodemend_domain::ident::AccountId;
 use serde_json::{Value, json, value::RawValue};
 
@@ -42,11 +42,30 @@ async fn take(
     mut herald: Herald<EventBridge>,
     payload: &str,
 ) -> Result<Value, Error> {
-    let audited = audit.handle(payload.as_bytes(), SystemClock.now()).await?;
+    let audited = match audit.handle(payload.as_bytes(), SystemClock.now()).await {
+        Ok(audited) => audited,
+        Err(error) => return Err(given_up(&error, payload)),
+    };
     audited.occurrences.iter().for_each(telemetry::occurred);
     herald.tell(&audited.occurrences);
     herald.finish().await;
     Ok(json!({ "relevant": audited.relevant, "steps": audited.occurrences.len() }))
+}
+
+/// Lambda tries again what fails, twice, and puts it among the dead letters then, where an alarm sees it. A payload that
+/// nobody can read gets there, too: it may tell of a node, and the fault may be ours. It is counted, and its beginning told.
+fn given_up(error: &AuditError, payload: &str) -> Error {
+    let readable = !matches!(error, AuditError::Event(_));
+    if !readable {
+        telemetry::measured(SystemClock.now(), None, &[(Metric::Undecodable, 1)]);
+    }
+    let excerpt = (!readable).then(|| telemetry::excerpt(payload));
+    telemetry::failed(&Failed {
+        instance_id: error.instance_id(),
+        excerpt: excerpt.as_deref(),
+        ..Failed::of(error)
+    });
+    error.to_string().into()
 }
 
 /// The runtime shows an error as its fields; a person wants the sentence.

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use nodemend_adapters::{
     store::{CaseKey, Change, Commit, Store, StoreError},
     subscription::{Batch, Decoder, LogEvent, Message, Rejected, StreamRecord, SubscriptionError},
+    telemetry::excerpt,
 };
 use nodemend_domain::{
     audit_log::{self, Reading},
@@ -54,6 +55,29 @@ pub struct Intaken {
     pub unknown_cluster: usize,
     /// What could not be read, and why.
     pub rejected: Vec<Rejected>,
+    /// What could not be placed, or written. It stops nothing else; the payload comes again for its sake.
+    pub failures: Vec<Failure>,
+}
+
+/// What a payload says of one node, and could not be taken in.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Failure {
+    /// Which instance, where that is known.
+    pub instance_id: Option<InstanceId>,
+    /// Its case's id, once that was read: what logs are searched by.
+    pub case: Option<String>,
+    /// Why.
+    pub error: IntakeError,
+}
+
+impl Intaken {
+    /// Why the payload must come again, if it must. Of two reasons the one that may pass: a payload that may yet be taken
+    /// in is not given up for one that can't.
+    pub fn failure(&mut self) -> Option<IntakeError> {
+        let failures = std::mem::take(&mut self.failures).into_iter().map(|failure| failure.error);
+        failures.reduce(|known, next| if known.is_retryable() { known } else { next })
+    }
 }
 
 /// Why a payload must be tried again, or can't be read at all.
@@ -99,8 +123,19 @@ impl<S: Store> Intake<S> {
         Self { own, ..self }
     }
 
-    /// Takes one Lambda event in.
+    /// Takes one Lambda event in, or says why it must come again.
     pub async fn handle(
+        &self,
+        decoder: &mut Decoder,
+        payload: &[u8],
+        now: Timestamp,
+    ) -> Result<Intaken, IntakeError> {
+        let mut taken = self.take_in(decoder, payload, now).await?;
+        taken.failure().map_or(Ok(taken), Err)
+    }
+
+    /// Takes in of one Lambda event what can be; the rest is among the failures.
+    pub async fn take_in(
         &self,
         decoder: &mut Decoder,
         payload: &[u8],
@@ -109,8 +144,8 @@ impl<S: Store> Intake<S> {
         self.hear(decoder.decode(payload)?, now).await
     }
 
-    /// Takes one record of a stream in.
-    pub async fn handle_record(
+    /// The same of one record of a stream.
+    pub async fn take_record(
         &self,
         decoder: &mut Decoder,
         record: &StreamRecord<'_>,
@@ -122,12 +157,17 @@ impl<S: Store> Intake<S> {
     async fn hear(&self, message: Message<'_>, now: Timestamp) -> Result<Intaken, IntakeError> {
         match message {
             Message::Control => Ok(Intaken::default()),
-            Message::Data(batch) => self.take(batch, now).await,
+            Message::Data(batch) => self.take_what_can_be(batch, now).await,
         }
     }
 
-    /// Takes a decoded batch in.
+    /// Takes a decoded batch in, or says why it must come again.
     pub async fn take(&self, batch: Batch<'_>, now: Timestamp) -> Result<Intaken, IntakeError> {
+        let mut taken = self.take_what_can_be(batch, now).await?;
+        taken.failure().map_or(Ok(taken), Err)
+    }
+
+    async fn take_what_can_be(&self, batch: Batch<'_>, now: Timestamp) -> Result<Intaken, IntakeError> {
         let youngest = batch.events.iter().map(|event| event.timestamp).max();
         let mut taken = Intaken { rejected: batch.rejected, youngest, ..Intaken::default() };
         let Some(source) = LogSource::of(&batch.log_group) else {
@@ -145,8 +185,6 @@ impl<S: Store> Intake<S> {
             taken.unknown_cluster = batch.events.len();
             return Ok(taken);
         };
-        // One case that can't be read or written stops no other; the payload then comes again for its sake.
-        let mut failure: Option<IntakeError> = None;
         let mut words: BTreeMap<InstanceId, Vec<Word<'_>>> = BTreeMap::new();
         for (index, event) in batch.events.iter().enumerate() {
             match read(&source, &batch.log_stream, event) {
@@ -166,7 +204,13 @@ impl<S: Store> Intake<S> {
                             words.entry(instance_id).or_default().push(Word::Observation(observation));
                         }
                         Ok(None) => taken.unplaced += 1,
-                        Err(error) => failure = Some(graver(failure, error.into())),
+                        Err(error) => {
+                            taken.failures.push(Failure {
+                                instance_id: None,
+                                case: None,
+                                error: error.into(),
+                            });
+                        }
                     }
                 }
                 Ok(None) => taken.irrelevant += 1,
@@ -175,11 +219,12 @@ impl<S: Store> Intake<S> {
         }
         for (instance_id, words) in &words {
             let key = CaseKey { cluster: source.cluster().clone(), instance_id: instance_id.clone() };
-            if let Err(error) = self.fold(&key, words, &policy, now, &mut taken.occurrences).await {
-                failure = Some(graver(failure, error));
+            let mut id = None;
+            if let Err(error) = self.fold(&key, words, &policy, now, &mut taken.occurrences, &mut id).await {
+                taken.failures.push(Failure { instance_id: Some(key.instance_id), case: id, error });
             }
         }
-        failure.map_or(Ok(taken), Err)
+        Ok(taken)
     }
 
     /// The instance that an observation is of: the one that it names, else the one that has the node's name now.
@@ -208,6 +253,7 @@ impl<S: Store> Intake<S> {
         policy: &Arc<Policy>,
         now: Timestamp,
         occurrences: &mut Vec<Occurrence>,
+        id: &mut Option<String>,
     ) -> Result<(), IntakeError> {
         for _ in 0..MAX_RACES {
             let known = self.store.case(key).await?;
@@ -222,6 +268,7 @@ impl<S: Store> Intake<S> {
                 tell(&case, news, policy, now, &mut told);
             }
             case.plan(policy, now);
+            *id = Some(case.id());
             if known.as_ref() == Some(&case) {
                 return Ok(());
             }
@@ -233,11 +280,6 @@ impl<S: Store> Intake<S> {
         }
         Err(IntakeError::Contended(key.instance_id.clone()))
     }
-}
-
-/// Of two failures the one to tell of: a payload that may yet be taken in is not given up for one that can't.
-fn graver(known: Option<IntakeError>, next: IntakeError) -> IntakeError {
-    known.filter(IntakeError::is_retryable).unwrap_or(next)
 }
 
 /// Reads one line: something said of a node, nothing of interest, or why it can't be read.
@@ -266,11 +308,6 @@ fn read<'a>(
             }
         }
     }
-}
-
-/// The beginning of a line, fit to be shown.
-pub fn excerpt(line: &str) -> String {
-    line.chars().take(256).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Turns what changed in a case into what people are told.

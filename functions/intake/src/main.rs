@@ -11,10 +11,10 @@ use nodemend_adapters::{
     notify::{EventBridge, Herald},
     store::dynamodb::{DynamoStore, Tables},
     subscription::{self, Decoder, StreamRecord},
-    telemetry::{self, Metric},
+    telemetry::{self, Failed, Metric},
 };
 use nodemend_domain::ident::AccountId;
-use nodemend_intake::{Intake, Intaken};
+use nodemend_intake::{Intake, IntakeError, Intaken};
 use serde_json::{Value, json, value::RawValue};
 use tokio::sync::Mutex;
 
@@ -55,10 +55,14 @@ async fn take(
     payload: &str,
 ) -> Result<Value, Error> {
     let now = SystemClock.now();
-    let taken = intake.handle(decoder, payload.as_bytes(), now).await?;
+    let mut taken = match intake.take_in(decoder, payload.as_bytes(), now).await {
+        Ok(taken) => taken,
+        Err(error) => return Err(given_up(&error, payload)),
+    };
     let answer = told(&taken, &mut herald, now);
     herald.finish().await;
-    Ok(answer)
+    // What was told above is written. The rest comes again with the payload.
+    taken.failure().map_or(Ok(answer), |error| Err(one_line(error)))
 }
 
 /// Takes a stream's records in, in order. Lambda hands over anew what comes from the first on that could not be taken in
@@ -72,18 +76,19 @@ async fn take_records(
     let mut failed = Vec::new();
     for record in records {
         let now = SystemClock.now();
-        match intake.handle_record(decoder, record, now).await {
-            Ok(taken) => drop(told(&taken, &mut herald, now)),
-            Err(error) => {
-                telemetry::log(
-                    &json!({ "failure": error.to_string(), "sequenceNumber": record.sequence_number }),
-                );
-                if error.is_retryable() {
-                    failed.push(json!({ "itemIdentifier": record.sequence_number }));
-                    break;
-                }
-                telemetry::measured(now, None, &[(Metric::Rejected, 1)]);
+        let failure = match intake.take_record(decoder, record, now).await {
+            Ok(mut taken) => {
+                told(&taken, &mut herald, now);
+                taken.failure()
             }
+            Err(error) => {
+                drop(given_up(&error, &record.data));
+                Some(error)
+            }
+        };
+        if failure.is_some_and(|error| error.is_retryable()) {
+            failed.push(json!({ "itemIdentifier": record.sequence_number }));
+            break;
         }
     }
     herald.finish().await;
@@ -109,6 +114,14 @@ fn told(taken: &Intaken, herald: &mut Herald<EventBridge>, now: Timestamp) -> Va
     // A cluster that nobody knows is somebody else's word: never a dimension.
     let cluster = taken.cluster.as_ref().filter(|_| taken.unknown_cluster == 0);
     telemetry::measured(now, cluster, &numbers);
+    for failure in &taken.failures {
+        telemetry::failed(&Failed {
+            cluster,
+            instance_id: failure.instance_id.as_ref(),
+            case: failure.case.as_deref(),
+            ..Failed::of(failure)
+        });
+    }
     json!({
         "reports": taken.reports,
         "observations": taken.observations,
@@ -117,6 +130,18 @@ fn told(taken: &Intaken, herald: &mut Herald<EventBridge>, now: Timestamp) -> Va
         "unknownCluster": taken.unknown_cluster,
         "rejected": taken.rejected.len(),
     })
+}
+
+/// Lambda tries again what fails, twice, and puts it among the dead letters then, where an alarm sees it. A payload that
+/// nobody can read gets there, too: it may tell of a node, and the fault may be ours. It is counted, and its beginning told.
+fn given_up(error: &IntakeError, payload: &str) -> Error {
+    let readable = !matches!(error, IntakeError::Payload(_));
+    if !readable {
+        telemetry::measured(SystemClock.now(), None, &[(Metric::Undecodable, 1)]);
+    }
+    let excerpt = (!readable).then(|| telemetry::excerpt(payload));
+    telemetry::failed(&Failed { excerpt: excerpt.as_deref(), ..Failed::of(error) });
+    error.to_string().into()
 }
 
 /// The runtime shows an error as its fields; a person wants the sentence.

@@ -142,7 +142,7 @@ fn a_record_of_a_stream_is_what_a_payload_carries() {
     let data = data["awslogs"]["data"].as_str().expect("text");
     let record = StreamRecord { sequence_number: "1".into(), data: data.into() };
     let intake = Intake::new(by_stream.clone());
-    let taken = pollster::block_on(intake.handle_record(&mut Decoder::new(), &record, at(0)));
+    let taken = pollster::block_on(intake.take_record(&mut Decoder::new(), &record, at(0)));
     assert_eq!(taken.expect("taken in").reports, 1);
     assert_eq!(state(&by_stream), state(&by_payload));
 }

@@ -1,7 +1,9 @@
 //! Carries one repair from its claim to its call's answer. Each step is one conditional write.
 //!
-//! claim → evidence → call → record. A sweep that dies before the call leaves a claim whose lease runs out; one
+//! claim → call, and evidence beside it → record. A sweep that dies before the call leaves a claim whose lease runs out; one
 //! that dies after it leaves a call without an answer, and where the instance is tells whether it took effect.
+
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_adapters::{
@@ -25,7 +27,7 @@ use nodemend_domain::{
 };
 use serde_json::{Value, json};
 
-use crate::{RepairError, Repairer, Swept};
+use crate::{RepairError, Repairer, Swept, together::beside};
 
 /// The end of a console that a record holds.
 const MAX_CONSOLE: usize = 4 * 1024;
@@ -36,6 +38,21 @@ pub(crate) struct Plan {
     pub(crate) fault: Fault,
     pub(crate) action: RepairAction,
     pub(crate) group: GroupState,
+}
+
+/// A repair that has its place in its group, and whose call is this process's to make.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    case: Case,
+    action: RepairAction,
+    policy: Arc<Policy>,
+}
+
+impl Claimed {
+    /// The policy that it was decided by.
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
+    }
 }
 
 /// A call that was made.
@@ -56,35 +73,62 @@ pub(crate) struct Lost {
 }
 
 impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
-    /// Makes the repair that was decided on this very version of the case and its group.
-    pub(crate) async fn make(
+    /// Claims the repair that was decided on this very version of the case and its group; nothing, if that is no more.
+    pub(crate) async fn claim(
         &self,
         mut case: Case,
         plan: Plan,
-        policy: &Policy,
+        policy: Arc<Policy>,
         swept: &mut Swept,
-    ) -> Result<(), RepairError> {
+    ) -> Result<Option<Claimed>, RepairError> {
         let now = self.clock.now();
         let (mut told, mut entries) = (Vec::new(), Vec::new());
         let mut group = plan.group;
         self.tell_due(&case, &plan.fault, now, &mut told);
-        self.claim(&mut case, &mut group, &plan.fault, plan.action, &mut told, &mut entries);
-        if self.commit(&mut case, Some(&group), &entries, policy, now).await? == Commit::Lost {
-            // Somebody else wrote the case or took a place in the group: what we decided on is no more.
-            return Ok(());
+        self.take_place(&mut case, &mut group, &plan.fault, plan.action, &mut told, &mut entries);
+        if self.commit(&mut case, Some(&group), &entries, &policy, now).await? == Commit::Lost {
+            return Ok(None);
         }
         swept.occurrences.append(&mut told);
+        Ok(Some(Claimed { case, action: plan.action, policy }))
+    }
 
-        let evidence = self.evidence(&case, policy).await;
+    /// Makes the call that was claimed, and writes down what came of it.
+    pub(crate) async fn make(&self, claimed: Claimed, swept: &mut Swept) -> Result<(), RepairError> {
+        let Claimed { case, action, policy } = claimed;
+        let key = CaseKey::of(&case);
+        let faults = case.faults(&policy.default_rules(), &policy, self.clock.now());
+        // The console is read while the call is made, and kept if it is there by then: it holds up nothing, and one that
+        // can't be read stops nothing.
+        let console = self.cloud.console_output(&case.instance_id);
+        let (called, console) = beside(self.call(case.clone(), action, &policy), console).await;
+        let Some((call, at, answer)) = called? else {
+            return Ok(());
+        };
+        let console = console.and_then(Result::ok).flatten();
+        let tail = console
+            .as_deref()
+            .map(|text| &text[text.ceil_char_boundary(text.len().saturating_sub(MAX_CONSOLE))..]);
+        let evidence = ledger::evidence(&case, &faults, tail);
+        self.record(&key, Made { call, at, answer, evidence }, &policy, swept).await
+    }
+
+    /// Writes down that a call is about to be made, and makes it; nothing, if news came in between.
+    async fn call(
+        &self,
+        mut case: Case,
+        action: RepairAction,
+        policy: &Policy,
+    ) -> Result<Option<(ApiCall, Timestamp, Answer)>, RepairError> {
         let now = self.clock.now();
         let Some(repair) = case.repair.as_mut() else {
-            return Ok(());
+            return Ok(None);
         };
         let until = now + lease();
         repair.phase = Phase::Acting { until };
         repair.begin_call(Call {
             repair: case.repairs,
-            action: plan.action,
+            action,
             at: now,
             result: CallResult::Pending,
             request_id: None,
@@ -93,18 +137,20 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
         });
         if self.commit(&mut case, None, &[], policy, now).await? == Commit::Lost {
             // A report came in between. The claim stands; when its lease ends the repair is decided anew.
-            return self.retry_soon(&case, policy).await;
+            self.retry_soon(&case, policy).await?;
+            return Ok(None);
         }
         if self.clock.now() >= until {
             // This process was frozen, and others may be at it by now. What was not sent is taken back.
-            return self.take_back(case, policy).await;
+            self.take_back(case, policy).await?;
+            return Ok(None);
         }
-        let call = api_call(&case, plan.action);
+        let call = api_call(&case, action);
         let mut answer = self.cloud.call(&call).await;
         if nodemend_domain::bug!("calls-twice") {
             answer = self.cloud.call(&call).await;
         }
-        self.record(&CaseKey::of(&case), Made { call, at: now, answer, evidence }, policy, swept).await
+        Ok(Some((call, now, answer)))
     }
 
     fn tell_due(&self, case: &Case, fault: &Fault, now: Timestamp, told: &mut Vec<Occurrence>) {
@@ -114,7 +160,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     }
 
     /// Gives the repair its place in the group, or takes up one that was left.
-    fn claim(
+    fn take_place(
         &self,
         case: &mut Case,
         group: &mut GroupState,
@@ -179,17 +225,6 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
         let mut lost = Lost { at, entries: vec![entry], told: Vec::new() };
         self.join_sightings(case, at, &record, now, &mut lost.entries, &mut lost.told);
         Some(lost)
-    }
-
-    /// What the repair rests on. A console that can't be read stops nothing.
-    async fn evidence(&self, case: &Case, policy: &Policy) -> Value {
-        let rules = policy.default_rules();
-        let faults = case.faults(&rules, policy, self.clock.now());
-        let console = self.cloud.console_output(&case.instance_id).await.ok().flatten();
-        let tail = console
-            .as_deref()
-            .map(|text| &text[text.ceil_char_boundary(text.len().saturating_sub(MAX_CONSOLE))..]);
-        ledger::evidence(case, &faults, tail)
     }
 
     async fn retry_soon(&self, case: &Case, policy: &Policy) -> Result<(), RepairError> {

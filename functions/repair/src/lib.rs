@@ -10,9 +10,10 @@ mod here;
 mod minute;
 mod newcomer;
 mod step;
+mod together;
 mod view;
 
-use std::collections::BTreeMap;
+use std::{cell::RefCell, collections::BTreeMap};
 
 use jiff::Timestamp;
 use nodemend_adapters::{
@@ -32,12 +33,21 @@ use nodemend_domain::{
 };
 
 pub use self::explain::Explanation;
-use self::view::View;
+use self::{
+    act::Claimed,
+    together::{both, in_turn, together},
+    view::View,
+};
 
 /// How many cases one sweep looks at; more wait for the next, a moment later.
 const MAX_CASES: usize = 5_000;
 /// How often a race for one case may be lost within a sweep.
 const MAX_RACES: usize = 16;
+/// How often a claim is decided anew because somebody else wrote its case or took a place in its group.
+const MAX_CLAIMS: usize = 4;
+/// How many cases are read at once, and in how many groups repairs are begun at once: AWS lets an account ask Auto
+/// Scaling and EC2 only so often, and others of the account ask, too.
+const AT_ONCE: usize = 8;
 
 /// Carries repairs out.
 #[derive(Debug, Clone)]
@@ -47,6 +57,9 @@ pub struct Repairer<S, C, K> {
     clock: K,
 }
 
+/// What asks for a repair, and the id that it is told under.
+type Due = (CaseKey, String);
+
 /// What a sweep did.
 #[derive(Debug, Default)]
 pub struct Swept {
@@ -55,9 +68,28 @@ pub struct Swept {
     /// How many cases were looked at.
     pub looked_at: usize,
     /// What could not be done; it stays due.
-    pub failures: Vec<RepairError>,
+    pub failures: Vec<Failure>,
     /// Since when the longest waiting repair of each cluster has been waiting for its call.
     pub pending: BTreeMap<ClusterName, Timestamp>,
+}
+
+/// A case that could not be looked at.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Failure {
+    /// Which.
+    pub key: CaseKey,
+    /// Its id, once it was read: what logs are searched by.
+    pub case: Option<String>,
+    /// Why.
+    pub error: RepairError,
+}
+
+impl Failure {
+    fn of(case: &Case) -> impl FnOnce(RepairError) -> Self + use<> {
+        let (key, case) = (CaseKey::of(case), Some(case.id()));
+        |error| Self { key, case, error }
+    }
 }
 
 /// Why a case could not be looked at. It stays due, and the next sweep tries again.
@@ -98,36 +130,65 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
         let mut swept = Swept { looked_at: keys.len(), ..Swept::default() };
         let mut view = View::default();
         let mut open = Vec::new();
-        for key in keys {
-            match self.triage(&key, &mut view, now, &mut swept).await {
-                Ok(Some(case)) => open.push(case),
-                Ok(None) => {}
-                Err(error) => swept.failures.push(error),
+        for keys in keys.chunks(AT_ONCE) {
+            let cases = together(keys.iter().map(|key| self.store.case(key)), AT_ONCE).await;
+            for (key, case) in keys.iter().zip(cases) {
+                let case = match case {
+                    Ok(Some(case)) => case,
+                    Ok(None) => continue,
+                    Err(error) => {
+                        swept.failures.push(Failure { key: key.clone(), case: None, error: error.into() });
+                        continue;
+                    }
+                };
+                let failure = Failure::of(&case);
+                match self.triage(case, &mut view, now, &mut swept).await {
+                    Ok(Some(case)) => open.push(case),
+                    Ok(None) => {}
+                    Err(error) => swept.failures.push(failure(error)),
+                }
             }
         }
-        if open.is_empty() {
-            return Ok(swept);
-        }
-        let open = self.locate(open, &mut view, &mut swept).await;
-        let mut acts = Vec::new();
-        for case in open {
-            match self.settle(&case, &mut view, now, &mut swept).await {
-                Ok(Some(fault)) => acts.push((fault.urgency(), CaseKey::of(&case))),
-                Ok(None) => {}
-                Err(error) => swept.failures.push(error),
-            }
-        }
-        // Where a group has room for fewer than want it, the most urgent go first, then the longest waiting.
-        acts.sort();
-        for (_, key) in acts {
-            if self.clock.now() >= end {
-                break;
-            }
-            if let Err(error) = self.act(&key, &mut swept).await {
-                swept.failures.push(error);
-            }
+        let due = match open.as_slice() {
+            [] => return Ok(swept),
+            // One alone stands in nobody's way: it is decided once, where it is acted on.
+            [case] => vec![vec![(CaseKey::of(case), case.id())]],
+            _ => self.in_order(open, &mut view, now, &mut swept).await,
+        };
+        for acted in together(due.into_iter().map(|due| self.act_in_turn(due, end)), AT_ONCE).await {
+            swept.occurrences.extend(acted.occurrences);
+            swept.failures.extend(acted.failures);
         }
         Ok(swept)
+    }
+
+    /// What wants a repair, by group. Where a group has room for fewer than want it, the most urgent go first, then the
+    /// longest waiting.
+    async fn in_order(
+        &self,
+        open: Vec<Case>,
+        view: &mut View,
+        now: Timestamp,
+        swept: &mut Swept,
+    ) -> Vec<Vec<Due>> {
+        let open = self.locate(open, view, swept).await;
+        let mut groups: BTreeMap<(ClusterName, GroupName), Vec<((u8, Timestamp), Due)>> = BTreeMap::new();
+        for case in open {
+            match self.settle(&case, view, now, swept).await {
+                Ok(Some((fault, group))) => {
+                    let wanting = groups.entry((case.cluster.clone(), group)).or_default();
+                    wanting.push((fault.urgency(), (CaseKey::of(&case), case.id())));
+                }
+                Ok(None) => {}
+                Err(error) => swept.failures.push(Failure::of(&case)(error)),
+            }
+        }
+        let mut groups: Vec<_> = groups.into_values().collect();
+        for wanting in &mut groups {
+            wanting.sort();
+        }
+        groups.sort();
+        groups.into_iter().map(|wanting| wanting.into_iter().map(|(_, due)| due).collect()).collect()
     }
 
     /// Asks AWS where these instances are, once for each account that they are in. The cases of an account that can't be
@@ -147,30 +208,65 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             };
             match found {
                 Ok(()) => located.extend(cases),
-                Err(error) => swept.failures.push(error),
+                Err(RepairError::Cloud(error)) => {
+                    let failed = |case: &Case| Failure::of(case)(error.clone().into());
+                    swept.failures.extend(cases.iter().map(failed));
+                }
+                Err(error) => swept.failures.extend(cases.first().map(|case| Failure::of(case)(error))),
             }
         }
         located
     }
 
+    /// Acts on what is due in one group. Each claim is decided on what the one before it has left; the calls themselves
+    /// wait for nobody.
+    async fn act_in_turn(&self, due: Vec<Due>, end: Timestamp) -> Swept {
+        let acted = RefCell::new(Swept::default());
+        let note = |(key, case): Due, swept: Swept, error: Option<RepairError>| {
+            let mut acted = acted.borrow_mut();
+            acted.occurrences.extend(swept.occurrences);
+            acted.failures.extend(error.map(|error| Failure { key, case: Some(case), error }));
+        };
+        let claim = async |due: Due| {
+            if self.clock.now() >= end {
+                return None;
+            }
+            let mut swept = Swept::default();
+            let claimed = self.act(&due.0, &mut swept).await;
+            let (claimed, error) = match claimed {
+                Ok(claimed) => (claimed, None),
+                Err(error) => (None, Some(error)),
+            };
+            note(due.clone(), swept, error);
+            claimed.map(|claimed| (due, claimed))
+        };
+        let make = async |(due, claimed): (Due, Claimed)| {
+            let mut swept = Swept::default();
+            let made = match self.here(claimed.policy()).await {
+                Ok(here) => here.make(claimed, &mut swept).await,
+                Err(error) => Err(error),
+            };
+            note(due, swept, made.err());
+        };
+        in_turn(due, claim, make).await;
+        acted.into_inner()
+    }
+
     /// Carries out what the case alone decides; the case, where that is not enough.
     async fn triage(
         &self,
-        key: &CaseKey,
+        case: Case,
         view: &mut View,
         now: Timestamp,
         swept: &mut Swept,
     ) -> Result<Option<Case>, RepairError> {
-        let Some(case) = self.store.case(key).await? else {
-            return Ok(None);
-        };
-        let Some(policy) = view.policy(&self.store, &key.cluster).await? else {
+        let Some(policy) = view.policy(&self.store, &case.cluster).await? else {
             return Ok(None);
         };
         match decide::triage(&case, &policy, now) {
             Triage::NeedsSurroundings => {
                 if let Some(since) = case.pending_since() {
-                    let oldest = swept.pending.entry(key.cluster.clone()).or_insert(since);
+                    let oldest = swept.pending.entry(case.cluster.clone()).or_insert(since);
                     *oldest = since.min(*oldest);
                 }
                 Ok(Some(case))
@@ -182,22 +278,22 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
         }
     }
 
-    /// Decides with the surroundings as this sweep has read them, and carries out all but a call.
+    /// Decides with the surroundings as this sweep has read them, and carries out all but a call: what asks for one, and
+    /// in which group.
     async fn settle(
         &self,
         case: &Case,
         view: &mut View,
         now: Timestamp,
         swept: &mut Swept,
-    ) -> Result<Option<Fault>, RepairError> {
-        let key = CaseKey::of(case);
-        let Some(policy) = view.policy(&self.store, &key.cluster).await? else {
+    ) -> Result<Option<(Fault, GroupName)>, RepairError> {
+        let Some(policy) = view.policy(&self.store, &case.cluster).await? else {
             return Ok(None);
         };
         let here = self.here(&policy).await?;
         let surroundings = view.around(&self.store, &here.cloud, case).await?;
         match decide::decide(case, &surroundings.borrow(), &policy, now) {
-            Decision::Act { fault, .. } => Ok(Some(fault)),
+            Decision::Act { fault, .. } => Ok(Some((fault, surroundings.state.name.clone()))),
             decision => {
                 let group = Some(surroundings.state.name.clone());
                 here.carry_out(case.clone(), decision, group, &policy, now, swept).await?;
@@ -206,36 +302,41 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
         }
     }
 
-    /// Reads everything again, consistently, decides again, and only then claims and calls.
-    async fn act(&self, key: &CaseKey, swept: &mut Swept) -> Result<(), RepairError> {
-        let now = self.clock.now();
-        let Some(case) = self.store.case(key).await? else {
-            return Ok(());
-        };
-        let mut view = View::default();
-        let Some(policy) = view.policy(&self.store, &key.cluster).await? else {
-            return Ok(());
-        };
-        if case.due.is_none_or(|due| due > now) {
-            return Ok(());
-        }
-        // News came since the sweep's first look, and the case alone decides by now: the next sweep sees to it.
-        if decide::triage(&case, &policy, now) != Triage::NeedsSurroundings {
-            return Ok(());
-        }
-        let here = self.here(&policy).await?;
-        view.locate(&here.cloud, std::slice::from_ref(&case)).await?;
-        let surroundings = view.around(&self.store, &here.cloud, &case).await?;
-        match decide::decide(&case, &surroundings.borrow(), &policy, now) {
-            Decision::Act { fault, action } => {
-                let plan = act::Plan { fault, action, group: surroundings.state.clone() };
-                here.make(case, plan, &policy, swept).await
+    /// Reads everything again, consistently, decides again, and only then claims: what is left is the call. Any other
+    /// decision is carried out.
+    async fn act(&self, key: &CaseKey, swept: &mut Swept) -> Result<Option<Claimed>, RepairError> {
+        for _ in 0..MAX_CLAIMS {
+            let now = self.clock.now();
+            let mut view = View::default();
+            let (case, policy) = both(self.store.case(key), view.policy(&self.store, &key.cluster)).await;
+            let (Some(case), Some(policy)) = (case?, policy?) else {
+                return Ok(None);
+            };
+            if case.due.is_none_or(|due| due > now) {
+                return Ok(None);
             }
-            decision => {
-                let group = Some(surroundings.state.name.clone());
-                here.carry_out(case, decision, group, &policy, now, swept).await
+            // News came since the sweep's first look, and the case alone decides by now: the next sweep sees to it.
+            if decide::triage(&case, &policy, now) != Triage::NeedsSurroundings {
+                return Ok(None);
+            }
+            let here = self.here(&policy).await?;
+            let surroundings = view.around_one(&self.store, &here.cloud, &case).await?;
+            match decide::decide(&case, &surroundings.borrow(), &policy, now) {
+                Decision::Act { fault, action } => {
+                    let plan = act::Plan { fault, action, group: surroundings.state.clone() };
+                    if let Some(claimed) = here.claim(case, plan, policy.clone(), swept).await? {
+                        return Ok(Some(claimed));
+                    }
+                }
+                decision => {
+                    let group = Some(surroundings.state.name.clone());
+                    here.carry_out(case, decision, group, &policy, now, swept).await?;
+                    return Ok(None);
+                }
             }
         }
+        // It stays due.
+        Ok(None)
     }
 
     /// Writes once, at the versions that were read.

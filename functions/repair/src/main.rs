@@ -6,12 +6,12 @@ use jiff::{SignedDuration, Timestamp};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nodemend_adapters::{
     aws,
-    clock::{Clock, SystemClock},
+    clock::{Clock, SystemClock, wait_until},
     cloud::AwsCloud,
     config::environment::Environment,
     notify::{EventBridge, Herald},
     store::dynamodb::{DynamoStore, Tables},
-    telemetry::{self, Metric},
+    telemetry::{self, Failed, Metric},
 };
 use nodemend_domain::ident::ClusterName;
 use nodemend_repair::{RepairError, Repairer, Swept};
@@ -72,7 +72,7 @@ async fn sweep(
 /// it can't be had, this one waits.
 async fn waiter(store: &DynamoStore, end: Timestamp) -> Option<Timestamp> {
     store.lease_sweep(SystemClock.now(), end).await.unwrap_or_else(|error| {
-        telemetry::log(&json!({ "failure": error.to_string() }));
+        telemetry::failed(&Failed::of(&error));
         None
     })
 }
@@ -98,7 +98,7 @@ impl Done {
         // Its future is deep and large, and lives on the heap.
         let swept = Box::pin(repairer.sweep_until(end, wait_until, |swept: &Swept| self.tell(swept))).await;
         if let Err(error) = store.end_sweep(end, SystemClock.now()).await {
-            telemetry::log(&json!({ "failure": error.to_string() }));
+            telemetry::failed(&Failed::of(&error));
         }
         swept
     }
@@ -123,7 +123,12 @@ impl Done {
             *oldest = (*oldest).min(*since);
         }
         for failure in &swept.failures {
-            telemetry::log(&json!({ "failure": failure.to_string() }));
+            telemetry::failed(&Failed {
+                cluster: Some(&failure.key.cluster),
+                instance_id: Some(&failure.key.instance_id),
+                case: failure.case.as_deref(),
+                ..Failed::of(failure)
+            });
         }
     }
 
@@ -137,19 +142,15 @@ impl Done {
         let numbers = [(Metric::CasesSwept, looked_at as u64), (Metric::SweepFailures, failed as u64)];
         telemetry::measured(now, None, &numbers);
         herald.finish().await;
-        swept?;
+        if let Err(error) = swept {
+            telemetry::failed(&Failed::of(&error));
+            return Err(one_line(error));
+        }
         if failed > 0 {
             // What failed stays due. The error makes the invocation count as failed, so that an alarm sees it.
             return Err(format!("{failed} of {looked_at} cases could not be looked at").into());
         }
         Ok(json!({ "lookedAt": looked_at }))
-    }
-}
-
-async fn wait_until(at: Timestamp) {
-    let wait = at.duration_since(SystemClock.now());
-    if let Ok(wait) = wait.try_into() {
-        tokio::time::sleep(wait).await;
     }
 }
 

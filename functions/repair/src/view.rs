@@ -14,7 +14,7 @@ use nodemend_domain::{
     policy::{Hold, Policy},
 };
 
-use crate::RepairError;
+use crate::{RepairError, together::both};
 
 #[derive(Debug, Default)]
 pub(crate) struct View {
@@ -82,6 +82,24 @@ impl View {
         Ok(())
     }
 
+    /// All around one case, with nothing of it read yet: what needs nothing of the other is asked for at once.
+    pub(crate) async fn around_one<S: Store, C: Cloud>(
+        &mut self,
+        store: &S,
+        cloud: &C,
+        case: &Case,
+    ) -> Result<Around, RepairError> {
+        let policy = self.policy(store, &case.cluster).await?.unwrap_or_default();
+        let (found, cluster) = both(
+            cloud.locate(std::slice::from_ref(&case.instance_id)),
+            ClusterView::read(store, cloud, &case.cluster, &policy),
+        )
+        .await;
+        self.whereabouts.extend(found?.into_iter().map(|found| (case.instance_id.clone(), found)));
+        self.clusters.insert(case.cluster.clone(), cluster?);
+        self.around(store, cloud, case).await
+    }
+
     pub(crate) async fn around<S: Store, C: Cloud>(
         &mut self,
         store: &S,
@@ -94,17 +112,19 @@ impl View {
             // A repair under way keeps its place in the group that its instance has left.
             _ => case.repair.as_ref().map(|repair| repair.group.clone()).or_else(|| case.group.clone()),
         };
-        let group = match &name {
-            Some(name) => self.group(cloud, name).await?,
-            None => None,
+        let (group, name, state) = match name {
+            Some(name) => {
+                let (group, state) = both(self.group(cloud, &name), store.group(&case.cluster, &name)).await;
+                (group?, name, state?)
+            }
+            None => {
+                let name = GroupName::new(NO_GROUP).map_err(|error| StoreError::Broken(error.to_string()))?;
+                let state = store.group(&case.cluster, &name).await?;
+                (None, name, state)
+            }
         };
         // A group that another cluster's tags claim is not ours to touch.
         let group = group.filter(|group| group.cluster.as_ref().is_none_or(|owner| *owner == case.cluster));
-        let name = match name {
-            Some(name) => name,
-            None => GroupName::new(NO_GROUP).map_err(|error| StoreError::Broken(error.to_string()))?,
-        };
-        let state = store.group(&case.cluster, &name).await?;
         let cluster = self.cluster(store, cloud, &case.cluster).await?;
         let unhealthy_in_group = match &group {
             Some(group) => {
@@ -137,15 +157,28 @@ impl View {
         if let Some(cluster) = self.clusters.get(name) {
             return Ok(cluster.clone());
         }
-        let unwell = store.unwell(name).await?;
         let policy = self.policy(store, name).await?.unwrap_or_default();
-        let cluster = ClusterView {
-            facts: cloud.cluster(name).await?,
-            ailing: Arc::new(Ailing::of(&unwell, &policy)),
-            unwell: unwell.into(),
-            holds: store.holds(name).await?.into(),
-        };
+        let cluster = ClusterView::read(store, cloud, name, &policy).await?;
         self.clusters.insert(name.clone(), cluster.clone());
         Ok(cluster)
+    }
+}
+
+impl ClusterView {
+    async fn read<S: Store, C: Cloud>(
+        store: &S,
+        cloud: &C,
+        name: &ClusterName,
+        policy: &Policy,
+    ) -> Result<Self, RepairError> {
+        let ((unwell, holds), facts) =
+            both(both(store.unwell(name), store.holds(name)), cloud.cluster(name)).await;
+        let unwell = unwell?;
+        Ok(Self {
+            facts: facts?,
+            ailing: Arc::new(Ailing::of(&unwell, policy)),
+            unwell: unwell.into(),
+            holds: holds?.into(),
+        })
     }
 }

@@ -74,13 +74,15 @@ impl Store for Watched {
 
     async fn unwell(&self, cluster: &ClusterName) -> Result<Vec<Unwell>, StoreError> {
         let unwell = self.store.unwell(cluster).await?;
-        self.bench.judge().read(self.process, |reads, order| reads.unwell = Some((unwell.clone(), order)));
+        self.bench.judge().read(self.process, |reads, order| reads.unwell.push((unwell.clone(), order)));
         Ok(unwell)
     }
 
     async fn group(&self, cluster: &ClusterName, name: &GroupName) -> Result<GroupState, StoreError> {
         let state = self.store.group(cluster, name).await?;
-        self.bench.judge().read(self.process, |reads, order| reads.state = Some((state.clone(), order)));
+        self.bench.judge().read(self.process, |reads, order| {
+            reads.states.insert(name.clone(), (state.clone(), order));
+        });
         Ok(state)
     }
 
@@ -95,13 +97,13 @@ impl Store for Watched {
 
     async fn policy(&self, cluster: &ClusterName) -> Result<Option<Arc<Policy>>, StoreError> {
         let policy = self.store.policy(cluster).await?;
-        self.bench.judge().read(self.process, |reads, order| reads.policy = Some((policy.clone(), order)));
+        self.bench.judge().read(self.process, |reads, _| reads.policy = Some(policy.clone()));
         Ok(policy)
     }
 
     async fn holds(&self, cluster: &ClusterName) -> Result<Vec<Hold>, StoreError> {
         let holds = self.store.holds(cluster).await?;
-        self.bench.judge().read(self.process, |reads, order| reads.holds = Some((holds.clone(), order)));
+        self.bench.judge().read(self.process, |reads, order| reads.holds.push((holds.clone(), order)));
         Ok(holds)
     }
 }
@@ -133,21 +135,24 @@ impl Cloud for Aws {
     async fn locate(&self, instances: &[InstanceId]) -> Result<Vec<Whereabouts>, CloudError> {
         let found = self.cloud.locate(instances).await?;
         self.bench.judge().read(self.process, |reads, order| {
-            reads.whereabouts =
-                found.first().filter(|_| found.len() == 1).map(|found| (found.clone(), order));
+            if let ([instance], [found]) = (instances, found.as_slice()) {
+                reads.whereabouts.insert(instance.clone(), (found.clone(), order));
+            }
         });
         Ok(found)
     }
 
     async fn group(&self, name: &GroupName) -> Result<Option<Arc<Group>>, CloudError> {
         let group = self.cloud.group(name).await?;
-        self.bench.judge().read(self.process, |reads, order| reads.group = Some((group.clone(), order)));
+        self.bench.judge().read(self.process, |reads, order| {
+            reads.groups.insert(name.clone(), (group.clone(), order));
+        });
         Ok(group)
     }
 
     async fn cluster(&self, name: &ClusterName) -> Result<Arc<ClusterFacts>, CloudError> {
         let facts = self.cloud.cluster(name).await?;
-        self.bench.judge().read(self.process, |reads, order| reads.facts = Some((facts.clone(), order)));
+        self.bench.judge().read(self.process, |reads, order| reads.facts.push((facts.clone(), order)));
         Ok(facts)
     }
 

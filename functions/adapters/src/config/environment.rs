@@ -114,7 +114,7 @@ impl Environment {
     }
 
     /// A variable that is set to nothing is one that somebody forgot.
-    fn text(&self, variable: &'static str) -> Result<String, EnvironmentError> {
+    pub(crate) fn text(&self, variable: &'static str) -> Result<String, EnvironmentError> {
         let text = (self.0)(variable).filter(|text| !text.trim().is_empty());
         text.ok_or_else(|| EnvironmentError { variable, why: "is not set".to_owned() })
     }

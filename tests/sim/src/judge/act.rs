@@ -10,7 +10,7 @@ use nodemend_domain::{
     policy::{Hold, Limit, Mode},
 };
 
-use super::{Judge, Reads, SLACK};
+use super::{Basis, Judge, SLACK};
 use crate::{plan::CLUSTER, trouble::Cure};
 
 const REBOOT_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
@@ -18,10 +18,14 @@ const REBOOT_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
 impl Judge {
     /// A process has written down that it is about to make a call.
     pub(super) fn acting(&mut self, process: usize, number: usize, case: &Case, action: RepairAction) {
-        let reads = std::mem::take(&mut self.reads[process]);
+        let basis = self.reads[process].claims.remove(&number);
         let mut wrongs = self.unjustified(number, action);
-        wrongs.extend(self.in_the_way(number, case, &reads));
-        self.reads[process] = reads;
+        match &basis {
+            Some(basis) => wrongs.extend(self.in_the_way(number, case, basis)),
+            None => {
+                wrongs.push(("not read before the call", "no claim was written by this process".to_owned()))
+            }
+        }
         for (rule, what) in wrongs {
             self.wrong(rule, format!("node {number}, about to {}: {what}", action.as_str()));
         }
@@ -70,26 +74,22 @@ impl Judge {
     }
 
     /// What the process had read, and what of it stood in the way.
-    fn in_the_way(&self, number: usize, case: &Case, reads: &Reads) -> Vec<(&'static str, String)> {
+    fn in_the_way(&self, number: usize, case: &Case, basis: &Basis) -> Vec<(&'static str, String)> {
         let mut wrongs = Vec::new();
-        let (Some((of, version, began, at)), Some((whereabouts, located)), Some((Some(group), described))) =
-            (reads.case, &reads.whereabouts, &reads.group)
+        let (Some(whereabouts), Some(group), Some(state), Some(policy)) =
+            (&basis.whereabouts, &basis.group, &basis.state, &basis.policy)
         else {
-            return vec![("not read before the call", "the case, its whereabouts or its group".to_owned())];
+            return vec![("not read again before the call", format!("{basis:?}"))];
         };
-        let (Some((state, counted)), Some((unwell, looked)), Some((holds, asked)), Some((facts, knew))) =
-            (&reads.state, &reads.unwell, &reads.holds, &reads.facts)
-        else {
-            return vec![("not read before the call", "what is under way, unwell or held".to_owned())];
-        };
-        let Some((Some(policy), _)) = &reads.policy else {
-            return vec![("not read before the call", "the policy".to_owned())];
-        };
-        if of != number || version + 1 != case.version {
-            wrongs.push(("decided on another version", format!("read {version}, written {}", case.version)));
+        if basis.facts.is_empty() || basis.unwell.is_empty() || basis.holds.is_empty() {
+            return vec![("not read again before the call", format!("{basis:?}"))];
         }
-        if [located, described, counted, looked, asked, knew].iter().any(|order| **order < began) {
-            wrongs.push(("not read again before the call", "something is older than the case".to_owned()));
+        let at = basis.at;
+        if basis.version + 1 != case.version {
+            wrongs.push((
+                "decided on another version",
+                format!("read {}, written {}", basis.version, case.version),
+            ));
         }
         let rule = policy
             .groups
@@ -108,14 +108,18 @@ impl Judge {
         if group.suspended.iter().any(|process| matches!(process.as_str(), "Launch" | "Terminate")) {
             wrongs.push(("a call in a suspended group", format!("{:?}", group.suspended)));
         }
-        wrongs.extend(holds.iter().chain(&policy.holds).filter_map(|hold| self.held(number, hold, at)));
+        wrongs.extend(least(basis.holds.iter().map(|holds| {
+            holds.iter().chain(&policy.holds).filter_map(|hold| self.held(number, hold, at)).collect()
+        })));
         wrongs.extend(self.shut(number, at));
         let rest = rests_until(state.failures, state.last_failure);
         if rest.is_some_and(|until| at + SLACK < until) {
             wrongs.push(("a call while its group rests", format!("until {rest:?}")));
         }
-        wrongs.extend(self.too_many(number, group, state, unwell));
-        wrongs.extend(suspect(group, &case.instance_id, facts, unwell));
+        wrongs.extend(least(basis.unwell.iter().map(|unwell| self.too_many(number, group, state, unwell))));
+        let pairs =
+            basis.facts.iter().flat_map(|facts| basis.unwell.iter().map(move |unwell| (facts, unwell)));
+        wrongs.extend(least(pairs.map(|(facts, unwell)| suspect(group, &case.instance_id, facts, unwell))));
         wrongs
     }
 
@@ -179,6 +183,12 @@ impl Judge {
         }
         wrongs
     }
+}
+
+/// Of what the process may have decided on, what speaks least against it: it was at several nodes at once, and which of
+/// its readings of the cluster was for which of them nobody can tell.
+fn least(found: impl Iterator<Item = Vec<(&'static str, String)>>) -> Vec<(&'static str, String)> {
+    found.min_by_key(Vec::len).unwrap_or_default()
 }
 
 /// How long a group rests after so many failures.

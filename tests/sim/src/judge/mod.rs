@@ -14,10 +14,10 @@ use nodemend_domain::{
     condition::RepairAction,
     group::{ClusterFacts, Group, GroupState, Whereabouts},
     guard::Unwell,
-    ident::InstanceId,
+    ident::{GroupName, InstanceId},
     ledger::Entry,
     policy::{Hold, Policy},
-    repair::CallResult,
+    repair::{CallResult, Phase},
     trail::{Answer, ApiCall, Outcome},
 };
 
@@ -46,29 +46,77 @@ impl fmt::Display for Wrong {
     }
 }
 
-/// What one process has read last, each with its place in the order of all its reads.
+/// What one process has read, each with its place in the order of all its reads. It may be at several nodes at once.
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
     order: u64,
-    case: Option<(usize, u64, u64, Timestamp)>,
-    pub(crate) whereabouts: Option<(Whereabouts, u64)>,
-    pub(crate) group: Option<(Option<Arc<Group>>, u64)>,
-    pub(crate) state: Option<(GroupState, u64)>,
-    pub(crate) facts: Option<(Arc<ClusterFacts>, u64)>,
-    pub(crate) unwell: Option<(Vec<Unwell>, u64)>,
-    pub(crate) holds: Option<(Vec<Hold>, u64)>,
-    pub(crate) policy: Option<(Option<Arc<Policy>>, u64)>,
+    cases: HashMap<usize, Began>,
+    pub(crate) whereabouts: HashMap<InstanceId, (Whereabouts, u64)>,
+    pub(crate) groups: HashMap<GroupName, (Option<Arc<Group>>, u64)>,
+    pub(crate) states: HashMap<GroupName, (GroupState, u64)>,
+    /// Of the whole cluster: for which of its nodes each was read, nobody can tell.
+    pub(crate) facts: Vec<(Arc<ClusterFacts>, u64)>,
+    pub(crate) unwell: Vec<(Vec<Unwell>, u64)>,
+    pub(crate) holds: Vec<(Vec<Hold>, u64)>,
+    pub(crate) policy: Option<Option<Arc<Policy>>>,
     now: Timestamp,
     /// What it was given to take in, and the time that it was told.
     words: Vec<(usize, Word)>,
     arrival: Timestamp,
-    /// The call that it has written down and not made.
-    written: Option<(usize, RepairAction)>,
+    /// What it had read by its last claim of each node.
+    claims: HashMap<usize, Basis>,
+    /// The calls that it has written down and not made.
+    written: Vec<(usize, RepairAction)>,
+}
+
+/// A reading of a case.
+#[derive(Debug, Clone)]
+struct Began {
+    version: u64,
+    order: u64,
+    at: Timestamp,
+}
+
+/// What a claim rests on: all that was read since its case was.
+#[derive(Debug)]
+pub(crate) struct Basis {
+    /// The version of the case, and when it was read.
+    pub(crate) version: u64,
+    pub(crate) at: Timestamp,
+    pub(crate) whereabouts: Option<Whereabouts>,
+    pub(crate) group: Option<Arc<Group>>,
+    pub(crate) state: Option<GroupState>,
+    pub(crate) facts: Vec<Arc<ClusterFacts>>,
+    pub(crate) unwell: Vec<Vec<Unwell>>,
+    pub(crate) holds: Vec<Vec<Hold>>,
+    pub(crate) policy: Option<Arc<Policy>>,
 }
 
 impl Reads {
     pub(crate) fn case(&mut self, instance: &InstanceId, version: u64, order: u64) {
-        self.case = Some((Node::number(instance), version, order, self.now));
+        self.cases.insert(Node::number(instance), Began { version, order, at: self.now });
+    }
+
+    /// What a claim rests on that is being written.
+    fn basis(&self, number: usize, instance: &InstanceId, group: &GroupName) -> Option<Basis> {
+        fn since<T: Clone>(order: u64, all: &[(T, u64)]) -> Vec<T> {
+            all.iter().filter(|(_, read)| *read > order).map(|(value, _)| value.clone()).collect()
+        }
+        fn one<T: Clone>(order: u64, read: Option<&(T, u64)>) -> Option<T> {
+            read.filter(|(_, read)| *read > order).map(|(value, _)| value.clone())
+        }
+        let began = self.cases.get(&number)?;
+        Some(Basis {
+            version: began.version,
+            at: began.at,
+            whereabouts: one(began.order, self.whereabouts.get(instance)),
+            group: one(began.order, self.groups.get(group)).flatten(),
+            state: one(began.order, self.states.get(group)),
+            facts: since(began.order, &self.facts),
+            unwell: since(began.order, &self.unwell),
+            holds: since(began.order, &self.holds),
+            policy: self.policy.clone().flatten(),
+        })
     }
 }
 
@@ -237,7 +285,15 @@ impl Judge {
         if let Some(call) = pending {
             self.acting(process, number, case, call.action);
             self.last_written = self.now;
-            self.reads[process].written = Some((number, call.action));
+            self.reads[process].written.push((number, call.action));
+        }
+        if let (Some(group), Some(Phase::Claimed { .. })) =
+            (group, case.repair.as_ref().map(|repair| &repair.phase))
+        {
+            let reads = &mut self.reads[process];
+            if let Some(basis) = reads.basis(number, &case.instance_id, &group.name) {
+                reads.claims.insert(number, basis);
+            }
         }
         let seen = &mut self.nodes[number].seen;
         seen.version = case.version + 1;
@@ -387,7 +443,10 @@ impl Judge {
         self.tell(|| format!("node {number}: {} reaches AWS", call.event_name()));
         let reboot = matches!(call, ApiCall::RebootInstances { .. });
         let action = if reboot { RepairAction::Reboot } else { RepairAction::Replace };
-        if self.reads[process].written.take() != Some((number, action)) {
+        let written = &mut self.reads[process].written;
+        if let Some(place) = written.iter().position(|written| *written == (number, action)) {
+            written.swap_remove(place);
+        } else {
             self.wrong("a call that was not written down", format!("node {number}: {}", call.event_name()));
         }
         let node = &self.nodes[number];
