@@ -75,7 +75,8 @@ pub struct Options {
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=200))]
     pub nodes: u16,
 
-    /// Run this machine's nodemend-agent, too, as the agent of one more node
+    /// Run this machine's nodemend-agent, too, as the agent of one more node; it believes what `nodemend-agent inject`
+    /// makes
     #[arg(long)]
     pub agent: bool,
 

@@ -119,20 +119,50 @@ struct Running {
     child: Child,
     stderr: BufReader<ChildStderr>,
     aws: String,
+    dynamodb: String,
 }
 
 impl Running {
     fn start(mut command: Command) -> Self {
         let mut child = command.spawn().expect("nodemend runs");
         let mut stderr = BufReader::new(child.stderr.take().expect("stderr"));
-        let (mut said, mut aws) = (String::new(), None);
+        let (mut said, mut aws) = (String::new(), None::<(String, String)>);
         while aws.is_none() {
             let start = said.len();
             assert_ne!(stderr.read_line(&mut said).expect("a line"), 0, "{said}");
-            let address = said[start..].split_once("AWS is at http://").map(|(_, rest)| rest);
-            aws = address.map(|rest| rest.split(',').next().expect("an address").to_owned());
+            let addresses = said[start..].trim_end().split_once("AWS is at http://").map(|(_, rest)| rest);
+            aws = addresses
+                .and_then(|rest| rest.split_once(", DynamoDB at http://"))
+                .map(|(aws, dynamodb)| (aws.to_owned(), dynamodb.to_owned()));
         }
-        Self { child, stderr, aws: aws.expect("an address") }
+        let (aws, dynamodb) = aws.expect("addresses");
+        Self { child, stderr, aws, dynamodb }
+    }
+
+    /// Waits for a line on stderr that holds this; what follows it there.
+    fn told(&mut self, before: &str) -> String {
+        let mut line = String::new();
+        loop {
+            assert_ne!(self.stderr.read_line(&mut line).expect("a line"), 0, "{before}");
+            if let Some((_, rest)) = line.trim_end().split_once(before) {
+                return rest.to_owned();
+            }
+            line.clear();
+        }
+    }
+
+    /// Whether the installation's own command knows a node.
+    fn knows(&self, node: &str) -> bool {
+        let output = Command::new(env!("CARGO_BIN_EXE_nodemend"))
+            .args(["explain", node, "--cluster", "local"])
+            .env("AWS_ENDPOINT_URL", format!("http://{}", self.aws))
+            .env("AWS_ENDPOINT_URL_DYNAMODB", format!("http://{}", self.dynamodb))
+            .envs([("AWS_REGION", "us-east-1"), ("AWS_EC2_METADATA_DISABLED", "true")])
+            .envs([("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x")])
+            .output()
+            .expect("nodemend runs");
+        // A machine on which tests run may well be unwell.
+        matches!(output.status.code(), Some(0 | 2))
     }
 
     /// Waits for a step on stdout.
@@ -270,6 +300,23 @@ fn a_stack_whose_parent_is_gone_ends_and_leaves_nothing_behind() {
     let children = processes(running.pid());
     assert!(children.values().any(|name| name == "nodemend"), "{children:?}");
     kill_process(running.pid(), Signal::KILL).expect("a signal");
+    assert_gone(&children);
+}
+
+#[test]
+fn this_machines_agent_speaks_for_a_node_of_the_cluster() {
+    let mut running = Running::start(up(&["--agent", "--nodes", "1"]));
+    let node = running.told("nodemend: this machine is ");
+    let node = node.split(' ').next().expect("a name").to_owned();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !running.knows(&node) {
+        assert!(Instant::now() < deadline, "nothing was heard of {node}");
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+    let children = descendants(running.pid());
+    assert!(children.values().any(|name| name.starts_with("nodemend-agent")), "{children:?}");
+    kill_process(running.pid(), Signal::TERM).expect("a signal");
+    assert_eq!(running.end().0, Some(0));
     assert_gone(&children);
 }
 

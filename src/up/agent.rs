@@ -37,6 +37,8 @@ impl Agent {
         command
             .args(["run", "--sink", "cloudwatch", "--no-imds", "--listen", "127.0.0.1:0", "--state-dir"])
             .arg(&state)
+            // Here nothing is at stake: what `nodemend-agent inject` makes is believed.
+            .arg("--accept-injected")
             .args(["--cluster", node.cluster.as_str(), "--node", node.name.as_str()])
             .args(["--instance-id", node.instance_id.as_str(), "--zone", node.zone.as_str()])
             .envs(stack.environment(AGENT))
@@ -51,7 +53,12 @@ impl Agent {
     pub async fn says(&mut self) -> String {
         if let Some(said) = &mut self.said {
             if let Ok(Some(line)) = said.next_line().await {
-                return line;
+                // Whose line it is, the screen says.
+                return line
+                    .strip_prefix(AGENT)
+                    .and_then(|line| line.strip_prefix(": "))
+                    .unwrap_or(&line)
+                    .to_owned();
             }
             self.said = None;
             let status = self.child.wait().await;

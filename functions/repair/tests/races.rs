@@ -111,3 +111,42 @@ fn a_reboot_is_closed_by_one_of_two_sweeps_and_leaves_the_next_case_alone() {
         assert_eq!(ward.group().in_flight, []);
     }
 }
+
+/// How often a sweep is asked to go on until it is done: each time, whatever it waits for answers.
+fn rounds(ward: &Ward) -> usize {
+    let faults = Faults::none();
+    let repairer = ward.repairer(&faults);
+    let mut rounds = 0;
+    schedule::run(vec![Process::new(faults, async move { repairer.sweep().await.expect("swept") })], |_| {
+        rounds += 1;
+        0
+    });
+    rounds
+}
+
+#[test]
+fn what_is_due_at_once_waits_for_its_own_answers_and_not_for_those_of_others() {
+    let one = Ward::sick(1, Trouble::Network, policy(1));
+    one.clock.advance_to(minutes(30));
+    let one_alone = rounds(&one);
+
+    let ward = Ward::sick(8, Trouble::Network, policy(8));
+    ward.cloud.change(|fleet| {
+        let zone = nodemend_domain::ident::Zone::new("us-east-1a").expect("a name");
+        for number in 1..=8 {
+            let group = nodemend_domain::ident::GroupName::new(format!("workers-{number}")).expect("a name");
+            fleet.leave(&ward::instance(number));
+            fleet.join(&group, Some(&ward::cluster()), &ward::instance(number), &zone);
+        }
+    });
+    ward.clock.advance_to(minutes(30));
+    let in_eight_groups = rounds(&ward);
+    assert_eq!(ward.cloud.calls().len(), 8);
+    assert!(in_eight_groups < 3 * one_alone, "{in_eight_groups} for eight, {one_alone} for one");
+
+    let ward = Ward::sick(8, Trouble::Network, policy(8));
+    ward.clock.advance_to(minutes(30));
+    let in_one_group = rounds(&ward);
+    assert_eq!((ward.cloud.calls().len(), ward.group().in_flight.len()), (8, 8));
+    assert!(in_one_group < 6 * one_alone, "{in_one_group} for eight, {one_alone} for one");
+}
