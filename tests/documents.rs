@@ -27,6 +27,8 @@ struct Member {
     name: String,
     kind: String,
     doc: String,
+    /// Nothing stands in for it where it is left out.
+    needed: bool,
 }
 
 /// The members of a type in a source file, and what is said of the type.
@@ -53,7 +55,10 @@ fn members(file: &str, start: &str) -> (String, Vec<Member>) {
         }
         let member = plain.trim_end_matches(',');
         let (name, kind) = member.split_once(": ").unwrap_or((member, ""));
-        members.push(Member { name: name.to_owned(), kind: kind.to_owned(), doc: doc_of(&mut pending) });
+        let has_default = pending.iter().any(|line: &&str| line.contains("(default"));
+        let needed = !has_default && !kind.starts_with("Option<");
+        let (name, kind, doc) = (name.to_owned(), kind.to_owned(), doc_of(&mut pending));
+        members.push(Member { name, kind, doc, needed });
     }
     assert!(
         members.iter().all(|member| !member.doc.is_empty()),
@@ -112,6 +117,7 @@ fn default(value: &Value) -> String {
             None => format!("`{text}`"),
         },
         Value::Array(values) if values.is_empty() => "none".to_owned(),
+        Value::Object(fields) if fields.is_empty() => "none".to_owned(),
         Value::Object(_) => "see there".to_owned(),
         other => format!("`{other}`"),
     }
@@ -158,7 +164,10 @@ fn policy_reference() -> String {
         );
         for field in fields {
             let name = camel_case(&field.name);
-            let default = default(defaults.get(&name).unwrap_or(&Value::Null));
+            let default = match defaults.get(&name) {
+                None if field.needed && !defaults.is_object() => "needed".to_owned(),
+                known => default(known.unwrap_or(&Value::Null)),
+            };
             let _ = writeln!(made, "| `{name}` | {} | {default} | {} |", kind(&field.kind), field.doc);
         }
     }

@@ -2,7 +2,6 @@
 //!
 //! The line above a test says whose fault it was. What is the agent's is in `agent/tests/reference_behaviours.rs`.
 
-#[path = "reference/mod.rs"]
 mod reference;
 
 use nodemend_adapters::store::CaseKey;

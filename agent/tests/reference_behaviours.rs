@@ -99,9 +99,8 @@ fn what_lines_raised_a_line_takes_back() {
     }
     assert_eq!(agent.networking(661), Status::False);
     agent.ipamd(700, REACHED);
-    // Not before it has held.
-    assert_eq!(agent.networking(701), Status::False);
-    assert_eq!(agent.networking(821), Status::True);
+    // At once: whether it holds is the case's to wait for.
+    assert_eq!(agent.networking(701), Status::True);
 }
 
 /// kubernetes/node-problem-detector #215: no line says that it is over, and without one it never was.
@@ -112,7 +111,8 @@ fn what_lines_raised_ends_when_they_end() {
         agent.ipamd(seconds, UNREACHABLE);
     }
     assert_eq!(agent.networking(661), Status::False);
-    assert_eq!(agent.networking(660 + 300 + 121), Status::True, "five quiet minutes, and the hold");
+    assert_eq!(agent.networking(660 + 299), Status::False);
+    assert_eq!(agent.networking(660 + 301), Status::True, "five quiet minutes");
 }
 
 /// aws/eks-node-monitoring-agent #39, kubernetes-sigs/karpenter #2833: each of two reasons that took turns moved the start.

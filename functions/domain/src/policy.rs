@@ -60,7 +60,7 @@ pub struct Policy {
     pub failure_backoff: SignedDuration,
     /// How long CloudTrail has to tell of a call.
     pub confirmation_timeout: SignedDuration,
-    /// An instance or group with this tag, set to `disabled`, is left alone.
+    /// A group with this tag, set to `disabled`, is left alone.
     pub opt_out_tag: String,
 }
 
