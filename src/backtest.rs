@@ -125,6 +125,7 @@ Examples:
   aws logs create-export-task --log-group-name /nodemend/prod/nodes --from … --to … --destination my-bucket
   aws s3 cp --recursive s3://my-bucket/exportedlogs exported/
   nodemend backtest exported/ --policy now=policy.yaml --policy bold=bold.yaml --html comparison.html
+  nodemend backtest --log-group /nodemend/prod/nodes --log-group /aws/eks/prod/cluster --since 2026-08-01T00:00:00Z
   nodemend backtest exported/ --format json | jq '.policies[] | {name, totals}'
   nodemend backtest exported/ --policy policy.yaml --max-false 0     # in CI, before a policy is applied
 

@@ -119,6 +119,12 @@ impl History {
         Self { spills: spills.into_iter().map(sorted).collect() }
     }
 
+    /// Takes one more in.
+    #[cfg(feature = "aws")]
+    pub(super) fn add(&mut self, spill: Spill) {
+        self.spills.append(&mut Self::new(vec![spill]).spills);
+    }
+
     /// How many things there are.
     pub(super) fn count(&self) -> u64 {
         self.spills.iter().map(|spill| spill.count()).sum()
