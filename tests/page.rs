@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -38,7 +39,9 @@ fn browser() -> Option<PathBuf> {
 #[test]
 fn the_page_opens_in_a_browser_asks_for_nothing_and_can_be_read_by_everybody() {
     let Some(browser) = browser() else {
-        eprintln!("page: skipped: npm is not here, or can't reach its registry (tests/browser)");
+        // Past the harness, which keeps to itself what a test says that goes well.
+        let _ = io::stderr()
+            .write_all(b"page: skipped: npm is not here, or can't reach its registry (tests/browser)\n");
         return;
     };
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("page");
@@ -119,7 +122,7 @@ fn the_page_opens_in_a_browser_asks_for_nothing_and_can_be_read_by_everybody() {
         assert!(ratio("text") >= 4.5 && ratio("marks") >= 3.0, "{scheme}: {}", schemes[scheme]);
     }
     assert_eq!([&told["narrow"], &told["opened"]], [true, true]);
-    assert_eq!(told["roles"]["table"], 7, "{}", told["roles"]);
+    assert_eq!(told["roles"]["table"], 4, "{}", told["roles"]);
     assert!(
         told["roles"]["image"].as_u64() >= Some(1) || told["roles"]["img"].as_u64() >= Some(1),
         "{}",
