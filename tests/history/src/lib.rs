@@ -97,7 +97,10 @@ impl Instance {
     /// When it is well by itself, from some second on, and that holds for two minutes; never, if it stays sick until it is no more.
     pub fn well_after(&self, at: i64) -> Option<i64> {
         let sick = |at: i64| {
-            let during = |trouble: &&Trouble| at >= trouble.from && trouble.to.is_none_or(|to| at < to);
+            // That a kubelet is silent shows when its lease has run out.
+            let shows =
+                |trouble: &Trouble| trouble.from + i64::from(matches!(trouble.ail, Ail::Unknown { .. })) * 45;
+            let during = |trouble: &&Trouble| at >= shows(trouble) && trouble.to.is_none_or(|to| at < to);
             self.troubles.iter().find(during).map(|trouble| trouble.to)
         };
         let mut well = at;
