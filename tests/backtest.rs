@@ -433,7 +433,7 @@ fn after_a_call_that_was_never_made_a_replacement_is_assumed_and_its_group_does_
 #[test]
 fn what_cannot_be_read_is_counted_and_the_first_of_it_named() {
     let folder = folder("backtest-bad");
-    let mut text_of = fs::read_to_string(&kubelet(&folder, &[(10, false)], 600)).expect("lines");
+    let mut text_of = fs::read_to_string(kubelet(&folder, &[(10, false)], 600)).expect("lines");
     for n in 0..30 {
         text_of.push_str(&format!("{{\"v\":1,\"broken\": {n}\n"));
     }

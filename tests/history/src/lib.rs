@@ -105,7 +105,7 @@ impl Instance {
         };
         let mut well = at;
         loop {
-            let next = (well..well + 2 * MINUTE).find_map(|at| sick(at));
+            let next = (well..well + 2 * MINUTE).find_map(&sick);
             match next {
                 None => return Some(well),
                 Some(Some(to)) => well = to,
