@@ -114,23 +114,28 @@ pub struct Options {
 
 const EXAMPLES: &str = "\
 What counts:
-  The history is what it is: after a repair that was never made, it still shows the old node. So a repair is judged
-  by what became of its node. Well by itself within --false-within, and that held: a false repair. Gone (terminated by EKS, a person, a scale-in),
-  rebooted, or sick for longer: a true one. Unclear, if the history ends before.
-  A repair that is due and that guards withhold until the trouble is over is lost; spared, if the node was well by itself.
-  The replaced instance says nothing more, and its replacement is well. A reboot is taken to have changed nothing that the
-  history does not show.
+  After a repair that was never made, the history still shows the old node. So a repair is judged by
+  what became of its node:
+    false    well by itself within --false-within of the call, and that held
+    true     gone (terminated by EKS, a person, a scale-in), rebooted, or sick for longer
+    unclear  the history ends before
+  A repair that was due, and that guards withheld until the trouble was over, is judged alike: spared
+  if the node was well by itself so soon after, else lost. A replaced instance says nothing more, and
+  its replacement is well. A reboot is taken to have changed nothing that the history does not show.
 
 Examples:
-  aws logs create-export-task --log-group-name /nodemend/prod/nodes --from … --to … --destination my-bucket
-  aws s3 cp --recursive s3://my-bucket/exportedlogs exported/
+  aws logs create-export-task --log-group-name /nodemend/prod/nodes --from … --to … --destination bucket
+  aws s3 cp --recursive s3://bucket/exportedlogs exported/
   nodemend backtest exported/ --policy now=policy.yaml --policy bold=bold.yaml --html comparison.html
   nodemend backtest exported/ --format json | jq '.policies[] | {name, totals}'
-  nodemend backtest exported/ --policy policy.yaml --max-false 0     # in CI, before a policy is applied
+  nodemend backtest exported/ --policy policy.yaml --max-false 0   # before a policy is applied
+  nodemend backtest --log-group /nodemend/prod/nodes --log-group /aws/eks/prod/cluster \\
+      --since 2026-08-01T00:00:00Z                                 # a build with the feature aws
 
 Exit codes:
   0  every line could be read
-  1  some could not, the first of them named on stderr as file:line: why; or too many repairs were false
+  1  some could not, and the first of them are named on stderr as file:line: why; or a policy made more
+     false repairs than --max-false
   64 wrong usage, policy or fleet";
 
 /// When a replacement is ready.

@@ -345,6 +345,47 @@ fn a_repair_is_judged_by_what_became_of_its_node() {
     assert_eq!(comparison(&[text(&none)])["policies"][0]["totals"]["repairs"], 0);
 }
 
+/// The history is made up, so what really became of each node is known without any of our code.
+#[test]
+fn every_verdict_on_a_made_up_history_is_what_is_so() {
+    let folder = folder("backtest-truth");
+    let plan = Plan { seed: 21, nodes: 60, days: 12, days_between: 3 };
+    let export = folder.join("export");
+    plan.export(&export).expect("an export");
+    let policies = policies(&folder);
+    let named: Vec<String> =
+        policies.iter().map(|(name, path)| format!("--policy={name}={}", path.display())).collect();
+    let mut arguments = vec![text(&export)];
+    arguments.extend(named.iter().map(String::as_str));
+    let comparison = comparison(&arguments);
+    let instances = plan.instances();
+    let (mut right, mut wrong) = ([0, 0], Vec::new());
+    for policy in comparison["policies"].as_array().expect("a list") {
+        let lines = ["repairs", "withheld"].map(|kind| policy[kind].as_array().expect("a list"));
+        for line in lines.into_iter().flatten() {
+            let instance =
+                instances.iter().find(|instance| line["instanceId"] == instance.id).expect("an instance");
+            let at: Timestamp = line["at"].as_str().expect("a time").parse().expect("a time");
+            let at = at.as_second() - history::START;
+            let well = instance.well_after(at);
+            let after = well.map_or(i64::MAX, |well| well - at);
+            // What the agents said while nobody heard them was heard later, and a heartbeat may be the first to say it.
+            let unheard = plan.silence().start - 3_600..plan.silence().end + 600;
+            if unheard.contains(&at) || (after - 1_800).abs() < 360 {
+                continue;
+            }
+            let is_false = after <= 1_800;
+            if line["verdict"] == if is_false { "false" } else { "true" } {
+                right[usize::from(is_false)] += 1;
+            } else {
+                wrong.push(format!("{}: {line}, but well after {after} s", policy["name"]));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong, {right:?} right\n{}", wrong.len(), wrong.join("\n"));
+    assert!(right[0] > 50 && right[1] > 50, "{right:?} were judged");
+}
+
 #[test]
 fn what_guards_withhold_is_lost_or_spared_by_the_same_measure() {
     let folder = folder("backtest-withheld");
@@ -392,7 +433,7 @@ fn after_a_call_that_was_never_made_a_replacement_is_assumed_and_its_group_does_
 #[test]
 fn what_cannot_be_read_is_counted_and_the_first_of_it_named() {
     let folder = folder("backtest-bad");
-    let mut text_of = fs::read_to_string(&kubelet(&folder, &[(10, false)], 600)).expect("lines");
+    let mut text_of = fs::read_to_string(kubelet(&folder, &[(10, false)], 600)).expect("lines");
     for n in 0..30 {
         text_of.push_str(&format!("{{\"v\":1,\"broken\": {n}\n"));
     }
@@ -475,4 +516,140 @@ fn the_tables_are_for_people_and_have_no_colour_elsewhere_than_on_terminals() {
     ] {
         assert!(told.contains(expected), "{expected:?} is not in\n{told}");
     }
+}
+
+/// CloudWatch Logs on a real socket: two log groups, three events a page. What was asked, too.
+#[cfg(feature = "aws")]
+fn cloudwatch(
+    groups: std::collections::BTreeMap<&'static str, Vec<Value>>,
+) -> (String, std::sync::mpsc::Receiver<Value>) {
+    use std::io::{BufRead, BufReader, Read};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("an address"));
+    let (asked, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.expect("a connection"));
+            loop {
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") {
+                    if stream.read_line(&mut head).expect("a line") == 0 {
+                        break;
+                    }
+                }
+                let Some(length) = head.to_lowercase().split_once("content-length: ").map(|(_, rest)| {
+                    rest.split("\r\n").next().expect("a length").parse::<usize>().expect("a number")
+                }) else {
+                    break;
+                };
+                let mut body = vec![0; length];
+                stream.read_exact(&mut body).expect("a body");
+                let question: Value = serde_json::from_slice(&body).expect("JSON");
+                assert!(head.contains("Logs_20140328.FilterLogEvents"), "{head}");
+                let group = question["logGroupName"].as_str().expect("a name");
+                let (status, answer) = match groups.get(group) {
+                    None => (
+                        400,
+                        json!({ "__type": "ResourceNotFoundException", "message": "The specified log group does not exist." }),
+                    ),
+                    Some(events) => {
+                        let from: usize = question["nextToken"]
+                            .as_str()
+                            .map_or(0, |token| token.parse().expect("a number"));
+                        let page: Vec<&Value> = events.iter().skip(from).take(3).collect();
+                        let mut answer = json!({ "events": page, "searchedLogStreams": [] });
+                        if from + 3 < events.len() {
+                            answer["nextToken"] = json!((from + 3).to_string());
+                        }
+                        (200, answer)
+                    }
+                };
+                asked.send(question.clone()).expect("heard");
+                let answer = answer.to_string();
+                write!(
+                    stream.get_mut(),
+                    "HTTP/1.1 {status} OK\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {}\r\n\r\n{answer}",
+                    answer.len()
+                )
+                .expect("answered");
+            }
+        }
+    });
+    (address, heard)
+}
+
+#[cfg(feature = "aws")]
+#[test]
+fn log_groups_are_read_from_aws_page_by_page_and_tell_what_the_same_lines_tell_in_a_file() {
+    let folder = folder("backtest-aws");
+    let incident =
+        incidents().into_iter().find(|path| path.ends_with("01-metadata-service-blocked")).expect("it");
+    let lines = fs::read_to_string(incident.join("events.jsonl")).expect("lines");
+    let (mut nodes, mut cluster) = (Vec::new(), Vec::new());
+    for line in lines.lines() {
+        let value: Value = serde_json::from_str(line).expect("JSON");
+        let time = |field: &str| {
+            value[field].as_str().and_then(|at| at.parse::<Timestamp>().ok()).map(Timestamp::as_millisecond)
+        };
+        let (list, stream, at) = if value.get("v").is_some() {
+            (&mut nodes, value["instanceId"].clone(), time("at"))
+        } else if value.get("verb").is_some() {
+            (&mut cluster, json!("kube-apiserver-audit-0a1b"), time("stageTimestamp"))
+        } else {
+            continue;
+        };
+        list.push(json!({ "logStreamName": stream, "timestamp": at, "ingestionTime": at, "message": line, "eventId": "1" }));
+    }
+    let file = folder.join("same.json");
+    fs::write(&file, json!({ "events": nodes.iter().chain(&cluster).collect::<Vec<_>>() }).to_string())
+        .expect("written");
+    let expected = comparison(&[text(&file)]);
+    assert_eq!(expected["policies"][0]["totals"]["repairs"], 1);
+
+    let pages = nodes.len().div_ceil(3) + cluster.len().div_ceil(3);
+    let (address, heard) =
+        cloudwatch([("/nodemend/prod/nodes", nodes), ("/aws/eks/prod/cluster", cluster)].into());
+    let ask = |groups: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nodemend"));
+        command.args([
+            "backtest",
+            "--format",
+            "json",
+            "--since",
+            "2026-08-20T00:00:00Z",
+            "--until",
+            "2026-08-21T00:00:00Z",
+        ]);
+        for group in groups {
+            command.args(["--log-group", group]);
+        }
+        for (name, value) in [
+            ("AWS_ENDPOINT_URL", address.as_str()),
+            ("AWS_REGION", "us-east-1"),
+            ("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE"),
+            ("AWS_SECRET_ACCESS_KEY", "not-a-secret"),
+        ] {
+            command.env(name, value);
+        }
+        command.output().expect("nodemend runs")
+    };
+    let output = ask(&["/nodemend/prod/nodes", "/aws/eks/prod/cluster"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let got: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    assert_eq!(got["policies"], expected["policies"]);
+    let asked: Vec<Value> = heard.try_iter().collect();
+    assert_eq!(asked.len(), pages);
+    assert!(asked.iter().all(|asked| asked["startTime"] == 1_787_184_000_000_i64), "{asked:?}");
+    let audit = asked.last().expect("the last");
+    assert_eq!(audit["logStreamNamePrefix"], "kube-apiserver-audit");
+    assert!(audit["filterPattern"].as_str().expect("a pattern").contains("objectRef.resource"));
+
+    let output = ask(&["/nodemend/other/nodes"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("failed to read log group /nodemend/other/nodes"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(stderr(&output).contains("does not exist"), "{}", stderr(&output));
 }

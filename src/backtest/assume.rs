@@ -80,7 +80,7 @@ impl Assumed {
         let old = occurrence.instance_id.clone();
         let hex = trail::sha256(&format!("in place of {old}"));
         let (Ok(new), Some((group, zone))) =
-            (InstanceId::new(&format!("i-{}", &hex[..17])), place_of(&driver.cloud, &old))
+            (InstanceId::new(format!("i-{}", &hex[..17])), place_of(&driver.cloud, &old))
         else {
             return;
         };
@@ -88,7 +88,7 @@ impl Assumed {
             cluster: occurrence.cluster.clone(),
             group,
             zone: zone.clone(),
-            old: old.clone(),
+            old,
             new: new.clone(),
         };
         self.push(occurrence.at, LAUNCH_AFTER.min(after), launch);

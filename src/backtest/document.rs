@@ -133,7 +133,9 @@ impl Place {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> (Vec<(Option<&'static str>, u64, String)>, usize) {
+    type Found = (Option<&'static str>, u64, String);
+
+    fn read(text: &str) -> (Vec<Found>, usize) {
         let mut found = Vec::new();
         let mut lines = Lines::new(text.as_bytes());
         let broken = elements(&mut lines, |element| {

@@ -48,7 +48,7 @@ fn write(out: &mut String, comparison: &Comparison) -> fmt::Result {
         out,
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n\
          <link rel=\"icon\" href=\"data:,\">\n<title>nodemend backtest</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n\
          <h1>What each policy would have done</h1>"
     )?;

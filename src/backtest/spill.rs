@@ -119,6 +119,12 @@ impl History {
         Self { spills: spills.into_iter().map(sorted).collect() }
     }
 
+    /// Takes one more in.
+    #[cfg(feature = "aws")]
+    pub(super) fn add(&mut self, spill: Spill) {
+        self.spills.append(&mut Self::new(vec![spill]).spills);
+    }
+
     /// How many things there are.
     pub(super) fn count(&self) -> u64 {
         self.spills.iter().map(|spill| spill.count()).sum()
@@ -257,7 +263,7 @@ mod tests {
             file: (n % 3) as u32,
             ordinal: n,
         };
-        let length = |n: u64| if n % 1_000 == 0 { 100_000 } else { (n % 4_000) as usize };
+        let length = |n: u64| if n.is_multiple_of(1_000) { 100_000 } else { (n % 4_000) as usize };
         let mut spills = vec![Spill::default(), Spill::default(), Spill::default()];
         let mut expected: Vec<(Key, usize)> = Vec::new();
         for n in 0..10_000 {

@@ -82,7 +82,7 @@ fn of_a_kubelets_heartbeats_the_first_is_kept_and_of_what_tells_something_everyt
         refused,
         of_another,
     ];
-    let mut lines = vec![beat.clone(), beat.clone(), other.clone(), other];
+    let mut lines = vec![beat.clone(), beat, other.clone(), other];
     let first = lines.len() as u64;
     lines.extend(told.iter().chain(&told).cloned());
     let all = first..first + 2 * told.len() as u64;

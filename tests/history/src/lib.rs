@@ -93,6 +93,28 @@ pub struct Instance {
 /// One line: when, of which stream, and what.
 type Line = (i64, String);
 
+impl Instance {
+    /// When it is well by itself, from some second on, and that holds for two minutes; never, if it stays sick until it is no more.
+    pub fn well_after(&self, at: i64) -> Option<i64> {
+        let sick = |at: i64| {
+            // That a kubelet is silent shows when its lease has run out.
+            let shows =
+                |trouble: &Trouble| trouble.from + i64::from(matches!(trouble.ail, Ail::Unknown { .. })) * 45;
+            let during = |trouble: &&Trouble| at >= shows(trouble) && trouble.to.is_none_or(|to| at < to);
+            self.troubles.iter().find(during).map(|trouble| trouble.to)
+        };
+        let mut well = at;
+        loop {
+            let next = (well..well + 2 * MINUTE).find_map(&sick);
+            match next {
+                None => return Some(well),
+                Some(Some(to)) => well = to,
+                Some(None) => return None,
+            }
+        }
+    }
+}
+
 impl Plan {
     fn end(&self) -> i64 {
         self.days * DAY
@@ -195,7 +217,7 @@ impl Plan {
     }
 
     /// When no agent's word arrives.
-    fn silence(&self) -> std::ops::Range<i64> {
+    pub fn silence(&self) -> std::ops::Range<i64> {
         let at = self.end() * 2 / 3;
         at..at + 35 * MINUTE
     }
