@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nodemend_adapters::{
     aws,
@@ -16,6 +17,9 @@ use nodemend_intake::Intake;
 use serde_json::{Value, json, value::RawValue};
 use tokio::sync::Mutex;
 
+/// A payload waits for no more than this for a bus that takes nothing: others wait behind it.
+const TIME_TO_TELL: SignedDuration = SignedDuration::from_secs(2);
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let environment = Environment::of_process();
@@ -27,7 +31,7 @@ async fn main() -> Result<(), Error> {
     let decoder = Mutex::new(Decoder::new());
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Box<RawValue>>| {
         // Its future is deep and large, and lives on the heap.
-        let herald = Herald::new(bus.clone());
+        let herald = Herald::new(bus.clone(), TIME_TO_TELL);
         Box::pin(take(&intake, &mut *decoder.lock().await, herald, event.payload.get())).await
     }))
     .await
