@@ -216,3 +216,38 @@ def test_audit_takes_events_in_and_leaves_strangers_alone(aws):
     event = json.loads((ROOT / "events" / "templates" / "eventbridge-nth-ec2-state-change-event.json").read_text())
     event["detail"]["state"] = "terminated"
     assert invoke(aws, "AuditFunction", event) == {"relevant": False, "steps": 0}
+
+
+@built
+def test_what_happens_is_told_on_the_bus(aws):
+    apply_policy(aws)
+    queue = aws("sqs").create_queue(QueueName="told")["QueueUrl"]
+    arn = aws("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    pattern = {"source": ["nodemend"], "detail": {"cluster": [CLUSTER]}}
+    aws("events").put_rule(Name="told", EventPattern=json.dumps(pattern), State="ENABLED")
+    aws("events").put_targets(Rule="told", Targets=[{"Id": "queue", "Arn": arn}])
+    incident = (ROOT / "events" / "06-xid-79-replace" / "events.jsonl").read_text().splitlines()
+    instance = "i-00000000000000042"
+    report = next(one for one in map(json.loads, incident) if one["kind"] == "condition")
+    report |= {"instanceId": instance, "node": "ip-10-0-0-42.ec2.internal"}
+    assert invoke(aws, "IntakeFunction", subscription([json.dumps(report)], instance))["reports"] == 1
+    deadline, told = time.monotonic() + 30, []
+    while not told:
+        assert time.monotonic() < deadline, "nobody was told"
+        found = aws("sqs").receive_message(QueueUrl=queue, WaitTimeSeconds=1, MaxNumberOfMessages=10)
+        told = [json.loads(message["Body"]) for message in found.get("Messages", [])]
+    assert [(event["source"], event["detail-type"]) for event in told] == [("nodemend", "Node Suspected")]
+    assert (told[0]["detail"]["instanceId"], told[0]["detail"]["step"]) == (instance, "suspect")
+
+
+@built
+def test_drain_leaves_terminations_of_strangers_alone(aws):
+    detail = {
+        "LifecycleActionToken": "t", "AutoScalingGroupName": "strangers", "LifecycleHookName": "Terminate-LC-Hook",
+        "EC2InstanceId": "i-00000000000000042", "LifecycleTransition": "autoscaling:EC2_INSTANCE_TERMINATING",
+    }
+    event = {"detail-type": "EC2 Instance-terminate Lifecycle Action", "time": "2026-08-20T09:55:00Z", "detail": detail}
+    assert invoke(aws, "DrainFunction", event) == {"relevant": False}
+    # Of a group that is not there, asked of Auto Scaling itself.
+    detail["LifecycleHookName"] = "nodemend-drain"
+    assert invoke(aws, "DrainFunction", event) == {"relevant": False}

@@ -19,13 +19,21 @@ pub enum Standing {
     Over,
 }
 
+/// Whose a group is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// The cluster's that its tags name.
+    Cluster(ClusterName),
+    /// Its tags name none.
+    Nobody,
+    /// There is no such group any more.
+    NoGroup,
+}
+
 /// Lifecycle hooks, and what of the instances that they hold only AWS knows.
 pub trait Hooks: Send + Sync {
-    /// The cluster that a group's tags name; none of a group that is gone, or nobody's.
-    fn cluster_of_group(
-        &self,
-        group: &GroupName,
-    ) -> impl Future<Output = Result<Option<ClusterName>, CloudError>> + Send;
+    /// Whose a group is.
+    fn owner(&self, group: &GroupName) -> impl Future<Output = Result<Owner, CloudError>> + Send;
 
     /// The name that an instance's node registers under where nobody says another.
     fn private_name(

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nodemend_adapters::{
     aws,
@@ -15,6 +16,9 @@ use nodemend_adapters::{
 use nodemend_audit::{Audit, AuditError};
 use nodemend_domain::ident::AccountId;
 use serde_json::{Value, json, value::RawValue};
+
+/// An event waits for no more than this for a bus that takes nothing.
+const TIME_TO_TELL: SignedDuration = SignedDuration::from_secs(2);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
@@ -32,7 +36,7 @@ async fn main() -> Result<(), Error> {
     let bus = bus.map(|bus| Arc::new(EventBridge::connect(&shared, bus)));
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Box<RawValue>>| {
         // Its future is deep and large, and lives on the heap.
-        Box::pin(take(&audit, Herald::new(bus.clone()), event.payload.get())).await
+        Box::pin(take(&audit, Herald::new(bus.clone(), TIME_TO_TELL), event.payload.get())).await
     }))
     .await
 }

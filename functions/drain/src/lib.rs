@@ -12,13 +12,13 @@ use nodemend_adapters::{
     clock::Clock,
     cloud::CloudError,
     kubernetes::Kubernetes,
-    lifecycle::{Hooks, Standing},
+    lifecycle::{Hooks, Owner, Standing},
     store::{CaseKey, Store},
 };
 use nodemend_domain::{
     case::Case,
     drain::{self, Dead, Hook, Left},
-    ident::{ClusterName, InstanceId, NodeName},
+    ident::{ClusterName, GroupName, InstanceId, NodeName},
 };
 
 pub use self::event::{EventError, Heard};
@@ -27,6 +27,8 @@ pub use self::event::{EventError, Heard};
 const HEARTBEAT: SignedDuration = SignedDuration::from_secs(15);
 /// How often the completion is tried before it is left to the next invocation.
 const COMPLETIONS: u32 = 4;
+/// After a request that failed.
+const RETRY: SignedDuration = SignedDuration::from_secs(3);
 /// Between them; doubles.
 const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(2);
 
@@ -98,6 +100,9 @@ pub enum DrainError {
         /// Why.
         source: CloudError,
     },
+    /// It has a hook of ours, and is nobody's.
+    #[error("failed to find whose the group {0} is: it has the hook, and no tag of a cluster")]
+    Untagged(GroupName),
     /// The hook could not be completed.
     #[error("failed to complete the lifecycle action of {instance_id}")]
     Completion {
@@ -143,13 +148,12 @@ impl<S: Store, H: Hooks, A: Kubernetes, K: Clock> Drainer<S, H, A, K> {
     ) -> Result<Option<Drained>, DrainError> {
         let began = self.clock.now();
         // Every group of the account whose hook has this name is heard of, and may be another cluster's.
-        let cluster = self
-            .hooks
-            .cluster_of_group(&hook.group)
-            .await
-            .map_err(|source| DrainError::Group { instance_id: hook.instance_id.clone(), source })?;
-        if cluster.as_ref() != Some(&self.settings.cluster) {
-            return Ok(None);
+        let owner = self.hooks.owner(&hook.group).await;
+        match owner.map_err(|source| DrainError::Group { instance_id: hook.instance_id.clone(), source })? {
+            Owner::Cluster(cluster) if cluster == self.settings.cluster => {}
+            Owner::Cluster(_) | Owner::NoGroup => return Ok(None),
+            // Nobody will let it go on before its own time is up, and somebody should know.
+            Owner::Nobody => return Err(DrainError::Untagged(hook.group)),
         }
         // From when it is held, so that a second try has no more time than the first; and from now, so that no clock of
         // somebody else's makes it longer than this invocation may take.
@@ -203,7 +207,10 @@ impl<S: Store, H: Hooks, A: Kubernetes, K: Clock> Drainer<S, H, A, K> {
                 turn.next_beat = now + HEARTBEAT;
                 standing
             }
-            Err(_) => Standing::Held,
+            Err(_) => {
+                turn.next_beat = now + RETRY;
+                Standing::Held
+            }
         }
     }
 }

@@ -13,12 +13,10 @@ use nodemend_domain::{
     ident::NodeName,
 };
 
-use crate::{Dead, Drainer, Outcome, Turn, known};
+use crate::{Dead, Drainer, Outcome, RETRY, Turn, known};
 
 /// Who is not let in now may be in a moment: a right that was just given takes its time.
 const DENIED_PATIENCE: SignedDuration = SignedDuration::from_secs(30);
-/// After a request that failed.
-const RETRY: SignedDuration = SignedDuration::from_secs(3);
 
 /// Why a drain goes no further.
 enum Stop {

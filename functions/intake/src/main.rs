@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nodemend_adapters::{
     aws,
@@ -18,6 +18,9 @@ use nodemend_intake::{Intake, IntakeError, Intaken};
 use serde_json::{Value, json, value::RawValue};
 use tokio::sync::Mutex;
 
+/// A payload waits for no more than this for a bus that takes nothing: others wait behind it.
+const TIME_TO_TELL: SignedDuration = SignedDuration::from_secs(2);
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let environment = Environment::of_process();
@@ -30,7 +33,7 @@ async fn main() -> Result<(), Error> {
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Box<RawValue>>| {
         let intake = intake.clone().in_account(account_of(&event.context.invoked_function_arn));
         let mut decoder = decoder.lock().await;
-        let herald = Herald::new(bus.clone());
+        let herald = Herald::new(bus.clone(), TIME_TO_TELL);
         // Its future is deep and large, and lives on the heap.
         Box::pin(async {
             match subscription::stream_records(event.payload.get().as_bytes())? {

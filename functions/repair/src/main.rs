@@ -24,6 +24,9 @@ const TURN: SignedDuration = SignedDuration::from_secs(65);
 /// So little of a turn is not worth waiting for again.
 const SHORT: SignedDuration = SignedDuration::from_secs(5);
 
+/// A sweep's end waits for no more than this for a bus that takes nothing; its calls have been made by then.
+const TIME_TO_TELL: SignedDuration = SignedDuration::from_secs(10);
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let environment = Environment::of_process();
@@ -36,7 +39,7 @@ async fn main() -> Result<(), Error> {
     let bus = environment.event_bus().map_err(one_line)?;
     let bus = bus.map(|bus| Arc::new(EventBridge::connect(&shared, bus)));
     lambda_runtime::run(service_fn(async |_: LambdaEvent<Box<RawValue>>| {
-        sweep(&repairer, &store, Herald::new(bus.clone())).await
+        sweep(&repairer, &store, Herald::new(bus.clone(), TIME_TO_TELL)).await
     }))
     .await
 }

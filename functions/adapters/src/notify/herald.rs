@@ -13,21 +13,20 @@ use crate::{
     telemetry::{self, Metric},
 };
 
-/// So long after it happened, what could not be told is left. It bounds what the end of an invocation waits for.
-const TIME_TO_TELL: SignedDuration = SignedDuration::from_secs(5);
-
 /// Tells what happens during one invocation.
 #[derive(Debug)]
 pub struct Herald<B> {
     /// None where nobody wants to be told.
     bus: Option<Arc<B>>,
+    /// So long after it was heard of, what could not be told is left. It bounds what an invocation's end waits for.
+    time: SignedDuration,
     tasks: JoinSet<()>,
 }
 
 impl<B: Bus + 'static> Herald<B> {
-    /// One that tells on this bus, or nobody.
-    pub fn new(bus: Option<Arc<B>>) -> Self {
-        Self { bus, tasks: JoinSet::new() }
+    /// One that tells on this bus, or nobody, and has so long for it.
+    pub fn new(bus: Option<Arc<B>>, time: SignedDuration) -> Self {
+        Self { bus, time, tasks: JoinSet::new() }
     }
 
     /// Begins to tell, and returns at once.
@@ -39,7 +38,7 @@ impl<B: Bus + 'static> Herald<B> {
                 by_cluster.entry(occurrence.cluster.clone()).or_default().push(notification);
             }
         }
-        let until = SystemClock.now() + TIME_TO_TELL;
+        let until = SystemClock.now() + self.time;
         for (cluster, notifications) in by_cluster {
             let bus = bus.clone();
             self.tasks.spawn(async move {

@@ -33,13 +33,16 @@ pub(crate) fn ask(world: &World, endpoint: &str, authority: &str, asked: &Asked)
     match action.as_str() {
         "DescribeAutoScalingGroups" => {
             let tag = &state.tag;
+            let group = format!(
+                "<member><AutoScalingGroupName>{GROUP}</AutoScalingGroupName><Instances/>\
+                 <Tags><member><Key>{tag}</Key><Value>owned</Value></member></Tags></member>"
+            );
+            let known = if tag.is_empty() { "" } else { &group };
             answer(
                 200,
                 format!(
                     "<DescribeAutoScalingGroupsResponse xmlns=\"{SCHEMA}\"><DescribeAutoScalingGroupsResult>\
-                     <AutoScalingGroups><member><AutoScalingGroupName>{GROUP}</AutoScalingGroupName>\
-                     <Instances/><Tags><member><Key>{tag}</Key><Value>owned</Value></member></Tags>\
-                     </member></AutoScalingGroups></DescribeAutoScalingGroupsResult>\
+                     <AutoScalingGroups>{known}</AutoScalingGroups></DescribeAutoScalingGroupsResult>\
                      </DescribeAutoScalingGroupsResponse>"
                 ),
             )
@@ -59,6 +62,7 @@ pub(crate) fn ask(world: &World, endpoint: &str, authority: &str, asked: &Asked)
                 ),
             )
         }
+        "RecordLifecycleActionHeartbeat" if state.deaf => refused("Throttling", "Rate exceeded"),
         "RecordLifecycleActionHeartbeat" if state.held => {
             state.beats.push(now);
             done("RecordLifecycleActionHeartbeat")

@@ -91,10 +91,19 @@ async fn hooks_of_others_and_groups_of_others_are_left_alone() {
     assert_eq!(take(&subject, &world, &launch).await.expect("an end"), None);
     let other = world.clone().with(|state| "kubernetes.io/cluster/other".clone_into(&mut state.tag));
     assert_eq!(take(&subject, &other, &other.event()).await.expect("an end"), None);
-    let untagged = world.clone().with(|state| "Name".clone_into(&mut state.tag));
-    assert_eq!(take(&subject, &untagged, &untagged.event()).await.expect("an end"), None);
+    let gone = world.clone().with(|state| state.tag.clear());
+    assert_eq!(take(&subject, &gone, &gone.event()).await.expect("an end"), None);
     let state = world.now();
     assert!(state.held && state.beats.is_empty() && state.requests.is_empty());
+}
+
+#[tokio::test]
+async fn a_hook_of_ours_on_a_group_that_is_nobodys_is_told() {
+    let world = World::new(vec![pod("web")]).with(|state| "Name".clone_into(&mut state.tag));
+    let error = take(&drainer(&world, store()).await, &world, &world.event()).await.expect_err("nobody's");
+    let expected = "failed to find whose the group workers is: it has the hook, and no tag of a cluster";
+    assert_eq!(error.to_string(), expected);
+    assert!(world.now().held);
 }
 
 #[tokio::test]

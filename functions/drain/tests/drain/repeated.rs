@@ -96,6 +96,15 @@ async fn an_event_from_the_future_gets_no_more_time_than_an_invocation_has() {
 }
 
 #[tokio::test]
+async fn whose_heartbeats_are_refused_drains_on_and_asks_no_more_often_for_it() {
+    let guarded = Pod { guarded_until: Some(after(120)), ..pod("web") };
+    let world = World::new(vec![guarded]).with(|state| state.deaf = true);
+    assert!(emptied(&drained(&world).await));
+    let requests = world.now().requests.len();
+    assert!(requests < 200, "{requests} requests in two minutes");
+}
+
+#[tokio::test]
 async fn a_completion_that_is_throttled_is_tried_again() {
     let world = World::new(Vec::new()).with(|state| state.throttled = 3);
     assert!(emptied(&drained(&world).await));

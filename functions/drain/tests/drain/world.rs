@@ -46,7 +46,10 @@ pub(crate) fn pod(name: &'static str) -> Pod {
 #[derive(Debug)]
 pub(crate) struct State {
     // Auto Scaling and EC2.
+    /// Of the group; none where there is no such group.
     pub(crate) tag: String,
+    /// Heartbeats are refused.
+    pub(crate) deaf: bool,
     pub(crate) held: bool,
     pub(crate) beats: Vec<Timestamp>,
     pub(crate) completions: Vec<Timestamp>,
@@ -94,6 +97,7 @@ impl World {
         clock.advance_to(began());
         let state = State {
             tag: format!("kubernetes.io/cluster/{CLUSTER}"),
+            deaf: false,
             held: true,
             beats: Vec::new(),
             completions: Vec::new(),

@@ -7,11 +7,11 @@ use aws_sdk_autoscaling::{
 };
 use nodemend_domain::{
     drain::Hook,
-    ident::{ClusterName, GroupName, InstanceId, NodeName},
+    ident::{GroupName, InstanceId, NodeName},
 };
 
 use super::{CloudError, error, group, instance};
-use crate::lifecycle::{Hooks, Standing};
+use crate::lifecycle::{Hooks, Owner, Standing};
 
 /// What the group does with the instance: it is terminated either way, and the other answer would leave out what other
 /// hooks hold it for.
@@ -32,8 +32,11 @@ impl AwsHooks {
 }
 
 impl Hooks for AwsHooks {
-    async fn cluster_of_group(&self, name: &GroupName) -> Result<Option<ClusterName>, CloudError> {
-        Ok(group::describe(&self.auto_scaling, name).await?.and_then(|group| group.cluster))
+    async fn owner(&self, name: &GroupName) -> Result<Owner, CloudError> {
+        Ok(match group::describe(&self.auto_scaling, name).await? {
+            Some(group) => group.cluster.map_or(Owner::Nobody, Owner::Cluster),
+            None => Owner::NoGroup,
+        })
     }
 
     async fn private_name(&self, instance_id: &InstanceId) -> Result<Option<NodeName>, CloudError> {

@@ -1,0 +1,69 @@
+//! What a sweep says of repairs that are due and not called for.
+
+mod ward;
+
+use nodemend_adapters::store::Store;
+use nodemend_domain::{
+    occurrence::Step,
+    policy::{Hold, Mode},
+};
+
+use self::ward::{Trouble, Ward, cluster, minutes, policy, terminate};
+
+fn held_until(minute: i64) -> Hold {
+    Hold {
+        cluster: None,
+        group: None,
+        node: None,
+        owner: "alice".to_owned(),
+        reason: "kernel test".to_owned(),
+        from: None,
+        until: minutes(minute),
+    }
+}
+
+#[test]
+fn a_blocked_repair_is_pending_from_its_deadline_until_it_is_called_for() {
+    let ward = Ward::sick(1, Trouble::Network, policy(1));
+    ward.store.hold(&cluster(), held_until(120));
+    ward.sweep_until(minutes(100));
+    let swept = ward.sweep_at(minutes(101));
+    assert_eq!(swept.pending.get(&cluster()), Some(&minutes(30)));
+    ward.sweep_until(minutes(122));
+    assert_eq!(ward.cloud.calls(), [terminate(1)]);
+    assert!(ward.sweep_at(minutes(123)).pending.is_empty());
+}
+
+#[test]
+fn a_blocked_line_names_its_guards() {
+    let ward = Ward::sick(1, Trouble::Network, policy(1));
+    ward.store.hold(&cluster(), held_until(120));
+    let swept = ward.sweep_at(minutes(30));
+    let blocked = swept.occurrences.iter().find(|told| told.step == Step::Blocked).expect("blocked");
+    assert_eq!(blocked.guards, ["Held"]);
+    assert!(swept.occurrences.iter().all(|told| told.guards.is_empty() == (told.step != Step::Blocked)));
+    let line = serde_json::to_value(blocked).expect("JSON");
+    assert_eq!(line["guards"], serde_json::json!(["Held"]));
+}
+
+#[test]
+fn a_call_that_is_refused_again_and_again_is_pending() {
+    let ward = Ward::sick(1, Trouble::Network, policy(1));
+    let mut since = None;
+    for _ in 0..3 {
+        let due = pollster::block_on(ward.store.next_due()).expect("a memory").expect("due");
+        ward.refuse(terminate(1), due, "AccessDenied", "is not authorized to perform");
+        assert_eq!(ward.sweep_at(due).pending.get(&cluster()).copied(), since, "{due}");
+        since = Some(minutes(30));
+    }
+    assert_eq!(ward.cloud.calls().len(), 3);
+}
+
+#[test]
+fn what_is_only_observed_is_pending_for_nobody() {
+    let mut observe = policy(1);
+    observe.mode = Mode::Observe;
+    let ward = Ward::sick(2, Trouble::Network, observe);
+    ward.sweep_until(minutes(100));
+    assert!(ward.sweep_at(minutes(101)).pending.is_empty());
+}
