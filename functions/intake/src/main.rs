@@ -49,12 +49,10 @@ async fn take(intake: &Intake<DynamoStore>, decoder: &mut Decoder, payload: &str
     let cluster = taken.cluster.as_ref().filter(|_| taken.unknown_cluster == 0);
     telemetry::measured(now, cluster, &numbers);
     for failure in &taken.failures {
-        telemetry::failed(&Failed {
-            cluster,
-            instance_id: failure.instance_id.as_ref(),
-            case: failure.case.as_deref(),
-            ..Failed::of(failure)
-        });
+        let mut failed = Failed::of(failure);
+        (failed.cluster, failed.instance_id) = (cluster, failure.instance_id.as_ref());
+        failed.case = failure.case.as_deref();
+        telemetry::failed(&failed);
     }
     // What was told above is written. The rest comes again with the payload.
     if let Some(error) = taken.failure() {
@@ -78,7 +76,9 @@ fn given_up(error: &IntakeError, payload: &str) -> Error {
         telemetry::measured(SystemClock.now(), None, &[(Metric::Undecodable, 1)]);
     }
     let excerpt = (!readable).then(|| telemetry::excerpt(payload));
-    telemetry::failed(&Failed { excerpt: excerpt.as_deref(), ..Failed::of(error) });
+    let mut failed = Failed::of(error);
+    failed.excerpt = excerpt.as_deref();
+    telemetry::failed(&failed);
     error.to_string().into()
 }
 
