@@ -64,11 +64,9 @@ fn given_up(error: &AuditError, payload: &str) -> Error {
         telemetry::measured(SystemClock.now(), None, &[(Metric::Undecodable, 1)]);
     }
     let excerpt = (!readable).then(|| telemetry::excerpt(payload));
-    telemetry::failed(&Failed {
-        instance_id: error.instance_id(),
-        excerpt: excerpt.as_deref(),
-        ..Failed::of(error)
-    });
+    let mut failed = Failed::of(error);
+    (failed.instance_id, failed.excerpt) = (error.instance_id(), excerpt.as_deref());
+    telemetry::failed(&failed);
     error.to_string().into()
 }
 

@@ -118,12 +118,10 @@ fn told(taken: &Intaken, herald: &mut Herald<EventBridge>, now: Timestamp) -> Va
     let cluster = taken.cluster.as_ref().filter(|_| taken.unknown_cluster == 0);
     telemetry::measured(now, cluster, &numbers);
     for failure in &taken.failures {
-        telemetry::failed(&Failed {
-            cluster,
-            instance_id: failure.instance_id.as_ref(),
-            case: failure.case.as_deref(),
-            ..Failed::of(failure)
-        });
+        let mut failed = Failed::of(failure);
+        (failed.cluster, failed.instance_id) = (cluster, failure.instance_id.as_ref());
+        failed.case = failure.case.as_deref();
+        telemetry::failed(&failed);
     }
     json!({
         "reports": taken.reports,
@@ -143,7 +141,9 @@ fn given_up(error: &IntakeError, payload: &str) -> Error {
         telemetry::measured(SystemClock.now(), None, &[(Metric::Undecodable, 1)]);
     }
     let excerpt = (!readable).then(|| telemetry::excerpt(payload));
-    telemetry::failed(&Failed { excerpt: excerpt.as_deref(), ..Failed::of(error) });
+    let mut failed = Failed::of(error);
+    failed.excerpt = excerpt.as_deref();
+    telemetry::failed(&failed);
     error.to_string().into()
 }
 

@@ -126,12 +126,11 @@ impl Done {
             *oldest = (*oldest).min(*since);
         }
         for failure in &swept.failures {
-            telemetry::failed(&Failed {
-                cluster: Some(&failure.key.cluster),
-                instance_id: Some(&failure.key.instance_id),
-                case: failure.case.as_deref(),
-                ..Failed::of(failure)
-            });
+            let mut failed = Failed::of(failure);
+            failed.cluster = Some(&failure.key.cluster);
+            failed.instance_id = Some(&failure.key.instance_id);
+            failed.case = failure.case.as_deref();
+            telemetry::failed(&failed);
         }
     }
 
