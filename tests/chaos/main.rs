@@ -36,12 +36,10 @@ fn with_bed<T>(work: impl AsyncFnOnce(&mut Bed) -> T) -> T {
 }
 
 /// What each function awaits in a repair in which nothing dies.
-fn count(bed: &mut Bed) -> impl Future<Output = [Vec<String>; 3]> {
-    async {
-        let ran = bed.repair_counted().await.expect("a repair");
-        assert_eq!((ran.calls, ran.lost), (1, 0));
-        ran.awaits
-    }
+async fn count(bed: &mut Bed) -> [Vec<String>; 3] {
+    let ran = bed.repair_counted().await.expect("a repair");
+    assert_eq!((ran.calls, ran.lost), (1, 0));
+    ran.awaits
 }
 
 #[test]
@@ -62,11 +60,12 @@ fn whichever_function_dies_at_whichever_await_the_repair_completes_once() {
     }
     let to_do = Mutex::new(VecDeque::from(all.clone()));
     let ran: Mutex<Vec<(Death, Result<Ran, String>)>> = Mutex::default();
+    let next = || lock(&to_do).pop_front();
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
                 with_bed(async |bed| {
-                    while let Some(death) = lock(&to_do).pop_front() {
+                    while let Some(death) = next() {
                         let what = &awaits[death.function][death.point.number as usize - 1];
                         let result = bed.repair(Some((death, what))).await;
                         lock(&ran).push((death, result));
