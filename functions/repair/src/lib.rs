@@ -59,6 +59,8 @@ pub struct Repairer<S, C, K> {
 
 /// What asks for a repair, and the id that it is told under.
 type Due = (CaseKey, String);
+/// The same, with how urgent it is: the least goes first.
+type Wanting = ((u8, Timestamp), Due);
 
 /// What a sweep did.
 #[derive(Debug, Default)]
@@ -172,7 +174,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
         swept: &mut Swept,
     ) -> Vec<Vec<Due>> {
         let open = self.locate(open, view, swept).await;
-        let mut groups: BTreeMap<(ClusterName, GroupName), Vec<((u8, Timestamp), Due)>> = BTreeMap::new();
+        let mut groups: BTreeMap<(ClusterName, GroupName), Vec<Wanting>> = BTreeMap::new();
         for case in open {
             match self.settle(&case, view, now, swept).await {
                 Ok(Some((fault, group))) => {

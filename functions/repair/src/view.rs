@@ -90,9 +90,10 @@ impl View {
         case: &Case,
     ) -> Result<Around, RepairError> {
         let policy = self.policy(store, &case.cluster).await?.unwrap_or_default();
+        // Calls of AWS are large futures, and live on the heap.
         let (found, cluster) = both(
-            cloud.locate(std::slice::from_ref(&case.instance_id)),
-            ClusterView::read(store, cloud, &case.cluster, &policy),
+            Box::pin(cloud.locate(std::slice::from_ref(&case.instance_id))),
+            Box::pin(ClusterView::read(store, cloud, &case.cluster, &policy)),
         )
         .await;
         self.whereabouts.extend(found?.into_iter().map(|found| (case.instance_id.clone(), found)));
@@ -114,7 +115,8 @@ impl View {
         };
         let (group, name, state) = match name {
             Some(name) => {
-                let (group, state) = both(self.group(cloud, &name), store.group(&case.cluster, &name)).await;
+                let (group, state) =
+                    both(Box::pin(self.group(cloud, &name)), store.group(&case.cluster, &name)).await;
                 (group?, name, state?)
             }
             None => {
@@ -172,7 +174,7 @@ impl ClusterView {
         policy: &Policy,
     ) -> Result<Self, RepairError> {
         let ((unwell, holds), facts) =
-            both(both(store.unwell(name), store.holds(name)), cloud.cluster(name)).await;
+            both(both(store.unwell(name), store.holds(name)), Box::pin(cloud.cluster(name))).await;
         let unwell = unwell?;
         Ok(Self {
             facts: facts?,

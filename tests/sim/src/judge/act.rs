@@ -23,7 +23,7 @@ impl Judge {
         match &basis {
             Some(basis) => wrongs.extend(self.in_the_way(number, case, basis)),
             None => {
-                wrongs.push(("not read before the call", "no claim was written by this process".to_owned()))
+                wrongs.push(("not read before the call", "no claim was written by this process".to_owned()));
             }
         }
         for (rule, what) in wrongs {
