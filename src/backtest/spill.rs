@@ -270,7 +270,7 @@ mod tests {
             spills[(n % 2) as usize].push(key(n), &vec![n as u8; length(n)]).expect("pushed");
             expected.push((key(n), length(n)));
         }
-        assert!(spills[0].stretches.len() > 2, "nothing was spilled");
+        assert!(spills[0].stretches.len() >= 2, "nothing was spilled");
         expected.sort();
         let history = History::new(spills);
         assert_eq!(history.count(), 10_000);

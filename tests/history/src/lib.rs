@@ -4,6 +4,9 @@
 //! Nodes fail as nodes do: most come back by themselves, some soon, some late; the others stay sick until a person terminates
 //! them. Once a zone goes dark, and once no agent's word arrives.
 
+mod dice;
+mod words;
+
 use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
@@ -13,7 +16,9 @@ use std::{
 };
 
 use flate2::{Compression, write::GzEncoder};
-use jiff::Timestamp;
+
+use dice::Dice;
+use words::{clock, deleted, heartbeat, kubelet, other, ready, state, unknown};
 
 /// 2026-07-01T00:00:00Z, in seconds.
 pub const START: i64 = 1_782_864_000;
@@ -30,28 +35,6 @@ pub struct Plan {
     pub days: i64,
     /// How many days a node lives between two troubles, on average.
     pub days_between: i64,
-}
-
-/// Numbers that look thrown.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        // splitmix64
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: i64) -> i64 {
-        (self.next() % limit.max(1) as u64) as i64
-    }
-
-    fn one_in(&mut self, n: i64) -> bool {
-        self.below(n) == 0
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -496,116 +479,4 @@ fn create(folder: &Path, number: usize) -> io::Result<GzEncoder<BufWriter<File>>
     fs::create_dir_all(folder)?;
     let file = File::create(folder.join(format!("{number:06}.gz")))?;
     Ok(GzEncoder::new(BufWriter::with_capacity(64 * 1024, file), Compression::new(3)))
-}
-
-/// `2026-07-01T00:05:00`
-fn clock(at: i64) -> impl std::fmt::Display {
-    Timestamp::from_second(START + at).expect("a time").strftime("%Y-%m-%dT%H:%M:%S")
-}
-
-fn state(line: &mut Vec<u8>, condition: &str, sick: Option<&Trouble>, well_since: i64, now: i64) {
-    let _ = match sick {
-        None => {
-            write!(line, r#""condition":"{condition}","status":"True","since":"{}.000Z""#, clock(well_since))
-        }
-        Some(Trouble { from, ail: Ail::Agent(_, reason), .. }) => write!(
-            line,
-            r#""condition":"{condition}","status":"False","since":"{0}.000Z","findings":[{{"reason":"{reason}","severity":"Condition","since":"{0}.000Z","last":"{1}.000Z","count":{2},"message":"made up"}}]"#,
-            clock(*from),
-            clock(now),
-            1 + (now - from) / MINUTE,
-        ),
-        Some(_) => Ok(()),
-    };
-}
-
-/// An audit event as the API server writes it.
-fn event(level: &str, verb: &str, user: &str, object: &str, code: u16, sent: &str, at: i64) -> String {
-    format!(
-        r#"{{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"{level}","auditID":"0e507148-8b16-4dfb-934b-{at:012x}","stage":"ResponseComplete","requestURI":"/api/v1/nodes?timeout=10s","verb":"{verb}","user":{user},"sourceIPs":["10.0.10.170"],"userAgent":"kubelet/v1.31.13 (linux/amd64) kubernetes/ecaa3a6","objectRef":{object},"responseStatus":{{"metadata":{{}},"code":{code}}},{sent}"requestReceivedTimestamp":"{0}.014671Z","stageTimestamp":"{0}.021370Z","annotations":{{"authorization.k8s.io/decision":"allow","authorization.k8s.io/reason":""}}}}"#,
-        clock(at)
-    )
-}
-
-fn user(instance: &Instance) -> String {
-    format!(
-        r#"{{"username":"system:node:{}","uid":"aws-iam-authenticator:123456789012:AROA2PRXA4MTEFOJD26WP","groups":["system:nodes","system:authenticated"],"extra":{{"accessKeyId":["ASIAIOSFODNN7EXAMPLE"],"arn":["arn:aws:sts::123456789012:assumed-role/main-eks-node-group/{1}"],"canonicalArn":["arn:aws:iam::123456789012:role/main-eks-node-group"],"principalId":["AROA2PRXA4MTEFOJD26WP"],"sessionName":["{1}"],"sigs.k8s.io/aws-iam-authenticator/principalId":["AROA2PRXA4MTEFOJD26WP"]}}}}"#,
-        instance.node, instance.id
-    )
-}
-
-fn kubelet(instance: &Instance, verb: &str, subresource: &str, status: &str, at: i64) -> String {
-    let subresource =
-        if subresource.is_empty() { String::new() } else { format!(r#","subresource":"{subresource}""#) };
-    let object =
-        format!(r#"{{"resource":"nodes","name":"{}","apiVersion":"v1"{subresource}}}"#, instance.node);
-    let spec = if verb == "create" {
-        format!(r#""spec":{{"providerID":"aws:///{}/{}"}},"#, instance.zone, instance.id)
-    } else {
-        String::new()
-    };
-    let sent = format!(r#""requestObject":{{{spec}"status":{status}}},"#);
-    let code = if verb == "create" { 201 } else { 200 };
-    event("Request", verb, &user(instance), &object, code, &sent, at)
-}
-
-const ORDER: &str = r#""$setElementOrder/conditions":[{"type":"MemoryPressure"},{"type":"DiskPressure"},{"type":"PIDPressure"},{"type":"Ready"}]"#;
-
-fn heartbeat(instance: &Instance, at: i64) -> String {
-    let beats = ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"]
-        .map(|kind| format!(r#"{{"lastHeartbeatTime":"{}Z","type":"{kind}"}}"#, clock(at)));
-    kubelet(instance, "patch", "status", &format!(r#"{{{ORDER},"conditions":[{}]}}"#, beats.join(",")), at)
-}
-
-fn ready(instance: &Instance, status: &str, reason: &str, message: &str, at: i64) -> String {
-    let condition = format!(
-        r#"{{"lastHeartbeatTime":"{0}Z","lastTransitionTime":"{0}Z","message":"{message}","reason":"{reason}","status":"{status}","type":"Ready"}}"#,
-        clock(at)
-    );
-    kubelet(instance, "patch", "status", &format!(r#"{{{ORDER},"conditions":[{condition}]}}"#), at)
-}
-
-fn unknown(instance: &Instance, at: i64) -> String {
-    let condition = format!(
-        r#"{{"type":"Ready","status":"Unknown","lastTransitionTime":"{}Z","reason":"NodeStatusUnknown","message":"Kubelet stopped posting node status."}}"#,
-        clock(at)
-    );
-    let object = format!(
-        r#"{{"metadata":{{"name":"{}"}},"spec":{{"providerID":"aws:///{}/{}"}},"status":{{"conditions":[{condition}]}}}}"#,
-        instance.node, instance.zone, instance.id
-    );
-    let user = r#"{"username":"system:serviceaccount:kube-system:node-controller","groups":["system:serviceaccounts"]}"#;
-    let reference = format!(
-        r#"{{"resource":"nodes","name":"{}","apiVersion":"v1","subresource":"status"}}"#,
-        instance.node
-    );
-    event(
-        "RequestResponse",
-        "update",
-        user,
-        &reference,
-        200,
-        &format!(r#""requestObject":{object},"responseObject":{object},"#),
-        at,
-    )
-}
-
-fn deleted(instance: &Instance, at: i64) -> String {
-    let user = r#"{"username":"eks:cloud-controller-manager","groups":["system:authenticated"]}"#;
-    let reference = format!(r#"{{"resource":"nodes","name":"{}","apiVersion":"v1"}}"#, instance.node);
-    event("RequestResponse", "delete", user, &reference, 200, "", at)
-}
-
-fn other(at: i64) -> String {
-    let user = r#"{"username":"system:serviceaccount:kube-system:replicaset-controller","groups":["system:serviceaccounts"]}"#;
-    let reference = r#"{"resource":"pods","namespace":"default","name":"web-0","apiVersion":"v1","subresource":"status"}"#;
-    event(
-        "Request",
-        "patch",
-        user,
-        reference,
-        200,
-        r#""requestObject":{"status":{"conditions":[{"type":"Ready","status":"False"}]}},"#,
-        at,
-    )
 }

@@ -1,0 +1,131 @@
+//! What can go wrong, what is bounded, and what is printed.
+
+use std::{fs, io::Write};
+
+use flate2::{Compression, write::GzEncoder};
+use jiff::Timestamp;
+use nodemend_history::{self as history, Plan};
+use serde_json::Value;
+
+use crate::{comparison, folder, kubelet, nodemend, policies, stderr, stdout, text};
+
+#[test]
+fn ten_days_of_200_nodes_are_read_in_less_than_64_mib() {
+    let folder = folder("backtest-memory");
+    let plan = Plan { seed: 3, nodes: 200, days: 10, days_between: 20 };
+    // The agents' words alone: what has to be remembered is the same.
+    let export = folder.join("export");
+    for instance in plan.instances() {
+        let stream = export.join(&instance.id);
+        fs::create_dir_all(&stream).expect("a folder");
+        let file = fs::File::create(stream.join("000000.gz")).expect("a file");
+        let mut out = GzEncoder::new(file, Compression::fast());
+        plan.agent_lines(&instance, |at, line| {
+            let at = Timestamp::from_second(history::START + at).expect("a time");
+            write!(out, "{at:.3} ")
+                .and_then(|()| out.write_all(line))
+                .and_then(|()| out.write_all(b"\n"))
+                .expect("written");
+        });
+        out.finish().expect("written");
+    }
+    let policies = policies(&folder);
+    let named: Vec<String> =
+        policies.iter().flat_map(|(_, path)| ["--policy".to_owned(), path.display().to_string()]).collect();
+    let mut arguments = vec![text(&export), "--threads", "2"];
+    arguments.extend(named.iter().map(String::as_str));
+    let history = comparison(&arguments)["history"].take();
+    let bytes = history["bytes"].as_u64().expect("a number");
+    assert!(bytes > 300_000_000, "{bytes} bytes are no history");
+    if let Some(peak) = history["peakMemoryBytes"].as_u64() {
+        assert!(peak < 64 << 20, "{peak} bytes of memory");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_counted_and_the_first_of_it_named() {
+    let folder = folder("backtest-bad");
+    let mut text_of = fs::read_to_string(kubelet(&folder, &[(10, false)], 600)).expect("lines");
+    for n in 0..30 {
+        text_of.push_str(&format!("{{\"v\":1,\"broken\": {n}\n"));
+    }
+    let bad = folder.join("bad.jsonl");
+    fs::write(&bad, text_of).expect("written");
+    let cut = folder.join("cut.gz");
+    let mut out = GzEncoder::new(Vec::new(), Compression::fast());
+    out.write_all(b"2026-07-01T00:00:00.000Z {}\nno time\n").expect("packed");
+    let packed = out.finish().expect("packed");
+    fs::write(&cut, &packed[..packed.len() - 8]).expect("written");
+    let output = nodemend(&["backtest", text(&bad), text(&cut), "--format", "json", "--threads", "1"]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = stderr(&output);
+    assert!(told.contains("bad.jsonl:4: EOF while parsing"), "{told}");
+    assert!(told.contains("more lines that could not be read"), "{told}");
+    assert!(told.lines().count() < 30, "{told}");
+    let json: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
+    // Thirty lines, an empty object, a line without its time, and the end that is missing.
+    assert_eq!(json["history"]["unreadable"], 33, "{told}");
+    assert_eq!(json["policies"][0]["totals"]["repairs"], 1, "the rest goes on");
+}
+
+#[test]
+fn time_can_be_bounded_and_a_limit_of_false_repairs_set() {
+    let folder = folder("backtest-bounds");
+    let history = kubelet(&folder, &[(10, false), (50, true)], 600);
+    let some =
+        comparison(&[text(&history), "--since", "2026-07-01T00:20:00Z", "--until", "2026-07-01T01:00:00Z"]);
+    assert_eq!(some["policies"][0]["totals"]["repairs"], 0);
+    assert_eq!(some["history"]["from"], "2026-07-01T00:50:00.000Z");
+    for (limit, code) in [("0", 1), ("1", 0)] {
+        assert_eq!(nodemend(&["backtest", text(&history), "--max-false", limit]).status.code(), Some(code));
+    }
+}
+
+#[test]
+fn wrong_usage_is_64_and_names_what_is_wrong() {
+    let folder = folder("backtest-usage");
+    let history = kubelet(&folder, &[], 10);
+    let wrong = folder.join("wrong.yaml");
+    fs::write(&wrong, "recoveryHold: 3 parsecs\n").expect("a policy");
+    for (arguments, expected) in [
+        (&["backtest"][..], "required"),
+        (&["backtest", "no-such-file"], "failed to read no-such-file"),
+        (&["backtest", text(&history), "--policy", text(&wrong)], "recoveryHold"),
+        (&["backtest", text(&history), "--policy", "=x"], "is no name"),
+        (&["backtest", text(&history), "--false-within", "soon"], "not a length of time"),
+        (
+            &[
+                "backtest",
+                text(&history),
+                "--since",
+                "2026-07-02T00:00:00Z",
+                "--until",
+                "2026-07-01T00:00:00Z",
+            ],
+            "--until",
+        ),
+        (&["backtest", text(&history), "--html", "/no/such/folder/page.html"], "failed to write"),
+    ] {
+        let output = nodemend(arguments);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(expected), "{arguments:?}: {}", stderr(&output));
+    }
+    let help = stdout(&nodemend(&["backtest", "--help"]));
+    assert!(help.contains("Examples:") && help.contains("Exit codes:"), "{help}");
+}
+
+#[test]
+fn the_tables_are_for_people_and_have_no_colour_elsewhere_than_on_terminals() {
+    let folder = folder("backtest-text");
+    let history = kubelet(&folder, &[(10, false), (50, true)], 600);
+    let told = stdout(&nodemend(&["backtest", text(&history)]));
+    assert!(!told.contains('\u{1b}'), "{told}");
+    for expected in [
+        "eks-defaults  1    1        0        1",
+        "nodes  2026-07-01  1",
+        "False repairs",
+        "well again by itself 10m later",
+    ] {
+        assert!(told.contains(expected), "{expected:?} is not in\n{told}");
+    }
+}

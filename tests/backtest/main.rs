@@ -1,0 +1,109 @@
+//! `nodemend backtest` as operators run it: held to replay line for line, its verdicts, its bounds, what it prints.
+
+#[cfg(feature = "aws")]
+mod aws;
+mod bounds;
+mod judged;
+mod same;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use jiff::Timestamp;
+use nodemend_history as history;
+use serde_json::Value;
+
+pub(crate) fn nodemend(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_nodemend"))
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("nodemend runs")
+}
+
+pub(crate) fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("UTF-8")
+}
+
+/// A folder of the test's own.
+pub(crate) fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
+
+pub(crate) fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+pub(crate) fn incidents() -> Vec<PathBuf> {
+    let events = Path::new(env!("CARGO_MANIFEST_DIR")).join("events");
+    let mut found: Vec<PathBuf> = fs::read_dir(events)
+        .expect("events/")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.join("events.jsonl").is_file())
+        .collect();
+    found.sort();
+    assert!(found.len() >= 16, "{found:?}");
+    found
+}
+
+pub(crate) const BOLD: &str = "nodeRepairConfig:\n  enabled: true\n  maxParallelNodesRepairedCount: 1\ngrace:\n  conditions:\n    Ready: 3m\n    \
+                    KernelReady: 5m\n    NetworkingReady: 2m\n    AcceleratedHardwareReady: 1m\nsilence:\n  agentSilentAfter: 11m\n";
+pub(crate) const SLOW: &str = "nodeRepairConfig:\n  enabled: true\n  maxUnhealthyNodeThresholdCount: 3\ngrace:\n  conditions:\n    Ready: 55m\n\
+                    recoveryHold: 10m\n";
+
+/// Policies that differ in what a history can tell of, in a folder.
+pub(crate) fn policies(folder: &Path) -> [(&'static str, PathBuf); 3] {
+    [("bold", BOLD), ("slow", SLOW), ("eks", "nodeRepairConfig:\n  enabled: true\n")].map(|(name, policy)| {
+        let path = folder.join(format!("{name}.yaml"));
+        fs::write(&path, policy).expect("a policy");
+        (name, path)
+    })
+}
+
+pub(crate) fn comparison(arguments: &[&str]) -> Value {
+    let output = nodemend(&[&["backtest", "--format", "json"], arguments].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    serde_json::from_str(&stdout(&output)).expect("JSON")
+}
+
+/// Lines of one node's kubelet: minutes, and whether it says that it is ready.
+pub(crate) fn kubelet(folder: &Path, words: &[(i64, bool)], last: i64) -> PathBuf {
+    let line = |minute: i64, status: Option<bool>| {
+        let at = Timestamp::from_second(history::START + minute * 60).expect("a time");
+        let status = match status {
+            Some(true) => r#","status":"True","reason":"KubeletReady""#,
+            Some(false) => r#","status":"False","reason":"KubeletNotReady""#,
+            None => "",
+        };
+        format!(
+            r#"{{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Request","stage":"ResponseComplete","verb":"patch","user":{{"username":"system:node:ip-10-0-0-1.ec2.internal","extra":{{"sessionName":["i-08736224042c4ee75"]}}}},"objectRef":{{"resource":"nodes","name":"ip-10-0-0-1.ec2.internal","subresource":"status"}},"responseStatus":{{"metadata":{{}},"code":200}},"requestObject":{{"status":{{"conditions":[{{"type":"Ready"{status}}}]}}}},"stageTimestamp":"{at}"}}"#
+        )
+    };
+    let mut lines: Vec<(i64, String)> =
+        words.iter().map(|(at, ready)| (*at, line(*at, Some(*ready)))).collect();
+    lines.extend([(0, line(0, None)), (last, line(last, None))]);
+    lines.sort();
+    let path = folder.join("audit.jsonl");
+    write_lines(&path, lines.iter().map(|(_, line)| line.as_str()));
+    path
+}
+
+/// Writes lines.
+pub(crate) fn write_lines<'a>(path: &Path, lines: impl Iterator<Item = &'a str>) {
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(line);
+        text.push('\n');
+    }
+    fs::write(path, text).expect("written");
+}

@@ -1,0 +1,119 @@
+//! Turns what happened into the lines that the API server and the agents write of it.
+
+use std::io::Write;
+
+use jiff::Timestamp;
+
+use super::{Ail, Instance, MINUTE, START, Trouble};
+
+/// `2026-07-01T00:05:00`
+pub(super) fn clock(at: i64) -> impl std::fmt::Display {
+    Timestamp::from_second(START + at).expect("a time").strftime("%Y-%m-%dT%H:%M:%S")
+}
+
+pub(super) fn state(line: &mut Vec<u8>, condition: &str, sick: Option<&Trouble>, well_since: i64, now: i64) {
+    let _ = match sick {
+        None => {
+            write!(line, r#""condition":"{condition}","status":"True","since":"{}.000Z""#, clock(well_since))
+        }
+        Some(Trouble { from, ail: Ail::Agent(_, reason), .. }) => write!(
+            line,
+            r#""condition":"{condition}","status":"False","since":"{0}.000Z","findings":[{{"reason":"{reason}","severity":"Condition","since":"{0}.000Z","last":"{1}.000Z","count":{2},"message":"made up"}}]"#,
+            clock(*from),
+            clock(now),
+            1 + (now - from) / MINUTE,
+        ),
+        Some(_) => Ok(()),
+    };
+}
+
+/// An audit event as the API server writes it.
+fn event(level: &str, verb: &str, user: &str, object: &str, code: u16, sent: &str, at: i64) -> String {
+    format!(
+        r#"{{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"{level}","auditID":"0e507148-8b16-4dfb-934b-{at:012x}","stage":"ResponseComplete","requestURI":"/api/v1/nodes?timeout=10s","verb":"{verb}","user":{user},"sourceIPs":["10.0.10.170"],"userAgent":"kubelet/v1.31.13 (linux/amd64) kubernetes/ecaa3a6","objectRef":{object},"responseStatus":{{"metadata":{{}},"code":{code}}},{sent}"requestReceivedTimestamp":"{0}.014671Z","stageTimestamp":"{0}.021370Z","annotations":{{"authorization.k8s.io/decision":"allow","authorization.k8s.io/reason":""}}}}"#,
+        clock(at)
+    )
+}
+
+fn user(instance: &Instance) -> String {
+    format!(
+        r#"{{"username":"system:node:{}","uid":"aws-iam-authenticator:123456789012:AROA2PRXA4MTEFOJD26WP","groups":["system:nodes","system:authenticated"],"extra":{{"accessKeyId":["ASIAIOSFODNN7EXAMPLE"],"arn":["arn:aws:sts::123456789012:assumed-role/main-eks-node-group/{1}"],"canonicalArn":["arn:aws:iam::123456789012:role/main-eks-node-group"],"principalId":["AROA2PRXA4MTEFOJD26WP"],"sessionName":["{1}"],"sigs.k8s.io/aws-iam-authenticator/principalId":["AROA2PRXA4MTEFOJD26WP"]}}}}"#,
+        instance.node, instance.id
+    )
+}
+
+pub(super) fn kubelet(instance: &Instance, verb: &str, subresource: &str, status: &str, at: i64) -> String {
+    let subresource =
+        if subresource.is_empty() { String::new() } else { format!(r#","subresource":"{subresource}""#) };
+    let object =
+        format!(r#"{{"resource":"nodes","name":"{}","apiVersion":"v1"{subresource}}}"#, instance.node);
+    let spec = if verb == "create" {
+        format!(r#""spec":{{"providerID":"aws:///{}/{}"}},"#, instance.zone, instance.id)
+    } else {
+        String::new()
+    };
+    let sent = format!(r#""requestObject":{{{spec}"status":{status}}},"#);
+    let code = if verb == "create" { 201 } else { 200 };
+    event("Request", verb, &user(instance), &object, code, &sent, at)
+}
+
+const ORDER: &str = r#""$setElementOrder/conditions":[{"type":"MemoryPressure"},{"type":"DiskPressure"},{"type":"PIDPressure"},{"type":"Ready"}]"#;
+
+pub(super) fn heartbeat(instance: &Instance, at: i64) -> String {
+    let beats = ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"]
+        .map(|kind| format!(r#"{{"lastHeartbeatTime":"{}Z","type":"{kind}"}}"#, clock(at)));
+    kubelet(instance, "patch", "status", &format!(r#"{{{ORDER},"conditions":[{}]}}"#, beats.join(",")), at)
+}
+
+pub(super) fn ready(instance: &Instance, status: &str, reason: &str, message: &str, at: i64) -> String {
+    let condition = format!(
+        r#"{{"lastHeartbeatTime":"{0}Z","lastTransitionTime":"{0}Z","message":"{message}","reason":"{reason}","status":"{status}","type":"Ready"}}"#,
+        clock(at)
+    );
+    kubelet(instance, "patch", "status", &format!(r#"{{{ORDER},"conditions":[{condition}]}}"#), at)
+}
+
+pub(super) fn unknown(instance: &Instance, at: i64) -> String {
+    let condition = format!(
+        r#"{{"type":"Ready","status":"Unknown","lastTransitionTime":"{}Z","reason":"NodeStatusUnknown","message":"Kubelet stopped posting node status."}}"#,
+        clock(at)
+    );
+    let object = format!(
+        r#"{{"metadata":{{"name":"{}"}},"spec":{{"providerID":"aws:///{}/{}"}},"status":{{"conditions":[{condition}]}}}}"#,
+        instance.node, instance.zone, instance.id
+    );
+    let user = r#"{"username":"system:serviceaccount:kube-system:node-controller","groups":["system:serviceaccounts"]}"#;
+    let reference = format!(
+        r#"{{"resource":"nodes","name":"{}","apiVersion":"v1","subresource":"status"}}"#,
+        instance.node
+    );
+    event(
+        "RequestResponse",
+        "update",
+        user,
+        &reference,
+        200,
+        &format!(r#""requestObject":{object},"responseObject":{object},"#),
+        at,
+    )
+}
+
+pub(super) fn deleted(instance: &Instance, at: i64) -> String {
+    let user = r#"{"username":"eks:cloud-controller-manager","groups":["system:authenticated"]}"#;
+    let reference = format!(r#"{{"resource":"nodes","name":"{}","apiVersion":"v1"}}"#, instance.node);
+    event("RequestResponse", "delete", user, &reference, 200, "", at)
+}
+
+pub(super) fn other(at: i64) -> String {
+    let user = r#"{"username":"system:serviceaccount:kube-system:replicaset-controller","groups":["system:serviceaccounts"]}"#;
+    let reference = r#"{"resource":"pods","namespace":"default","name":"web-0","apiVersion":"v1","subresource":"status"}"#;
+    event(
+        "Request",
+        "patch",
+        user,
+        reference,
+        200,
+        r#""requestObject":{"status":{"conditions":[{"type":"Ready","status":"False"}]}},"#,
+        at,
+    )
+}
