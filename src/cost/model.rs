@@ -104,7 +104,7 @@ impl Bill {
         let mut lines = Vec::new();
         for (all, fixed) in [(nodes, false), (installation, true)] {
             let mut add = |what, amount: f64, unit, price: f64| {
-                lines.push(Line { what, amount, unit, usd: amount * price, fixed })
+                lines.push(Line { what, amount, unit, usd: amount * price, fixed });
             };
             add("Lambda, invocations", all.invocations, "", price::INVOCATION);
             add("Lambda, memory and time", all.gb_seconds(fleet.round_trip_ms), "GB-s", price::GB_SECOND);
