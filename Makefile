@@ -29,7 +29,7 @@ backtest-bench: ## Backtest a made-up month of 1,000 nodes (NODES, DAYS): second
 
 measure: ## From deadline to call over 200 repairs in the local stack; size, start and memory of each function
 	$(CARGO) build --release --locked --features lambda -p nodemend-intake -p nodemend-repair -p nodemend-audit -p nodemend-drain
-	NODEMEND_FUNCTIONS="$(CURDIR)/target/release" $(CARGO) test --locked --features local --test measure -- --ignored --nocapture
+	NODEMEND_FUNCTIONS="$(CURDIR)/target/release" $(CARGO) test --workspace --all-features --locked --test measure -- --ignored --nocapture
 
 goldens: ## Write the replays' goldens anew; the diff is for review
 	UPDATE_GOLDEN=1 $(CARGO) test --locked --test replay every_incident_reads_as_its_golden

@@ -57,4 +57,5 @@ def test_cargo_lambda_is_told_to_build_what_only_lambda_needs():
         folder = f"functions/{binary.removeprefix('nodemend-')}"
         assert folder in manifest["default-members"], "--bin looks among these alone"
         package = tomllib.loads((ROOT / folder / "Cargo.toml").read_text())
-        assert {"name": binary, "path": "src/main.rs", "required-features": ["lambda"]} in package["bin"]
+        wanted = {"name": binary, "path": "src/main.rs", "required-features": ["lambda"]}
+        assert any(wanted.items() <= one.items() for one in package["bin"])
