@@ -86,7 +86,7 @@ fn whichever_function_dies_at_whichever_await_the_repair_completes_once() {
     // only there may a second one stand beside the call's own.
     let repair = &awaits[REPAIR];
     let call = repair.iter().position(|what| what == "TerminateInstanceInAutoScalingGroup").expect("a call");
-    let written = repair[..call].iter().rposition(|what| what == "TransactWriteItems").expect("a write");
+    let written = repair[..call].iter().rposition(|what| what == "PutItem").expect("a write");
     let (call, written) = (call as u64 + 1, written as u64 + 1);
     for (death, ran) in &ran {
         let Point { number, side } = death.point;
