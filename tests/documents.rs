@@ -91,6 +91,7 @@ fn kind(rust: &str) -> String {
     }
     match rust {
         "String" | "ConditionType" | "ClusterName" | "GroupName" | "NodeName" => "text".to_owned(),
+        "AccountId" => "text of 12 digits".to_owned(),
         "bool" => "true or false".to_owned(),
         "u64" | "usize" | "Number" => "number".to_owned(),
         "SignedDuration" => "length".to_owned(),

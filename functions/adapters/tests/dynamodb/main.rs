@@ -118,6 +118,23 @@ fn a_race_is_lost_also_where_the_answer_to_the_first_try_was() {
     });
 }
 
+/// A plain put has no token: whoever is told that it lost reads again, and finds its own words.
+#[test]
+fn a_lone_case_whose_answer_was_lost_reads_as_lost_and_is_written_once() {
+    run(async {
+        let (wire, address) = Wire::to(&serve().await).await;
+        let store = DynamoStore::new(client(&address).await, tables());
+        let mut case = new_case(1);
+        put(&store, &mut case).await;
+        let before = wire.writes();
+        wire.lose(1);
+        assert_eq!(store.commit(Change { case: &case, group: None, entries: &[] }).await, Ok(Commit::Lost));
+        assert_eq!(wire.writes() - before, 2, "it was tried again");
+        let read = store.case(&CaseKey::of(&case)).await.expect("a read").expect("a case");
+        assert_eq!(read.version, case.version + 1);
+    });
+}
+
 #[test]
 fn two_that_decide_the_same_on_the_same_version_do_not_both_win() {
     run(async {

@@ -77,12 +77,12 @@ impl Wire {
         (wire, address)
     }
 
-    /// Loses the answers to the next so many transactions, which the server has made by then.
+    /// Loses the answers to the next so many writes, which the server has made by then.
     pub(crate) fn lose(&self, answers: usize) {
         self.to_lose.store(answers, Ordering::SeqCst);
     }
 
-    /// How many transactions came along.
+    /// How many writes came along.
     pub(crate) fn writes(&self) -> usize {
         self.writes.load(Ordering::SeqCst)
     }
@@ -104,7 +104,7 @@ impl Wire {
             if asks("Query") {
                 self.queries.fetch_add(1, Ordering::SeqCst);
             }
-            if asks("TransactWriteItems") {
+            if asks("TransactWriteItems") || asks("PutItem") {
                 self.writes.fetch_add(1, Ordering::SeqCst);
                 let left =
                     self.to_lose.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
