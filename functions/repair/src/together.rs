@@ -145,7 +145,7 @@ mod tests {
                 async move {
                     now.set(now.get() + 1);
                     most.set(most.get().max(now.get()));
-                    let number = after(1 + (count - number) % 3, number).await;
+                    let number = after(2 + (count - number) % 3, number).await;
                     now.set(now.get() - 1);
                     number
                 }
