@@ -58,6 +58,18 @@ fn a_node_costs_at_most_five_cents_a_month_at_the_defaults() {
 }
 
 #[test]
+fn every_alarm_of_the_template_is_paid_for() {
+    let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("infra/template.yaml");
+    let template = fs::read_to_string(template).expect("a template");
+    let (_, out, _) = cost(&["--format", "json"]);
+    let told: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    let alarms =
+        told["lines"].as_array().expect("lines").iter().find(|line| line["what"] == "CloudWatch, alarms");
+    let there = template.matches("Type: AWS::CloudWatch::Alarm").count();
+    assert_eq!(alarms.expect("a line")["amount"], there as f64);
+}
+
+#[test]
 fn more_nodes_cost_less_each_and_more_repairs_cost_more() {
     let per_node = |arguments: &[&str]| {
         let (_, out, _) = cost(&[arguments, &["--format", "json"]].concat());
