@@ -14,7 +14,7 @@ use nodemend::{
 };
 use nodemend_adapters::{
     aws,
-    clock::{Clock, VirtualClock},
+    clock::{Clock, SystemClock, VirtualClock},
     cloud::{Fleet, MemoryCloud},
     store::dynamodb::DynamoStore,
     subscription::{self, Batch, LogEvent},
@@ -143,7 +143,7 @@ impl Counted {
                 break;
             };
             self.clock.advance_to(due);
-            let swept = repairer.sweep().await.expect("swept");
+            let swept = Box::pin(repairer.sweep()).await.expect("swept");
             assert!(swept.failures.is_empty(), "{:?}", swept.failures);
             self.told.sweeps += 1.0;
             self.told(&swept.occurrences);
@@ -275,7 +275,7 @@ async fn idle(logs: &Logs) -> Measured {
     counted.store.lease_sweep(now, end).await.expect("a lease");
     let repairer = Repairer::new(counted.store.clone(), counted.cloud.clone(), counted.clock.clone());
     let wait = async |_: Timestamp| panic!("nothing is waited for");
-    repairer.sweep_until(end, wait, |_| ()).await.expect("swept");
+    Box::pin(repairer.sweep_until(end, wait, |_| ())).await.expect("swept");
     counted.store.end_sweep(end, now).await.expect("ended");
     let mut told = counted.finish(since);
     (told.invocations, told.log_bytes) = (1.0, logs.repair);
@@ -292,7 +292,7 @@ async fn invocation_logs() -> Logs {
         log_group: "/nodemend/other/nodes".into(),
         log_stream: "i-08736224042c4ee75".into(),
         subscription_filters: Vec::new(),
-        events: vec![LogEvent { id: "1".into(), timestamp: Timestamp::now(), message: "{}".into() }],
+        events: vec![LogEvent { id: "1".into(), timestamp: SystemClock.now(), message: "{}".into() }],
         rejected: Vec::new(),
     });
     Logs {
