@@ -153,13 +153,18 @@ def calls_of_agent() -> set:
     return {call for file in sorted((ROOT / "agent" / "src").rglob("*.rs")) for call in sdk_calls(code(file))}
 
 
+def in_memory(file: Path) -> bool:
+    """What of the command runs over the memory side of each port. A backtest's history alone may come from AWS."""
+    return {"replay", "replay.rs", "backtest", "backtest.rs"} & set(file.parts) != set() and file.name != "logs.rs"
+
+
 def calls_of_operators() -> set:
     """Those of the command, which asks the repairer for explanations and for nothing else."""
     command = sorted((ROOT / "src").rglob("*.rs"))
     asked = set(re.findall(r"\brepairer\s*\.\s*(\w+)\s*\(", "".join(code(file) for file in (ROOT / "src" / "operate").glob("*.rs"))))
     assert asked == {"explain"}
     explains = [ROOT / "functions" / "repair" / "src" / f"{module}.rs" for module in ("explain", "here", "view")]
-    return _calls_through_ports([*(file for file in command if "replay" not in file.parts and file.name != "replay.rs"), *explains])
+    return _calls_through_ports([*(file for file in command if not in_memory(file)), *explains])
 
 
 def calls_anywhere() -> set:

@@ -139,6 +139,8 @@ REQUESTS = {
         item("GetItem", AUDIT, CASE),
         item("Query", AUDIT, CASE),
         item("Scan", AUDIT),
+        Request("logs:FilterLogEvents", f"arn:{PARTITION}:logs:{HERE}:log-group:{NODES}:*"),
+        Request("logs:FilterLogEvents", f"arn:{PARTITION}:logs:{HERE}:log-group:/aws/eks/{CLUSTER}/cluster:*"),
         anywhere("autoscaling:DescribeAutoScalingGroups"),
         anywhere("autoscaling:DescribeAutoScalingInstances"),
         anywhere("ec2:DescribeAvailabilityZones"),

@@ -61,7 +61,7 @@ fn another_accounts_instances_are_none_of_the_clusters() {
     let zone = Zone::new("us-east-1a").expect("a zone");
     ward.cloud.change(|fleet| fleet.join(&group(), Some(&cluster()), &instance(9), &zone));
     let own = AccountId::new("111111111111").ok();
-    let audit = Audit::new(ward.store.clone(), ward.cloud.clone()).in_account(own);
+    let audit = Audit::new(ward.store.clone(), ward.cloud).in_account(own);
     let tell = |event: &Value| {
         pollster::block_on(audit.handle(event.to_string().as_bytes(), at(20))).expect("heard").relevant
     };
