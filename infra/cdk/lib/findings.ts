@@ -31,6 +31,7 @@ const FINDINGS: [resource: string, id: string, reason: string][] = [
   ["OperatorPolicy", IAM5("*"), READS],
   ["OperatorPolicy", IAM5(ARN("eks", "cluster/*")), READS],
   ["OperatorPolicy", IAM5(ARN("eks", "nodegroup/*/*/*")), READS],
+  ["OperatorPolicy", IAM5(ARN("logs", "log-group:/aws/eks/<ClusterName>/cluster:*")), "one log group: the end of its ARN stands for its streams"],
   [
     "AgentPolicy",
     IAM5(ARN("logs", "log-group:/nodemend/<ClusterName>/nodes:log-stream:i-*")),
