@@ -38,7 +38,10 @@ use nodemend_domain::{
     policy::{Mode, Policy},
 };
 
-use crate::replay::{ReplayError, fleet, length, world::World};
+use crate::{
+    replay::{ReplayError, fleet, length, world::World},
+    table::Format,
+};
 
 /// What `nodemend backtest` is told.
 #[derive(Debug, Args)]
@@ -144,15 +147,6 @@ pub struct After(Option<SignedDuration>);
 
 fn after(text: &str) -> Result<After, String> {
     if text == "never" { Ok(After(None)) } else { length(text).map(|length| After(Some(length))) }
-}
-
-/// How to print.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// Tables for people.
-    Text,
-    /// One object.
-    Json,
 }
 
 /// Whether calls are made.

@@ -8,11 +8,11 @@ use std::{
 };
 
 use anstyle::{Effects, Style};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::json;
 
 pub use self::model::{Bill, Fleet, Line, Measured};
-use crate::table;
+use crate::table::{self, Format};
 
 const BOLD: Style = Style::new().effects(Effects::BOLD);
 
@@ -57,13 +57,6 @@ pub struct Options {
     /// Tables for people, or one JSON object for programs
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
-}
-
-/// How it is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 fn rate(text: &str) -> Result<f64, String> {

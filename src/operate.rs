@@ -9,7 +9,7 @@ mod wake;
 
 use std::{io, path::PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use nodemend_adapters::{
     aws::{self, NoRegion},
@@ -26,6 +26,8 @@ use nodemend_domain::{
     stamp,
 };
 use nodemend_repair::RepairError;
+
+pub use crate::table::Format;
 
 /// Found well, or found something.
 pub const WELL: u8 = 0;
@@ -60,15 +62,6 @@ pub struct Installation {
         hide_env_values = true
     )]
     pub audit_table: String,
-}
-
-/// How to print.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// Tables for people.
-    Text,
-    /// JSON for programs.
-    Json,
 }
 
 /// Why it could not be done.

@@ -3,6 +3,16 @@
 use std::io::{self, Write};
 
 use anstyle::{Effects, Style};
+use clap::ValueEnum;
+
+/// How a command prints what it found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Tables for people.
+    Text,
+    /// JSON for programs.
+    Json,
+}
 
 const DIM: Style = Style::new().effects(Effects::DIMMED);
 

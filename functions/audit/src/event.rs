@@ -75,6 +75,9 @@ struct Envelope {
     detail_type: String,
     #[serde(default, with = "stamp::option")]
     time: Option<Timestamp>,
+    /// An account, as a rule. What is none stops no event.
+    #[serde(default)]
+    account: Value,
     detail: Value,
 }
 
@@ -107,22 +110,23 @@ struct StateChange {
     state: String,
 }
 
-/// The account that an event is of, if it says so.
-pub fn account(payload: &[u8]) -> Option<AccountId> {
-    #[derive(Deserialize)]
-    struct Of {
-        account: AccountId,
-    }
-    serde_json::from_slice(payload).ok().map(|Of { account }| account)
-}
-
 impl Happening {
     /// Reads one event.
     pub fn read(payload: &[u8]) -> Result<Self, EventError> {
+        Self::read_of_account(payload).map(|(_, happening)| happening)
+    }
+
+    /// The same, and of which account it is, if it says so.
+    pub fn read_of_account(payload: &[u8]) -> Result<(Option<AccountId>, Self), EventError> {
         if payload.len() > MAX_BYTES {
             return Err(EventError::TooLong(payload.len()));
         }
-        let Envelope { detail_type, time, detail } = serde_json::from_slice(payload)?;
+        let Envelope { detail_type, time, account, detail } = serde_json::from_slice(payload)?;
+        let account = account.as_str().and_then(|account| AccountId::new(account).ok());
+        Ok((account, Self::of(detail_type, time, detail)?))
+    }
+
+    fn of(detail_type: String, time: Option<Timestamp>, detail: Value) -> Result<Self, EventError> {
         let refuse = |why: String| EventError::Detail { detail_type: detail_type.clone(), why };
         let when = |known: Option<Timestamp>| known.or(time).ok_or_else(|| refuse("no time".to_owned()));
         match detail_type.as_str() {

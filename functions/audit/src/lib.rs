@@ -88,7 +88,8 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
 
     /// Takes one EventBridge event in.
     pub async fn handle(&self, payload: &[u8], now: Timestamp) -> Result<Audited, AuditError> {
-        self.take(Happening::read(payload)?, event::account(payload).as_ref(), now).await
+        let (account, happening) = Happening::read_of_account(payload)?;
+        self.take(happening, account.as_ref(), now).await
     }
 
     /// Takes a decoded event of an account in.

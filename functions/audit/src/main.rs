@@ -11,7 +11,7 @@ use nodemend_adapters::{
     config::environment::Environment,
     notify::{EventBridge, Herald},
     store::dynamodb::{DynamoStore, Tables},
-    telemetry::{self, Failed, Metric},
+    telemetry::{self, Failed},
 };
 use nodemend_audit::{Audit, AuditError};
 use nodemend_domain::ident::AccountId;
@@ -48,26 +48,18 @@ async fn take(
 ) -> Result<Value, Error> {
     let audited = match audit.handle(payload.as_bytes(), SystemClock.now()).await {
         Ok(audited) => audited,
-        Err(error) => return Err(given_up(&error, payload)),
+        Err(error) => {
+            let mut why = Failed::of(&error);
+            why.instance_id = error.instance_id();
+            let unreadable = matches!(error, AuditError::Event(_)).then_some(payload);
+            telemetry::not_taken_in(why, unreadable, SystemClock.now());
+            return Err(one_line(error));
+        }
     };
     audited.occurrences.iter().for_each(telemetry::occurred);
     herald.tell(&audited.occurrences);
     herald.finish().await;
     Ok(json!({ "relevant": audited.relevant, "steps": audited.occurrences.len() }))
-}
-
-/// Lambda tries again what fails, twice, and puts it among the dead letters then, where an alarm sees it. A payload that
-/// nobody can read gets there, too: it may tell of a node, and the fault may be ours. It is counted, and its beginning told.
-fn given_up(error: &AuditError, payload: &str) -> Error {
-    let readable = !matches!(error, AuditError::Event(_));
-    if !readable {
-        telemetry::measured(SystemClock.now(), None, &[(Metric::Undecodable, 1)]);
-    }
-    let excerpt = (!readable).then(|| telemetry::excerpt(payload));
-    let mut failed = Failed::of(error);
-    (failed.instance_id, failed.excerpt) = (error.instance_id(), excerpt.as_deref());
-    telemetry::failed(&failed);
-    error.to_string().into()
 }
 
 /// The runtime shows an error as its fields; a person wants the sentence.

@@ -60,7 +60,10 @@ async fn take(
     let now = SystemClock.now();
     let mut taken = match intake.take_in(decoder, payload.as_bytes(), now).await {
         Ok(taken) => taken,
-        Err(error) => return Err(given_up(&error, payload)),
+        Err(error) => {
+            not_taken_in(&error, payload);
+            return Err(one_line(error));
+        }
     };
     let answer = told(&taken, &mut herald, now);
     herald.finish().await;
@@ -85,7 +88,7 @@ async fn take_records(
                 taken.failure()
             }
             Err(error) => {
-                drop(given_up(&error, &record.data));
+                not_taken_in(&error, &record.data);
                 Some(error)
             }
         };
@@ -133,18 +136,9 @@ fn told(taken: &Intaken, herald: &mut Herald<EventBridge>, now: Timestamp) -> Va
     })
 }
 
-/// Lambda tries again what fails, twice, and puts it among the dead letters then, where an alarm sees it. A payload that
-/// nobody can read gets there, too: it may tell of a node, and the fault may be ours. It is counted, and its beginning told.
-fn given_up(error: &IntakeError, payload: &str) -> Error {
-    let readable = !matches!(error, IntakeError::Payload(_));
-    if !readable {
-        telemetry::measured(SystemClock.now(), None, &[(Metric::Undecodable, 1)]);
-    }
-    let excerpt = (!readable).then(|| telemetry::excerpt(payload));
-    let mut failed = Failed::of(error);
-    failed.excerpt = excerpt.as_deref();
-    telemetry::failed(&failed);
-    error.to_string().into()
+fn not_taken_in(error: &IntakeError, payload: &str) {
+    let unreadable = matches!(error, IntakeError::Payload(_)).then_some(payload);
+    telemetry::not_taken_in(Failed::of(error), unreadable, SystemClock.now());
 }
 
 /// The runtime shows an error as its fields; a person wants the sentence.

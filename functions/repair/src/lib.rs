@@ -206,15 +206,14 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
         for (account, cases) in by_account {
             let found = match self.cloud.in_account(account.as_ref()).await {
                 Ok(cloud) => view.locate(&cloud, &cases).await,
-                Err(error) => Err(error.into()),
+                Err(error) => Err(error),
             };
             match found {
                 Ok(()) => located.extend(cases),
-                Err(RepairError::Cloud(error)) => {
+                Err(error) => {
                     let failed = |case: &Case| Failure::of(case)(error.clone().into());
                     swept.failures.extend(cases.iter().map(failed));
                 }
-                Err(error) => swept.failures.extend(cases.first().map(|case| Failure::of(case)(error))),
             }
         }
         located

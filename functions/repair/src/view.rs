@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use nodemend_adapters::{
-    cloud::Cloud,
+    cloud::{Cloud, CloudError},
     store::{Store, StoreError},
 };
 use nodemend_domain::{
@@ -75,7 +75,7 @@ impl View {
     }
 
     /// Asks AWS once where all these instances are.
-    pub(crate) async fn locate<C: Cloud>(&mut self, cloud: &C, cases: &[Case]) -> Result<(), RepairError> {
+    pub(crate) async fn locate<C: Cloud>(&mut self, cloud: &C, cases: &[Case]) -> Result<(), CloudError> {
         let instances: Vec<InstanceId> = cases.iter().map(|case| case.instance_id.clone()).collect();
         let found = cloud.locate(&instances).await?;
         self.whereabouts.extend(instances.into_iter().zip(found));
