@@ -17,6 +17,9 @@ const TURN_SECONDS: f64 = 65.0;
 const METRICS: f64 = 3.0;
 /// Those of the template.
 const ALARMS: f64 = 20.0;
+/// Lambda asks an empty queue from five places at once, for twenty seconds each.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html>
+const POLLS: f64 = 5.0 * 3.0 * MINUTES_A_MONTH;
 
 /// List prices of us-east-1 in USD, without free tiers.
 mod price {
@@ -31,6 +34,8 @@ mod price {
     pub(super) const LOG_GB_MONTH: f64 = 0.03;
     pub(super) const METRIC: f64 = 0.30;
     pub(super) const ALARM: f64 = 0.10;
+    /// <https://aws.amazon.com/sqs/pricing/>
+    pub(super) const SQS_REQUEST: f64 = 0.40 / 1e6;
 }
 
 /// What one event asks of AWS.
@@ -120,9 +125,11 @@ impl Bill {
             }
             add("CloudWatch Logs, functions", all.log_bytes / GB, "GB", price::LOG_GB + price::LOG_GB_MONTH);
         }
-        for (what, amount, price) in
-            [("CloudWatch, metrics", METRICS, price::METRIC), ("CloudWatch, alarms", ALARMS, price::ALARM)]
-        {
+        for (what, amount, price) in [
+            ("CloudWatch, metrics", METRICS, price::METRIC),
+            ("CloudWatch, alarms", ALARMS, price::ALARM),
+            ("SQS, asking for retries", POLLS, price::SQS_REQUEST),
+        ] {
             lines.push(Line { what, amount, unit: "", usd: amount * price, fixed: true });
         }
         Self { lines }

@@ -154,7 +154,14 @@ REQUESTS = {
 
 # What Lambda itself does with a function's role.
 OF_THE_RUNTIME = {
-    "intake": {"logs:CreateLogStream", "logs:PutLogEvents", "sqs:SendMessage"},
+    "intake": {
+        "logs:CreateLogStream",
+        "logs:PutLogEvents",
+        "sqs:DeleteMessage",
+        "sqs:GetQueueAttributes",
+        "sqs:ReceiveMessage",
+        "sqs:SendMessage",
+    },
     "repair": {"logs:CreateLogStream", "logs:PutLogEvents"},
     "audit": {"logs:CreateLogStream", "logs:PutLogEvents", "sqs:SendMessage"},
     "drain": {"logs:CreateLogStream", "logs:PutLogEvents", "sqs:SendMessage"},

@@ -278,8 +278,24 @@ def test_functions_that_lose_their_event_when_they_fail_leave_it_in_a_queue():
     resources = deployed()["Resources"]
     for name in ("Intake", "Audit", "Drain"):
         target = resources[f"{name}Function"]["Properties"]["DeadLetterConfig"]["TargetArn"]
-        assert target == f"arn:aws:sqs:eu-west-1:111122223333:{name}DeadLetters"
+        queue = "IntakeRetries" if name == "Intake" else f"{name}DeadLetters"
+        assert target == f"arn:aws:sqs:eu-west-1:111122223333:{queue}"
         assert resources[f"{name}DeadLetters"]["Properties"]["MessageRetentionPeriod"] == 14 * 24 * 3600
+
+
+def test_what_intake_gave_up_comes_again_and_is_known_before_a_grace_is_over():
+    resources = deployed()["Resources"]
+    queue = resources["IntakeRetries"]["Properties"]
+    mapping = resources["IntakeAgain"]["Properties"]
+    assert mapping["EventSourceArn"].endswith(":IntakeRetries")
+    # The function answers with what it could not take in; without this Lambda would take that for success.
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    # Lambda's own advice; and twice at least within EKS's shortest grace but one, ten and thirty minutes.
+    assert queue["VisibilityTimeout"] == 6 * resources["IntakeFunction"]["Properties"]["Timeout"] <= 30 * 60 / 2
+    redrive = queue["RedrivePolicy"]
+    assert redrive["deadLetterTargetArn"].endswith(":IntakeDeadLetters")
+    # An hour of outage loses nothing; then a person is told.
+    assert redrive["maxReceiveCount"] * queue["VisibilityTimeout"] >= 3600
 
 
 # ---- what drain hears, and how long it may take

@@ -12,7 +12,7 @@ mod fast;
 mod fast_tests;
 mod gunzip;
 mod parse;
-mod stream;
+mod records;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -26,7 +26,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use stream::{StreamRecord, stream_records};
+pub use records::{Record, StreamRecord, records};
 pub use write::{encode, envelope};
 
 /// The most bytes that one payload may decompress to, unless the caller says otherwise.

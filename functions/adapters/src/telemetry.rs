@@ -174,9 +174,9 @@ pub fn excerpt(line: &str) -> String {
     line.chars().take(256).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// A payload could not be taken in. Lambda tries it again, twice, and puts it among the dead letters then, where an alarm
-/// sees it; one that nobody can read gets there, too: it may tell of a node, and the fault may be ours. Such a one is
-/// counted, and its beginning told.
+/// A payload could not be taken in. It is tried again, and ends among the dead letters, where an alarm sees it; one that
+/// nobody can read gets there, too: it may tell of a node, and the fault may be ours. Such a one is counted, and its
+/// beginning told.
 pub fn not_taken_in(why: Failed<'_>, unreadable: Option<&str>, at: Timestamp) {
     if unreadable.is_some() {
         measured(at, None, &[(Metric::Undecodable, 1)]);

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use nodemend_adapters::{
     store::{CaseKey, Change, Commit, Store, StoreError},
-    subscription::{Batch, Decoder, LogEvent, Message, Rejected, StreamRecord, SubscriptionError},
+    subscription::{Batch, Decoder, LogEvent, Message, Record, Rejected, SubscriptionError},
     telemetry::excerpt,
 };
 use nodemend_domain::{
@@ -144,14 +144,18 @@ impl<S: Store> Intake<S> {
         self.hear(decoder.decode(payload)?, now).await
     }
 
-    /// The same of one record of a stream.
+    /// The same of one record of a batch.
     pub async fn take_record(
         &self,
         decoder: &mut Decoder,
-        record: &StreamRecord<'_>,
+        record: &Record<'_>,
         now: Timestamp,
     ) -> Result<Intaken, IntakeError> {
-        self.hear(decoder.decode_data(&record.data)?, now).await
+        let message = match record {
+            Record::Stream { kinesis } => decoder.decode_data(&kinesis.data)?,
+            Record::Queue { body, .. } => decoder.decode(body.as_bytes())?,
+        };
+        self.hear(message, now).await
     }
 
     async fn hear(&self, message: Message<'_>, now: Timestamp) -> Result<Intaken, IntakeError> {

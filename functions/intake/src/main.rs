@@ -10,7 +10,7 @@ use nodemend_adapters::{
     config::environment::Environment,
     notify::{EventBridge, Herald},
     store::dynamodb::{DynamoStore, Tables},
-    subscription::{self, Decoder, StreamRecord},
+    subscription::{self, Decoder, Record},
     telemetry::{self, Failed, Metric},
 };
 use nodemend_domain::ident::AccountId;
@@ -36,7 +36,7 @@ async fn main() -> Result<(), Error> {
         let herald = Herald::new(bus.clone(), TIME_TO_TELL);
         // Its future is deep and large, and lives on the heap.
         Box::pin(async {
-            match subscription::stream_records(event.payload.get().as_bytes())? {
+            match subscription::records(event.payload.get().as_bytes())? {
                 None => take(&intake, &mut decoder, herald, event.payload.get()).await,
                 Some(records) => Ok(take_records(&intake, &mut decoder, herald, &records).await),
             }
@@ -71,13 +71,14 @@ async fn take(
     taken.failure().map_or(Ok(answer), |error| Err(one_line(error)))
 }
 
-/// Takes a stream's records in, in order. Lambda hands over anew what comes from the first on that could not be taken in
-/// now; one that can't be read ever is told of, and stops no other.
+/// Takes a batch's records in, in order. Lambda hands over anew what comes from the first on of a stream that could not be
+/// taken in now; one that can't be read ever is told of, and stops no other. Of a queue's each stands for itself, and one
+/// that can't be read goes back, too: the queue knows when to put it aside, and nothing is lost.
 async fn take_records(
     intake: &Intake<DynamoStore>,
     decoder: &mut Decoder,
     mut herald: Herald<EventBridge>,
-    records: &[StreamRecord<'_>],
+    records: &[Record<'_>],
 ) -> Value {
     let mut failed = Vec::new();
     for record in records {
@@ -88,13 +89,18 @@ async fn take_records(
                 taken.failure()
             }
             Err(error) => {
-                not_taken_in(&error, &record.data);
+                not_taken_in(&error, record.text());
                 Some(error)
             }
         };
-        if failure.is_some_and(|error| error.is_retryable()) {
-            failed.push(json!({ "itemIdentifier": record.sequence_number }));
-            break;
+        let Some(error) = failure else { continue };
+        match record {
+            Record::Stream { .. } if error.is_retryable() => {
+                failed.push(json!({ "itemIdentifier": record.id() }));
+                break;
+            }
+            Record::Stream { .. } => {}
+            Record::Queue { .. } => failed.push(json!({ "itemIdentifier": record.id() })),
         }
     }
     herald.finish().await;

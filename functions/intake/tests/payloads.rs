@@ -4,7 +4,7 @@ mod ward;
 
 use nodemend_adapters::{
     store::{CaseKey, Store},
-    subscription::{Batch, Decoder, LogEvent, MAX_PAYLOAD, StreamRecord, encode, envelope},
+    subscription::{Batch, Decoder, LogEvent, MAX_PAYLOAD, Record, StreamRecord, encode, envelope},
 };
 use nodemend_domain::{condition::ConditionType, ident::AccountId, policy::Policy, report::MAX_BYTES};
 use nodemend_intake::Intake;
@@ -134,17 +134,22 @@ fn another_accounts_word_of_a_cluster_is_counted_and_dropped() {
 }
 
 #[test]
-fn a_record_of_a_stream_is_what_a_payload_carries() {
-    let (by_payload, by_stream) = (store(), store());
+fn a_record_of_a_batch_is_what_a_payload_carries() {
+    let by_payload = store();
     let payload = of_agent(1, &[report(1, 1, 0, Some(0))]);
     take(&by_payload, &payload, 0);
     let data: serde_json::Value = serde_json::from_slice(&payload).expect("JSON");
     let data = data["awslogs"]["data"].as_str().expect("text");
-    let record = StreamRecord { sequence_number: "1".into(), data: data.into() };
-    let intake = Intake::new(by_stream.clone());
-    let taken = pollster::block_on(intake.take_record(&mut Decoder::new(), &record, at(0)));
-    assert_eq!(taken.expect("taken in").reports, 1);
-    assert_eq!(state(&by_stream), state(&by_payload));
+    let of_stream =
+        Record::Stream { kinesis: StreamRecord { sequence_number: "1".into(), data: data.into() } };
+    let body = String::from_utf8(payload.clone()).expect("text").into();
+    for record in [of_stream, Record::Queue { message_id: "a".into(), body }] {
+        let store = store();
+        let intake = Intake::new(store.clone());
+        let taken = pollster::block_on(intake.take_record(&mut Decoder::new(), &record, at(0)));
+        assert_eq!(taken.expect("taken in").reports, 1);
+        assert_eq!(state(&store), state(&by_payload));
+    }
 }
 
 #[test]
