@@ -170,14 +170,8 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
         now: Timestamp,
     ) -> Result<Audited, AuditError> {
         let caller = self.cloud.in_account(account).await?.caller();
-        if let Some(request_id) = &event.request_id
-            && let Some((key, entry)) = self.store.call(request_id).await?
-        {
-            let record = Record::read(&entry.line)?;
-            if self.served(&key.cluster, account).await?.is_none() {
-                return Ok(Audited::default());
-            }
-            return self.confirm(&key, event, &record, &caller, now).await;
+        if let Some(told) = self.recorded(event, account, &caller, now).await? {
+            return Ok(told);
         }
         let ours =
             caller.is_same_principal(&event.user_identity) && !nodemend_domain::bug!("foreign-without-cause");
@@ -189,6 +183,9 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
             let key = CaseKey { cluster, instance_id };
             let told = if ours && self.awaits_a_call(&key).await? {
                 self.early_or_lost(&key, event, &caller, now).await?
+            } else if ours && let Some(told) = self.recorded(event, account, &caller, now).await? {
+                // The answer came, and the record with it, since that was looked for.
+                told
             } else if ours && self.is_another_attempt(&key, event).await? {
                 continue;
             } else if event.is_termination() && event.succeeded() {
@@ -200,6 +197,23 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
             audited.occurrences.extend(told.occurrences);
         }
         Ok(audited)
+    }
+
+    /// What follows, where the call has a record under its request id.
+    async fn recorded(
+        &self,
+        event: &CloudTrailEvent,
+        account: Option<&AccountId>,
+        caller: &Caller,
+        now: Timestamp,
+    ) -> Result<Option<Audited>, AuditError> {
+        let Some(request_id) = &event.request_id else { return Ok(None) };
+        let Some((key, entry)) = self.store.call(request_id).await? else { return Ok(None) };
+        let record = Record::read(&entry.line)?;
+        if self.served(&key.cluster, account).await?.is_none() {
+            return Ok(Some(Audited::default()));
+        }
+        self.confirm(&key, event, &record, caller, now).await.map(Some)
     }
 
     /// Whether a repair of this node has a call on its way, or one whose answer was lost.

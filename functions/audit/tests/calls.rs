@@ -2,6 +2,11 @@
 
 mod ward;
 
+use std::{
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+};
+
 use nodemend_adapters::{
     faults::{Fate, Faults, Faulty, schedule},
     store::{Change, Commit, Store},
@@ -99,6 +104,39 @@ fn an_event_that_crosses_with_the_record_of_its_call_is_joined_with_it() {
         ward.sweep_until(at(1_800) + LEASE);
         assert_eq!(ward.verdicts(), [Some(CallVerdict::Confirmed)], "{step}");
         if faults.operations() < step {
+            break;
+        }
+    }
+}
+
+/// Goes on with what waits for nobody but for its turn.
+fn go_on<T>(future: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[test]
+fn an_event_that_crosses_with_the_answer_of_its_call_is_joined_with_it() {
+    let event = Ward::called().cloud_trail().to_string();
+    for steps in 0.. {
+        let ward = Ward::new();
+        ward.clock.advance_to(at(1_800));
+        let store = Faulty::new(ward.store.clone(), Faults::none());
+        let cloud = Faulty::new(ward.cloud.clone(), Faults::none());
+        let repairer = Repairer::new(store.clone(), cloud.clone(), ward.clock.clone());
+        let mut sweep = pin!(repairer.sweep());
+        while ward.cloud.calls().is_empty() {
+            assert!(go_on(sweep.as_mut()).is_pending());
+        }
+        // The call is at AWS, and its answer on the way. CloudTrail is heard so far, then comes the answer.
+        let audit = Audit::new(store, cloud);
+        let mut hearing = pin!(audit.handle(event.as_bytes(), at(1_800)));
+        let heard = (0..steps).any(|_| go_on(hearing.as_mut()).is_ready());
+        pollster::block_on(sweep).expect("swept");
+        if !heard {
+            pollster::block_on(hearing).expect("heard");
+        }
+        assert_eq!(ward.verdicts(), [Some(CallVerdict::Confirmed)], "after {steps} steps");
+        if heard {
             break;
         }
     }
