@@ -18,7 +18,7 @@ use nodemend_domain::{
     ledger::{self, Entry, Guards},
     occurrence::{Occurrence, Step},
     policy::Policy,
-    repair::{Call, CallResult},
+    repair::{Call, CallResult, LEASE},
     trail::{self, Caller, CloudTrailEvent, Record, TrailError},
 };
 use serde_json::json;
@@ -62,6 +62,9 @@ pub enum AuditError {
     /// Others wrote the same case again and again.
     #[error("failed to write the case of {0}: {MAX_RACES} races lost")]
     Contended(InstanceId),
+    /// A call of ours that can be known by its id alone, and whose record may yet come.
+    #[error("failed to find the record of request {0}: it may yet come")]
+    Early(String),
 }
 
 impl AuditError {
@@ -69,7 +72,7 @@ impl AuditError {
     pub fn instance_id(&self) -> Option<&InstanceId> {
         match self {
             Self::Contended(instance_id) => Some(instance_id),
-            Self::Event(_) | Self::Record(_) | Self::Store(_) | Self::Cloud(_) => None,
+            Self::Event(_) | Self::Record(_) | Self::Store(_) | Self::Cloud(_) | Self::Early(_) => None,
         }
     }
 }
@@ -175,8 +178,17 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
         }
         let ours =
             caller.is_same_principal(&event.user_identity) && !nodemend_domain::bug!("foreign-without-cause");
+        let instance_ids = event.instance_ids();
+        // Of what was throttled or denied CloudTrail names no instance. Lambda tries again after one minute and after two.
+        if ours
+            && instance_ids.is_empty()
+            && now.duration_since(event.event_time) < LEASE
+            && let Some(request_id) = &event.request_id
+        {
+            return Err(AuditError::Early(request_id.clone()));
+        }
         let mut audited = Audited::default();
-        for instance_id in event.instance_ids() {
+        for instance_id in instance_ids {
             let Some(cluster) = self.cluster_of(&instance_id, account).await? else {
                 continue;
             };

@@ -12,7 +12,7 @@ use nodemend_adapters::{
     store::{Change, Commit, Store},
     trail::Trail,
 };
-use nodemend_audit::Audit;
+use nodemend_audit::{Audit, AuditError};
 use nodemend_domain::{
     occurrence::Step,
     repair::{Call, CallResult, CallVerdict, LEASE, Phase},
@@ -140,6 +140,24 @@ fn an_event_that_crosses_with_the_answer_of_its_call_is_joined_with_it() {
             break;
         }
     }
+}
+
+#[test]
+fn an_event_without_an_instance_comes_again_while_its_record_may_yet_come() {
+    // CloudTrail leaves the parameters out of what was throttled or denied.
+    let mut event = Ward::refused().cloud_trail();
+    event["detail"]["requestParameters"] = Value::Null;
+    let ward = Ward::new();
+    ward.clock.advance_to(at(1_800));
+    assert!(matches!(ward.try_hear(&event), Err(AuditError::Early(id)) if id == "refused"));
+    // One that nobody recorded is no more than an attempt that was repeated.
+    ward.clock.advance_to(at(1_801) + LEASE);
+    assert_eq!(ward.tell(&event), []);
+    // Nor is anybody else's.
+    ward.clock.advance_to(at(1_802) + LEASE);
+    event["detail"]["userIdentity"]["arn"] = ALICE.into();
+    event["detail"]["eventTime"] = at(1_802).to_string().into();
+    assert_eq!(ward.tell(&event), []);
 }
 
 #[test]

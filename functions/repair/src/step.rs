@@ -145,6 +145,10 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     ) -> Result<(), RepairError> {
         let (mut told, mut entries) = (Vec::new(), Vec::new());
         let guards: Vec<String> = blocks.iter().map(|block| block.guard.name()).collect();
+        // Its lease is over. Newcomers would wait for this answer as long as the way is blocked.
+        if let Some(lost) = self.lose(&mut case, "no answer came, and the instance is where it was", now) {
+            (entries, told) = (lost.entries, lost.told);
+        }
         let before = case.blocked.take();
         if before.is_none() && case.repair.is_none() {
             told.push(due(&case, fault, now));

@@ -7,9 +7,12 @@ use nodemend_adapters::{
     clock::Clock,
     faults::{Fate, Faults, schedule},
 };
-use nodemend_domain::repair::{LEASE, Phase};
+use nodemend_domain::{
+    policy::Hold,
+    repair::{LEASE, Phase},
+};
 
-use self::ward::{Trouble, Ward, minutes, policy, reboot, terminate};
+use self::ward::{Trouble, Ward, cluster, group, instance, minutes, policy, reboot, terminate};
 
 /// Runs one sweep of which one operation meets its fate; whether it came so far.
 fn meets(ward: &Ward, operation: usize, fate: Fate) -> bool {
@@ -130,6 +133,49 @@ fn a_claim_is_nobody_elses_until_its_lease_ends() {
     assert_eq!(ward.cloud.calls(), []);
     ward.sweep_at(minutes(30) + LEASE);
     assert_eq!(ward.cloud.calls(), [terminate(1)]);
+}
+
+#[test]
+fn a_call_that_never_left_keeps_no_newcomer_waiting_while_its_node_is_held() {
+    let dies_at = |operation| {
+        let ward = Ward::new(2, policy(2));
+        ward.tell(1, Trouble::Network, true, 1, 1, 0);
+        ward.clock.advance_to(minutes(1));
+        ward.tell(2, Trouble::Network, true, 1, 1, 60);
+        ward.clock.advance_to(minutes(30));
+        assert!(meets(&ward, operation, Fate::DieBefore), "a call is written down before it leaves");
+        ward
+    };
+    let ward = (1..).map(dies_at).find(|ward| ward.case(1).pending_call().is_some()).expect("a call");
+    ward.store.hold(
+        &cluster(),
+        Hold {
+            cluster: None,
+            group: None,
+            node: ward.case(1).node,
+            owner: "alice".to_owned(),
+            reason: "looking".to_owned(),
+            from: None,
+            until: minutes(90),
+        },
+    );
+    ward.sweep_at(minutes(31));
+    assert_eq!(ward.cloud.calls(), [terminate(2)]);
+    let zone = "us-east-1a".parse().expect("a name");
+    ward.cloud.change(|fleet| fleet.join(&group(), Some(&cluster()), &instance(9), &zone));
+    ward.clock.advance_to(minutes(33));
+    ward.change(9, |case| {
+        case.hear_launch(&group(), None, minutes(32));
+        if let Some(arrival) = &mut case.arrival {
+            (arrival.registered, arrival.ready) = (Some(minutes(33)), Some(minutes(33)));
+        }
+    });
+    ward.sweep_until(minutes(40));
+    let replaced = ward.case(2).repair.and_then(|repair| repair.replacement);
+    assert_eq!(replaced.map(|replacement| replacement.instance_id), Some(instance(9)));
+    assert_eq!(ward.cloud.calls(), [terminate(2)]);
+    // What never left is in the trail as lost, once.
+    assert_eq!(ward.trail(1).iter().filter(|name| name.starts_with("Terminate")).count(), 1);
 }
 
 #[test]

@@ -129,7 +129,7 @@ impl Judge {
         let on = hold.until > at + SLACK && hold.from.is_none_or(|from| from <= at - SLACK);
         let mine = hold.cluster.as_ref().is_none_or(|cluster| cluster.as_str() == CLUSTER)
             && hold.group.as_ref().is_none_or(|group| *group == self.group_plan(number).name)
-            && hold.node.as_ref().is_none_or(|name| *name == node.name);
+            && hold.node.as_ref().is_none_or(|name| *name == node.name && node.has_told_its_name());
         (on && mine).then(|| ("a call while held", format!("{hold:?}")))
     }
 

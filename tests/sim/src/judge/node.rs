@@ -203,6 +203,11 @@ impl Node {
         usize::from_str_radix(instance.as_str().trim_start_matches("i-"), 16).unwrap_or(usize::MAX)
     }
 
+    /// A handler has heard of it under its name: an instance that never joins has none.
+    pub(crate) fn has_told_its_name(&self) -> bool {
+        self.heard_alive || !self.ready.is_empty()
+    }
+
     /// Its kubelet, and with it the whole node, is silent.
     pub(crate) fn is_hung(&self, at: Timestamp) -> bool {
         self.hangs
