@@ -16,6 +16,7 @@ OF_SERVICES = {
     ("AWS/Lambda", "Invocations"): {"FunctionName"},
     ("AWS/Lambda", "Duration"): {"FunctionName"},
     ("AWS/SQS", "ApproximateNumberOfMessagesVisible"): {"QueueName"},
+    ("AWS/SQS", "ApproximateNumberOfMessagesNotVisible"): {"QueueName"},
     ("AWS/Logs", "DeliveryErrors"): {"LogGroupName", "DestinationType", "FilterName"},
 }
 
