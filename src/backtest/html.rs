@@ -7,7 +7,7 @@ use nodemend_domain::stamp;
 use super::{
     progress::bytes,
     report::{Comparison, Line, Sums, Terms, Verdicts},
-    text::{COLUMNS, cells, length},
+    text::{COLUMNS, cells, counted, length},
     timeline,
 };
 
@@ -58,14 +58,17 @@ fn write(out: &mut String, comparison: &Comparison) -> fmt::Result {
     };
     writeln!(
         out,
-        "<p>{span}: {} nodes, {} lines, {} ({} on disk) in {} files.{}</p>",
-        facts.nodes,
-        facts.lines,
+        "<p>{span}: {}, {}, {} ({} on disk) in {}.{}</p>",
+        counted(facts.nodes, "node"),
+        counted(facts.lines, "line"),
         bytes(facts.bytes),
         bytes(facts.bytes_on_disk),
-        facts.files,
+        counted(facts.files, "file"),
         if facts.unreadable > 0 {
-            format!(" <strong class=\"bad\">{} lines could not be read.</strong>", facts.unreadable)
+            format!(
+                " <strong class=\"bad\">{} could not be read.</strong>",
+                counted(facts.unreadable, "line")
+            )
         } else {
             String::new()
         },

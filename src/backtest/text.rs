@@ -1,6 +1,9 @@
 //! Turns the comparison into tables for people.
 
-use std::io::{self, Write};
+use std::{
+    fmt::Display,
+    io::{self, Write},
+};
 
 use anstyle::{AnsiColor, Style};
 use jiff::SignedDuration;
@@ -115,26 +118,32 @@ fn facts(out: &mut impl Write, facts: &Facts) -> io::Result<()> {
         (Some(from), Some(to)) => format!("{} to {}", stamp::seconds(from), stamp::seconds(to)),
         _ => "nothing".to_owned(),
     };
-    writeln!(out, "{BOLD}History{BOLD:#}  {span}: {} nodes, {} lines", facts.nodes, facts.lines)?;
+    let (nodes, lines) = (counted(facts.nodes, "node"), counted(facts.lines, "line"));
+    writeln!(out, "{BOLD}History{BOLD:#}  {span}: {nodes}, {lines}")?;
     let speed = facts.bytes as f64 / facts.reading_seconds.max(0.001);
     writeln!(
         out,
-        "         {} unpacked ({} on disk) in {} files, read at {}/s on {} threads; {} lines could matter",
+        "         {} unpacked ({} on disk) in {}, read at {}/s on {}; {} could matter",
         bytes(facts.bytes),
         bytes(facts.bytes_on_disk),
-        facts.files,
+        counted(facts.files, "file"),
         bytes(speed as u64),
-        facts.threads,
-        facts.taken_in,
+        counted(facts.threads, "thread"),
+        counted(facts.taken_in, "line"),
     )?;
     write!(out, "         {:.1} s in all", facts.seconds)?;
     if let Some(peak) = facts.peak_memory_bytes {
         write!(out, ", at most {:.0} MiB of memory", peak as f64 / 1_048_576.0)?;
     }
     if facts.unreadable > 0 {
-        write!(out, "; {RED}{} lines could not be read{RED:#}", facts.unreadable)?;
+        write!(out, "; {RED}{} could not be read{RED:#}", counted(facts.unreadable, "line"))?;
     }
     writeln!(out)
+}
+
+/// So many of something, in English.
+pub(super) fn counted<N: PartialEq + From<u8> + Display>(number: N, one: &str) -> String {
+    format!("{number} {one}{}", if number == N::from(1) { "" } else { "s" })
 }
 
 /// What stands under the columns.
