@@ -1,7 +1,7 @@
 //! A subscription's payload: as Lambda hands it over, and what is in it once it is unpacked.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use nodemend_adapters::subscription::{Batch, Decoder, Message, encode, envelope};
+use nodemend_adapters::subscription::{Batch, Decoder, Message, Record, encode, envelope, records};
 use serde_json::Value;
 
 /// Smaller than in earnest, so that a bomb costs less of the fuzzer's time.
@@ -18,6 +18,14 @@ pub fn hold_payload(bytes: &[u8]) {
     let first = format!("{:?}", decoder.decode(&event).map(shown));
     // The buffers of the one before are used again, and must not show.
     assert_eq!(first, format!("{:?}", decoder.decode(&event).map(shown)), "read twice, it differs");
+    // A batch of records, if it is one, is as many payloads.
+    for record in records(&event).ok().flatten().unwrap_or_default() {
+        let read = match &record {
+            Record::Stream { kinesis } => decoder.decode_data(&kinesis.data).map(shown),
+            Record::Queue { body, .. } => decoder.decode(body.as_bytes()).map(shown),
+        };
+        assert!(read.is_err() || record.text().len() <= event.len(), "a record is longer than its batch");
+    }
 }
 
 /// Beyond what is held in full, a summary: a payload may unpack to megabytes.
