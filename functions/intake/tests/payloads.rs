@@ -142,7 +142,7 @@ fn a_record_of_a_batch_is_what_a_payload_carries() {
     let data = data["awslogs"]["data"].as_str().expect("text");
     let of_stream =
         Record::Stream { kinesis: StreamRecord { sequence_number: "1".into(), data: data.into() } };
-    let body = String::from_utf8(payload.clone()).expect("text").into();
+    let body = String::from_utf8(payload).expect("text").into();
     for record in [of_stream, Record::Queue { message_id: "a".into(), body }] {
         let store = store();
         let intake = Intake::new(store.clone());
