@@ -140,6 +140,10 @@ pub struct Statement {
     /// The trouble that it is in, or was in last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     trouble: Option<Onset>,
+    /// The report that told of that trouble first, where its agent knows nothing of the time before: the one written right
+    /// before it may yet come, and tell of an earlier start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    told_by: Option<u64>,
 }
 
 /// When something began on a node.
@@ -194,6 +198,11 @@ impl Saying {
         let age = self.node_at.duration_since(self.node_since).max(SignedDuration::ZERO);
         self.arrival.checked_sub(age).unwrap_or(self.arrival)
     }
+
+    /// Its number, where its agent doesn't know what was before.
+    fn told_by(&self) -> Option<u64> {
+        self.sound_before.is_none().then_some(self.seq)
+    }
 }
 
 /// What became of a saying.
@@ -210,7 +219,15 @@ impl Statement {
     pub fn first(saying: Saying) -> Self {
         let since = saying.since();
         let trouble = saying.health.is_bad().then_some(Onset { node_since: saying.node_since, start: since });
-        Self { seq: saying.seq, health: saying.health, node_since: saying.node_since, since, trouble }
+        let told_by = trouble.and(saying.told_by());
+        Self {
+            seq: saying.seq,
+            health: saying.health,
+            node_since: saying.node_since,
+            since,
+            trouble,
+            told_by,
+        }
     }
 
     /// Takes a saying of the same boot in.
@@ -225,12 +242,20 @@ impl Statement {
             trouble.start = trouble.start.min(since);
         }
         if saying.seq <= self.seq && !crate::bug!("stale-report-wins") {
+            if saying.health.is_bad()
+                && self.told_by == saying.seq.checked_add(1)
+                && self.trouble.is_some_and(|trouble| saying.node_since < trouble.node_since)
+            {
+                self.trouble = Some(Onset { node_since: saying.node_since, start: since });
+                self.told_by = saying.told_by();
+            }
             return Noted::Stale;
         }
         if saying.health.is_bad()
             && self.trouble.is_none_or(|trouble| self.has_recovered(&saying, trouble, hold))
         {
             self.trouble = Some(Onset { node_since: saying.node_since, start: since });
+            self.told_by = saying.told_by();
         }
         if saying.node_since != self.node_since {
             self.since = since;
@@ -366,6 +391,23 @@ mod tests {
         let mut statement = Statement::first(saying(1, Health::Bad, 0, 0));
         statement.note(saying(2, Health::Bad, 600, 600), HOLD);
         assert_eq!(statement.read().trouble, Some(at(1)));
+    }
+
+    #[test]
+    fn an_agent_that_lost_its_memory_does_not_reset_the_clock_though_its_reports_cross() {
+        // 3 was written before the restart, 4 after it, a second later, and 4 arrives first.
+        let crossed = |before: Saying, after: Saying| {
+            let mut statement = Statement::first(after);
+            assert_eq!(statement.note(before, HOLD), Noted::Stale);
+            statement.read().trouble
+        };
+        assert_eq!(crossed(saying(3, Health::Bad, 0, 240), saying(4, Health::Bad, 241, 241)), Some(at(1)));
+        // Another report may lie between them, and tell that all was well.
+        assert_eq!(crossed(saying(2, Health::Bad, 0, 240), saying(4, Health::Bad, 241, 241)), Some(at(242)));
+        // It knows that all was well.
+        let mut remembers = saying(4, Health::Bad, 241, 241);
+        remembers.sound_before = Some(SignedDuration::from_mins(2));
+        assert_eq!(crossed(saying(3, Health::Bad, 0, 120), remembers), Some(at(242)));
     }
 
     #[test]

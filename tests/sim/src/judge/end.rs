@@ -9,7 +9,7 @@ use nodemend_adapters::{
 use nodemend_domain::{case::Case, trail::verify_chain};
 use serde_json::Value;
 
-use super::{Judge, Made, node::Node};
+use super::{Judge, Made, SLACK, node::Node};
 
 /// Looks at everything that is left.
 pub(crate) async fn judge(judge: &mut Judge, store: &MemoryStore) {
@@ -129,8 +129,9 @@ impl Judge {
                         calls.iter().all(|call| far(call.at) >= far(called))
                     };
                     let known = known.filter(|made| request.is_some() || nearest(made));
-                    let known =
-                        known.and_then(|made| made.told).filter(|told| at.is_some_and(|at| *told < at));
+                    let known = known
+                        .and_then(|made| made.told)
+                        .filter(|told| at.is_some_and(|at| *told + SLACK < at));
                     if let Some(told) = known {
                         self.wrong(
                             "told as missing",
