@@ -242,11 +242,13 @@ impl Statement {
             trouble.start = trouble.start.min(since);
         }
         if saying.seq <= self.seq && !crate::bug!("stale-report-wins") {
+            let onset = Onset { node_since: saying.node_since, start: since };
             if saying.health.is_bad()
                 && self.told_by == saying.seq.checked_add(1)
-                && self.trouble.is_some_and(|trouble| saying.node_since < trouble.node_since)
+                && let Some(trouble) =
+                    self.trouble.as_mut().filter(|known| onset.node_since < known.node_since)
             {
-                self.trouble = Some(Onset { node_since: saying.node_since, start: since });
+                *trouble = trouble.min(onset);
                 self.told_by = saying.told_by();
             }
             return Noted::Stale;
@@ -402,6 +404,10 @@ mod tests {
             statement.read().trouble
         };
         assert_eq!(crossed(saying(3, Health::Bad, 0, 240), saying(4, Health::Bad, 241, 241)), Some(at(1)));
+        // So late that its start, counted back from its arrival, is later than what is known.
+        let mut late = saying(3, Health::Bad, 0, 240);
+        late.arrival = at(900);
+        assert_eq!(crossed(late, saying(4, Health::Bad, 241, 241)), Some(at(242)));
         // Another report may lie between them, and tell that all was well.
         assert_eq!(crossed(saying(2, Health::Bad, 0, 240), saying(4, Health::Bad, 241, 241)), Some(at(242)));
         // It knows that all was well.
