@@ -136,8 +136,8 @@ pub(crate) struct Made {
 pub(crate) struct GroupSeen {
     pub(crate) failures: u32,
     pub(crate) last_failure: Option<Timestamp>,
-    /// Repairs that were given up for want of a replacement.
-    pub(crate) given_up: usize,
+    /// When repairs were given up for want of a replacement.
+    pub(crate) given_up: Vec<Timestamp>,
     pub(crate) suspended: bool,
 }
 
@@ -388,7 +388,7 @@ impl Judge {
         if state.failures > before {
             let late = self.nodes[number].join_deadline().is_some_and(|late| late <= now + SLACK);
             if ended {
-                self.groups[place].given_up += 1;
+                self.groups[place].given_up.push(now);
                 self.given_up(number, place);
             } else if !late {
                 self.wrong("a failure that was none", format!("node {number} has joined, or had time to"));
@@ -403,19 +403,26 @@ impl Judge {
         }
     }
 
-    /// A repair was given up for want of a replacement: no more of them may be than wanted for one. Which newcomer is
-    /// whose, Auto Scaling does not tell.
+    /// A repair was given up for want of a replacement: no more of them may be than wanted for one at their time. Which
+    /// newcomer is whose, Auto Scaling does not tell.
     fn given_up(&mut self, number: usize, group: usize) {
-        let wanting = |node: &&Node| {
-            node.group == group
-                && node.terminated.is_some_and(|at| {
-                    // A slow process dates its call up to a lease before it reached AWS.
-                    let late = at + SignedDuration::from_mins(60) - LEASE;
-                    let joined = node.replaced_by.and_then(|by| self.nodes[by].heard_joined_at);
-                    joined.is_none_or(|joined| joined >= late - LEASE)
-                })
+        let of_group = self.nodes.iter().filter(|node| node.group == group);
+        let mut wanting: Vec<(Timestamp, Timestamp)> = of_group
+            .filter_map(|node| {
+                let from = node.terminated?;
+                // A slow process dates its call up to a lease before it reached AWS.
+                let late = from + SignedDuration::from_mins(60) - LEASE;
+                let joined = node.replaced_by.and_then(|by| self.nodes[by].heard_joined_at);
+                Some((from, joined.filter(|joined| *joined < late - LEASE).unwrap_or(Timestamp::MAX)))
+            })
+            .collect();
+        // The one whose replacement came first is the first that can't be meant any more.
+        wanting.sort_unstable_by_key(|(_, until)| *until);
+        let meant = |at: &Timestamp| {
+            let place = wanting.iter().position(|(from, until)| from <= at && at < until);
+            place.map(|place| wanting.remove(place)).is_some()
         };
-        if self.nodes.iter().filter(wanting).count() < self.groups[group].given_up {
+        if !self.groups[group].given_up.iter().all(meant) {
             self.wrong(
                 "a failure that was none",
                 format!("the repair of node {number} was given up, and its replacement had come"),
