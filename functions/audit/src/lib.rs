@@ -182,7 +182,7 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
         // Of what was throttled or denied CloudTrail names no instance. Lambda tries again after one minute and after two.
         if ours
             && instance_ids.is_empty()
-            && now.duration_since(event.event_time) < LEASE
+            && now.duration_since(event.event_time).abs() < LEASE
             && let Some(request_id) = &event.request_id
         {
             return Err(AuditError::Early(request_id.clone()));

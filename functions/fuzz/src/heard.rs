@@ -12,7 +12,7 @@ use nodemend_adapters::{
     subscription::{Batch, LogEvent},
     trail::Trail,
 };
-use nodemend_audit::{Audit, Happening};
+use nodemend_audit::{Audit, AuditError, Happening};
 use nodemend_domain::{
     case::Case,
     ident::{ClusterName, GroupName, InstanceId, Zone},
@@ -89,8 +89,11 @@ impl World {
         }
         if let Ok(happening) = Happening::read(line.as_bytes()) {
             let audit = Audit::new(self.store.clone(), self.cloud.clone());
-            pollster::block_on(audit.take(happening, None, now)).expect("taken in");
-            return;
+            match pollster::block_on(audit.take(happening, None, now)) {
+                // Lambda would try it again, a minute later.
+                Ok(_) | Err(AuditError::Early(_)) => return,
+                Err(error) => panic!("{error}"),
+            }
         }
         let (group, stream) = match Report::decode(line) {
             Ok(report) => (format!("/nodemend/{}/nodes", report.cluster), report.instance_id.to_string()),
