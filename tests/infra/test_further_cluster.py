@@ -172,8 +172,10 @@ def test_lines_of_another_account_come_through_a_stream_of_that_account_alone():
     mapping = resources["IntakeFromLines"]["Properties"]
     # The function answers with what it could not take in; without this Lambda would take that for success.
     assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
-    assert mapping["DestinationConfig"]["OnFailure"]["Destination"].endswith(":IntakeDeadLetters")
+    given_up = mapping["DestinationConfig"]["OnFailure"]["Destination"]
+    assert given_up.endswith(":IntakeDeadLetters")
     assert allows(statements_for(resources, "IntakeRole"), Request("kinesis:GetRecords", mapping["EventSourceArn"]))
+    assert allows(statements_for(resources, "IntakeRole"), Request("sqs:SendMessage", given_up))
 
 
 def test_in_the_same_account_there_is_no_stream_no_role_and_no_forwarding():

@@ -290,7 +290,7 @@ def test_what_intake_gave_up_comes_again_and_is_known_before_a_grace_is_over():
     assert mapping["EventSourceArn"].endswith(":IntakeRetries")
     # The function answers with what it could not take in; without this Lambda would take that for success.
     assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
-    # Lambda's own advice; and twice at least within EKS's shortest grace but one, ten and thirty minutes.
+    # Lambda's own advice; and twice at least within the grace of a node that is not ready.
     assert queue["VisibilityTimeout"] == 6 * resources["IntakeFunction"]["Properties"]["Timeout"] <= 30 * 60 / 2
     redrive = queue["RedrivePolicy"]
     assert redrive["deadLetterTargetArn"].endswith(":IntakeDeadLetters")

@@ -178,7 +178,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             let escalates = repair.action != action;
             repair.phase = Phase::Claimed { until };
             repair.action = action;
-            if let Some(lost) = self.lose(case, "no answer came, and the instance is where it was", now) {
+            if let Some(lost) = self.lose(case, STILL_THERE, now) {
                 entries.extend(lost.entries);
                 told.extend(lost.told);
             }
@@ -361,6 +361,9 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
         }
     }
 }
+
+/// Why a call whose answer is out counts as one that never left.
+pub(crate) const STILL_THERE: &str = "no answer came, and the instance is where it was";
 
 /// How long a claim is its process's own.
 fn lease() -> SignedDuration {

@@ -24,7 +24,10 @@ use nodemend_domain::{
 };
 use serde_json::json;
 
-use crate::{RepairError, Repairer, Swept, act};
+use crate::{
+    RepairError, Repairer, Swept,
+    act::{self, STILL_THERE},
+};
 
 /// The wait of a fault is over.
 pub(crate) fn due(case: &Case, fault: &Fault, now: Timestamp) -> Occurrence {
@@ -146,7 +149,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
         let (mut told, mut entries) = (Vec::new(), Vec::new());
         let guards: Vec<String> = blocks.iter().map(|block| block.guard.name()).collect();
         // Its lease is over. Newcomers would wait for this answer as long as the way is blocked.
-        if let Some(lost) = self.lose(&mut case, "no answer came, and the instance is where it was", now) {
+        if let Some(lost) = self.lose(&mut case, STILL_THERE, now) {
             (entries, told) = (lost.entries, lost.told);
         }
         let before = case.blocked.take();
@@ -253,7 +256,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
                     return (Vec::new(), Vec::new());
                 }
                 let (mut entries, mut told) = (Vec::new(), Vec::new());
-                if let Some(lost) = self.lose(case, "no answer came, and the instance is where it was", now) {
+                if let Some(lost) = self.lose(case, STILL_THERE, now) {
                     (entries, told) = (lost.entries, lost.told);
                 }
                 told.push(occurrence(case, Step::Recovered, format!("{why}: the claim is given back"), now));
