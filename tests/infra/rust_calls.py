@@ -21,11 +21,12 @@ SERVICES = {
     "aws-sdk-autoscaling": ("autoscaling", "autoscaling"),
     "aws-sdk-cloudwatchlogs": ("logs", "logs"),
     "aws-sdk-dynamodb": ("dynamodb", "dynamodb"),
-    "aws-sdk-ec2": ("ec2", "ec2"),
     "aws-sdk-eks": ("eks", "eks"),
     "aws-sdk-eventbridge": ("events", "events"),
     "aws-sdk-sts": ("sts", "sts"),
 }
+# Services that we call without their crates, by methods that are named as the SDK would name them.
+OWN_CLIENTS = [("ec2", "ec2")]
 
 
 # As a program calls the port, what stands behind it, and where.
@@ -54,7 +55,7 @@ def crates() -> set:
 def operations() -> dict:
     """`put_item` → `dynamodb:PutItem`, of all services that we use."""
     session, found = botocore.session.get_session(), {}
-    for service, prefix in SERVICES.values():
+    for service, prefix in [*SERVICES.values(), *OWN_CLIENTS]:
         for operation in session.get_service_model(service).operation_names:
             # Where a service numbers its APIs: nobody here uses those.
             snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", operation).lower()

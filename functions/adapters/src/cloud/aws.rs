@@ -3,6 +3,7 @@
 
 mod call;
 mod cluster;
+mod ec2;
 mod error;
 mod group;
 #[cfg(feature = "kubernetes")]
@@ -21,7 +22,7 @@ use nodemend_domain::{
 
 #[cfg(feature = "kubernetes")]
 pub use self::hook::AwsHooks;
-use self::member::Accounts;
+use self::{ec2::Ec2, member::Accounts};
 use super::{Cloud, CloudError};
 use crate::config::environment::Members;
 
@@ -33,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone)]
 pub struct AwsCloud {
     auto_scaling: aws_sdk_autoscaling::Client,
-    ec2: aws_sdk_ec2::Client,
+    ec2: Ec2,
     eks: aws_sdk_eks::Client,
     zonal_shift: aws_sdk_arczonalshift::Client,
     caller: Caller,
@@ -51,7 +52,7 @@ impl AwsCloud {
     pub fn with_caller(shared: &SdkConfig, caller: Caller) -> Self {
         Self {
             auto_scaling: aws_sdk_autoscaling::Client::new(shared),
-            ec2: aws_sdk_ec2::Client::new(shared),
+            ec2: Ec2::new(shared),
             eks: aws_sdk_eks::Client::new(shared),
             zonal_shift: aws_sdk_arczonalshift::Client::new(shared),
             caller,

@@ -1,6 +1,7 @@
 //! The real side of the port to AWS, against recorded answers on a real socket.
 
 mod calls;
+mod ec2;
 mod events;
 mod reads;
 mod service;

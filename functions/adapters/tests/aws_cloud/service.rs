@@ -42,6 +42,9 @@ pub(crate) struct Asked {
     pub(crate) scope: String,
     /// With whose key.
     pub(crate) key: String,
+    /// The token of a session, and what the client calls itself.
+    pub(crate) session: String,
+    pub(crate) user_agent: String,
 }
 
 #[derive(Debug, Default)]
@@ -146,7 +149,9 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<Asked> {
     let key = scope.and_then(|signed| signed.split_once("Credential=")?.1.split('/').next());
     let key = key.unwrap_or_default().to_owned();
     let scope = scope.map(|credential| credential.splitn(3, '/').last().unwrap_or_default().to_owned());
-    Some(Asked { operation, form, body, scope: scope.unwrap_or_default(), key })
+    let header = |name: &str| headers.get(name).cloned().unwrap_or_default();
+    let (session, user_agent) = (header("x-amz-security-token"), header("user-agent"));
+    Some(Asked { operation, form, body, scope: scope.unwrap_or_default(), key, session, user_agent })
 }
 
 fn unescaped(text: &str) -> String {

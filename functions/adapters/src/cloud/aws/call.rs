@@ -19,7 +19,10 @@ use nodemend_domain::{
     trail::{Activity, Answer, Outcome},
 };
 
-use super::error::{causes, one_line};
+use super::{
+    ec2::{Ec2, Element, Unreadable},
+    error::{causes, one_line},
+};
 
 /// The code of our own for a call that never left: neither AWS nor CloudTrail knows of it.
 const NOT_SENT: &str = "NotSent";
@@ -51,26 +54,17 @@ pub(super) async fn terminate(
 }
 
 /// Reboots an instance.
-pub(super) async fn reboot(
-    client: &aws_sdk_ec2::Client,
-    instance_id: &InstanceId,
-    patience: Duration,
-) -> Answer {
-    let once = aws_sdk_ec2::config::Builder::new()
-        .retry_config(RetryConfig::disabled())
-        .timeout_config(timeouts(patience));
-    let answer = client
-        .reboot_instances()
-        .instance_ids(instance_id.as_str())
-        .customize()
-        .config_override(once)
-        .send()
-        .await;
-    match answer {
-        Ok(output) => Answer {
-            request_id: output.request_id().map(ToOwned::to_owned),
-            outcome: Outcome::Accepted { activity: None },
-        },
+pub(super) async fn reboot(client: &Ec2, instance_id: &InstanceId, patience: Duration) -> Answer {
+    // Anything else than "no" is a yes: EC2's own client reads none of it.
+    let done = |answer: Element<'_, '_>| match answer.text("return") {
+        Some("false") => Err(Unreadable("yes")),
+        _ => Ok(()),
+    };
+    let request = client.reboot_instances().field("InstanceId.1", instance_id.as_str());
+    match request.once(patience).send(done).await {
+        Ok(answered) => {
+            Answer { request_id: answered.request_id, outcome: Outcome::Accepted { activity: None } }
+        }
         Err(error) => unaccepted(&error),
     }
 }

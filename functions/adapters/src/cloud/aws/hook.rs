@@ -10,7 +10,7 @@ use nodemend_domain::{
     ident::{GroupName, InstanceId, NodeName},
 };
 
-use super::{CloudError, error, group, instance};
+use super::{CloudError, ec2::Ec2, error, group, instance};
 use crate::lifecycle::{Hooks, Owner, Standing};
 
 /// What the group does with the instance: it is terminated either way, and the other answer would leave out what other
@@ -21,13 +21,13 @@ const GO_ON: &str = "CONTINUE";
 #[derive(Debug, Clone)]
 pub struct AwsHooks {
     auto_scaling: Client,
-    ec2: aws_sdk_ec2::Client,
+    ec2: Ec2,
 }
 
 impl AwsHooks {
     /// Makes the clients.
     pub fn new(shared: &SdkConfig) -> Self {
-        Self { auto_scaling: Client::new(shared), ec2: aws_sdk_ec2::Client::new(shared) }
+        Self { auto_scaling: Client::new(shared), ec2: Ec2::new(shared) }
     }
 }
 

@@ -5,44 +5,62 @@ use std::{
     time::Duration,
 };
 
-use aws_config::{retry::RetryConfig, timeout::TimeoutConfig};
-use aws_sdk_ec2::{
-    Client,
-    config::Builder,
-    error::ProvideErrorMetadata,
-    operation::get_console_output::builders::GetConsoleOutputFluentBuilder,
-    types::{Filter, Instance, InstanceStateName},
-};
+use aws_sdk_autoscaling::error::ProvideErrorMetadata;
 use base64::{Engine, prelude::BASE64_STANDARD};
 #[cfg(feature = "kubernetes")]
 use nodemend_domain::ident::NodeName;
 use nodemend_domain::ident::{ClusterName, InstanceId, Zone};
 
-use super::{CloudError, error};
+use super::{
+    CloudError,
+    ec2::{Ec2, Ec2Error, Element, Request, Unreadable},
+    error,
+};
 
 /// A filter takes no more values.
 const VALUES_A_FILTER: usize = 200;
 /// EC2 would give four times as many, and take longer over it than an attempt may last.
-const INSTANCES_A_PAGE: i32 = 250;
+const INSTANCES_A_PAGE: &str = "250";
 /// The repair waits for the console, and goes ahead without it.
 const CONSOLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// EC2 keeps 64 KiB of a console.
 const MAX_CONSOLE: usize = 64 * 1024;
 
+/// What we read of an instance.
+#[derive(Debug)]
+struct Instance {
+    id: String,
+    state: Option<String>,
+    zone: Option<String>,
+    #[cfg_attr(
+        not(feature = "kubernetes"),
+        allow(dead_code, reason = "only the drain function asks for names")
+    )]
+    private_dns_name: Option<String>,
+}
+
+/// A page of them, and what asks for the next.
+#[derive(Debug)]
+struct Page {
+    instances: Vec<Instance>,
+    next: Option<String>,
+}
+
 /// Those of the instances that run, or may run again. Asked for by filter: of an id that EC2 has forgotten, the
 /// list of ids makes an error, and that of all the others with it.
 pub(super) async fn existing(
-    client: &Client,
+    client: &Ec2,
     instances: &[&InstanceId],
 ) -> Result<HashSet<InstanceId>, CloudError> {
     let mut found = HashSet::new();
     for some in instances.chunks(VALUES_A_FILTER) {
         let ids = some.iter().map(ToString::to_string);
+        let asked = || client.describe_instances().filter(1, "instance-id", ids.clone());
         let exists = |instance: &Instance| {
-            let id = InstanceId::new(instance.instance_id()?).ok()?;
+            let id = InstanceId::new(&instance.id).ok()?;
             (!is_ending(instance)).then_some(id)
         };
-        each(client, vec![filter("instance-id", ids)], |instance| found.extend(exists(instance))).await?;
+        each(asked, |instance| found.extend(exists(instance))).await?;
     }
     Ok(found)
 }
@@ -50,17 +68,19 @@ pub(super) async fn existing(
 /// How many nodes a cluster has in each zone, Karpenter's and those of any group: its cloud controller knows none
 /// without the cluster's tag.
 pub(super) async fn nodes_by_zone(
-    client: &Client,
+    client: &Ec2,
     cluster: &ClusterName,
 ) -> Result<BTreeMap<Zone, usize>, CloudError> {
-    let filters = vec![
-        filter("tag-key", [format!("kubernetes.io/cluster/{cluster}")]),
-        filter("instance-state-name", ["pending", "running"].map(ToOwned::to_owned)),
-    ];
+    let asked = || {
+        client.describe_instances().filter(1, "tag-key", [format!("kubernetes.io/cluster/{cluster}")]).filter(
+            2,
+            "instance-state-name",
+            ["pending", "running"].map(ToOwned::to_owned),
+        )
+    };
     let mut zones = BTreeMap::new();
-    let zone = |instance: &Instance| Zone::new(instance.placement()?.availability_zone()?).ok();
-    each(client, filters, |instance| {
-        if let Some(zone) = zone(instance) {
+    each(asked, |instance| {
+        if let Some(zone) = instance.zone.as_deref().and_then(|zone| Zone::new(zone).ok()) {
             *zones.entry(zone).or_insert(0) += 1;
         }
     })
@@ -71,13 +91,13 @@ pub(super) async fn nodes_by_zone(
 /// The name that a node gets from its instance: its private DNS name, whether that is made of its address or its id.
 #[cfg(feature = "kubernetes")]
 pub(super) async fn private_name(
-    client: &Client,
+    client: &Ec2,
     instance_id: &InstanceId,
 ) -> Result<Option<NodeName>, CloudError> {
     let mut name = None;
-    let filters = vec![filter("instance-id", [instance_id.to_string()])];
-    each(client, filters, |instance| {
-        name = instance.private_dns_name().and_then(|name| NodeName::new(name).ok());
+    let asked = || client.describe_instances().filter(1, "instance-id", [instance_id.to_string()]);
+    each(asked, |instance| {
+        name = instance.private_dns_name.as_deref().and_then(|name| NodeName::new(name).ok());
     })
     .await?;
     Ok(name)
@@ -85,40 +105,56 @@ pub(super) async fn private_name(
 
 /// From `terminated`, and from the way to it, no instance comes back.
 fn is_ending(instance: &Instance) -> bool {
-    let state = instance.state().and_then(|state| state.name());
-    matches!(state, Some(InstanceStateName::ShuttingDown | InstanceStateName::Terminated))
+    matches!(instance.state.as_deref(), Some("shutting-down" | "terminated"))
 }
 
-async fn each(
-    client: &Client,
-    filters: Vec<Filter>,
-    mut take: impl FnMut(&Instance) + Send,
+async fn each<'c>(
+    asked: impl Fn() -> Request<'c>,
+    mut take: impl FnMut(&Instance),
 ) -> Result<(), CloudError> {
-    let request = client.describe_instances().set_filters(Some(filters));
-    let mut pages = request.into_paginator().page_size(INSTANCES_A_PAGE).send();
-    while let Some(page) = pages.next().await {
-        let page = page.map_err(error::unread)?;
-        page.reservations().iter().flat_map(|reservation| reservation.instances()).for_each(&mut take);
+    let mut token: Option<String> = None;
+    loop {
+        let mut request = asked().field("MaxResults", INSTANCES_A_PAGE);
+        if let Some(token) = &token {
+            request = request.field("NextToken", token);
+        }
+        let page = request.send(page).await.map_err(error::unread)?.value;
+        page.instances.iter().for_each(&mut take);
+        match page.next {
+            None => return Ok(()),
+            next if next == token => {
+                return Err(error::unreadable("EC2 gives the same page of instances again"));
+            }
+            next => token = next,
+        }
     }
-    Ok(())
 }
 
-fn filter(name: &str, values: impl IntoIterator<Item = String>) -> Filter {
-    Filter::builder().name(name).set_values(Some(values.into_iter().collect())).build()
+fn page(answer: Element<'_, '_>) -> Result<Page, Unreadable> {
+    let text = |element: Element<'_, '_>, child: &str| element.text(child).map(ToOwned::to_owned);
+    // An empty list is there all the same: without it, this is no list of instances.
+    answer.child("reservationSet").ok_or(Unreadable("reservationSet"))?;
+    let mut instances = Vec::new();
+    for instance in answer.items("reservationSet").flat_map(|reservation| reservation.items("instancesSet")) {
+        instances.push(Instance {
+            id: text(instance, "instanceId").ok_or(Unreadable("instanceId"))?,
+            state: instance.child("instanceState").and_then(|state| text(state, "name")),
+            zone: instance.child("placement").and_then(|placement| text(placement, "availabilityZone")),
+            private_dns_name: text(instance, "privateDnsName"),
+        });
+    }
+    Ok(Page { instances, next: text(answer, "nextToken") })
 }
 
 /// The names that this account has for zones that are known by id: `use1-az1` may be anybody's `us-east-1a`.
-pub(super) async fn zone_names(client: &Client, ids: Vec<String>) -> Result<Vec<Zone>, CloudError> {
+pub(super) async fn zone_names(client: &Ec2, ids: Vec<String>) -> Result<Vec<Zone>, CloudError> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let described = client.describe_availability_zones().send().await.map_err(error::unread)?;
+    let described = client.describe_availability_zones().send(zones).await.map_err(error::unread)?.value;
     let name = |id: String| {
-        let known = described
-            .availability_zones()
-            .iter()
-            .find(|zone| zone.zone_id() == Some(&id) || zone.zone_name() == Some(&id));
-        let name = known.and_then(|zone| Zone::new(zone.zone_name()?).ok());
+        let known = described.iter().find(|zone| zone.id.as_ref() == Some(&id) || zone.name == id);
+        let name = known.and_then(|zone| Zone::new(&zone.name).ok());
         name.ok_or_else(|| {
             error::unreadable(format!("a zonal shift leads away from {id}, a zone without a name"))
         })
@@ -126,29 +162,47 @@ pub(super) async fn zone_names(client: &Client, ids: Vec<String>) -> Result<Vec<
     ids.into_iter().map(name).collect()
 }
 
-/// The end of an instance's console.
-pub(super) async fn console(client: &Client, instance_id: &InstanceId) -> Result<Option<String>, CloudError> {
-    let request = client.get_console_output().instance_id(instance_id.as_str());
-    let answer = match quickly(request.clone().latest(true)).await {
-        // Only Nitro instances tell what is on their console now; others, what was there when they booted.
-        Err(error) if error.code() == Some("UnsupportedOperation") => quickly(request).await,
-        answer => answer,
-    };
-    let Some(output) = answer.map_err(error::unread)?.output else {
-        return Ok(None);
-    };
-    decode_console(&output)
+#[derive(Debug)]
+struct NamedZone {
+    id: Option<String>,
+    name: String,
 }
 
-async fn quickly(
-    request: GetConsoleOutputFluentBuilder,
-) -> Result<
-    aws_sdk_ec2::operation::get_console_output::GetConsoleOutputOutput,
-    aws_sdk_ec2::error::SdkError<aws_sdk_ec2::operation::get_console_output::GetConsoleOutputError>,
-> {
-    let timeouts = TimeoutConfig::builder().operation_timeout(CONSOLE_TIMEOUT).build();
-    let once = Builder::new().retry_config(RetryConfig::disabled()).timeout_config(timeouts);
-    request.customize().config_override(once).send().await
+fn zones(answer: Element<'_, '_>) -> Result<Vec<NamedZone>, Unreadable> {
+    answer.child("availabilityZoneInfo").ok_or(Unreadable("availabilityZoneInfo"))?;
+    let zone = |zone: Element<'_, '_>| {
+        let name = zone.text("zoneName").ok_or(Unreadable("zoneName"))?.to_owned();
+        Ok(NamedZone { id: zone.text("zoneId").map(ToOwned::to_owned), name })
+    };
+    answer.items("availabilityZoneInfo").map(zone).collect()
+}
+
+/// The end of an instance's console.
+pub(super) async fn console(client: &Ec2, instance_id: &InstanceId) -> Result<Option<String>, CloudError> {
+    let answer = match read_console(client, instance_id, true).await {
+        // Only Nitro instances tell what is on their console now; others, what was there when they booted.
+        Err(error) if error.code() == Some("UnsupportedOperation") => {
+            read_console(client, instance_id, false).await
+        }
+        answer => answer,
+    };
+    match answer.map_err(error::unread)? {
+        Some(output) => decode_console(&output),
+        None => Ok(None),
+    }
+}
+
+async fn read_console(
+    client: &Ec2,
+    instance_id: &InstanceId,
+    latest: bool,
+) -> Result<Option<String>, Ec2Error> {
+    let mut request = client.get_console_output().field("InstanceId", instance_id.as_str());
+    if latest {
+        request = request.field("Latest", "true");
+    }
+    let read = |answer: Element<'_, '_>| Ok(answer.text("output").map(ToOwned::to_owned));
+    Ok(request.once(CONSOLE_TIMEOUT).send(read).await?.value)
 }
 
 fn decode_console(output: &str) -> Result<Option<String>, CloudError> {
