@@ -155,7 +155,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             [] => return Ok(swept),
             // One alone stands in nobody's way: it is decided once, where it is acted on.
             [case] => vec![vec![(CaseKey::of(case), case.id())]],
-            _ => self.in_order(open, &mut view, now, &mut swept).await,
+            _ => Box::pin(self.in_order(open, &mut view, now, &mut swept)).await,
         };
         for acted in together(due.into_iter().map(|due| self.act_in_turn(due, end)), AT_ONCE).await {
             swept.occurrences.extend(acted.occurrences);
@@ -233,7 +233,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
                 return None;
             }
             let mut swept = Swept::default();
-            let claimed = self.act(&due.0, &mut swept).await;
+            let claimed = Box::pin(self.act(&due.0, &mut swept)).await;
             let (claimed, error) = match claimed {
                 Ok(claimed) => (claimed, None),
                 Err(error) => (None, Some(error)),
@@ -273,7 +273,8 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
                 Ok(Some(case))
             }
             Triage::Settled(decision) => {
-                self.here(&policy).await?.carry_out(case, decision, None, &policy, now, swept).await?;
+                let here = self.here(&policy).await?;
+                Box::pin(here.carry_out(case, decision, None, &policy, now, swept)).await?;
                 Ok(None)
             }
         }
@@ -292,12 +293,12 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             return Ok(None);
         };
         let here = self.here(&policy).await?;
-        let surroundings = view.around(&self.store, &here.cloud, case).await?;
+        let surroundings = Box::pin(view.around(&self.store, &here.cloud, case)).await?;
         match decide::decide(case, &surroundings.borrow(), &policy, now) {
             Decision::Act { fault, .. } => Ok(Some((fault, surroundings.state.name.clone()))),
             decision => {
                 let group = Some(surroundings.state.name.clone());
-                here.carry_out(case.clone(), decision, group, &policy, now, swept).await?;
+                Box::pin(here.carry_out(case.clone(), decision, group, &policy, now, swept)).await?;
                 Ok(None)
             }
         }
@@ -321,7 +322,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
                 return Ok(None);
             }
             let here = self.here(&policy).await?;
-            let surroundings = view.around_one(&self.store, &here.cloud, &case).await?;
+            let surroundings = Box::pin(view.around_one(&self.store, &here.cloud, &case)).await?;
             match decide::decide(&case, &surroundings.borrow(), &policy, now) {
                 Decision::Act { fault, action } => {
                     let plan = act::Plan { fault, action, group: surroundings.state.clone() };
@@ -331,7 +332,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
                 }
                 decision => {
                     let group = Some(surroundings.state.name.clone());
-                    here.carry_out(case, decision, group, &policy, now, swept).await?;
+                    Box::pin(here.carry_out(case, decision, group, &policy, now, swept)).await?;
                     return Ok(None);
                 }
             }
