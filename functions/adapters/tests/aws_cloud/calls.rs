@@ -60,6 +60,8 @@ async fn another_account_is_reached_by_the_role_that_it_made_for_us() {
         ("AssumeRole", Reply::File(200, "assume-role.xml")),
         (TERMINATE, Reply::File(200, "terminate.xml")),
         (TERMINATE, Reply::File(200, "terminate.xml")),
+        (REBOOT, Reply::File(200, "reboot.xml")),
+        (REBOOT, Reply::File(200, "reboot.xml")),
     ];
     let service = Service::start(&script).await;
     let credentials = Credentials::new("AKIAEXAMPLE", "secret", None, None, "the test");
@@ -79,14 +81,18 @@ async fn another_account_is_reached_by_the_role_that_it_made_for_us() {
     for _ in 0..2 {
         let theirs = ours.in_account(Some(&other)).await.expect("a way");
         assert_eq!(theirs.caller().arn, "arn:aws:sts::222222222222:assumed-role/member/nodemend");
-        assert!(matches!(theirs.call(&terminate()).await.outcome, Outcome::Accepted { .. }));
+        for call in [terminate(), reboot()] {
+            assert!(matches!(theirs.call(&call).await.outcome, Outcome::Accepted { .. }));
+        }
     }
     let assumed = service.asked("AssumeRole");
     assert_eq!(assumed.len(), 1, "credentials are kept while they hold");
     assert_eq!(assumed[0].form["RoleArn"], "arn:aws:iam::222222222222:role/nodemend/member");
     assert_eq!(assumed[0].form["RoleSessionName"], "nodemend");
-    let keys: Vec<String> = service.asked(TERMINATE).into_iter().map(|asked| asked.key).collect();
-    assert_eq!(keys, ["ASIAMEMBER", "ASIAMEMBER"]);
+    for call in [TERMINATE, REBOOT] {
+        let keys: Vec<String> = service.asked(call).into_iter().map(|asked| asked.key).collect();
+        assert_eq!(keys, ["ASIAMEMBER", "ASIAMEMBER"], "{call}");
+    }
 }
 
 #[tokio::test]

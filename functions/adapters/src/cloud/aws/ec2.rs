@@ -161,8 +161,8 @@ impl Request<'_> {
     /// Sends it once, and waits so long for the answer.
     pub(super) fn once(mut self, patience: Duration) -> Self {
         self.retries = RetryConfig::disabled();
-        self.timeouts =
-            TimeoutConfig::builder().operation_attempt_timeout(patience).operation_timeout(patience).build();
+        let timeouts = self.timeouts.to_builder();
+        self.timeouts = timeouts.operation_attempt_timeout(patience).operation_timeout(patience).build();
         self
     }
 
