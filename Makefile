@@ -1,4 +1,4 @@
-# What people and CI type. Nothing but the tests needs more than Rust >= 1.95, a C compiler and make.
+# What people and CI type. Nothing but the tests and fuzzing needs more than Rust >= 1.95, a C compiler and make.
 
 CARGO ?= cargo
 
@@ -14,6 +14,7 @@ test: check ## Everything that CI runs
 	$(CARGO) test --workspace --all-features --locked --quiet
 	$(CARGO) test --profile simulation --locked --quiet -p nodemend-simulation
 	./tests/infra.sh
+	./tests/fuzz.sh functions/fuzz
 
 check: ## Format, lints, and what may depend on what
 	$(CARGO) fmt --all --check
@@ -43,13 +44,5 @@ simulate: ## Run SEEDS random schedules of the whole service from seed FROM on, 
 bugs: ## Count the schedules that find each deliberate fault: the table of tests/README.md
 	$(CARGO) run --profile simulation --locked --quiet -p nodemend-simulation --features seeded-bugs -- --bugs --seeds $(SEEDS)
 
-FUZZ_SECONDS ?= 60
-
-# Without a sanitizer, which the compiler of every day can't add, and which looks for what safe code can't do.
-fuzz: ## Each reader of outside bytes under libFuzzer for FUZZ_SECONDS (cargo install --locked cargo-fuzz)
-	@for corpus in $(wildcard agent/fuzz/corpus/* functions/fuzz/corpus/*); do \
-		folder=$${corpus%/corpus/*} target=$${corpus##*/}; \
-		mkdir -p $$folder/target/found/$$target; \
-		$(CARGO) fuzz run --fuzz-dir $$folder --sanitizer none $$target \
-			$$folder/target/found/$$target $$corpus -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=1024 || exit 1; \
-	done
+fuzz: ## Each reader of outside bytes under libFuzzer for FUZZ_SECONDS (60), or those of FUZZ="functions/fuzz rule_file"
+	./tests/fuzz.sh $(FUZZ)

