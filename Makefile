@@ -14,7 +14,7 @@ test: check ## Everything that CI runs
 	$(CARGO) test --workspace --all-features --locked --quiet
 	$(CARGO) test --profile simulation --locked --quiet -p nodemend-simulation
 	./tests/infra.sh
-	./tests/fuzz.sh functions/fuzz
+	FUZZ_SEED=1 ./tests/fuzz.sh functions/fuzz
 
 check: ## Format, lints, and what may depend on what
 	$(CARGO) fmt --all --check
