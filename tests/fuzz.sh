@@ -31,6 +31,11 @@ done
 # shellcheck disable=SC2086 # a list of words
 targets=$(printf '%s\n' $targets | sort -u)
 
+if ! command -v "${CXX:-c++}" >/dev/null 2>&1; then
+    echo "fuzz: skipped: libFuzzer is built by a C++ compiler, and there is none here (Debian: g++)"
+    exit 0
+fi
+
 host=$(rustc -vV | sed -n 's/^host: //p')
 # What cargo-fuzz asks of the compiler, which the stable one can do; a sanitizer it can't, and that looks for what safe
 # code can't do. With --target the flags are not for build scripts and macros, which no input reaches.
