@@ -45,6 +45,7 @@ fn about_fault(occurrence: Occurrence, fault: &Fault) -> Occurrence {
 }
 
 impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
+    /// Its future holds that of every decision: whoever awaits it keeps it on the heap.
     pub(crate) async fn carry_out(
         &self,
         case: Case,

@@ -65,8 +65,7 @@ pub(super) struct Request<'c> {
 }
 
 /// What is sent: the fields of a form, in order.
-#[derive(Debug, Clone)]
-struct Form(Vec<(Cow<'static, str>, String)>);
+type Form = Vec<(Cow<'static, str>, String)>;
 
 impl Ec2 {
     pub(super) fn new(shared: &SdkConfig) -> Self {
@@ -94,7 +93,7 @@ impl Ec2 {
         Request {
             client: self,
             action,
-            form: Form(vec![("Action".into(), action.to_owned()), ("Version".into(), VERSION.to_owned())]),
+            form: vec![("Action".into(), action.to_owned()), ("Version".into(), VERSION.to_owned())],
             retries: self.shared.retry_config().cloned().unwrap_or_else(RetryConfig::standard),
             timeouts: self.shared.timeout_config().cloned().unwrap_or_else(TimeoutConfig::disabled),
         }
@@ -146,7 +145,7 @@ impl Ec2 {
 
 impl Request<'_> {
     pub(super) fn field(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) -> Self {
-        self.form.0.push((name.into(), value.into()));
+        self.form.push((name.into(), value.into()));
         self
     }
 
@@ -207,7 +206,7 @@ impl Request<'_> {
 }
 
 fn posted(form: Form) -> Result<HttpRequest, BoxError> {
-    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form.0).finish();
+    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
     let mut request = HttpRequest::new(SdkBody::from(body));
     request.set_method("POST")?;
     request.set_uri("/")?;

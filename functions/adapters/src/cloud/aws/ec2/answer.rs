@@ -13,7 +13,7 @@ pub(crate) struct Answered<T> {
 }
 
 /// An answer that lacks what all have.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 #[error("an answer without its {0}")]
 pub(crate) struct Unreadable(pub(crate) &'static str);
 
