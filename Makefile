@@ -5,7 +5,7 @@ CARGO ?= cargo
 .PHONY: help demo test check format lints dependencies bench backtest-bench measure goldens fuzz simulate bugs
 
 help: ## Say what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s  %s\n", $$1, $$2 }'
 
 demo: ## Replay the reference incident, from the blocked metadata service to the healthy replacement
 	$(CARGO) run --release --locked --quiet -- replay events/01-metadata-service-blocked
