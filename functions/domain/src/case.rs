@@ -85,9 +85,9 @@ pub struct Case {
     /// How it left, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub departure: Option<Departure>,
-    /// The repair that is going on.
+    /// The repair that is going on. Boxed: most cases have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub repair: Option<Repair>,
+    pub repair: Option<Box<Repair>>,
     /// How many repairs there have been, this one included.
     #[serde(default)]
     pub repairs: u32,

@@ -109,10 +109,7 @@ pub fn triage(case: &Case, policy: &Policy, now: Timestamp) -> Triage {
     {
         return Settled(Decision::TellSilence(since));
     }
-    let may_be_due = policy
-        .all_rules()
-        .any(|rules| case.faults(&rules, policy, now).iter().any(|fault| fault.is_due(now)));
-    if may_be_due { NeedsSurroundings } else { Settled(Decision::Wait) }
+    if case.may_be_due(policy, now) { NeedsSurroundings } else { Settled(Decision::Wait) }
 }
 
 fn triage_repair(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) -> Triage {
@@ -315,7 +312,7 @@ pub fn explain(
 impl Outcome {
     /// The end, as one clause.
     pub fn sentence(&self, case: &Case, now: Timestamp) -> String {
-        let repair = case.repair.as_ref();
+        let repair = case.repair.as_deref();
         let ago =
             |at: Option<Timestamp>| at.map_or_else(String::new, |at| stamp::length(now.duration_since(at)));
         match self {

@@ -137,7 +137,7 @@ mod tests {
             replacement: None,
         };
         let mut case = case();
-        case.repair = Some(repair);
+        case.repair = Some(Box::new(repair));
         case
     }
 

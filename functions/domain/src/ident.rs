@@ -2,9 +2,9 @@
 //!
 //! The limits are those of Kubernetes (a DNS subdomain, 253 bytes), EKS (a cluster name, 100 bytes) and EC2.
 
-use std::{borrow::Cow, fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,16 +24,16 @@ impl InvalidName {
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $expected:literal, $valid:expr) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-        #[serde(transparent)]
-        pub struct $name(String);
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        // Shared: a name is read once, and goes with every copy of its case.
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Accepts a valid name, refuses anything else.
             pub fn new(value: impl AsRef<str>) -> Result<Self, InvalidName> {
                 let value = value.as_ref();
                 let valid: fn(&str) -> bool = $valid;
-                if valid(value) { Ok(Self(value.to_owned())) } else { Err(InvalidName::new(value, $expected)) }
+                if valid(value) { Ok(Self(value.into())) } else { Err(InvalidName::new(value, $expected)) }
             }
 
             /// The name as text.
@@ -59,6 +59,12 @@ macro_rules! name {
         impl AsRef<str> for $name {
             fn as_ref(&self) -> &str {
                 &self.0
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
             }
         }
 

@@ -188,7 +188,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
         } else {
             case.group = Some(group.name.clone());
             case.repairs += 1;
-            case.repair = Some(Repair {
+            case.repair = Some(Box::new(Repair {
                 action,
                 group: group.name.clone(),
                 fault: fault.clone(),
@@ -197,7 +197,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
                 calls: Vec::new(),
                 sightings: Vec::new(),
                 replacement: None,
-            });
+            }));
         }
         let under_way = group.in_flight.len();
         let repairs = if under_way == 1 { "repair is" } else { "repairs are" };
@@ -299,7 +299,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
                     *called_at,
                 );
                 let mut called = occurrence(case, Step::Called, detail, now);
-                called.record = serde_json::from_str(&entry.line).ok();
+                called.record = Some(Box::new(record.clone()));
                 told.push(called);
                 entries.push(entry);
                 if nodemend_domain::bug!("record-not-written") {

@@ -1,5 +1,7 @@
 //! What will happen, in the order of virtual time.
 
+use std::rc::Rc;
+
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{judge::node::Word, words::Said};
@@ -48,15 +50,15 @@ pub(crate) enum Event {
     Look,
 }
 
-/// What is delivered.
-#[derive(Debug, Clone)]
+/// What is delivered; more than once, it is the same.
+#[derive(Debug)]
 pub(crate) struct Parcel {
-    pub(crate) content: Content,
+    pub(crate) content: Rc<Content>,
     pub(crate) tries: u32,
 }
 
 /// To whom.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) enum Content {
     Log(Said),
     Bytes(Vec<u8>, Vec<(usize, Word)>),

@@ -1,6 +1,6 @@
 //! What happens in the cluster and at AWS, and who is told of it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, rc::Rc};
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
@@ -97,6 +97,7 @@ impl World {
     }
 
     fn send(&mut self, content: Content, may_be_late: bool) {
+        let content = Rc::new(content);
         let late = if may_be_late && self.dice.happens(self.rates.late) {
             self.dice.seconds(30, 1_500)
         } else {

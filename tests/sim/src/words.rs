@@ -22,21 +22,28 @@ pub(crate) const ARN: &str = "arn:aws:sts::123456789012:assumed-role/nodemend-re
 const AGENTS: &str = "/nodemend/prod/nodes";
 const CONTROL_PLANE: &str = "/aws/eks/prod/cluster";
 
-/// Log events of one stream, and what they say.
-#[derive(Debug, Clone)]
+/// A log event of a stream, and what it says.
+#[derive(Debug)]
 pub(crate) struct Said {
-    pub(crate) batch: Batch<'static>,
+    log_group: &'static str,
+    log_stream: String,
+    at: Timestamp,
+    message: String,
     pub(crate) words: Vec<(usize, Word)>,
 }
 
-fn batch(group: &'static str, stream: String, at: Timestamp, message: String) -> Batch<'static> {
-    Batch {
-        owner: "123456789012".into(),
-        log_group: group.into(),
-        log_stream: stream.into(),
-        subscription_filters: Vec::new(),
-        events: vec![LogEvent { id: "1".into(), timestamp: at, message: message.into() }],
-        rejected: Vec::new(),
+impl Said {
+    /// As a subscription filter delivers it.
+    pub(crate) fn batch(&self) -> Batch<'_> {
+        let event = LogEvent { id: "1".into(), timestamp: self.at, message: self.message.as_str().into() };
+        Batch {
+            owner: "123456789012".into(),
+            log_group: self.log_group.into(),
+            log_stream: self.log_stream.as_str().into(),
+            subscription_filters: Vec::new(),
+            events: vec![event],
+            rejected: Vec::new(),
+        }
     }
 }
 
@@ -148,12 +155,13 @@ pub(crate) fn agent(
         }]),
         _ => Body::Heartbeat(states),
     };
-    let line = report(node, at, zone, body);
-    Said { batch: batch(AGENTS, node.instance.as_str().to_owned(), at, line), words }
+    let message = report(node, at, zone, body);
+    Said { log_group: AGENTS, log_stream: node.instance.to_string(), at, message, words }
 }
 
-fn control_plane(at: Timestamp, line: String, words: Vec<(usize, Word)>) -> Said {
-    Said { batch: batch(CONTROL_PLANE, "kube-apiserver-audit-1".to_owned(), at, line), words }
+fn control_plane(at: Timestamp, message: String, words: Vec<(usize, Word)>) -> Said {
+    let log_stream = "kube-apiserver-audit-1".to_owned();
+    Said { log_group: CONTROL_PLANE, log_stream, at, message, words }
 }
 
 fn kubelet(

@@ -311,35 +311,34 @@ impl World {
 
     /// A function is given a delivery.
     pub(crate) fn take(&mut self, parcel: Box<Parcel>) {
-        let words = match &parcel.content {
-            Content::Log(said) => said.words.clone(),
-            Content::Bytes(_, words) => words.clone(),
+        let content = parcel.content.clone();
+        let words = match &*content {
+            Content::Log(said) => &said.words,
+            Content::Bytes(_, words) => words,
         };
+        let words = words.clone();
         let (process, faults, sleep) = self.process(words);
         let (store, cloud) = self.ports(process, &faults);
         let arrival = self.now + self.skew();
         self.bench.judge().arrives_at(process, arrival);
         let dies = self.now + LIFETIME;
-        let work: std::pin::Pin<Box<dyn Future<Output = Result<(), String>>>> = match &parcel.content {
-            Content::Log(said) => {
-                let batch = said.batch.clone();
-                Box::pin(async move {
-                    let taken =
-                        Intake::new(store).take(batch, arrival).await.map_err(|error| error.to_string())?;
+        let work = async move {
+            match &*content {
+                Content::Log(said) => {
+                    let taken = Intake::new(store).take(said.batch(), arrival).await;
+                    let taken = taken.map_err(|error| error.to_string())?;
                     match taken.rejected.first() {
                         Some(rejected) => Err(format!("rejected: {}", rejected.why)),
                         None => Ok(()),
                     }
-                })
-            }
-            Content::Bytes(bytes, _) => {
-                let bytes = bytes.clone();
-                Box::pin(async move {
+                }
+                Content::Bytes(bytes, _) => {
                     let audit = Audit::new(store, cloud);
-                    audit.handle(&bytes, arrival).await.map(|_| ()).map_err(|error| error.to_string())
-                })
+                    audit.handle(bytes, arrival).await.map(drop).map_err(|error| error.to_string())
+                }
             }
         };
+        let work = Box::pin(work);
         self.tasks.push(Task { tag: Tag::Parcel(parcel), process, faults, sleep, dies, work });
     }
 

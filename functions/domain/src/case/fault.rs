@@ -1,5 +1,7 @@
 //! Turns what a case has heard into faults, each with its deadline, and into the time to look again.
 
+use std::borrow::Cow;
+
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -59,37 +61,107 @@ impl Fault {
 
     /// Whether it may be acted on.
     pub fn is_due(&self, now: Timestamp) -> bool {
-        (self.is_bad() || crate::bug!("recovering-is-due"))
-            && self.deadline.is_some_and(|deadline| deadline <= now)
+        is_due(self.heals_at, self.deadline, now)
     }
+}
+
+fn is_due(heals_at: Option<Timestamp>, deadline: Option<Timestamp>, now: Timestamp) -> bool {
+    (heals_at.is_none() || crate::bug!("recovering-is-due"))
+        && deadline.is_some_and(|deadline| deadline <= now)
+}
+
+/// A fault whose words are still its case's. Every group's rules are tried on a case whose group is unknown; what is told
+/// in the end is one's.
+struct Symptom<'c> {
+    condition: &'c ConditionType,
+    reason: &'c str,
+    message: Cow<'c, str>,
+    testimony: Testimony,
+    health: Health,
+    since: Timestamp,
+    heals_at: Option<Timestamp>,
+    action: RepairAction,
+    deadline: Option<Timestamp>,
+}
+
+impl<'c> Symptom<'c> {
+    /// Of which a remedy takes its wait from a start.
+    fn new(
+        condition: &'c ConditionType,
+        reason: &'c str,
+        testimony: Testimony,
+        health: Health,
+        since: Timestamp,
+        remedy: Option<(Remedy, Timestamp)>,
+    ) -> Self {
+        Self {
+            condition,
+            reason,
+            message: Cow::Borrowed(""),
+            testimony,
+            health,
+            since,
+            heals_at: None,
+            action: remedy.map_or(RepairAction::NoAction, |(remedy, _)| remedy.action),
+            deadline: remedy.and_then(|(remedy, start)| start.checked_add(remedy.grace).ok()),
+        }
+    }
+}
+
+impl From<Symptom<'_>> for Fault {
+    fn from(symptom: Symptom<'_>) -> Self {
+        Self {
+            condition: symptom.condition.clone(),
+            reason: symptom.reason.to_owned(),
+            message: symptom.message.into_owned(),
+            testimony: symptom.testimony,
+            health: symptom.health,
+            since: symptom.since,
+            heals_at: symptom.heals_at,
+            action: symptom.action,
+            deadline: symptom.deadline,
+        }
+    }
+}
+
+fn told(symptoms: Vec<Symptom<'_>>) -> Vec<Fault> {
+    symptoms.into_iter().map(Fault::from).collect()
 }
 
 impl Case {
     /// Everything that is wrong, the earliest deadline first.
     pub fn faults(&self, rules: &Rules<'_>, policy: &Policy, now: Timestamp) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        for condition in &self.conditions {
-            condition.faults(rules, policy.recovery_hold, now, &mut faults);
-        }
-        self.failed_to_join(rules, policy, now, &mut faults);
-        self.promoted(rules, policy, now, &mut faults);
-        faults.sort_by_key(|fault| (fault.deadline.is_none(), fault.deadline, fault.since));
-        faults
+        told(self.symptoms(rules, policy, now))
     }
 
-    fn failed_to_join(&self, rules: &Rules<'_>, policy: &Policy, now: Timestamp, faults: &mut Vec<Fault>) {
-        let Some(late) = self.join_deadline(policy).filter(|late| *late <= now) else {
-            return;
-        };
-        faults.push(Fault::new(
-            ConditionType::Ready,
-            "FailedToJoin",
-            &format!("no node registered within {} of the launch", stamp::length(policy.join_timeout)),
-            Testimony::Inference,
-            Health::Bad,
-            late,
-            rules.remedy(&ConditionType::Ready, "FailedToJoin").map(|remedy| (remedy, late)),
-        ));
+    /// Whether any may be acted on, whatever group's rules hold.
+    pub fn may_be_due(&self, policy: &Policy, now: Timestamp) -> bool {
+        policy.all_rules().any(|rules| {
+            self.symptoms(&rules, policy, now)
+                .iter()
+                .any(|symptom| is_due(symptom.heals_at, symptom.deadline, now))
+        })
+    }
+
+    fn symptoms<'c>(&'c self, rules: &Rules<'_>, policy: &Policy, now: Timestamp) -> Vec<Symptom<'c>> {
+        let mut symptoms = Vec::new();
+        for condition in &self.conditions {
+            condition.symptoms(rules, policy.recovery_hold, now, &mut symptoms);
+        }
+        symptoms.extend(self.failed_to_join(rules, policy, now));
+        self.promoted(rules, policy, now, &mut symptoms);
+        symptoms.sort_by_key(|symptom| (symptom.deadline.is_none(), symptom.deadline, symptom.since));
+        symptoms
+    }
+
+    fn failed_to_join(&self, rules: &Rules<'_>, policy: &Policy, now: Timestamp) -> Option<Symptom<'_>> {
+        let late = self.join_deadline(policy).filter(|late| *late <= now)?;
+        let (condition, reason) = (&ConditionType::Ready, "FailedToJoin");
+        let remedy = rules.remedy(condition, reason).map(|remedy| (remedy, late));
+        let message =
+            format!("no node registered within {} of the launch", stamp::length(policy.join_timeout));
+        let symptom = Symptom::new(condition, reason, Testimony::Inference, Health::Bad, late, remedy);
+        Some(Symptom { message: message.into(), ..symptom })
     }
 
     /// When a launched instance is late, while it has not registered.
@@ -98,7 +170,13 @@ impl Case {
         arrival.launched.and_then(|launched| launched.checked_add(policy.join_timeout).ok())
     }
 
-    fn promoted(&self, rules: &Rules<'_>, policy: &Policy, now: Timestamp, faults: &mut Vec<Fault>) {
+    fn promoted<'c>(
+        &'c self,
+        rules: &Rules<'_>,
+        policy: &Policy,
+        now: Timestamp,
+        symptoms: &mut Vec<Symptom<'c>>,
+    ) {
         for promotion in &policy.promotions {
             let tally = self.tallies.iter().find(|tally| *tally.reason == promotion.reason);
             let reached =
@@ -107,15 +185,11 @@ impl Case {
             // The event's own default is to do nothing: the promotion says what is done, its condition when.
             let grace = rules.grace_for(&tally.condition, &tally.reason);
             let remedy = grace.map(|grace| Remedy { action: promotion.repair_action, grace });
-            faults.push(Fault::new(
-                tally.condition.clone(),
-                &tally.reason,
-                &tally.message,
-                Testimony::Agent,
-                Health::Bad,
-                since,
-                remedy.filter(|remedy| remedy.action != RepairAction::NoAction).map(|remedy| (remedy, since)),
-            ));
+            let remedy =
+                remedy.filter(|remedy| remedy.action != RepairAction::NoAction).map(|remedy| (remedy, since));
+            let (condition, reason) = (&tally.condition, &*tally.reason);
+            let symptom = Symptom::new(condition, reason, Testimony::Agent, Health::Bad, since, remedy);
+            symptoms.push(Symptom { message: Cow::Borrowed(&tally.message), ..symptom });
         }
     }
 
@@ -155,13 +229,11 @@ impl Case {
 
     /// The faults under the rules of its group; while that is unknown, each under the hastiest rules.
     pub(super) fn earliest_faults(&self, policy: &Policy, now: Timestamp) -> Vec<Fault> {
-        policy
-            .all_rules()
-            .map(|rules| self.faults(&rules, policy, now))
-            .min_by_key(|faults| {
-                faults.first().map_or(Timestamp::MAX, |fault| fault.deadline.unwrap_or(Timestamp::MAX))
-            })
-            .unwrap_or_default()
+        let earliest =
+            policy.all_rules().map(|rules| self.symptoms(&rules, policy, now)).min_by_key(|symptoms| {
+                symptoms.first().and_then(|first| first.deadline).unwrap_or(Timestamp::MAX)
+            });
+        told(earliest.unwrap_or_default())
     }
 
     fn next_look(&self, faults: &[Fault], policy: &Policy, now: Timestamp) -> Option<Timestamp> {
@@ -249,7 +321,13 @@ impl Condition {
         }
     }
 
-    fn faults(&self, rules: &Rules<'_>, hold: SignedDuration, now: Timestamp, faults: &mut Vec<Fault>) {
+    fn symptoms<'c>(
+        &'c self,
+        rules: &Rules<'_>,
+        hold: SignedDuration,
+        now: Timestamp,
+        symptoms: &mut Vec<Symptom<'c>>,
+    ) {
         let reading = match &self.witness {
             Witness::Agent { statement, .. } => Some(statement.read()),
             Witness::ControlPlane(history) => history.read(hold),
@@ -261,11 +339,9 @@ impl Condition {
         if heals_at.is_some_and(|heals_at| heals_at <= now) {
             return;
         }
-        let nameless = [("Unknown", "")];
-        let named: Vec<(&str, &str)> =
-            self.findings.iter().map(|found| (&*found.reason, &*found.message)).collect();
-        let reasons = if named.is_empty() { &nameless[..] } else { &named };
-        for (reason, message) in reasons {
+        let nameless = self.findings.is_empty().then_some(("Unknown", ""));
+        let named = self.findings.iter().map(|found| (&*found.reason, &*found.message));
+        for (reason, message) in named.chain(nameless) {
             let remedy = rules.remedy(&self.condition, reason);
             let (testimony, start) = match &self.witness {
                 // A new reason never sets the clock back to a later start; but reasons that nobody acts on don't start
@@ -281,48 +357,19 @@ impl Condition {
                     (Testimony::ControlPlane, first.map(|change| change.at).or(Some(since)))
                 }
             };
-            let fault = Fault::new(
-                self.condition.clone(),
-                reason,
-                message,
-                testimony,
-                reading.health,
-                since,
-                remedy.zip(start),
-            );
-            faults.push(Fault { heals_at, ..fault });
+            let remedy = remedy.zip(start);
+            let symptom = Symptom::new(&self.condition, reason, testimony, reading.health, since, remedy);
+            symptoms.push(Symptom { message: Cow::Borrowed(message), heals_at, ..symptom });
         }
     }
 }
 
 impl Fault {
-    fn new(
-        condition: ConditionType,
-        reason: &str,
-        message: &str,
-        testimony: Testimony,
-        health: Health,
-        since: Timestamp,
-        remedy: Option<(Remedy, Timestamp)>,
-    ) -> Self {
-        Self {
-            condition,
-            reason: reason.to_owned(),
-            message: message.to_owned(),
-            testimony,
-            health,
-            since,
-            heals_at: None,
-            action: remedy.map_or(RepairAction::NoAction, |(remedy, _)| remedy.action),
-            deadline: remedy.and_then(|(remedy, start)| start.checked_add(remedy.grace).ok()),
-        }
-    }
-
     /// What a node would have if its kubelet fell silent now: what guards are asked about where nothing is wrong.
     pub fn supposed(rules: &Rules<'_>, now: Timestamp) -> Self {
-        let (condition, reason) = (ConditionType::Ready, "NodeStatusUnknown");
-        let remedy = rules.remedy(&condition, reason).map(|remedy| (remedy, now));
-        Self::new(condition, reason, "", Testimony::ControlPlane, Health::Unknown, now, remedy)
+        let (condition, reason) = (&ConditionType::Ready, "NodeStatusUnknown");
+        let remedy = rules.remedy(condition, reason).map(|remedy| (remedy, now));
+        Symptom::new(condition, reason, Testimony::ControlPlane, Health::Unknown, now, remedy).into()
     }
 
     /// What the catalogue says that this is.

@@ -93,7 +93,7 @@ impl Case {
         }
         let blocked =
             self.blocked.as_ref().filter(|blocked| !blocked.only_observes()).map(|blocked| blocked.since);
-        match &self.repair {
+        match self.repair.as_deref() {
             Some(Repair { phase: Phase::Claimed { .. } | Phase::Acting { .. }, claimed_at, .. }) => {
                 Some(blocked.map_or(*claimed_at, |since| since.min(*claimed_at)))
             }
@@ -154,7 +154,7 @@ mod tests {
         Some(Blocked { since: at(10), guards, until: at(11), observed: false })
     }
 
-    fn repair(phase: Phase) -> Option<Repair> {
+    fn repair(phase: Phase) -> Option<Box<Repair>> {
         let fault = Fault {
             condition: ConditionType::Ready,
             reason: "KubeletNotReady".to_owned(),
@@ -166,7 +166,7 @@ mod tests {
             action: RepairAction::Replace,
             deadline: Some(at(0) + SignedDuration::from_mins(30)),
         };
-        Some(Repair {
+        Some(Box::new(Repair {
             action: RepairAction::Replace,
             group: GroupName::new("workers").expect("a name"),
             fault,
@@ -175,7 +175,7 @@ mod tests {
             calls: Vec::new(),
             sightings: Vec::new(),
             replacement: None,
-        })
+        }))
     }
 
     #[test]

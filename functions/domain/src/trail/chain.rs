@@ -3,6 +3,8 @@
 //! A chain proves itself only up to its last line: that the end was not cut off or altered shows when
 //! [`Chain::sha256`] is compared with the head kept elsewhere (with the case).
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -11,7 +13,8 @@ pub const GENESIS: &str = "00000000000000000000000000000000000000000000000000000
 
 /// SHA-256 of a line's bytes, without its line break, in hexadecimal.
 pub fn sha256(line: &str) -> String {
-    Sha256::digest(line.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or_default();
+    Sha256::digest(line.as_bytes()).iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
 }
 
 /// Where a case's chain ends: all that a writer must keep to go on with it.
@@ -19,12 +22,12 @@ pub fn sha256(line: &str) -> String {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Chain {
     sequence: u64,
-    sha256: String,
+    sha256: Cow<'static, str>,
 }
 
 impl Default for Chain {
     fn default() -> Self {
-        Self { sequence: 0, sha256: GENESIS.to_owned() }
+        Self { sequence: 0, sha256: Cow::Borrowed(GENESIS) }
     }
 }
 
@@ -52,7 +55,7 @@ impl Chain {
     /// Goes one line further: a line that was just written to follow.
     pub fn append(&mut self, line: &str) {
         self.sequence = self.next_sequence();
-        self.sha256 = sha256(line);
+        self.sha256 = sha256(line).into();
     }
 
     /// Goes one line further, or says why that line cannot be the next.
@@ -71,7 +74,7 @@ impl Chain {
             return Err(broken("the record before it is not the one that it was written after".to_owned()));
         }
         self.sequence = link.sequence;
-        self.sha256 = sha256(line);
+        self.sha256 = sha256(line).into();
         Ok(link)
     }
 }

@@ -7,7 +7,8 @@ use nodemend_adapters::{
     trail::Trail,
 };
 use nodemend_domain::{case::Case, trail::verify_chain};
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
 
 use super::{Judge, Made, SLACK, node::Node};
 
@@ -79,32 +80,65 @@ impl Made {
     }
 }
 
+/// What is looked at of a record.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Entered<'a> {
+    event_name: String,
+    #[serde(rename = "requestID")]
+    request_id: Option<String>,
+    #[serde(borrow)]
+    response_elements: Option<&'a RawValue>,
+    #[serde(borrow)]
+    nodemend: Ours<'a>,
+}
+
+/// What a record holds beyond CloudTrail's.
+#[derive(Deserialize)]
+struct Ours<'a> {
+    at: Timestamp,
+    #[serde(borrow)]
+    decision: &'a RawValue,
+}
+
+impl Entered<'_> {
+    fn data(&self) -> Value {
+        self.response_elements.and_then(|data| serde_json::from_str(data.get()).ok()).unwrap_or_default()
+    }
+}
+
 /// A record of a call, and whether it has been told how it ended.
 struct Called {
     name: String,
     request: Option<String>,
-    at: Option<Timestamp>,
+    at: Timestamp,
     ended: bool,
 }
 
 impl Judge {
     /// One case's trail.
     fn trail(&mut self, number: usize, case: &Case, lines: &[&str]) {
-        let records: Vec<Value> = lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let mut calls: Vec<Called> = Vec::new();
         let (mut claims, mut ends) = (0_usize, 0_usize);
-        for record in &records {
-            let name = record["eventName"].as_str().unwrap_or_default();
-            let data = &record["responseElements"];
-            match name {
+        for line in lines {
+            let record: Entered<'_> = match serde_json::from_str(line) {
+                Ok(record) => record,
+                Err(error) => {
+                    self.wrong("a broken trail", format!("node {number}: {error}: {line}"));
+                    continue;
+                }
+            };
+            let at = record.nodemend.at;
+            match record.event_name.as_str() {
                 "TerminateInstanceInAutoScalingGroup" | "RebootInstances" => calls.push(Called {
-                    name: name.to_owned(),
-                    request: record["requestID"].as_str().map(str::to_owned),
-                    at: record["nodemend"]["at"].as_str().and_then(|at| at.parse().ok()),
+                    name: record.event_name,
+                    request: record.request_id,
+                    at,
                     ended: false,
                 }),
-                "RepairConfirmed" | "RepairMismatch" => {
-                    if name == "RepairMismatch" && !self.may_differ(data) {
+                name @ ("RepairConfirmed" | "RepairMismatch") => {
+                    let data = record.data();
+                    if name == "RepairMismatch" && !self.may_differ(&data) {
                         self.wrong(
                             "a call that CloudTrail tells differently",
                             format!("node {number}: {data}"),
@@ -113,25 +147,23 @@ impl Judge {
                     self.end_by_request(&mut calls, data["requestID"].as_str().unwrap_or_default());
                 }
                 "RepairMissing" => {
+                    let data = record.data();
                     let called: Option<Timestamp> = data["calledAt"].as_str().and_then(|at| at.parse().ok());
                     let request = data["requestID"].as_str();
                     let same = |call: &&mut Called| {
-                        call.request.as_deref() == request && (request.is_some() || call.at == called)
+                        call.request.as_deref() == request && (request.is_some() || Some(call.at) == called)
                     };
                     if let Some(call) = calls.iter_mut().find(same) {
                         call.ended = true;
                     }
-                    let at = record["nodemend"]["at"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
                     let known = self.made.iter().find(|made| made.is(number, request, called));
                     // It may be the one before that never left, or the one after.
                     let nearest = |made: &&Made| {
-                        let far = |at: Option<Timestamp>| at.map(|at| made.at.duration_since(at).abs());
-                        calls.iter().all(|call| far(call.at) >= far(called))
+                        let far = |at: Timestamp| made.at.duration_since(at).abs();
+                        calls.iter().all(|call| Some(far(call.at)) >= called.map(far))
                     };
                     let known = known.filter(|made| request.is_some() || nearest(made));
-                    let known = known
-                        .and_then(|made| made.told)
-                        .filter(|told| at.is_some_and(|at| *told + SLACK < at));
+                    let known = known.and_then(|made| made.told).filter(|told| *told + SLACK < at);
                     if let Some(told) = known {
                         self.wrong(
                             "told as missing",
@@ -140,14 +172,14 @@ impl Judge {
                     }
                 }
                 "RepairForeign" if !self.nodes[number].foreign => {
-                    self.wrong("told of a stranger", format!("node {number}: {data}"));
+                    self.wrong("told of a stranger", format!("node {number}: {}", record.data()));
                 }
                 "RepairClaimed" => claims += 1,
                 "RepairReleased" => ends += 1,
                 "RepairClosed" => {
                     ends += 1;
-                    if data["outcome"] == "Gone" && self.nodes[number].ours {
-                        let decision = record["nodemend"]["decision"].to_string();
+                    if record.data()["outcome"] == "Gone" && self.nodes[number].ours {
+                        let decision = record.nodemend.decision;
                         self.wrong(
                             "our own call taken for a departure",
                             format!("node {number}: {decision}"),
@@ -187,7 +219,7 @@ impl Judge {
         };
         let lost =
             calls.iter_mut().filter(|call| call.request.is_none() && call.name == made.call.event_name());
-        let nearest = lost.min_by_key(|call| call.at.map(|at| made.at.duration_since(at).abs()));
+        let nearest = lost.min_by_key(|call| made.at.duration_since(call.at).abs());
         if let Some(call) = nearest {
             call.ended = true;
         }
@@ -210,7 +242,7 @@ impl Judge {
                 .filter(|(place, call)| call.request.is_none() && call.name == name && !taken[*place]);
             // The time of a record is when its process set out, which may have been a lease before.
             let near = lost
-                .filter_map(|(place, call)| Some((place, at.duration_since(call.at?).as_secs())))
+                .map(|(place, call)| (place, at.duration_since(call.at).as_secs()))
                 .filter(|(_, late)| (-5..=125).contains(late))
                 .min_by_key(|(_, late)| *late);
             let count = match (by_id, near) {

@@ -1,5 +1,7 @@
 //! What is so of one node, what of it has reached the handlers, and what follows from that.
 
+use std::sync::LazyLock;
+
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
     condition::ConditionType,
@@ -151,12 +153,21 @@ pub(crate) struct Node {
     pub(crate) watched: bool,
 }
 
+/// Every schedule's nodes have the same names, and these are nearly all of them.
+static NAMES: LazyLock<Vec<(InstanceId, NodeName)>> = LazyLock::new(|| (0..256).map(names).collect());
+
+fn names(number: usize) -> (InstanceId, NodeName) {
+    let instance = InstanceId::new(format!("i-{number:017x}"));
+    let name = NodeName::new(format!("ip-10-0-{}-{}.ec2.internal", number / 256, number % 256));
+    (instance.expect("an id"), name.expect("a name"))
+}
+
 impl Node {
     pub(crate) fn new(number: usize, group: usize, zone: usize, start: Timestamp) -> Self {
+        let (instance, name) = NAMES.get(number).cloned().unwrap_or_else(|| names(number));
         Self {
-            instance: InstanceId::new(format!("i-{number:017x}")).expect("an id"),
-            name: NodeName::new(format!("ip-10-0-{}-{}.ec2.internal", number / 256, number % 256))
-                .expect("a name"),
+            instance,
+            name,
             group,
             zone,
             tracks: Vec::new(),
