@@ -3,7 +3,7 @@
 //! A guard looks at a due repair and its surroundings and lets it pass, or says why not, and until when if it
 //! knows. They don't know of each other; all are asked, so that an operator sees everything in the way at once.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -98,8 +98,10 @@ impl Ailing {
 
 /// How many of a group's nodes are unhealthy.
 pub fn unhealthy_in(group: &Group, unwell: &[Unwell]) -> usize {
-    let members: HashSet<&InstanceId> = group.members.iter().map(|member| &member.instance_id).collect();
-    unwell.iter().filter(|node| node.attention.unhealthy && members.contains(&node.instance_id)).count()
+    // Of two sets the one that is small where all is well.
+    let unhealthy: BTreeSet<&InstanceId> =
+        unwell.iter().filter(|node| node.attention.unhealthy).map(|node| &node.instance_id).collect();
+    group.members.iter().filter(|member| unhealthy.contains(&member.instance_id)).count()
 }
 
 /// The guards, by name.

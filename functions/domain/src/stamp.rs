@@ -33,7 +33,7 @@ pub fn length(length: jiff::SignedDuration) -> String {
 
 /// Writes milliseconds, whatever the precision of the instant.
 pub fn serialize<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&millis(*at))
+    serializer.collect_str(&format_args!("{at:.3}"))
 }
 
 /// Reads any RFC 3339 instant.

@@ -272,12 +272,14 @@ impl<S: Store> Intake<S> {
                 tell(&case, news, policy, now, &mut told);
             }
             case.plan(policy, now);
-            *id = Some(case.id());
             if known.as_ref() == Some(&case) {
                 return Ok(());
             }
-            let change = Change { case: &case, group: None, entries: &[] };
-            if self.store.commit(change).await? == Commit::Won || nodemend_domain::bug!("lost-race-is-won") {
+            let commit = self.store.commit(Change { case: &case, group: None, entries: &[] }).await;
+            if commit != Ok(Commit::Won) {
+                *id = Some(case.id());
+            }
+            if commit? == Commit::Won || nodemend_domain::bug!("lost-race-is-won") {
                 occurrences.append(&mut told);
                 return Ok(());
             }

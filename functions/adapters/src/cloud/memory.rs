@@ -1,10 +1,11 @@
 //! AWS in memory: groups that lose an instance when told to, and answers that were recorded elsewhere.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use foldhash::{HashMap, HashSet};
 use nodemend_domain::{
     group::{ClusterFacts, Group, Lifecycle, Member, Whereabouts},
     ident::{AccountId, ClusterName, GroupName, InstanceId, Zone},

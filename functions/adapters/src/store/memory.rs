@@ -2,10 +2,11 @@
 //! conditional writes, a sparse index of what is due, a sparse index of what is unhealthy.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use foldhash::HashMap;
 use jiff::Timestamp;
 use nodemend_domain::{
     case::Case,

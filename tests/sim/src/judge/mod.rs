@@ -6,8 +6,9 @@ pub(crate) mod clear;
 pub(crate) mod end;
 pub(crate) mod node;
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
+use foldhash::HashMap;
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
     case::Case,
@@ -193,7 +194,7 @@ impl Judge {
             shifted: None,
             observing: false,
             made: Vec::new(),
-            recorded: HashMap::new(),
+            recorded: HashMap::default(),
             last_written: plan.start,
             last_fault: plan.start - SignedDuration::from_hours(1),
             invocations: 0,

@@ -211,7 +211,8 @@ impl Node {
 
     /// The number that an instance's id is made of.
     pub(crate) fn number(instance: &InstanceId) -> usize {
-        usize::from_str_radix(instance.as_str().trim_start_matches("i-"), 16).unwrap_or(usize::MAX)
+        let digits = instance.as_str().strip_prefix("i-");
+        digits.and_then(|digits| usize::from_str_radix(digits, 16).ok()).unwrap_or(usize::MAX)
     }
 
     /// A handler has heard of it under its name: an instance that never joins has none.
