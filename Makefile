@@ -51,10 +51,10 @@ SEEDS ?= 10000
 FROM ?= 0
 
 simulate: ## Run SEEDS random schedules of the whole service from seed FROM on, and shrink the first that fails
-	$(CARGO) run --profile simulation --locked --quiet -p nodemend-simulation -- --seeds $(SEEDS) --from $(FROM)
+	$(CARGO) run --profile million --locked --quiet -p nodemend-simulation -- --seeds $(SEEDS) --from $(FROM)
 
 bugs: ## Count the schedules that find each deliberate fault: the table of tests/README.md
-	$(CARGO) run --profile simulation --locked --quiet -p nodemend-simulation --features seeded-bugs -- --bugs --seeds $(SEEDS)
+	$(CARGO) run --profile million --locked --quiet -p nodemend-simulation --features seeded-bugs -- --bugs --seeds $(SEEDS)
 
 fuzz: ## Each reader of outside bytes under libFuzzer for FUZZ_SECONDS (60), or those of FUZZ="functions/fuzz rule_file"
 	./tests/fuzz.sh $(FUZZ)

@@ -265,8 +265,11 @@ impl<'a> Report<'a> {
                 wire.conditions = states
                     .iter()
                     .map(|state| ConditionState {
+                        condition: state.condition.clone(),
+                        status: state.status,
+                        since: state.since,
+                        sound_secs: state.sound_secs,
                         findings: trimmed(&state.findings, max_message, max_findings),
-                        ..state.clone()
                     })
                     .collect();
             }
@@ -286,8 +289,11 @@ fn trimmed<'a>(findings: &'a [Finding<'_>], max_message: usize, max_findings: us
         .into_iter()
         .map(|finding| Finding {
             reason: Cow::Borrowed(&finding.reason),
+            severity: finding.severity,
+            since: finding.since,
+            last: finding.last,
+            count: finding.count,
             message: Cow::Borrowed(shortened(&finding.message, max_message)),
-            ..finding.clone()
         })
         .collect()
 }

@@ -12,8 +12,8 @@ use nodemend_domain::{
 use crate::{
     events::{Content, Event, Parcel},
     judge::node::{Node, Word},
-    plan::{Held, Item, LeftAlone},
-    trouble::Witness,
+    plan::{Held, Item, LeftAlone, is_long},
+    trouble::{Track, Witness},
     words::{self, Said},
     world::World,
 };
@@ -55,9 +55,7 @@ impl World {
                 node.skew = self.dice.seconds(-10_800, 10_800);
             }
         }
-        let long = |(agents, from, until): &(bool, Timestamp, Timestamp)| {
-            *agents && until.duration_since(*from) > seconds(660)
-        };
+        let long = |(agents, from, until): &(bool, Timestamp, Timestamp)| *agents && is_long(*from, *until);
         let outage = self.off.iter().find(|off| long(off)).copied();
         let first = if self.options.every_heartbeat {
             Some(self.plan.start)
@@ -180,28 +178,30 @@ impl World {
         self.log(said, true, track.is_some());
     }
 
-    /// The next heartbeat that can make a difference: every one while the node is unwell or was just now; else the
-    /// last before its silence would count, or before its words would be lost.
+    /// The next heartbeat that can make a difference: every one around a change; else the last before a change, before its
+    /// words would be lost, or before its silence would count. One that is unwell is heard at least every 15 minutes.
     fn beat(&mut self, number: usize) {
         self.speak(number, None);
         let (now, every) = (self.now, words::HEARTBEAT);
-        let unwell = {
+        let mut next = now + every;
+        {
             let judge = self.bench.judge();
             let node = &judge.nodes[number];
             if node.is_out() {
                 return;
             }
-            let near = |at: Timestamp| (now - seconds(900)..now + seconds(900)).contains(&at);
-            node.down
-                || node.registered.is_some_and(|at| at > now - seconds(900) && node.launched.is_some())
-                || node.tracks.iter().any(|track| track.spell(now).is_some() || track.changes().any(near))
-        };
-        let mut next = now + every;
-        if !unwell && !self.options.every_heartbeat {
-            let breaks = self.off.iter().filter(|(agents, ..)| *agents).map(|(_, from, _)| *from);
-            let first = breaks.filter(|from| *from > now).min().unwrap_or(Timestamp::MAX);
-            while next + every < first && next < now + every * 3 {
-                next += every;
+            let changes = || node.tracks.iter().flat_map(Track::changes);
+            let near = |at: Timestamp| (now - every..now + every).contains(&at);
+            let joins = node.launched.and(node.registered).is_some_and(near);
+            if !(self.options.every_heartbeat || node.down || joins || changes().any(near)) {
+                let unwell = node.tracks.iter().any(|track| track.spell(now).is_some());
+                let silent_after = self.plan.silent_after.unwrap_or(seconds(3_600));
+                let rest = if unwell { every * 3 } else { silent_after };
+                let breaks = self.off.iter().filter(|(agents, ..)| *agents).map(|(_, from, _)| *from);
+                let first = breaks.chain(changes()).filter(|at| *at > now).min().unwrap_or(Timestamp::MAX);
+                while next + every < first && next + every <= now + rest {
+                    next += every;
+                }
             }
         }
         self.at(next, Event::Beat(number));

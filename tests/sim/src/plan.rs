@@ -187,6 +187,8 @@ pub(crate) struct Plan {
     /// Group and zone of each node.
     pub(crate) nodes: Vec<(usize, usize)>,
     pub(crate) items: Vec<Item>,
+    /// An agent counts as silent after this.
+    pub(crate) silent_after: Option<SignedDuration>,
 }
 
 impl Plan {
@@ -198,9 +200,14 @@ impl Plan {
         let count = dice.pick(&[1, 2, 2, 3, 4]);
         let groups: Vec<GroupPlan> = (0..count).map(|number| group(&mut dice, number)).collect();
         let nodes = (0..options.nodes).map(|_| (dice.index(groups.len()), dice.index(3))).collect();
-        let mut plan = Self { seed, start, calm, zones, groups, nodes, items: Vec::new() };
+        let silent_after = Policy::eks_defaults().silence.agent_silent_after;
+        let mut plan = Self { seed, start, calm, zones, groups, nodes, items: Vec::new(), silent_after };
         plan.ails(&mut dice, options);
         plan.disturbances(&mut dice, options);
+        let longer = dice.pick(&[silent_after, Some(SignedDuration::from_mins(46)), None]);
+        if !plan.items.iter().any(Item::silences) {
+            plan.silent_after = longer;
+        }
         plan
     }
 
@@ -209,15 +216,24 @@ impl Plan {
     }
 
     fn ails(&mut self, dice: &mut Dice, options: &Options) {
-        let few = dice.pick(&[1, 1, 2, 2, 3, 4]) * options.nodes.div_ceil(50);
+        // Mostly one: a fault is found as soon by the second, and its story is short. Of more, half go bad together.
+        let few = dice.pick(&[1, 1, 1, 1, 1, 2]) * options.nodes.div_ceil(50);
         let mut free: Vec<usize> = (0..options.nodes).collect();
         for _ in 0..few.min(options.nodes) {
-            let place = dice.index(free.len());
-            let (node, from, kind) = (free.swap_remove(place), self.moment(dice, options), dice.pick(&KINDS));
+            let mut place = dice.index(free.len());
+            let (mut from, mut kind) = (self.moment(dice, options), dice.pick(&KINDS));
+            if let Some(Item::Ail(last)) = self.items.last()
+                && dice.happens(500)
+            {
+                let near = |node: &usize| self.nodes[*node].0 == self.nodes[last.node].0;
+                place = free.iter().position(near).unwrap_or(place);
+                (from, kind) = (last.spells[0].0 + dice.seconds(0, 90), last.kind);
+            }
+            let node = free.swap_remove(place);
             self.items.push(Item::Ail(ail(dice, node, kind, from, false)));
         }
         // Now and then much of the fleet fails within minutes, or most of a zone.
-        if dice.happens(25) {
+        if dice.happens(15) {
             let (at, kind) = (self.moment(dice, options), dice.pick(&KINDS[..19]));
             let zone = dice.happens(500).then(|| dice.index(3));
             let part = if zone.is_some() { dice.pick(&[600, 900]) } else { dice.pick(&[150, 250, 400]) };
@@ -284,7 +300,7 @@ impl Plan {
             (300, Item::Twice, [30, 200, 500]),
             (200, Item::Late, [30, 100, 300]),
             (150, Item::Skipped, [30, 100, 300]),
-            (300, Item::Sweeps, [50, 200, 400]),
+            (400, Item::Sweeps, [200, 400, 800]),
             (300, Item::Stillborn, [100, 300, 600]),
             (400, Item::TrailLate, [100, 300, 500]),
             (200, Item::SameName, [200, 500, 1_000]),
@@ -302,6 +318,7 @@ impl Plan {
     /// What the operator of this cluster allows.
     pub(crate) fn policy(&self) -> Policy {
         let mut policy = Policy::eks_defaults();
+        policy.silence.agent_silent_after = self.silent_after;
         let block = |group: &GroupPlan| {
             let mut block = policy.node_repair_config.clone();
             block.enabled = !group.disabled;
@@ -376,6 +393,14 @@ fn ail(dice: &mut Dice, node: usize, kind: Kind, from: Timestamp, for_good: bool
 }
 
 impl Item {
+    /// Whether it keeps every agent's words back for so long that each counts as silent.
+    fn silences(&self) -> bool {
+        match self {
+            Self::FilterOff { agents: true, from, until } => is_long(*from, *until),
+            _ => false,
+        }
+    }
+
     /// The node that ails.
     fn node(&self) -> Option<usize> {
         match self {
@@ -383,6 +408,11 @@ impl Item {
             _ => None,
         }
     }
+}
+
+/// Longer than the documented ten minutes.
+pub(crate) fn is_long(from: Timestamp, until: Timestamp) -> bool {
+    until.duration_since(from) > SignedDuration::from_secs(660)
 }
 
 impl fmt::Display for Item {

@@ -229,9 +229,9 @@ pub(crate) fn deletion(node: &Node, number: usize, at: Timestamp, by_hand: bool)
 }
 
 fn event(kind: &str, source: &str, at: Timestamp, detail: &Value) -> Vec<u8> {
-    json!({ "detail-type": kind, "source": source, "time": format!("{at:.0}"), "detail": detail })
-        .to_string()
-        .into_bytes()
+    let event =
+        json!({ "detail-type": kind, "source": source, "time": format!("{at:.0}"), "detail": detail });
+    serde_json::to_vec(&event).expect("JSON")
 }
 
 /// Auto Scaling has launched an instance.
