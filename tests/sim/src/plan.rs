@@ -233,7 +233,7 @@ impl Plan {
             self.items.push(Item::Ail(ail(dice, node, kind, from, false)));
         }
         // Now and then much of the fleet fails within minutes, or most of a zone.
-        if dice.happens(15) {
+        if dice.happens(10) {
             let (at, kind) = (self.moment(dice, options), dice.pick(&KINDS[..19]));
             let zone = dice.happens(500).then(|| dice.index(3));
             let part = if zone.is_some() { dice.pick(&[600, 900]) } else { dice.pick(&[150, 250, 400]) };
@@ -249,9 +249,14 @@ impl Plan {
         for agents in [true, false] {
             if dice.happens(120) {
                 let from = self.moment(dice, options);
-                // The documented ten minutes; rarely so long that every agent counts as silent.
-                let length =
-                    if dice.happens(60) { dice.seconds(1_200, 2_400) } else { dice.seconds(60, 600) };
+                // The documented ten minutes; rarely so long that every agent counts as silent, by the time that
+                // somebody is due.
+                let (from, length) = match self.items.iter().find_map(Item::begins) {
+                    Some(trouble) if dice.happens(60) => {
+                        (trouble + dice.seconds(10, 900), dice.seconds(1_200, 2_400))
+                    }
+                    _ => (from, dice.seconds(60, 600)),
+                };
                 self.items.push(Item::FilterOff { agents, from, until: from + length });
             }
         }
@@ -358,14 +363,14 @@ fn group(dice: &mut Dice, number: usize) -> GroupPlan {
     };
     GroupPlan {
         name: GroupName::new(format!("workers-{number}")).expect("a name"),
-        observe: number > 0 && dice.happens(80),
-        disabled: number > 0 && dice.happens(50),
-        left_alone: (number > 0 && dice.happens(50))
+        observe: number > 0 && dice.happens(40),
+        disabled: number > 0 && dice.happens(25),
+        left_alone: (number > 0 && dice.happens(30))
             .then(|| dice.pick(&[LeftAlone::OptedOut, LeftAlone::EksRepairs])),
         parallel: if dice.happens(500) { limit(dice, [1, 1, 2], [10, 30, 50]) } else { None },
         threshold: if dice.happens(300) { limit(dice, [1, 3, 6], [10, 20, 50]) } else { None },
         // The run begins at 14:13 UTC.
-        window: dice.happens(60).then(|| {
+        window: dice.happens(40).then(|| {
             let start = 14 * 60 + dice.below(180) as i64;
             (start, start + 20 + dice.below(120) as i64)
         }),
@@ -398,6 +403,14 @@ impl Item {
         match self {
             Self::FilterOff { agents: true, from, until } => is_long(*from, *until),
             _ => false,
+        }
+    }
+
+    /// When a node's trouble begins.
+    fn begins(&self) -> Option<Timestamp> {
+        match self {
+            Self::Ail(ail) => ail.spells.first().map(|(from, _)| *from),
+            _ => None,
         }
     }
 
