@@ -169,6 +169,6 @@ impl Open {
     }
 }
 
-fn case(witness: &Driver, key: &CaseKey) -> Option<Case> {
+fn case(witness: &Driver, key: &CaseKey) -> Option<Box<Case>> {
     pollster::block_on(witness.store.case(key)).ok().flatten()
 }

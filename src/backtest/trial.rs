@@ -230,7 +230,7 @@ impl<'a> Trial<'a> {
         }
     }
 
-    fn case(&self, key: &CaseKey) -> Option<Case> {
+    fn case(&self, key: &CaseKey) -> Option<Box<Case>> {
         pollster::block_on(self.driver.store.case(key)).ok().flatten()
     }
 

@@ -293,7 +293,7 @@ pub(super) async fn cases(store: &DynamoStore, cluster: &ClusterName) -> Result<
             reads.spawn(async move { store.case(&key).await });
         }
         match reads.join_next().await {
-            Some(Ok(case)) => cases.extend(case?),
+            Some(Ok(case)) => cases.extend(case?.map(|case| *case)),
             Some(Err(died)) => return Err(io::Error::other(died).into()),
             None => return Ok(cases),
         }

@@ -33,7 +33,7 @@ async fn wake_one(
     now: Timestamp,
 ) -> Result<bool, OperateError> {
     let key = CaseKey::of(&case);
-    let mut known = Some(case);
+    let mut known = Some(Box::new(case));
     for _ in 0..MAX_RACES {
         let Some(mut case) = known else { return Ok(false) };
         let before = case.clone();

@@ -224,7 +224,7 @@ impl World {
 
     pub(crate) fn case(&self, number: u64) -> Case {
         let key = CaseKey { cluster: cluster(), instance_id: instance(number) };
-        pollster::block_on(self.store.case(&key)).expect("a memory").expect("a case")
+        *pollster::block_on(self.store.case(&key)).expect("a memory").expect("a case")
     }
 
     pub(crate) fn state(&self, number: u64) -> State {

@@ -74,7 +74,7 @@ pub enum StoreError {
 /// Cases, groups and what operators decided.
 pub trait Store: Send + Sync {
     /// One case, read consistently.
-    fn case(&self, key: &CaseKey) -> impl Future<Output = Result<Option<Case>, StoreError>> + Send;
+    fn case(&self, key: &CaseKey) -> impl Future<Output = Result<Option<Box<Case>>, StoreError>> + Send;
 
     /// The instances that had, or have, a node of this name.
     fn instances_of_node(

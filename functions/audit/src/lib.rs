@@ -345,7 +345,7 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
         for _ in 0..MAX_RACES {
             let mut case = match self.store.case(key).await? {
                 Some(case) => case,
-                None if create => Case::new(key.cluster.clone(), key.instance_id.clone()),
+                None if create => Box::new(Case::new(key.cluster.clone(), key.instance_id.clone())),
                 None => return Ok(Audited::default()),
             };
             let (entries, occurrences) = change(&mut case);

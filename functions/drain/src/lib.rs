@@ -191,7 +191,7 @@ impl<S: Store, H: Hooks, A: Kubernetes, K: Clock> Drainer<S, H, A, K> {
     }
 
     /// What we know of the node ourselves. Where the store can't say, Kubernetes does.
-    async fn case(&self, instance_id: &InstanceId) -> Option<Case> {
+    async fn case(&self, instance_id: &InstanceId) -> Option<Box<Case>> {
         let key = CaseKey { cluster: self.settings.cluster.clone(), instance_id: instance_id.clone() };
         self.store.case(&key).await.ok().flatten()
     }

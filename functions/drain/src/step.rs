@@ -30,7 +30,7 @@ impl<S: Store, H: Hooks, A: Kubernetes, K: Clock> Drainer<S, H, A, K> {
         if self.beat(turn).await == Standing::Over {
             return Outcome::Over;
         }
-        let (dead, name) = known(self.case(&turn.hook.instance_id).await.as_ref());
+        let (dead, name) = known(self.case(&turn.hook.instance_id).await.as_deref());
         if let Some(dead) = dead {
             return Outcome::Skipped(dead);
         }

@@ -261,8 +261,9 @@ impl<S: Store> Intake<S> {
     ) -> Result<(), IntakeError> {
         for _ in 0..MAX_RACES {
             let known = self.store.case(key).await?;
-            let mut case =
-                known.clone().unwrap_or_else(|| Case::new(key.cluster.clone(), key.instance_id.clone()));
+            let mut case = known
+                .clone()
+                .unwrap_or_else(|| Box::new(Case::new(key.cluster.clone(), key.instance_id.clone())));
             let mut told = Vec::new();
             for word in words {
                 let news = match word {

@@ -132,7 +132,7 @@ proptest! {
 struct Spoilt(MemoryStore, InstanceId);
 
 impl Store for Spoilt {
-    async fn case(&self, key: &CaseKey) -> Result<Option<Case>, StoreError> {
+    async fn case(&self, key: &CaseKey) -> Result<Option<Box<Case>>, StoreError> {
         if key.instance_id == self.1 {
             return Err(StoreError::Broken("as asked for".to_owned()));
         }

@@ -43,7 +43,7 @@ pub(crate) struct Plan {
 /// A repair that has its place in its group, and whose call is this process's to make.
 #[derive(Debug)]
 pub(crate) struct Claimed {
-    case: Case,
+    case: Box<Case>,
     action: RepairAction,
     policy: Arc<Policy>,
 }
@@ -76,7 +76,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// Claims the repair that was decided on this very version of the case and its group; nothing, if that is no more.
     pub(crate) async fn claim(
         &self,
-        mut case: Case,
+        mut case: Box<Case>,
         plan: Plan,
         policy: Arc<Policy>,
         swept: &mut Swept,
@@ -116,7 +116,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// Writes down that a call is about to be made, and makes it; nothing, if news came in between.
     async fn call(
         &self,
-        mut case: Case,
+        mut case: Box<Case>,
         action: RepairAction,
         policy: &Policy,
     ) -> Result<Option<(ApiCall, Timestamp, Answer)>, RepairError> {
@@ -241,7 +241,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     }
 
     /// Takes a call back that was written down and never sent, unless somebody took the repair up meanwhile.
-    async fn take_back(&self, case: Case, policy: &Policy) -> Result<(), RepairError> {
+    async fn take_back(&self, case: Box<Case>, policy: &Policy) -> Result<(), RepairError> {
         let now = self.clock.now();
         let unsent = |case: &mut Case, _: Option<&mut GroupState>| {
             if let Some(repair) = &mut case.repair {

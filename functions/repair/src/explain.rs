@@ -22,7 +22,7 @@ use crate::{RepairError, Repairer, view::View};
 #[derive(Debug)]
 pub struct Explanation {
     /// The case.
-    pub case: Case,
+    pub case: Box<Case>,
     /// Where it stands.
     pub state: State,
     /// Where AWS has its instance.

@@ -168,7 +168,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// longest waiting.
     async fn in_order(
         &self,
-        open: Vec<Case>,
+        open: Vec<Box<Case>>,
         view: &mut View,
         now: Timestamp,
         swept: &mut Swept,
@@ -195,8 +195,8 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
 
     /// Asks AWS where these instances are, once for each account that they are in. The cases of an account that can't be
     /// asked stay due, and stop no other's.
-    async fn locate(&self, open: Vec<Case>, view: &mut View, swept: &mut Swept) -> Vec<Case> {
-        let mut by_account: BTreeMap<Option<AccountId>, Vec<Case>> = BTreeMap::new();
+    async fn locate(&self, open: Vec<Box<Case>>, view: &mut View, swept: &mut Swept) -> Vec<Box<Case>> {
+        let mut by_account: BTreeMap<Option<AccountId>, Vec<Box<Case>>> = BTreeMap::new();
         for case in open {
             // The view has read the policy: without one the case would not be open.
             let policy = view.policy(&self.store, &case.cluster).await.ok().flatten();
@@ -211,7 +211,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             match found {
                 Ok(()) => located.extend(cases),
                 Err(error) => {
-                    let failed = |case: &Case| Failure::of(case)(error.clone().into());
+                    let failed = |case: &Box<Case>| Failure::of(case)(error.clone().into());
                     swept.failures.extend(cases.iter().map(failed));
                 }
             }
@@ -256,11 +256,11 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// Carries out what the case alone decides; the case, where that is not enough.
     async fn triage(
         &self,
-        case: Case,
+        case: Box<Case>,
         view: &mut View,
         now: Timestamp,
         swept: &mut Swept,
-    ) -> Result<Option<Case>, RepairError> {
+    ) -> Result<Option<Box<Case>>, RepairError> {
         let Some(policy) = view.policy(&self.store, &case.cluster).await? else {
             return Ok(None);
         };
@@ -298,7 +298,8 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             Decision::Act { fault, .. } => Ok(Some((fault, surroundings.state.name.clone()))),
             decision => {
                 let group = Some(surroundings.state.name.clone());
-                Box::pin(here.carry_out(case.clone(), decision, group, &policy, now, swept)).await?;
+                Box::pin(here.carry_out(Box::new(case.clone()), decision, group, &policy, now, swept))
+                    .await?;
                 Ok(None)
             }
         }
@@ -362,7 +363,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// stays due, and is decided anew. Written to a later version, the end of one repair could end the next.
     async fn write_as_decided<T>(
         &self,
-        mut case: Case,
+        mut case: Box<Case>,
         group: Option<&GroupName>,
         policy: &Policy,
         now: Timestamp,

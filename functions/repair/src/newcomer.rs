@@ -25,7 +25,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// Tells the group that a node came, or failed to; and the repair that waited for it.
     pub(crate) async fn introduce(
         &self,
-        newcomer: Case,
+        newcomer: Box<Case>,
         told: Told,
         policy: &Policy,
         now: Timestamp,
@@ -104,7 +104,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             }
             let key = CaseKey { cluster: key.cluster.clone(), instance_id: place.instance_id };
             let case = self.store.case(&key).await?;
-            let pending = case.as_ref().and_then(Case::pending_call);
+            let pending = case.as_deref().and_then(Case::pending_call);
             if pending.is_some_and(|call| call.action == RepairAction::Replace && call.at <= came) {
                 return Ok(true);
             }

@@ -48,7 +48,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// Its future holds that of every decision: whoever awaits it keeps it on the heap.
     pub(crate) async fn carry_out(
         &self,
-        case: Case,
+        case: Box<Case>,
         decision: Decision,
         group: Option<GroupName>,
         policy: &Policy,
@@ -139,7 +139,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     #[allow(clippy::too_many_arguments, reason = "a decision's parts, taken apart once")]
     async fn block(
         &self,
-        mut case: Case,
+        mut case: Box<Case>,
         fault: &Fault,
         blocks: &[Block],
         until: Timestamp,
@@ -201,7 +201,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// The answer was lost, the call was not.
     async fn adopt(
         &self,
-        case: Case,
+        case: Box<Case>,
         policy: &Policy,
         now: Timestamp,
         swept: &mut Swept,
@@ -240,7 +240,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// Gives a place back that was claimed and is not needed any more.
     async fn release(
         &self,
-        case: Case,
+        case: Box<Case>,
         why: &str,
         policy: &Policy,
         now: Timestamp,
@@ -276,7 +276,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
 
     async fn close(
         &self,
-        case: Case,
+        case: Box<Case>,
         group: Option<GroupName>,
         outcome: &Outcome,
         policy: &Policy,

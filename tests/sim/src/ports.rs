@@ -45,7 +45,7 @@ pub(crate) struct Watched {
 }
 
 impl Store for Watched {
-    async fn case(&self, key: &CaseKey) -> Result<Option<Case>, StoreError> {
+    async fn case(&self, key: &CaseKey) -> Result<Option<Box<Case>>, StoreError> {
         let case = self.store.case(key).await?;
         let version = case.as_ref().map_or(0, |case| case.version);
         self.bench.judge().read(self.process, |reads, order| reads.case(&key.instance_id, version, order));

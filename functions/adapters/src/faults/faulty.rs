@@ -94,7 +94,7 @@ async fn yield_once() {
 }
 
 impl<P: Store> Store for Faulty<P> {
-    async fn case(&self, key: &CaseKey) -> Result<Option<Case>, StoreError> {
+    async fn case(&self, key: &CaseKey) -> Result<Option<Box<Case>>, StoreError> {
         self.store(self.port.case(key)).await
     }
 

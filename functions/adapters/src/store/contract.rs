@@ -163,7 +163,7 @@ async fn put<S: Store>(store: &S, case: &mut Case) {
 }
 
 async fn read<S: Store>(store: &S, key: &CaseKey) -> Case {
-    store.case(key).await.expect("a read").expect("a case")
+    *store.case(key).await.expect("a read").expect("a case")
 }
 
 /// Runs all at once, in one task.

@@ -156,7 +156,7 @@ async fn all(request: QueryFluentBuilder) -> Result<Vec<Item>, StoreError> {
 }
 
 impl Store for DynamoStore {
-    async fn case(&self, key: &CaseKey) -> Result<Option<Case>, StoreError> {
+    async fn case(&self, key: &CaseKey) -> Result<Option<Box<Case>>, StoreError> {
         let item = self.get(item::case_key(key)).await?;
         item.map(|item| item::read_json(&item, item::BODY)).transpose()
     }

@@ -94,10 +94,8 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
-    async fn case(&self, key: &CaseKey) -> Result<Option<Case>, StoreError> {
-        Ok(self
-            .read(&key.cluster, |shelf| shelf.cases.get(&key.instance_id).map(|case| (**case).clone()))
-            .flatten())
+    async fn case(&self, key: &CaseKey) -> Result<Option<Box<Case>>, StoreError> {
+        Ok(self.read(&key.cluster, |shelf| shelf.cases.get(&key.instance_id).cloned()).flatten())
     }
 
     async fn instances_of_node(
@@ -201,14 +199,9 @@ impl Store for MemoryStore {
                 trail.push(entry.clone());
             }
         }
-        let mut written = case.clone();
+        let mut written = Box::new(case.clone());
         written.version += 1;
-        match shelf.cases.get_mut(&case.instance_id) {
-            Some(known) => **known = written,
-            None => {
-                shelf.cases.insert(case.instance_id.clone(), Box::new(written));
-            }
-        }
+        shelf.cases.insert(case.instance_id.clone(), written);
         Ok(Commit::Won)
     }
 

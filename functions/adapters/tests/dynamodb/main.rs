@@ -114,7 +114,7 @@ fn a_race_is_lost_also_where_the_answer_to_the_first_try_was() {
         put(&store, &mut case).await;
         wire.lose(1);
         assert_eq!(store.commit(Change { case: &stale, group: None, entries: &[] }).await, Ok(Commit::Lost));
-        assert_eq!(store.case(&CaseKey::of(&case)).await, Ok(Some(case)));
+        assert_eq!(store.case(&CaseKey::of(&case)).await, Ok(Some(Box::new(case))));
     });
 }
 

@@ -223,10 +223,10 @@ impl Ward {
     }
 
     pub(crate) fn case(&self, number: u64) -> Case {
-        self.find(number).expect("a case")
+        *self.find(number).expect("a case")
     }
 
-    pub(crate) fn find(&self, number: u64) -> Option<Case> {
+    pub(crate) fn find(&self, number: u64) -> Option<Box<Case>> {
         pollster::block_on(self.store.case(&key(number))).expect("a memory")
     }
 

@@ -120,13 +120,13 @@ pub(crate) fn take(store: &MemoryStore, payload: &[u8], now: i64) -> Intaken {
     try_take(store.clone(), payload, now).expect("taken in")
 }
 
-pub(crate) fn find(store: &MemoryStore, number: u64) -> Option<Case> {
+pub(crate) fn find(store: &MemoryStore, number: u64) -> Option<Box<Case>> {
     let key = CaseKey { cluster: cluster(), instance_id: instance(number) };
     pollster::block_on(store.case(&key)).expect("a memory")
 }
 
 pub(crate) fn case(store: &MemoryStore, number: u64) -> Case {
-    find(store, number).expect("a case")
+    *find(store, number).expect("a case")
 }
 
 /// What is wrong with a node, as far as a decision looks at it.

@@ -144,7 +144,7 @@ impl Ward {
 
     /// Changes a case as a handler would.
     pub(crate) fn change(&self, number: u64, change: impl FnOnce(&mut Case)) {
-        let mut case = self.find(number).unwrap_or_else(|| Case::new(cluster(), instance(number)));
+        let mut case = self.find(number).unwrap_or_else(|| Box::new(Case::new(cluster(), instance(number))));
         change(&mut case);
         case.plan(&self.policy, self.clock.now());
         let change = Change { case: &case, group: None, entries: &[] };
@@ -158,13 +158,13 @@ impl Ward {
         assert_eq!(pollster::block_on(self.store.commit(change)), Ok(Commit::Won));
     }
 
-    fn find(&self, number: u64) -> Option<Case> {
+    fn find(&self, number: u64) -> Option<Box<Case>> {
         let key = CaseKey { cluster: cluster(), instance_id: instance(number) };
         pollster::block_on(self.store.case(&key)).expect("a memory")
     }
 
     pub(crate) fn case(&self, number: u64) -> Case {
-        self.find(number).expect("a case")
+        *self.find(number).expect("a case")
     }
 
     pub(crate) fn group(&self) -> GroupState {
