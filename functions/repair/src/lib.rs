@@ -145,7 +145,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
                 };
                 let failure = Failure::of(&case);
                 match self.triage(case, &mut view, now, &mut swept).await {
-                    Ok(Some(case)) => open.push(case),
+                    Ok(Some(case)) => open.push(*case),
                     Ok(None) => {}
                     Err(error) => swept.failures.push(failure(error)),
                 }
@@ -168,7 +168,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// longest waiting.
     async fn in_order(
         &self,
-        open: Vec<Box<Case>>,
+        open: Vec<Case>,
         view: &mut View,
         now: Timestamp,
         swept: &mut Swept,
@@ -195,8 +195,8 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
 
     /// Asks AWS where these instances are, once for each account that they are in. The cases of an account that can't be
     /// asked stay due, and stop no other's.
-    async fn locate(&self, open: Vec<Box<Case>>, view: &mut View, swept: &mut Swept) -> Vec<Box<Case>> {
-        let mut by_account: BTreeMap<Option<AccountId>, Vec<Box<Case>>> = BTreeMap::new();
+    async fn locate(&self, open: Vec<Case>, view: &mut View, swept: &mut Swept) -> Vec<Case> {
+        let mut by_account: BTreeMap<Option<AccountId>, Vec<Case>> = BTreeMap::new();
         for case in open {
             // The view has read the policy: without one the case would not be open.
             let policy = view.policy(&self.store, &case.cluster).await.ok().flatten();
@@ -211,7 +211,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             match found {
                 Ok(()) => located.extend(cases),
                 Err(error) => {
-                    let failed = |case: &Box<Case>| Failure::of(case)(error.clone().into());
+                    let failed = |case: &Case| Failure::of(case)(error.clone().into());
                     swept.failures.extend(cases.iter().map(failed));
                 }
             }

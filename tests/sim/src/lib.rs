@@ -1,8 +1,8 @@
 //! The real handlers in a simulated cluster and a faulty AWS, judged by what is so.
 //!
 //! One seed is one run, on any machine. Healthy nodes cost next to nothing: of a run of heartbeats that all say the
-//! same, only the last before something happens to the node, or before its silence would count, is delivered; a node
-//! to which nothing ever happens is a member of its group and no more. `every_heartbeat` delivers all of them.
+//! same, only those around a change, and the last before silence would count, are delivered; a node to which nothing
+//! ever happens is a member of its group and no more. `every_heartbeat` delivers all of them.
 #![warn(missing_docs)]
 
 mod ails;

@@ -5,6 +5,7 @@ pub(crate) mod act;
 pub(crate) mod clear;
 pub(crate) mod end;
 pub(crate) mod node;
+mod reads;
 
 use std::{fmt, sync::Arc};
 
@@ -13,16 +14,16 @@ use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
     case::Case,
     condition::RepairAction,
-    group::{ClusterFacts, Group, GroupState, Whereabouts},
-    guard::Unwell,
-    ident::{GroupName, InstanceId},
+    group::GroupState,
     ledger::Entry,
-    policy::{Hold, Policy},
     repair::{CallResult, Phase},
     trail::{Answer, ApiCall, Outcome},
 };
 
-use self::node::{Node, Word};
+use self::{
+    node::{Node, Word},
+    reads::{Basis, Reads},
+};
 use crate::plan::{GroupPlan, Held, Plan};
 
 /// Functions' clocks are right to a second; on either side.
@@ -44,80 +45,6 @@ pub struct Wrong {
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.0} {}: {}", self.at, self.rule, self.what)
-    }
-}
-
-/// What one process has read, each with its place in the order of all its reads. It may be at several nodes at once.
-#[derive(Debug, Default)]
-pub(crate) struct Reads {
-    order: u64,
-    cases: HashMap<usize, Began>,
-    pub(crate) whereabouts: HashMap<InstanceId, (Whereabouts, u64)>,
-    pub(crate) groups: HashMap<GroupName, (Option<Arc<Group>>, u64)>,
-    pub(crate) states: HashMap<GroupName, (GroupState, u64)>,
-    /// Of the whole cluster: for which of its nodes each was read, nobody can tell.
-    pub(crate) facts: Vec<(Arc<ClusterFacts>, u64)>,
-    pub(crate) unwell: Vec<(Vec<Unwell>, u64)>,
-    pub(crate) holds: Vec<(Vec<Hold>, u64)>,
-    pub(crate) policy: Option<Option<Arc<Policy>>>,
-    now: Timestamp,
-    /// What it was given to take in, and the time that it was told.
-    words: Vec<(usize, Word)>,
-    arrival: Timestamp,
-    /// What it had read by its last claim of each node.
-    claims: HashMap<usize, Basis>,
-    /// The calls that it has written down and not made.
-    written: Vec<(usize, RepairAction)>,
-}
-
-/// A reading of a case.
-#[derive(Debug, Clone)]
-struct Began {
-    version: u64,
-    order: u64,
-    at: Timestamp,
-}
-
-/// What a claim rests on: all that was read since its case was.
-#[derive(Debug)]
-pub(crate) struct Basis {
-    /// The version of the case, and when it was read.
-    pub(crate) version: u64,
-    pub(crate) at: Timestamp,
-    pub(crate) whereabouts: Option<Whereabouts>,
-    pub(crate) group: Option<Arc<Group>>,
-    pub(crate) state: Option<GroupState>,
-    pub(crate) facts: Vec<Arc<ClusterFacts>>,
-    pub(crate) unwell: Vec<Vec<Unwell>>,
-    pub(crate) holds: Vec<Vec<Hold>>,
-    pub(crate) policy: Option<Arc<Policy>>,
-}
-
-impl Reads {
-    pub(crate) fn case(&mut self, instance: &InstanceId, version: u64, order: u64) {
-        self.cases.insert(Node::number(instance), Began { version, order, at: self.now });
-    }
-
-    /// What a claim rests on that is being written.
-    fn basis(&self, number: usize, instance: &InstanceId, group: &GroupName) -> Option<Basis> {
-        fn since<T: Clone>(order: u64, all: &[(T, u64)]) -> Vec<T> {
-            all.iter().filter(|(_, read)| *read > order).map(|(value, _)| value.clone()).collect()
-        }
-        fn one<T: Clone>(order: u64, read: Option<&(T, u64)>) -> Option<T> {
-            read.filter(|(_, read)| *read > order).map(|(value, _)| value.clone())
-        }
-        let began = self.cases.get(&number)?;
-        Some(Basis {
-            version: began.version,
-            at: began.at,
-            whereabouts: one(began.order, self.whereabouts.get(instance)),
-            group: one(began.order, self.groups.get(group)).flatten(),
-            state: one(began.order, self.states.get(group)),
-            facts: since(began.order, &self.facts),
-            unwell: since(began.order, &self.unwell),
-            holds: since(began.order, &self.holds),
-            policy: self.policy.clone().flatten(),
-        })
     }
 }
 
@@ -180,9 +107,7 @@ impl Judge {
         let nodes = plan.nodes.iter().enumerate();
         let nodes = nodes
             .map(|(number, (group, zone))| {
-                let mut node = Node::new(number, *group, *zone, plan.start);
-                node.gpu_grace = plan.groups[*group].gpu_grace;
-                node
+                Node::new(number, *group, *zone, plan.groups[*group].gpu_grace, plan.start)
             })
             .collect();
         Self {
@@ -233,7 +158,7 @@ impl Judge {
             self.reads.push(Reads::default());
             self.reads.len() - 1
         });
-        self.reads[process] = Reads { words, arrival, now: arrival, ..Reads::default() };
+        self.reads[process].begin(words, arrival);
         process
     }
 
@@ -438,9 +363,9 @@ impl Judge {
 
     /// Another node, which Auto Scaling will launch.
     pub(crate) fn add(&mut self, group: usize, zone: usize) -> usize {
-        let mut node = Node::new(self.nodes.len(), group, zone, self.now);
+        let gpu_grace = self.plan.groups[group].gpu_grace;
+        let mut node = Node::new(self.nodes.len(), group, zone, gpu_grace, self.now);
         node.registered = None;
-        node.gpu_grace = self.plan.groups[group].gpu_grace;
         self.nodes.push(node);
         self.nodes.len() - 1
     }

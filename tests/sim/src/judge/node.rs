@@ -163,7 +163,13 @@ fn names(number: usize) -> (InstanceId, NodeName) {
 }
 
 impl Node {
-    pub(crate) fn new(number: usize, group: usize, zone: usize, start: Timestamp) -> Self {
+    pub(crate) fn new(
+        number: usize,
+        group: usize,
+        zone: usize,
+        gpu_grace: Option<SignedDuration>,
+        start: Timestamp,
+    ) -> Self {
         let (instance, name) = NAMES.get(number).cloned().unwrap_or_else(|| names(number));
         Self {
             instance,
@@ -189,7 +195,7 @@ impl Node {
             gone: false,
             set_aside: false,
             down: false,
-            gpu_grace: None,
+            gpu_grace,
             known: Vec::new(),
             heard: Vec::new(),
             heard_boot: 0,
