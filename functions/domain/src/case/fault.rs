@@ -263,6 +263,8 @@ impl Case {
             Told::Nothing | Told::FailedToJoin if arrival.registered.is_some() => Some(now),
             Told::Registered if arrival.ready.is_some() => Some(now),
             Told::Nothing => self.join_deadline(policy),
+            // It was late by another function's clock, which is ahead of this one's.
+            Told::FailedToJoin => self.join_deadline(policy).filter(|late| *late > now),
             _ => None,
         });
         let silent = if self.silent_since.is_none() { self.silence_due(policy) } else { None };

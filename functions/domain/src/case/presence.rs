@@ -143,4 +143,18 @@ mod tests {
         case.hear_observation(&deletion, &policy);
         assert_eq!(case.faults(&policy.default_rules(), &policy, at(11))[0].since, at(5));
     }
+
+    #[test]
+    fn a_node_that_is_late_by_one_clock_is_not_forgotten_by_another() {
+        let id = InstanceId::new("i-00000000000000001").expect("an id");
+        let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
+        let policy = Policy::eks_defaults();
+        case.hear_launch(&GroupName::new("workers").expect("a name"), None, at(0));
+        case.arrival.as_mut().expect("a launch").told = Told::FailedToJoin;
+        // Written once more, by a function whose clock has not come so far.
+        case.plan(&policy, at(15) - SignedDuration::from_millis(300));
+        assert_eq!(case.due, Some(at(15)));
+        case.plan(&policy, at(15));
+        assert_eq!(case.due, Some(at(45)));
+    }
 }
