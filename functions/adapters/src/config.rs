@@ -21,6 +21,12 @@ pub fn read_yaml(text: &str) -> Result<serde_json::Value, String> {
 
 /// Reads a policy, YAML or JSON.
 pub fn read_policy(text: &str) -> Result<Policy, PolicyError> {
+    // A key is part of a path, and may be any text.
+    parse(text)
+        .map_err(|PolicyError { field, why }| PolicyError { field: one_line(&field), why: one_line(&why) })
+}
+
+fn parse(text: &str) -> Result<Policy, PolicyError> {
     if text.len() > MAX_POLICY_BYTES {
         let why = format!("{} bytes are more than {MAX_POLICY_BYTES}", text.len());
         return Err(PolicyError { field: "policy".to_owned(), why });
@@ -50,11 +56,11 @@ pub fn write_policy(policy: &Policy) -> Result<String, PolicyError> {
 
 fn at_path(path: &str, error: &serde_json::Error) -> PolicyError {
     let field = if matches!(path, "." | "?") { "policy".to_owned() } else { path.to_owned() };
-    PolicyError { field, why: one_line(&error.to_string()) }
+    PolicyError { field, why: error.to_string() }
 }
 
 fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+    text.split(char::is_control).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -86,10 +92,13 @@ mod tests {
             (r#"{"mode":"observe"} {"mode":"repair"}"#, "policy: trailing characters"),
             ("a: [", "policy: "),
             ("holds:\n- owner: x\n  reason: kernel test\n", "holds[0]: missing field `until`"),
+            ("silence: {min\n\n\n Silent: 3}\n", "silence.min Silent: unknown field"),
+            ("{\"silence\": {\"min\\n\\u001bSilent\": 3}}", "silence.min Silent: unknown field"),
+            ("grace: {reasons: {\"a\\n\\rb\": -1h}}\n", "grace.a b: is negative"),
         ] {
             let error = read_policy(text).expect_err(text).to_string();
             assert!(error.contains(expected), "{text}: {error}");
-            assert_eq!(error.lines().count(), 1, "{error}");
+            assert!(!error.contains(char::is_control), "{error:?}");
         }
     }
 

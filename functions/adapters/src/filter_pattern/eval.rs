@@ -215,7 +215,7 @@ impl Matcher {
         let mut truths: Vec<bool> = self.tests.iter().map(|test| *test == Test::NotExists).collect();
         let mut json = serde_json::Deserializer::from_str(message);
         let walk = Walk { matcher: self, nodes: &[0], truths: &mut truths };
-        if walk.deserialize(&mut json).and_then(|()| json.end()).is_err() {
+        if json.deserialize_any(walk).and_then(|()| json.end()).is_err() {
             return false;
         }
         holds(&self.expression, &truths)
@@ -274,21 +274,31 @@ impl Walk<'_, '_> {
     fn has_children(&self) -> bool {
         self.nodes.iter().any(|&node| !self.matcher.nodes[node].children.is_empty())
     }
+
+    fn has_comparisons(&self) -> bool {
+        let mut conditions = self.nodes.iter().flat_map(|&node| &self.matcher.nodes[node].conditions);
+        conditions.any(|&condition| matches!(self.matcher.tests[condition], Test::Compare(..)))
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Walk<'_, '_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(mut self, deserializer: D) -> Result<(), D::Error> {
-        if self.has_children() {
+        let descends = self.has_children();
+        if descends && !self.has_comparisons() {
             return deserializer.deserialize_any(self);
         }
-        // A value that ends here is taken as it is written, as a number would lose its digits otherwise.
+        // What is compared is taken as it is written, as a number would lose its digits otherwise.
         let raw = <&RawValue>::deserialize(deserializer)?.get();
         match raw.as_bytes().first() {
             Some(b'"') => {
                 let text: Text<'_> = serde_json::from_str(raw).map_err(D::Error::custom)?;
                 self.visit(&Value::String(&text.0));
+            }
+            Some(b'{' | b'[') if descends => {
+                let mut json = serde_json::Deserializer::from_str(raw);
+                json.deserialize_any(self).map_err(D::Error::custom)?;
             }
             Some(b'{' | b'[') => self.visit(&Value::Tree),
             Some(b'n') => self.visit(&Value::Null),
@@ -348,6 +358,8 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
         Ok(())
     }
 
+    // No comparison is among the conditions on what comes from here on: it is `Walk::deserialize` that reads those.
+
     fn visit_str<E: Error>(mut self, text: &str) -> Result<(), E> {
         self.visit(&Value::String(text));
         Ok(())
@@ -363,18 +375,18 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
         Ok(())
     }
 
-    fn visit_u64<E: Error>(mut self, value: u64) -> Result<(), E> {
-        self.visit(&Value::Number(&value.to_string()));
+    fn visit_u64<E: Error>(mut self, _: u64) -> Result<(), E> {
+        self.visit(&Value::Number(""));
         Ok(())
     }
 
-    fn visit_i64<E: Error>(mut self, value: i64) -> Result<(), E> {
-        self.visit(&Value::Number(&value.to_string()));
+    fn visit_i64<E: Error>(mut self, _: i64) -> Result<(), E> {
+        self.visit(&Value::Number(""));
         Ok(())
     }
 
-    fn visit_f64<E: Error>(mut self, value: f64) -> Result<(), E> {
-        self.visit(&Value::Number(&value.to_string()));
+    fn visit_f64<E: Error>(mut self, _: f64) -> Result<(), E> {
+        self.visit(&Value::Number(""));
         Ok(())
     }
 }

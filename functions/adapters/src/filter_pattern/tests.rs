@@ -104,6 +104,17 @@ fn numbers_are_compared_as_numbers() {
 }
 
 #[test]
+fn a_number_keeps_its_digits_where_a_selector_asks_for_more() {
+    let account = r#"{"a":123456789012345678901,"b":1.50}"#;
+    check(&[
+        ("{ ($.a.x = 1) || ($.a = 123456789012345678901) }", account, true),
+        ("{ ($.a.x = 1) || ($.a = 123456789012345678902) }", account, false),
+        ("{ ($.a[0] = 1) || ($.* = *8901) }", account, true),
+        ("{ ($.b.* = 1) || ($.b = *.50) }", account, true),
+    ]);
+}
+
+#[test]
 fn a_bare_number_is_also_a_word_and_a_quoted_one_is_only_that() {
     check(&[
         ("{ $.digits = 42 }", TRAIL, true),

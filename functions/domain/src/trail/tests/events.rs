@@ -28,6 +28,16 @@ fn every_known_event_is_read_and_survives_being_kept() {
 }
 
 #[test]
+fn a_number_that_is_kept_is_the_same_number() {
+    let mut event = event(OURS);
+    // Read with less than all of its digits, it is another one each time that it is written.
+    let long = format!("15273{}.208", "3".repeat(66));
+    event.request_parameters = serde_json::from_str(&format!(r#"{{"at":{long}}}"#)).expect("JSON");
+    let kept = serde_json::to_string(&event).expect("JSON");
+    assert_eq!(CloudTrailEvent::read(&kept).expect("an event"), event);
+}
+
+#[test]
 fn eventbridge_carries_the_event_as_its_detail() {
     let mut envelope = value("constructed/eventbridge-envelope.json");
     let event_inside = CloudTrailEvent::try_from(envelope["detail"].take()).expect("an event");
