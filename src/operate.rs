@@ -150,7 +150,7 @@ impl Connection {
 async fn whoever(said: Option<&String>) -> Result<String, OperateError> {
     match said {
         Some(said) => Ok(said.clone()),
-        None => Ok(AwsCloud::connect(&aws::load().await?).await?.caller().arn),
+        None => Ok(AwsCloud::connect(&aws::load().await?).await?.caller().arn.clone()),
     }
 }
 

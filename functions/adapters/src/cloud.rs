@@ -61,5 +61,5 @@ pub trait Cloud: Clone + Send + Sync {
     fn call(&self, call: &ApiCall) -> impl Future<Output = Answer> + Send;
 
     /// Who we are to AWS.
-    fn caller(&self) -> Caller;
+    fn caller(&self) -> &Caller;
 }

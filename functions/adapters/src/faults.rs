@@ -7,7 +7,10 @@
 mod faulty;
 pub mod schedule;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 pub use self::faulty::Faulty;
 
@@ -33,18 +36,24 @@ impl Fate {
 
 /// What happens to one process. Clones share it, so that one count runs over all the ports of a process.
 #[derive(Clone)]
-pub struct Faults(Arc<Mutex<State>>);
+pub struct Faults(Arc<Process>);
 
-struct State {
+struct Process {
+    draws: Mutex<Draws>,
+    /// Beside the draws: it is asked for at every step.
+    dead: AtomicBool,
+}
+
+struct Draws {
     draw: Box<dyn FnMut(usize) -> Fate + Send>,
     operations: usize,
-    dead: bool,
 }
 
 impl Faults {
     /// Asks for the fate of each operation, by its number from 1.
     pub fn drawn(draw: impl FnMut(usize) -> Fate + Send + 'static) -> Self {
-        Self(Arc::new(Mutex::new(State { draw: Box::new(draw), operations: 0, dead: false })))
+        let draws = Draws { draw: Box::new(draw), operations: 0 };
+        Self(Arc::new(Process { draws: Mutex::new(draws), dead: AtomicBool::new(false) }))
     }
 
     /// Nothing bad happens.
@@ -59,27 +68,23 @@ impl Faults {
 
     /// How many operations were begun.
     pub fn operations(&self) -> usize {
-        self.lock().operations
+        self.0.draws.lock().unwrap_or_else(PoisonError::into_inner).operations
     }
 
     /// Whether the process has died.
     pub fn is_dead(&self) -> bool {
-        self.lock().dead
+        self.0.dead.load(Ordering::Relaxed)
     }
 
     /// Ends the process, as Lambda does when its time is up.
     pub fn kill(&self) {
-        self.lock().dead = true;
+        self.0.dead.store(true, Ordering::Relaxed);
     }
 
     fn draw(&self) -> Fate {
-        let mut state = self.lock();
-        state.operations += 1;
-        let number = state.operations;
-        (state.draw)(number)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut draws = self.0.draws.lock().unwrap_or_else(PoisonError::into_inner);
+        draws.operations += 1;
+        let number = draws.operations;
+        (draws.draw)(number)
     }
 }

@@ -172,8 +172,9 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
         account: Option<&AccountId>,
         now: Timestamp,
     ) -> Result<Audited, AuditError> {
-        let caller = self.cloud.in_account(account).await?.caller();
-        if let Some(told) = self.recorded(event, account, &caller, now).await? {
+        let cloud = self.cloud.in_account(account).await?;
+        let caller = cloud.caller();
+        if let Some(told) = self.recorded(event, account, caller, now).await? {
             return Ok(told);
         }
         let ours =
@@ -194,14 +195,14 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
             };
             let key = CaseKey { cluster, instance_id };
             let told = if ours && self.awaits_a_call(&key).await? {
-                self.early_or_lost(&key, event, &caller, now).await?
-            } else if ours && let Some(told) = self.recorded(event, account, &caller, now).await? {
+                self.early_or_lost(&key, event, caller, now).await?
+            } else if ours && let Some(told) = self.recorded(event, account, caller, now).await? {
                 // The answer came, and the record with it, since that was looked for.
                 told
             } else if ours && self.is_another_attempt(&key, event).await? {
                 continue;
             } else if event.is_termination() && event.succeeded() {
-                self.foreign(&key, event, &caller, now).await?
+                self.foreign(&key, event, caller, now).await?
             } else {
                 continue;
             };

@@ -12,6 +12,8 @@ mod presence;
 mod state;
 mod tally;
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -135,8 +137,9 @@ struct Condition {
     condition: ConditionType,
     witness: Witness,
     /// The findings of the newest bad state; kept while a recovery has yet to hold.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    findings: Vec<Found>,
+    /// Shared, as all that is written once and goes with every copy of the case.
+    #[serde(default, skip_serializing_if = "is_empty")]
+    findings: Arc<[Found]>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,6 +157,10 @@ enum Witness {
     },
     /// The control plane.
     ControlPlane(History),
+}
+
+fn is_empty(findings: &Arc<[Found]>) -> bool {
+    findings.is_empty()
 }
 
 /// One finding of severity Condition.

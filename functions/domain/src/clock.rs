@@ -8,6 +8,8 @@
 //! * an agent states the whole condition under a rising number, in its node's own time: [`Statement`] keeps the
 //!   newest, and counts its age back from its arrival.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -49,7 +51,7 @@ pub struct Change {
     /// To what.
     pub health: Health,
     /// Why, in the reporter's word.
-    pub reason: Box<str>,
+    pub reason: Arc<str>,
 }
 
 impl History {

@@ -209,7 +209,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             if again { "; the reboot did not cure it" } else { "" },
         );
         let data = json!({ "autoScalingGroupName": group.name, "repairAction": action, "fault": fault });
-        entries.push(ledger::enter(case, &caller, trail::Step::Claimed, &detail, Guards::Passed, data, now));
+        entries.push(ledger::enter(case, caller, trail::Step::Claimed, &detail, Guards::Passed, data, now));
         told.push(occurrence(case, Step::Claimed, detail, now));
     }
 
@@ -219,7 +219,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
         let answer = Answer { request_id: None, outcome: Outcome::Lost { why: why.to_owned() } };
         let call = api_call(case, action);
         let (entry, record) =
-            ledger::enter_call(case, &self.cloud.caller(), &call, answer, why, Value::Null, at);
+            ledger::enter_call(case, self.cloud.caller(), &call, answer, why, Value::Null, at);
         let known = case.call_mut(at)?;
         (known.result, known.sequence) = (CallResult::Lost, Some(entry.sequence));
         let mut lost = Lost { at, entries: vec![entry], told: Vec::new() };
@@ -291,7 +291,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
                 let decision = decision_sentence(case, action);
                 let (entry, record) = ledger::enter_call(
                     case,
-                    &caller,
+                    caller,
                     call,
                     answer.clone(),
                     &decision,
@@ -353,7 +353,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             }
             let caller = self.cloud.caller();
             if let Joined::Verdict { entry, occurrence } =
-                confirm::join(case, call, record, &event, &caller, now)
+                confirm::join(case, call, record, &event, caller, now)
             {
                 entries.push(entry);
                 told.push(*occurrence);

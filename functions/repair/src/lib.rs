@@ -57,10 +57,18 @@ pub struct Repairer<S, C, K> {
     clock: K,
 }
 
-/// What asks for a repair, and the id that it is told under.
-type Due = (CaseKey, String);
-/// The same, with how urgent it is: the least goes first.
-type Wanting = ((u8, Timestamp), Due);
+/// What asks for a repair.
+#[derive(Debug)]
+struct Due {
+    key: CaseKey,
+    /// The id that it is told under.
+    case: String,
+    /// The case and what is around it, where they were read in this very moment.
+    read: Option<(Box<Case>, View)>,
+}
+
+/// How urgent it is, the least first, and what asks.
+type Wanting = ((u8, Timestamp), CaseKey, String);
 
 /// What a sweep did.
 #[derive(Debug, Default)]
@@ -145,16 +153,24 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
                 };
                 let failure = Failure::of(&case);
                 match self.triage(case, &mut view, now, &mut swept).await {
-                    Ok(Some(case)) => open.push(*case),
+                    Ok(Some(case)) => open.push(case),
                     Ok(None) => {}
                     Err(error) => swept.failures.push(failure(error)),
                 }
             }
         }
-        let due = match open.as_slice() {
-            [] => return Ok(swept),
+        let due = match open.len() {
+            0 => return Ok(swept),
             // One alone stands in nobody's way: it is decided once, where it is acted on.
-            [case] => vec![vec![(CaseKey::of(case), case.id())]],
+            1 => {
+                let due = |case: Box<Case>| Due {
+                    key: CaseKey::of(&case),
+                    case: case.id(),
+                    // Others may have taken their time meanwhile.
+                    read: (keys.len() == 1).then(|| (case, std::mem::take(&mut view))),
+                };
+                vec![open.into_iter().map(due).collect()]
+            }
             _ => Box::pin(self.in_order(open, &mut view, now, &mut swept)).await,
         };
         for acted in together(due.into_iter().map(|due| self.act_in_turn(due, end)), AT_ONCE).await {
@@ -168,7 +184,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// longest waiting.
     async fn in_order(
         &self,
-        open: Vec<Case>,
+        open: Vec<Box<Case>>,
         view: &mut View,
         now: Timestamp,
         swept: &mut Swept,
@@ -176,13 +192,14 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
         let open = self.locate(open, view, swept).await;
         let mut groups: BTreeMap<(ClusterName, GroupName), Vec<Wanting>> = BTreeMap::new();
         for case in open {
-            match self.settle(&case, view, now, swept).await {
+            let (key, id) = (CaseKey::of(&case), case.id());
+            match self.settle(case, view, now, swept).await {
                 Ok(Some((fault, group))) => {
-                    let wanting = groups.entry((case.cluster.clone(), group)).or_default();
-                    wanting.push((fault.urgency(), (CaseKey::of(&case), case.id())));
+                    let wanting = groups.entry((key.cluster.clone(), group)).or_default();
+                    wanting.push((fault.urgency(), key, id));
                 }
                 Ok(None) => {}
-                Err(error) => swept.failures.push(Failure::of(&case)(error)),
+                Err(error) => swept.failures.push(Failure { key, case: Some(id), error }),
             }
         }
         let mut groups: Vec<_> = groups.into_values().collect();
@@ -190,13 +207,14 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             wanting.sort();
         }
         groups.sort();
-        groups.into_iter().map(|wanting| wanting.into_iter().map(|(_, due)| due).collect()).collect()
+        let due = |(_, key, case): Wanting| Due { key, case, read: None };
+        groups.into_iter().map(|wanting| wanting.into_iter().map(due).collect()).collect()
     }
 
     /// Asks AWS where these instances are, once for each account that they are in. The cases of an account that can't be
     /// asked stay due, and stop no other's.
-    async fn locate(&self, open: Vec<Case>, view: &mut View, swept: &mut Swept) -> Vec<Case> {
-        let mut by_account: BTreeMap<Option<AccountId>, Vec<Case>> = BTreeMap::new();
+    async fn locate(&self, open: Vec<Box<Case>>, view: &mut View, swept: &mut Swept) -> Vec<Box<Case>> {
+        let mut by_account: BTreeMap<Option<AccountId>, Vec<Box<Case>>> = BTreeMap::new();
         for case in open {
             // The view has read the policy: without one the case would not be open.
             let policy = view.policy(&self.store, &case.cluster).await.ok().flatten();
@@ -211,7 +229,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             match found {
                 Ok(()) => located.extend(cases),
                 Err(error) => {
-                    let failed = |case: &Case| Failure::of(case)(error.clone().into());
+                    let failed = |case: &Box<Case>| Failure::of(case)(error.clone().into());
                     swept.failures.extend(cases.iter().map(failed));
                 }
             }
@@ -223,25 +241,25 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// wait for nobody.
     async fn act_in_turn(&self, due: Vec<Due>, end: Timestamp) -> Swept {
         let acted = RefCell::new(Swept::default());
-        let note = |(key, case): Due, swept: Swept, error: Option<RepairError>| {
+        let note = |(key, case): (CaseKey, String), swept: Swept, error: Option<RepairError>| {
             let mut acted = acted.borrow_mut();
             acted.occurrences.extend(swept.occurrences);
             acted.failures.extend(error.map(|error| Failure { key, case: Some(case), error }));
         };
-        let claim = async |due: Due| {
+        let claim = async |Due { key, case, read }: Due| {
             if self.clock.now() >= end {
                 return None;
             }
             let mut swept = Swept::default();
-            let claimed = Box::pin(self.act(&due.0, &mut swept)).await;
+            let claimed = Box::pin(self.act(&key, read, &mut swept)).await;
             let (claimed, error) = match claimed {
                 Ok(claimed) => (claimed, None),
                 Err(error) => (None, Some(error)),
             };
-            note(due.clone(), swept, error);
-            claimed.map(|claimed| (due, claimed))
+            note((key.clone(), case.clone()), swept, error);
+            claimed.map(|claimed| ((key, case), claimed))
         };
-        let make = async |(due, claimed): (Due, Claimed)| {
+        let make = async |(due, claimed): ((CaseKey, String), Claimed)| {
             let mut swept = Swept::default();
             let made = match self.here(claimed.policy()).await {
                 Ok(here) => here.make(claimed, &mut swept).await,
@@ -284,7 +302,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// in which group.
     async fn settle(
         &self,
-        case: &Case,
+        case: Box<Case>,
         view: &mut View,
         now: Timestamp,
         swept: &mut Swept,
@@ -293,26 +311,38 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             return Ok(None);
         };
         let here = self.here(&policy).await?;
-        let surroundings = Box::pin(view.around(&self.store, &here.cloud, case)).await?;
-        match decide::decide(case, &surroundings.borrow(), &policy, now) {
+        let surroundings = Box::pin(view.around(&self.store, &here.cloud, &case)).await?;
+        match decide::decide(&case, &surroundings.borrow(), &policy, now) {
             Decision::Act { fault, .. } => Ok(Some((fault, surroundings.state.name.clone()))),
             decision => {
                 let group = Some(surroundings.state.name.clone());
-                Box::pin(here.carry_out(Box::new(case.clone()), decision, group, &policy, now, swept))
-                    .await?;
+                Box::pin(here.carry_out(case, decision, group, &policy, now, swept)).await?;
                 Ok(None)
             }
         }
     }
 
-    /// Reads everything again, consistently, decides again, and only then claims: what is left is the call. Any other
-    /// decision is carried out.
-    async fn act(&self, key: &CaseKey, swept: &mut Swept) -> Result<Option<Claimed>, RepairError> {
+    /// Reads everything consistently, decides, and only then claims: what is left is the call. Any other decision is
+    /// carried out. A case that was just read is not read again: the claim is conditional on what was.
+    async fn act(
+        &self,
+        key: &CaseKey,
+        mut read: Option<(Box<Case>, View)>,
+        swept: &mut Swept,
+    ) -> Result<Option<Claimed>, RepairError> {
         for _ in 0..MAX_CLAIMS {
             let now = self.clock.now();
-            let mut view = View::default();
-            let (case, policy) = both(self.store.case(key), view.policy(&self.store, &key.cluster)).await;
-            let (Some(case), Some(policy)) = (case?, policy?) else {
+            let (case, mut view) = match read.take() {
+                Some((case, view)) => (Some(case), view),
+                None => {
+                    let mut view = View::default();
+                    let (case, policy) =
+                        both(self.store.case(key), view.policy(&self.store, &key.cluster)).await;
+                    policy?;
+                    (case?, view)
+                }
+            };
+            let (Some(case), Some(policy)) = (case, view.policy(&self.store, &key.cluster).await?) else {
                 return Ok(None);
             };
             if case.due.is_none_or(|due| due > now) {

@@ -128,7 +128,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
         let caller = self.cloud.caller();
         let told = self
             .update(key, None, policy, now, |case, _| {
-                confirm::miss(case, call, policy, &caller, now)
+                confirm::miss(case, call, policy, caller, now)
                     .map_or_else(Default::default, |(entry, told)| (vec![entry], Some(told)))
             })
             .await?;
@@ -171,8 +171,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             let decision = format!("{} observed, not called", fault.action.as_str());
             let caller = self.cloud.caller();
             let guards = Guards::Blocked(blocks);
-            let entry =
-                ledger::enter(&mut case, &caller, trail::Step::Observed, &decision, guards, data, now);
+            let entry = ledger::enter(&mut case, caller, trail::Step::Observed, &decision, guards, data, now);
             if let Some(told) = told.last_mut() {
                 told.record = serde_json::from_str(&entry.line).ok();
             }
@@ -262,7 +261,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
                 }
                 told.push(occurrence(case, Step::Recovered, format!("{why}: the claim is given back"), now));
                 let step = trail::Step::Released;
-                entries.push(ledger::enter(case, &caller, step, why, Guards::NotAsked, json!(null), now));
+                entries.push(ledger::enter(case, caller, step, why, Guards::NotAsked, json!(null), now));
                 case.end_repair();
                 if let Some(group) = group {
                     group.release(&case.instance_id);
@@ -299,7 +298,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
                 if case.trail.sequence() > 0 {
                     let data = json!({ "outcome": format!("{outcome:?}").split([' ', '{']).next() });
                     let step = trail::Step::Closed;
-                    entries.push(ledger::enter(case, &caller, step, &sentence, Guards::NotAsked, data, now));
+                    entries.push(ledger::enter(case, caller, step, &sentence, Guards::NotAsked, data, now));
                 }
                 if let Some(group) = group {
                     group.release(&case.instance_id);

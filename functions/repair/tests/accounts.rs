@@ -62,7 +62,7 @@ impl Cloud for Accounts {
         self.here.call(call).await
     }
 
-    fn caller(&self) -> Caller {
+    fn caller(&self) -> &Caller {
         self.here.caller()
     }
 }

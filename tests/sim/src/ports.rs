@@ -173,7 +173,7 @@ impl Cloud for Aws {
         answer
     }
 
-    fn caller(&self) -> Caller {
+    fn caller(&self) -> &Caller {
         self.cloud.caller()
     }
 }

@@ -137,7 +137,7 @@ impl Cloud for AwsCloud {
         }
     }
 
-    fn caller(&self) -> Caller {
-        self.caller.clone()
+    fn caller(&self) -> &Caller {
+        &self.caller
     }
 }

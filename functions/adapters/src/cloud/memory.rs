@@ -305,7 +305,7 @@ impl Cloud for MemoryCloud {
         answer
     }
 
-    fn caller(&self) -> Caller {
-        self.caller.clone()
+    fn caller(&self) -> &Caller {
+        &self.caller
     }
 }

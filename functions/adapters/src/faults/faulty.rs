@@ -176,7 +176,7 @@ impl<P: Cloud> Cloud for Faulty<P> {
         self.meet(made, lost).await.unwrap_or_else(|outcome| Answer { request_id: None, outcome })
     }
 
-    fn caller(&self) -> Caller {
+    fn caller(&self) -> &Caller {
         self.port.caller()
     }
 }

@@ -42,7 +42,7 @@ async fn sts_says_once_who_we_are() {
         principal_id: Some("AROAEXAMPLEROLEID0000:nodemend-repair".to_owned()),
         user_agent: None,
     };
-    assert_eq!((cloud.caller(), cloud.caller()), (expected.clone(), expected));
+    assert_eq!((cloud.caller(), cloud.caller()), (&expected, &expected));
     assert_eq!(service.asked("GetCallerIdentity").len(), 1);
 }
 
@@ -266,7 +266,7 @@ async fn a_call_that_never_left_is_known_not_to_have_been_made() {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         closed.local_addr().expect("an address")
     };
-    let cloud = AwsCloud::with_caller(&config(&gone), cloud.caller());
+    let cloud = AwsCloud::with_caller(&config(&gone), cloud.caller().clone());
     for call in [terminate(), reboot()] {
         let Outcome::Failed { code, message } = cloud.call(&call).await.outcome else {
             panic!("nothing was sent");

@@ -91,7 +91,7 @@ async fn a_read_is_tried_three_times_and_then_told_in_ec2s_words() {
 
     let service = Service::start(&ungrouped([THROTTLED])).await;
     let shared = config(&service).to_builder().retry_config(RetryConfig::disabled()).build();
-    let once = AwsCloud::with_caller(&shared, cloud.caller());
+    let once = AwsCloud::with_caller(&shared, cloud.caller().clone());
     once.locate(&[running]).await.expect_err("throttled");
     assert_eq!(service.asked(INSTANCES).len(), 1);
 }

@@ -1,5 +1,7 @@
 //! Turns an agent's reports into what its node's case knows, fenced by boot.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Boot, Case, Condition, Found, MAX_CONDITIONS, MAX_OLD_BOOTS, MAX_TALLIES, News, Tally, Witness};
@@ -124,7 +126,7 @@ impl Case {
                 self.conditions.push(Condition {
                     condition: state.condition.clone(),
                     witness: Witness::Agent { statement, acting: None, idle: None },
-                    findings: Vec::new(),
+                    findings: Arc::default(),
                 });
                 (self.conditions.len() - 1, Health::Sound, Noted::News)
             }

@@ -1,5 +1,7 @@
 //! Turns what the control plane's audit log says into what its node's case knows.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::{Case, Condition, Found, MAX_CONDITIONS, News, Witness};
@@ -103,7 +105,7 @@ impl Case {
                     self.conditions.push(Condition {
                         condition: observed.condition.clone(),
                         witness: Witness::ControlPlane(history),
-                        findings: Vec::new(),
+                        findings: Arc::default(),
                     });
                     self.conditions.len() - 1
                 }
@@ -124,7 +126,7 @@ impl Case {
                     reason: observed.reason.as_str().into(),
                     message: observed.message.as_str().into(),
                 };
-                known.findings = vec![found];
+                known.findings = Arc::new([found]);
             }
             let after = history.read(hold).is_some_and(|reading| reading.health.is_bad());
             if newest
