@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test check format lints dependencies bench backtest-bench measure goldens fuzz simulate bugs
+.PHONY: help demo test check format lints dependencies bench backtest-bench measure goldens fuzz simulate million bugs
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s  %s\n", $$1, $$2 }'
@@ -52,6 +52,9 @@ FROM ?= 0
 
 simulate: ## Run SEEDS random schedules of the whole service from seed FROM on, and shrink the first that fails
 	$(CARGO) run --profile million --locked --quiet -p nodemend-simulation -- --seeds $(SEEDS) --from $(FROM)
+
+million: ## A million schedules by a simulation that the compiler has seen at work: the figure for schedules a core-second
+	./tests/million.sh
 
 bugs: ## Count the schedules that find each deliberate fault: the table of tests/README.md
 	$(CARGO) run --profile million --locked --quiet -p nodemend-simulation --features seeded-bugs -- --bugs --seeds $(SEEDS)

@@ -228,9 +228,10 @@ pub(crate) fn deletion(node: &Node, number: usize, at: Timestamp, by_hand: bool)
     control_plane(at, line, vec![(number, word)])
 }
 
-fn event(kind: &str, source: &str, at: Timestamp, detail: &Value) -> Vec<u8> {
-    let event =
-        json!({ "detail-type": kind, "source": source, "time": format!("{at:.0}"), "detail": detail });
+fn event(kind: &str, source: &str, at: Timestamp, detail: Value) -> Vec<u8> {
+    let mut event = json!({ "detail-type": kind, "source": source, "time": format!("{at:.0}") });
+    // `json!` would copy it.
+    event["detail"] = detail;
     serde_json::to_vec(&event).expect("JSON")
 }
 
@@ -240,7 +241,7 @@ pub(crate) fn launch(node: &Node, group: &str, zone: &str, at: Timestamp) -> Vec
         "AutoScalingGroupName": group, "EC2InstanceId": node.instance, "EndTime": format!("{at:.3}"),
         "Details": { "Availability Zone": zone },
     });
-    event("EC2 Instance Launch Successful", "aws.autoscaling", at, &detail)
+    event("EC2 Instance Launch Successful", "aws.autoscaling", at, detail)
 }
 
 /// Auto Scaling could not launch one.
@@ -249,13 +250,13 @@ pub(crate) fn launch_failed(group: &str, at: Timestamp) -> Vec<u8> {
         "AutoScalingGroupName": group, "EndTime": format!("{at:.3}"),
         "StatusMessage": "We currently do not have sufficient capacity in the Availability Zone you requested.",
     });
-    event("EC2 Instance Launch Unsuccessful", "aws.autoscaling", at, &detail)
+    event("EC2 Instance Launch Unsuccessful", "aws.autoscaling", at, detail)
 }
 
 /// An instance shuts down.
 pub(crate) fn shutting_down(node: &Node, at: Timestamp) -> Vec<u8> {
     let detail = json!({ "instance-id": node.instance, "state": "shutting-down" });
-    event("EC2 Instance State-change Notification", "aws.ec2", at, &detail)
+    event("EC2 Instance State-change Notification", "aws.ec2", at, detail)
 }
 
 /// Auto Scaling has terminated an instance.
@@ -264,7 +265,7 @@ pub(crate) fn terminated(node: &Node, group: &str, at: Timestamp) -> Vec<u8> {
         "AutoScalingGroupName": group, "EC2InstanceId": node.instance, "EndTime": format!("{at:.3}"),
         "Cause": "an instance was taken out of service in response to a user request.",
     });
-    event("EC2 Instance Terminate Successful", "aws.autoscaling", at, &detail)
+    event("EC2 Instance Terminate Successful", "aws.autoscaling", at, detail)
 }
 
 fn us_english(at: Timestamp) -> String {
@@ -316,7 +317,7 @@ pub(crate) fn cloud_trail(call: &ApiCall, answer: &Answer, at: Timestamp, number
         }
         Outcome::Lost { .. } => {}
     }
-    event("AWS API Call via CloudTrail", "aws.autoscaling", at, &detail)
+    event("AWS API Call via CloudTrail", "aws.autoscaling", at, detail)
 }
 
 /// CloudTrail tells that somebody else terminated an instance.
@@ -329,7 +330,7 @@ pub(crate) fn foreign(node: &Node, at: Timestamp) -> Vec<u8> {
         "responseElements": null, "requestID": format!("foreign-{}", node.instance),
         "eventID": format!("foreign-{}", node.instance),
     });
-    event("AWS API Call via CloudTrail", "aws.ec2", at, &detail)
+    event("AWS API Call via CloudTrail", "aws.ec2", at, detail)
 }
 
 /// The next instant at which an agent says that it lives.
