@@ -153,7 +153,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
                 };
                 let failure = Failure::of(&case);
                 match self.triage(case, &mut view, now, &mut swept).await {
-                    Ok(Some(case)) => open.push(case),
+                    Ok(Some(case)) => open.push(*case),
                     Ok(None) => {}
                     Err(error) => swept.failures.push(failure(error)),
                 }
@@ -163,11 +163,11 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             0 => return Ok(swept),
             // One alone stands in nobody's way: it is decided once, where it is acted on.
             1 => {
-                let due = |case: Box<Case>| Due {
+                let due = |case: Case| Due {
                     key: CaseKey::of(&case),
                     case: case.id(),
                     // Others may have taken their time meanwhile.
-                    read: (keys.len() == 1).then(|| (case, std::mem::take(&mut view))),
+                    read: (keys.len() == 1).then(|| (Box::new(case), std::mem::take(&mut view))),
                 };
                 vec![open.into_iter().map(due).collect()]
             }
@@ -184,7 +184,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// longest waiting.
     async fn in_order(
         &self,
-        open: Vec<Box<Case>>,
+        open: Vec<Case>,
         view: &mut View,
         now: Timestamp,
         swept: &mut Swept,
@@ -213,8 +213,8 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
 
     /// Asks AWS where these instances are, once for each account that they are in. The cases of an account that can't be
     /// asked stay due, and stop no other's.
-    async fn locate(&self, open: Vec<Box<Case>>, view: &mut View, swept: &mut Swept) -> Vec<Box<Case>> {
-        let mut by_account: BTreeMap<Option<AccountId>, Vec<Box<Case>>> = BTreeMap::new();
+    async fn locate(&self, open: Vec<Case>, view: &mut View, swept: &mut Swept) -> Vec<Case> {
+        let mut by_account: BTreeMap<Option<AccountId>, Vec<Case>> = BTreeMap::new();
         for case in open {
             // The view has read the policy: without one the case would not be open.
             let policy = view.policy(&self.store, &case.cluster).await.ok().flatten();
@@ -229,7 +229,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             match found {
                 Ok(()) => located.extend(cases),
                 Err(error) => {
-                    let failed = |case: &Box<Case>| Failure::of(case)(error.clone().into());
+                    let failed = |case: &Case| Failure::of(case)(error.clone().into());
                     swept.failures.extend(cases.iter().map(failed));
                 }
             }
@@ -302,7 +302,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// in which group.
     async fn settle(
         &self,
-        case: Box<Case>,
+        case: Case,
         view: &mut View,
         now: Timestamp,
         swept: &mut Swept,
@@ -316,7 +316,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             Decision::Act { fault, .. } => Ok(Some((fault, surroundings.state.name.clone()))),
             decision => {
                 let group = Some(surroundings.state.name.clone());
-                Box::pin(here.carry_out(case, decision, group, &policy, now, swept)).await?;
+                Box::pin(here.carry_out(Box::new(case), decision, group, &policy, now, swept)).await?;
                 Ok(None)
             }
         }
