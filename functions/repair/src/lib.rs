@@ -57,18 +57,10 @@ pub struct Repairer<S, C, K> {
     clock: K,
 }
 
-/// What asks for a repair.
-#[derive(Debug)]
-struct Due {
-    key: CaseKey,
-    /// The id that it is told under.
-    case: String,
-    /// The case and what is around it, where they were read in this very moment.
-    read: Option<(Box<Case>, View)>,
-}
-
-/// How urgent it is, the least first, and what asks.
-type Wanting = ((u8, Timestamp), CaseKey, String);
+/// What asks for a repair, and the id that it is told under.
+type Due = (CaseKey, String);
+/// The same, with how urgent it is: the least goes first.
+type Wanting = ((u8, Timestamp), Due);
 
 /// What a sweep did.
 #[derive(Debug, Default)]
@@ -159,18 +151,10 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
                 }
             }
         }
-        let due = match open.len() {
-            0 => return Ok(swept),
+        let due = match open.as_slice() {
+            [] => return Ok(swept),
             // One alone stands in nobody's way: it is decided once, where it is acted on.
-            1 => {
-                let due = |case: Case| Due {
-                    key: CaseKey::of(&case),
-                    case: case.id(),
-                    // Others may have taken their time meanwhile.
-                    read: (keys.len() == 1).then(|| (Box::new(case), std::mem::take(&mut view))),
-                };
-                vec![open.into_iter().map(due).collect()]
-            }
+            [case] => vec![vec![(CaseKey::of(case), case.id())]],
             _ => Box::pin(self.in_order(open, &mut view, now, &mut swept)).await,
         };
         for acted in together(due.into_iter().map(|due| self.act_in_turn(due, end)), AT_ONCE).await {
@@ -196,7 +180,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             match self.settle(case, view, now, swept).await {
                 Ok(Some((fault, group))) => {
                     let wanting = groups.entry((key.cluster.clone(), group)).or_default();
-                    wanting.push((fault.urgency(), key, id));
+                    wanting.push((fault.urgency(), (key, id)));
                 }
                 Ok(None) => {}
                 Err(error) => swept.failures.push(Failure { key, case: Some(id), error }),
@@ -207,8 +191,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             wanting.sort();
         }
         groups.sort();
-        let due = |(_, key, case): Wanting| Due { key, case, read: None };
-        groups.into_iter().map(|wanting| wanting.into_iter().map(due).collect()).collect()
+        groups.into_iter().map(|wanting| wanting.into_iter().map(|(_, due)| due).collect()).collect()
     }
 
     /// Asks AWS where these instances are, once for each account that they are in. The cases of an account that can't be
@@ -241,25 +224,25 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// wait for nobody.
     async fn act_in_turn(&self, due: Vec<Due>, end: Timestamp) -> Swept {
         let acted = RefCell::new(Swept::default());
-        let note = |(key, case): (CaseKey, String), swept: Swept, error: Option<RepairError>| {
+        let note = |(key, case): Due, swept: Swept, error: Option<RepairError>| {
             let mut acted = acted.borrow_mut();
             acted.occurrences.extend(swept.occurrences);
             acted.failures.extend(error.map(|error| Failure { key, case: Some(case), error }));
         };
-        let claim = async |Due { key, case, read }: Due| {
+        let claim = async |due: Due| {
             if self.clock.now() >= end {
                 return None;
             }
             let mut swept = Swept::default();
-            let claimed = Box::pin(self.act(&key, read, &mut swept)).await;
+            let claimed = Box::pin(self.act(&due.0, &mut swept)).await;
             let (claimed, error) = match claimed {
                 Ok(claimed) => (claimed, None),
                 Err(error) => (None, Some(error)),
             };
-            note((key.clone(), case.clone()), swept, error);
-            claimed.map(|claimed| ((key, case), claimed))
+            note(due.clone(), swept, error);
+            claimed.map(|claimed| (due, claimed))
         };
-        let make = async |(due, claimed): ((CaseKey, String), Claimed)| {
+        let make = async |(due, claimed): (Due, Claimed)| {
             let mut swept = Swept::default();
             let made = match self.here(claimed.policy()).await {
                 Ok(here) => here.make(claimed, &mut swept).await,
@@ -322,27 +305,14 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
         }
     }
 
-    /// Reads everything consistently, decides, and only then claims: what is left is the call. Any other decision is
-    /// carried out. A case that was just read is not read again: the claim is conditional on what was.
-    async fn act(
-        &self,
-        key: &CaseKey,
-        mut read: Option<(Box<Case>, View)>,
-        swept: &mut Swept,
-    ) -> Result<Option<Claimed>, RepairError> {
+    /// Reads everything again, consistently, decides again, and only then claims: what is left is the call. Any other
+    /// decision is carried out.
+    async fn act(&self, key: &CaseKey, swept: &mut Swept) -> Result<Option<Claimed>, RepairError> {
         for _ in 0..MAX_CLAIMS {
             let now = self.clock.now();
-            let (case, mut view) = match read.take() {
-                Some((case, view)) => (Some(case), view),
-                None => {
-                    let mut view = View::default();
-                    let (case, policy) =
-                        both(self.store.case(key), view.policy(&self.store, &key.cluster)).await;
-                    policy?;
-                    (case?, view)
-                }
-            };
-            let (Some(case), Some(policy)) = (case, view.policy(&self.store, &key.cluster).await?) else {
+            let mut view = View::default();
+            let (case, policy) = both(self.store.case(key), view.policy(&self.store, &key.cluster)).await;
+            let (Some(case), Some(policy)) = (case?, policy?) else {
                 return Ok(None);
             };
             if case.due.is_none_or(|due| due > now) {

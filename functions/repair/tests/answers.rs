@@ -178,12 +178,12 @@ fn a_hold_holds_until_it_ends_even_if_placed_at_the_last_moment() {
     ward.store.hold(&cluster(), hold(Some(other), None, None, minutes(90)));
     ward.store.hold(&cluster(), hold(None, Some("other".parse().expect("a name")), None, minutes(90)));
     ward.store.hold(&cluster(), hold(None, None, None, minutes(30)));
-    // Placed while the sweep looks around, as it comes to the holds.
+    // Placed while the sweep is between its first look and its second.
     let store = ward.store.clone();
     let held = hold(None, Some(group()), None, minutes(45));
     let mut held = Some(held);
     let faults = Faults::drawn(move |number| {
-        if number == 6
+        if number == 8
             && let Some(hold) = held.take()
         {
             store.hold(&cluster(), hold);
@@ -191,7 +191,7 @@ fn a_hold_holds_until_it_ends_even_if_placed_at_the_last_moment() {
         Fate::Proceed
     });
     pollster::block_on(ward.repairer(&faults).sweep()).expect("swept");
-    assert!(faults.operations() > 6);
+    assert!(faults.operations() > 8);
     assert_eq!(ward.cloud.calls(), [], "what is placed before the claim is seen");
     ward.sweep_until(minutes(44));
     assert_eq!(ward.cloud.calls(), []);
