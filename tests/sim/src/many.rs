@@ -22,6 +22,7 @@ pub(crate) struct Many {
     /// Beyond the first that fails.
     pub(crate) go_on: bool,
     /// The deliberate fault that they run with.
+    #[cfg(feature = "seeded-bugs")]
     pub(crate) bug: Option<&'static str>,
 }
 
