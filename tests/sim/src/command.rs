@@ -1,6 +1,6 @@
 //! The command `simulate`: runs schedules by their seeds, shrinks the first that fails, and says how to see it again.
 
-use std::{process::ExitCode, thread};
+use std::process::ExitCode;
 
 use crate::{
     Options, Outcome,
@@ -24,13 +24,13 @@ simulate --seed N [--verbose]              run one, and tell what happens
 struct Asked {
     many: Many,
     seed: Option<u64>,
+    help: bool,
     bugs: bool,
     bug: Option<String>,
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Asked, String> {
-    let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut asked = Asked { many: Many { seeds: 1_000, threads, ..Many::default() }, ..Asked::default() };
+    let mut asked = Asked::default();
     while let Some(word) = words.next() {
         let mut number = || {
             let value = words.next().ok_or_else(|| format!("{word}: needs a number"))?;
@@ -43,6 +43,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Asked, String> {
             "--threads" => asked.many.threads = number()?.clamp(1, 1_000) as usize,
             "--nodes" => asked.many.options.nodes = number()?.clamp(1, 1_000) as usize,
             "--hours" => asked.many.options.hours = number()?.clamp(1, 24 * 30) as i64,
+            "--help" | "-h" => asked.help = true,
             "--verbose" => asked.many.options.verbose = true,
             "--every-heartbeat" => asked.many.options.every_heartbeat = true,
             "--bugs" => asked.bugs = true,
@@ -70,6 +71,10 @@ pub fn run_command(words: impl Iterator<Item = String>) -> ExitCode {
             return ExitCode::from(64);
         }
     };
+    if asked.help {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
     if asked.bugs || asked.bug.is_some() {
         return with_bugs(&mut asked);
     }

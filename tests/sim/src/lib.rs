@@ -13,7 +13,7 @@ mod dice;
 mod events;
 mod happen;
 mod judge;
-mod many;
+pub mod many;
 mod plan;
 mod ports;
 mod shrink;

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     io::{IsTerminal, Write},
+    num::NonZero,
     panic::resume_unwind,
     sync::atomic::{AtomicU64, Ordering},
     thread,
@@ -13,30 +14,51 @@ use std::{
 use crate::{Options, Outcome, run};
 
 /// What is to be run.
-#[derive(Debug, Default)]
-pub(crate) struct Many {
-    pub(crate) options: Options,
-    pub(crate) seeds: u64,
-    pub(crate) from: u64,
-    pub(crate) threads: usize,
+#[derive(Debug)]
+pub struct Many {
+    /// How each is run.
+    pub options: Options,
+    /// How many.
+    pub seeds: u64,
+    /// The first seed.
+    pub from: u64,
+    /// How many at once.
+    pub threads: usize,
     /// Beyond the first that fails.
-    pub(crate) go_on: bool,
+    pub go_on: bool,
     /// The deliberate fault that they run with.
     #[cfg(feature = "seeded-bugs")]
-    pub(crate) bug: Option<&'static str>,
+    pub bug: Option<&'static str>,
+}
+
+impl Default for Many {
+    fn default() -> Self {
+        Self {
+            options: Options::default(),
+            seeds: 1_000,
+            from: 0,
+            threads: thread::available_parallelism().map_or(1, NonZero::get),
+            go_on: false,
+            #[cfg(feature = "seeded-bugs")]
+            bug: None,
+        }
+    }
 }
 
 /// What they came to.
 #[derive(Debug, Default)]
-pub(crate) struct Sum {
-    calls: usize,
-    invocations: usize,
-    operations: usize,
+pub struct Sum {
+    /// How many calls reached AWS.
+    pub calls: usize,
+    /// How often a function was invoked.
+    pub invocations: usize,
+    /// How often they read or wrote.
+    pub operations: usize,
     slowest: (Duration, u64),
     /// How often each rule was broken, and the first seed that broke it.
     rules: BTreeMap<&'static str, (u64, u64)>,
     /// The first that failed.
-    pub(crate) first: Option<(u64, Outcome)>,
+    pub first: Option<(u64, Outcome)>,
 }
 
 impl Sum {
@@ -66,9 +88,10 @@ impl Sum {
 }
 
 /// A sum as it is told: what was broken, and one line on all.
-pub(crate) struct Told<'a> {
+pub struct Told<'a> {
     asked: &'a Many,
-    pub(crate) sum: Sum,
+    /// What they came to.
+    pub sum: Sum,
     took: Duration,
     /// How long this process has had a core for it, in seconds.
     had: f64,
@@ -99,7 +122,7 @@ impl fmt::Display for Told<'_> {
 
 /// Runs them all, or until one fails.
 #[allow(clippy::disallowed_methods, reason = "how long it takes is what is measured")]
-pub(crate) fn many(asked: &Many) -> Told<'_> {
+pub fn many(asked: &Many) -> Told<'_> {
     let began = Instant::now();
     let share = Share { asked, next: AtomicU64::new(asked.from), failed: AtomicU64::new(0) };
     let sum = thread::scope(|scope| {

@@ -1,61 +1,46 @@
 //! Random schedules of the whole service find nothing wrong; one seed is one run; and to leave heartbeats out that
 //! say nothing new changes nothing.
 
-use std::{
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread,
+use nodemend_simulation::{
+    Options,
+    many::{Many, many},
+    run, shrink,
 };
-
-use nodemend_simulation::{Options, run, shrink};
 
 /// In the profile that is made for it; a few where the handlers are not optimised.
 const SCHEDULES: u64 = if cfg!(debug_assertions) { 300 } else { 10_000 };
 
-/// Runs these seeds on every core; the first wrong of each that fails.
-fn failures(seeds: u64, options: &Options) -> Vec<String> {
-    let (next, failures) = (AtomicU64::new(0), Mutex::new(Vec::new()));
-    let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds {
-                        return;
-                    }
-                    if let Some(wrong) = run(seed, options).wrongs.first() {
-                        failures.lock().expect("no panics").push(format!("--seed {seed}: {wrong}"));
-                    }
-                }
-            });
-        }
-    });
-    failures.into_inner().expect("no panics")
+/// Runs these seeds on every core.
+#[track_caller]
+fn is_well(seeds: u64, options: Options) {
+    let told = Many { options, seeds, go_on: true, ..Many::default() };
+    let told = many(&told);
+    assert!(told.sum.first.is_none(), "{told}\nmake simulate shrinks the first and tells its story");
 }
 
 #[test]
 fn nothing_is_wrong_in_any_schedule() {
-    let failures = failures(SCHEDULES, &Options::default());
-    assert!(
-        failures.is_empty(),
-        "{}\nmake simulate shrinks the first and tells its story",
-        failures.join("\n")
-    );
+    is_well(SCHEDULES, Options::default());
 }
 
 #[test]
 fn nothing_is_wrong_in_a_fleet_of_a_thousand_nodes() {
-    let options = Options { nodes: 1_000, ..Options::default() };
-    assert_eq!(failures(SCHEDULES / 300, &options), Vec::<String>::new());
+    is_well(SCHEDULES / 300, Options { nodes: 1_000, ..Options::default() });
 }
 
 #[test]
 fn every_heartbeat_delivered_there_is_nothing_wrong_either() {
-    let options = Options { every_heartbeat: true, ..Options::default() };
-    assert_eq!(failures(SCHEDULES / 100, &options), Vec::<String>::new());
+    is_well(SCHEDULES / 100, Options { every_heartbeat: true, ..Options::default() });
+}
+
+#[test]
+fn many_at_once_are_the_same_as_one_after_the_other() {
+    let counts = |threads: usize| {
+        let asked = Many { seeds: 40, threads, ..Many::default() };
+        let sum = many(&asked).sum;
+        (sum.calls, sum.invocations, sum.operations)
+    };
+    assert_eq!(counts(1), counts(7));
 }
 
 #[test]
@@ -98,5 +83,18 @@ fn a_deliberate_fault_is_found_and_shrunk_to_what_it_needs() {
     let (items, left) = (nodemend_simulation::items(seed, &least), run(seed, &least));
     assert_eq!(items.len() - least.without.len(), 1, "one node's trouble is enough: {items:?}");
     assert_eq!(left.wrongs.first().map(|wrong| wrong.rule), Some(RULE));
+    nodemend_domain::bugs::seed(None);
+}
+
+#[cfg(feature = "seeded-bugs")]
+#[test]
+fn of_several_threads_the_first_schedule_that_fails_is_told() {
+    let first = |threads: usize| {
+        let asked = Many { seeds: 200, threads, bug: Some("calls-twice"), ..Many::default() };
+        many(&asked).sum.first.map(|(seed, _)| seed)
+    };
+    let alone = first(1);
+    assert!(alone.is_some());
+    assert_eq!(first(7), alone);
     nodemend_domain::bugs::seed(None);
 }
