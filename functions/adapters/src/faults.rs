@@ -8,7 +8,7 @@ mod faulty;
 pub mod schedule;
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -68,7 +68,7 @@ impl Faults {
 
     /// How many operations were begun.
     pub fn operations(&self) -> usize {
-        self.0.draws.lock().unwrap_or_else(PoisonError::into_inner).operations
+        self.draws().operations
     }
 
     /// Whether the process has died.
@@ -82,9 +82,13 @@ impl Faults {
     }
 
     fn draw(&self) -> Fate {
-        let mut draws = self.0.draws.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut draws = self.draws();
         draws.operations += 1;
         let number = draws.operations;
         (draws.draw)(number)
+    }
+
+    fn draws(&self) -> MutexGuard<'_, Draws> {
+        self.0.draws.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

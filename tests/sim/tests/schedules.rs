@@ -15,7 +15,9 @@ const SCHEDULES: u64 = if cfg!(debug_assertions) { 300 } else { 10_000 };
 fn is_well(seeds: u64, options: Options) {
     let told = Many { options, seeds, go_on: true, ..Many::default() };
     let told = many(&told);
-    assert!(told.sum.first.is_none(), "{told}\nmake simulate shrinks the first and tells its story");
+    if let Some((seed, outcome)) = &told.sum.first {
+        panic!("{told}\n--seed {seed}: {}\nmake simulate shrinks it and tells its story", outcome.wrongs[0]);
+    }
 }
 
 #[test]

@@ -63,7 +63,9 @@ pub fn policy(text: &str) -> Result<Policy, ImportError> {
     }
     let value = read_yaml(text).map_err(ImportError::Yaml)?;
     let config: ClusterConfig = serde_path_to_error::deserialize(value).map_err(|error| {
-        ImportError::Field { field: error.path().to_string(), why: one_line(&error.inner().to_string()) }
+        // A key is part of a path, and may be any text.
+        let (field, why) = (one_line(&error.path().to_string()), one_line(&error.inner().to_string()));
+        ImportError::Field { field, why }
     })?;
     if config.kind != "ClusterConfig" {
         return Err(ImportError::OtherKind);
@@ -146,9 +148,14 @@ nodeGroups:
                 "kind: ClusterConfig\nmanagedNodeGroups:\n- name: a\n  nodeRepairConfig: {enabled: true, maxNodes: 1}\n",
                 "managedNodeGroups[0].nodeRepairConfig",
             ),
+            (
+                "kind: ClusterConfig\nmanagedNodeGroups:\n- name: a\n  nodeRepairConfig: {\"max\\nNodes\": 1}\n",
+                "managedNodeGroups[0].nodeRepairConfig.max Nodes: unknown field",
+            ),
         ] {
             let error = policy(text).expect_err(text).to_string();
             assert!(error.contains(expected), "{text}: {error}");
+            assert!(!error.contains(char::is_control), "{error:?}");
         }
     }
 }

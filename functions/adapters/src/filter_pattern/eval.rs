@@ -286,6 +286,7 @@ impl<'de> DeserializeSeed<'de> for Walk<'_, '_> {
 
     fn deserialize<D: Deserializer<'de>>(mut self, deserializer: D) -> Result<(), D::Error> {
         let descends = self.has_children();
+        // Where nothing is compared on the way, one pass does: two take two thirds longer.
         if descends && !self.has_comparisons() {
             return deserializer.deserialize_any(self);
         }
