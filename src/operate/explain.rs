@@ -130,11 +130,11 @@ fn sentence(explained: &Explanation, now: Timestamp) -> String {
         Decision::Act { fault, action } => {
             format!("The next sweep will {}: {} {}.", action.as_str(), fault.condition, fault.reason)
         }
-        Decision::Blocked { fault, blocks, until } => {
+        Decision::Blocked { action, blocks, until, .. } => {
             let names: Vec<String> = blocks.iter().map(|block| block.guard.name()).collect();
             format!(
                 "{} is due and blocked by {}; looked at again at {}.",
-                fault.action.as_str(),
+                action.as_str(),
                 names.join(", "),
                 at(*until)
             )

@@ -3,6 +3,8 @@
 //! Two steps, because one of them is free: [`triage`] looks at the case alone, and only where that is not
 //! enough are AWS and the store asked for the [`Surroundings`] that [`decide`] needs.
 
+use std::cmp::Reverse;
+
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
@@ -35,6 +37,8 @@ pub enum Decision {
     Blocked {
         /// What is due.
         fault: Fault,
+        /// What would be done.
+        action: RepairAction,
         /// What stands in the way.
         blocks: Vec<Block>,
         /// When to look again.
@@ -197,17 +201,14 @@ pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Time
     let no_tags = std::collections::BTreeMap::new();
     let rules = policy.rules_for(&around.state.name, tags.unwrap_or(&no_tags));
     let faults = case.faults(&rules, policy, now);
-    // What a reboot did not cure is as due in the next boot, where its clock has begun anew.
-    let in_vain = case.repair.as_ref().is_some_and(|repair| repair.has_escalated());
-    let uncured = faults.iter().find(|fault| in_vain && fault.is_bad() && fault.deadline.is_some());
-    let due = most_pressing(&faults, now).or(uncured);
+    let cause = cause(case, &faults, policy, now);
     if let Some(repair) = &case.repair {
         match &repair.phase {
             // A reboot leaves no mark that we could read: the wait for a new boot decides.
             Phase::Acting { .. } if repair.action == RepairAction::Reboot && is_pending(repair) => {
                 return Decision::Adopt;
             }
-            Phase::Claimed { .. } | Phase::Acting { .. } if due.is_none() => {
+            Phase::Claimed { .. } | Phase::Acting { .. } if cause.is_none() => {
                 return Decision::Release("it recovered before the call".to_owned());
             }
             _ => {}
@@ -228,15 +229,8 @@ pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Time
             Decision::Wait
         };
     }
-    let (fault, action) = match (due, rebooted_in_vain) {
-        // Whatever its next own deadline: the reboot that should have cured it has not.
-        (due, Some(repair)) => (due.unwrap_or(&repair.fault), RepairAction::Replace),
-        (Some(fault), None) => {
-            let escalated = case.repair.as_ref().is_some_and(|repair| repair.action == RepairAction::Replace);
-            let action = faults.iter().filter(|fault| fault.is_due(now)).map(|fault| fault.action).max();
-            (fault, if escalated { RepairAction::Replace } else { action.unwrap_or(fault.action) })
-        }
-        (None, None) => return Decision::Wait,
+    let Some((fault, action)) = cause else {
+        return Decision::Wait;
     };
     let scene = Scene { case, fault, around, rules, policy, now };
     let blocks = guard::ask_all(&scene);
@@ -249,12 +243,37 @@ pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Time
     let until = known
         .and_then(|ends| ends.into_iter().max())
         .map_or(now + RETRY, |end| end.clamp(now + SignedDuration::from_secs(1), now + RETRY));
-    Decision::Blocked { fault: fault.clone(), blocks, until }
+    Decision::Blocked { fault: fault.clone(), action, blocks, until }
 }
 
-/// Of everything that is due, what has waited longest.
-fn most_pressing(faults: &[Fault], now: Timestamp) -> Option<&Fault> {
-    faults.iter().filter(|fault| fault.is_due(now)).min_by_key(|fault| fault.deadline)
+/// What is to be done, and because of what: the most that anything due asks for, on behalf of what has waited for it
+/// longest.
+fn cause<'c>(
+    case: &'c Case,
+    faults: &'c [Fault],
+    policy: &Policy,
+    now: Timestamp,
+) -> Option<(&'c Fault, RepairAction)> {
+    let asked = |fault: &Fault| {
+        if case.outlived_reboot(fault, policy) { RepairAction::Replace } else { fault.action }
+    };
+    let most = faults
+        .iter()
+        .filter(|fault| fault.is_due(now))
+        .min_by_key(|fault| (Reverse(asked(fault)), fault.deadline));
+    match &case.repair {
+        // Whatever its next own deadline: the reboot that should have cured it has not.
+        Some(repair) if repair.phase == Phase::Rebooting => {
+            Some((most.unwrap_or(&repair.fault), RepairAction::Replace))
+        }
+        // What a reboot did not cure is as due in the next boot, where its clock has begun anew.
+        Some(repair) if repair.has_escalated() => {
+            let uncured = || faults.iter().find(|fault| fault.is_bad() && fault.deadline.is_some());
+            most.or_else(uncured).map(|fault| (fault, RepairAction::Replace))
+        }
+        Some(repair) => most.map(|fault| (fault, asked(fault).max(repair.action))),
+        None => most.map(|fault| (fault, asked(fault))),
+    }
 }
 
 /// A cloud controller's or Karpenter's word that a node is gone is believed unless Auto Scaling still has it.

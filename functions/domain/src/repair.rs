@@ -145,8 +145,7 @@ impl Repair {
 
     /// When the last call that took effect, or may have, was made.
     pub fn effective_at(&self) -> Option<Timestamp> {
-        let effective = |call: &&Call| matches!(call.result, CallResult::Accepted | CallResult::Lost);
-        self.calls.iter().rev().find(effective).map(|call| call.at)
+        self.calls.iter().rev().find(|call| call.is_effective()).map(|call| call.at)
     }
 
     /// How many calls have been refused since one was accepted.
@@ -160,10 +159,16 @@ impl Repair {
         !self.calls.iter().any(Call::awaits_verdict)
     }
 
-    /// Whether it replaces what a reboot did not cure.
+    /// Whether it replaces what its reboot did not cure. One that AWS refused was none.
     pub fn has_escalated(&self) -> bool {
         self.action == RepairAction::Replace
-            && self.calls.iter().any(|call| call.action == RepairAction::Reboot)
+            && self.calls.iter().any(|call| call.action == RepairAction::Reboot && call.is_effective())
+    }
+
+    /// Whether it replaces what a reboot did not cure: its own, or that of a repair before it.
+    pub fn follows_reboot(&self) -> bool {
+        self.has_escalated()
+            || self.action == RepairAction::Replace && self.fault.action == RepairAction::Reboot
     }
 
     /// Notes a call that is about to be made. AWS may refuse for days, and an item has its limit: of long series, the
@@ -208,6 +213,11 @@ impl Repair {
 }
 
 impl Call {
+    /// Whether it took effect, or may have.
+    pub fn is_effective(&self) -> bool {
+        matches!(self.result, CallResult::Accepted | CallResult::Lost)
+    }
+
     /// Whether CloudTrail has yet to tell of it.
     pub fn awaits_verdict(&self) -> bool {
         self.verdict.is_none() && self.result != CallResult::Pending

@@ -178,6 +178,10 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             let escalates = repair.action != action;
             repair.phase = Phase::Claimed { until };
             repair.action = action;
+            // Not because of a reboot that was made, but of something else, that asks for more.
+            if escalates && !repair.has_escalated() {
+                repair.fault = fault.clone();
+            }
             if let Some(lost) = self.lose(case, STILL_THERE, now) {
                 entries.extend(lost.entries);
                 told.extend(lost.told);
@@ -201,12 +205,11 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
         }
         let under_way = group.in_flight.len();
         let repairs = if under_way == 1 { "repair is" } else { "repairs are" };
-        let again = case.repair.as_ref().is_some_and(|repair| !repair.calls.is_empty());
         let detail = format!(
             "{} in group {}, where {under_way} {repairs} under way{}",
             action.as_str(),
             group.name,
-            if again { "; the reboot did not cure it" } else { "" },
+            after_a_reboot(case),
         );
         let data = json!({ "autoScalingGroupName": group.name, "repairAction": action, "fault": fault });
         entries.push(ledger::enter(case, caller, trail::Step::Claimed, &detail, Guards::Passed, data, now));
@@ -395,8 +398,13 @@ fn decision_sentence(case: &Case, action: RepairAction) -> String {
         stamp::seconds(fault.since),
         fault.reason,
         due.unwrap_or_default(),
-        if fault.action == action { "" } else { "; the reboot did not cure it" },
+        after_a_reboot(case),
     )
+}
+
+fn after_a_reboot(case: &Case) -> &'static str {
+    let follows = case.repair.as_ref().is_some_and(|repair| repair.follows_reboot());
+    if follows { "; the reboot did not cure it" } else { "" }
 }
 
 fn answer_sentence(action: RepairAction, answer: &Answer) -> String {

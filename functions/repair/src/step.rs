@@ -62,8 +62,8 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             Decision::Wait => self.wait(&case, policy, now).await,
             Decision::TellSilence(since) => self.tell_silence(&key, since, policy, now, swept).await,
             Decision::TellMissing { call } => self.tell_missing(&key, call, policy, now, swept).await,
-            Decision::Blocked { fault, blocks, until } => {
-                self.block(case, &fault, &blocks, until, policy, now, swept).await
+            Decision::Blocked { fault, action, blocks, until } => {
+                self.block(case, &fault, action, &blocks, until, policy, now, swept).await
             }
             Decision::Adopt => self.adopt(case, policy, now, swept).await,
             Decision::Release(why) => self.release(case, &why, policy, now, swept).await,
@@ -141,6 +141,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
         &self,
         mut case: Box<Case>,
         fault: &Fault,
+        action: RepairAction,
         blocks: &[Block],
         until: Timestamp,
         policy: &Policy,
@@ -166,9 +167,9 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
         let only_observing = guards.as_slice() == [Guard::ObserveMode.name()];
         if only_observing && !observed {
             observed = true;
-            let call = act::api_call(&case, fault.action);
+            let call = act::api_call(&case, action);
             let data = json!({ "wouldHaveCalled": call.to_value(), "fault": fault });
-            let decision = format!("{} observed, not called", fault.action.as_str());
+            let decision = format!("{} observed, not called", action.as_str());
             let caller = self.cloud.caller();
             let guards = Guards::Blocked(blocks);
             let entry = ledger::enter(&mut case, caller, trail::Step::Observed, &decision, guards, data, now);

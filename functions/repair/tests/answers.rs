@@ -6,8 +6,7 @@ use jiff::SignedDuration;
 use nodemend_adapters::{
     clock::Clock,
     faults::{Fate, Faults, schedule},
-    store::{CaseKey, Store},
-    trail::Trail,
+    store::Store,
 };
 use nodemend_domain::{
     group::Lifecycle,
@@ -16,13 +15,7 @@ use nodemend_domain::{
     repair::{CallVerdict, LEASE, Phase},
 };
 
-use self::ward::{Trouble, Ward, at, cluster, group, instance, minutes, policy, reboot, terminate};
-
-fn records(ward: &Ward, number: u64) -> Vec<serde_json::Value> {
-    let key = CaseKey { cluster: cluster(), instance_id: instance(number) };
-    let chain = pollster::block_on(Trail::chain(&ward.store, &key)).expect("a memory");
-    chain.iter().map(|entry| serde_json::from_str(&entry.line).expect("a record")).collect()
-}
+use self::ward::{Trouble, Ward, at, cluster, group, instance, minutes, policy, terminate};
 
 #[test]
 fn a_call_leaves_at_its_deadline_and_never_before() {
@@ -39,7 +32,7 @@ fn a_call_leaves_at_its_deadline_and_never_before() {
 fn the_group_keeps_its_size() {
     let ward = Ward::sick(1, Trouble::Network, policy(1));
     ward.sweep_at(minutes(30));
-    let records = records(&ward, 1);
+    let records = ward.records(1);
     let call = records.iter().find(|record| record["eventName"] == "TerminateInstanceInAutoScalingGroup");
     let parameters = &call.expect("a call")["requestParameters"];
     assert_eq!(parameters["shouldDecrementDesiredCapacity"], false);
@@ -63,7 +56,7 @@ fn a_refusal_is_tried_again_after_a_pause_that_fits_it() {
         ward.sweep_at(minutes(30) + SignedDuration::from_secs(seconds));
         assert_eq!(ward.cloud.calls(), [terminate(1), terminate(1)], "{code}");
         assert_eq!(ward.case(1).repair.expect("a repair").phase, Phase::Confirming, "{code}");
-        let refused = records(&ward, 1).into_iter().filter(|record| record["errorCode"] == code).count();
+        let refused = ward.records(1).into_iter().filter(|record| record["errorCode"] == code).count();
         assert_eq!(refused, 1, "{code}: the trail holds the refusal, too");
     }
 }
@@ -121,7 +114,7 @@ fn an_instance_that_left_between_the_look_and_the_call_is_not_called_for() {
         pollster::block_on(ward.repairer(&faults).sweep()).expect("swept");
         let came_so_far = faults.operations() >= step;
         ward.sweep_until(minutes(120));
-        let accepted = records(&ward, 1).into_iter().any(|record| {
+        let accepted = ward.records(1).into_iter().any(|record| {
             record["eventName"] == "TerminateInstanceInAutoScalingGroup" && record["errorCode"].is_null()
         });
         assert_eq!(
@@ -255,117 +248,6 @@ fn a_rest_that_a_late_replacement_ends_is_not_waited_out() {
     ward.put_group(&resting);
     ward.sweep_until(minutes(36));
     assert_eq!(ward.cloud.calls(), [terminate(1)]);
-}
-
-/// A reboot was called for at 10 minutes, and confirmed.
-fn rebooting() -> Ward {
-    let ward = Ward::sick(1, Trouble::Accelerator, policy(1));
-    ward.sweep_at(minutes(10));
-    assert_eq!(ward.cloud.calls(), [reboot(1)]);
-    ward.change(1, |case| {
-        case.repair.as_mut().expect("a repair").calls[0].verdict = Some(CallVerdict::Confirmed);
-    });
-    ward
-}
-
-#[test]
-fn a_reboot_that_cures_nothing_is_followed_by_a_replacement() {
-    let ward = rebooting();
-    ward.clock.advance_to(minutes(12));
-    ward.tell(1, Trouble::Accelerator, true, 2, 1, 12 * 60);
-    ward.sweep_until(minutes(25) - SignedDuration::from_secs(1));
-    assert_eq!(ward.cloud.calls(), [reboot(1)]);
-    ward.sweep_until(minutes(25));
-    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
-}
-
-#[test]
-fn a_reboot_without_a_sign_of_life_is_followed_by_a_replacement() {
-    let ward = rebooting();
-    ward.sweep_until(minutes(25));
-    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
-}
-
-#[test]
-fn what_a_reboot_did_not_cure_waits_for_a_hold_and_is_looked_at_once_a_minute() {
-    let ward = rebooting();
-    ward.clock.advance_to(minutes(12));
-    ward.tell(1, Trouble::Accelerator, true, 2, 1, 12 * 60);
-    let hold = Hold {
-        cluster: None,
-        group: None,
-        node: None,
-        owner: "alice".to_owned(),
-        reason: "kernel test".to_owned(),
-        from: None,
-        until: minutes(300),
-    };
-    ward.store.hold(&cluster(), hold);
-    let mut blocked = 0;
-    for sweeps in 0.. {
-        assert!(sweeps < 300, "it stays due at {}", ward.clock.now());
-        let due = pollster::block_on(ward.store.next_due()).expect("a memory").expect("due");
-        if due >= minutes(300) {
-            break;
-        }
-        let swept = ward.sweep_at(due);
-        blocked += swept.occurrences.iter().filter(|told| told.step == Step::Blocked).count();
-    }
-    assert_eq!((blocked, ward.cloud.calls()), (1, vec![reboot(1)]), "told once");
-    ward.sweep_until(minutes(300));
-    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
-}
-
-#[test]
-fn a_node_that_comes_back_sound_just_before_its_time_is_up_is_given_the_time_to_stay_so() {
-    let ward = rebooting();
-    ward.clock.advance_to(minutes(24));
-    ward.tell(1, Trouble::Accelerator, false, 2, 1, 24 * 60);
-    ward.sweep_until(minutes(60));
-    assert_eq!(ward.cloud.calls(), [reboot(1)]);
-    assert_eq!((ward.case(1).repair, ward.case(1).closed), (None, None));
-}
-
-#[test]
-fn a_node_that_came_back_sound_and_breaks_again_is_replaced() {
-    let ward = rebooting();
-    ward.clock.advance_to(minutes(24));
-    ward.tell(1, Trouble::Accelerator, false, 2, 1, 24 * 60);
-    ward.clock.advance_to(minutes(25));
-    ward.sweep();
-    ward.tell(1, Trouble::Accelerator, true, 2, 2, 25 * 60);
-    ward.sweep_until(minutes(30));
-    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
-}
-
-#[test]
-fn a_node_that_recovers_while_a_reboot_never_comes_is_not_killed() {
-    let ward = rebooting();
-    ward.clock.advance_to(minutes(11));
-    ward.tell(1, Trouble::Accelerator, false, 1, 2, 11 * 60);
-    ward.sweep_until(minutes(180));
-    assert_eq!(ward.cloud.calls(), [reboot(1)]);
-    assert_eq!((ward.case(1).repair, ward.group().in_flight), (None, Vec::new()));
-}
-
-#[test]
-fn a_replacement_that_a_reboot_led_to_survives_a_crash() {
-    // It was decided at 25 minutes, and its process died. The new boot's own clock has not run out by then.
-    let ward = rebooting();
-    ward.clock.advance_to(minutes(24));
-    ward.tell(1, Trouble::Accelerator, true, 2, 1, 24 * 60);
-    ward.clock.advance_to(minutes(25));
-    let written = |ward: &Ward| matches!(ward.case(1).repair.expect("a repair").phase, Phase::Claimed { .. });
-    for operation in 1.. {
-        let faults = Faults::at(operation, Fate::DieAfter);
-        let _ = schedule::run_one(&faults, ward.repairer(&faults).sweep());
-        if written(&ward) {
-            break;
-        }
-    }
-    ward.sweep_until(minutes(25) + LEASE);
-    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
-    assert!(!ward.trail(1).contains(&"RepairReleased".to_owned()), "{:?}", ward.trail(1));
 }
 
 #[test]

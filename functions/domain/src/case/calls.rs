@@ -5,8 +5,9 @@
 
 use jiff::Timestamp;
 
-use super::Case;
+use super::{Case, Fault};
 use crate::{
+    condition::RepairAction,
     policy::Policy,
     repair::{Call, CallResult},
 };
@@ -60,6 +61,21 @@ impl Case {
             let settled = self.past_calls.iter().position(|call| !call.awaits_verdict());
             self.past_calls.remove(settled.unwrap_or(0));
         }
+    }
+
+    /// Whether a fault is what the reboot of an earlier repair did not cure. Such a repair ends without it where the boot
+    /// that the call found was well when the reboot's time was up; word of the boot that came of it may arrive after that.
+    pub fn outlived_reboot(&self, fault: &Fault, policy: &Policy) -> bool {
+        let Some(boot) = &self.boot else { return false };
+        let began_before =
+            |at: Timestamp, length| at.checked_add(length).is_ok_and(|latest| fault.since < latest);
+        let mut reboots =
+            self.past_calls.iter().filter(|call| call.action == RepairAction::Reboot && call.is_effective());
+        // A boot that was well for as long as a recovery must hold was a cure, and what breaks in it is another trouble.
+        began_before(boot.heard, policy.recovery_hold)
+            && reboots.any(|call| {
+                boot.heard > call.at && began_before(call.at, policy.reboot_timeout + policy.recovery_hold)
+            })
     }
 
     /// The name of the repair that made a call, whichever goes on now.

@@ -171,17 +171,19 @@ impl Ward {
         pollster::block_on(Store::group(&self.store, &cluster(), &group())).expect("a memory")
     }
 
-    /// The names of a case's records.
-    pub(crate) fn trail(&self, number: u64) -> Vec<String> {
+    /// A case's records, whose chain holds.
+    pub(crate) fn records(&self, number: u64) -> Vec<serde_json::Value> {
         let key = CaseKey { cluster: cluster(), instance_id: instance(number) };
         let chain = pollster::block_on(self.store.chain(&key)).expect("a memory");
         let lines: Vec<&str> = chain.iter().map(|entry| entry.line.as_str()).collect();
         nodemend_domain::trail::verify_chain(&lines).expect("a chain");
-        let name = |line: &&str| {
-            let record: serde_json::Value = serde_json::from_str(line).expect("a record");
-            record["eventName"].as_str().expect("a name").to_owned()
-        };
-        lines.iter().map(name).collect()
+        lines.iter().map(|line| serde_json::from_str(line).expect("a record")).collect()
+    }
+
+    /// Their names.
+    pub(crate) fn trail(&self, number: u64) -> Vec<String> {
+        let records = self.records(number);
+        records.iter().map(|record| record["eventName"].as_str().expect("a name").to_owned()).collect()
     }
 
     /// One sweep in a process of its own.

@@ -1,0 +1,224 @@
+//! What a reboot cures, what it does not, and what is made of either.
+
+mod ward;
+
+use jiff::SignedDuration;
+use nodemend_adapters::{
+    clock::Clock,
+    faults::{Fate, Faults, schedule},
+    store::Store,
+};
+use nodemend_domain::{
+    occurrence::Step,
+    policy::Hold,
+    repair::{CallVerdict, LEASE, Phase},
+};
+
+use self::ward::{Trouble, Ward, cluster, minutes, policy, reboot, terminate};
+
+/// A reboot was called for at 10 minutes, and confirmed.
+fn rebooting() -> Ward {
+    let ward = Ward::sick(1, Trouble::Accelerator, policy(1));
+    ward.sweep_at(minutes(10));
+    assert_eq!(ward.cloud.calls(), [reboot(1)]);
+    ward.change(1, |case| {
+        case.repair.as_mut().expect("a repair").calls[0].verdict = Some(CallVerdict::Confirmed);
+    });
+    ward
+}
+
+#[test]
+fn a_reboot_that_cures_nothing_is_followed_by_a_replacement() {
+    let ward = rebooting();
+    ward.clock.advance_to(minutes(12));
+    ward.tell(1, Trouble::Accelerator, true, 2, 1, 12 * 60);
+    ward.sweep_until(minutes(25) - SignedDuration::from_secs(1));
+    assert_eq!(ward.cloud.calls(), [reboot(1)]);
+    ward.sweep_until(minutes(25));
+    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
+}
+
+#[test]
+fn a_reboot_without_a_sign_of_life_is_followed_by_a_replacement() {
+    let ward = rebooting();
+    ward.sweep_until(minutes(25));
+    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
+}
+
+#[test]
+fn what_a_reboot_did_not_cure_waits_for_a_hold_and_is_looked_at_once_a_minute() {
+    let ward = rebooting();
+    ward.clock.advance_to(minutes(12));
+    ward.tell(1, Trouble::Accelerator, true, 2, 1, 12 * 60);
+    let hold = Hold {
+        cluster: None,
+        group: None,
+        node: None,
+        owner: "alice".to_owned(),
+        reason: "kernel test".to_owned(),
+        from: None,
+        until: minutes(300),
+    };
+    ward.store.hold(&cluster(), hold);
+    let mut blocked = 0;
+    for sweeps in 0.. {
+        assert!(sweeps < 300, "it stays due at {}", ward.clock.now());
+        let due = pollster::block_on(ward.store.next_due()).expect("a memory").expect("due");
+        if due >= minutes(300) {
+            break;
+        }
+        let swept = ward.sweep_at(due);
+        blocked += swept.occurrences.iter().filter(|told| told.step == Step::Blocked).count();
+    }
+    assert_eq!((blocked, ward.cloud.calls()), (1, vec![reboot(1)]), "told once");
+    ward.sweep_until(minutes(300));
+    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
+}
+
+#[test]
+fn a_node_that_comes_back_sound_just_before_its_time_is_up_is_given_the_time_to_stay_so() {
+    let ward = rebooting();
+    ward.clock.advance_to(minutes(24));
+    ward.tell(1, Trouble::Accelerator, false, 2, 1, 24 * 60);
+    ward.sweep_until(minutes(60));
+    assert_eq!(ward.cloud.calls(), [reboot(1)]);
+    assert_eq!((ward.case(1).repair, ward.case(1).closed), (None, None));
+}
+
+#[test]
+fn a_node_that_came_back_sound_and_breaks_again_is_replaced() {
+    let ward = rebooting();
+    ward.clock.advance_to(minutes(24));
+    ward.tell(1, Trouble::Accelerator, false, 2, 1, 24 * 60);
+    ward.clock.advance_to(minutes(25));
+    ward.sweep();
+    ward.tell(1, Trouble::Accelerator, true, 2, 2, 25 * 60);
+    ward.sweep_until(minutes(30));
+    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
+}
+
+#[test]
+fn a_node_that_recovers_while_a_reboot_never_comes_is_not_killed() {
+    let ward = rebooting();
+    ward.clock.advance_to(minutes(11));
+    ward.tell(1, Trouble::Accelerator, false, 1, 2, 11 * 60);
+    ward.sweep_until(minutes(180));
+    assert_eq!(ward.cloud.calls(), [reboot(1)]);
+    assert_eq!((ward.case(1).repair, ward.group().in_flight), (None, Vec::new()));
+}
+
+#[test]
+fn a_boot_that_is_heard_of_when_its_reboot_was_given_up_is_not_followed_by_another_reboot() {
+    // The reboot took effect half a minute before its time was up, and word of it came a minute after.
+    let ward = rebooting();
+    ward.clock.advance_to(minutes(22));
+    ward.tell(1, Trouble::Accelerator, false, 1, 2, 22 * 60);
+    ward.sweep_until(minutes(25));
+    assert_eq!(ward.case(1).repair, None, "well for three minutes, in the boot that the call found");
+    ward.clock.advance_to(minutes(26));
+    ward.tell(1, Trouble::Accelerator, true, 2, 1, 24 * 60 + 30);
+    ward.sweep_until(minutes(34));
+    assert_eq!(ward.cloud.calls(), [reboot(1)], "its own grace period runs");
+    ward.sweep_until(minutes(60));
+    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
+    let claim = ward.records(1).into_iter().rfind(|record| record["eventName"] == "RepairClaimed");
+    let decision = claim.expect("a claim")["nodemend"]["decision"].to_string();
+    assert!(decision.contains("; the reboot did not cure it"), "{decision}");
+}
+
+#[test]
+fn a_node_that_a_reboot_cured_and_that_breaks_anew_is_rebooted_again() {
+    let ward = rebooting();
+    ward.clock.advance_to(minutes(12));
+    ward.tell(1, Trouble::Accelerator, false, 2, 1, 12 * 60);
+    ward.sweep_until(minutes(18));
+    assert_eq!(ward.case(1).repair, None, "cured");
+    ward.tell(1, Trouble::Accelerator, true, 2, 2, 18 * 60);
+    ward.sweep_until(minutes(28));
+    assert_eq!(ward.cloud.calls(), [reboot(1), reboot(1)]);
+}
+
+#[test]
+fn a_replacement_names_the_fault_that_it_is_for() {
+    // Both are due when the hold ends; the one that asks for less has waited longer.
+    let ward = Ward::sick(1, Trouble::Accelerator, policy(1));
+    ward.tell(1, Trouble::Network, true, 1, 2, 0);
+    let hold = Hold {
+        cluster: None,
+        group: None,
+        node: None,
+        owner: "alice".to_owned(),
+        reason: "kernel test".to_owned(),
+        from: None,
+        until: minutes(40),
+    };
+    ward.store.hold(&cluster(), hold);
+    ward.sweep_until(minutes(40));
+    assert_eq!(ward.cloud.calls(), [terminate(1)]);
+    for name in ["RepairClaimed", "TerminateInstanceInAutoScalingGroup"] {
+        let record = ward.records(1).into_iter().find(|record| record["eventName"] == name);
+        let record = record.expect("a record").to_string();
+        assert!(record.contains("NetworkingReady") && !record.contains("did not cure"), "{record}");
+    }
+}
+
+#[test]
+fn a_replacement_that_a_reboot_led_to_survives_a_crash() {
+    // It was decided at 25 minutes, and its process died. The new boot's own clock has not run out by then.
+    let ward = rebooting();
+    ward.clock.advance_to(minutes(24));
+    ward.tell(1, Trouble::Accelerator, true, 2, 1, 24 * 60);
+    ward.clock.advance_to(minutes(25));
+    let written = |ward: &Ward| matches!(ward.case(1).repair.expect("a repair").phase, Phase::Claimed { .. });
+    for operation in 1.. {
+        let faults = Faults::at(operation, Fate::DieAfter);
+        let _ = schedule::run_one(&faults, ward.repairer(&faults).sweep());
+        if written(&ward) {
+            break;
+        }
+    }
+    ward.sweep_until(minutes(25) + LEASE);
+    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
+    assert!(!ward.trail(1).contains(&"RepairReleased".to_owned()), "{:?}", ward.trail(1));
+}
+
+#[test]
+fn a_reboot_that_was_refused_has_cured_nothing_and_failed_at_nothing() {
+    let ward = Ward::sick(1, Trouble::Accelerator, policy(1));
+    ward.tell(1, Trouble::Network, true, 1, 2, 0);
+    for minute in [10, 15, 25] {
+        ward.refuse(reboot(1), minutes(minute), "UnauthorizedOperation", "You are not authorized");
+    }
+    // Its pauses grow, and the last of them ends when a replacement is due, too.
+    ward.sweep_until(minutes(60));
+    assert_eq!(ward.cloud.calls(), [reboot(1), reboot(1), reboot(1), terminate(1)]);
+    let called = |record: &serde_json::Value| record["eventName"] == "TerminateInstanceInAutoScalingGroup";
+    let record = ward.records(1).into_iter().find(called).expect("a record").to_string();
+    assert!(record.contains("NetworkingReady bad") && !record.contains("did not cure"), "{record}");
+}
+
+#[test]
+fn a_reboot_that_was_refused_makes_no_other_trouble_due() {
+    let ward = Ward::sick(1, Trouble::Network, policy(1));
+    ward.tell(1, Trouble::Accelerator, true, 1, 2, 0);
+    for minute in [10, 15, 25] {
+        ward.refuse(reboot(1), minutes(minute), "UnauthorizedOperation", "You are not authorized");
+    }
+    ward.refuse(terminate(1), minutes(45), "AccessDenied", "is not authorized to perform");
+    ward.sweep_until(minutes(45));
+    let refused = [reboot(1), reboot(1), reboot(1), terminate(1)];
+    assert_eq!(ward.cloud.calls(), refused);
+    // While it is paused, both end, and one comes back: it is not due when the pause is over.
+    for (minute, trouble, bad, seq) in [
+        (46, Trouble::Network, false, 3),
+        (46, Trouble::Accelerator, false, 4),
+        (80, Trouble::Accelerator, true, 5),
+    ] {
+        ward.clock.advance_to(minutes(minute));
+        ward.tell(1, trouble, bad, 1, seq, minute * 60);
+    }
+    ward.sweep_until(minutes(90) - SignedDuration::from_secs(1));
+    assert_eq!(ward.cloud.calls(), refused, "its own grace period runs");
+    ward.sweep_until(minutes(90));
+    assert_eq!(ward.cloud.calls().last(), Some(&reboot(1)));
+}
