@@ -1,12 +1,16 @@
 //! Runs many schedules, several at once, and sums up what they came to.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     fmt,
     io::{IsTerminal, Write},
     num::NonZero,
-    panic::resume_unwind,
-    sync::atomic::{AtomicU64, Ordering},
+    panic::{resume_unwind, set_hook, take_hook},
+    sync::{
+        Once,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -123,6 +127,7 @@ impl fmt::Display for Told<'_> {
 /// Runs them all, or until one fails.
 #[allow(clippy::disallowed_methods, reason = "how long it takes is what is measured")]
 pub fn many(asked: &Many) -> Told<'_> {
+    tell_seed_of_panics();
     let began = Instant::now();
     let share = Share { asked, next: AtomicU64::new(asked.from), failed: AtomicU64::new(0) };
     let sum = thread::scope(|scope| {
@@ -136,6 +141,25 @@ pub fn many(asked: &Many) -> Told<'_> {
     });
     let took = began.elapsed();
     Told { asked, sum, took, had: cpu_seconds().unwrap_or(took.as_secs_f64()) }
+}
+
+thread_local! {
+    /// The schedule that this thread runs.
+    static SEED: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// A panic says where it came from; that is of no use without the seed of its schedule.
+fn tell_seed_of_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let told_before = take_hook();
+        set_hook(Box::new(move |panic| {
+            told_before(panic);
+            if let Some(seed) = SEED.get() {
+                eprintln!("simulate: it was in the schedule of --seed {seed}");
+            }
+        }));
+    });
 }
 
 /// The seeds, handed out in their order: what is before the first that fails was run, too.
@@ -161,7 +185,9 @@ impl Share<'_> {
                 return sum;
             }
             let start = Instant::now();
+            SEED.set(Some(seed));
             let outcome = run(seed, &self.asked.options);
+            SEED.set(None);
             self.failed.fetch_add(u64::from(!outcome.wrongs.is_empty()), Ordering::Relaxed);
             sum.note(seed, outcome, start.elapsed());
             tell(seed - self.asked.from, failed);
