@@ -201,7 +201,7 @@ pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Time
     let no_tags = std::collections::BTreeMap::new();
     let rules = policy.rules_for(&around.state.name, tags.unwrap_or(&no_tags));
     let faults = case.faults(&rules, policy, now);
-    let cause = cause(case, &faults, policy, now);
+    let cause = cause(case, &faults, now);
     if let Some(repair) = &case.repair {
         match &repair.phase {
             // A reboot leaves no mark that we could read: the wait for a new boot decides.
@@ -248,19 +248,9 @@ pub fn decide(case: &Case, around: &Surroundings<'_>, policy: &Policy, now: Time
 
 /// What is to be done, and because of what: the most that anything due asks for, on behalf of what has waited for it
 /// longest.
-fn cause<'c>(
-    case: &'c Case,
-    faults: &'c [Fault],
-    policy: &Policy,
-    now: Timestamp,
-) -> Option<(&'c Fault, RepairAction)> {
-    let asked = |fault: &Fault| {
-        if case.outlived_reboot(fault, policy) { RepairAction::Replace } else { fault.action }
-    };
-    let most = faults
-        .iter()
-        .filter(|fault| fault.is_due(now))
-        .min_by_key(|fault| (Reverse(asked(fault)), fault.deadline));
+fn cause<'c>(case: &'c Case, faults: &'c [Fault], now: Timestamp) -> Option<(&'c Fault, RepairAction)> {
+    let due = faults.iter().filter(|fault| fault.is_due(now));
+    let most = due.min_by_key(|fault| (Reverse(fault.action), fault.deadline));
     match &case.repair {
         // Whatever its next own deadline: the reboot that should have cured it has not.
         Some(repair) if repair.phase == Phase::Rebooting => {
@@ -271,8 +261,8 @@ fn cause<'c>(
             let uncured = || faults.iter().find(|fault| fault.is_bad() && fault.deadline.is_some());
             most.or_else(uncured).map(|fault| (fault, RepairAction::Replace))
         }
-        Some(repair) => most.map(|fault| (fault, asked(fault).max(repair.action))),
-        None => most.map(|fault| (fault, asked(fault))),
+        Some(repair) => most.map(|fault| (fault, fault.action.max(repair.action))),
+        None => most.map(|fault| (fault, fault.action)),
     }
 }
 

@@ -125,6 +125,7 @@ mod tests {
             heals_at: None,
             action: RepairAction::Replace,
             deadline: Some(at(10)),
+            rebooted: false,
         };
         let repair = Repair {
             action: RepairAction::Replace,

@@ -167,8 +167,7 @@ impl Repair {
 
     /// Whether it replaces what a reboot did not cure: its own, or that of a repair before it.
     pub fn follows_reboot(&self) -> bool {
-        self.has_escalated()
-            || self.action == RepairAction::Replace && self.fault.action == RepairAction::Reboot
+        self.has_escalated() || self.fault.rebooted
     }
 
     /// Notes a call that is about to be made. AWS may refuse for days, and an item has its limit: of long series, the

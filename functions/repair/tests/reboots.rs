@@ -14,7 +14,7 @@ use nodemend_domain::{
     repair::{CallVerdict, LEASE, Phase},
 };
 
-use self::ward::{Trouble, Ward, cluster, minutes, policy, reboot, terminate};
+use self::ward::{Trouble, Ward, at, cluster, minutes, policy, reboot, terminate};
 
 /// A reboot was called for at 10 minutes, and confirmed.
 fn rebooting() -> Ward {
@@ -124,6 +124,35 @@ fn a_boot_that_is_heard_of_when_its_reboot_was_given_up_is_not_followed_by_anoth
     let claim = ward.records(1).into_iter().rfind(|record| record["eventName"] == "RepairClaimed");
     let decision = claim.expect("a claim")["nodemend"]["decision"].to_string();
     assert!(decision.contains("; the reboot did not cure it"), "{decision}");
+}
+
+#[test]
+fn what_the_old_boot_said_is_no_word_of_the_new_one() {
+    // The kubelet of the new boot is ready; its agent, whose word is late, never said that the fault is gone.
+    let ward = rebooting();
+    ward.clock.advance_to(minutes(12));
+    ward.tell(1, Trouble::Accelerator, true, 1, 2, 0);
+    ward.ready(1, 2, at(11 * 60 + 50));
+    ward.sweep_until(minutes(20));
+    assert_eq!(ward.case(1).repair.map(|repair| repair.phase), Some(Phase::Rebooting));
+    ward.tell(1, Trouble::Accelerator, true, 2, 1, 11 * 60 + 50);
+    ward.sweep_until(minutes(25));
+    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
+}
+
+#[test]
+fn a_reboot_that_seemed_to_cure_is_given_its_time_and_is_not_made_again() {
+    // It comes back sound, breaks a minute later, and word of that is late: the repair was closed meanwhile.
+    let ward = rebooting();
+    ward.clock.advance_to(minutes(11));
+    ward.tell(1, Trouble::Accelerator, false, 2, 1, 11 * 60);
+    ward.sweep_until(minutes(20));
+    assert_eq!(ward.case(1).repair, None, "cured, as far as was known");
+    ward.tell(1, Trouble::Accelerator, true, 2, 2, 12 * 60);
+    ward.sweep_until(minutes(25) - SignedDuration::from_secs(1));
+    assert_eq!(ward.cloud.calls(), [reboot(1)]);
+    ward.sweep_until(minutes(25));
+    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
 }
 
 #[test]

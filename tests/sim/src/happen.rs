@@ -334,6 +334,7 @@ impl World {
     fn boots(&mut self, number: usize) {
         let now = self.now;
         let (places, bench) = (self.bench.judge().nodes[number].tracks.len(), self.bench.clone());
+        let breaks;
         {
             let mut judge = bench.judge();
             let node = &mut judge.nodes[number];
@@ -342,8 +343,9 @@ impl World {
             }
             node.boot += 1;
             (node.seq, node.booted, node.agent_since, node.down) = (0, now, now, false);
-            let cures = node.reboot_cures;
-            node.tracks.iter_mut().for_each(|track| track.reboot(now, cures));
+            // What it does not cure is bad from the start, or after a minute that looks like a cure.
+            breaks = (!node.reboot_cures).then(|| now + seconds(self.dice.pick(&[0, 0, 45, 90])));
+            node.tracks.iter_mut().for_each(|track| track.reboot(now, breaks));
             judge.tell(|| format!("node {number} is up again"));
         }
         let ready = self.bench.judge().nodes[number]
@@ -357,6 +359,9 @@ impl World {
             if bench.judge().nodes[number].tracks[place].witness == Witness::Agent {
                 let after = self.dice.seconds(5, 30);
                 self.after(after, Event::Speak(number, place));
+                if let Some(breaks) = breaks.filter(|breaks| *breaks > now) {
+                    self.at(breaks, Event::Speak(number, place));
+                }
             }
         }
     }

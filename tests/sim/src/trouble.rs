@@ -109,15 +109,18 @@ impl Track {
         self.spells.iter().flat_map(|spell| [Some(spell.from), spell.until]).flatten()
     }
 
-    /// A new boot: what was is over, and what a reboot does not cure begins anew.
-    pub(crate) fn reboot(&mut self, at: Timestamp, cures: bool) {
+    /// A new boot: what was is over, and begins anew where the boot does not cure it.
+    pub(crate) fn reboot(&mut self, at: Timestamp, breaks: Option<Timestamp>) {
         let last = self.spells.iter().rev().find(|spell| spell.covers(at)).cloned();
         self.spells.retain(|spell| spell.from < at);
         for spell in &mut self.spells {
             spell.until = Some(spell.until.map_or(at, |until| until.min(at)));
         }
-        if let Some(last) = last.filter(|_| !cures) {
-            self.spells.push(Spell { from: at, ..last });
+        if let Some((from, last)) = breaks.zip(last) {
+            // As it would have gone on: if it ends, not before it begins.
+            if last.until.is_none_or(|until| from < until) {
+                self.spells.push(Spell { from, ..last });
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use jiff::Timestamp;
 
-use super::{Case, Fault};
+use super::Case;
 use crate::{
     condition::RepairAction,
     policy::Policy,
@@ -63,19 +63,24 @@ impl Case {
         }
     }
 
-    /// Whether a fault is what the reboot of an earlier repair did not cure. Such a repair ends without it where the boot
-    /// that the call found was well when the reboot's time was up; word of the boot that came of it may arrive after that.
-    pub fn outlived_reboot(&self, fault: &Fault, policy: &Policy) -> bool {
-        let Some(boot) = &self.boot else { return false };
-        let began_before =
-            |at: Timestamp, length| at.checked_add(length).is_ok_and(|latest| fault.since < latest);
-        let mut reboots =
-            self.past_calls.iter().filter(|call| call.action == RepairAction::Reboot && call.is_effective());
+    /// If a trouble is what the reboot of an earlier repair did not cure, when the time of that reboot is up. Such a repair
+    /// ended all the same: the node was well by all that was known, and word of the boot that came of it, or of what is
+    /// bad in it, arrived after that.
+    pub(super) fn outlived_reboot(&self, since: Timestamp, policy: &Policy) -> Option<Timestamp> {
+        if crate::bug!("ended-reboot-forgotten") {
+            return None;
+        }
+        let boot = self.boot.as_ref()?;
+        let after = |at: Timestamp, length| at.checked_add(length).ok();
         // A boot that was well for as long as a recovery must hold was a cure, and what breaks in it is another trouble.
-        began_before(boot.heard, policy.recovery_hold)
-            && reboots.any(|call| {
-                boot.heard > call.at && began_before(call.at, policy.reboot_timeout + policy.recovery_hold)
-            })
+        after(boot.heard, policy.recovery_hold).filter(|cured| since < *cured)?;
+        let reboots = self.past_calls.iter().rev();
+        let mut reboots = reboots.filter(|call| call.action == RepairAction::Reboot && call.is_effective());
+        // Whoever boots it long after is somebody else.
+        let late = policy.reboot_timeout + policy.recovery_hold;
+        let reboot = reboots
+            .find(|call| boot.heard > call.at && after(call.at, late).is_some_and(|latest| since < latest))?;
+        after(reboot.at, policy.reboot_timeout)
     }
 
     /// The name of the repair that made a call, whichever goes on now.

@@ -40,6 +40,9 @@ pub struct Fault {
     /// When; never, for NoAction.
     #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
+    /// The reboot of an earlier repair did not cure it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rebooted: bool,
 }
 
 /// Who says that something is wrong.
@@ -82,6 +85,7 @@ struct Symptom<'c> {
     heals_at: Option<Timestamp>,
     action: RepairAction,
     deadline: Option<Timestamp>,
+    rebooted: bool,
 }
 
 impl<'c> Symptom<'c> {
@@ -104,6 +108,16 @@ impl<'c> Symptom<'c> {
             heals_at: None,
             action: remedy.map_or(RepairAction::NoAction, |(remedy, _)| remedy.action),
             deadline: remedy.and_then(|(remedy, start)| start.checked_add(remedy.grace).ok()),
+            rebooted: false,
+        }
+    }
+
+    /// What was rebooted in vain is not rebooted again; but a reboot is given its time.
+    fn escalate(&mut self, reboots_time_is_up: Timestamp) {
+        if self.action == RepairAction::Reboot {
+            self.action = RepairAction::Replace;
+            self.deadline = self.deadline.map(|deadline| deadline.max(reboots_time_is_up));
+            self.rebooted = true;
         }
     }
 }
@@ -120,6 +134,7 @@ impl From<Symptom<'_>> for Fault {
             heals_at: symptom.heals_at,
             action: symptom.action,
             deadline: symptom.deadline,
+            rebooted: symptom.rebooted,
         }
     }
 }
@@ -150,6 +165,11 @@ impl Case {
         }
         symptoms.extend(self.failed_to_join(rules, policy, now));
         self.promoted(rules, policy, now, &mut symptoms);
+        for symptom in &mut symptoms {
+            if let Some(time_is_up) = self.outlived_reboot(symptom.since, policy) {
+                symptom.escalate(time_is_up);
+            }
+        }
         symptoms.sort_by_key(|symptom| (symptom.deadline.is_none(), symptom.deadline, symptom.since));
         symptoms
     }
@@ -279,7 +299,8 @@ impl Case {
             .boot
             .as_ref()
             .filter(|boot| repair.effective_at().is_some_and(|called| boot.heard > called))?;
-        let agent_spoke = self.heard_agent.is_some_and(|heard| heard >= boot.heard);
+        let agent_spoke = boot.node_at.is_some()
+            || crate::bug!("old-boot-speaks-for-new") && self.heard_agent >= Some(boot.heard);
         let acting = || faults.iter().filter(|fault| fault.deadline.is_some());
         if acting().any(Fault::is_bad) || repair.fault.testimony == Testimony::Agent && !agent_spoke {
             return None;

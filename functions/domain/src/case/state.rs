@@ -165,6 +165,7 @@ mod tests {
             heals_at: None,
             action: RepairAction::Replace,
             deadline: Some(at(0) + SignedDuration::from_mins(30)),
+            rebooted: false,
         };
         Some(Box::new(Repair {
             action: RepairAction::Replace,

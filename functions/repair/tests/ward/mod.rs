@@ -11,9 +11,10 @@ use nodemend_adapters::{
 };
 use nodemend_domain::{
     case::Case,
-    condition::{ConditionType, Severity, Status},
+    condition::{ConditionType, Health, Severity, Status},
     group::GroupState,
     ident::{BootId, ClusterName, GroupName, InstanceId, NodeName, Zone},
+    observation::{Observation, ObservedCondition, Reporter, What},
     policy::{Limit, Policy},
     report::{Body, ConditionState, Finding, Report},
     trail::{Answer, ApiCall, Caller, Outcome},
@@ -41,6 +42,14 @@ pub(crate) fn group() -> GroupName {
 
 pub(crate) fn instance(number: u64) -> InstanceId {
     InstanceId::new(format!("i-{number:017x}")).expect("an id")
+}
+
+fn node(number: u64) -> NodeName {
+    NodeName::new(format!("ip-10-0-0-{number}.ec2.internal")).expect("a name")
+}
+
+fn boot_id(boot: u64) -> BootId {
+    BootId::new(format!("00000000-0000-4000-8000-{boot:012}")).expect("an id")
 }
 
 pub(crate) fn terminate(number: u64) -> ApiCall {
@@ -122,10 +131,10 @@ impl Ward {
         };
         let report = Report {
             cluster: cluster(),
-            node: NodeName::new(format!("ip-10-0-0-{number}.ec2.internal")).expect("a name"),
+            node: node(number),
             instance_id: instance(number),
             zone: None,
-            boot_id: BootId::new(format!("00000000-0000-4000-8000-{boot:012}")).expect("an id"),
+            boot_id: boot_id(boot),
             seq,
             at: now,
             agent: "0.1.0".into(),
@@ -139,6 +148,27 @@ impl Ward {
         };
         self.change(number, |case| {
             case.hear_report(&report, now, &self.policy);
+        });
+    }
+
+    /// The control plane says that the kubelet of this boot was ready then.
+    pub(crate) fn ready(&self, number: u64, boot: u64, when: Timestamp) {
+        let ready = ObservedCondition {
+            condition: ConditionType::Ready,
+            health: Health::Sound,
+            reason: "KubeletReady".to_owned(),
+            message: String::new(),
+        };
+        let observation = Observation {
+            at: when,
+            node: node(number),
+            instance_id: Some(instance(number)),
+            zone: None,
+            boot_id: Some(boot_id(boot)),
+            what: What::Conditions { by: Reporter::Kubelet, conditions: vec![ready] },
+        };
+        self.change(number, |case| {
+            case.hear_observation(&observation, &self.policy);
         });
     }
 

@@ -10,10 +10,8 @@ use nodemend_domain::{
     policy::{Hold, Limit, Mode},
 };
 
-use super::{Basis, Judge, SLACK};
+use super::{Basis, Judge, REBOOT_TIMEOUT, SLACK};
 use crate::{plan::CLUSTER, trouble::Cure};
-
-const REBOOT_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
 
 impl Judge {
     /// A process has written down that it is about to make a call.
@@ -50,13 +48,21 @@ impl Judge {
                 if !due(Cure::Reboot) {
                     wrongs.push(self.too_early(number, bad));
                 }
+                let mut asking =
+                    heard.iter().filter(|one| one.bad && one.cure == Some(Cure::Reboot)).peekable();
+                if asking.peek().is_some() && asking.all(|one| node.was_rebooted_in_vain(one)) {
+                    wrongs.push(("rebooted twice for one trouble", format!("{heard:?}")));
+                }
             }
             _ => {
                 // What its agent complained of, its agent must take back: a kubelet that is ready proves nothing.
                 let unanswered = bad || !node.agent_spoke();
                 let reboot_failed =
                     node.seen.rebooted.is_some_and(|at| at + REBOOT_TIMEOUT <= now + SLACK) && unanswered;
-                if !due(Cure::Replace) && !reboot_failed && !late {
+                // The same, of a repair that ended before that was heard.
+                let outlived = due(Cure::Reboot)
+                    && heard.iter().filter_map(|one| node.outlives_reboot(one)).any(|up| up <= now + SLACK);
+                if !due(Cure::Replace) && !reboot_failed && !outlived && !late {
                     wrongs.push(self.too_early(number, bad));
                 }
             }

@@ -7,14 +7,13 @@
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::policy::Limit;
 
-use super::{Judge, LEASE, act::rests_until};
+use super::{Judge, LEASE, REBOOT_TIMEOUT, act::rests_until};
 use crate::{plan::Held, trouble::Cure};
 
 /// A repair must be made within this, once its way is clear.
 const PROMPT: SignedDuration = SignedDuration::from_secs(120);
 /// So often is looked at what is overdue.
 const AGAIN: SignedDuration = SignedDuration::from_secs(20);
-const REBOOT_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
 
 /// For how long a refusal puts a call off, after so many of them.
 pub(super) fn pause(code: &str, refusals: u32) -> SignedDuration {
@@ -97,7 +96,10 @@ impl Judge {
         let bad = || heard.iter().filter(|one| one.bad);
         let replace =
             bad().filter(|one| one.cure == Some(Cure::Replace)).filter_map(|one| one.deadline).min();
-        let reboot = bad().filter(|one| one.cure == Some(Cure::Reboot)).filter_map(|one| one.deadline).min();
+        let reboot = bad()
+            .filter(|one| one.cure == Some(Cure::Reboot))
+            .filter_map(|one| Some(one.deadline?.max(node.outlives_reboot(one).unwrap_or(Timestamp::MIN))))
+            .min();
         let late = node.never_joined_deadline();
         // What a reboot did not cure is replaced when its time is up.
         let called = node.rebooted.or(node.seen.rebooted);

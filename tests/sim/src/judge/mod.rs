@@ -21,13 +21,15 @@ use nodemend_domain::{
 };
 
 use self::{
-    node::{Node, Word},
+    node::{Node, Seen, Word},
     reads::{Basis, Reads},
 };
 use crate::plan::{GroupPlan, Held, Plan};
 
 /// Functions' clocks are right to a second; on either side.
 pub(crate) const SLACK: SignedDuration = SignedDuration::from_secs(2);
+/// How long a reboot is given.
+pub(crate) const REBOOT_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
 /// As long as a claim is its process's own.
 pub(crate) const LEASE: SignedDuration = SignedDuration::from_secs(120);
 
@@ -237,7 +239,12 @@ impl Judge {
             };
             repair.calls.iter().rev().find(effective).map(|call| call.at)
         });
+        let rebooted = seen.rebooted;
+        if let Some(rebooted) = rebooted {
+            self.nodes[number].last_reboot = Some(rebooted);
+        }
         if before.open && !open {
+            self.cured(number, &before, entries);
             let node = &mut self.nodes[number];
             (node.rebooted, node.refusals) = (None, 0);
         }
@@ -253,6 +260,17 @@ impl Judge {
             self.tell_written(number, case, entries);
         }
         self.watch(number);
+    }
+
+    /// A repair has ended; if because of a reboot that cured, an agent of the boot that came of it must have said so: only
+    /// agents complain here of what a reboot cures.
+    fn cured(&mut self, number: usize, before: &Seen, entries: &[Entry]) {
+        let closed = entries.iter().any(|entry| entry.line.contains("\"RepairClosed\""));
+        let node = &self.nodes[number];
+        let lives_on = closed && before.rebooted.is_some() && !node.seen.closed;
+        if lives_on && (!node.agent_spoke() || node.is_bad_as_heard()) {
+            self.wrong("taken for cured", format!("node {number}: {:?}", node.as_heard()));
+        }
     }
 
     /// What a process was given about a node is in what it has written of it.

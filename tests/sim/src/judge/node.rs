@@ -8,6 +8,7 @@ use nodemend_domain::{
     ident::{InstanceId, NodeName},
 };
 
+use super::{REBOOT_TIMEOUT, SLACK};
 use crate::trouble::{Cure, HOLD, Track, Witness, default_grace};
 
 /// A fact on its way to a handler.
@@ -76,6 +77,8 @@ struct Heard {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AsHeard {
     pub(crate) bad: bool,
+    /// The latest start that its trouble may be taken to have.
+    pub(crate) since: Option<Timestamp>,
     pub(crate) deadline: Option<Timestamp>,
     pub(crate) cure: Option<Cure>,
 }
@@ -147,6 +150,8 @@ pub(crate) struct Node {
     pub(crate) seen: Seen,
     /// When AWS took a call to reboot it.
     pub(crate) rebooted: Option<Timestamp>,
+    /// When a repair, be it over, last had it rebooted, as the store has it.
+    pub(crate) last_reboot: Option<Timestamp>,
     pub(crate) refusals: u32,
     pub(crate) not_clear_before: Timestamp,
     pub(crate) clear_since: Option<Timestamp>,
@@ -208,6 +213,7 @@ impl Node {
             heard_foreign: false,
             seen: Seen::default(),
             rebooted: None,
+            last_reboot: None,
             refusals: 0,
             not_clear_before: start,
             clear_since: None,
@@ -303,7 +309,8 @@ impl Node {
             same().map(|heard| heard.word.began + heard.lag).min()
         };
         let deadline = start.filter(|_| newest.bad && newest.cure.is_some()).map(|start| start + grace);
-        Some(AsHeard { bad: newest.bad, deadline, cure: newest.cure })
+        let since = same().map(|heard| heard.word.began + heard.lag).min();
+        Some(AsHeard { bad: newest.bad, since, deadline, cure: newest.cure })
     }
 
     /// Ready, as the control plane's words that have reached the handlers have it.
@@ -324,7 +331,7 @@ impl Node {
             }
         }
         let deadline = acting.filter(|_| bad).map(|at| at + SignedDuration::from_mins(30));
-        Some(AsHeard { bad, deadline, cure })
+        Some(AsHeard { bad, since: acting, deadline, cure })
     }
 
     /// All that has reached the handlers of what is wrong, or was.
@@ -332,9 +339,31 @@ impl Node {
         &self.known
     }
 
+    /// Whether anything is bad by what has reached the handlers that is acted on.
+    pub(crate) fn is_bad_as_heard(&self) -> bool {
+        self.known.iter().any(|one| one.bad && one.cure.is_some())
+    }
+
     /// Whether its agent has said anything of a condition in the boot that is known.
     pub(crate) fn agent_spoke(&self) -> bool {
         self.heard.iter().any(|heard| heard.word.boot == self.heard_boot)
+    }
+
+    /// When the time is up of a reboot that did not cure this, though its repair is over: what is bad began before that was
+    /// up and had held.
+    pub(crate) fn outlives_reboot(&self, trouble: &AsHeard) -> Option<Timestamp> {
+        let time_is_up = self.last_reboot? + REBOOT_TIMEOUT;
+        (trouble.cure == Some(Cure::Reboot) && trouble.since? < time_is_up + HOLD + SLACK)
+            .then_some(time_is_up)
+    }
+
+    /// Whether this is beyond doubt what the last reboot did not cure: bad before the boot that it led to was well for long.
+    pub(crate) fn was_rebooted_in_vain(&self, trouble: &AsHeard) -> bool {
+        self.heard_boot == self.boot
+            && self.last_reboot.zip(trouble.since).is_some_and(|(called, since)| {
+                let by = (called + REBOOT_TIMEOUT).min(self.booted + HOLD);
+                trouble.bad && self.booted > called + SLACK && since + SLACK < by
+            })
     }
 
     fn learn(&mut self) {
