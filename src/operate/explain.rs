@@ -158,10 +158,11 @@ fn waiting(explained: &Explanation, now: Timestamp) -> String {
     let earliest = explained.faults.iter().find(|fault| fault.is_bad() && fault.deadline.is_some());
     match (explained.state, earliest.and_then(|fault| Some((fault, fault.deadline?)))) {
         (State::Suspect, Some((fault, deadline))) => format!(
-            "Not yet: {} at {}, in {}, unless it recovers.",
+            "Not yet: {} at {}, in {}, unless it recovers{}.",
             fault.action.as_str(),
             stamp::seconds(deadline),
-            between(now, deadline)
+            between(now, deadline),
+            if fault.rebooted { "; the reboot did not cure it" } else { "" }
         ),
         (State::Suspect | State::Due, _) => "Looked at by the next sweep.".to_owned(),
         (State::Recovering, _) => {

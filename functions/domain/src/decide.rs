@@ -261,8 +261,7 @@ fn cause<'c>(case: &'c Case, faults: &'c [Fault], now: Timestamp) -> Option<(&'c
             let uncured = || faults.iter().find(|fault| fault.is_bad() && fault.deadline.is_some());
             most.or_else(uncured).map(|fault| (fault, RepairAction::Replace))
         }
-        Some(repair) => most.map(|fault| (fault, fault.action.max(repair.action))),
-        None => most.map(|fault| (fault, fault.action)),
+        _ => most.map(|fault| (fault, fault.action)),
     }
 }
 

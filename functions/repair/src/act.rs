@@ -175,18 +175,18 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
         group.take_place(case.instance_id.clone(), now);
         case.blocked = None;
         if let Some(repair) = case.repair.as_mut() {
-            let escalates = repair.action != action;
+            let other = repair.action != action;
             repair.phase = Phase::Claimed { until };
             repair.action = action;
-            // Not because of a reboot that was made, but of something else, that asks for more.
-            if escalates && !repair.has_escalated() {
+            // What asks for it now, which need not be what asked first. What a reboot did not cure is the same trouble still.
+            if !repair.has_escalated() {
                 repair.fault = fault.clone();
             }
             if let Some(lost) = self.lose(case, STILL_THERE, now) {
                 entries.extend(lost.entries);
                 told.extend(lost.told);
             }
-            if !escalates {
+            if !other {
                 return;
             }
         } else {

@@ -251,3 +251,20 @@ fn a_reboot_that_was_refused_makes_no_other_trouble_due() {
     ward.sweep_until(minutes(90));
     assert_eq!(ward.cloud.calls().last(), Some(&reboot(1)));
 }
+
+#[test]
+fn a_replacement_whose_fault_ends_before_it_is_made_is_decided_anew() {
+    // Its call was refused; what is left asks for a reboot, and is what the record names.
+    let ward = Ward::sick(1, Trouble::Network, policy(1));
+    ward.refuse(terminate(1), minutes(30), "AccessDenied", "is not authorized to perform");
+    ward.clock.advance_to(minutes(22));
+    ward.tell(1, Trouble::Accelerator, true, 1, 2, 22 * 60);
+    ward.sweep_until(minutes(31));
+    assert_eq!(ward.cloud.calls(), [terminate(1)]);
+    ward.tell(1, Trouble::Network, false, 1, 3, 31 * 60);
+    ward.sweep_until(minutes(35));
+    assert_eq!(ward.cloud.calls(), [terminate(1), reboot(1)]);
+    let record = ward.records(1).into_iter().find(|record| record["eventName"] == "RebootInstances");
+    let decision = record.expect("a record")["nodemend"]["decision"].to_string();
+    assert!(decision.contains("AcceleratedHardwareReady bad"), "{decision}");
+}

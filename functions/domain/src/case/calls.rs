@@ -77,7 +77,7 @@ impl Case {
         let reboots = self.past_calls.iter().rev();
         let mut reboots = reboots.filter(|call| call.action == RepairAction::Reboot && call.is_effective());
         // Whoever boots it long after is somebody else.
-        let late = policy.reboot_timeout + policy.recovery_hold;
+        let late = policy.reboot_timeout.saturating_add(policy.recovery_hold);
         let reboot = reboots
             .find(|call| boot.heard > call.at && after(call.at, late).is_some_and(|latest| since < latest))?;
         after(reboot.at, policy.reboot_timeout)
