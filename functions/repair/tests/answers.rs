@@ -15,7 +15,7 @@ use nodemend_domain::{
     repair::{CallVerdict, LEASE, Phase},
 };
 
-use self::ward::{Trouble, Ward, at, cluster, group, instance, minutes, policy, terminate};
+use self::ward::{Trouble, Ward, at, cluster, group, held_until, instance, minutes, policy, terminate};
 
 #[test]
 fn a_call_leaves_at_its_deadline_and_never_before() {
@@ -156,15 +156,7 @@ fn observing_does_everything_but_call_and_says_so_once() {
 #[test]
 fn a_hold_holds_until_it_ends_even_if_placed_at_the_last_moment() {
     let ward = Ward::sick(1, Trouble::Network, policy(1));
-    let hold = |cluster: Option<_>, group, node, until| Hold {
-        cluster,
-        group,
-        node,
-        owner: "alice".to_owned(),
-        reason: "kernel test".to_owned(),
-        from: None,
-        until,
-    };
+    let hold = |cluster: Option<_>, group, node, until| Hold { cluster, group, node, ..held_until(until) };
     ward.clock.advance_to(minutes(30));
     // Near misses: another cluster's, another group's, one that is over.
     let other = "other".parse().expect("a name");
@@ -219,15 +211,7 @@ fn one_bad_case_does_not_stop_the_others() {
 #[test]
 fn a_hold_that_is_taken_back_early_holds_no_longer() {
     let mut held = policy(1);
-    held.holds.push(Hold {
-        cluster: None,
-        group: None,
-        node: None,
-        owner: "alice".to_owned(),
-        reason: "kernel test".to_owned(),
-        from: None,
-        until: minutes(300),
-    });
+    held.holds.push(held_until(minutes(300)));
     let ward = Ward::sick(1, Trouble::Network, held);
     ward.sweep_until(minutes(40));
     assert_eq!(ward.cloud.calls(), []);

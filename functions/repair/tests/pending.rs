@@ -3,29 +3,14 @@
 mod ward;
 
 use nodemend_adapters::store::Store;
-use nodemend_domain::{
-    occurrence::Step,
-    policy::{Hold, Mode},
-};
+use nodemend_domain::{occurrence::Step, policy::Mode};
 
-use self::ward::{Trouble, Ward, cluster, minutes, policy, terminate};
-
-fn held_until(minute: i64) -> Hold {
-    Hold {
-        cluster: None,
-        group: None,
-        node: None,
-        owner: "alice".to_owned(),
-        reason: "kernel test".to_owned(),
-        from: None,
-        until: minutes(minute),
-    }
-}
+use self::ward::{Trouble, Ward, cluster, held_until, minutes, policy, terminate};
 
 #[test]
 fn a_blocked_repair_is_pending_from_its_deadline_until_it_is_called_for() {
     let ward = Ward::sick(1, Trouble::Network, policy(1));
-    ward.store.hold(&cluster(), held_until(120));
+    ward.store.hold(&cluster(), held_until(minutes(120)));
     ward.sweep_until(minutes(100));
     let swept = ward.sweep_at(minutes(101));
     assert_eq!(swept.pending.get(&cluster()), Some(&minutes(30)));
@@ -37,7 +22,7 @@ fn a_blocked_repair_is_pending_from_its_deadline_until_it_is_called_for() {
 #[test]
 fn a_blocked_line_names_its_guards() {
     let ward = Ward::sick(1, Trouble::Network, policy(1));
-    ward.store.hold(&cluster(), held_until(120));
+    ward.store.hold(&cluster(), held_until(minutes(120)));
     let swept = ward.sweep_at(minutes(30));
     let blocked = swept.occurrences.iter().find(|told| told.step == Step::Blocked).expect("blocked");
     assert_eq!(blocked.guards, ["Held"]);

@@ -10,11 +10,10 @@ use nodemend_adapters::{
 };
 use nodemend_domain::{
     occurrence::Step,
-    policy::Hold,
     repair::{CallVerdict, LEASE, Phase},
 };
 
-use self::ward::{Trouble, Ward, at, cluster, minutes, policy, reboot, terminate};
+use self::ward::{Trouble, Ward, at, cluster, held_until, minutes, policy, reboot, terminate};
 
 /// A reboot was called for at 10 minutes, and confirmed.
 fn rebooting() -> Ward {
@@ -50,16 +49,7 @@ fn what_a_reboot_did_not_cure_waits_for_a_hold_and_is_looked_at_once_a_minute() 
     let ward = rebooting();
     ward.clock.advance_to(minutes(12));
     ward.tell(1, Trouble::Accelerator, true, 2, 1, 12 * 60);
-    let hold = Hold {
-        cluster: None,
-        group: None,
-        node: None,
-        owner: "alice".to_owned(),
-        reason: "kernel test".to_owned(),
-        from: None,
-        until: minutes(300),
-    };
-    ward.store.hold(&cluster(), hold);
+    ward.store.hold(&cluster(), held_until(minutes(300)));
     let mut blocked = 0;
     for sweeps in 0.. {
         assert!(sweeps < 300, "it stays due at {}", ward.clock.now());
@@ -121,8 +111,7 @@ fn a_boot_that_is_heard_of_when_its_reboot_was_given_up_is_not_followed_by_anoth
     assert_eq!(ward.cloud.calls(), [reboot(1)], "its own grace period runs");
     ward.sweep_until(minutes(60));
     assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
-    let claim = ward.records(1).into_iter().rfind(|record| record["eventName"] == "RepairClaimed");
-    let decision = claim.expect("a claim")["nodemend"]["decision"].to_string();
+    let decision = ward.last_record(1, "RepairClaimed")["nodemend"]["decision"].to_string();
     assert!(decision.contains("; the reboot did not cure it"), "{decision}");
 }
 
@@ -172,21 +161,11 @@ fn a_replacement_names_the_fault_that_it_is_for() {
     // Both are due when the hold ends; the one that asks for less has waited longer.
     let ward = Ward::sick(1, Trouble::Accelerator, policy(1));
     ward.tell(1, Trouble::Network, true, 1, 2, 0);
-    let hold = Hold {
-        cluster: None,
-        group: None,
-        node: None,
-        owner: "alice".to_owned(),
-        reason: "kernel test".to_owned(),
-        from: None,
-        until: minutes(40),
-    };
-    ward.store.hold(&cluster(), hold);
+    ward.store.hold(&cluster(), held_until(minutes(40)));
     ward.sweep_until(minutes(40));
     assert_eq!(ward.cloud.calls(), [terminate(1)]);
     for name in ["RepairClaimed", "TerminateInstanceInAutoScalingGroup"] {
-        let record = ward.records(1).into_iter().find(|record| record["eventName"] == name);
-        let record = record.expect("a record").to_string();
+        let record = ward.last_record(1, name).to_string();
         assert!(record.contains("NetworkingReady") && !record.contains("did not cure"), "{record}");
     }
 }
@@ -211,28 +190,29 @@ fn a_replacement_that_a_reboot_led_to_survives_a_crash() {
     assert!(!ward.trail(1).contains(&"RepairReleased".to_owned()), "{:?}", ward.trail(1));
 }
 
-#[test]
-fn a_reboot_that_was_refused_has_cured_nothing_and_failed_at_nothing() {
+/// Two faults since the start, one that asks for a reboot; AWS refuses each.
+fn never_rebooted() -> Ward {
     let ward = Ward::sick(1, Trouble::Accelerator, policy(1));
     ward.tell(1, Trouble::Network, true, 1, 2, 0);
     for minute in [10, 15, 25] {
         ward.refuse(reboot(1), minutes(minute), "UnauthorizedOperation", "You are not authorized");
     }
+    ward
+}
+
+#[test]
+fn a_reboot_that_was_refused_has_cured_nothing_and_failed_at_nothing() {
     // Its pauses grow, and the last of them ends when a replacement is due, too.
+    let ward = never_rebooted();
     ward.sweep_until(minutes(60));
     assert_eq!(ward.cloud.calls(), [reboot(1), reboot(1), reboot(1), terminate(1)]);
-    let called = |record: &serde_json::Value| record["eventName"] == "TerminateInstanceInAutoScalingGroup";
-    let record = ward.records(1).into_iter().find(called).expect("a record").to_string();
+    let record = ward.last_record(1, "TerminateInstanceInAutoScalingGroup").to_string();
     assert!(record.contains("NetworkingReady bad") && !record.contains("did not cure"), "{record}");
 }
 
 #[test]
 fn a_reboot_that_was_refused_makes_no_other_trouble_due() {
-    let ward = Ward::sick(1, Trouble::Network, policy(1));
-    ward.tell(1, Trouble::Accelerator, true, 1, 2, 0);
-    for minute in [10, 15, 25] {
-        ward.refuse(reboot(1), minutes(minute), "UnauthorizedOperation", "You are not authorized");
-    }
+    let ward = never_rebooted();
     ward.refuse(terminate(1), minutes(45), "AccessDenied", "is not authorized to perform");
     ward.sweep_until(minutes(45));
     let refused = [reboot(1), reboot(1), reboot(1), terminate(1)];
@@ -264,7 +244,6 @@ fn a_replacement_whose_fault_ends_before_it_is_made_is_decided_anew() {
     ward.tell(1, Trouble::Network, false, 1, 3, 31 * 60);
     ward.sweep_until(minutes(35));
     assert_eq!(ward.cloud.calls(), [terminate(1), reboot(1)]);
-    let record = ward.records(1).into_iter().find(|record| record["eventName"] == "RebootInstances");
-    let decision = record.expect("a record")["nodemend"]["decision"].to_string();
+    let decision = ward.last_record(1, "RebootInstances")["nodemend"]["decision"].to_string();
     assert!(decision.contains("AcceleratedHardwareReady bad"), "{decision}");
 }

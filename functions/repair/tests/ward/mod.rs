@@ -15,7 +15,7 @@ use nodemend_domain::{
     group::GroupState,
     ident::{BootId, ClusterName, GroupName, InstanceId, NodeName, Zone},
     observation::{Observation, ObservedCondition, Reporter, What},
-    policy::{Limit, Policy},
+    policy::{Hold, Limit, Policy},
     report::{Body, ConditionState, Finding, Report},
     trail::{Answer, ApiCall, Caller, Outcome},
 };
@@ -68,6 +68,19 @@ pub(crate) fn policy(limit: u32) -> Policy {
     policy.zones.min_unhealthy = 1_000;
     policy.silence.agent_silent_after = None;
     policy
+}
+
+/// Somebody's hold on everything.
+pub(crate) fn held_until(until: Timestamp) -> Hold {
+    Hold {
+        cluster: None,
+        group: None,
+        node: None,
+        owner: "alice".to_owned(),
+        reason: "kernel test".to_owned(),
+        from: None,
+        until,
+    }
 }
 
 /// Nodes 1 to `nodes`, in service in one group.
@@ -208,6 +221,11 @@ impl Ward {
         let lines: Vec<&str> = chain.iter().map(|entry| entry.line.as_str()).collect();
         nodemend_domain::trail::verify_chain(&lines).expect("a chain");
         lines.iter().map(|line| serde_json::from_str(line).expect("a record")).collect()
+    }
+
+    /// The last of its records with that name.
+    pub(crate) fn last_record(&self, number: u64, name: &str) -> serde_json::Value {
+        self.records(number).into_iter().rfind(|record| record["eventName"] == name).expect("a record")
     }
 
     /// Their names.

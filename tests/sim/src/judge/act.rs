@@ -38,11 +38,10 @@ impl Judge {
             wrongs.push(("a call where none may be made", format!("in group {}", plan.name)));
         }
         let heard = self.as_heard(number);
-        let due = |cure: Cure| {
-            heard.iter().any(|one| one.cure == Some(cure) && one.deadline.is_some_and(|at| at <= now + SLACK))
-        };
+        let by_now = |at: Option<Timestamp>| at.is_some_and(|at| at <= now + SLACK);
+        let due = |cure: Cure| heard.iter().any(|one| one.cure == Some(cure) && by_now(one.deadline));
         let late = node.never_joined_deadline().is_some_and(|at| at <= now + SLACK);
-        let bad = heard.iter().any(|one| one.bad && one.cure.is_some());
+        let bad = node.is_bad_as_heard();
         match action {
             RepairAction::Reboot => {
                 if !due(Cure::Reboot) {
@@ -60,8 +59,8 @@ impl Judge {
                 let reboot_failed =
                     node.seen.rebooted.is_some_and(|at| at + REBOOT_TIMEOUT <= now + SLACK) && unanswered;
                 // The same, of a repair that ended before that was heard.
-                let outlived = due(Cure::Reboot)
-                    && heard.iter().filter_map(|one| node.outlives_reboot(one)).any(|up| up <= now + SLACK);
+                let outlived =
+                    heard.iter().any(|one| by_now(one.deadline) && by_now(node.outlives_reboot(one)));
                 if !due(Cure::Replace) && !reboot_failed && !outlived && !late {
                     wrongs.push(self.too_early(number, bad));
                 }

@@ -223,7 +223,8 @@ impl Judge {
                 reads.claims.insert(number, basis);
             }
         }
-        let seen = &mut self.nodes[number].seen;
+        let node = &mut self.nodes[number];
+        let seen = &mut node.seen;
         seen.version = case.version + 1;
         seen.at = Some(self.now);
         seen.open = open;
@@ -233,16 +234,10 @@ impl Judge {
         seen.unhealthy = case.attention.as_ref().is_some_and(|attention| attention.unhealthy);
         let repair = case.repair.as_ref().filter(|_| open);
         seen.rebooted = repair.and_then(|repair| {
-            let effective = |call: &&nodemend_domain::repair::Call| {
-                call.action == RepairAction::Reboot
-                    && matches!(call.result, CallResult::Accepted | CallResult::Lost)
-            };
-            repair.calls.iter().rev().find(effective).map(|call| call.at)
+            let reboots = repair.calls.iter().filter(|call| call.action == RepairAction::Reboot);
+            reboots.filter(|call| call.is_effective()).map(|call| call.at).next_back()
         });
-        let rebooted = seen.rebooted;
-        if let Some(rebooted) = rebooted {
-            self.nodes[number].last_reboot = Some(rebooted);
-        }
+        node.last_reboot = node.seen.rebooted.or(node.last_reboot);
         if before.open && !open {
             self.cured(number, &before, entries);
             let node = &mut self.nodes[number];

@@ -303,13 +303,13 @@ impl Node {
         let idled = |heard: &Heard| {
             heard.word.idle && first_acting.is_none_or(|acting| idle_since(&heard.word) < acting)
         };
+        let since = same().map(|heard| heard.word.began + heard.lag).min();
         let start = if same().any(idled) {
             same().filter_map(|heard| Some(heard.word.acting? + heard.lag)).min()
         } else {
-            same().map(|heard| heard.word.began + heard.lag).min()
+            since
         };
         let deadline = start.filter(|_| newest.bad && newest.cure.is_some()).map(|start| start + grace);
-        let since = same().map(|heard| heard.word.began + heard.lag).min();
         Some(AsHeard { bad: newest.bad, since, deadline, cure: newest.cure })
     }
 
