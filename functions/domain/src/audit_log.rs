@@ -57,6 +57,8 @@ struct Event<'a> {
     kind: Cow<'a, str>,
     #[serde(borrow, default)]
     stage: Cow<'a, str>,
+    #[serde(borrow, default, rename = "requestURI")]
+    request_uri: Cow<'a, str>,
     #[serde(borrow)]
     verb: Cow<'a, str>,
     #[serde(borrow)]
@@ -106,6 +108,13 @@ struct ObjectRef<'a> {
 #[derive(Deserialize)]
 struct ResponseStatus {
     code: Option<u16>,
+}
+
+/// What a DELETE carries as its body.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct DeleteOptions {
+    dry_run: Option<Vec<serde::de::IgnoredAny>>,
 }
 
 /// The parts of a Node object, or of a patch of one, that tell of its health.
@@ -173,6 +182,9 @@ pub fn read(text: &str) -> Result<Reading, AuditError> {
     if event.response_status.as_ref().and_then(|status| status.code).is_some_and(|code| code >= 400) {
         return Ok(Reading::Irrelevant("refused"));
     }
+    if is_dry_run(&event)? {
+        return Ok(Reading::Irrelevant("a dry run: nothing was changed"));
+    }
     match (&*event.verb, &*object.subresource) {
         ("patch" | "update", "status") => conditions(&event, object),
         // On EKS the node controller was seen to write the whole node, too.
@@ -183,6 +195,20 @@ pub fn read(text: &str) -> Result<Reading, AuditError> {
         ("deletecollection", _) => Ok(Reading::Irrelevant("names no node")),
         _ => Ok(Reading::Irrelevant("not about its health")),
     }
+}
+
+/// Whether the API server only said what it would have done. It logs a dry run like the deed, with the same code: only
+/// the query, or the options that kubectl sends as a DELETE's body, tell them apart.
+fn is_dry_run(event: &Event<'_>) -> Result<bool, AuditError> {
+    let query = event.request_uri.split_once('?').map_or("", |(_, query)| query);
+    if form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "dryRun") {
+        return Ok(true);
+    }
+    let options = match (&*event.verb, event.request_object) {
+        ("delete" | "deletecollection", Some(body)) => serde_json::from_str::<DeleteOptions>(body.get())?,
+        _ => return Ok(false),
+    };
+    Ok(options.dry_run.is_some_and(|stages| !stages.is_empty()))
 }
 
 fn conditions(event: &Event<'_>, object: &ObjectRef<'_>) -> Result<Reading, AuditError> {

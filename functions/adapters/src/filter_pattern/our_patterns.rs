@@ -14,9 +14,11 @@ pub const AGENT: &str = "{ $.v = 1 }";
 /// - which node a `deletecollection` hits, so that verb is left out;
 /// - anything about records over 1 MB, which arrive cut and are no JSON.
 ///
-/// Cordons and taints pass no status, and are left out on purpose.
+/// Cordons and taints pass no status, and are left out on purpose. So are dry runs, which the API server logs with code
+/// 200: it says so in the query (most verbs) or in the body (kubectl's DELETE) alone.
 pub const CONTROL_PLANE: &str = concat!(
-    r#"{ ($.objectRef.resource = "nodes") && ($.stage = "ResponseComplete") && ($.responseStatus.code < 300) && ("#,
+    r#"{ ($.objectRef.resource = "nodes") && ($.stage = "ResponseComplete") && ($.responseStatus.code < 300) && "#,
+    r#"($.requestURI != "*dryRun=*") && ($.requestObject.dryRun NOT EXISTS) && ("#,
     r#"(($.objectRef.subresource NOT EXISTS) && (($.verb = "create") || ($.verb = "delete"))) || "#,
     r#"(($.objectRef.subresource = "status") && (($.verb = "patch") || ($.verb = "update")) && "#,
     r#"($.requestObject.status.conditions[*].status = "*"))) }"#,
@@ -83,6 +85,12 @@ mod tests {
             delete.replace(r#""resource":"nodes""#, r#""resource":"nodes","subresource":"proxy""#),
             delete.replace(r#""verb":"delete""#, r#""verb":"deletecollection""#),
             delete.replace(r#""verb":"delete""#, r#""verb":"get""#),
+            delete
+                .replace(r#""requestURI":"/api/v1/nodes/"#, r#""requestURI":"/api/v1/nodes/a?dryRun=All&b="#),
+            delete.replace(
+                r#""stage":"#,
+                r#""requestObject":{"kind":"DeleteOptions","dryRun":["All"]},"stage":"#,
+            ),
         ];
         for record in rows {
             assert_ne!(record, delete);
