@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test check format lints dependencies bench backtest-bench measure goldens fuzz simulate million bugs
+.PHONY: help demo test check format lints dependencies bench backtest-bench measure goldens fuzz simulate million
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s  %s\n", $$1, $$2 }'
@@ -55,9 +55,6 @@ simulate: ## Run SEEDS random schedules of the whole service from seed FROM on, 
 
 million: ## A million schedules by a simulation that the compiler has seen at work: the figure for schedules a core-second
 	./tests/million.sh
-
-bugs: ## Count the schedules that find each deliberate fault: the table of tests/README.md
-	$(CARGO) run --profile million --locked --quiet -p nodemend-simulation --features seeded-bugs -- --bugs --seeds $(SEEDS)
 
 fuzz: ## Each reader of outside bytes under libFuzzer for FUZZ_SECONDS (60), or those of FUZZ="functions/fuzz rule_file"
 	./tests/fuzz.sh $(FUZZ)

@@ -15,14 +15,14 @@ for package in nodemend-domain nodemend; do
     echo "dependencies: $package knows neither tokio nor aws-*"
 done
 
-# Deliberate faults are for the simulation alone: nothing that is installed may be able to have them.
+# Fault injection is for the tests alone: nothing that is deployed may contain it.
 for package in nodemend nodemend-intake nodemend-repair nodemend-audit nodemend-drain nodemend-agent; do
     features=""
     case $package in nodemend-intake | nodemend-repair | nodemend-audit | nodemend-drain) features="--features lambda" ;; esac
     cargo tree --locked --edges normal,features --package "$package" $features --prefix none |
-        grep -Eq 'seeded-bugs|failpoints|"faults"' && fail "$package can have deliberate faults"
+        grep -Eq 'failpoints|"faults"' && fail "$package contains fault injection"
 done
-echo "dependencies: nothing that is installed has deliberate faults"
+echo "dependencies: nothing that is deployed contains fault injection"
 
 # What is fuzzed is what is installed. The fuzz crates have locks of their own, which no other build would find out of date.
 for folder in functions/fuzz agent/fuzz; do

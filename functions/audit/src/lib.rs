@@ -177,8 +177,7 @@ impl<S: Store + Trail, C: Cloud> Audit<S, C> {
         if let Some(told) = self.recorded(event, account, caller, now).await? {
             return Ok(told);
         }
-        let ours =
-            caller.is_same_principal(&event.user_identity) && !nodemend_domain::bug!("foreign-without-cause");
+        let ours = caller.is_same_principal(&event.user_identity);
         let instance_ids = event.instance_ids();
         // Of what was throttled or denied CloudTrail names no instance. Lambda tries again after one minute and after two.
         if ours

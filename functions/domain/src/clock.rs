@@ -115,7 +115,6 @@ fn trouble(earlier: Option<Timestamp>, changes: &[Change], hold: SignedDuration)
             sound_since = sound_since.or(Some(change.at));
             continue;
         }
-        let hold = if crate::bug!("flapping-resets") { SignedDuration::ZERO } else { hold };
         let held = sound_since.is_some_and(|since| change.at.duration_since(since) >= hold);
         if held || start.is_none() {
             start = Some(change.at);
@@ -194,9 +193,6 @@ pub struct Saying {
 impl Saying {
     /// The start by our clock. A start after the report itself is a broken clock's: it has no age.
     fn since(&self) -> Timestamp {
-        if crate::bug!("clock-of-the-node") {
-            return self.node_since;
-        }
         let age = self.node_at.duration_since(self.node_since).max(SignedDuration::ZERO);
         self.arrival.checked_sub(age).unwrap_or(self.arrival)
     }
@@ -243,7 +239,7 @@ impl Statement {
         {
             trouble.start = trouble.start.min(since);
         }
-        if saying.seq <= self.seq && !crate::bug!("stale-report-wins") {
+        if saying.seq <= self.seq {
             let onset = Onset { node_since: saying.node_since, start: since };
             if saying.health.is_bad()
                 && self.told_by == saying.seq.checked_add(1)
@@ -264,9 +260,6 @@ impl Statement {
         if saying.node_since != self.node_since {
             self.since = since;
         }
-        if crate::bug!("clock-reset-on-repeat") && saying.health.is_bad() {
-            self.trouble = Some(Onset { node_since: saying.node_since, start: saying.arrival });
-        }
         (self.seq, self.health, self.node_since) = (saying.seq, saying.health, saying.node_since);
         Noted::News
     }
@@ -275,12 +268,6 @@ impl Statement {
     /// A later start alone proves none: an agent that lost its memory has one too.
     fn has_recovered(&self, saying: &Saying, trouble: Onset, hold: SignedDuration) -> bool {
         if saying.node_since <= trouble.node_since {
-            return false;
-        }
-        if crate::bug!("clock-reset-on-agent-restart") && saying.sound_before.is_none() {
-            return true;
-        }
-        if crate::bug!("recovery-never-counts") {
             return false;
         }
         match saying.sound_before {

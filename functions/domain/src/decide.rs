@@ -149,8 +149,6 @@ fn triage_repair(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) 
                 }
                 // It came back sound, if late: it is given the time to show that this holds.
                 Some(_) => Settled(Decision::Wait),
-                None if crate::bug!("reboot-never-escalates") => Settled(Decision::Wait),
-                None if crate::bug!("reboot-escalates-at-once") => NeedsSurroundings,
                 None if since_call(policy.reboot_timeout) => NeedsSurroundings,
                 None => Settled(Decision::Wait),
             }
@@ -288,10 +286,7 @@ fn took_effect(repair: &Repair, around: &Surroundings<'_>) -> bool {
         around.whereabouts,
         Whereabouts::Gone | Whereabouts::Member { lifecycle: Lifecycle::Terminating, .. }
     );
-    !crate::bug!("lost-answer-forgotten")
-        && repair.action == RepairAction::Replace
-        && is_pending(repair)
-        && gone
+    repair.action == RepairAction::Replace && is_pending(repair) && gone
 }
 
 /// What [`explain`] says of one guard.

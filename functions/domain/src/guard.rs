@@ -194,9 +194,6 @@ fn group_name<'a>(scene: &Scene<'a>) -> &'a str {
 
 /// `nodeRepairConfig.enabled` is false for the group: EKS's own default.
 pub fn disabled(scene: &Scene<'_>) -> Option<Block> {
-    if crate::bug!("disabled-ignored") {
-        return None;
-    }
     if scene.rules.node_repair_config.enabled {
         return None;
     }
@@ -205,9 +202,6 @@ pub fn disabled(scene: &Scene<'_>) -> Option<Block> {
 
 /// A managed group whose EKS node auto repair is on is EKS's to repair: two repairers would terminate twice.
 pub fn eks_repairs(scene: &Scene<'_>) -> Option<Block> {
-    if crate::bug!("eks-ignored") {
-        return None;
-    }
     if !scene.around.group.is_some_and(|group| group.eks_repairs) {
         return None;
     }
@@ -216,9 +210,6 @@ pub fn eks_repairs(scene: &Scene<'_>) -> Option<Block> {
 
 /// The opt-out tag on the group.
 pub fn opted_out(scene: &Scene<'_>) -> Option<Block> {
-    if crate::bug!("opt-out-ignored") {
-        return None;
-    }
     let tag = &scene.policy.opt_out_tag;
     if scene.around.group?.tags.get(tag)? != "disabled" {
         return None;
@@ -242,9 +233,6 @@ pub fn not_in_group(scene: &Scene<'_>) -> Option<Block> {
 
 /// Somebody set it aside, or it comes, goes, or waits in a warm pool.
 pub fn not_in_service(scene: &Scene<'_>) -> Option<Block> {
-    if crate::bug!("set-aside-ignored") {
-        return None;
-    }
     let Whereabouts::Member { lifecycle, .. } = scene.around.whereabouts else {
         return None;
     };
@@ -262,9 +250,6 @@ pub fn not_in_service(scene: &Scene<'_>) -> Option<Block> {
 
 /// With Terminate suspended the call is refused; with Launch suspended nothing comes in its place.
 pub fn suspended(scene: &Scene<'_>) -> Option<Block> {
-    if crate::bug!("suspended-ignored") {
-        return None;
-    }
     let suspended = &scene.around.group?.suspended;
     let process = suspended.iter().find(|process| matches!(process.as_str(), "Launch" | "Terminate"))?;
     block(Guard::Suspended, format!("the process {process} is suspended in group {}", group_name(scene)))
@@ -282,9 +267,6 @@ pub fn fenced(scene: &Scene<'_>) -> Option<Block> {
 
 /// Holds: of everything, a cluster, a group or a node.
 pub fn held(scene: &Scene<'_>) -> Option<Block> {
-    if crate::bug!("hold-ignored") {
-        return None;
-    }
     let mine = |hold: &&Hold| {
         hold.until > scene.now
             && hold.from.is_none_or(|from| from <= scene.now)
@@ -307,9 +289,6 @@ pub fn held(scene: &Scene<'_>) -> Option<Block> {
 
 /// Windows limit when calls may be made; where there is none they may always.
 pub fn outside_window(scene: &Scene<'_>) -> Option<Block> {
-    if crate::bug!("window-ignored") {
-        return None;
-    }
     let windows = scene.rules.maintenance_windows;
     if windows.is_empty() || windows.iter().any(|window| window.contains(scene.now)) {
         return None;
@@ -325,9 +304,6 @@ pub fn outside_window(scene: &Scene<'_>) -> Option<Block> {
 /// EKS's own stop: more than five nodes and more than 20 % of them unhealthy, or the configured threshold.
 /// What waits is named, and goes on when enough have recovered.
 pub fn unhealthy_threshold(scene: &Scene<'_>) -> Option<Block> {
-    if crate::bug!("threshold-ignored") {
-        return None;
-    }
     let group = scene.around.group?;
     let unhealthy = scene.around.unhealthy_in_group;
     let size = group.size();
@@ -354,7 +330,7 @@ pub fn zone_impaired(scene: &Scene<'_>) -> Option<Block> {
         .zone
         .as_ref()
         .or_else(|| Some(&scene.around.group?.member(&scene.case.instance_id)?.zone))?;
-    if scene.around.cluster.zonal_shifts.contains(zone) && !crate::bug!("shift-ignored") {
+    if scene.around.cluster.zonal_shifts.contains(zone) {
         return block(Guard::ZoneImpaired, format!("an ARC zonal shift leads traffic away from {zone}"));
     }
     let (of_zone, in_all) =
@@ -362,8 +338,7 @@ pub fn zone_impaired(scene: &Scene<'_>) -> Option<Block> {
     let all = scene.around.ailing.unhealthy;
     let here = scene.around.ailing.by_zone.get(zone).copied().unwrap_or(0);
     let limits = &scene.policy.zones;
-    let impaired = !crate::bug!("zone-ignored")
-        && in_all > 1
+    let impaired = in_all > 1
         && here >= limits.min_unhealthy
         && here * 100 >= of_zone * limits.zone_percentage
         && here * 100 >= all * limits.share_percentage;
@@ -380,9 +355,6 @@ pub fn zone_impaired(scene: &Scene<'_>) -> Option<Block> {
 
 /// Most of a cluster fell silent at once: nobody can say which of its nodes are well.
 pub fn log_path_suspect(scene: &Scene<'_>) -> Option<Block> {
-    if crate::bug!("silence-ignored") {
-        return None;
-    }
     let limits = &scene.policy.silence;
     let nodes = scene.around.cluster.nodes();
     let at_once = scene.around.ailing.silent_at_once;
@@ -413,9 +385,6 @@ fn most_within(sorted: &[Timestamp], length: SignedDuration) -> usize {
 
 /// Replacing more would only lose more.
 pub fn replacements_failing(scene: &Scene<'_>) -> Option<Block> {
-    if crate::bug!("rest-ignored") {
-        return None;
-    }
     let until = scene.around.state.rests_until(scene.policy).filter(|until| *until > scene.now)?;
     let failures = scene.around.state.failures;
     let sentence = format!(
@@ -435,7 +404,7 @@ pub fn parallel_limit(scene: &Scene<'_>) -> Option<Block> {
     }
     let under_way = scene.around.state.in_flight.len();
     let allowed = limit.of(scene.around.unhealthy_in_group.max(1));
-    if under_way < allowed + usize::from(crate::bug!("limit-off-by-one")) {
+    if under_way < allowed {
         return None;
     }
     block(
@@ -446,9 +415,6 @@ pub fn parallel_limit(scene: &Scene<'_>) -> Option<Block> {
 
 /// The last one: everything else would let it pass.
 pub fn observe_mode(scene: &Scene<'_>) -> Option<Block> {
-    if crate::bug!("observe-ignored") {
-        return None;
-    }
     match scene.rules.mode {
         Mode::Repair => None,
         Mode::Observe => {

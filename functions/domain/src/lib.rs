@@ -2,7 +2,6 @@
 #![warn(missing_docs)]
 
 pub mod audit_log;
-pub mod bugs;
 pub mod case;
 pub mod catalogue;
 pub mod clock;

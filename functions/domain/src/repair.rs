@@ -201,9 +201,6 @@ impl Repair {
                 }
                 None => after_call(policy.replacement_timeout),
             },
-            Phase::Rebooting if crate::bug!("reboot-escalates-at-once") => {
-                after_call(SignedDuration::from_mins(1))
-            }
             Phase::Rebooting => {
                 after_call(policy.reboot_timeout).map(|late| blocked.map_or(late, |at| at.max(late)))
             }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use nodemend_adapters::{
     clock::Clock,
     cloud::Cloud,
@@ -124,7 +124,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
         let Some(repair) = case.repair.as_mut() else {
             return Ok(None);
         };
-        let until = now + lease();
+        let until = now + LEASE;
         repair.phase = Phase::Acting { until };
         repair.begin_call(Call {
             repair: case.repairs,
@@ -146,10 +146,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             return Ok(None);
         }
         let call = api_call(&case, action);
-        let mut answer = self.cloud.call(&call).await;
-        if nodemend_domain::bug!("calls-twice") {
-            answer = self.cloud.call(&call).await;
-        }
+        let answer = self.cloud.call(&call).await;
         Ok(Some((call, now, answer)))
     }
 
@@ -171,7 +168,7 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     ) {
         let now = self.clock.now();
         let caller = self.cloud.caller();
-        let until = now + lease();
+        let until = now + LEASE;
         group.take_place(case.instance_id.clone(), now);
         case.blocked = None;
         if let Some(repair) = case.repair.as_mut() {
@@ -305,9 +302,6 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
                 called.record = Some(Box::new(record.clone()));
                 told.push(called);
                 entries.push(entry);
-                if nodemend_domain::bug!("record-not-written") {
-                    entries.clear();
-                }
                 if let Some(known) = case.call_mut(*called_at) {
                     known.sequence = entries.last().map(|entry| entry.sequence);
                 }
@@ -317,9 +311,6 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
                 repair.phase = match (&answer.outcome, action) {
                     (Outcome::Accepted { .. }, RepairAction::Reboot) => Phase::Rebooting,
                     (Outcome::Accepted { .. }, _) => Phase::Confirming,
-                    (Outcome::Failed { .. }, _) if nodemend_domain::bug!("refusal-taken-for-yes") => {
-                        Phase::Confirming
-                    }
                     (Outcome::Failed { code, message }, _) => {
                         Phase::Claimed { until: now + Refusal::of(code, message).pause(repair.refusals()) }
                     }
@@ -368,19 +359,12 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
 /// Why a call whose answer is out counts as one that never left.
 pub(crate) const STILL_THERE: &str = "no answer came, and the instance is where it was";
 
-/// How long a claim is its process's own.
-fn lease() -> SignedDuration {
-    if nodemend_domain::bug!("lease-too-short") { SignedDuration::from_secs(1) } else { LEASE }
-}
-
 /// The call that an action is.
 pub(crate) fn api_call(case: &Case, action: RepairAction) -> ApiCall {
     let instance_id = case.instance_id.clone();
     match action {
-        RepairAction::Reboot if !nodemend_domain::bug!("reboot-terminates") => {
-            ApiCall::RebootInstances { instance_id }
-        }
-        RepairAction::Replace | RepairAction::Reboot | RepairAction::NoAction => {
+        RepairAction::Reboot => ApiCall::RebootInstances { instance_id },
+        RepairAction::Replace | RepairAction::NoAction => {
             ApiCall::TerminateInstanceInAutoScalingGroup { instance_id }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::iter;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use nodemend_adapters::{
     clock::Clock,
     cloud::Cloud,
@@ -178,11 +178,6 @@ impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
             }
             entries.push(entry);
         }
-        let until = if nodemend_domain::bug!("blocked-for-ever") {
-            until + SignedDuration::from_hours(48)
-        } else {
-            until
-        };
         let since = before.map_or(now, |before| before.since);
         case.blocked = Some(Blocked { since, guards, until, observed });
         // A repair that has its place keeps it, and is tried again when the way may be clear.

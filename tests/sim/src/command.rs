@@ -16,17 +16,13 @@ simulate --seed N [--verbose]              run one, and tell what happens
   --hours N            how long things go wrong (3)
   --without A,B,…      leave items of the schedule out
   --every-heartbeat    deliver every heartbeat of every node
-  --go-on              go on after a failure, and count them by rule
-  --bugs               look for each deliberate fault (built with the feature seeded-bugs)
-  --bug NAME           run with this deliberate fault (the same)";
+  --go-on              go on after a failure, and count them by rule";
 
 #[derive(Default)]
 struct Asked {
     many: Many,
     seed: Option<u64>,
     help: bool,
-    bugs: bool,
-    bug: Option<String>,
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Asked, String> {
@@ -46,8 +42,6 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Asked, String> {
             "--help" | "-h" => asked.help = true,
             "--verbose" => asked.many.options.verbose = true,
             "--every-heartbeat" => asked.many.options.every_heartbeat = true,
-            "--bugs" => asked.bugs = true,
-            "--bug" => asked.bug = words.next(),
             "--go-on" => asked.many.go_on = true,
             "--without" => {
                 let list = words.next().unwrap_or_default();
@@ -64,7 +58,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Asked, String> {
 
 /// Runs what was asked for.
 pub fn run_command(words: impl Iterator<Item = String>) -> ExitCode {
-    let mut asked = match parse(words) {
+    let asked = match parse(words) {
         Ok(asked) => asked,
         Err(why) => {
             eprintln!("simulate: {why}");
@@ -75,43 +69,10 @@ pub fn run_command(words: impl Iterator<Item = String>) -> ExitCode {
         println!("{USAGE}");
         return ExitCode::SUCCESS;
     }
-    if asked.bugs || asked.bug.is_some() {
-        return with_bugs(&mut asked);
-    }
     match asked.seed {
         Some(seed) => one(seed, &asked.many.options),
         None => all(&asked.many),
     }
-}
-
-#[cfg(feature = "seeded-bugs")]
-fn with_bugs(asked: &mut Asked) -> ExitCode {
-    use nodemend_domain::bugs;
-    if let Some(name) = &asked.bug {
-        let Some((bug, _)) = bugs::ALL.iter().find(|(known, _)| known == name) else {
-            eprintln!("simulate: --bug: {name:?} is none that is known");
-            return ExitCode::from(64);
-        };
-        bugs::seed(Some(bug));
-        return match asked.seed {
-            Some(seed) => one(seed, &asked.many.options),
-            None => {
-                asked.many.bug = Some(bug);
-                all(&asked.many)
-            }
-        };
-    }
-    let hunts = crate::bugs::hunt(asked.many.from, asked.many.seeds, &asked.many.options);
-    print!("{}", crate::bugs::table(&hunts));
-    let missed = hunts.iter().filter(|hunt| hunt.found.is_none()).count();
-    println!("\n{} deliberate faults, {missed} not found within {} schedules", hunts.len(), asked.many.seeds);
-    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) }
-}
-
-#[cfg(not(feature = "seeded-bugs"))]
-fn with_bugs(_: &mut Asked) -> ExitCode {
-    eprintln!("simulate: --bugs: built without them; use cargo run --features seeded-bugs");
-    ExitCode::from(64)
 }
 
 fn one(seed: u64, options: &Options) -> ExitCode {
@@ -144,7 +105,9 @@ fn all(asked: &Many) -> ExitCode {
 fn explain(seed: u64, options: &Options, outcome: &Outcome) {
     let Some(wrong) = outcome.wrongs.first() else { return };
     eprintln!("\nseed {seed} fails, and is shrunk: {wrong}");
-    let least = shrink(seed, options, wrong.rule);
+    let breaks_the_same =
+        |outcome: &Outcome| outcome.wrongs.first().is_some_and(|one| one.rule == wrong.rule);
+    let least = shrink(seed, options, breaks_the_same);
     let told = run(seed, &Options { verbose: true, ..least.clone() });
     for line in &told.story {
         println!("{line}");

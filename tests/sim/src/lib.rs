@@ -6,8 +6,6 @@
 #![warn(missing_docs)]
 
 mod ails;
-#[cfg(feature = "seeded-bugs")]
-pub mod bugs;
 pub mod command;
 mod dice;
 mod events;

@@ -30,9 +30,8 @@ pub struct Many {
     pub threads: usize,
     /// Beyond the first that fails.
     pub go_on: bool,
-    /// The deliberate fault that they run with.
-    #[cfg(feature = "seeded-bugs")]
-    pub bug: Option<&'static str>,
+    /// Which outcome is a failure: one with violations, unless a test looks for something else.
+    pub fails: fn(&Outcome) -> bool,
 }
 
 impl Default for Many {
@@ -43,8 +42,7 @@ impl Default for Many {
             from: 0,
             threads: thread::available_parallelism().map_or(1, NonZero::get),
             go_on: false,
-            #[cfg(feature = "seeded-bugs")]
-            bug: None,
+            fails: |outcome| !outcome.wrongs.is_empty(),
         }
     }
 }
@@ -66,13 +64,15 @@ pub struct Sum {
 }
 
 impl Sum {
-    fn note(&mut self, seed: u64, outcome: Outcome, took: Duration) {
+    fn note(&mut self, seed: u64, outcome: Outcome, fails: bool, took: Duration) {
         self.calls += outcome.calls;
         self.invocations += outcome.invocations;
         self.operations += outcome.operations;
         self.slowest = self.slowest.max((took, seed));
         if let Some(wrong) = outcome.wrongs.first() {
             self.rules.entry(wrong.rule).or_insert((0, seed)).0 += 1;
+        }
+        if fails {
             self.first.get_or_insert((seed, outcome));
         }
     }
@@ -172,8 +172,6 @@ struct Share<'a> {
 impl Share<'_> {
     #[allow(clippy::disallowed_methods, reason = "how long it takes is what is measured")]
     fn work(&self, mut tell: impl FnMut(u64, u64)) -> Sum {
-        #[cfg(feature = "seeded-bugs")]
-        nodemend_domain::bugs::seed(self.asked.bug);
         let mut sum = Sum::default();
         loop {
             let failed = self.failed.load(Ordering::Relaxed);
@@ -188,8 +186,9 @@ impl Share<'_> {
             SEED.set(Some(seed));
             let outcome = run(seed, &self.asked.options);
             SEED.set(None);
-            self.failed.fetch_add(u64::from(!outcome.wrongs.is_empty()), Ordering::Relaxed);
-            sum.note(seed, outcome, start.elapsed());
+            let fails = (self.asked.fails)(&outcome);
+            self.failed.fetch_add(u64::from(fails), Ordering::Relaxed);
+            sum.note(seed, outcome, fails, start.elapsed());
             tell(seed - self.asked.from, failed);
         }
     }

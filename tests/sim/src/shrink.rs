@@ -1,13 +1,11 @@
-//! Turns a schedule that fails into the least that fails: items are left out, many at once and then one by one, as
-//! long as the same rule is broken.
+//! Shrinks a schedule that fails: items are left out, many at once and then one by one, as long as it still fails.
 
-use crate::{Options, items, run};
+use crate::{Options, Outcome, items, run};
 
-/// The options under which the same seed still breaks the same rule, with as many items left out as can be.
-pub fn shrink(seed: u64, options: &Options, rule: &str) -> Options {
+/// The options under which the same seed still fails, with as many items left out as possible.
+pub fn shrink(seed: u64, options: &Options, fails: impl Fn(&Outcome) -> bool) -> Options {
     let count = items(seed, options).len();
     let mut best = Options { verbose: false, ..options.clone() };
-    let fails = |options: &Options| run(seed, options).wrongs.first().is_some_and(|wrong| wrong.rule == rule);
     let mut size = count.div_ceil(2);
     while size > 0 {
         let mut dropped = false;
@@ -16,7 +14,7 @@ pub fn shrink(seed: u64, options: &Options, rule: &str) -> Options {
             let mut without = best.without.clone();
             without.extend(some);
             let less = Options { without, ..best.clone() };
-            if fails(&less) {
+            if fails(&run(seed, &less)) {
                 (best, dropped) = (less, true);
             }
         }

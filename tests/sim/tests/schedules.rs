@@ -2,7 +2,7 @@
 //! say nothing new changes nothing.
 
 use nodemend_simulation::{
-    Options,
+    Options, Outcome, items,
     many::{Many, many},
     run, shrink,
 };
@@ -69,34 +69,32 @@ fn calls_are_made_and_most_of_them_taken() {
 
 #[test]
 fn a_schedule_that_does_not_fail_is_not_shrunk() {
-    let least = shrink(0, &Options::default(), "no such rule");
+    let least = shrink(0, &Options::default(), |_| false);
     assert_eq!(least.without, Vec::<usize>::new());
 }
 
-#[cfg(feature = "seeded-bugs")]
-#[test]
-fn a_deliberate_fault_is_found_and_shrunk_to_what_it_needs() {
-    const RULE: &str = "a call that was not written down";
-    nodemend_domain::bugs::seed(Some("calls-twice"));
-    let fails =
-        |seed: &u64| run(*seed, &Options::default()).wrongs.first().is_some_and(|wrong| wrong.rule == RULE);
-    let seed = (0..200).find(fails).expect("a schedule with a call");
-    let least = shrink(seed, &Options::default(), RULE);
-    let (items, left) = (nodemend_simulation::items(seed, &least), run(seed, &least));
-    assert_eq!(items.len() - least.without.len(), 1, "one node's trouble is enough: {items:?}");
-    assert_eq!(left.wrongs.first().map(|wrong| wrong.rule), Some(RULE));
-    nodemend_domain::bugs::seed(None);
+fn accepts_a_call(outcome: &Outcome) -> bool {
+    outcome.accepted > 0
 }
 
-#[cfg(feature = "seeded-bugs")]
 #[test]
-fn of_several_threads_the_first_schedule_that_fails_is_told() {
+fn a_schedule_is_shrunk_to_what_its_failure_needs() {
+    let options = Options::default();
+    let busy = |seed: &u64| items(*seed, &options).len() > 5 && accepts_a_call(&run(*seed, &options));
+    let seed = (0..200).find(busy).expect("a schedule of many items with a call");
+    let least = shrink(seed, &options, accepts_a_call);
+    let left = items(seed, &options).len() - least.without.len();
+    assert_eq!(left, 1, "one node's trouble is enough for a call: all but {:?}", least.without);
+    assert!(accepts_a_call(&run(seed, &least)));
+}
+
+#[test]
+fn with_several_threads_the_first_schedule_that_fails_is_reported() {
     let first = |threads: usize| {
-        let asked = Many { seeds: 200, threads, bug: Some("calls-twice"), ..Many::default() };
+        let asked = Many { seeds: 200, threads, fails: accepts_a_call, ..Many::default() };
         many(&asked).sum.first.map(|(seed, _)| seed)
     };
     let alone = first(1);
     assert!(alone.is_some());
     assert_eq!(first(7), alone);
-    nodemend_domain::bugs::seed(None);
 }

@@ -141,13 +141,13 @@ impl Store for MemoryStore {
         };
         let before = shelf.cases.get(&case.instance_id);
         let version = before.map_or(0, |before| before.version);
-        if version != case.version && !nodemend_domain::bug!("claim-not-conditional") {
+        if version != case.version {
             return Ok(Commit::Lost);
         }
         let group_version =
             |group: &GroupState| shelf.groups.get(&group.name).map_or(0, |known| known.version);
         let elder = |group: &GroupState| group_version(group) != group.version;
-        if change.group.is_some_and(elder) && !nodemend_domain::bug!("group-not-conditional") {
+        if change.group.is_some_and(elder) {
             return Ok(Commit::Lost);
         }
         let next = shelf.trails.get(&case.instance_id).map_or(0, Vec::len) as u64 + 1;

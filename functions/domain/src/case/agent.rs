@@ -59,7 +59,7 @@ impl Case {
         }
         let newer =
             self.boot.as_ref().is_none_or(|boot| boot.node_at.is_none_or(|node_at| report.at > node_at));
-        if (!newer || self.old_boots.contains(&report.boot_id)) && !crate::bug!("boot-fence-ignored") {
+        if !newer || self.old_boots.contains(&report.boot_id) {
             return false;
         }
         self.begin_boot(report.boot_id.clone(), arrival, Some(report.at), news);
@@ -156,11 +156,6 @@ impl Case {
         }
         if noted == Noted::Stale {
             return;
-        }
-        if crate::bug!("clock-reset-on-reason-change")
-            && known.findings.iter().any(|before| found.iter().all(|now| *now.reason != *before.reason))
-        {
-            *statement = Statement::first(Saying { node_since: report.at, ..saying });
         }
         if saying.health.is_bad() {
             known.findings = found

@@ -39,17 +39,11 @@ impl Case {
 
     /// The first call of which CloudTrail should have told by now.
     pub fn unconfirmed(&self, policy: &Policy, now: Timestamp) -> Option<&Call> {
-        if crate::bug!("missing-never-told") {
-            return None;
-        }
         self.calls().find(|call| call.verdict_due(policy).is_some_and(|due| due <= now))
     }
 
     /// When CloudTrail should have told of the next call.
     pub(super) fn next_verdict(&self, policy: &Policy) -> Option<Timestamp> {
-        if crate::bug!("missing-never-told") {
-            return None;
-        }
         self.calls().filter_map(|call| call.verdict_due(policy)).min()
     }
 
@@ -67,9 +61,6 @@ impl Case {
     /// ended all the same: the node was well by all that was known, and word of the boot that came of it, or of what is
     /// bad in it, arrived after that.
     pub(super) fn outlived_reboot(&self, since: Timestamp, policy: &Policy) -> Option<Timestamp> {
-        if crate::bug!("ended-reboot-forgotten") {
-            return None;
-        }
         let boot = self.boot.as_ref()?;
         let after = |at: Timestamp, length| at.checked_add(length).ok();
         // A boot that was well for as long as a recovery must hold was a cure, and what breaks in it is another trouble.

@@ -69,8 +69,7 @@ impl Fault {
 }
 
 fn is_due(heals_at: Option<Timestamp>, deadline: Option<Timestamp>, now: Timestamp) -> bool {
-    (heals_at.is_none() || crate::bug!("recovering-is-due"))
-        && deadline.is_some_and(|deadline| deadline <= now)
+    heals_at.is_none() && deadline.is_some_and(|deadline| deadline <= now)
 }
 
 /// A fault whose words are still its case's. Every group's rules are tried on a case whose group is unknown; what is told
@@ -270,9 +269,6 @@ impl Case {
         if self.departure.is_some() {
             return Some(now);
         }
-        if crate::bug!("due-forgotten") {
-            return self.silence_due(policy).filter(|at| *at > now);
-        }
         let recovering = faults.iter().filter_map(|fault| fault.heals_at);
         // A blocked repair is looked at again when its block may have passed, not at its old deadline.
         let acting =
@@ -299,8 +295,7 @@ impl Case {
             .boot
             .as_ref()
             .filter(|boot| repair.effective_at().is_some_and(|called| boot.heard > called))?;
-        let agent_spoke = boot.node_at.is_some()
-            || crate::bug!("old-boot-speaks-for-new") && self.heard_agent >= Some(boot.heard);
+        let agent_spoke = boot.node_at.is_some();
         let acting = || faults.iter().filter(|fault| fault.deadline.is_some());
         if acting().any(Fault::is_bad) || repair.fault.testimony == Testimony::Agent && !agent_spoke {
             return None;
