@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Prints what the agent costs: memory, processor and delay, idle, under a flood and after a burst of kernel lines.
+"""Measures the agent: memory, CPU time and delay, when idle, at a high rate and after a burst of kernel lines.
 
     sudo agent/bench/footprint.py target/release/nodemend-agent [--idle SECONDS] [--flood SECONDS]
 
-It writes to the real kernel log, as root, and lifts the kernel's limit on that for as long as it runs.
+It writes to the real kernel log, which requires root, and disables the kernel's rate limit for writers while it runs.
 """
 import argparse
 import json
@@ -19,9 +19,9 @@ import urllib.request
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 LIMIT = pathlib.Path("/proc/sys/kernel/printk_devkmsg")
-# The kernel's log still holds the lines of earlier runs.
+# The kernel log still contains the lines of earlier runs.
 RUN = f"{os.getpid()}-{int(time.time())}"
-# A reason a marker: what is seen again of one reason is told again much later.
+# One reason per marker: a repeated finding with the same reason is reported again only much later.
 RULES = "rules:\n" + "".join(
     f"- {{reason: FootprintMarker{number}, source: kmsg, facility: any, severity: Event, condition: KernelReady, "
     f"pattern: 'footprint {RUN} marker {number}$'}}\n"
@@ -31,8 +31,8 @@ RULES = "rules:\n" + "".join(
 
 class Agent:
     def __init__(self, binary, listen):
-        self.folder = tempfile.TemporaryDirectory()
-        rules = pathlib.Path(self.folder.name) / "rules.yaml"
+        self.directory = tempfile.TemporaryDirectory()
+        rules = pathlib.Path(self.directory.name) / "rules.yaml"
         rules.write_text(RULES)
         self.listen = listen
         self.seen = {}
@@ -40,7 +40,7 @@ class Agent:
             [
                 binary, "run", "--sink", "stdout", "--cluster", "bench", "--node", "bench.internal",
                 "--instance-id", "i-0123456789abcdef0", "--zone", "us-east-1a", "--no-imds",
-                "--state-dir", self.folder.name + "/state", "--rules", str(rules), "--listen", listen,
+                "--state-dir", self.directory.name + "/state", "--rules", str(rules), "--listen", listen,
                 "--accept-injected",
             ],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -80,12 +80,12 @@ def write(kmsg, text):
 
 
 def measure(agent, seconds, work=lambda: None):
-    """Processor in percent of a core and the largest memory over so many seconds of work."""
+    """CPU time in percent of a core and the largest resident memory in MiB, over `seconds` of calling `work`."""
     before, started, largest = agent.ticks(), time.monotonic(), 0.0
-    while (passed := time.monotonic() - started) < seconds:
+    while (elapsed := time.monotonic() - started) < seconds:
         work()
         largest = max(largest, agent.rss())
-    return 100.0 * (agent.ticks() - before) / TICKS / passed, largest
+    return 100.0 * (agent.ticks() - before) / TICKS / elapsed, largest
 
 
 def row(name, *cells):
@@ -100,12 +100,12 @@ def main():
     parser.add_argument("--listen", default="127.0.0.1:9192")
     options = parser.parse_args()
     if not os.access("/dev/kmsg", os.W_OK):
-        sys.exit("footprint: skipped: /dev/kmsg can't be written, which takes root")
+        sys.exit("footprint: skipped: writing to /dev/kmsg requires root")
     limit = LIMIT.read_text().split()[0]
     try:
         LIMIT.write_text("on\n")
     except OSError as error:
-        print(f"footprint: the kernel's limit on written lines stays: {error}", file=sys.stderr)
+        print(f"footprint: failed to disable the kernel's rate limit: {error}", file=sys.stderr)
     kmsg = os.open("/dev/kmsg", os.O_WRONLY)
     agent = Agent(options.agent, options.listen)
     try:
@@ -134,7 +134,7 @@ def main():
             started = time.monotonic()
             for _ in range(100):
                 number += 1
-                write(kmsg, f"nodemend footprint line {number} of a program that has much to say")
+                write(kmsg, f"nodemend footprint line {number} of a verbose program")
             time.sleep(max(0.0, 0.1 - (time.monotonic() - started)))
 
         cpu, rss = measure(agent, options.flood, flood)
@@ -152,9 +152,9 @@ def main():
         write(kmsg, f"footprint {RUN} marker 3")
         delay = agent.wait("3", time.monotonic())
         overrun = agent.metric("lines_lost_total") - lost
-        told = "told" if agent.wait("overrun", time.monotonic(), 2.0) is not None else "not told"
+        reported = "reported" if agent.wait("overrun", time.monotonic(), 2.0) is not None else "not reported"
         row(f"after 60,000 lines in {took:.2f} s", "", f"{agent.rss():.1f}",
-            "never" if delay is None else f"{delay:.3f}", f"{overrun} ({told})")
+            "never" if delay is None else f"{delay:.3f}", f"{overrun} ({reported})")
         size = os.stat(options.agent).st_size / 2**20
         row("binary, MiB", "", f"{size:.1f}", "", "")
     finally:

@@ -1,4 +1,4 @@
-//! Measures what one line costs on its way through all detectors, over a mix in which one line in a hundred is a hit.
+//! Measures the cost of a line in all detectors, with one matching line in a hundred.
 #![expect(clippy::unwrap_used, reason = "a bench may stop at the first surprise")]
 
 use std::borrow::Cow;
@@ -7,13 +7,13 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use jiff::Timestamp;
 use nodemend_agent::{
     detect::Detector,
-    signal::{Line, Origin},
+    signal::{LogLine, Origin},
 };
 
 const LINES: usize = 10_000;
 const HIT_EVERY: usize = 100;
 
-/// What logs are full of.
+/// Ordinary log lines.
 const ORDINARY: [(&str, &str); 10] = [
     (
         "",
@@ -42,7 +42,7 @@ const ORDINARY: [(&str, &str); 10] = [
     ),
 ];
 
-/// What is wrong, in turn.
+/// Lines that match, in turn.
 const HITS: [(&str, &str); 5] = [
     ("", "watchdog: BUG: soft lockup - CPU#3 stuck for 22s! [kworker/3:1:4711]"),
     ("", "I/O error, dev nvme1n1, sector 2048 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 0"),
@@ -54,8 +54,8 @@ const HITS: [(&str, &str); 5] = [
     ),
 ];
 
-fn lines() -> Vec<Line<'static>> {
-    let line = |(unit, text): (&'static str, &'static str)| Line {
+fn lines() -> Vec<LogLine<'static>> {
+    let line = |(unit, text): (&'static str, &'static str)| LogLine {
         origin: match unit {
             "" => Origin::Kernel { facility: 0, level: 4 },
             unit => Origin::Unit(Cow::Borrowed(unit)),
@@ -63,11 +63,11 @@ fn lines() -> Vec<Line<'static>> {
         at: Timestamp::from_second(1_787_220_000).unwrap(),
         text: Cow::Borrowed(text),
     };
-    let of = |place: usize| match place % HIT_EVERY {
-        0 => HITS[place / HIT_EVERY % HITS.len()],
-        _ => ORDINARY[place % ORDINARY.len()],
+    let of = |index: usize| match index % HIT_EVERY {
+        0 => HITS[index / HIT_EVERY % HITS.len()],
+        _ => ORDINARY[index % ORDINARY.len()],
     };
-    (0..LINES).map(|place| line(of(place))).collect()
+    (0..LINES).map(|index| line(of(index))).collect()
 }
 
 fn matching(criterion: &mut Criterion) {

@@ -1,8 +1,9 @@
-//! Turns an error and all that caused it into one sentence.
+//! Formats an error and its sources as one line.
 
 use std::{error::Error, iter};
 
-/// The error, then each cause that the text before it does not end with already: many errors say their own.
+/// Returns the error followed by each source whose text is not already its end: many errors include their source's
+/// text.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     for cause in iter::successors(error.source(), |&cause| cause.source()) {
@@ -29,7 +30,7 @@ mod tests {
     }
 
     #[test]
-    fn each_cause_is_said_once() {
+    fn each_cause_appears_once() {
         let source = || io::Error::other("no such thing");
         for error in [Outer::Short { source: source() }, Outer::Long { source: source() }] {
             assert_eq!(chain(&error), "failed to read it: no such thing");

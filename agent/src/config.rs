@@ -1,7 +1,7 @@
-//! Turns flags, the environment and one YAML file into a checked configuration.
+//! Builds a validated configuration from flags, environment variables and one YAML file.
 //!
-//! Every setting is both a flag and a field of the file, under one name (`--state-dir`, `stateDir`); a flag, or the
-//! environment variable that stands for it, wins. `run` and `scan` take the same ones.
+//! Each setting is both a flag and a field of the file (`--state-dir`, `stateDir`). A flag, or its environment
+//! variable, overrides the file. `run` and `scan` accept the same settings.
 
 use std::{
     fs, io,
@@ -14,12 +14,12 @@ use clap::{Args, ValueEnum};
 use jiff::SignedDuration;
 use serde::Deserialize;
 
-use crate::identity::Given;
+use crate::identity::IdentityOverrides;
 
-/// A configuration has a page of lines.
+/// A configuration file is about a page; a larger file is an error.
 const MAX_CONFIG_BYTES: u64 = 256 * 1024;
 
-/// What may be set. Nothing set means the default.
+/// Settings as given, not validated yet. An unset field takes its default.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Settings {
@@ -31,55 +31,55 @@ pub struct Settings {
     #[arg(long, env = "NODE_NAME", global = true, value_name = "NAME")]
     pub node: Option<String>,
 
-    /// The EC2 instance's id [default: from the firmware, else the metadata service]
+    /// The EC2 instance ID [default: from the firmware, else from the instance metadata service]
     #[arg(long, env = "NODEMEND_INSTANCE_ID", global = true, value_name = "ID")]
     pub instance_id: Option<String>,
 
-    /// The availability zone [default: from the metadata service]
+    /// The Availability Zone [default: from the instance metadata service]
     #[arg(long, env = "NODEMEND_ZONE", global = true, value_name = "ZONE")]
     pub zone: Option<String>,
 
-    /// Where the host's filesystem is mounted [default: /]
+    /// The directory where the host's root filesystem is mounted [default: /]
     #[arg(long, env = "NODEMEND_ROOT", global = true, value_name = "DIR")]
     pub root: Option<PathBuf>,
 
-    /// Where what must survive a restart is kept [default: /var/lib/nodemend]
+    /// The directory for state that must survive a restart [default: /var/lib/nodemend]
     #[arg(long, env = "NODEMEND_STATE_DIR", global = true, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
-    /// Where reports go [default: cloudwatch]
+    /// The destination of reports [default: cloudwatch]
     #[arg(long, env = "NODEMEND_SINK", global = true, value_enum)]
     pub sink: Option<SinkKind>,
 
-    /// The log group of the sink cloudwatch [default: /nodemend/<cluster>/nodes]
+    /// The log group of the cloudwatch sink [default: /nodemend/<cluster>/nodes]
     #[arg(long, env = "NODEMEND_LOG_GROUP", global = true, value_name = "NAME")]
     pub log_group: Option<String>,
 
-    /// Rule files: ours, or node-problem-detector's system-log-monitor JSON
+    /// Rule files: nodemend's format, or node-problem-detector's system-log-monitor JSON
     #[arg(long, global = true, num_args = 1.., value_name = "FILE")]
     pub rules: Vec<PathBuf>,
 
-    /// Where /healthz and /metrics are served [default: 127.0.0.1:9102]
+    /// The address that serves /healthz and /metrics [default: 127.0.0.1:9102]
     #[arg(long, env = "NODEMEND_LISTEN", global = true, value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
 
-    /// How often all conditions are reported [default: 5m]
-    #[arg(long, global = true, value_name = "LENGTH", value_parser = length)]
+    /// The interval between heartbeat reports, which carry all conditions [default: 5m]
+    #[arg(long, global = true, value_name = "DURATION", value_parser = duration)]
     pub heartbeat: Option<SignedDuration>,
 
-    /// Read every probe so often, instead of each at its own interval
-    #[arg(long, global = true, value_name = "LENGTH", value_parser = length)]
+    /// One interval for all probes, instead of each probe's own
+    #[arg(long, global = true, value_name = "DURATION", value_parser = duration)]
     pub probe_interval: Option<SignedDuration>,
 
-    /// How much of the spool waits at most for a sink that does not answer, in MiB [default: 64]
+    /// The maximum size of the on-disk spool of undelivered reports, in MiB [default: 64]
     #[arg(long, global = true, value_name = "MIB")]
     pub spool_mib: Option<u64>,
 
-    /// Probes that are not to run, by the names that scan prints
+    /// Probes to turn off, by the names that scan prints
     #[arg(long, global = true, num_args = 1.., value_name = "PROBE")]
     pub without: Vec<String>,
 
-    /// Interfaces that may be down, as regular expressions; they take the place of the built-in ones
+    /// Interfaces that may be down, as regular expressions; they replace the built-in list
     #[arg(long, global = true, num_args = 1.., value_name = "REGEX")]
     pub exclude_interfaces: Vec<String>,
 
@@ -87,112 +87,103 @@ pub struct Settings {
     #[arg(long, global = true, num_args = 1.., value_name = "TABLE/CHAIN")]
     pub expected_reject_chains: Vec<String>,
 
-    /// Believe kernel records that programs wrote, as inject does: for tests, never for production
+    /// Accept kernel log records that programs wrote, as inject does. For tests, never for production
     #[arg(long, global = true)]
     pub accept_injected: bool,
 
-    /// Never ask the instance metadata service
+    /// Never query the instance metadata service
     #[arg(long, env = "NODEMEND_NO_IMDS", global = true)]
     pub no_imds: bool,
 }
 
-/// Where reports go.
+/// The destination of reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SinkKind {
-    /// CloudWatch Logs.
     Cloudwatch,
-    /// One report a line, for a log shipper that already runs.
+    /// One report a line on standard output, for a log shipper that already runs.
     Stdout,
 }
 
-/// A configuration that can be run with.
+/// A validated configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Who this node is said to be.
-    pub given: Given,
-    /// Where the host's filesystem is mounted.
+    /// Identity values that were set explicitly; they override what the node reports.
+    pub overrides: IdentityOverrides,
+    /// The directory where the host's root filesystem is mounted.
     pub root: PathBuf,
-    /// Where what must survive a restart is kept.
+    /// The directory for state that must survive a restart.
     pub state_dir: PathBuf,
-    /// Where reports go.
     pub sink: SinkKind,
-    /// CloudWatch's log group; none means the cluster's own.
+    /// The log group; `None` means `/nodemend/<cluster>/nodes`.
     pub log_group: Option<String>,
-    /// Rule files.
     pub rules: Vec<PathBuf>,
-    /// Where pages are served.
+    /// The address of `/healthz` and `/metrics`.
     pub listen: SocketAddr,
-    /// How often all conditions are reported.
+    /// The interval between heartbeat reports.
     pub heartbeat: SignedDuration,
-    /// One interval for all probes; none means each its own.
+    /// One interval for all probes; `None` means each probe's own.
     pub probe_interval: Option<Duration>,
-    /// Whether kernel records that programs wrote are believed.
+    /// Whether kernel log records that programs wrote are accepted.
     pub accept_injected: bool,
-    /// The spool's limit in bytes.
+    /// The maximum size of the spool, in bytes.
     pub spool_bytes: u64,
-    /// Probes that are not to run.
+    /// Names of the probes that are turned off.
     pub without: Vec<String>,
-    /// Interfaces that may be down.
+    /// Interfaces that may be down. An expression must match the whole name.
     pub exclude_interfaces: Vec<regex::Regex>,
-    /// Chains whose rules are expected.
+    /// Chains whose REJECT and DROP rules are expected, as (table, chain).
     pub expected_reject_chains: Vec<(String, String)>,
-    /// Whether the metadata service may be asked.
-    pub ask_imds: bool,
+    /// Whether the instance metadata service may be queried.
+    pub query_imds: bool,
 }
 
-/// Why a configuration can't be run with: the field, and what is wrong with it.
+/// Why a configuration is invalid. The text names the field.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The file can't be read.
     #[error("failed to read {}: {source}", path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The file's text is not what it should be.
+    Read { path: PathBuf, source: io::Error },
+    /// The file is not valid: its syntax, an unknown field, or a value of the wrong type.
     #[error("{}: {field}: {why}", path.display())]
     File {
-        /// Which.
         path: PathBuf,
-        /// The field's path.
+        /// The path of the field within the file, or `file`.
         field: String,
-        /// What is wrong.
         why: String,
     },
-    /// A value is not one.
+    /// A value is out of range or malformed.
     #[error("{field}: {why}")]
     Field {
-        /// The field's name.
+        /// The field's name in the file.
         field: &'static str,
-        /// What is wrong.
         why: String,
     },
 }
 
 impl Settings {
-    /// Reads the file.
+    /// Reads a configuration file. An empty file is valid.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let failed = |source| ConfigError::Read { path: path.to_owned(), source };
-        let wrong = |field: String, why: String| ConfigError::File { path: path.to_owned(), field, why };
+        let invalid = |field: String, why: String| ConfigError::File { path: path.to_owned(), field, why };
         if fs::metadata(path).map_err(failed)?.len() > MAX_CONFIG_BYTES {
-            return Err(wrong("file".to_owned(), format!("longer than {MAX_CONFIG_BYTES} bytes")));
+            return Err(invalid("file".to_owned(), format!("longer than {MAX_CONFIG_BYTES} bytes")));
         }
         let text = fs::read_to_string(path).map_err(failed)?;
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
         let value: serde_json::Value = serde_saphyr::from_str(&text)
-            .map_err(|error| wrong("file".to_owned(), one_line(&error.to_string())))?;
+            .map_err(|error| invalid("file".to_owned(), one_line(&error.to_string())))?;
         serde_path_to_error::deserialize(value).map_err(|error| {
             let field = error.path().to_string();
-            wrong(if field == "." { "file".to_owned() } else { field }, one_line(&error.inner().to_string()))
+            invalid(
+                if field == "." { "file".to_owned() } else { field },
+                one_line(&error.inner().to_string()),
+            )
         })
     }
 
-    /// These where they are set, else the file's.
+    /// Merges two sources: a value of `self` overrides the one of `file`.
     pub fn over(self, file: Self) -> Self {
         let list = |own: Vec<String>, other: Vec<String>| if own.is_empty() { other } else { own };
         Self {
@@ -217,7 +208,7 @@ impl Settings {
         }
     }
 
-    /// Fills in the defaults, and checks what can be checked without looking at the node.
+    /// Applies defaults and validates all values that do not depend on the node.
     pub fn check(self) -> Result<Config, ConfigError> {
         let field = |field, why: String| ConfigError::Field { field, why };
         let heartbeat = self.heartbeat.unwrap_or(SignedDuration::from_mins(5));
@@ -225,11 +216,11 @@ impl Settings {
             return Err(field("heartbeat", "not between 1s and 1h".to_owned()));
         }
         let probe_interval = match self.probe_interval {
-            // Some detections want several readings within minutes: read more seldom, they would never count.
-            Some(length) if !(1..=30).contains(&length.as_secs()) => {
+            // Some reasons need several readings within minutes. With a longer interval they would never be raised.
+            Some(duration) if !(1..=30).contains(&duration.as_secs()) => {
                 return Err(field("probeInterval", "not between 1s and 30s".to_owned()));
             }
-            Some(length) => Some(length.unsigned_abs()),
+            Some(duration) => Some(duration.unsigned_abs()),
             None => None,
         };
         let spool_mib = self.spool_mib.unwrap_or(64);
@@ -257,7 +248,7 @@ impl Settings {
             })
             .collect::<Result<_, _>>()?;
         Ok(Config {
-            given: Given {
+            overrides: IdentityOverrides {
                 cluster: self.cluster,
                 node: self.node,
                 instance_id: self.instance_id,
@@ -276,13 +267,13 @@ impl Settings {
             without: self.without,
             exclude_interfaces,
             expected_reject_chains,
-            ask_imds: !self.no_imds,
+            query_imds: !self.no_imds,
         })
     }
 }
 
-fn length(text: &str) -> Result<SignedDuration, String> {
-    text.parse::<SignedDuration>().map_err(|_| "not a length of time like 5m or 90s".to_owned())
+fn duration(text: &str) -> Result<SignedDuration, String> {
+    text.parse::<SignedDuration>().map_err(|_| "not a duration like 5m or 90s".to_owned())
 }
 
 fn one_line(text: &str) -> String {
@@ -306,7 +297,7 @@ mod tests {
         let file = read("wins", "cluster: prod\nheartbeat: 1m\nwithout: [imds]\n").expect("settings");
         let flags = Settings { cluster: Some("test".into()), ..Settings::default() };
         let config = flags.over(file).check().expect("a configuration");
-        assert_eq!(config.given.cluster.as_deref(), Some("test"));
+        assert_eq!(config.overrides.cluster.as_deref(), Some("test"));
         assert_eq!(config.heartbeat, SignedDuration::from_mins(1));
         assert_eq!(config.without, ["imds"]);
         assert_eq!(config.listen.to_string(), "127.0.0.1:9102");
@@ -314,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_by_its_field() {
+    fn an_error_names_its_field() {
         for (text, expected) in [
             ("clutser: prod\n", "clutser"),
             ("heartbeat: soon\n", "heartbeat: "),

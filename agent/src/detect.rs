@@ -1,8 +1,8 @@
-//! Turns lines of logs into findings.
+//! Turns log lines into findings.
 //!
-//! Pure: a line comes in with its time, changes go out, and the only memory is what a few detectors need of the
-//! lines before. Most lines say nothing, so a first pass looks for the words without which no detector can
-//! match; only then a regular expression decides.
+//! This module is pure: a line arrives with its timestamp, changes of findings leave, and the only state is what a
+//! few detectors need of earlier lines. Most lines match nothing, so a first pass searches for literals that every
+//! pattern requires. A regular expression runs only on a line that contains one.
 
 mod accelerator;
 pub(crate) mod cgroup;
@@ -13,112 +13,90 @@ mod kernel;
 mod matcher;
 mod memory;
 mod network;
+mod pattern;
 pub mod rules;
 mod runtime;
-mod shape;
+mod state;
 mod storage;
+mod text;
+mod writers;
 
 use std::collections::BTreeSet;
 
 use self::{
     matcher::Matcher,
-    rules::{RuleFile, Watch},
-    shape::{State, Writers},
+    pattern::LinePattern,
+    rules::{RuleEvaluator, RuleFile},
+    state::DetectorState,
+    writers::Writers,
 };
 use crate::{
-    finding::Change,
-    signal::{Line, Origin},
+    finding::FindingChange,
+    signal::{LogLine, Origin},
 };
 
-pub use self::storage::host_devices;
+pub use self::{matcher::DetectorError, storage::host_devices, writers::Trust};
 
-/// Whose lines in the kernel's log are believed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Trust {
-    /// Those of facility 0: the kernel's own. A program that writes to `/dev/kmsg` cannot have it.
-    #[default]
-    KernelOnly,
-    /// Anybody's: for trials on a node, where a person plays the kernel.
-    AnyFacility,
-}
-
-/// Why a detector could not be built.
-#[derive(Debug, thiserror::Error)]
-pub enum DetectorError {
-    /// A pattern cannot be compiled.
-    #[error("failed to compile pattern {pattern:?}")]
-    Pattern {
-        /// The pattern.
-        pattern: String,
-        /// What is wrong with it.
-        #[source]
-        source: Box<regex::Error>,
-    },
-    /// The words that are looked for first cannot be compiled.
-    #[error("failed to compile the words to look for")]
-    Words(#[source] aho_corasick::BuildError),
-}
-
-/// Sees what is wrong in lines.
+/// Finds problems in log lines.
 #[derive(Debug)]
 pub struct Detector {
     trust: Trust,
     kernel: Matcher,
     services: Matcher,
-    state: State,
-    watch: Watch,
+    state: DetectorState,
+    rules: RuleEvaluator,
 }
 
 impl Detector {
-    /// A detector with our rules and the users' own.
+    /// Creates a detector with the built-in patterns and the rules of these files.
     pub fn new(files: &[RuleFile]) -> Result<Self, DetectorError> {
         let (kernel, services): (Vec<_>, Vec<_>) =
-            shape::all().partition(|shape| shape.writers == Writers::KERNEL);
+            built_in_patterns().partition(|line_pattern| line_pattern.writers == Writers::KERNEL);
         Ok(Self {
             trust: Trust::default(),
             kernel: Matcher::new(kernel)?,
             services: Matcher::new(services)?,
-            state: State::default(),
-            watch: Watch::new(files)?,
+            state: DetectorState::default(),
+            rules: RuleEvaluator::new(files)?,
         })
     }
 
-    /// The same, believing others in the kernel's log.
+    /// Sets which kernel log records are trusted.
     #[must_use]
-    pub fn trusting(mut self, trust: Trust) -> Self {
+    pub fn with_trust(mut self, trust: Trust) -> Self {
         self.trust = trust;
         self
     }
 
-    /// Says which devices carry the host's own filesystems, as the kernel names them (`nvme0n1p1`, `dm-0`).
+    /// Sets the block devices that carry the host's own filesystems, by kernel name (`nvme0n1p1`, `dm-0`).
     ///
-    /// A broken filesystem makes the node bad only if it is one of these. A pod's volume never does, and until
-    /// this is told nothing does: both are events then.
-    pub fn know_host_devices(&mut self, devices: BTreeSet<String>) {
+    /// A broken filesystem makes a condition False only if it is on one of these devices. On a pod's volume it is an
+    /// event. Until this is called, every broken filesystem is an event.
+    pub fn set_host_devices(&mut self, devices: BTreeSet<String>) {
         self.state.host_devices = devices;
     }
 
-    /// The reasons that our own detectors raise, without the families that carry a number.
+    /// The reasons that the built-in patterns raise, without the numbered families (`NvidiaXID<n>Error`).
     pub fn reasons() -> BTreeSet<&'static str> {
-        shape::all().flat_map(|shape| shape.reasons.iter().copied()).collect()
+        built_in_patterns().flat_map(|line_pattern| line_pattern.reasons.iter().copied()).collect()
     }
 
-    /// Looks at a line and adds what it changes.
-    pub fn detect(&mut self, line: &Line<'_>, out: &mut Vec<Change>) {
-        if !self.believes(&line.origin) {
-            // A user's rule may believe anybody; it says so itself.
-            self.watch.look(line, self.trust, out);
+    /// Matches one line and appends the resulting changes to `out`.
+    pub fn detect(&mut self, line: &LogLine<'_>, out: &mut Vec<FindingChange>) {
+        if !self.trusts(&line.origin) {
+            // A user's rule may accept records of any facility; it has its own setting for that.
+            self.rules.evaluate(line, self.trust, out);
             return;
         }
         let writers = Writers::of(&line.origin);
         let matcher = if writers == Writers::KERNEL { &self.kernel } else { &self.services };
-        if writers != Writers::NOBODY {
-            matcher.look(writers, line, &mut self.state, out);
+        if writers != Writers::NONE {
+            matcher.match_line(writers, line, &mut self.state, out);
         }
-        self.watch.look(line, self.trust, out);
+        self.rules.evaluate(line, self.trust, out);
     }
 
-    fn believes(&self, origin: &Origin<'_>) -> bool {
+    fn trusts(&self, origin: &Origin<'_>) -> bool {
         match origin {
             Origin::Kernel { facility, .. } => *facility == 0 || self.trust == Trust::AnyFacility,
             Origin::Unit(_) | Origin::File(_) => true,
@@ -126,7 +104,18 @@ impl Detector {
     }
 }
 
-/// The first bytes of a text, cut between two characters.
-fn head(text: &str, bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes)]
+/// The built-in patterns.
+fn built_in_patterns() -> impl Iterator<Item = LinePattern> {
+    [
+        kernel::PATTERNS,
+        memory::PATTERNS,
+        network::PATTERNS,
+        storage::PATTERNS,
+        runtime::PATTERNS,
+        cron::PATTERNS,
+        accelerator::PATTERNS,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
 }

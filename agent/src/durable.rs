@@ -1,4 +1,4 @@
-//! Turns bytes into a file that is whole, the old one or the new one, whenever power fails.
+//! Replaces files atomically: after a power failure the file is whole, either the old or the new version.
 
 use std::{
     fs::{self, File},
@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-/// Puts a file in the place of another: written beside it, synced, renamed, and the folder synced.
+/// Replaces a file: writes a temporary file beside it, syncs it, renames it, and syncs the directory.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
     let mut file = File::create(&beside)?;
@@ -14,13 +14,13 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     drop(file);
     fs::rename(&beside, path)?;
-    sync_folder(path)
+    sync_directory(path)
 }
 
-/// Makes the names in a file's folder durable.
-pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
+/// Syncs the directory of a file, which makes a rename or creation durable.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
+        Some(directory) if !directory.as_os_str().is_empty() => File::open(directory)?.sync_all(),
         _ => File::open(".")?.sync_all(),
     }
 }

@@ -1,74 +1,63 @@
-//! What a detector says: something is wrong, or is well again.
+//! Findings and their changes, as detectors and probes emit them.
 
 use std::borrow::Cow;
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::condition::{ConditionType, Severity};
 
-/// A change that a detector saw.
+/// A change that a detector or probe emits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// Something is wrong, or is seen again.
-    Raised(Finding),
-    /// It is well: a probe's next healthy reading, or a line that says so.
+pub enum FindingChange {
+    /// A problem was found, or was found again.
+    Raised(DetectedFinding),
+    /// A problem is over: a probe's next healthy reading, or a line that reports recovery.
     Cleared {
-        /// Its reason.
         reason: Cow<'static, str>,
-        /// What it was about; none clears the reason whole.
+        /// The subject that cleared; `None` clears the reason for all subjects.
         subject: Option<String>,
-        /// When, by the node's clock.
+        /// The time of the reading or line, by the node's clock.
         at: Timestamp,
     },
 }
 
-/// Something that is wrong.
+/// A problem that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// Its name in the catalogue, or a rule's own.
+pub struct DetectedFinding {
+    /// The name in the catalogue, or a user rule's own.
     pub reason: Cow<'static, str>,
-    /// The condition that it belongs to.
     pub condition: ConditionType,
-    /// How much it weighs.
     pub severity: Severity,
-    /// What it is about: an interface, a device, a GPU, a pod. Findings of one reason about two subjects
-    /// are two.
+    /// What has the problem: an interface, a device, a GPU, a pod. Findings of one reason about two subjects are
+    /// separate.
     pub subject: Option<String>,
-    /// The line or reading that shows it.
+    /// The line or reading that shows the problem.
     pub message: String,
-    /// When it was seen, by the node's clock.
+    /// The time when it was seen, by the node's clock.
     pub at: Timestamp,
-    /// How it must be seen before it counts.
     pub debounce: Debounce,
-    /// How it ends.
     pub clears: Clears,
 }
 
-/// How a finding must be seen before it counts.
+/// How often a finding must be seen before it counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Debounce {
-    /// Once.
     Once,
-    /// So many times within so long.
+    /// At least `count` times within `window`.
     Times {
-        /// How often.
         count: u32,
-        /// Within how long.
         window: SignedDuration,
     },
-    /// In every reading for so long.
+    /// In every reading for this duration.
     Lasting(SignedDuration),
 }
 
-/// How a finding ends.
+/// How a finding clears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clears {
-    /// When a [`Change::Cleared`] says so; with a quiet time, also when it has not been seen for that long.
-    Told {
-        /// The quiet time.
-        or_quiet: Option<SignedDuration>,
-    },
-    /// When it has not been seen for so long.
+    /// By a [`FindingChange::Cleared`]; with `or_quiet`, also after it was not seen for that duration.
+    Explicit { or_quiet: Option<SignedDuration> },
+    /// After it was not seen for this duration.
     Quiet(SignedDuration),
-    /// With the boot.
+    /// At the next boot.
     Boot,
 }

@@ -1,9 +1,9 @@
-//! Turns what a node knows of itself into the names that every report carries.
+//! Finds the node's identity, which every report carries.
 //!
-//! Each name is asked for where it costs least and lies least: a flag or the DaemonSet's environment, then the
-//! firmware's own tables, which hold a Nitro instance's id and can't be blocked by a firewall rule, then the
-//! instance metadata service. A node whose metadata service is unreachable is what this agent exists to report,
-//! so it must start there too.
+//! Each name comes from the cheapest and most reliable source: a flag or the DaemonSet's environment, then the
+//! firmware's tables, which contain a Nitro instance's ID and cannot be blocked by a firewall rule, then the instance
+//! metadata service. The agent must start on a node whose metadata service is unreachable, since it exists to report
+//! that.
 
 mod imds;
 
@@ -13,92 +13,91 @@ use nodemend_domain::ident::{BootId, ClusterName, InstanceId, InvalidName, NodeN
 
 use self::imds::Imds;
 
-/// The metadata service's address.
+/// The address of the instance metadata service.
 pub const IMDS: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 169, 254)), 80);
-/// It answers within milliseconds, or not at all.
+/// It responds within milliseconds or not at all.
 const IMDS_TIMEOUT: Duration = Duration::from_secs(1);
-/// Where Nitro's firmware says the instance id.
+/// The file in which Nitro's firmware publishes the instance ID.
 const DMI_ASSET_TAG: &str = "sys/devices/virtual/dmi/id/board_asset_tag";
 const BOOT_ID: &str = "proc/sys/kernel/random/boot_id";
 const HOSTNAME: &str = "proc/sys/kernel/hostname";
-/// No name is longer, and no file that holds one.
+/// No name, and no file that contains one, is longer than this, in bytes.
 const MAX_NAME_FILE: usize = 4_096;
 
-/// Who this node is.
+/// The identity of the node and of its current boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// The EKS cluster.
+pub struct NodeIdentity {
     pub cluster: ClusterName,
-    /// The Node object's name.
     pub node: NodeName,
-    /// The EC2 instance.
     pub instance_id: InstanceId,
-    /// Its availability zone, where anybody says it.
+    /// The Availability Zone, if known.
     pub zone: Option<Zone>,
-    /// The present boot.
     pub boot_id: BootId,
 }
 
-/// What flags and environment say.
+/// Identity values that were set by flags, environment or file.
 #[derive(Debug, Clone, Default)]
-pub struct Given {
-    /// The EKS cluster: nothing on a node knows it.
+pub struct IdentityOverrides {
+    /// The EKS cluster's name; no source on a node has it.
     pub cluster: Option<String>,
-    /// The Node object's name.
     pub node: Option<String>,
-    /// The EC2 instance.
     pub instance_id: Option<String>,
-    /// Its availability zone.
     pub zone: Option<String>,
 }
 
-/// Why a node can't say who it is.
+/// Why the node's identity is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// A name that is none.
+    /// A name is malformed.
     #[error("{field}: {source}")]
     Invalid {
-        /// The flag's name.
+        /// The field's name in the configuration file.
         field: &'static str,
-        /// What is wrong.
         source: InvalidName,
     },
-    /// Nobody knows it.
-    #[error("{field}: not given, and {why}")]
+    /// No source has the value.
+    #[error("{field}: not set, and {why}")]
     Unknown {
-        /// The flag's name.
+        /// The field's name in the configuration file.
         field: &'static str,
-        /// Who was asked.
+        /// The reason, with the source that was tried last.
         why: String,
     },
 }
 
-impl Identity {
-    /// Finds out who this node is; `imds` none means that the metadata service is not to be asked.
-    pub fn find(given: &Given, root: &Path, imds: Option<SocketAddr>) -> Result<Self, IdentityError> {
+impl NodeIdentity {
+    /// Finds the node's identity. `imds` is the metadata service's address; `None` means that it must not be queried.
+    pub fn find(
+        overrides: &IdentityOverrides,
+        root: &Path,
+        imds: Option<SocketAddr>,
+    ) -> Result<Self, IdentityError> {
         let mut imds = imds.map(|address| Imds::new(address, IMDS_TIMEOUT));
-        let cluster = given.cluster.clone().ok_or_else(|| IdentityError::Unknown {
+        let cluster = overrides.cluster.clone().ok_or_else(|| IdentityError::Unknown {
             field: "cluster",
-            why: "nothing on a node knows its cluster".to_owned(),
+            why: "a node does not know its cluster's name: set --cluster".to_owned(),
         })?;
-        let instance_id = match given.instance_id.clone().or_else(|| instance_id_of_firmware(root)) {
+        let instance_id = match overrides.instance_id.clone().or_else(|| instance_id_of_firmware(root)) {
             Some(known) => known,
-            None => ask(&mut imds, "instance-id", "instanceId")?,
+            None => query_imds(&mut imds, "instance-id", "instanceId")?,
         };
-        let node = match given.node.clone() {
+        let node = match overrides.node.clone() {
             Some(known) => known,
-            // EKS names a node after its private DNS name; the host's own name is the next best word.
-            None => match ask(&mut imds, "local-hostname", "node") {
+            // EKS names a node after its private DNS name; the hostname is the next best source.
+            None => match query_imds(&mut imds, "local-hostname", "node") {
                 Ok(name) => name,
                 Err(error) => read_name(root, HOSTNAME).ok_or(error)?,
             },
         };
-        // A zone that is not known yet costs nothing: the groups know it, too.
-        let zone = given.zone.clone().or_else(|| ask(&mut imds, "placement/availability-zone", "zone").ok());
+        // A missing zone is acceptable: the Auto Scaling group has it, too.
+        let zone = overrides
+            .zone
+            .clone()
+            .or_else(|| query_imds(&mut imds, "placement/availability-zone", "zone").ok());
         let boot_id = read_name(root, BOOT_ID).ok_or_else(|| IdentityError::Unknown {
             field: "bootId",
-            why: format!("{} can't be read", root.join(BOOT_ID).display()),
+            why: format!("{} cannot be read", root.join(BOOT_ID).display()),
         })?;
         let invalid = |field| move |source| IdentityError::Invalid { field, source };
         Ok(Self {
@@ -111,16 +110,13 @@ impl Identity {
     }
 }
 
-fn ask(imds: &mut Option<Imds>, path: &str, field: &'static str) -> Result<String, IdentityError> {
+fn query_imds(imds: &mut Option<Imds>, path: &str, field: &'static str) -> Result<String, IdentityError> {
     let Some(imds) = imds else {
-        return Err(IdentityError::Unknown {
-            field,
-            why: "the instance metadata service is not to be asked".to_owned(),
-        });
+        return Err(IdentityError::Unknown { field, why: "--no-imds is set".to_owned() });
     };
     imds.get(path).map_err(|error| IdentityError::Unknown {
         field,
-        why: format!("the instance metadata service does not say: {error}"),
+        why: format!("the instance metadata service failed: {error}"),
     })
 }
 
@@ -150,17 +146,17 @@ mod tests {
         let _ = fs::remove_dir_all(&root);
         for (path, text) in files {
             let path = root.join(path);
-            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
             fs::write(path, text).expect("a file");
         }
         root
     }
 
-    fn given(cluster: &str) -> Given {
-        Given { cluster: Some(cluster.to_owned()), ..Given::default() }
+    fn overrides(cluster: &str) -> IdentityOverrides {
+        IdentityOverrides { cluster: Some(cluster.to_owned()), ..IdentityOverrides::default() }
     }
 
-    /// A metadata service that speaks version 2 only.
+    /// A metadata service that supports only version 2.
     fn imds() -> SocketAddr {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -188,7 +184,7 @@ mod tests {
                     ("404 Not Found", "")
                 };
                 write!(stream.get_mut(), "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
-                    .expect("an answer");
+                    .expect("a response");
             }
         });
         address
@@ -197,23 +193,24 @@ mod tests {
     const BOOT: (&str, &str) = (BOOT_ID, "0c24b3f3-6a1c-4f43-9f2a-6a3a5b1e0d11\n");
 
     #[test]
-    fn the_metadata_service_says_what_flags_do_not() {
+    fn the_metadata_service_fills_in_missing_flags() {
         let root = tree("imds", &[BOOT]);
-        let identity = Identity::find(&given("prod"), &root, Some(imds())).expect("an identity");
+        let identity = NodeIdentity::find(&overrides("prod"), &root, Some(imds())).expect("an identity");
         assert_eq!(identity.instance_id.as_str(), "i-0ab76e62066c9730c");
         assert_eq!(identity.node.as_str(), "ip-10-0-10-170.ec2.internal");
         assert_eq!(identity.zone.expect("a zone").as_str(), "us-east-1a");
     }
 
     #[test]
-    fn a_node_without_metadata_service_still_knows_who_it_is() {
+    fn a_node_without_metadata_service_still_has_an_identity() {
         let root = tree(
             "blocked",
             &[BOOT, (DMI_ASSET_TAG, "i-0ab76e62066c9730c\n"), (HOSTNAME, "ip-10-0-10-170.ec2.internal\n")],
         );
         // Port 9 of loopback refuses, as nothing listens there.
-        let identity = Identity::find(&given("prod"), &root, Some(SocketAddr::from(([127, 0, 0, 1], 9))))
-            .expect("an identity");
+        let identity =
+            NodeIdentity::find(&overrides("prod"), &root, Some(SocketAddr::from(([127, 0, 0, 1], 9))))
+                .expect("an identity");
         assert_eq!(identity.instance_id.as_str(), "i-0ab76e62066c9730c");
         assert_eq!(identity.node.as_str(), "ip-10-0-10-170.ec2.internal");
         assert_eq!(identity.zone, None);
@@ -222,22 +219,25 @@ mod tests {
     #[test]
     fn an_asset_tag_that_is_no_instance_id_is_not_taken_for_one() {
         let root = tree("metal", &[BOOT, (DMI_ASSET_TAG, "Not Specified\n"), (HOSTNAME, "worker\n")]);
-        let error = Identity::find(&given("prod"), &root, None).expect_err("no instance id").to_string();
-        assert!(error.starts_with("instanceId: not given"), "{error}");
+        let error =
+            NodeIdentity::find(&overrides("prod"), &root, None).expect_err("no instance id").to_string();
+        assert!(error.starts_with("instanceId: not set"), "{error}");
     }
 
     #[test]
     fn what_is_missing_or_wrong_is_named() {
         let root = tree("wrong", &[BOOT]);
-        let error = Identity::find(&Given::default(), &root, None).expect_err("no cluster").to_string();
+        let error = NodeIdentity::find(&IdentityOverrides::default(), &root, None)
+            .expect_err("no cluster")
+            .to_string();
         assert!(error.starts_with("cluster: "), "{error}");
-        let all = Given {
+        let all = IdentityOverrides {
             cluster: Some("prod".into()),
             node: Some("Not A Node!".into()),
             instance_id: Some("i-0ab76e62066c9730c".into()),
             zone: None,
         };
-        let error = Identity::find(&all, &root, None).expect_err("no node name").to_string();
+        let error = NodeIdentity::find(&all, &root, None).expect_err("no node name").to_string();
         assert!(error.starts_with("node: "), "{error}");
     }
 }

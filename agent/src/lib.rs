@@ -1,7 +1,9 @@
-//! The node agent: `source` (I/O → signals) → `detect` and `probe` (→ findings) → `tracker` (→ condition changes) →
-//! `outbox` (a durable spool) → `sink`.
+//! The node agent.
 //!
-//! `run` wires them for the DaemonSet, `scan` reads every probe once, `inject` makes what a detector should see.
+//! `source` (I/O → signals) → `detect` and `probe` (→ findings) → `tracker` (→ conditions and reports) → `outbox` (a
+//! durable spool) → `sink`.
+//!
+//! `run` wires them together for the DaemonSet, `scan` reads every probe once, `inject` creates faults for tests.
 
 pub mod causes;
 pub mod config;
@@ -19,4 +21,5 @@ pub mod scan;
 pub mod signal;
 pub mod sink;
 pub mod source;
+mod sync;
 pub mod tracker;

@@ -1,4 +1,4 @@
-//! `nodemend-agent`: the DaemonSet's one process.
+//! `nodemend-agent`, the only process of the DaemonSet.
 
 use std::{
     io::{self, Write},
@@ -17,22 +17,27 @@ use nodemend_agent::{
     scan,
     source::{Clocks, nvml},
 };
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
-const WELL: u8 = 0;
-const PROBLEMS: u8 = 1;
+const SUCCESS: u8 = 0;
+const FAILURE: u8 = 1;
 const UNHEALTHY: u8 = 2;
 const USAGE: u8 = 64;
-/// `scan` answers within two seconds, whatever hangs.
+/// `scan` returns within two seconds even if a probe hangs.
 const SCAN: Duration = Duration::from_millis(1_800);
 
-/// Sees what is wrong on an EKS node, says when it is right again, and loses nothing
+/// Detects node problems, reports when they clear, and buffers reports on disk
 #[derive(Parser)]
 #[command(name = "nodemend-agent", version, max_term_width = 110, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<CliCommand>,
 
-    /// A YAML file of settings; flags win over it
+    /// A YAML file of settings; flags override it
     #[arg(long, env = "NODEMEND_CONFIG", global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -41,30 +46,30 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {
-    /// Watch, track and report until told to end (the default)
+enum CliCommand {
+    /// Run detection and report conditions until stopped (the default)
     Run,
-    /// Read every probe once, and say what is well, wrong, or not checkable and why
+    /// Read every probe once and print what is healthy, unhealthy, or not checkable and why
     Scan {
-        /// A table for people, or one JSON object a line for programs
+        /// A table, or one JSON object a line
         #[arg(long, value_enum, default_value = "text")]
-        format: Format,
+        format: OutputFormat,
     },
-    /// Make what a detector should see, to try the way from fault to report
+    /// Inject a fault, to test the pipeline from detection to report
     Inject {
-        /// The reason, as in the catalogue; without one, those that can be made are listed
+        /// The reason, as in the catalogue; without it, the available ones are listed
         reason: Option<String>,
-        /// Do it. Without this it is only said what would be done
+        /// Inject it. Without this flag, only print what would be done
         #[arg(long)]
         yes: bool,
     },
-    /// What the agent starts itself as, to keep NVIDIA's library out of its own process
+    /// Runs NVIDIA's library in a child process, so that a hang or crash of the library does not affect the agent
     #[command(hide = true)]
     NvidiaLibrary { library: PathBuf },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum Format {
+enum OutputFormat {
     Text,
     Json,
 }
@@ -77,10 +82,10 @@ Examples:
   nodemend-agent inject MetadataServiceBlocked --yes
 
 Exit codes:
-  0  well
-  1  it could not be done
-  2  scan: something that makes the node unhealthy is wrong
-  64 wrong usage or configuration";
+  0  success
+  1  the command failed
+  2  scan: the node is unhealthy
+  64 usage or configuration error";
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -88,20 +93,20 @@ fn main() -> ExitCode {
         Err(error) => {
             let _ = error.print();
             return match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::from(WELL),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::from(SUCCESS),
                 _ => ExitCode::from(USAGE),
             };
         }
     };
     let config = || config(cli.settings, cli.config);
-    let code = match cli.command.unwrap_or(Command::Run) {
-        Command::Run => config().map(|config| watch(&config)),
-        Command::Scan { format } => config().map(|config| look(&config, format)),
-        Command::Inject { reason, yes } => config().map(|_| make(reason.as_deref(), yes)),
-        // The agent's settings came by flags that its child does not have.
-        Command::NvidiaLibrary { library } => Ok(ask_nvidia(&library)),
+    let code = match cli.command.unwrap_or(CliCommand::Run) {
+        CliCommand::Run => config().map(|config| run_agent(&config)),
+        CliCommand::Scan { format } => config().map(|config| run_scan(&config, format)),
+        CliCommand::Inject { reason, yes } => config().map(|_| run_inject(reason.as_deref(), yes)),
+        // The child process gets none of the agent's flags, so the configuration is not read.
+        CliCommand::NvidiaLibrary { library } => Ok(read_nvidia(&library)),
     };
-    let code = code.unwrap_or_else(|error| complain(&error, USAGE));
+    let code = code.unwrap_or_else(|error| fail(&error, USAGE));
     ExitCode::from(code)
 }
 
@@ -112,56 +117,65 @@ fn config(settings: Settings, file: Option<PathBuf>) -> Result<Config, ConfigErr
     match config.without.iter().find(|name| !known.contains(&name.as_str())) {
         Some(name) => Err(ConfigError::Field {
             field: "without",
-            why: format!("{name:?} is none of {}", known.join(", ")),
+            why: format!("{name:?} is not one of {}", known.join(", ")),
         }),
         None => Ok(config),
     }
 }
 
-/// One line of JSON: the GPUs, or why there are none to tell of.
-fn ask_nvidia(library: &Path) -> u8 {
-    // The library may wait for ever. Where that can't be arranged, the agent ends its child itself.
+/// Prints one line of JSON: the GPUs, or why they cannot be read.
+fn read_nvidia(library: &Path) -> u8 {
+    // The library may hang forever. If this call fails, the parent still kills its child.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-    let written = serde_json::to_writer(io::stdout().lock(), &nvml::ask(library));
-    written.map_or(PROBLEMS, |()| WELL)
+    let written = serde_json::to_writer(io::stdout().lock(), &nvml::read_gpus(library));
+    written.map_or(FAILURE, |()| SUCCESS)
 }
 
-fn watch(config: &Config) -> u8 {
+/// Logs JSON lines to standard error, since standard output may be the sink. Only the agent's own records are logged:
+/// the AWS SDK uses the same log.
+fn log_to_stderr() {
+    let own_records = Targets::new().with_target("nodemend_agent", LevelFilter::INFO);
+    let json = tracing_subscriber::fmt().json().flatten_event(true).with_writer(io::stderr).finish();
+    json.with(own_records).init();
+}
+
+fn run_agent(config: &Config) -> u8 {
+    log_to_stderr();
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {
-            return complain(&RunError::Thread(error), PROBLEMS);
+            return fail(&RunError::Thread(error), FAILURE);
         }
     }
     match run::run(config, probe::all(config), &stop) {
-        Ok(()) => WELL,
-        Err(error) => complain(&error, if error.is_configuration() { USAGE } else { PROBLEMS }),
+        Ok(()) => SUCCESS,
+        Err(error) => fail(&error, if error.is_configuration() { USAGE } else { FAILURE }),
     }
 }
 
-fn look(config: &Config, format: Format) -> u8 {
+fn run_scan(config: &Config, format: OutputFormat) -> u8 {
     let readings = scan::scan(probe::all(config), Clocks::read().wall, SCAN);
     let mut out = anstream::stdout().lock();
     let written = match format {
-        Format::Text => scan::write_table(&mut out, &readings),
-        Format::Json => scan::write_json(&mut out, &readings),
+        OutputFormat::Text => scan::write_table(&mut out, &readings),
+        OutputFormat::Json => scan::write_json(&mut out, &readings),
     };
     match written.and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => complain(&error, PROBLEMS),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&error, FAILURE),
         _ if scan::is_unhealthy(&readings) => UNHEALTHY,
-        _ => WELL,
+        _ => SUCCESS,
     }
 }
 
-fn make(reason: Option<&str>, yes: bool) -> u8 {
+fn run_inject(reason: Option<&str>, yes: bool) -> u8 {
     let mut out = anstream::stdout().lock();
     match inject::inject(&mut out, reason, yes) {
-        Ok(()) => WELL,
-        Err(error) => complain(&error, if error.is_usage() { USAGE } else { PROBLEMS }),
+        Ok(()) => SUCCESS,
+        Err(error) => fail(&error, if error.is_usage() { USAGE } else { FAILURE }),
     }
 }
 
-fn complain(error: &dyn std::error::Error, code: u8) -> u8 {
+fn fail(error: &dyn std::error::Error, code: u8) -> u8 {
     anstream::eprintln!("nodemend-agent: {}", causes::chain(error));
     code
 }

@@ -1,51 +1,34 @@
-//! What the agent counts, in Prometheus' text format.
+//! The agent's metrics, in the OpenMetrics text format, which Prometheus scrapes.
 
-use std::{
-    fmt::Write,
-    sync::atomic::{AtomicU64, Ordering},
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{counter::Counter, gauge},
+    registry::Registry,
 };
 
-/// One number that others may read at any time.
-#[derive(Debug, Default)]
-pub struct Number(AtomicU64);
+/// The media type of the page.
+pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-impl Number {
-    /// Counts more.
-    pub fn add(&self, more: u64) {
-        self.0.fetch_add(more, Ordering::Relaxed);
-    }
-
-    /// Says how much there is now.
-    pub fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
-    }
-
-    /// How much there is.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
+type Gauge = gauge::Gauge<u64, AtomicU64>;
 
 macro_rules! metrics {
-    ($($(#[$doc:meta])* $field:ident: $kind:literal, $name:literal, $help:literal;)*) => {
-        /// Everything that the agent counts.
+    ($($field:ident: $kind:ident, $name:literal, $help:literal;)*) => {
+        /// All metrics of the agent.
         #[derive(Debug, Default)]
         pub struct Metrics {
-            $($(#[$doc])* pub $field: Number,)*
+            $(pub $field: $kind,)*
         }
 
         impl Metrics {
-            /// The page that Prometheus reads.
+            /// The page that Prometheus scrapes. The names of counters get the suffix `_total`.
             pub fn page(&self) -> String {
+                let mut registry = Registry::with_prefix("nodemend_agent");
+                $(registry.register($name, $help, self.$field.clone());)*
                 let mut page = String::with_capacity(2_048);
-                $(
-                    // Writing to a string never fails.
-                    let _ = writeln!(
-                        page,
-                        concat!("# HELP nodemend_agent_", $name, " ", $help, "\n# TYPE nodemend_agent_", $name, " ", $kind, "\nnodemend_agent_", $name, " {}"),
-                        self.$field.get()
-                    );
-                )*
+                // Writing to a string never fails.
+                let _ = encode(&mut page, &registry);
                 page
             }
         }
@@ -53,32 +36,19 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Lines that were read.
-    lines: "counter", "lines_total", "Log lines read from all sources.";
-    /// Lines that were lost before anybody could read them.
-    lost: "counter", "lines_lost_total", "Log lines that were overwritten or rotated away before they were read.";
-    /// Lines and records that can't be read.
-    unreadable: "counter", "lines_unreadable_total", "Log records that could not be read.";
-    /// Changes that detectors saw.
-    changes: "counter", "changes_total", "Findings raised or cleared by detectors and probes.";
-    /// Readings of probes.
-    readings: "counter", "probe_readings_total", "Readings of probes.";
-    /// Readings that had nothing to say.
-    not_checkable: "counter", "probe_not_checkable_total", "Readings of probes that had nothing to read.";
-    /// Reports written to the spool.
-    reports: "counter", "reports_total", "Reports written to the spool.";
-    /// Reports that a sink took.
-    delivered: "counter", "reports_delivered_total", "Reports that the sink has taken.";
-    /// Reports that a sink will never take.
-    refused: "counter", "reports_refused_total", "Reports that the sink refused for good.";
-    /// Reports dropped because the spool is full.
-    dropped: "counter", "reports_dropped_total", "Reports dropped because the spool was full.";
-    /// Failed deliveries.
-    failures: "counter", "delivery_failures_total", "Deliveries that failed and are tried again.";
-    /// Reports that wait.
-    spooled: "gauge", "spool_reports", "Reports that wait for the sink.";
-    /// Conditions that are not True now.
-    unhealthy: "gauge", "conditions_unhealthy", "Conditions that are not True.";
+    lines: Counter, "lines", "Log lines read from all sources";
+    lost: Counter, "lines_lost", "Log lines that were overwritten or rotated away before they were read";
+    unreadable: Counter, "lines_unreadable", "Log records that could not be read";
+    changes: Counter, "changes", "Findings raised or cleared by detectors and probes";
+    readings: Counter, "probe_readings", "Readings of probes";
+    not_checkable: Counter, "probe_not_checkable", "Readings of probes that were not checkable";
+    reports: Counter, "reports", "Reports written to the spool";
+    delivered: Counter, "reports_delivered", "Reports that the sink accepted";
+    rejected: Counter, "reports_rejected", "Reports that the sink rejected permanently";
+    dropped: Counter, "reports_dropped", "Reports dropped because the spool was full";
+    failures: Counter, "delivery_failures", "Deliveries that failed and are retried";
+    spooled: Gauge, "spool_reports", "Reports that wait for the sink";
+    unhealthy: Gauge, "conditions_unhealthy", "Conditions that are unhealthy";
 }
 
 #[cfg(test)]
@@ -86,17 +56,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_is_prometheus_text() {
+    fn a_page_has_every_metric_with_its_type() {
         let metrics = Metrics::default();
-        metrics.lines.add(2);
-        metrics.lines.add(1);
+        metrics.lines.inc_by(2);
+        metrics.lines.inc();
         metrics.spooled.set(7);
         let page = metrics.page();
-        assert!(page.contains("# TYPE nodemend_agent_lines_total counter\nnodemend_agent_lines_total 3\n"));
-        assert!(page.contains("# TYPE nodemend_agent_spool_reports gauge\nnodemend_agent_spool_reports 7\n"));
-        for line in page.lines().filter(|line| !line.starts_with('#')) {
-            let (name, value) = line.split_once(' ').expect("a name and a value");
-            assert!(name.starts_with("nodemend_agent_") && value.parse::<u64>().is_ok(), "{line}");
-        }
+        assert!(
+            page.contains("# TYPE nodemend_agent_lines counter\nnodemend_agent_lines_total 3\n"),
+            "{page}"
+        );
+        assert!(
+            page.contains("# TYPE nodemend_agent_spool_reports gauge\nnodemend_agent_spool_reports 7\n"),
+            "{page}"
+        );
+        let values: Vec<_> = page.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(values.len(), 13, "{page}");
+        assert!(page.ends_with("# EOF\n"), "{page}");
     }
 }

@@ -1,46 +1,47 @@
-//! What a probe is: something that is read at intervals and judged.
+//! Probes: parts of the node that are read at intervals and evaluated.
 
 pub mod accelerator;
 pub mod kernel;
+pub mod latch;
 pub mod network;
 pub mod runtime;
-pub mod standing;
 pub mod storage;
 
 use std::{borrow::Cow, time::Duration};
 
 use jiff::Timestamp;
 
-use crate::{config::Config, finding::Change};
+use crate::{config::Config, finding::FindingChange};
 
-/// Reads a part of the node at intervals, and says what changed.
+/// Reads a part of the node at intervals and emits changes of findings.
 pub trait Probe: Send {
-    /// Its name, as `scan` prints it.
+    /// The name that `scan` prints and `--without` accepts.
     fn name(&self) -> &'static str;
     /// The reasons that it may raise.
     fn reasons(&self) -> &'static [&'static str];
-    /// How often it is read.
+    /// The default interval between readings.
     fn interval(&self) -> Duration;
-    /// Reads once: what is wrong is raised, what is well is cleared.
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable>;
+    /// Reads once: raises each problem that it finds and clears each that it no longer finds.
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable>;
 }
 
-/// Why a probe has nothing to say: no such hardware, no permission, no such file. It is said once, and is no fault.
+/// Why a probe cannot be evaluated: no such hardware, no permission, no such file. This is not a problem of the node
+/// and is logged once.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
 pub struct NotCheckable {
-    /// In a clause.
+    /// The cause, as a clause.
     pub why: Cow<'static, str>,
 }
 
-/// Every probe that is to run.
+/// The probes that are turned on.
 pub fn all(config: &Config) -> Vec<Box<dyn Probe>> {
     let mut probes = every(config);
     probes.retain(|probe| !config.without.iter().any(|name| name == probe.name()));
     probes
 }
 
-/// The names of all probes, whether or not they are to run.
+/// The names of all probes, including those that are turned off.
 pub fn names(config: &Config) -> Vec<&'static str> {
     every(config).iter().map(|probe| probe.name()).collect()
 }

@@ -1,13 +1,13 @@
-//! `nodemend-agent run`: sources and probes into the tracker, reports into the spool, the spool to the sink.
+//! Runs the agent: sources and probes to the tracker, reports to the spool, the spool to the sink.
 //!
-//! One thread reads, tracks and stores, so that the order of things is the order in which they were seen. A few
-//! read probes, which may wait; one delivers, which may wait for hours.
+//! One thread reads, tracks and stores, so reports keep the order in which problems were seen. A few threads read
+//! probes, which may block. One delivers, which may take hours.
 
 mod deliver;
-mod memory;
+mod health;
+mod pipeline;
 mod probes;
-mod state;
-mod watch;
+mod saved_state;
 
 use std::{
     fs, io,
@@ -21,7 +21,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::{state::Health, watch::Watch};
+use tracing::{info, warn};
+
+use self::{health::AgentHealth, pipeline::Pipeline};
 use crate::{
     causes::chain,
     config::Config,
@@ -30,58 +32,46 @@ use crate::{
         rules::{RuleFile, RuleSource, read_rules},
     },
     endpoint,
-    identity::{self, Identity},
+    identity::{self, NodeIdentity},
     metrics::Metrics,
     outbox::Outbox,
     probe::Probe,
     source::Progress,
+    sync::lock,
 };
 
-/// Kubernetes kills after its grace period; a report that is not delivered by then waits in the spool.
+/// Kubernetes kills the container after its grace period. Reports that are not delivered by then stay in the spool.
 const DRAIN: Duration = Duration::from_secs(8);
-/// Positions alone are worth a write this often: what is read twice changes nothing.
-const REMEMBER: Duration = Duration::from_secs(30);
-/// Probes speak faster than they are heard only when something hangs.
-const SAID: usize = 1_024;
+/// How often positions are stored without new reports. Reading lines twice changes nothing.
+const SAVE_INTERVAL: Duration = Duration::from_secs(30);
+/// The queue of probe results is full only if something hangs.
+const RESULT_QUEUE: usize = 1_024;
 
-/// Why the agent can't run.
+/// Why the agent cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// Who this node is.
     #[error(transparent)]
     Identity(#[from] identity::IdentityError),
-    /// A rule file.
+    /// A rule file is invalid.
     #[error("{0}")]
     Rules(String),
-    /// The state folder.
-    #[error("failed to make {path}: {source}")]
-    StateDir {
-        /// Which.
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// The spool.
+    /// The state directory cannot be created.
+    #[error("failed to create {path}: {source}")]
+    StateDir { path: String, source: io::Error },
     #[error(transparent)]
     Outbox(#[from] crate::outbox::OutboxError),
-    /// The pages.
+    /// The address of `/healthz` and `/metrics` is not available.
     #[error("failed to listen on {address}: {source}")]
-    Listen {
-        /// Where.
-        address: std::net::SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
-    /// The sink.
+    Listen { address: std::net::SocketAddr, source: io::Error },
+    /// The sink is not available.
     #[error("{0}")]
     Sink(String),
-    /// A thread.
     #[error("failed to start a thread: {0}")]
     Thread(io::Error),
 }
 
 impl RunError {
-    /// Whether what was asked for is at fault, and not the machine.
+    /// Whether the configuration is wrong, rather than the machine.
     pub fn is_configuration(&self) -> bool {
         matches!(self, Self::Identity(_) | Self::Rules(_))
     }
@@ -89,24 +79,24 @@ impl RunError {
 
 /// Runs until `stop` is set.
 pub fn run(config: &Config, probes: Vec<Box<dyn Probe>>, stop: &AtomicBool) -> Result<(), RunError> {
-    let imds = config.ask_imds.then_some(identity::IMDS);
-    let identity = Identity::find(&config.given, &config.root, imds)?;
+    let imds = config.query_imds.then_some(identity::IMDS);
+    let identity = NodeIdentity::find(&config.overrides, &config.root, imds)?;
     let rules = rules(&config.rules)?;
     let detector = Detector::new(&rules).map_err(|error| RunError::Rules(chain(&error)))?;
     let (units, files) = wanted(&rules);
     fs::create_dir_all(&config.state_dir)
         .map_err(|source| RunError::StateDir { path: config.state_dir.display().to_string(), source })?;
     let (outbox, recovered) = Outbox::open(&config.state_dir.join("spool"), config.spool_bytes)?;
-    if recovered.waiting > 0 || recovered.damaged > 0 {
-        note(&format!(
-            "{} reports wait from before, {} places are damaged",
-            recovered.waiting, recovered.damaged
-        ));
+    if recovered.waiting > 0 {
+        info!(reports = recovered.waiting, "reports of an earlier run wait for delivery");
+    }
+    if recovered.damaged > 0 {
+        warn!(sections = recovered.damaged, "damaged sections of the spool were skipped");
     }
     let outbox = Arc::new(Mutex::new(outbox));
     let metrics = Arc::new(Metrics::default());
-    let health = Health::default();
-    let mut watch = Watch::open(
+    let health = AgentHealth::default();
+    let mut pipeline = Pipeline::open(
         config,
         identity.clone(),
         detector,
@@ -117,35 +107,35 @@ pub fn run(config: &Config, probes: Vec<Box<dyn Probe>>, stop: &AtomicBool) -> R
     )?;
     endpoint::serve(config.listen, Arc::clone(&metrics), health.clone())
         .map_err(|source| RunError::Listen { address: config.listen, source })?;
-    let (sender, said) = mpsc::sync_channel(SAID);
+    let (sender, results) = mpsc::sync_channel(RESULT_QUEUE);
     probes::start(probes, config.probe_interval, Arc::clone(&metrics), sender).map_err(RunError::Thread)?;
     let delivery = deliver::start(config, &identity, Arc::clone(&outbox), metrics, health.clone())?;
-    let mut remembered = Instant::now();
+    let mut saved = Instant::now();
     while !stop.load(Ordering::Relaxed) {
-        let round = watch.round(&said, &outbox);
-        if round.stored || remembered.elapsed() >= REMEMBER {
-            watch.remember();
-            remembered = Instant::now();
+        let round = pipeline.round(&results, &outbox);
+        if round.stored || saved.elapsed() >= SAVE_INTERVAL {
+            pipeline.save_state();
+            saved = Instant::now();
         }
         if round.progress == Progress::Drained {
-            watch.wait();
+            pipeline.wait();
         }
     }
-    watch.round(&said, &outbox);
-    watch.remember();
+    pipeline.round(&results, &outbox);
+    pipeline.save_state();
     health.end();
     let end = Instant::now() + DRAIN;
     while !delivery.is_finished() && Instant::now() < end {
         thread::park_timeout(Duration::from_millis(20));
     }
-    let waiting = watch::lock(&outbox).waiting();
+    let waiting = lock(&outbox).waiting();
     if waiting > 0 {
-        note(&format!("{waiting} reports wait for the next start"));
+        info!(reports = waiting, "undelivered reports stay in the spool until the next start");
     }
     Ok(())
 }
 
-/// Reads rule files.
+/// Reads and parses the rule files.
 pub fn rules(paths: &[impl AsRef<Path>]) -> Result<Vec<RuleFile>, RunError> {
     paths
         .iter()
@@ -158,7 +148,7 @@ pub fn rules(paths: &[impl AsRef<Path>]) -> Result<Vec<RuleFile>, RunError> {
         .collect()
 }
 
-/// The units and files that users' rules are about.
+/// The units and files that users' rules read.
 fn wanted(rules: &[RuleFile]) -> (Vec<String>, Vec<String>) {
     let (mut units, mut files) = (Vec::new(), Vec::new());
     for source in rules.iter().flat_map(RuleFile::sources) {
@@ -169,11 +159,4 @@ fn wanted(rules: &[RuleFile]) -> (Vec<String>, Vec<String>) {
         }
     }
     (units, files)
-}
-
-/// A line for whoever reads the pod's log. Standard output may be the sink.
-fn note(text: &str) {
-    let text: String =
-        text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect();
-    anstream::eprintln!("nodemend-agent: {text}");
 }

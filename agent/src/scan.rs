@@ -1,7 +1,7 @@
-//! Reads every probe once, for somebody who asks now: what is well, what is wrong, what can't be checked and why.
+//! Reads every probe once: what is healthy, what is unhealthy, and what is not checkable and why.
 //!
-//! One reading can't know whether something lasts, so everything that is seen counts here; `run` waits as long as
-//! each detection asks for.
+//! A single reading cannot know whether a problem lasts, so every problem counts here; `run` waits as long as each
+//! reason's debounce requires.
 
 use std::{
     io::{self, Write},
@@ -16,98 +16,102 @@ use nodemend_domain::condition::Severity;
 use serde::Serialize;
 
 use crate::{
-    finding::{Change, Finding},
+    finding::{DetectedFinding, FindingChange},
     probe::Probe,
 };
 
-/// What one probe said.
+/// The reading of one probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reading {
-    /// Its name.
+pub struct ProbeReading {
+    /// The probe's name.
     pub probe: &'static str,
-    /// What it found.
-    pub state: State,
+    pub state: ProbeState,
 }
 
-/// What a probe found.
+/// The state that a probe found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
-    /// Nothing wrong.
-    Well,
-    /// Something.
-    Wrong(Vec<Finding>),
-    /// It has nothing to read here.
+pub enum ProbeState {
+    Healthy,
+    /// The problems that were found.
+    Unhealthy(Vec<DetectedFinding>),
+    /// The probe cannot be evaluated; the cause, as a clause.
     NotCheckable(String),
 }
 
-impl State {
+impl ProbeState {
     fn name(&self) -> &'static str {
         match self {
-            Self::Well => "well",
-            Self::Wrong(_) => "wrong",
+            Self::Healthy => "healthy",
+            Self::Unhealthy(_) => "unhealthy",
             Self::NotCheckable(_) => "not checkable",
         }
     }
 }
 
-/// Reads all probes at once; one that does not answer in time is not waited for.
-pub fn scan(probes: Vec<Box<dyn Probe>>, now: Timestamp, within: Duration) -> Vec<Reading> {
-    let (answers, arrived) = mpsc::channel();
+/// Reads all probes in parallel. A probe that does not return within `within` counts as not checkable.
+pub fn scan(probes: Vec<Box<dyn Probe>>, now: Timestamp, within: Duration) -> Vec<ProbeReading> {
+    let (responses, arrived) = mpsc::channel();
     let mut readings = Vec::new();
-    for (place, mut probe) in probes.into_iter().enumerate() {
+    for (index, mut probe) in probes.into_iter().enumerate() {
         let name = probe.name();
-        readings.push(Reading {
+        readings.push(ProbeReading {
             probe: name,
-            state: State::NotCheckable(format!("no answer within {:.1} s", within.as_secs_f64())),
+            state: ProbeState::NotCheckable(format!("no response within {:.1} s", within.as_secs_f64())),
         });
-        let answers = answers.clone();
+        let responses = responses.clone();
         let started = thread::Builder::new().name(name.to_owned()).spawn(move || {
-            // Nobody listens any more where it took too long.
-            let _ = answers.send((place, probe.read(now)));
+            // The receiver is gone if the probe took too long.
+            let _ = responses.send((index, probe.read(now)));
         });
         if let Err(error) = started {
-            readings[place].state = State::NotCheckable(format!("failed to start a thread: {error}"));
+            readings[index].state = ProbeState::NotCheckable(format!("failed to start a thread: {error}"));
         }
     }
-    drop(answers);
+    drop(responses);
     let end = Instant::now() + within;
-    while let Ok((place, answer)) = arrived.recv_timeout(end.saturating_duration_since(Instant::now())) {
-        readings[place].state = match answer {
+    while let Ok((index, response)) = arrived.recv_timeout(end.saturating_duration_since(Instant::now())) {
+        readings[index].state = match response {
             Ok(changes) => {
-                let findings: Vec<Finding> = changes
+                let findings: Vec<DetectedFinding> = changes
                     .into_iter()
                     .filter_map(|change| match change {
-                        Change::Raised(finding) => Some(finding),
-                        Change::Cleared { .. } => None,
+                        FindingChange::Raised(finding) => Some(finding),
+                        FindingChange::Cleared { .. } => None,
                     })
                     .collect();
-                if findings.is_empty() { State::Well } else { State::Wrong(findings) }
+                if findings.is_empty() { ProbeState::Healthy } else { ProbeState::Unhealthy(findings) }
             }
-            Err(nothing) => State::NotCheckable(nothing.why.into_owned()),
+            Err(nothing) => ProbeState::NotCheckable(nothing.why.into_owned()),
         };
     }
     readings
 }
 
-/// Whether anything that would make a condition bad is wrong.
-pub fn is_unhealthy(readings: &[Reading]) -> bool {
+/// Whether any problem would make a condition False.
+pub fn is_unhealthy(readings: &[ProbeReading]) -> bool {
     readings.iter().any(|reading| match &reading.state {
-        State::Wrong(findings) => findings.iter().any(|finding| finding.severity == Severity::Condition),
-        State::Well | State::NotCheckable(_) => false,
+        ProbeState::Unhealthy(findings) => {
+            findings.iter().any(|finding| finding.severity == Severity::Condition)
+        }
+        ProbeState::Healthy | ProbeState::NotCheckable(_) => false,
     })
 }
 
-/// Writes a table for people: what is wrong first.
-pub fn write_table(out: &mut impl Write, readings: &[Reading]) -> io::Result<()> {
+/// Writes a table, with problems first.
+pub fn write_table(out: &mut impl Write, readings: &[ProbeReading]) -> io::Result<()> {
     const DIM: Style = Style::new().effects(Effects::DIMMED);
     let colour = |colour: AnsiColor| Style::new().fg_color(Some(colour.into()));
-    let rank = |reading: &&Reading| match &reading.state {
-        State::Wrong(findings) if findings.iter().any(|found| found.severity == Severity::Condition) => 0,
-        State::Wrong(_) => 1,
-        State::Well => 2,
-        State::NotCheckable(_) => 3,
+    let rank = |reading: &&ProbeReading| match &reading.state {
+        ProbeState::Unhealthy(findings)
+            if findings.iter().any(|found| found.severity == Severity::Condition) =>
+        {
+            0
+        }
+        ProbeState::Unhealthy(_) => 1,
+        ProbeState::Healthy => 2,
+        ProbeState::NotCheckable(_) => 3,
     };
-    let mut sorted: Vec<&Reading> = readings.iter().collect();
+    let mut sorted: Vec<&ProbeReading> = readings.iter().collect();
     sorted.sort_by_key(rank);
     let width = readings.iter().map(|reading| reading.probe.len()).max().unwrap_or_default();
     for reading in sorted {
@@ -118,12 +122,12 @@ pub fn write_table(out: &mut impl Write, readings: &[Reading]) -> io::Result<()>
             _ => DIM,
         };
         let state = reading.state.name();
-        let pad = if reading.state == State::Well { 0 } else { 13 };
+        let pad = if reading.state == ProbeState::Healthy { 0 } else { 13 };
         write!(out, "{:width$}  {style}{state:pad$}{style:#}", reading.probe)?;
         match &reading.state {
-            State::Well => writeln!(out)?,
-            State::NotCheckable(why) => writeln!(out, "  {DIM}{why}{DIM:#}")?,
-            State::Wrong(findings) => {
+            ProbeState::Healthy => writeln!(out)?,
+            ProbeState::NotCheckable(why) => writeln!(out, "  {DIM}{why}{DIM:#}")?,
+            ProbeState::Unhealthy(findings) => {
                 for (index, finding) in findings.iter().enumerate() {
                     if index > 0 {
                         write!(out, "{:width$}  {:13}", "", "")?;
@@ -143,27 +147,27 @@ pub fn write_table(out: &mut impl Write, readings: &[Reading]) -> io::Result<()>
     let count = |name| readings.iter().filter(|reading| reading.state.name() == name).count();
     writeln!(
         out,
-        "\n{} well, {} wrong, {} not checkable",
-        count("well"),
-        count("wrong"),
+        "\n{} healthy, {} unhealthy, {} not checkable",
+        count("healthy"),
+        count("unhealthy"),
         count("not checkable")
     )
 }
 
-/// Writes one JSON object a line, for programs.
-pub fn write_json(out: &mut impl Write, readings: &[Reading]) -> io::Result<()> {
+/// Writes one JSON object a line.
+pub fn write_json(out: &mut impl Write, readings: &[ProbeReading]) -> io::Result<()> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
-    struct Line<'a> {
+    struct ScanLine<'a> {
         probe: &'a str,
         state: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         why: Option<&'a str>,
-        findings: Vec<Found<'a>>,
+        findings: Vec<ScanFinding<'a>>,
     }
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
-    struct Found<'a> {
+    struct ScanFinding<'a> {
         reason: &'a str,
         condition: &'a str,
         severity: Severity,
@@ -172,11 +176,11 @@ pub fn write_json(out: &mut impl Write, readings: &[Reading]) -> io::Result<()> 
     }
     for reading in readings {
         let (why, findings) = match &reading.state {
-            State::Well => (None, &[][..]),
-            State::Wrong(findings) => (None, findings.as_slice()),
-            State::NotCheckable(why) => (Some(why.as_str()), &[][..]),
+            ProbeState::Healthy => (None, &[][..]),
+            ProbeState::Unhealthy(findings) => (None, findings.as_slice()),
+            ProbeState::NotCheckable(why) => (Some(why.as_str()), &[][..]),
         };
-        let findings = findings.iter().map(|finding| Found {
+        let findings = findings.iter().map(|finding| ScanFinding {
             reason: &finding.reason,
             condition: finding.condition.as_str(),
             severity: finding.severity,
@@ -184,14 +188,14 @@ pub fn write_json(out: &mut impl Write, readings: &[Reading]) -> io::Result<()> 
             message: &finding.message,
         });
         let line =
-            Line { probe: reading.probe, state: reading.state.name(), why, findings: findings.collect() };
+            ScanLine { probe: reading.probe, state: reading.state.name(), why, findings: findings.collect() };
         serde_json::to_writer(&mut *out, &line)?;
         out.write_all(b"\n")?;
     }
     Ok(())
 }
 
-/// What a node's files say must not drive a terminal.
+/// Replaces control characters, so that text from the node cannot control a terminal.
 fn plain(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
@@ -206,9 +210,9 @@ mod tests {
         probe::NotCheckable,
     };
 
-    struct Fixed(&'static str, Result<Vec<Change>, NotCheckable>);
+    struct FixedProbe(&'static str, Result<Vec<FindingChange>, NotCheckable>);
 
-    impl Probe for Fixed {
+    impl Probe for FixedProbe {
         fn name(&self) -> &'static str {
             self.0
         }
@@ -218,15 +222,15 @@ mod tests {
         fn interval(&self) -> Duration {
             Duration::from_secs(30)
         }
-        fn read(&mut self, _: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+        fn read(&mut self, _: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
             self.1.clone()
         }
     }
 
-    /// It answers when its other end is dropped.
-    struct Stuck(mpsc::Receiver<()>);
+    /// A probe that returns when its sender is dropped.
+    struct HangingProbe(mpsc::Receiver<()>);
 
-    impl Probe for Stuck {
+    impl Probe for HangingProbe {
         fn name(&self) -> &'static str {
             "stuck"
         }
@@ -236,14 +240,14 @@ mod tests {
         fn interval(&self) -> Duration {
             Duration::from_secs(30)
         }
-        fn read(&mut self, _: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+        fn read(&mut self, _: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
             let _ = self.0.recv();
             Ok(Vec::new())
         }
     }
 
-    fn raised(severity: Severity) -> Change {
-        Change::Raised(Finding {
+    fn raised(severity: Severity) -> FindingChange {
+        FindingChange::Raised(DetectedFinding {
             reason: "InterfaceNotUp".into(),
             condition: ConditionType::NetworkingReady,
             severity,
@@ -251,43 +255,43 @@ mod tests {
             message: "eth1 is\u{1b}[31m down".into(),
             at: Timestamp::UNIX_EPOCH,
             debounce: Debounce::Once,
-            clears: Clears::Told { or_quiet: None },
+            clears: Clears::Explicit { or_quiet: None },
         })
     }
 
-    fn read(severity: Severity) -> Vec<Reading> {
+    fn read(severity: Severity) -> Vec<ProbeReading> {
         let probes: Vec<Box<dyn Probe>> = vec![
-            Box::new(Fixed("memory", Ok(Vec::new()))),
-            Box::new(Fixed("nvidia", Err(NotCheckable { why: "no NVIDIA device".into() }))),
-            Box::new(Fixed("interfaces", Ok(vec![raised(severity)]))),
+            Box::new(FixedProbe("memory", Ok(Vec::new()))),
+            Box::new(FixedProbe("nvidia", Err(NotCheckable { why: "no NVIDIA device".into() }))),
+            Box::new(FixedProbe("interfaces", Ok(vec![raised(severity)]))),
         ];
         scan(probes, Timestamp::UNIX_EPOCH, Duration::from_secs(10))
     }
 
     #[test]
-    fn what_is_wrong_stands_first_and_control_characters_nowhere() {
+    fn problems_come_first_and_control_characters_are_removed() {
         let mut table = Vec::new();
         write_table(&mut anstream::StripStream::new(&mut table), &read(Severity::Condition))
             .expect("a table");
         let expected = "\
-interfaces  wrong          InterfaceNotUp (eth1): eth1 is [31m down
-memory      well
+interfaces  unhealthy      InterfaceNotUp (eth1): eth1 is [31m down
+memory      healthy
 nvidia      not checkable  no NVIDIA device
 
-1 well, 1 wrong, 1 not checkable
+1 healthy, 1 unhealthy, 1 not checkable
 ";
         let table = String::from_utf8(table).expect("UTF-8");
         assert_eq!(table, expected);
     }
 
     #[test]
-    fn only_what_makes_a_condition_bad_makes_the_node_unhealthy() {
+    fn only_findings_of_severity_condition_make_the_node_unhealthy() {
         assert!(is_unhealthy(&read(Severity::Condition)));
         assert!(!is_unhealthy(&read(Severity::Event)));
     }
 
     #[test]
-    fn every_line_of_json_stands_alone() {
+    fn every_line_is_a_complete_json_object() {
         let mut lines = Vec::new();
         write_json(&mut lines, &read(Severity::Event)).expect("lines");
         let lines: Vec<serde_json::Value> = String::from_utf8(lines)
@@ -301,13 +305,13 @@ nvidia      not checkable  no NVIDIA device
     }
 
     #[test]
-    fn a_probe_that_hangs_keeps_nobody_waiting() {
+    fn a_probe_that_hangs_delays_no_other() {
         let (hold, held) = mpsc::channel();
         let probes: Vec<Box<dyn Probe>> =
-            vec![Box::new(Stuck(held)), Box::new(Fixed("memory", Ok(Vec::new())))];
+            vec![Box::new(HangingProbe(held)), Box::new(FixedProbe("memory", Ok(Vec::new())))];
         let readings = scan(probes, Timestamp::UNIX_EPOCH, Duration::from_millis(50));
-        assert_eq!(readings[0].state, State::NotCheckable("no answer within 0.1 s".to_owned()));
-        assert_eq!(readings[1].state, State::Well);
+        assert_eq!(readings[0].state, ProbeState::NotCheckable("no response within 0.1 s".to_owned()));
+        assert_eq!(readings[1].state, ProbeState::Healthy);
         drop(hold);
     }
 }

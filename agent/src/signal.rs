@@ -1,4 +1,4 @@
-//! What a source hands on: a line that somebody wrote, with where and when.
+//! A log line, as sources emit it.
 
 use std::borrow::Cow;
 
@@ -6,27 +6,26 @@ use jiff::Timestamp;
 
 /// One line of a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line<'a> {
-    /// Who wrote it.
+pub struct LogLine<'a> {
     pub origin: Origin<'a>,
-    /// When, by the node's clock.
+    /// The time, by the node's clock.
     pub at: Timestamp,
-    /// What it says: no prefix of the log's own, no line break.
+    /// The text, without the log's own prefix and without the line break.
     pub text: Cow<'a, str>,
 }
 
-/// Who wrote a line.
+/// The writer of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin<'a> {
     /// The kernel, through `/dev/kmsg`.
     Kernel {
-        /// The syslog facility: 0 is the kernel itself, anything else a program that wrote to the kernel's log.
+        /// The syslog facility: 0 is the kernel itself, others are programs that wrote to the kernel log.
         facility: u8,
         /// The syslog level, 0 (emergency) to 7 (debug).
         level: u8,
     },
-    /// A systemd unit, through the journal.
+    /// A systemd unit, through the journal; its name.
     Unit(Cow<'a, str>),
-    /// A file.
+    /// A file; its path on the node.
     File(Cow<'a, str>),
 }

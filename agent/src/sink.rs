@@ -1,7 +1,7 @@
-//! Turns records that wait into records that somebody took.
+//! Delivers records from the outbox to a sink.
 //!
-//! A sink is tried for ever: hours without delivery cost no report, the outbox holds them. It belongs on a thread of
-//! its own, so that neither a network that hangs nor a reader of stdout that is stuck holds up what sees.
+//! A sink is retried forever: an outage of hours loses no report, because the outbox keeps them. The sink runs on a
+//! thread of its own, so that a hanging network or a blocked stdout does not delay detection.
 
 mod backoff;
 pub mod batch;
@@ -9,11 +9,7 @@ pub mod batch;
 pub mod cloudwatch;
 pub mod stdout;
 
-use std::{
-    error::Error,
-    future::Future,
-    sync::{Mutex, PoisonError},
-};
+use std::{error::Error, future::Future, sync::Mutex};
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
@@ -21,53 +17,58 @@ use tokio::sync::Notify;
 pub use self::backoff::Backoff;
 use crate::{
     metrics::Metrics,
-    outbox::{Outbox, Record},
+    outbox::{Outbox, SpoolRecord},
+    sync::lock,
 };
 
-/// As many as one batch may hold.
+/// As many as one batch may contain.
 const MAX_RECORDS: usize = batch::MAX_EVENTS;
 const MAX_BYTES: usize = batch::MAX_BYTES;
 
-/// Takes records, oldest first.
+/// Accepts records, oldest first.
 pub trait Sink {
-    /// Takes as many of them as go at once. An error means that none was taken, as far as anybody knows.
-    fn send(&mut self, records: &[Record], now: Timestamp) -> impl Future<Output = Result<Sent, SinkError>>;
+    /// Sends as many of the records as possible in one call. An error means that none is known to be accepted.
+    fn send(
+        &mut self,
+        records: &[SpoolRecord],
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Sent, SinkError>>;
 }
 
-/// What became of records.
+/// The result of sending records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sent {
-    /// All up to this number are dealt with.
+    /// All records up to this number are delivered or rejected.
     pub upto: u64,
-    /// How many were taken.
+    /// The number of records that were accepted.
     pub delivered: u64,
-    /// How many will never be.
-    pub refused: u64,
+    /// The number of records that will never be accepted.
+    pub rejected: u64,
 }
 
-/// Why a sink took nothing. All of it is tried again.
+/// Why a sink accepted no record. All of them are sent again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("failed to deliver {records} reports: {why}")]
 pub struct SinkError {
-    /// How many wait for it.
+    /// The number of records in the call.
     pub records: usize,
-    /// In a clause.
+    /// The cause, as a clause.
     pub why: String,
 }
 
-/// Records that are gone although nothing failed.
+/// Records that the sink rejected permanently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} reports were refused for good: their times are not what the log group takes")]
-pub struct Refused(pub u64);
+#[error("{0} reports were rejected permanently: the log group does not accept their timestamps")]
+pub struct RejectedReports(pub u64);
 
-/// Delivers what waits, for ever. `wake` says that something new waits; `tell` hears of each failure.
+/// Delivers records until the future is dropped. `wake` is notified of new records; `on_error` is called with each failure.
 pub async fn deliver(
     outbox: &Mutex<Outbox>,
     sink: &mut impl Sink,
     wake: &Notify,
     metrics: &Metrics,
     clock: impl Fn() -> Timestamp,
-    mut tell: impl FnMut(&dyn Error),
+    mut on_error: impl FnMut(&dyn Error),
 ) {
     let mut backoff = Backoff::new(fastrand::Rng::new());
     loop {
@@ -79,25 +80,20 @@ pub async fn deliver(
         match sink.send(&records, clock()).await {
             Ok(sent) => {
                 backoff.reset();
-                metrics.delivered.add(sent.delivered);
-                metrics.refused.add(sent.refused);
-                if sent.refused > 0 {
-                    tell(&Refused(sent.refused));
+                metrics.delivered.inc_by(sent.delivered);
+                metrics.rejected.inc_by(sent.rejected);
+                if sent.rejected > 0 {
+                    on_error(&RejectedReports(sent.rejected));
                 }
                 if let Err(error) = lock(outbox).ack(sent.upto) {
-                    tell(&error);
+                    on_error(&error);
                 }
             }
             Err(error) => {
-                metrics.failures.add(1);
-                tell(&error);
+                metrics.failures.inc();
+                on_error(&error);
                 tokio::time::sleep(backoff.wait()).await;
             }
         }
     }
-}
-
-/// A thread that panicked while it held the outbox left it as sound as a crash would have.
-fn lock(outbox: &Mutex<Outbox>) -> std::sync::MutexGuard<'_, Outbox> {
-    outbox.lock().unwrap_or_else(PoisonError::into_inner)
 }

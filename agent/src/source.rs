@@ -1,10 +1,9 @@
-//! Turns what the node's logs hold into [`Signal`]s: lines, and word of lines that could not be had.
+//! Reads the node's logs and emits [`Signal`]s: lines, and notices of lines that could not be read.
 //!
-//! A source is read by polling. `poll` takes the time, hands each signal to the caller while it still lies in
-//! the source's buffer, and returns after a bounded piece of work, so that one thread can serve every source
-//! and a flood in one of them cannot starve the others. Between polls a source can say its position; given
-//! back after a restart, reading goes on there. A position covers only what was handed on, so a crash repeats
-//! lines and never skips them.
+//! Sources are polled. `poll` takes the time, passes each signal to the caller while it is still in the source's
+//! buffer, and returns after a bounded amount of work. So one thread can poll all sources, and a flood in one cannot
+//! starve the others. Between polls a source returns its position. After a restart it continues there. A position
+//! covers only emitted lines, so a crash repeats lines and never skips them.
 
 use std::borrow::Cow;
 
@@ -13,8 +12,8 @@ use nodemend_domain::condition::{ConditionType, Severity};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use crate::finding::{Clears, Debounce, Finding};
-use crate::signal::{Line, Origin};
+use crate::finding::{Clears, Debounce, DetectedFinding};
+use crate::signal::{LogLine, Origin};
 
 pub mod child;
 pub mod cri;
@@ -36,32 +35,31 @@ pub mod pci;
 pub mod socket;
 pub mod systemd;
 
-/// What a line may hold; longer ones are cut there. The kernel's own limit for a record is half of it.
+/// The maximum length of a line, in bytes; longer lines are cut. The kernel's own limit for a record is half of it.
 pub const LINE_LIMIT: usize = 16 * 1024;
 
-/// For how long lost kernel records are worth a word: as long as the catalogue says.
+/// How long KernelLogOverrun stays raised: the catalogue's quiet time.
 const OVERRUN_QUIET: SignedDuration = SignedDuration::from_mins(10);
 
-/// What a source hands on.
+/// What a source emits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signal<'a> {
-    /// A line.
-    Line(Line<'a>),
-    /// Something that is not there, or not whole.
-    Notice(Notice<'a>),
+    Line(LogLine<'a>),
+    /// A gap in a log.
+    GapNotice(GapNotice<'a>),
 }
 
 impl Signal<'_> {
-    /// The same, free of the source's buffer.
+    /// Copies the signal out of the source's buffer.
     pub fn into_owned(self) -> Signal<'static> {
         match self {
-            Self::Line(line) => Signal::Line(Line {
+            Self::Line(line) => Signal::Line(LogLine {
                 origin: own_origin(line.origin),
                 at: line.at,
                 text: Cow::Owned(line.text.into_owned()),
             }),
-            Self::Notice(notice) => {
-                Signal::Notice(Notice { log: notice.log.into_owned(), at: notice.at, flaw: notice.flaw })
+            Self::GapNotice(notice) => {
+                Signal::GapNotice(GapNotice { log: notice.log.into_owned(), at: notice.at, gap: notice.gap })
             }
         }
     }
@@ -75,57 +73,54 @@ fn own_origin(origin: Origin<'_>) -> Origin<'static> {
     }
 }
 
-/// Word of lines that could not be had, or not whole.
+/// A notice of lines that were lost, cut or unreadable.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Notice<'a> {
-    /// Of which log.
-    pub log: Log<'a>,
-    /// When it was seen, by the node's clock.
+pub struct GapNotice<'a> {
+    pub log: LogKind<'a>,
+    /// The time when it was noticed, by the node's clock.
     pub at: Timestamp,
-    /// What is wrong.
-    pub flaw: Flaw,
+    pub gap: Gap,
 }
 
-/// Which log a notice is about.
+/// The log of a notice.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Log<'a> {
-    /// The kernel's.
+pub enum LogKind<'a> {
+    /// The kernel log.
     Kernel,
-    /// The journal.
     Journal,
     /// A file, by its path on the node.
     File(Cow<'a, str>),
 }
 
-impl Log<'_> {
-    fn into_owned(self) -> Log<'static> {
+impl LogKind<'_> {
+    fn into_owned(self) -> LogKind<'static> {
         match self {
-            Self::Kernel => Log::Kernel,
-            Self::Journal => Log::Journal,
-            Self::File(path) => Log::File(Cow::Owned(path.into_owned())),
+            Self::Kernel => LogKind::Kernel,
+            Self::Journal => LogKind::Journal,
+            Self::File(path) => LogKind::File(Cow::Owned(path.into_owned())),
         }
     }
 }
 
-/// What is wrong with a log.
+/// A gap in a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Flaw {
-    /// Records were gone before they were read, though reading had begun; how many, where that can be known.
-    /// Without a number: the rest of something is gone, and there may have been nothing in it.
+pub enum Gap {
+    /// Records were lost after reading had begun: their number, if known. `None` means that the rest of a log is
+    /// lost, which may have been empty.
     Lost(Option<u64>),
-    /// Records were gone before reading began for the first time: the log had turned over already.
-    Turned(u64),
-    /// A line was longer than [`LINE_LIMIT`]: its first part was handed on.
-    Cut,
-    /// Records that do not read as the format says; how many.
+    /// Records were overwritten before the first read: the ring buffer had wrapped already.
+    Wrapped(u64),
+    /// A line was longer than [`LINE_LIMIT`]; its first part was emitted.
+    Truncated,
+    /// Records that do not match the format; their number.
     Unreadable(u64),
 }
 
-impl Notice<'_> {
-    /// The finding that it amounts to. Only kernel records are told of that way: a fault that the kernel named
-    /// once is not named again, whereas the other logs repeat what still is wrong.
-    pub fn finding(&self) -> Option<Finding> {
-        let (Log::Kernel, Flaw::Lost(count)) = (&self.log, self.flaw) else {
+impl GapNotice<'_> {
+    /// The finding about this gap. Only lost kernel records are one: the kernel logs a problem once, whereas the
+    /// other logs repeat a problem that persists.
+    pub fn finding(&self) -> Option<DetectedFinding> {
+        let (LogKind::Kernel, Gap::Lost(count)) = (&self.log, self.gap) else {
             return None;
         };
         let message = match count {
@@ -133,7 +128,7 @@ impl Notice<'_> {
             Some(count) => format!("{count} kernel records were overwritten before they were read"),
             None => "kernel records were overwritten before they were read".to_owned(),
         };
-        Some(Finding {
+        Some(DetectedFinding {
             reason: Cow::Borrowed("KernelLogOverrun"),
             condition: ConditionType::KernelReady,
             severity: Severity::Event,
@@ -152,21 +147,20 @@ impl Notice<'_> {
 pub enum Progress {
     /// There is more: poll again at once.
     More,
-    /// Everything that was there has been read.
+    /// Everything that was available was read.
     Drained,
 }
 
-/// The time, twice: what the wall says, and how long the machine has been up.
+/// The wall clock and the monotonic clock at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clocks {
-    /// The wall clock.
     pub wall: Timestamp,
-    /// The monotonic clock, which starts at 0 with the boot, and never steps.
+    /// The monotonic clock: the time since boot, without steps.
     pub up: SignedDuration,
 }
 
 impl Clocks {
-    /// Reads both. The one place in the sources that looks at a clock: everything else is told.
+    /// Reads both clocks. This is the only place in the sources that reads a clock.
     pub fn read() -> Self {
         let wall = clock_gettime(ClockId::Realtime);
         let up = clock_gettime(ClockId::Monotonic);
@@ -177,7 +171,7 @@ impl Clocks {
         }
     }
 
-    /// When something was that the monotonic clock puts at `up`.
+    /// The wall time of a monotonic time.
     pub fn wall_at(&self, up: SignedDuration) -> Timestamp {
         let age = self.up.checked_sub(up).unwrap_or(SignedDuration::ZERO);
         self.wall.checked_sub(age).unwrap_or(self.wall)
@@ -190,13 +184,13 @@ mod tests {
 
     use super::*;
 
-    fn notice(log: Log<'static>, flaw: Flaw) -> Notice<'static> {
-        Notice { log, at: Timestamp::UNIX_EPOCH, flaw }
+    fn notice(log: LogKind<'static>, gap: Gap) -> GapNotice<'static> {
+        GapNotice { log, at: Timestamp::UNIX_EPOCH, gap }
     }
 
     #[test]
     fn lost_kernel_records_are_a_finding_that_the_catalogue_knows() {
-        let finding = notice(Log::Kernel, Flaw::Lost(Some(7))).finding().expect("a finding");
+        let finding = notice(LogKind::Kernel, Gap::Lost(Some(7))).finding().expect("a finding");
         assert_eq!(finding.message, "7 kernel records were overwritten before they were read");
         let found = catalogue::lookup(&finding.reason).expect("a catalogued reason");
         assert_eq!(found.condition, finding.condition);
@@ -204,15 +198,15 @@ mod tests {
     }
 
     #[test]
-    fn what_was_gone_before_the_first_look_is_counted_but_no_finding() {
-        for (log, flaw) in [
-            (Log::Kernel, Flaw::Turned(7)),
-            (Log::Kernel, Flaw::Cut),
-            (Log::Kernel, Flaw::Unreadable(1)),
-            (Log::Journal, Flaw::Lost(None)),
-            (Log::File(Cow::Borrowed("/var/log/x")), Flaw::Lost(None)),
+    fn other_gaps_are_no_finding() {
+        for (log, gap) in [
+            (LogKind::Kernel, Gap::Wrapped(7)),
+            (LogKind::Kernel, Gap::Truncated),
+            (LogKind::Kernel, Gap::Unreadable(1)),
+            (LogKind::Journal, Gap::Lost(None)),
+            (LogKind::File(Cow::Borrowed("/var/log/x")), Gap::Lost(None)),
         ] {
-            assert_eq!(notice(log, flaw).finding(), None);
+            assert_eq!(notice(log, gap).finding(), None);
         }
     }
 

@@ -1,16 +1,16 @@
-//! Turns findings into reports: what each condition is, since when, and how long it was well before.
+//! Tracks the conditions of a node and emits reports.
 //!
-//! Time is an argument, twice: the wall clock names instants, the monotonic clock since boot measures lengths. A
-//! step of the wall clock moves no window, no quiet time and no start of trouble.
+//! Time is an argument with two clocks: the wall clock for timestamps, and the monotonic clock since boot for
+//! durations. A step of the wall clock moves no window, no quiet time and no start of an episode.
 //!
-//! A condition is True or False, never Unknown: a probe that can't read says nothing, neither good nor bad. An agent
-//! that lost its memory within a boot keeps silent of a condition until it has been well for the hold, else its
-//! ignorance would pass for a recovery.
+//! A condition is True or False, never Unknown: a probe that is not checkable changes nothing. An agent that has lost
+//! its state within a boot does not report a condition until it was healthy for the hold time, because otherwise
+//! missing knowledge would look like a recovery.
 
-mod entry;
+mod condition;
 mod pack;
-mod state;
-mod watch;
+mod snapshot;
+mod tracked_finding;
 
 use std::borrow::Cow;
 
@@ -21,42 +21,42 @@ use nodemend_domain::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use self::state::{State, StateError};
-use self::watch::Watch;
+use self::condition::ConditionTracker;
+pub use self::snapshot::{Snapshot, SnapshotError};
 use crate::{
-    finding::{Change, Finding},
-    identity::Identity,
+    finding::{DetectedFinding, FindingChange},
+    identity::NodeIdentity,
 };
 
-/// A heartbeat's reader accepts no more.
-const MAX_WATCHES: usize = 16;
-/// The wall clock has been set if it strays so far from the monotonic one. Less would give a new start to every
-/// spell whenever the clock is nudged, and a spell is named by its start.
+/// A reader of heartbeats accepts no more conditions.
+const MAX_CONDITIONS: usize = 16;
+/// The wall clock was set if it deviates this much from the monotonic clock. With a lower limit, small adjustments
+/// would change the start of an episode, which identifies it.
 const STEP: SignedDuration = SignedDuration::from_secs(5);
 
-/// One instant, by both clocks.
+/// One moment on both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
     /// The node's wall clock.
     pub wall: Timestamp,
-    /// Since boot, by the clock that goes on while the machine sleeps.
+    /// The time since boot, by a monotonic clock.
     pub mono: SignedDuration,
 }
 
-/// What may be set.
+/// Settings of the tracker.
 #[derive(Debug, Clone)]
-pub struct Config {
-    /// How often all conditions are reported.
+pub struct TrackerConfig {
+    /// The interval between heartbeat reports.
     pub heartbeat: SignedDuration,
-    /// How often a bad condition is reported, and an event that goes on.
+    /// How often an unhealthy condition and a continuing event are reported again.
     pub repeat: SignedDuration,
-    /// How long a recovery must hold to be one.
+    /// How long a recovery must last to count.
     pub hold: SignedDuration,
     /// The conditions that are reported from the start.
     pub conditions: Vec<ConditionType>,
 }
 
-impl Default for Config {
+impl Default for TrackerConfig {
     fn default() -> Self {
         Self {
             heartbeat: SignedDuration::from_mins(5),
@@ -67,200 +67,217 @@ impl Default for Config {
     }
 }
 
-/// The conditions of one node in one boot.
+/// The conditions of a node in one boot.
 #[derive(Debug, Clone)]
 pub struct Tracker {
-    identity: Identity,
-    config: Config,
-    memory: Memory,
+    identity: NodeIdentity,
+    config: TrackerConfig,
+    state: TrackerState,
 }
 
-/// All that must survive a restart.
+/// The state that survives a restart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Memory {
-    /// The last report's number.
+struct TrackerState {
+    /// The sequence number of the last report.
     seq: u64,
-    /// When this memory begins.
+    /// When this state was created.
     start: SignedDuration,
-    /// The latest instant that was given.
+    /// The latest time that was passed in.
     now: SignedDuration,
-    /// The wall clock's reading at boot, as far as reports say.
+    /// The wall clock time of the boot, as used in reports.
     zero: Timestamp,
-    watches: Vec<Watch>,
+    conditions: Vec<ConditionTracker>,
     heartbeat_due: SignedDuration,
 }
 
-/// One instant in the agent's own reckoning.
+/// The current time in the tracker.
 #[derive(Debug, Clone, Copy)]
-struct Moment {
+struct TrackerClock {
     mono: SignedDuration,
     zero: Timestamp,
 }
 
-impl Moment {
+impl TrackerClock {
     fn wall_of(&self, mono: SignedDuration) -> Timestamp {
         self.zero.saturating_add(mono).unwrap_or(self.zero)
     }
 }
 
-/// What a tracker begins with.
+/// What the tracker started from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Beginning {
-    /// Nobody watched this boot before, as an older boot's state shows.
-    Boot,
-    /// Somebody may have watched this boot before, but nothing is left of it.
-    NoMemory,
-    /// It goes on where the last one ended.
-    Memory,
+pub enum StartedFrom {
+    /// A state of an earlier boot: no agent ran in this boot before.
+    NewBoot,
+    /// No state: an agent may have run in this boot before.
+    NoState,
+    /// A state of this boot.
+    SavedState,
 }
 
 impl Tracker {
-    /// Goes on where the state ends; without one, or with one of another boot, begins anew.
-    pub fn begin(identity: Identity, config: Config, state: Option<State>, now: Now) -> (Self, Beginning) {
-        let (beginning, memory) = match state {
-            Some(state) if state.boot_id == identity.boot_id => (Beginning::Memory, Some(state.memory)),
-            Some(_) => (Beginning::Boot, None),
-            None => (Beginning::NoMemory, None),
+    /// Continues from a saved state; without one, or with one of another boot, starts with no findings.
+    pub fn begin(
+        identity: NodeIdentity,
+        config: TrackerConfig,
+        snapshot: Option<Snapshot>,
+        now: Now,
+    ) -> (Self, StartedFrom) {
+        let (started_from, state) = match snapshot {
+            Some(snapshot) if snapshot.boot_id == identity.boot_id => {
+                (StartedFrom::SavedState, Some(snapshot.state))
+            }
+            Some(_) => (StartedFrom::NewBoot, None),
+            None => (StartedFrom::NoState, None),
         };
-        let mut memory = memory.unwrap_or_else(|| Memory {
+        let mut state = state.unwrap_or_else(|| TrackerState {
             seq: 0,
             start: now.mono,
             now: now.mono,
             zero: zero(now),
-            watches: Vec::new(),
+            conditions: Vec::new(),
             heartbeat_due: now.mono,
         });
-        // Reports come more slowly than milliseconds pass, so that whoever begins later begins higher: no number
-        // is used twice in a boot even if the last ones used are lost with the state.
-        memory.seq = memory.seq.max(u64::try_from(now.mono.as_millis()).unwrap_or(0));
+        // Fewer reports are written than milliseconds pass, so a later start has a higher number: no sequence number
+        // is used twice in a boot, even if the state with the last ones is lost.
+        state.seq = state.seq.max(u64::try_from(now.mono.as_millis()).unwrap_or(0));
         for condition in &config.conditions {
-            if !memory.watches.iter().any(|watch| watch.condition == *condition) {
-                let known = beginning != Beginning::NoMemory;
-                memory.watches.push(Watch::new(condition.clone(), memory.start, known));
+            if !state.conditions.iter().any(|tracked| tracked.condition == *condition) {
+                let known = started_from != StartedFrom::NoState;
+                state.conditions.push(ConditionTracker::new(condition.clone(), state.start, known));
             }
         }
-        (Self { identity, config, memory }, beginning)
+        (Self { identity, config, state }, started_from)
     }
 
-    /// What must be kept to go on from here.
-    pub fn snapshot(&self) -> State {
-        State { boot_id: self.identity.boot_id.clone(), memory: self.memory.clone() }
+    /// The state that must be saved to continue from here.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot { boot_id: self.identity.boot_id.clone(), state: self.state.clone() }
     }
 
-    /// Takes in what a detector or a probe saw.
-    pub fn take(&mut self, change: &Change, now: Now) {
-        let moment = self.advance(now);
+    /// Applies a change that a detector or probe emitted.
+    pub fn apply(&mut self, change: &FindingChange, now: Now) {
+        let clock = self.advance(now);
         let seen = |at: Timestamp| {
-            let age = now.wall.duration_since(at).clamp(SignedDuration::ZERO, moment.mono);
-            moment.mono - age
+            let age = now.wall.duration_since(at).clamp(SignedDuration::ZERO, clock.mono);
+            clock.mono - age
         };
         match change {
-            Change::Raised(finding) => self.raise(finding, seen(finding.at), moment.mono),
-            Change::Cleared { reason, subject, at } => {
-                let reason = entry::reason(reason);
-                let subject = subject.as_deref().map(entry::subject);
-                for watch in &mut self.memory.watches {
-                    watch.clear(&reason, subject.as_deref(), seen(*at), moment.mono);
+            FindingChange::Raised(finding) => self.raise(finding, seen(finding.at), clock.mono),
+            FindingChange::Cleared { reason, subject, at } => {
+                let reason = tracked_finding::reason(reason);
+                let subject = subject.as_deref().map(tracked_finding::subject);
+                for tracked in &mut self.state.conditions {
+                    tracked.clear(&reason, subject.as_deref(), seen(*at), clock.mono);
                 }
             }
         }
     }
 
-    fn raise(&mut self, finding: &Finding, seen: SignedDuration, now: SignedDuration) {
-        let Memory { watches, start, .. } = &mut self.memory;
-        let place = match watches.iter().position(|watch| watch.condition == finding.condition) {
-            Some(place) => place,
-            None if watches.len() >= MAX_WATCHES => {
-                if let Some(watch) = watches.first_mut() {
-                    watch.overflow(&entry::reason(&finding.reason), finding, now);
+    fn raise(&mut self, finding: &DetectedFinding, seen: SignedDuration, now: SignedDuration) {
+        let TrackerState { conditions, start, .. } = &mut self.state;
+        let index = match conditions.iter().position(|tracked| tracked.condition == finding.condition) {
+            Some(index) => index,
+            None if conditions.len() >= MAX_CONDITIONS => {
+                if let Some(tracked) = conditions.first_mut() {
+                    tracked.overflow(&tracked_finding::reason(&finding.reason), finding, now);
                 }
                 return;
             }
             None => {
-                watches.push(Watch::new(finding.condition.clone(), *start, true));
-                watches.len() - 1
+                conditions.push(ConditionTracker::new(finding.condition.clone(), *start, true));
+                conditions.len() - 1
             }
         };
-        watches[place].raise(finding, seen, now, &self.config);
+        conditions[index].raise(finding, seen, now, &self.config);
     }
 
-    /// Lets time pass, and hands out the reports that are due.
+    /// Advances the time and returns the reports that are due.
     pub fn poll(&mut self, now: Now) -> Vec<Report<'static>> {
-        let moment = self.advance(now);
+        let clock = self.advance(now);
         let mut bodies = Vec::new();
-        for watch in &mut self.memory.watches {
-            if watch.report_due(&self.config).is_some_and(|due| due <= moment.mono) {
-                watch.tell(moment.mono);
-                bodies.push(Body::Condition(watch.state(&moment)));
+        for tracked in &mut self.state.conditions {
+            if tracked.report_due(&self.config).is_some_and(|due| due <= clock.mono) {
+                tracked.mark_reported(clock.mono);
+                bodies.push(Body::Condition(tracked.report_state(&clock)));
             }
-            let condition = watch.condition.clone();
-            let findings = watch.tell_events(&moment, &self.config);
+            let condition = tracked.condition.clone();
+            let findings = tracked.take_due_events(&clock, &self.config);
             bodies.extend(pack::events(&self.identity, &condition, findings));
         }
-        if self.memory.heartbeat_due <= moment.mono {
-            self.memory.heartbeat_due = moment.mono.saturating_add(self.config.heartbeat);
-            bodies.push(Body::Heartbeat(self.states_at(&moment)));
+        if self.state.heartbeat_due <= clock.mono {
+            self.state.heartbeat_due = clock.mono.saturating_add(self.config.heartbeat);
+            bodies.push(Body::Heartbeat(self.states_at(&clock)));
         }
-        bodies.into_iter().map(|body| self.report(body, &moment)).collect()
+        bodies.into_iter().map(|body| self.report(body, &clock)).collect()
     }
 
-    fn report(&mut self, body: Body<'static>, moment: &Moment) -> Report<'static> {
-        self.memory.seq += 1;
+    fn report(&mut self, body: Body<'static>, clock: &TrackerClock) -> Report<'static> {
+        self.state.seq += 1;
         let mut report = report(&self.identity, body);
-        (report.seq, report.at) = (self.memory.seq, moment.wall_of(moment.mono));
+        (report.seq, report.at) = (self.state.seq, clock.wall_of(clock.mono));
         report
     }
 
-    /// When [`poll`](Self::poll) next has something to do, since boot.
+    /// When [`poll`](Self::poll) has something to do next, in time since boot.
     pub fn next_due(&self) -> SignedDuration {
-        let Memory { watches, start, heartbeat_due, .. } = &self.memory;
-        let each = watches.iter().flat_map(|watch| {
-            let settles = watch.settle_due(*start, &self.config);
-            [watch.report_due(&self.config), watch.events_due(&self.config), watch.change_due(), settles]
+        let TrackerState { conditions, start, heartbeat_due, .. } = &self.state;
+        let each = conditions.iter().flat_map(|tracked| {
+            let settles = tracked.settle_due(*start, &self.config);
+            [
+                tracked.report_due(&self.config),
+                tracked.events_due(&self.config),
+                tracked.change_due(),
+                settles,
+            ]
         });
         each.flatten().min().map_or(*heartbeat_due, |due| due.min(*heartbeat_due))
     }
 
-    /// The state of all conditions of which anything can be said.
+    /// The states of all conditions that are known.
     pub fn states(&self) -> Vec<ConditionState<'static>> {
-        self.states_at(&Moment { mono: self.memory.now, zero: self.memory.zero })
+        self.states_at(&TrackerClock { mono: self.state.now, zero: self.state.zero })
     }
 
-    fn states_at(&self, moment: &Moment) -> Vec<ConditionState<'static>> {
-        self.memory.watches.iter().filter(|watch| watch.is_known()).map(|watch| watch.state(moment)).collect()
+    fn states_at(&self, clock: &TrackerClock) -> Vec<ConditionState<'static>> {
+        self.state
+            .conditions
+            .iter()
+            .filter(|tracked| tracked.is_known())
+            .map(|tracked| tracked.report_state(clock))
+            .collect()
     }
 
-    /// How many conditions are bad.
+    /// The number of unhealthy conditions.
     pub fn unhealthy(&self) -> usize {
-        self.memory.watches.iter().filter(|watch| watch.is_bad()).count()
+        self.state.conditions.iter().filter(|tracked| tracked.is_unhealthy()).count()
     }
 
-    fn advance(&mut self, now: Now) -> Moment {
-        let memory = &mut self.memory;
-        // A monotonic clock that goes back is a caller's mistake: time stands still meanwhile.
-        memory.now = memory.now.max(now.mono);
+    fn advance(&mut self, now: Now) -> TrackerClock {
+        let state = &mut self.state;
+        // The monotonic clock of a correct caller never goes back; otherwise time stands still.
+        state.now = state.now.max(now.mono);
         let zero = zero(now);
-        if zero.duration_since(memory.zero).abs() > STEP {
-            memory.zero = zero;
+        if zero.duration_since(state.zero).abs() > STEP {
+            state.zero = zero;
         }
         let mut settled = false;
-        for watch in &mut memory.watches {
-            watch.advance(memory.now, &self.config);
-            settled |= watch.settle(memory.start, memory.now, &self.config);
+        for tracked in &mut state.conditions {
+            tracked.advance(state.now, &self.config);
+            settled |= tracked.settle(state.start, state.now, &self.config);
         }
         if settled {
-            memory.heartbeat_due = memory.now;
+            state.heartbeat_due = state.now;
         }
-        Moment { mono: memory.now, zero: memory.zero }
+        TrackerClock { mono: state.now, zero: state.zero }
     }
 }
 
-/// What the wall clock would have shown at boot.
+/// The wall clock time of the boot.
 fn zero(now: Now) -> Timestamp {
     now.wall.saturating_sub(now.mono).unwrap_or(now.wall)
 }
 
-fn report(identity: &Identity, body: Body<'static>) -> Report<'static> {
+fn report(identity: &NodeIdentity, body: Body<'static>) -> Report<'static> {
     Report {
         cluster: identity.cluster.clone(),
         node: identity.node.clone(),

@@ -1,6 +1,6 @@
-//! The agent as the DaemonSet runs it, on this machine's own kernel log, network namespaces and iptables.
+//! Runs the agent as the DaemonSet does, with this machine's kernel log, network namespaces and iptables.
 //!
-//! What takes root, or a tool that is not installed, says that it was skipped and why.
+//! A test that needs root or a tool that is missing prints that it was skipped and why.
 
 mod harness;
 
@@ -9,7 +9,7 @@ use std::{process::Command, time::Duration};
 use harness::{Agent, Namespace, skip};
 use serde_json::Value;
 
-/// A fault is in a report within this time; the machine that runs the tests may be busy with others.
+/// The limit for a problem to be in a report; the machine may be busy with other tests.
 const SOON: Duration = Duration::from_secs(20);
 
 #[test]
@@ -33,7 +33,7 @@ fn a_line_in_the_kernel_log_comes_out_as_a_report() {
 }
 
 #[test]
-fn a_program_that_writes_into_the_kernel_log_is_not_believed_unless_told_so() {
+fn a_programs_kernel_record_is_rejected_by_default() {
     let Some(mut kernel_log) = harness::kernel_log() else { return };
     let agent = Agent::start("unbelieved", &[]);
     let mark = std::process::id();
@@ -51,7 +51,7 @@ fn a_program_that_writes_into_the_kernel_log_is_not_believed_unless_told_so() {
 }
 
 #[test]
-fn the_reference_incident_is_seen_in_iptables_and_its_end_too() {
+fn the_reference_incident_is_detected_in_iptables_and_clears() {
     let Some(namespace) = Namespace::make("iptables") else { return };
     for tool in ["iptables", "iptables-save"] {
         if Command::new(tool).arg("--version").output().is_err() {
@@ -64,7 +64,7 @@ fn the_reference_incident_is_seen_in_iptables_and_its_end_too() {
     if !namespace.run("iptables", &[&["-I"], &rule[..]].concat()) {
         return skip("iptables can't insert a rule in a network namespace here");
     }
-    // One report may hold both.
+    // One report may contain both.
     let mut missing = vec!["UnexpectedRejectRule", "MetadataServiceBlocked"];
     while !missing.is_empty() {
         let report = agent.wait(SOON, |report| {
@@ -110,7 +110,7 @@ fn an_interface_that_goes_down_turns_networking_false_and_true_again() {
 }
 
 #[test]
-fn a_pod_whose_rule_and_route_are_missing_is_told_of_until_they_are_there() {
+fn a_pod_without_rule_and_route_is_reported_until_they_exist() {
     const POD: &str = "10.0.1.5";
     let Some(namespace) = Namespace::make("pods") else { return };
     if !namespace.run("ip", &["link", "add", "eni5", "type", "veth", "peer", "name", "peer5"])
@@ -119,13 +119,13 @@ fn a_pod_whose_rule_and_route_are_missing_is_told_of_until_they_are_there() {
     {
         return skip("veth pairs can't be made here");
     }
-    // What the VPC CNI's daemon answers, as far as it is read.
-    let folder = harness::folder("introspection");
-    std::fs::create_dir(folder.join("v1")).expect("a folder");
+    // The part of the VPC CNI daemon's response that is read.
+    let directory = harness::directory("introspection");
+    std::fs::create_dir(directory.join("v1")).expect("a directory");
     let allocated = serde_json::json!({"ENIs": {"eni-0a": {"DeviceNumber": 1, "AvailableIPv4Cidrs": {"10.0.1.5/32":
         {"IPAddresses": {POD: {"Address": POD, "IPAMKey": {"containerID": "5f1c"}}}}}}}});
-    std::fs::write(folder.join("v1/enis"), allocated.to_string()).expect("a file");
-    let Some(_server) = namespace.serve(&folder, 61_679) else { return };
+    std::fs::write(directory.join("v1/enis"), allocated.to_string()).expect("a file");
+    let Some(_server) = namespace.serve(&directory, 61_679) else { return };
 
     let agent = Agent::start_in(&namespace, "pods", &["--probe-interval", "1s", "--heartbeat", "1s"]);
     let mut missing = vec!["MissingIPRules", "MissingIPRoutes"];
@@ -144,25 +144,25 @@ fn a_pod_whose_rule_and_route_are_missing_is_told_of_until_they_are_there() {
     ] {
         assert!(namespace.run("ip", arguments), "{arguments:?}");
     }
-    // Now the pod is sent to a table that leads nowhere.
+    // The pod's traffic now uses a table without a default route.
     let report = agent.wait(SOON, |report| harness::has_reason(report, "MissingDefaultRoutes"));
     assert_eq!(report["kind"], "event", "{report}");
     assert!(namespace.run("ip", &["route", "add", "default", "dev", "eni5", "table", "2"]));
     agent.wait(SOON, |report| {
-        let wrong = ["MissingIPRules", "MissingIPRoutes", "MissingDefaultRoutes"];
-        report["kind"] == "heartbeat" && !wrong.iter().any(|reason| harness::has_reason(report, reason))
+        let reasons = ["MissingIPRules", "MissingIPRoutes", "MissingDefaultRoutes"];
+        report["kind"] == "heartbeat" && !reasons.iter().any(|reason| harness::has_reason(report, reason))
     });
 }
 
 #[test]
 fn ip_forwarding_is_seen_in_the_agents_own_network_namespace() {
     let Some(namespace) = Namespace::make("forward") else { return };
-    let root = harness::folder("forward");
-    for folder in ["proc", "var/log/pods", "etc/cni/net.d"] {
-        std::fs::create_dir_all(root.join(folder)).expect("a folder");
+    let root = harness::directory("forward");
+    for directory in ["proc", "var/log/pods", "etc/cni/net.d"] {
+        std::fs::create_dir_all(root.join(directory)).expect("a directory");
     }
     std::fs::write(root.join("etc/cni/net.d/10-aws.conflist"), "{}").expect("a file");
-    for (value, state) in [("0", "wrong"), ("1", "well")] {
+    for (value, state) in [("0", "unhealthy"), ("1", "healthy")] {
         let write = format!("echo {value} > /proc/sys/net/ipv4/ip_forward");
         if !namespace.run("sh", &["-c", &write]) {
             return skip("the namespace's settings can't be written here");
@@ -174,28 +174,28 @@ fn ip_forwarding_is_seen_in_the_agents_own_network_namespace() {
 }
 
 #[test]
-fn scan_says_what_is_wrong_and_exits_2() {
+fn scan_prints_problems_and_exits_2() {
     let Some(namespace) = Namespace::make("scan") else { return };
     assert!(namespace.run("ip", &["link", "set", "lo", "down"]));
     let (code, readings) = harness::scan(&namespace);
     let of = |readings: &[Value], name: &str| {
         readings.iter().find(|reading| reading["probe"] == name).cloned().unwrap_or_default()
     };
-    // The namespace's loopback is down: that is a fault of severity Condition.
+    // The namespace's loopback interface is down, which is a problem of severity Condition.
     assert_eq!(code, Some(2), "{readings:?}");
-    assert_eq!(of(&readings, "interfaces")["state"], "wrong", "{readings:?}");
+    assert_eq!(of(&readings, "interfaces")["state"], "unhealthy", "{readings:?}");
     assert!(namespace.run("ip", &["link", "set", "lo", "up"]));
     let (_, readings) = harness::scan(&namespace);
-    assert_eq!(of(&readings, "interfaces")["state"], "well", "{readings:?}");
+    assert_eq!(of(&readings, "interfaces")["state"], "healthy", "{readings:?}");
     assert!(readings.iter().all(|reading| reading["state"] != "not checkable" || reading["why"].is_string()));
 }
 
 #[test]
-fn a_kill_loses_no_change_and_gives_no_number_twice() {
+fn a_kill_loses_no_change_and_uses_no_number_twice() {
     const ROUNDS: usize = 6;
     let Some(mut kernel_log) = harness::kernel_log() else { return };
     let mark = std::process::id();
-    // A reason a round: of one reason, what is seen again is told again much later.
+    // One reason for each round: a repeated one would be reported much later.
     let rules: String = (0..ROUNDS)
         .map(|round| {
             format!(
@@ -206,30 +206,31 @@ fn a_kill_loses_no_change_and_gives_no_number_twice() {
         .collect();
     let rules = harness::file("kill-rules.yaml", &format!("rules:\n{rules}"));
     let arguments = ["--rules", &rules, "--heartbeat", "1s"];
-    let mut told: Vec<Value> = Vec::new();
+    let mut reported: Vec<Value> = Vec::new();
     let mut agent = Agent::start("kill", &arguments);
     agent.wait(SOON, |report| report["kind"] == "heartbeat");
     for round in 0..ROUNDS {
         harness::write_line(&mut kernel_log, &format!("kill{mark}-{round} of the test"));
-        // Some rounds die right away, some after the report: both must end well.
+        // Half of the rounds are killed right away, half after the report.
         if round % 2 == 1 {
-            told.push(agent.wait(SOON, |report| harness::has_reason(report, &format!("Kill{round}"))));
+            reported.push(agent.wait(SOON, |report| harness::has_reason(report, &format!("Kill{round}"))));
         }
-        told.extend(agent.kill());
+        reported.extend(agent.kill());
         agent = Agent::start_again("kill", &arguments);
     }
     let last = format!("Kill{}", ROUNDS - 1);
-    let seen = |told: &[Value], reason: &str| told.iter().any(|report| harness::has_reason(report, reason));
-    if !seen(&told, &last) {
-        told.push(agent.wait(SOON, |report| harness::has_reason(report, &last)));
+    let seen =
+        |reported: &[Value], reason: &str| reported.iter().any(|report| harness::has_reason(report, reason));
+    if !seen(&reported, &last) {
+        reported.push(agent.wait(SOON, |report| harness::has_reason(report, &last)));
     }
-    told.extend(agent.stop().0);
+    reported.extend(agent.stop().0);
     for round in 0..ROUNDS {
-        assert!(seen(&told, &format!("Kill{round}")), "round {round} was never reported");
+        assert!(seen(&reported, &format!("Kill{round}")), "round {round} was never reported");
     }
-    // Within a boot no two reports that differ have one number, across all restarts.
+    // Within a boot, across all restarts, two different reports never have the same number.
     let mut by_seq = std::collections::BTreeMap::new();
-    for report in &told {
+    for report in &reported {
         let seq = report["seq"].as_u64().expect("a number");
         let first = by_seq.entry(seq).or_insert_with(|| report.clone());
         assert_eq!(first, report, "two reports have number {seq}");
@@ -237,7 +238,7 @@ fn a_kill_loses_no_change_and_gives_no_number_twice() {
 }
 
 #[test]
-fn sigterm_drains_and_ends_well() {
+fn sigterm_drains_and_exits_0() {
     let agent = Agent::start("sigterm", &["--heartbeat", "1s"]);
     agent.wait(SOON, |report| report["kind"] == "heartbeat");
     let (_, code) = agent.stop();

@@ -1,4 +1,4 @@
-//! What holds of a tracker whatever happens, and in whatever order.
+//! Invariants of the tracker under any sequence of changes.
 
 use std::{
     borrow::Cow,
@@ -7,9 +7,9 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_agent::{
-    finding::{Change, Clears, Debounce, Finding},
-    identity::Identity,
-    tracker::{Config, Now, State, Tracker},
+    finding::{Clears, Debounce, DetectedFinding, FindingChange},
+    identity::NodeIdentity,
+    tracker::{Now, Snapshot, Tracker, TrackerConfig},
 };
 use nodemend_domain::{
     condition::{ConditionType, Severity, Status},
@@ -22,15 +22,15 @@ const REASONS: [&str; 3] = ["InterfaceNotUp", "IPAMDNotReady", "OOMKilling"];
 const SUBJECTS: [Option<&str>; 3] = [None, Some("eth0"), Some("eth1")];
 
 #[derive(Debug, Clone)]
-enum Step {
-    /// Time passes.
+enum TrackerStep {
+    /// Time passes, in seconds.
     Pass(i64),
-    /// The wall clock is set.
+    /// The wall clock is set by this many seconds.
     Set(i64),
     Raise {
         reason: usize,
         subject: usize,
-        weighs: bool,
+        is_condition: bool,
         late: i64,
         debounce: Debounce,
         clears: Clears,
@@ -46,34 +46,34 @@ fn secs(seconds: i64) -> SignedDuration {
     SignedDuration::from_secs(seconds)
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = TrackerStep> {
     let debounce = prop_oneof![
         Just(Debounce::Once),
         (1u32..4, 1i64..400).prop_map(|(count, window)| Debounce::Times { count, window: secs(window) }),
-        (0i64..400).prop_map(|length| Debounce::Lasting(secs(length))),
+        (0i64..400).prop_map(|duration| Debounce::Lasting(secs(duration))),
     ];
     let clears = prop_oneof![
-        proptest::option::of(1i64..700).prop_map(|quiet| Clears::Told { or_quiet: quiet.map(secs) }),
+        proptest::option::of(1i64..700).prop_map(|quiet| Clears::Explicit { or_quiet: quiet.map(secs) }),
         (1i64..700).prop_map(|quiet| Clears::Quiet(secs(quiet))),
     ];
     let raise = (0..REASONS.len(), 0..SUBJECTS.len(), any::<bool>(), 0i64..900, debounce, clears).prop_map(
-        |(reason, subject, weighs, late, debounce, clears)| {
+        |(reason, subject, is_condition, late, debounce, clears)| {
             // Most lines are read at once.
             let late = if late < 600 { 0 } else { late };
-            Step::Raise { reason, subject, weighs, late, debounce, clears }
+            TrackerStep::Raise { reason, subject, is_condition, late, debounce, clears }
         },
     );
     prop_oneof![
-        4 => (1i64..200).prop_map(Step::Pass),
-        1 => (-100_000i64..100_000).prop_map(Step::Set),
+        4 => (1i64..200).prop_map(TrackerStep::Pass),
+        1 => (-100_000i64..100_000).prop_map(TrackerStep::Set),
         6 => raise,
-        2 => (0..REASONS.len(), 0..SUBJECTS.len()).prop_map(|(reason, subject)| Step::Clear { reason, subject }),
-        4 => Just(Step::Poll),
+        2 => (0..REASONS.len(), 0..SUBJECTS.len()).prop_map(|(reason, subject)| TrackerStep::Clear { reason, subject }),
+        4 => Just(TrackerStep::Poll),
     ]
 }
 
-fn identity() -> Identity {
-    Identity {
+fn identity() -> NodeIdentity {
+    NodeIdentity {
         cluster: ClusterName::new("prod").expect("a name"),
         node: NodeName::new("ip-10-0-10-170.ec2.internal").expect("a name"),
         instance_id: InstanceId::new("i-08736224042c4ee75").expect("an id"),
@@ -82,19 +82,19 @@ fn identity() -> Identity {
     }
 }
 
-/// A tracker with the clocks that it is given.
-struct Node {
+/// A tracker with simulated clocks.
+struct TrackedNode {
     tracker: Tracker,
     wall: i64,
     mono: i64,
     reports: Vec<Report<'static>>,
 }
 
-impl Node {
+impl TrackedNode {
     fn new() -> Self {
         let (wall, mono) = (1_790_000_000, 50_000);
         let now = Now { wall: Timestamp::from_second(wall).expect("a time"), mono: secs(mono) };
-        let (tracker, _) = Tracker::begin(identity(), Config::default(), None, now);
+        let (tracker, _) = Tracker::begin(identity(), TrackerConfig::default(), None, now);
         Self { tracker, wall, mono, reports: Vec::new() }
     }
 
@@ -104,38 +104,40 @@ impl Node {
 
     fn restart(&mut self) {
         let text = self.tracker.snapshot().encode();
-        let state = State::decode(&text).expect("a state");
+        let state = Snapshot::decode(&text).expect("a state");
         assert_eq!(state, self.tracker.snapshot());
-        self.tracker = Tracker::begin(identity(), Config::default(), Some(state), self.now()).0;
+        self.tracker = Tracker::begin(identity(), TrackerConfig::default(), Some(state), self.now()).0;
     }
 
-    fn step(&mut self, step: &Step) {
+    fn step(&mut self, step: &TrackerStep) {
         let now = self.now();
         match *step {
-            Step::Pass(seconds) => (self.wall, self.mono) = (self.wall + seconds, self.mono + seconds),
-            Step::Set(by) => self.wall += by,
-            Step::Raise { reason, subject, weighs, late, debounce, clears } => self.tracker.take(
-                &Change::Raised(Finding {
-                    reason: Cow::Borrowed(REASONS[reason]),
-                    condition: ConditionType::AGENT[reason % 2].clone(),
-                    severity: if weighs { Severity::Condition } else { Severity::Event },
-                    subject: SUBJECTS[subject].map(str::to_owned),
-                    message: "a line".to_owned(),
-                    at: now.wall - secs(late),
-                    debounce,
-                    clears,
-                }),
-                now,
-            ),
-            Step::Clear { reason, subject } => self.tracker.take(
-                &Change::Cleared {
+            TrackerStep::Pass(seconds) => (self.wall, self.mono) = (self.wall + seconds, self.mono + seconds),
+            TrackerStep::Set(by) => self.wall += by,
+            TrackerStep::Raise { reason, subject, is_condition, late, debounce, clears } => {
+                self.tracker.apply(
+                    &FindingChange::Raised(DetectedFinding {
+                        reason: Cow::Borrowed(REASONS[reason]),
+                        condition: ConditionType::AGENT[reason % 2].clone(),
+                        severity: if is_condition { Severity::Condition } else { Severity::Event },
+                        subject: SUBJECTS[subject].map(str::to_owned),
+                        message: "a line".to_owned(),
+                        at: now.wall - secs(late),
+                        debounce,
+                        clears,
+                    }),
+                    now,
+                );
+            }
+            TrackerStep::Clear { reason, subject } => self.tracker.apply(
+                &FindingChange::Cleared {
                     reason: Cow::Borrowed(REASONS[reason]),
                     subject: SUBJECTS[subject].map(str::to_owned),
                     at: now.wall,
                 },
                 now,
             ),
-            Step::Poll => {
+            TrackerStep::Poll => {
                 let reports = self.tracker.poll(now);
                 self.reports.extend(reports);
             }
@@ -158,13 +160,13 @@ fn findings<'a>(report: &'a Report<'static>) -> impl Iterator<Item = &'a report:
 
 proptest! {
     #[test]
-    fn a_start_never_moves_later_while_a_condition_stays_bad(steps in prop::collection::vec(step(), 1..120)) {
-        let mut node = Node::new();
+    fn a_start_never_moves_later_while_a_condition_stays_unhealthy(steps in prop::collection::vec(step(), 1..120)) {
+        let mut node = TrackedNode::new();
         let mut starts: HashMap<ConditionType, SignedDuration> = HashMap::new();
-        for step in steps.iter().filter(|step| !matches!(step, Step::Set(_))) {
+        for step in steps.iter().filter(|step| !matches!(step, TrackerStep::Set(_))) {
             node.step(step);
-            // What ended in between is seen to have ended.
-            node.step(&Step::Poll);
+            // A poll lets a finding end in between.
+            node.step(&TrackerStep::Poll);
             for state in node.tracker.states() {
                 let since = state.since.duration_since(Timestamp::UNIX_EPOCH);
                 prop_assert!(since.as_secs() <= node.wall, "a start is never in the future");
@@ -180,16 +182,16 @@ proptest! {
 
     #[test]
     fn an_age_is_what_the_monotonic_clock_measured(steps in prop::collection::vec(step(), 1..120)) {
-        // The same with and without steps of the wall clock: every length in every report is equal.
-        let mut steady = Node::new();
-        let mut stepping = Node::new();
-        for step in steps.iter().chain(&[Step::Pass(300), Step::Poll]) {
+        // With and without steps of the wall clock, all durations in all reports are equal.
+        let mut steady = TrackedNode::new();
+        let mut stepping = TrackedNode::new();
+        for step in steps.iter().chain(&[TrackerStep::Pass(300), TrackerStep::Poll]) {
             stepping.step(step);
-            if !matches!(step, Step::Set(_)) {
+            if !matches!(step, TrackerStep::Set(_)) {
                 steady.step(step);
             }
         }
-        let ages = |node: &Node| {
+        let ages = |node: &TrackedNode| {
             let mut ages = Vec::new();
             for report in &node.reports {
                 let age = |at: Timestamp| report.at.duration_since(at);
@@ -207,15 +209,15 @@ proptest! {
 
     #[test]
     fn all_conditions_recover_once_everything_is_cleared_and_quiet(steps in prop::collection::vec(step(), 1..120)) {
-        let mut node = Node::new();
+        let mut node = TrackedNode::new();
         for step in &steps {
             node.step(step);
         }
         for reason in 0..REASONS.len() {
-            node.step(&Step::Clear { reason, subject: 0 });
+            node.step(&TrackerStep::Clear { reason, subject: 0 });
         }
-        node.step(&Step::Pass(1_400));
-        node.step(&Step::Poll);
+        node.step(&TrackerStep::Pass(1_400));
+        node.step(&TrackerStep::Poll);
         let states = node.tracker.states();
         prop_assert_eq!(states.len(), 5);
         prop_assert!(states.iter().all(|state| state.status == Status::True && state.findings.is_empty()), "{:?}", states);
@@ -223,12 +225,12 @@ proptest! {
 
     #[test]
     fn counts_never_fall_while_a_finding_keeps_its_name(steps in prop::collection::vec(step(), 1..120)) {
-        let mut node = Node::new();
-        for step in steps.iter().filter(|step| !matches!(step, Step::Set(_))) {
+        let mut node = TrackedNode::new();
+        for step in steps.iter().filter(|step| !matches!(step, TrackerStep::Set(_))) {
             node.step(step);
         }
-        node.step(&Step::Pass(300));
-        node.step(&Step::Poll);
+        node.step(&TrackerStep::Pass(300));
+        node.step(&TrackerStep::Poll);
         let mut counts = BTreeMap::new();
         for report in &node.reports {
             for finding in findings(report) {
@@ -245,10 +247,10 @@ proptest! {
         steps in prop::collection::vec(step(), 1..120),
         restarts in prop::collection::vec(0usize..120, 0..4),
     ) {
-        let mut steady = Node::new();
-        let mut restarted = Node::new();
-        for (place, step) in steps.iter().enumerate() {
-            if restarts.contains(&place) {
+        let mut steady = TrackedNode::new();
+        let mut restarted = TrackedNode::new();
+        for (index, step) in steps.iter().enumerate() {
+            if restarts.contains(&index) {
                 restarted.restart();
             }
             steady.step(step);
@@ -264,7 +266,7 @@ proptest! {
 
     #[test]
     fn nothing_is_due_before_the_time_that_was_named(steps in prop::collection::vec(step(), 1..120)) {
-        let mut node = Node::new();
+        let mut node = TrackedNode::new();
         for step in &steps {
             node.step(step);
             let now = node.now();
@@ -282,7 +284,7 @@ proptest! {
 
     #[test]
     fn every_report_can_be_read(steps in prop::collection::vec(step(), 1..120)) {
-        let mut node = Node::new();
+        let mut node = TrackedNode::new();
         for step in &steps {
             node.step(step);
         }

@@ -1,5 +1,5 @@
-//! Journals that systemd itself writes: a live journald in a mount namespace of its own, and files made from
-//! journald's export format. Where systemd's tools are not installed, or may not run, this says so and is skipped.
+//! Journals written by systemd: a live journald in its own mount namespace, and files made from the export format.
+//! Where systemd's tools are missing or may not run, the tests print that and are skipped.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ use std::{
 use jiff::Timestamp;
 use nodemend_agent::source::{
     Clocks, Progress, Signal,
-    journal::{Journal, Position},
+    journal::{Journal, JournalPosition},
 };
 use rustix::event::{Timespec, poll};
 
@@ -21,8 +21,8 @@ const REMOTE: &str = "/lib/systemd/systemd-journal-remote";
 const MACHINE: &str = "var/log/journal/0123456789abcdef0123456789abcdef";
 const UNIT: &str = "nodemend-test.service";
 
-/// Starts journald where nobody else sees it, with its files in `$1`, and does what it is told, line by line.
-/// What it says it says as a unit: journald learns the unit from the control group of who writes.
+/// Starts a journald in its own namespace with its files in `$1`, and executes orders line by line. It writes as a
+/// unit: journald determines the unit from the writer's control group.
 const SCRIPT: &str = r#"
 set -e
 mount --make-rprivate /
@@ -50,12 +50,12 @@ for tree in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
     if [ -e $tree/cgroup.procs ] && mkdir -p $group 2>/dev/null; then echo $$ > $group/cgroup.procs || true; fi
 done
 grep -q "$2" /proc/self/cgroup || { echo "no control group can be made"; exit 1; }
-# One writer that stays: journald looks the unit of a writer up when it hears it, and must still find it.
+# A writer that keeps running: journald looks up the unit of the writer when it reads a line.
 exec 3> >(exec systemd-cat -t nodemend-test)
 echo ready
 while read -r order rest; do
     case $order in
-        say) echo "$rest" >&3 ;;
+        write) echo "$rest" >&3 ;;
         flood) seq -f "flood %.0f" 1 "$rest" >&3 ;;
         rotate) kill -USR2 $daemon ;;
     esac
@@ -66,17 +66,17 @@ done
 struct Journald {
     script: Child,
     orders: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
+    responses: BufReader<ChildStdout>,
 }
 
 impl Journald {
-    fn start(folder: &Path) -> Result<Self, String> {
+    fn start(directory: &Path) -> Result<Self, String> {
         if !Path::new(JOURNALD).exists() || !Path::new("/usr/bin/systemd-cat").exists() {
             return Err(format!("{JOURNALD} or systemd-cat is not installed"));
         }
         let mut script = Command::new("unshare")
             .args(["--mount", "bash", "-c", SCRIPT, "journald"])
-            .arg(folder)
+            .arg(directory)
             .arg(UNIT)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -84,30 +84,30 @@ impl Journald {
             .spawn()
             .map_err(|error| format!("unshare does not run: {error}"))?;
         let orders = script.stdin.take();
-        let answers = BufReader::new(script.stdout.take().ok_or("no output")?);
-        let mut journald = Self { script, orders, answers };
-        match journald.answer().as_str() {
+        let responses = BufReader::new(script.stdout.take().ok_or("no output")?);
+        let mut journald = Self { script, orders, responses };
+        match journald.response().as_str() {
             "ready" => Ok(journald),
             other => Err(format!("journald cannot be run here: {other:?}")),
         }
     }
 
-    fn answer(&mut self) -> String {
+    fn response(&mut self) -> String {
         let mut line = String::new();
-        self.answers.read_line(&mut line).expect("an answer");
+        self.responses.read_line(&mut line).expect("a response");
         line.trim().to_owned()
     }
 
     fn order(&mut self, order: &str) {
         let orders = self.orders.as_mut().expect("a script that runs");
         writeln!(orders, "{order}").expect("a script that listens");
-        assert_eq!(self.answer(), "done");
+        assert_eq!(self.response(), "done");
     }
 }
 
 impl Drop for Journald {
     fn drop(&mut self) {
-        // The script ends with its input, and takes journald with it.
+        // The script ends with its input, and stops journald.
         drop(self.orders.take());
         let _ = self.script.wait();
     }
@@ -117,17 +117,17 @@ fn drain(journal: &mut Journal, seen: &mut Vec<String>) {
     let clocks = Clocks::read();
     while journal.poll(&clocks, &mut |signal| match signal {
         Signal::Line(line) => seen.push(line.text.into_owned()),
-        Signal::Notice(notice) => panic!("{notice:?}"),
+        Signal::GapNotice(notice) => panic!("{notice:?}"),
     }) == Progress::More
     {}
 }
 
-/// Looks until `last` is heard, at most twenty seconds.
-fn hear(journal: &mut Journal, last: &str) -> Vec<String> {
+/// Polls until `last` is read, at most twenty seconds.
+fn read_until(journal: &mut Journal, last: &str) -> Vec<String> {
     let mut seen = Vec::new();
     let deadline = Instant::now() + Duration::from_secs(20);
     while seen.last().is_none_or(|line| line != last) {
-        assert!(Instant::now() < deadline, "never heard {last:?}, but {} lines: {seen:?}", seen.len());
+        assert!(Instant::now() < deadline, "never read {last:?}, but {} lines: {seen:?}", seen.len());
         drain(journal, &mut seen);
         let wait = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
         poll(&mut [], Some(&wait)).expect("a wait");
@@ -136,58 +136,58 @@ fn hear(journal: &mut Journal, last: &str) -> Vec<String> {
 }
 
 fn restart(root: &Path, journal: &Journal, units: &[&str]) -> Journal {
-    let kept = serde_json::to_string(&journal.position()).expect("a position");
-    let position: Option<Position> = serde_json::from_str(&kept).expect("a position");
+    let saved = serde_json::to_string(&journal.position()).expect("a position");
+    let position: Option<JournalPosition> = serde_json::from_str(&saved).expect("a position");
     Journal::new(root, units, Timestamp::UNIX_EPOCH, position.as_ref())
 }
 
 #[test]
 fn a_running_journald_is_followed_across_rotations_and_restarts() {
-    let root = tempfile::tempdir().expect("a folder");
-    let folder = root.path().join("run/log/journal");
-    fs::create_dir_all(&folder).expect("a folder");
-    let mut journald = match Journald::start(&folder) {
+    let root = tempfile::tempdir().expect("a directory");
+    let directory = root.path().join("run/log/journal");
+    fs::create_dir_all(&directory).expect("a directory");
+    let mut journald = match Journald::start(&directory) {
         Ok(journald) => journald,
         Err(why) => return println!("skipped: {why}"),
     };
     let mut journal = Journal::new(root.path(), &[UNIT], Timestamp::UNIX_EPOCH, None);
-    journald.order("say first");
-    assert_eq!(hear(&mut journal, "first"), ["first"]);
+    journald.order("write first");
+    assert_eq!(read_until(&mut journal, "first"), ["first"]);
 
-    journald.order("say before the rotation");
+    journald.order("write before the rotation");
     journald.order("rotate");
-    journald.order("say after the rotation");
-    assert_eq!(hear(&mut journal, "after the rotation"), ["before the rotation", "after the rotation"]);
+    journald.order("write after the rotation");
+    assert_eq!(read_until(&mut journal, "after the rotation"), ["before the rotation", "after the rotation"]);
 
-    // Rotated while we are away, twice.
-    journald.order("say away 1");
+    // Rotated twice while the reader is stopped.
+    journald.order("write away 1");
     journald.order("rotate");
-    journald.order("say away 2");
+    journald.order("write away 2");
     journald.order("rotate");
-    journald.order("say away 3");
+    journald.order("write away 3");
     let mut journal = restart(root.path(), &journal, &[UNIT]);
-    assert_eq!(hear(&mut journal, "away 3"), ["away 1", "away 2", "away 3"]);
+    assert_eq!(read_until(&mut journal, "away 3"), ["away 1", "away 2", "away 3"]);
 
-    // While we read. (journald drops what one service writes beyond 10,000 lines in 30 s.)
+    // Rotated while the reader runs. (journald drops lines of one service beyond 10,000 in 30 s.)
     journald.order("flood 4000");
     journald.order("rotate");
     journald.order("flood 4000");
     let began = Instant::now();
-    let mut seen = hear(&mut journal, "flood 4000");
+    let mut seen = read_until(&mut journal, "flood 4000");
     if seen.len() < 8000 {
-        seen.extend(hear(&mut journal, "flood 4000"));
+        seen.extend(read_until(&mut journal, "flood 4000"));
     }
     let flood: Vec<_> = (1..=4000).map(|line| format!("flood {line}")).collect();
     assert_eq!(seen, [flood.clone(), flood].concat());
     println!("8,000 lines in {:?}, over {} files", began.elapsed(), journal.files());
 
-    // A line is there for us as soon as it is there for anybody.
-    journald.order("say the last");
-    assert_eq!(hear(&mut journal, "the last"), ["the last"]);
+    // A line can be read as soon as journald has written it.
+    journald.order("write the last");
+    assert_eq!(read_until(&mut journal, "the last"), ["the last"]);
 }
 
-/// Makes a journal of `count` entries, from `first` on.
-fn make(folder: &Path, first: u64, count: u64) -> Option<PathBuf> {
+/// Creates a journal with `count` entries, numbered from `first`.
+fn make(directory: &Path, first: u64, count: u64) -> Option<PathBuf> {
     if !Path::new(REMOTE).exists() {
         println!("skipped: {REMOTE} is not installed");
         return None;
@@ -196,7 +196,7 @@ fn make(folder: &Path, first: u64, count: u64) -> Option<PathBuf> {
     for number in first..first + count {
         let unit =
             ["kubelet.service", "sshd.service", "containerd.service", "crond.service"][number as usize % 4];
-        // Every twentieth is long enough to be stored compressed.
+        // Every twentieth is long enough to be compressed.
         let tail = if number % 20 == 0 {
             "x".repeat(900)
         } else {
@@ -212,7 +212,7 @@ fn make(folder: &Path, first: u64, count: u64) -> Option<PathBuf> {
         )
         .expect("memory");
     }
-    let path = folder.join("system.journal");
+    let path = directory.join("system.journal");
     let mut remote = Command::new(REMOTE)
         .arg("-o")
         .arg(&path)
@@ -229,12 +229,12 @@ fn make(folder: &Path, first: u64, count: u64) -> Option<PathBuf> {
 
 #[test]
 fn a_journal_that_systemd_made_and_rotated_is_read_whole() {
-    let root = tempfile::tempdir().expect("a folder");
-    let folder = root.path().join(MACHINE);
-    fs::create_dir_all(&folder).expect("a folder");
-    // Enough for the file to be rotated once on the way.
+    let root = tempfile::tempdir().expect("a directory");
+    let directory = root.path().join(MACHINE);
+    fs::create_dir_all(&directory).expect("a directory");
+    // Enough entries for one rotation.
     const COUNT: u64 = 180_000;
-    let Some(_) = make(&folder, 0, COUNT) else { return };
+    let Some(_) = make(&directory, 0, COUNT) else { return };
     let units = ["kubelet.service", "containerd.service"];
     let mut journal = Journal::new(root.path(), &units, Timestamp::UNIX_EPOCH, None);
     let began = Instant::now();
@@ -251,7 +251,7 @@ fn a_journal_that_systemd_made_and_rotated_is_read_whole() {
     assert!(seen.iter().filter(|line| line.ends_with(&"x".repeat(900))).count() as u64 == COUNT / 20);
 
     let mut journal = restart(root.path(), &journal, &units);
-    make(&folder, COUNT, 40);
+    make(&directory, COUNT, 40);
     let mut seen = Vec::new();
     drain(&mut journal, &mut seen);
     assert_eq!(seen.len(), 20);

@@ -1,12 +1,12 @@
-//! Every line-based detector against lines as they are written, and against others that come close.
+//! Every built-in pattern against real log lines and near misses.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
 use jiff::Timestamp;
 use nodemend_agent::{
     detect::{Detector, Trust},
-    finding::Change,
-    signal::{Line, Origin},
+    finding::FindingChange,
+    signal::{LogLine, Origin},
 };
 use nodemend_domain::catalogue;
 
@@ -19,11 +19,11 @@ const TABLES: [(&str, &str); 6] = [
     ("accelerator", include_str!("../fixtures/lines/accelerator.txt")),
 ];
 
-/// What only lines in their time show; their own tests have them.
+/// Reasons that depend on the rate of lines; they have tests of their own.
 const RATES: [&str; 3] = ["LivenessProbeFailures", "ReadinessProbeFailures", "RapidCron"];
 
 struct Row<'a> {
-    place: String,
+    location: String,
     reasons: &'a str,
     origin: Origin<'a>,
     text: &'a str,
@@ -33,11 +33,11 @@ fn rows() -> Vec<Row<'static>> {
     let mut rows = Vec::new();
     for (table, content) in TABLES {
         for (number, row) in content.lines().enumerate().filter(|(_, row)| !row.starts_with('#')) {
-            let place = format!("{table}.txt:{}", number + 1);
+            let location = format!("{table}.txt:{}", number + 1);
             let [reasons, origin, text] = row.splitn(3, '\t').collect::<Vec<_>>()[..] else {
-                panic!("{place} has not three fields");
+                panic!("{location} has not three fields");
             };
-            rows.push(Row { place, reasons, origin: origin_of(origin), text });
+            rows.push(Row { location, reasons, origin: origin_of(origin), text });
         }
     }
     rows
@@ -54,21 +54,21 @@ fn origin_of(text: &'static str) -> Origin<'static> {
 }
 
 fn raised(detector: &mut Detector, origin: &Origin<'_>, text: &str) -> Vec<String> {
-    let line = Line { origin: origin.clone(), at: Timestamp::UNIX_EPOCH, text: Cow::Borrowed(text) };
+    let line = LogLine { origin: origin.clone(), at: Timestamp::UNIX_EPOCH, text: Cow::Borrowed(text) };
     let mut out = Vec::new();
     detector.detect(&line, &mut out);
     out.into_iter()
         .map(|change| match change {
-            Change::Raised(finding) => finding.reason.into_owned(),
-            Change::Cleared { reason, .. } => format!("cleared {reason}"),
+            FindingChange::Raised(finding) => finding.reason.into_owned(),
+            FindingChange::Cleared { reason, .. } => format!("cleared {reason}"),
         })
         .collect()
 }
 
 #[test]
-fn every_line_raises_what_it_says_and_near_misses_raise_nothing() {
+fn every_line_raises_its_reasons_and_near_misses_raise_nothing() {
     let mut detector = Detector::new(&[]).expect("a detector");
-    let mut wrong = Vec::new();
+    let mut mismatches = Vec::new();
     for row in rows() {
         let found = raised(&mut detector, &row.origin, row.text);
         let expected: Vec<&str> = row.reasons.split(',').filter(|reason| *reason != "-").collect();
@@ -76,10 +76,10 @@ fn every_line_raises_what_it_says_and_near_misses_raise_nothing() {
         sorted.sort_unstable();
         wanted.sort_unstable();
         if sorted != wanted {
-            wrong.push(format!("{}: wanted {expected:?}, found {found:?}: {}", row.place, row.text));
+            mismatches.push(format!("{}: wanted {expected:?}, found {found:?}: {}", row.location, row.text));
         }
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(mismatches.is_empty(), "{}", mismatches.join("\n"));
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn every_reason_of_a_detector_is_in_the_catalogue_with_lines_and_near_misses() {
     let mut seen: BTreeMap<&str, u32> = BTreeMap::new();
     for row in rows() {
         for reason in row.reasons.split(',') {
-            assert!(reason == "-" || catalogue::lookup(reason).is_some(), "{}: {reason}", row.place);
+            assert!(reason == "-" || catalogue::lookup(reason).is_some(), "{}: {reason}", row.location);
             *seen.entry(reason).or_default() += 1;
         }
     }
@@ -101,8 +101,7 @@ fn every_reason_of_a_detector_is_in_the_catalogue_with_lines_and_near_misses() {
     assert!(seen["-"] >= 80);
 }
 
-/// Reasons of the catalogue that a line can raise, by the table of detections. The others are the probes', the
-/// control plane's and the sources' own.
+/// The reasons in the catalogue that a line can raise. Others are raised by probes, the control plane or the sources.
 const BY_LINE: [&str; 36] = [
     "AppBlocked",
     "AppCrash",
@@ -148,11 +147,11 @@ fn every_line_based_reason_has_a_detector() {
 }
 
 #[test]
-fn a_program_that_plays_the_kernel_is_believed_in_trials_alone() {
+fn a_programs_kernel_record_is_trusted_only_in_tests() {
     let program = Origin::Kernel { facility: 1, level: 4 };
     let text = "NVRM: Xid (PCI:0000:00:1e): 79, GPU has fallen off the bus.";
     let mut strict = Detector::new(&[]).expect("a detector");
     assert!(raised(&mut strict, &program, text).is_empty());
-    let mut trial = Detector::new(&[]).expect("a detector").trusting(Trust::AnyFacility);
+    let mut trial = Detector::new(&[]).expect("a detector").with_trust(Trust::AnyFacility);
     assert_eq!(raised(&mut trial, &program, text), ["NvidiaXID79Error"]);
 }

@@ -1,5 +1,4 @@
-//! The agent's program asks a library that speaks NVML's own binary interface: one compiled here, that answers as it is
-//! told, since there is no GPU.
+//! The agent with a library that implements NVML's binary interface, compiled by the test, because there is no GPU.
 
 use std::{
     fs,
@@ -10,7 +9,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// `nvml.h`: what is called of it, with its own names, numbers and sizes.
+/// The part of `nvml.h` that is used, with its names, numbers and sizes.
 const LIBRARY: &str = r#"
 #include <stdlib.h>
 #include <string.h>
@@ -33,34 +32,34 @@ int nvmlDeviceGetPciInfo_v3(void *device, pci_t *pci) {
 }
 "#;
 
-/// Too hot, and braked by the power supply.
+/// HW_THERMAL_SLOWDOWN. Below, HW_POWER_BRAKE_SLOWDOWN.
 const THERMAL: &str = "0x40";
 const POWER_BRAKE: &str = "0x80";
-/// Slowed by something that it does not name, idle, and bounded by software: none is an error.
+/// Slowdown without a cause, idle, and software limits: none is a problem.
 const ORDINARY: &str = "0x0d";
 
-/// A root of a node with two GPUs, and a library that starts and answers so.
+/// A root of a node with two GPUs, and a library with this behavior.
 fn node(start: u8, reasons: [&str; 2]) -> TempDir {
-    let root = tempfile::tempdir().expect("a folder");
+    let root = tempfile::tempdir().expect("a directory");
     for (address, vendor, class) in [
         ("0000:00:05.0", "0x1d0f", "0x020000"),
         ("0000:10:00.0", "0x10de", "0x030200"),
         ("0000:11:00.0", "0x10de", "0x030200"),
     ] {
-        let folder = root.path().join("sys/bus/pci/devices").join(address);
-        fs::create_dir_all(&folder).expect("a folder");
-        fs::write(folder.join("vendor"), vendor).expect("a file");
-        fs::write(folder.join("class"), class).expect("a file");
+        let directory = root.path().join("sys/bus/pci/devices").join(address);
+        fs::create_dir_all(&directory).expect("a directory");
+        fs::write(directory.join("vendor"), vendor).expect("a file");
+        fs::write(directory.join("class"), class).expect("a file");
     }
-    let folder = root.path().join("usr/lib64");
-    fs::create_dir_all(&folder).expect("a folder");
+    let directory = root.path().join("usr/lib64");
+    fs::create_dir_all(&directory).expect("a directory");
     let source = root.path().join("nvml.c");
     fs::write(&source, LIBRARY).expect("a file");
     let made = Command::new("cc")
         .args(["-shared", "-fPIC", "-w", &format!("-DSTART={start}")])
         .arg(format!("-DREASONS={{{}}}", reasons.join(",")))
         .arg("-o")
-        .arg(folder.join("libnvidia-ml.so.1"))
+        .arg(directory.join("libnvidia-ml.so.1"))
         .arg(source)
         .status()
         .expect("a C compiler");
@@ -83,9 +82,9 @@ fn scanned(root: &Path) -> Value {
 }
 
 #[test]
-fn what_the_library_says_is_told_by_gpu() {
+fn the_librarys_slowdowns_are_reported_by_gpu() {
     let line = scanned(node(0, [THERMAL, POWER_BRAKE]).path());
-    assert_eq!(line["state"], "wrong", "{line}");
+    assert_eq!(line["state"], "unhealthy", "{line}");
     let findings: Vec<_> = line["findings"]
         .as_array()
         .expect("findings")
@@ -99,16 +98,18 @@ fn what_the_library_says_is_told_by_gpu() {
 }
 
 #[test]
-fn what_is_ordinary_is_no_error() {
+fn ordinary_slowdowns_are_no_problem() {
     let line = scanned(node(0, [ORDINARY, "0"]).path());
-    assert_eq!(line["state"], "well", "{line}");
+    assert_eq!(line["state"], "healthy", "{line}");
 }
 
 #[test]
-fn a_library_that_fails_crashes_or_hangs_costs_the_agent_nothing() {
-    for (start, why) in
-        [(1, "it ended with signal: 6"), (2, "no answer within 1.8 s"), (3, "failed to ask NVIDIA's library")]
-    {
+fn a_library_that_fails_crashes_or_hangs_does_not_affect_the_agent() {
+    for (start, why) in [
+        (1, "it ended with signal: 6"),
+        (2, "no response within 1.8 s"),
+        (3, "failed to query NVIDIA's library"),
+    ] {
         let line = scanned(node(start, ["0", "0"]).path());
         assert_eq!(line["state"], "not checkable", "{line}");
         assert!(line["why"].as_str().expect("why").contains(why), "{start}: {line}");
@@ -116,7 +117,7 @@ fn a_library_that_fails_crashes_or_hangs_costs_the_agent_nothing() {
 }
 
 #[test]
-fn the_child_needs_none_of_the_agents_settings() {
+fn the_child_process_needs_no_settings() {
     let root = node(0, ["0", "0"]);
     let output = Command::new(env!("CARGO_BIN_EXE_nodemend-agent"))
         .arg("nvidia-library")

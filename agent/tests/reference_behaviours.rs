@@ -1,16 +1,16 @@
-//! What other agents were seen to do wrong, each held against our detector and tracker, on lines as they are logged.
+//! Wrong behavior of other agents, tested against our detector and tracker with real log lines.
 //!
-//! The line above a test says whose fault it was. What is the functions' is in `tests/reference_behaviours.rs`.
+//! The comment above a test names the issue. Tests of the functions are in `tests/reference_behaviours.rs`.
 
 use std::borrow::Cow;
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_agent::{
     detect::Detector,
-    finding::Change,
-    identity::Identity,
-    signal::{Line, Origin},
-    tracker::{Beginning, Config, Now, Tracker},
+    finding::FindingChange,
+    identity::NodeIdentity,
+    signal::{LogLine, Origin},
+    tracker::{Now, StartedFrom, Tracker, TrackerConfig},
 };
 use nodemend_domain::{
     condition::{ConditionType, Status},
@@ -27,8 +27,8 @@ fn now(seconds: i64) -> Now {
     Now { wall, mono: SignedDuration::from_secs(20 + seconds) }
 }
 
-fn identity(boot: u8) -> Identity {
-    Identity {
+fn identity(boot: u8) -> NodeIdentity {
+    NodeIdentity {
         cluster: ClusterName::new("prod").expect("a name"),
         node: NodeName::new("ip-10-0-10-170.ec2.internal").expect("a name"),
         instance_id: InstanceId::new("i-08736224042c4ee75").expect("an id"),
@@ -37,35 +37,36 @@ fn identity(boot: u8) -> Identity {
     }
 }
 
-/// An agent that begins with the machine.
-struct Agent {
+/// An agent that starts with the machine.
+struct TestAgent {
     detector: Detector,
     tracker: Tracker,
 }
 
-impl Agent {
+impl TestAgent {
     fn new() -> Self {
-        let before = Tracker::begin(identity(1), Config::default(), None, now(0)).0.snapshot();
-        let (tracker, beginning) = Tracker::begin(identity(2), Config::default(), Some(before), now(0));
-        assert_eq!(beginning, Beginning::Boot);
+        let before = Tracker::begin(identity(1), TrackerConfig::default(), None, now(0)).0.snapshot();
+        let (tracker, started_from) =
+            Tracker::begin(identity(2), TrackerConfig::default(), Some(before), now(0));
+        assert_eq!(started_from, StartedFrom::NewBoot);
         Self { detector: Detector::new(&[]).expect("a detector"), tracker }
     }
 
-    fn hear(&mut self, seconds: i64, origin: Origin<'_>, text: &str) {
-        let line = Line { origin, at: now(seconds).wall, text: Cow::Borrowed(text) };
-        let mut changes: Vec<Change> = Vec::new();
+    fn read_line(&mut self, seconds: i64, origin: Origin<'_>, text: &str) {
+        let line = LogLine { origin, at: now(seconds).wall, text: Cow::Borrowed(text) };
+        let mut changes: Vec<FindingChange> = Vec::new();
         self.detector.detect(&line, &mut changes);
         for change in &changes {
-            self.tracker.take(change, now(seconds));
+            self.tracker.apply(change, now(seconds));
         }
     }
 
     fn ipamd(&mut self, seconds: i64, text: &str) {
-        self.hear(seconds, Origin::File("/var/log/aws-routed-eni/ipamd.log".into()), text);
+        self.read_line(seconds, Origin::File("/var/log/aws-routed-eni/ipamd.log".into()), text);
     }
 
     fn kernel(&mut self, seconds: i64, text: &str) {
-        self.hear(seconds, Origin::Kernel { facility: 0, level: 4 }, text);
+        self.read_line(seconds, Origin::Kernel { facility: 0, level: 4 }, text);
     }
 
     fn condition(&mut self, seconds: i64, condition: ConditionType) -> ConditionState<'static> {
@@ -79,34 +80,34 @@ impl Agent {
     }
 }
 
-/// aws/eks-node-monitoring-agent #215: the CNI's daemon failed to reach the API server once, at boot, and the node was
+/// aws/eks-node-monitoring-agent #215: the CNI daemon failed to reach the API server once, at boot, and the node was
 /// unhealthy for three days.
 #[test]
 fn one_line_at_boot_latches_nothing() {
-    let mut agent = Agent::new();
+    let mut agent = TestAgent::new();
     agent.ipamd(1, UNREACHABLE);
     for seconds in [1, 2, 60, 301, 3_600, 86_400] {
         assert_eq!(agent.networking(seconds), Status::True, "{seconds}");
     }
 }
 
-/// aws/eks-node-monitoring-agent #250 and #215: what was raised could not be taken back but by a restart of the agent.
+/// aws/eks-node-monitoring-agent #250 and #215: a raised condition could only be cleared by a restart of the agent.
 #[test]
-fn what_lines_raised_a_line_takes_back() {
-    let mut agent = Agent::new();
+fn a_line_clears_what_lines_raised() {
+    let mut agent = TestAgent::new();
     for seconds in [600, 630, 660] {
         agent.ipamd(seconds, UNREACHABLE);
     }
     assert_eq!(agent.networking(661), Status::False);
     agent.ipamd(700, REACHED);
-    // At once: whether it holds is the case's to wait for.
+    // At once: whether the recovery lasts is decided by the case.
     assert_eq!(agent.networking(701), Status::True);
 }
 
-/// kubernetes/node-problem-detector #215: no line says that it is over, and without one it never was.
+/// kubernetes/node-problem-detector #215: no line reports the end, so the condition never ended.
 #[test]
-fn what_lines_raised_ends_when_they_end() {
-    let mut agent = Agent::new();
+fn findings_of_lines_clear_after_their_quiet_time() {
+    let mut agent = TestAgent::new();
     for seconds in [600, 630, 660] {
         agent.ipamd(seconds, UNREACHABLE);
     }
@@ -115,10 +116,11 @@ fn what_lines_raised_ends_when_they_end() {
     assert_eq!(agent.networking(660 + 301), Status::True, "five quiet minutes");
 }
 
-/// aws/eks-node-monitoring-agent #39, kubernetes-sigs/karpenter #2833: each of two reasons that took turns moved the start.
+/// aws/eks-node-monitoring-agent #39, kubernetes-sigs/karpenter #2833: two alternating reasons moved the start each
+/// time.
 #[test]
 fn reasons_that_take_turns_do_not_move_the_start() {
-    let mut agent = Agent::new();
+    let mut agent = TestAgent::new();
     let xid = |number| format!("NVRM: Xid (PCI:0000:00:1e): {number}, pid=1234, name=python, as asked for");
     agent.kernel(600, &xid(79));
     let first = agent.condition(600, ConditionType::AcceleratedHardwareReady);
@@ -131,16 +133,17 @@ fn reasons_that_take_turns_do_not_move_the_start() {
     }
 }
 
-/// kubernetes/node-problem-detector #304: a restart took every condition for well until it was seen to be bad again.
+/// kubernetes/node-problem-detector #304: after a restart every condition was healthy until a problem was seen again.
 #[test]
-fn a_restart_of_the_agent_neither_heals_nor_renews_a_condition() {
-    let mut agent = Agent::new();
+fn a_restart_of_the_agent_neither_clears_nor_restarts_a_condition() {
+    let mut agent = TestAgent::new();
     agent.kernel(600, "NVRM: Xid (PCI:0000:00:1e): 79, pid=1234, name=python, GPU has fallen off the bus.");
     let before = agent.condition(600, ConditionType::AcceleratedHardwareReady);
     assert_eq!(before.status, Status::False);
     let state = agent.tracker.snapshot();
-    let (tracker, beginning) = Tracker::begin(identity(2), Config::default(), Some(state), now(900));
-    assert_eq!(beginning, Beginning::Memory);
+    let (tracker, started_from) =
+        Tracker::begin(identity(2), TrackerConfig::default(), Some(state), now(900));
+    assert_eq!(started_from, StartedFrom::SavedState);
     agent.tracker = tracker;
     let after = agent.condition(900, ConditionType::AcceleratedHardwareReady);
     assert_eq!((after.status, after.since), (Status::False, before.since));

@@ -1,4 +1,4 @@
-//! An agent that is killed under load loses nothing that it stored and repeats only what it had not acknowledged.
+//! An agent that is killed under load loses no stored report and repeats only unacknowledged ones.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,8 +15,8 @@ use nodemend_domain::{
     report::{Body, Report},
 };
 
-/// The folder of a child that is to be killed.
-const FOLDER: &str = "NODEMEND_TEST_SPOOL";
+/// The environment variable with the spool directory of a child process.
+const DIRECTORY: &str = "NODEMEND_TEST_SPOOL";
 const LIMIT: u64 = 64 * 1024 * 1024;
 const KILLS: u64 = 40;
 
@@ -41,21 +41,21 @@ fn report(seq: u64) -> Report<'static> {
     }
 }
 
-fn open(folder: &Path) -> Outbox {
-    Outbox::open(folder, LIMIT).expect("an outbox").0
+fn open(directory: &Path) -> Outbox {
+    Outbox::open(directory, LIMIT).expect("an outbox").0
 }
 
-/// Writes and delivers for ever, and says each step once it is done. Run by the test below, never by itself.
+/// Stores and delivers until it is killed, and prints each completed step. The test below runs it as a child.
 #[test]
 #[ignore = "a child of the test below"]
 fn child() {
-    let Some(folder) = std::env::var_os(FOLDER) else { return };
-    let mut outbox = open(&PathBuf::from(folder));
+    let Some(directory) = std::env::var_os(DIRECTORY) else { return };
+    let mut outbox = open(&PathBuf::from(directory));
     let mut out = std::io::stdout().lock();
-    let mut say = |word: &str, number: u64| {
-        writeln!(out, "\n{word} {number}").and_then(|()| out.flush()).expect("a parent that listens");
+    let mut print = |verb: &str, number: u64| {
+        writeln!(out, "\n{verb} {number}").and_then(|()| out.flush()).expect("a parent that listens");
     };
-    // Numbers go on where the last child ended: its last record may wait still, or not.
+    // Numbers continue after those of the last child, whose last record may still be waiting.
     let mut seq = outbox.peek(usize::MAX, usize::MAX).last().map_or(0, |record| record.number) + 1_000_000;
     for step in 0u64.. {
         let number = 1 + step % 4;
@@ -65,45 +65,45 @@ fn child() {
         let waiting = outbox.waiting();
         let last = outbox.peek(usize::MAX, usize::MAX).last().expect("what was just stored").number;
         for stored in last + 1 - number..=last {
-            say("stored", stored);
+            print("stored", stored);
         }
         if waiting > 20 {
             let records = outbox.peek(15, usize::MAX);
             for record in &records {
-                say("delivered", record.number);
+                print("delivered", record.number);
             }
             let last = records.last().expect("a record").number;
-            outbox.ack(last).expect("noted");
-            say("acknowledged", last);
+            outbox.ack(last).expect("acknowledged");
+            print("acknowledged", last);
         }
     }
 }
 
 #[test]
 fn a_killed_agent_loses_nothing_stored_and_repeats_only_what_was_not_acknowledged() {
-    let folder = std::env::temp_dir().join(format!("nodemend-kill-{}", std::process::id()));
-    let _ = fs::remove_dir_all(&folder);
+    let directory = std::env::temp_dir().join(format!("nodemend-kill-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&directory);
     let mut delivered: BTreeMap<u64, u64> = BTreeMap::new();
     let mut stored: BTreeSet<u64> = BTreeSet::new();
     let (mut acknowledged, mut repeated) = (0, 0);
     for kill in 0..KILLS {
         let mut child = Command::new(std::env::current_exe().expect("this test"))
             .args(["--exact", "child", "--ignored", "--nocapture"])
-            .env(FOLDER, &folder)
+            .env(DIRECTORY, &directory)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .expect("a child");
         let mut out = BufReader::new(child.stdout.take().expect("its output"));
-        // Killed at another step each time.
-        let (last_words, mut words) = (20 + kill * 7, 0);
+        // Each child is killed after another number of steps.
+        let (last_step, mut steps) = (20 + kill * 7, 0);
         let mut line = String::new();
         while out.read_line(&mut line).expect("its output") > 0 {
-            let said = line.strip_suffix('\n').and_then(|line| line.split_once(' '));
-            if let Some((word, number)) = said
+            let parsed = line.strip_suffix('\n').and_then(|line| line.split_once(' '));
+            if let Some((verb, number)) = parsed
                 && let Ok(number) = number.parse::<u64>()
             {
-                match word {
+                match verb {
                     "stored" => {
                         stored.insert(number);
                     }
@@ -116,17 +116,17 @@ fn a_killed_agent_loses_nothing_stored_and_repeats_only_what_was_not_acknowledge
                     }
                     _ => {}
                 }
-                words += 1;
-                if words == last_words {
+                steps += 1;
+                if steps == last_step {
                     child.kill().expect("killed");
                 }
             }
             line.clear();
         }
         assert!(!child.wait().expect("an end").success());
-        assert!(words >= last_words, "the child ended by itself after {words} words");
+        assert!(steps >= last_step, "the child ended by itself after {steps} words");
     }
-    let mut outbox = open(&folder);
+    let mut outbox = open(&directory);
     assert_eq!(outbox.losses().damaged, 0);
     for record in outbox.peek(usize::MAX, usize::MAX) {
         assert!(record.number > acknowledged);
@@ -137,5 +137,5 @@ fn a_killed_agent_loses_nothing_stored_and_repeats_only_what_was_not_acknowledge
     let missing: Vec<u64> = stored.into_iter().filter(|number| !delivered.contains_key(number)).collect();
     assert_eq!(missing, Vec::<u64>::new(), "stored and lost");
     assert!(repeated <= KILLS * 15, "{repeated} repeated of {}", delivered.len());
-    fs::remove_dir_all(&folder).expect("no folder");
+    fs::remove_dir_all(&directory).expect("a removed directory");
 }

@@ -1,10 +1,10 @@
-//! Turns the path of a cgroup into the pod that it belongs to.
+//! Extracts the pod UID from a cgroup path.
 //!
-//! With systemd as driver the kubelet writes a pod's UID with underscores
-//! (`kubepods-burstable-pod1a2b_….slice`), without it plainly (`/kubepods/burstable/pod1a2b-…`); a static pod has
-//! the 32 digits of its configuration's hash.
+//! With the systemd cgroup driver the kubelet writes a pod's UID with underscores
+//! (`kubepods-burstable-pod1a2b_….slice`), with cgroupfs it writes it unchanged (`/kubepods/burstable/pod1a2b-…`). A
+//! static pod's UID is the 32 hexadecimal digits of its configuration's hash.
 
-/// The UID of the pod, with hyphens; none for what is no pod's.
+/// The pod's UID, with hyphens; `None` for a cgroup that belongs to no pod.
 pub(crate) fn pod(path: &str) -> Option<String> {
     if !path.contains("kubepods") {
         return None;

@@ -1,7 +1,7 @@
-//! Turns packet filter rules into what they break: rejected traffic, the metadata service, the kubelet's port.
+//! Evaluates packet filter rules: rejected traffic, a blocked metadata service, a diverted kubelet port.
 //!
-//! A rule that Kubernetes or the network plugin installs is recognised by what it says, not by its chain alone: our
-//! users' first test is one `DROP` for the metadata service, and it must be seen wherever it was put.
+//! A rule that Kubernetes or the CNI installs is recognized by its content, not by its chain alone. One `DROP` rule
+//! for the metadata service must be found in any chain.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,42 +9,42 @@ use std::{
 };
 
 use crate::source::firewall::{
-    Chain, Concerns, Condition, Family, Hook, KUBELET_PORT, Packet, Rule, Ruleset, Verdict,
+    FirewallChain, FirewallRule, IpFamily, KUBELET_PORT, NetfilterHook, Packet, PacketMatch, RuleMatch,
+    RuleVerdict, Ruleset,
 };
 
-/// Where the instance metadata service answers.
+/// The address of the instance metadata service.
 pub const METADATA: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
 
-/// Chains that call each other deeper than this are a loop, which the kernel doesn't take anyway.
+/// Chains that call each other deeper than this form a loop, which the kernel rejects anyway.
 const MAX_DEPTH: usize = 32;
-/// The rules that one packet is led past at most.
+/// The maximum number of rules evaluated for one packet.
 const MAX_STEPS: usize = 200_000;
 
-/// Rules of one chain that lose packets, and that nobody is known to have installed.
+/// Rules of one chain that drop or reject packets and that no known component installed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rejecting {
-    /// The chain's table and name.
+pub struct UnexpectedReject {
+    /// The chain as `table/chain`.
     pub chain: String,
-    /// The addresses that it is for.
-    pub family: Family,
-    /// The first of these rules.
+    pub family: IpFamily,
+    /// The text of the first such rule.
     pub rule: String,
-    /// How many there are.
+    /// The number of such rules in the chain.
     pub count: usize,
 }
 
-/// Finds rules that reject or drop, chain by chain, outside of those that are expected.
-pub fn unexpected_rejects(ruleset: &Ruleset, expected: &[(String, String)]) -> Vec<Rejecting> {
-    let mut found: BTreeMap<(&str, &str, Family), Rejecting> = BTreeMap::new();
+/// Finds rules that reject or drop, one result a chain, except in the expected chains.
+pub fn unexpected_rejects(ruleset: &Ruleset, expected: &[(String, String)]) -> Vec<UnexpectedReject> {
+    let mut found: BTreeMap<(&str, &str, IpFamily), UnexpectedReject> = BTreeMap::new();
     for chain in &ruleset.chains {
         if expected.iter().any(|(table, name)| *table == chain.table && *name == chain.name) {
             continue;
         }
-        for rule in chain.rules.iter().filter(|rule| rule.verdict.loses() && !is_known(chain, rule)) {
+        for rule in chain.rules.iter().filter(|rule| rule.verdict.loses_packet() && !is_known(chain, rule)) {
             found
                 .entry((&chain.table, &chain.name, chain.family))
                 .and_modify(|rejecting| rejecting.count += 1)
-                .or_insert_with(|| Rejecting {
+                .or_insert_with(|| UnexpectedReject {
                     chain: format!("{}/{}", chain.table, chain.name),
                     family: chain.family,
                     rule: rule.text.clone(),
@@ -56,135 +56,139 @@ pub fn unexpected_rejects(ruleset: &Ruleset, expected: &[(String, String)]) -> V
 }
 
 /// Whether Kubernetes, the VPC CNI or Calico installs such a rule.
-fn is_known(chain: &Chain, rule: &Rule) -> bool {
+fn is_known(chain: &FirewallChain, rule: &FirewallRule) -> bool {
     let name = chain.name.as_str();
-    let says = |text: &str| rule.comment.contains(text);
-    // kube-proxy's own table in its nftables mode; Calico's in its.
+    let comment_has = |text: &str| rule.comment.contains(text);
+    // kube-proxy's own table in nftables mode, and Calico's.
     if matches!(chain.table.as_str(), "kube-proxy" | "calico") || name.starts_with("cali-") {
         return true;
     }
-    if says("Block Node Local Pod access") {
+    if comment_has("Block Node Local Pod access") {
         return true;
     }
     match name {
-        "KUBE-FORWARD" => rule.conditions.iter().any(
-            |condition| matches!(condition, Condition::State(states) if states.invalid && !states.new && !states.known),
+        "KUBE-FORWARD" => rule.matches.iter().any(
+            |rule_match| matches!(rule_match, RuleMatch::State(states) if states.invalid && !states.new && !states.known),
         ),
-        "KUBE-FIREWALL" => rule.conditions.iter().any(|condition| match condition {
-            Condition::Mark { unmarked } => !unmarked,
-            Condition::Destination { network, negated: false } => network.address.is_loopback(),
+        "KUBE-FIREWALL" => rule.matches.iter().any(|rule_match| match rule_match {
+            RuleMatch::Mark { unmarked } => !unmarked,
+            RuleMatch::Destination { network, negated: false } => network.address.is_loopback(),
             _ => false,
         }),
         "KUBE-SOURCE-RANGES-FIREWALL" => true,
         _ if name.starts_with("KUBE-IPVS-") => true,
-        // Services that nobody serves, and load balancers' source ranges.
+        // Services without endpoints, and load balancer source ranges.
         _ if name.starts_with("KUBE-") => {
-            says("has no endpoints") || says("has no local endpoints") || says("traffic not accepted by KUBE-FW-")
+            comment_has("has no endpoints") || comment_has("has no local endpoints") || comment_has("traffic not accepted by KUBE-FW-")
         }
         _ => false,
     }
 }
 
-/// Finds what keeps the host itself from its metadata service: a rule, or a chain's policy.
+/// Finds the rule or chain policy that blocks the host's access to the metadata service.
 ///
-/// Only what stops every such packet counts. A rule for one user, or for all but root, is a way to protect the
-/// service that AWS itself documents.
+/// Only a rule that drops every such packet counts. A rule for one user, or for every user but root, is a protection
+/// that AWS documents.
 pub fn metadata_blocked(ruleset: &Ruleset, interface: Option<&str>) -> Option<String> {
     let packet = Packet { destination: METADATA, port: 80, interface };
-    let mut tables: HashMap<(Family, &str), HashMap<&str, &Chain>> = HashMap::new();
-    for chain in ruleset.chains.iter().filter(|chain| chain.family != Family::V6) {
+    let mut tables: HashMap<(IpFamily, &str), HashMap<&str, &FirewallChain>> = HashMap::new();
+    for chain in ruleset.chains.iter().filter(|chain| chain.family != IpFamily::V6) {
         tables.entry((chain.family, &chain.table)).or_default().insert(&chain.name, chain);
     }
-    let entered = |chain: &&Chain| {
-        matches!(chain.hook, Some(Hook::Output | Hook::Postrouting))
-            && chain.family != Family::V6
+    let entered = |chain: &&FirewallChain| {
+        matches!(chain.hook, Some(NetfilterHook::Output | NetfilterHook::Postrouting))
+            && chain.family != IpFamily::V6
             && chain.table != "nat"
     };
     ruleset.chains.iter().filter(entered).find_map(|chain| {
-        let mut walk = Walk {
+        let mut walk = PacketWalk {
             packet,
             chains: tables.get(&(chain.family, chain.table.as_str()))?,
             doubt: false,
             steps: 0,
         };
         match walk.pass(chain, true, 0) {
-            Flow::Lost(rule) => Some(format!("{}/{}: {rule}", chain.table, chain.name)),
-            Flow::On if chain.policy_drops && !walk.doubt => {
+            ChainOutcome::Dropped(rule) => Some(format!("{}/{}: {rule}", chain.table, chain.name)),
+            ChainOutcome::Continues if chain.policy_drops && !walk.doubt => {
                 Some(format!("{}/{}: the chain's policy is DROP", chain.table, chain.name))
             }
-            Flow::On | Flow::Accepted => None,
+            ChainOutcome::Continues | ChainOutcome::Accepted => None,
         }
     })
 }
 
-enum Flow {
-    Lost(String),
+enum ChainOutcome {
+    Dropped(String),
     Accepted,
-    On,
+    Continues,
 }
 
-/// One packet on its way through a table's chains.
-struct Walk<'a> {
+/// One packet's path through the chains of one table.
+struct PacketWalk<'a> {
     packet: Packet<'a>,
-    chains: &'a HashMap<&'a str, &'a Chain>,
-    /// Some such packets may have been let pass before.
+    chains: &'a HashMap<&'a str, &'a FirewallChain>,
+    /// An earlier rule may have accepted some of these packets, so a later drop does not block all of them.
     doubt: bool,
     steps: usize,
 }
 
-impl Walk<'_> {
-    /// `every` is false in a chain that only some such packets enter.
-    fn pass(&mut self, chain: &Chain, every: bool, depth: usize) -> Flow {
+impl PacketWalk<'_> {
+    /// Passes the packet through a chain. `every` is false in a chain that only some such packets enter.
+    fn pass(&mut self, chain: &FirewallChain, every: bool, depth: usize) -> ChainOutcome {
         if depth > MAX_DEPTH {
-            return Flow::On;
+            return ChainOutcome::Continues;
         }
         for rule in &chain.rules {
             self.steps += 1;
             if self.steps > MAX_STEPS {
                 self.doubt = true;
-                return Flow::Accepted;
+                return ChainOutcome::Accepted;
             }
-            let concerned = match rule.concerns(&self.packet) {
-                Concerns::No => continue,
-                Concerns::Some => false,
-                Concerns::All => every,
+            let matched = match rule.matches_packet(&self.packet) {
+                PacketMatch::No => continue,
+                PacketMatch::Some => false,
+                PacketMatch::All => every,
             };
             match &rule.verdict {
-                Verdict::Drop | Verdict::Reject if concerned && !self.doubt => {
-                    return Flow::Lost(format!("{}{}", through(chain), rule.text));
+                RuleVerdict::Drop | RuleVerdict::Reject if matched && !self.doubt => {
+                    return ChainOutcome::Dropped(format!("{}{}", through(chain), rule.text));
                 }
-                Verdict::Drop | Verdict::Reject | Verdict::Divert | Verdict::Continue => {}
-                Verdict::Accept if concerned => return Flow::Accepted,
-                Verdict::Return if concerned => return Flow::On,
-                Verdict::Accept | Verdict::Return => self.doubt = true,
-                Verdict::Jump(name) | Verdict::Goto(name) => {
-                    // What is no chain is a target that is not known: packets may end there.
+                RuleVerdict::Drop | RuleVerdict::Reject | RuleVerdict::Divert | RuleVerdict::Continue => {}
+                RuleVerdict::Accept if matched => return ChainOutcome::Accepted,
+                RuleVerdict::Return if matched => return ChainOutcome::Continues,
+                RuleVerdict::Accept | RuleVerdict::Return => self.doubt = true,
+                RuleVerdict::Jump(name) | RuleVerdict::Goto(name) => {
+                    // A target that is not a chain is an unknown target; packets may be accepted there.
                     let Some(next) = self.chains.get(name.as_str()).copied() else {
                         self.doubt = true;
                         continue;
                     };
-                    let flow = self.pass(next, concerned, depth + 1);
+                    let flow = self.pass(next, matched, depth + 1);
                     match flow {
-                        Flow::On if concerned && matches!(rule.verdict, Verdict::Goto(_)) => return Flow::On,
-                        Flow::On => {}
-                        Flow::Accepted if !concerned => self.doubt = true,
-                        Flow::Accepted | Flow::Lost(_) => return flow,
+                        ChainOutcome::Continues
+                            if matched && matches!(rule.verdict, RuleVerdict::Goto(_)) =>
+                        {
+                            return ChainOutcome::Continues;
+                        }
+                        ChainOutcome::Continues => {}
+                        ChainOutcome::Accepted if !matched => self.doubt = true,
+                        ChainOutcome::Accepted | ChainOutcome::Dropped(_) => return flow,
                     }
                 }
             }
         }
-        Flow::On
+        ChainOutcome::Continues
     }
 }
 
-/// A rule of a chain that was jumped to doesn't name it in the text that nftables gives.
-fn through(chain: &Chain) -> String {
+/// The chain's name as a prefix, for a chain reached by a jump: nftables' rule text does not contain it.
+fn through(chain: &FirewallChain) -> String {
     if chain.hook.is_some() { String::new() } else { format!("{}: ", chain.name) }
 }
 
-/// Finds rules that divert the kubelet's port elsewhere.
+/// Finds rules that divert the kubelet's port to another destination.
 pub fn port_conflicts(ruleset: &Ruleset) -> Vec<String> {
-    let diverts = |rule: &&Rule| rule.verdict == Verdict::Divert && rule.names_port(KUBELET_PORT);
+    let diverts = |rule: &&FirewallRule| rule.verdict == RuleVerdict::Divert && rule.names_port(KUBELET_PORT);
     ruleset
         .chains
         .iter()

@@ -1,4 +1,4 @@
-//! Turns the state of network interfaces into those that cut somebody off.
+//! Finds network interfaces that are down or have no carrier.
 
 use std::sync::LazyLock;
 
@@ -6,27 +6,26 @@ use regex::Regex;
 
 use crate::source::netlink::route::Link;
 
-/// Bridges of a runtime that EKS doesn't use, what tunnel modules leave behind when they are loaded, and InfiniBand
-/// ports, which are cabled or not as their owner likes.
+/// Bridges of runtimes that EKS does not use, interfaces that tunnel modules create when they load, and InfiniBand
+/// ports, which may be intentionally unconnected.
 const EXCLUDED: &str = r"^(?:docker.*|gre\d.*|gretap\d.*|erspan\d.*|ip6gre\d.*|ip6gretap\d.*|tunl\d.*|sit\d.*|ip6tnl\d.*|ibp?\d.*)$";
 
-/// Interfaces that carry nothing, whatever their state: kube-proxy's `kube-ipvs0` and the node-local DNS cache's
-/// `nodelocaldns` are dummies that nobody sets up.
+/// Interface kinds that carry no traffic in any state: kube-proxy's `kube-ipvs0` and the node-local DNS cache's
+/// `nodelocaldns` are dummy interfaces that are never set up.
 const NEVER_CARRIES: [&str; 2] = ["dummy", "ifb"];
 
-/// How an interface is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Health {
-    /// It carries packets, or can.
-    Well,
-    /// It is not set up.
+pub enum InterfaceState {
+    /// Up, with a carrier or without the need for one.
+    Healthy,
+    /// Administratively down.
     NotUp,
-    /// It is set up and has no carrier.
+    /// Administratively up, without a carrier.
     NotRunning,
 }
 
-/// Judges the interfaces that matter; `excluded` takes the place of the built-in exclusions unless it is empty.
-pub fn judge<'a>(links: &'a [Link], excluded: &[Regex]) -> Vec<(&'a Link, Health)> {
+/// Evaluates the interfaces that matter. A non-empty `excluded` replaces the built-in exclusions.
+pub fn evaluate<'a>(links: &'a [Link], excluded: &[Regex]) -> Vec<(&'a Link, InterfaceState)> {
     static DEFAULT: LazyLock<Regex> = LazyLock::new(|| Regex::new(EXCLUDED).expect("a regular expression"));
     let is_excluded = |name: &str| match excluded {
         [] => DEFAULT.is_match(name),
@@ -36,20 +35,20 @@ pub fn judge<'a>(links: &'a [Link], excluded: &[Regex]) -> Vec<(&'a Link, Health
         .iter()
         .filter(|link| !link.loopback && link.reaches_many && !is_excluded(&link.name))
         .filter(|link| !NEVER_CARRIES.contains(&link.kind.as_str()))
-        .map(|link| (link, health(link)))
+        .map(|link| (link, state(link)))
         .collect()
 }
 
-fn health(link: &Link) -> Health {
+fn state(link: &Link) -> InterfaceState {
     match (link.up, link.running) {
-        (false, _) => Health::NotUp,
-        // A bridge without ports has no carrier, and nobody to carry for.
-        (true, false) if link.kind != "bridge" => Health::NotRunning,
-        (true, _) => Health::Well,
+        (false, _) => InterfaceState::NotUp,
+        // A bridge without ports has no carrier and carries no traffic.
+        (true, false) if link.kind != "bridge" => InterfaceState::NotRunning,
+        (true, _) => InterfaceState::Healthy,
     }
 }
 
-/// Whether there is a loopback that is up.
+/// Whether a loopback interface exists and is up.
 pub fn has_loopback(links: &[Link]) -> bool {
     links.iter().any(|link| link.loopback && link.up)
 }
@@ -71,16 +70,16 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_that_is_down_or_without_carrier_is_wrong() {
+    fn an_interface_that_is_down_or_without_carrier_is_unhealthy() {
         for (name, kind, up, running, expected) in [
-            ("ens5", "", true, true, Some(Health::Well)),
-            ("ens5", "", false, false, Some(Health::NotUp)),
-            ("ens6", "", true, false, Some(Health::NotRunning)),
-            ("eni3f1c2a", "veth", true, false, Some(Health::NotRunning)),
-            ("vlan.eth.1", "vlan", false, false, Some(Health::NotUp)),
-            ("cni0", "bridge", true, false, Some(Health::Well)),
-            ("cni0", "bridge", false, false, Some(Health::NotUp)),
-            ("greylan", "", false, false, Some(Health::NotUp)),
+            ("ens5", "", true, true, Some(InterfaceState::Healthy)),
+            ("ens5", "", false, false, Some(InterfaceState::NotUp)),
+            ("ens6", "", true, false, Some(InterfaceState::NotRunning)),
+            ("eni3f1c2a", "veth", true, false, Some(InterfaceState::NotRunning)),
+            ("vlan.eth.1", "vlan", false, false, Some(InterfaceState::NotUp)),
+            ("cni0", "bridge", true, false, Some(InterfaceState::Healthy)),
+            ("cni0", "bridge", false, false, Some(InterfaceState::NotUp)),
+            ("greylan", "", false, false, Some(InterfaceState::NotUp)),
             ("docker0", "bridge", false, false, None),
             ("kube-ipvs0", "dummy", false, false, None),
             ("nodelocaldns", "dummy", false, false, None),
@@ -93,16 +92,16 @@ mod tests {
             ("lo", "", false, false, None),
         ] {
             let links = [link(name, kind, up, running)];
-            let judged = judge(&links, &[]);
-            assert_eq!(judged.first().map(|(_, health)| *health), expected, "{name}");
+            let evaluated = evaluate(&links, &[]);
+            assert_eq!(evaluated.first().map(|(_, state)| *state), expected, "{name}");
         }
     }
 
     #[test]
-    fn own_exclusions_take_the_place_of_the_built_in_ones() {
+    fn own_exclusions_replace_the_built_in_ones() {
         let links = [link("docker0", "bridge", false, false), link("ens6", "", false, false)];
         let own = [Regex::new("^(?:ens.*)$").expect("a regular expression")];
-        let names: Vec<_> = judge(&links, &own).into_iter().map(|(link, _)| link.name.as_str()).collect();
+        let names: Vec<_> = evaluate(&links, &own).into_iter().map(|(link, _)| link.name.as_str()).collect();
         assert_eq!(names, ["docker0"]);
     }
 

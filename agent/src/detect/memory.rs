@@ -1,49 +1,45 @@
-//! Turns what the kernel says of memory, used up or broken, into findings.
-
-use jiff::{SignedDuration, Timestamp};
+//! Patterns for kernel log records about memory: out of memory, and hardware errors.
 
 use super::{
     cgroup,
-    shape::{Seen, Shape, Writers},
+    pattern::{LineMatch, LinePattern},
+    writers::Writers,
 };
 
-/// The kernel names a victim's cgroup right before it kills, and with `memory.oom.group` kills the rest of the
-/// group right after.
-const SAME_KILL: SignedDuration = SignedDuration::from_secs(5);
-/// Bit 61 of a machine check bank's status: uncorrected (Intel SDM volume 3, 17.3.2.2; AMD says the same).
+/// Bit 61 of a machine check bank's status: uncorrected (Intel SDM volume 3, 17.3.2.2; AMD defines it the same).
 const UNCORRECTED: u64 = 1 << 61;
 
-pub(super) const SHAPES: &[Shape] = &[
-    Shape::new(
+pub(super) const PATTERNS: &[LinePattern] = &[
+    LinePattern::new(
         &[],
         Writers::KERNEL,
         &["oom-kill:constraint="],
         r"^oom-kill:constraint=CONSTRAINT_\w+,.*,task_memcg=(?<cgroup>/[^,]*),task=.*,pid=[0-9]+,uid=",
     )
-    .judged(keep_victim),
-    // Before Linux 5.0.
-    Shape::new(
+    .evaluated_by(store_victim),
+    // Linux before 5.0.
+    LinePattern::new(
         &[],
         Writers::KERNEL,
         &[" killed as a result of limit of "],
         r"^Task in (?<cgroup>/\S*) killed as a result of limit of ",
     )
-    .judged(keep_victim),
-    Shape::new(
+    .evaluated_by(store_victim),
+    LinePattern::new(
         &["OOMKilling"],
         Writers::KERNEL,
         &["ut of memory"],
         r"^(?:(?<inside>Memory cgroup) out of memory|Out of memory(?: \([^)]*\))?): Kill(?:ed)? process [0-9]+",
     )
-    .judged(judge_kill),
-    Shape::new(
+    .evaluated_by(evaluate_kill),
+    LinePattern::new(
         &["MemoryHardwareError"],
         Writers::KERNEL,
         &["EDAC "],
         r"^EDAC (?:\w+ )?(?<subject>MC[0-9]+): (?:[0-9]+ )?(?<kind>CE|UE) ",
     )
-    .judged(judge_memory_controller),
-    Shape::new(
+    .evaluated_by(evaluate_memory_controller),
+    LinePattern::new(
         &["MemoryHardwareError"],
         Writers::KERNEL,
         &["mce: "],
@@ -53,8 +49,8 @@ pub(super) const SHAPES: &[Shape] = &[
             r"|(?<uncorrected>Uncorrected hardware memory error))",
         ),
     )
-    .judged(judge_machine_check),
-    Shape::new(
+    .evaluated_by(evaluate_machine_check),
+    LinePattern::new(
         &["MemoryHardwareError"],
         Writers::KERNEL,
         &["Memory failure: "],
@@ -62,48 +58,42 @@ pub(super) const SHAPES: &[Shape] = &[
     ),
 ];
 
-/// Whose memory the kernel is freeing.
-#[derive(Debug, Default)]
-pub(super) struct Victim(Option<(Timestamp, String)>);
-
-fn keep_victim(seen: &mut Seen<'_>) {
-    let cgroup = seen.get("cgroup").map(str::to_owned);
-    seen.state.victim = Victim(cgroup.map(|cgroup| (seen.at(), cgroup)));
+fn store_victim(matched: &mut LineMatch<'_>) {
+    let cgroup = matched.get("cgroup").map(str::to_owned);
+    let at = matched.at();
+    matched.state.oom_victim.store(cgroup, at);
 }
 
-fn judge_kill(seen: &mut Seen<'_>) {
-    let at = seen.at();
-    let cgroup = match &seen.state.victim {
-        Victim(Some((when, cgroup))) if at.duration_since(*when).abs() <= SAME_KILL => Some(cgroup.clone()),
-        Victim(_) => None,
-    };
+fn evaluate_kill(matched: &mut LineMatch<'_>) {
+    let at = matched.at();
+    let cgroup = matched.state.oom_victim.cgroup(at).map(str::to_owned);
     let more = cgroup.as_ref().map(|cgroup| format!(" (cgroup {cgroup})")).unwrap_or_default();
-    // When the host runs out, the host is the subject, whoever pays.
-    let subject = if seen.get("inside").is_some() {
+    // If the host itself is out of memory, the finding is about the host, not about the victim's cgroup.
+    let subject = if matched.get("inside").is_some() {
         cgroup.map(|cgroup| cgroup::pod(&cgroup).unwrap_or(cgroup))
     } else {
         None
     };
-    seen.raise_with(subject, more);
+    matched.raise_with(subject, more);
 }
 
-fn judge_memory_controller(seen: &mut Seen<'_>) {
-    let uncorrected = seen.get("kind") == Some("UE");
-    let controller = seen.get("subject").map(str::to_owned);
-    raise_error(seen, uncorrected, controller);
+fn evaluate_memory_controller(matched: &mut LineMatch<'_>) {
+    let uncorrected = matched.get("kind") == Some("UE");
+    let controller = matched.get("subject").map(str::to_owned);
+    raise_error(matched, uncorrected, controller);
 }
 
-fn judge_machine_check(seen: &mut Seen<'_>) {
-    let status = seen.get("status").and_then(|status| u64::from_str_radix(status, 16).ok()).unwrap_or(0);
-    let uncorrected = seen.get("uncorrected").is_some() || status & UNCORRECTED != 0;
-    raise_error(seen, uncorrected, None);
+fn evaluate_machine_check(matched: &mut LineMatch<'_>) {
+    let status = matched.get("status").and_then(|status| u64::from_str_radix(status, 16).ok()).unwrap_or(0);
+    let uncorrected = matched.get("uncorrected").is_some() || status & UNCORRECTED != 0;
+    raise_error(matched, uncorrected, None);
 }
 
-/// Corrected errors warn; an uncorrected one has cost data.
-fn raise_error(seen: &mut Seen<'_>, uncorrected: bool, subject: Option<String>) {
+/// A corrected error is an event; an uncorrected one has cost data and makes the condition False.
+fn raise_error(matched: &mut LineMatch<'_>, uncorrected: bool, subject: Option<String>) {
     if uncorrected {
-        seen.raise("MemoryHardwareError", subject);
+        matched.raise("MemoryHardwareError", subject);
     } else {
-        seen.raise_event("MemoryHardwareError", subject);
+        matched.raise_event("MemoryHardwareError", subject);
     }
 }

@@ -1,15 +1,18 @@
-//! Turns what the kernel and the kubelet say of disks and filesystems into findings.
+//! Patterns for kernel and kubelet log lines about disks and filesystems.
 //!
-//! A broken filesystem is a broken node only if it is the host's: a pod's volume that was detached by force looks
-//! the same in the kernel's log, and replacing the node would not help it.
+//! A broken filesystem makes the node unhealthy only if it is the host's. A pod's volume that was force-detached
+//! looks the same in the kernel log, and replacing the node would not help.
 
 use std::collections::BTreeSet;
 
-use super::shape::{Seen, Shape, Writers};
+use super::{
+    pattern::{LineMatch, LinePattern},
+    writers::Writers,
+};
 use crate::source::mounts;
 
-pub(super) const SHAPES: &[Shape] = &[
-    Shape::new(
+pub(super) const PATTERNS: &[LinePattern] = &[
+    LinePattern::new(
         &["ReadonlyFilesystem"],
         Writers::KERNEL,
         &["emounting filesystem read-only", "forced readonly"],
@@ -18,10 +21,10 @@ pub(super) const SHAPES: &[Shape] = &[
             r"|BTRFS \w+ \(device (?<btrfs>[^):\s]+)[^)]*\): forced readonly)",
         ),
     )
-    .judged(judge_filesystem),
-    // A shut-down XFS says so in words of its own and stays writable in the mount table. Somebody who asks for
-    // the shutdown (`xfs_io -c shutdown`) is no corruption.
-    Shape::new(
+    .evaluated_by(evaluate_filesystem),
+    // An XFS filesystem that shut down logs its own message and stays writable in the mount table. A requested
+    // shutdown (`xfs_io -c shutdown`) is not corruption.
+    LinePattern::new(
         &["FilesystemCorruption"],
         Writers::KERNEL,
         &["EXT4-fs error ", "XFS ("],
@@ -32,9 +35,9 @@ pub(super) const SHAPES: &[Shape] = &[
             r"|Filesystem has been shut down due to (?:log|metadata|I/O) ))",
         ),
     )
-    .judged(judge_filesystem),
-    // Floppies and optical drives that are not there fail to be read on every boot.
-    Shape::new(
+    .evaluated_by(evaluate_filesystem),
+    // Floppy and optical drives without a medium fail to be read at every boot.
+    LinePattern::new(
         &["BlockDeviceIOError"],
         Writers::KERNEL,
         &[" error, dev "],
@@ -43,26 +46,26 @@ pub(super) const SHAPES: &[Shape] = &[
             r"dev (?<subject>(?:[a-eg-rt-z]|f[^d]|s[^r])[\w!-]*), sector [0-9]+",
         ),
     ),
-    Shape::new(
+    LinePattern::new(
         &["BlockDeviceIOError"],
         Writers::KERNEL,
         &["Buffer I/O error on dev"],
         r"^Buffer I/O error on dev(?:ice)? (?<subject>(?:[a-eg-rt-z]|f[^d]|s[^r])[\w!-]*), logical block [0-9]+",
     ),
     // `I/O 12 QID 3 timeout`; since Linux 6.1 `I/O tag 12 (100c) … QID 3 timeout`.
-    Shape::new(
+    LinePattern::new(
         &["BlockDeviceIOError"],
         Writers::KERNEL,
         &["nvme nvme"],
         r"^nvme (?<subject>nvme[0-9]+): (?:I/O (?:tag )?[0-9]+ .*\bQID [0-9]+ timeout|I/O [0-9]+ QID [0-9]+ timeout|controller is down; will reset)",
     ),
-    Shape::new(
+    LinePattern::new(
         &["KubeletDiskUsageSlow"],
         Writers::KUBELET,
         &["disk usage and inodes count on following dirs took"],
         r"fs: disk usage and inodes count on following dirs took ",
     ),
-    Shape::new(
+    LinePattern::new(
         &["EtcHostsMountFailed"],
         Writers::KUBELET.or(Writers::CONTAINERD),
         &["etc-hosts"],
@@ -70,15 +73,15 @@ pub(super) const SHAPES: &[Shape] = &[
     ),
 ];
 
-fn judge_filesystem(seen: &mut Seen<'_>) {
-    let reason = seen.shape.reasons[0];
-    let device = ["ext", "btrfs", "xfs"].iter().find_map(|group| seen.captures.name(group));
+fn evaluate_filesystem(matched: &mut LineMatch<'_>) {
+    let reason = matched.line_pattern.reasons[0];
+    let device = ["ext", "btrfs", "xfs"].iter().find_map(|group| matched.captures.name(group));
     let device = device.map(|device| device.as_str().to_owned());
-    let is_hosts = device.as_ref().is_some_and(|device| seen.state.host_devices.contains(device));
+    let is_hosts = device.as_ref().is_some_and(|device| matched.state.host_devices.contains(device));
     if is_hosts {
-        seen.raise(reason, device);
+        matched.raise(reason, device);
     } else {
-        seen.raise_event(reason, device);
+        matched.raise_event(reason, device);
     }
 }
 

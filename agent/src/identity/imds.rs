@@ -1,8 +1,8 @@
-//! Asks the instance metadata service, version 2: a token first, then one value a request.
+//! A client of the instance metadata service, version 2: a token first, then one value a request.
 
 use std::{net::SocketAddr, time::Duration};
 
-use crate::source::http;
+use crate::source::http::{self, Method, StatusCode};
 
 const TOKEN_SECONDS: u32 = 60;
 
@@ -11,30 +11,31 @@ pub(super) struct Imds {
     address: SocketAddr,
     timeout: Duration,
     token: Option<String>,
-    /// Once it did not answer, it is not asked again: each try costs the whole timeout.
-    dead: Option<String>,
+    /// The error of the first request without a response. After it no more requests are sent, since each would take
+    /// the whole timeout.
+    failure: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ImdsError {
     #[error("{0}")]
-    Silent(String),
+    NoResponse(String),
     #[error("{path}: {status}")]
-    Refused { path: String, status: String },
+    ErrorStatus { path: String, status: StatusCode },
 }
 
 impl Imds {
     pub(super) fn new(address: SocketAddr, timeout: Duration) -> Self {
-        Self { address, timeout, token: None, dead: None }
+        Self { address, timeout, token: None, failure: None }
     }
 
     pub(super) fn get(&mut self, path: &str) -> Result<String, ImdsError> {
-        if let Some(why) = &self.dead {
-            return Err(ImdsError::Silent(why.clone()));
+        if let Some(why) = &self.failure {
+            return Err(ImdsError::NoResponse(why.clone()));
         }
         let result = self.try_get(path);
-        if let Err(ImdsError::Silent(why)) = &result {
-            self.dead = Some(why.clone());
+        if let Err(ImdsError::NoResponse(why)) = &result {
+            self.failure = Some(why.clone());
         }
         result
     }
@@ -43,25 +44,23 @@ impl Imds {
         let token = match &self.token {
             Some(token) => token.clone(),
             None => {
-                let header = format!("X-aws-ec2-metadata-token-ttl-seconds: {TOKEN_SECONDS}");
-                let token = self.request("PUT", "/latest/api/token", &header)?;
+                let seconds = TOKEN_SECONDS.to_string();
+                let header = ("x-aws-ec2-metadata-token-ttl-seconds", seconds.as_str());
+                let token = self.request(Method::PUT, "/latest/api/token", header)?;
                 self.token.insert(token).clone()
             }
         };
-        self.request(
-            "GET",
-            &format!("/latest/meta-data/{path}"),
-            &format!("X-aws-ec2-metadata-token: {token}"),
-        )
+        let path = format!("/latest/meta-data/{path}");
+        self.request(Method::GET, &path, ("x-aws-ec2-metadata-token", &token))
     }
 
-    fn request(&self, method: &str, path: &str, header: &str) -> Result<String, ImdsError> {
-        let answer = http::request(&self.address, method, path, &format!("{header}\r\n"), self.timeout)
-            .map_err(|error| ImdsError::Silent(error.to_string()))?;
-        if answer.is_ok() && !answer.body.is_empty() {
-            Ok(answer.body)
+    fn request(&self, method: Method, path: &str, header: (&str, &str)) -> Result<String, ImdsError> {
+        let response = http::request(self.address, method, path, Some(header), self.timeout)
+            .map_err(|error| ImdsError::NoResponse(error.to_string()))?;
+        if response.status == StatusCode::OK && !response.body.is_empty() {
+            Ok(response.body)
         } else {
-            Err(ImdsError::Refused { path: path.to_owned(), status: answer.status })
+            Err(ImdsError::ErrorStatus { path: path.to_owned(), status: response.status })
         }
     }
 }

@@ -1,8 +1,7 @@
-//! Turns what is asked of the spool's folder into answers that come in time, or not at all.
+//! Runs disk operations on a thread of their own, with a limit on how long callers wait.
 //!
-//! A volume that stops answering blocks whoever touches it, for minutes or for good. It is one of the things that an
-//! agent is there to report, so all that touches the disk is done on a thread that may hang, and nobody waits for it
-//! longer than the patience allows.
+//! A disk that stops responding blocks every caller, for minutes or forever. That is one of the problems that the
+//! agent must report, so only this thread touches the disk, and no caller waits for it longer than `timeout`.
 
 use std::{
     collections::VecDeque,
@@ -14,119 +13,121 @@ use std::{
     time::Duration,
 };
 
-use super::{Class, Losses, Record, frame, lane::Lane, write_cursor};
+use super::{RecordClass, SpoolLosses, SpoolRecord, record, segment_queue::SegmentQueue, write_cursor};
 use crate::durable;
 
-/// What is asked.
 #[derive(Debug)]
-pub(super) enum Request {
-    Store(Vec<Record>),
+pub(super) enum SpoolRequest {
+    Store(Vec<SpoolRecord>),
     Read { acked: u64, records: usize, bytes: usize },
     Ack(u64),
-    Remember(String),
+    StoreState(String),
 }
 
-/// What comes of it.
 #[derive(Debug)]
-pub(super) enum Answer {
-    /// The numbers of those that are stored, and why the others are not.
+pub(super) enum SpoolResponse {
+    /// The numbers of the stored records, and the error of the others.
     Stored(Vec<u64>, Option<io::Error>),
-    Read(Vec<Record>),
+    Read(Vec<SpoolRecord>),
     Done(io::Result<()>),
 }
 
-/// How it stands with the folder.
+/// The state of the spool directory after a request.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Standing {
+pub(super) struct SpoolStatus {
     pub(super) waiting: u64,
-    pub(super) losses: Losses,
+    pub(super) losses: SpoolLosses,
 }
 
-/// The folder, as the thread has it.
+/// The spool directory, as the thread uses it.
 #[derive(Debug)]
-pub(super) struct Folder {
+pub(super) struct SpoolDirectory {
     pub(super) path: PathBuf,
     pub(super) limit: u64,
-    pub(super) changes: Lane,
-    pub(super) heartbeats: Lane,
-    pub(super) losses: Losses,
-    /// Held for as long as the folder is used.
+    pub(super) changes: SegmentQueue,
+    pub(super) heartbeats: SegmentQueue,
+    pub(super) losses: SpoolLosses,
+    /// Locked for as long as the directory is in use.
     pub(super) _lock: File,
 }
 
-/// The thread, as others have it.
+/// The thread's handle.
 #[derive(Debug)]
-pub(super) struct Disk {
-    requests: Option<Sender<Request>>,
-    answers: Receiver<(Answer, Standing)>,
+pub(super) struct SpoolThread {
+    requests: Option<Sender<SpoolRequest>>,
+    responses: Receiver<(SpoolResponse, SpoolStatus)>,
     thread: Option<JoinHandle<()>>,
-    /// Answers that nobody waited for.
-    owed: usize,
-    patience: Duration,
-    standing: Standing,
+    /// Requests whose response has not arrived within `timeout`.
+    overdue: usize,
+    timeout: Duration,
+    status: SpoolStatus,
 }
 
-impl Disk {
-    /// Begins to answer.
-    pub(super) fn start(folder: Folder, patience: Duration) -> io::Result<Self> {
-        let (requests, asked) = channel();
-        let (answering, answers) = channel();
-        let standing = folder.standing();
-        let mut folder = folder;
+impl SpoolThread {
+    /// Starts the thread.
+    pub(super) fn start(directory: SpoolDirectory, timeout: Duration) -> io::Result<Self> {
+        let (requests, received) = channel();
+        let (responding, responses) = channel();
+        let status = directory.status();
+        let mut directory = directory;
         let thread = std::thread::Builder::new().name("spool".to_owned()).spawn(move || {
-            for request in asked {
-                let answer = folder.answer(request);
-                if answering.send((answer, folder.standing())).is_err() {
+            for request in received {
+                let response = directory.response(request);
+                if responding.send((response, directory.status())).is_err() {
                     break;
                 }
             }
         })?;
-        Ok(Self { requests: Some(requests), answers, thread: Some(thread), owed: 0, patience, standing })
+        Ok(Self { requests: Some(requests), responses, thread: Some(thread), overdue: 0, timeout, status })
     }
 
-    /// How it stood when the last answer came.
-    pub(super) fn standing(&self) -> Standing {
-        self.standing
+    /// The status after the last response.
+    pub(super) fn status(&self) -> SpoolStatus {
+        self.status
     }
 
-    /// Asks, and waits for as long as the patience lasts. Answers that come late are put into `late`.
-    pub(super) fn ask(&mut self, request: Request, late: &mut Vec<Answer>) -> io::Result<Answer> {
+    /// Sends a request and waits for at most `timeout`. Late responses of earlier requests are pushed to `late`.
+    pub(super) fn call(
+        &mut self,
+        request: SpoolRequest,
+        late: &mut Vec<SpoolResponse>,
+    ) -> io::Result<SpoolResponse> {
         self.catch_up(late);
-        if self.owed > 0 {
-            return Err(stuck());
+        if self.overdue > 0 {
+            return Err(unresponsive());
         }
         let gone = || io::Error::other("the spool's thread has ended");
         self.requests.as_ref().ok_or_else(gone)?.send(request).map_err(|_| gone())?;
-        match self.answers.recv_timeout(self.patience) {
-            Ok((answer, standing)) => {
-                self.standing = standing;
-                Ok(answer)
+        match self.responses.recv_timeout(self.timeout) {
+            Ok((response, status)) => {
+                self.status = status;
+                Ok(response)
             }
             Err(RecvTimeoutError::Timeout) => {
-                self.owed += 1;
-                Err(stuck())
+                self.overdue += 1;
+                Err(unresponsive())
             }
             Err(RecvTimeoutError::Disconnected) => Err(gone()),
         }
     }
 
-    fn catch_up(&mut self, late: &mut Vec<Answer>) {
-        while self.owed > 0
-            && let Ok((answer, standing)) = self.answers.try_recv()
+    fn catch_up(&mut self, late: &mut Vec<SpoolResponse>) {
+        while self.overdue > 0
+            && let Ok((response, status)) = self.responses.try_recv()
         {
-            self.owed -= 1;
-            self.standing = standing;
-            late.push(answer);
+            self.overdue -= 1;
+            self.status = status;
+            late.push(response);
         }
     }
 }
 
-impl Drop for Disk {
+impl Drop for SpoolThread {
     fn drop(&mut self) {
         self.requests = None;
         self.catch_up(&mut Vec::new());
-        // The folder is free when this returns, unless the disk hangs.
-        if self.owed == 0
+        // After drop the directory is free, unless the disk hangs.
+        if self.overdue == 0
             && let Some(thread) = self.thread.take()
         {
             let _ = thread.join();
@@ -134,66 +135,68 @@ impl Drop for Disk {
     }
 }
 
-fn stuck() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "the disk does not answer")
+fn unresponsive() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the disk does not respond")
 }
 
-impl Folder {
-    fn standing(&self) -> Standing {
-        Standing { waiting: self.changes.waiting() + self.heartbeats.waiting(), losses: self.losses }
+impl SpoolDirectory {
+    fn status(&self) -> SpoolStatus {
+        SpoolStatus { waiting: self.changes.waiting() + self.heartbeats.waiting(), losses: self.losses }
     }
 
-    fn lane(&mut self, class: Class) -> &mut Lane {
+    fn queue(&mut self, class: RecordClass) -> &mut SegmentQueue {
         match class {
-            Class::Change => &mut self.changes,
-            Class::Heartbeat => &mut self.heartbeats,
+            RecordClass::Change => &mut self.changes,
+            RecordClass::Heartbeat => &mut self.heartbeats,
         }
     }
 
-    fn answer(&mut self, request: Request) -> Answer {
+    fn response(&mut self, request: SpoolRequest) -> SpoolResponse {
         match request {
-            Request::Store(records) => self.store(&records),
-            Request::Read { acked, records, bytes } => {
+            SpoolRequest::Store(records) => self.store(&records),
+            SpoolRequest::Read { acked, records, bytes } => {
                 let mut damaged = 0;
                 let mut read = self.changes.read(acked, records, bytes, &mut damaged);
                 read.extend(self.heartbeats.read(acked, records, bytes, &mut damaged));
                 self.losses.damaged += damaged;
-                Answer::Read(read)
+                SpoolResponse::Read(read)
             }
-            Request::Ack(acked) => {
-                let noted = durable::replace(&self.path.join(super::CURSOR), write_cursor(acked).as_bytes());
-                // Even without the note: what is gone from the disk is not delivered again.
+            SpoolRequest::Ack(acked) => {
+                let acked_on_disk =
+                    durable::replace(&self.path.join(super::CURSOR), write_cursor(acked).as_bytes());
+                // Even if the cursor is not written: a record that is removed is not delivered again.
                 let changes = self.changes.ack(acked);
                 let heartbeats = self.heartbeats.ack(acked);
-                Answer::Done(noted.and(changes).and(heartbeats))
+                SpoolResponse::Done(acked_on_disk.and(changes).and(heartbeats))
             }
-            Request::Remember(text) => {
-                Answer::Done(durable::replace(&self.path.join(super::STATE), text.as_bytes()))
+            SpoolRequest::StoreState(text) => {
+                SpoolResponse::Done(durable::replace(&self.path.join(super::STATE), text.as_bytes()))
             }
         }
     }
 
-    fn store(&mut self, records: &[Record]) -> Answer {
+    fn store(&mut self, records: &[SpoolRecord]) -> SpoolResponse {
         let (mut stored, mut failure) = (Vec::new(), None);
-        for class in [Class::Change, Class::Heartbeat] {
-            let mine: VecDeque<&Record> = records.iter().filter(|record| record.class == class).collect();
+        for class in [RecordClass::Change, RecordClass::Heartbeat] {
+            let mine: VecDeque<&SpoolRecord> =
+                records.iter().filter(|record| record.class == class).collect();
             let (Some(first), Some(last)) = (mine.front(), mine.back()) else {
                 continue;
             };
-            let mut frames = Vec::new();
+            let mut encoded = Vec::new();
             for record in &mine {
-                frame::write(record.number, record.at, &record.text, &mut frames);
+                record::write(record.number, record.at, &record.text, &mut encoded);
             }
-            match self.lane(class).append(&frames, first.number, last.number, mine.len() as u64) {
+            match self.queue(class).append(&encoded, first.number, last.number, mine.len() as u64) {
                 Ok(()) => stored.extend(mine.iter().map(|record| record.number)),
                 Err(error) => failure = Some(error),
             }
         }
         self.make_room();
-        Answer::Stored(stored, failure)
+        SpoolResponse::Stored(stored, failure)
     }
 
-    /// Lets go of the oldest until everything fits: heartbeats first.
+    /// Drops the oldest segments until the spool fits its limit, heartbeats first.
     fn make_room(&mut self) {
         while self.changes.bytes() + self.heartbeats.bytes() > self.limit {
             if let Some(dropped) = self.heartbeats.drop_oldest() {

@@ -1,7 +1,7 @@
-//! Turns the state of a node's accelerators into changes: one probe for each thing that is read.
+//! Probes of accelerators.
 //!
-//! What the kernel and systemd say is read by the agent itself; NVIDIA's own library by a process apart.
-//! A missing Neuron device has no reason in the catalogue: EKS knows none.
+//! The agent reads sysfs and systemd itself, and NVIDIA's library in a child process. A missing Neuron device has no
+//! reason in the catalogue: EKS has none.
 
 mod driver;
 mod errors;
@@ -12,43 +12,42 @@ mod library;
 use std::path::Path;
 
 use super::{NotCheckable, Probe, not_checkable};
-use crate::source::pci::{self, Function};
+use crate::source::pci::{self, PciFunction};
 
 const NVIDIA: u16 = 0x10de;
-/// Display controllers: those that drive a screen, and those that only compute.
+/// PCI classes of display controllers: with a display output, and compute only.
 const GPU_KINDS: [u16; 2] = [0x0300, 0x0302];
 
-/// All probes of accelerators.
 pub fn probes(root: &Path) -> Vec<Box<dyn Probe>> {
     vec![
-        Box::new(instance::Published::new(root)),
-        Box::new(driver::Driven::new(root)),
+        Box::new(instance::InstanceGpus::new(root)),
+        Box::new(driver::DriverGpus::new(root)),
         Box::new(errors::BusErrors::new(root)),
         Box::new(fabric::FabricManager::new(root)),
-        Box::new(library::Library::new(root)),
+        Box::new(library::NvidiaLibrary::new(root)),
     ]
 }
 
-/// The GPUs on the bus. Slices of a GPU are not counted, the whole is.
-fn gpus(root: &Path) -> Result<Vec<Function>, NotCheckable> {
+/// The GPUs on the PCI bus. A virtual function of a GPU is not counted.
+fn gpus(root: &Path) -> Result<Vec<PciFunction>, NotCheckable> {
     let mut functions = pci::functions(root, NVIDIA).map_err(|error| not_checkable(error.to_string()))?;
     functions.retain(|function| GPU_KINDS.contains(&function.kind()) && !function.is_virtual);
     Ok(functions)
 }
 
-/// The same, where a node without any has nothing to check.
-fn some_gpus(root: &Path) -> Result<Vec<Function>, NotCheckable> {
+/// The GPUs on the PCI bus; not checkable on a node without any.
+fn some_gpus(root: &Path) -> Result<Vec<PciFunction>, NotCheckable> {
     let gpus = gpus(root)?;
     if gpus.is_empty() { Err(not_checkable("no NVIDIA GPU")) } else { Ok(gpus) }
 }
 
-/// A GPU as the driver names it in the kernel's log, so that all findings about one have one subject.
+/// A GPU's address as the driver writes it in the kernel log, so that all findings about a GPU have the same subject.
 fn subject(address: &str) -> &str {
     address.strip_suffix(".0").unwrap_or(address)
 }
 
 #[cfg(test)]
-mod trees {
+mod fixture {
     use std::{
         fs,
         os::unix::fs::symlink,
@@ -58,13 +57,13 @@ mod trees {
     use jiff::Timestamp;
     use tempfile::TempDir;
 
-    use crate::{finding::Change, probe::Probe};
+    use crate::{finding::FindingChange, probe::Probe};
 
-    /// A root with an instance's bus: its network, and so many GPUs that the driver has.
+    /// A root with an instance's PCI bus: a network interface and `gpus` GPUs that the driver runs.
     pub(super) fn instance(kind: &str, gpus: usize) -> TempDir {
-        let root = tempfile::tempdir().expect("a folder");
+        let root = tempfile::tempdir().expect("a directory");
         let dmi = root.path().join("sys/devices/virtual/dmi/id");
-        fs::create_dir_all(&dmi).expect("a folder");
+        fs::create_dir_all(&dmi).expect("a directory");
         fs::write(dmi.join("product_name"), format!("{kind}\n")).expect("a file");
         device(root.path(), "0000:00:05.0", "0x1d0f", "0x020000");
         for number in 0..gpus {
@@ -83,25 +82,25 @@ mod trees {
     }
 
     pub(super) fn device(root: &Path, address: &str, vendor: &str, class: &str) -> PathBuf {
-        let folder = root.join("sys/bus/pci/devices").join(address);
-        fs::create_dir_all(&folder).expect("a folder");
-        fs::write(folder.join("vendor"), format!("{vendor}\n")).expect("a file");
-        fs::write(folder.join("class"), format!("{class}\n")).expect("a file");
-        folder
+        let directory = root.join("sys/bus/pci/devices").join(address);
+        fs::create_dir_all(&directory).expect("a directory");
+        fs::write(directory.join("vendor"), format!("{vendor}\n")).expect("a file");
+        fs::write(directory.join("class"), format!("{class}\n")).expect("a file");
+        directory
     }
 
-    pub(super) fn bind(folder: &Path, driver: &str) {
-        // The driver may have it already.
-        let _ = fs::remove_file(folder.join("driver"));
-        symlink(format!("../../../bus/pci/drivers/{driver}"), folder.join("driver")).expect("a link");
+    pub(super) fn bind(directory: &Path, driver: &str) {
+        // The device may have a driver already.
+        let _ = fs::remove_file(directory.join("driver"));
+        symlink(format!("../../../bus/pci/drivers/{driver}"), directory.join("driver")).expect("a link");
     }
 
-    /// Puts it into the driver's list.
+    /// Adds a GPU to the driver's list.
     pub(super) fn list(root: &Path, number: usize) {
-        fs::create_dir_all(root.join("proc/driver/nvidia/gpus").join(address(number))).expect("a folder");
+        fs::create_dir_all(root.join("proc/driver/nvidia/gpus").join(address(number))).expect("a directory");
     }
 
-    /// A reading, shortened: what is raised and cleared, or why nothing can be said.
+    /// A reading as short texts: `+subject: message` if raised, `-subject` if cleared; or why it is not checkable.
     pub(super) fn read(probe: &mut dyn Probe) -> Result<Vec<String>, String> {
         read_at(probe, 0)
     }
@@ -112,10 +111,10 @@ mod trees {
         Ok(changes
             .into_iter()
             .map(|change| match change {
-                Change::Raised(finding) => {
+                FindingChange::Raised(finding) => {
                     format!("+{}: {}", finding.subject.unwrap_or_default(), finding.message)
                 }
-                Change::Cleared { subject, .. } => format!("-{}", subject.unwrap_or_default()),
+                FindingChange::Cleared { subject, .. } => format!("-{}", subject.unwrap_or_default()),
             })
             .collect())
     }
@@ -141,18 +140,18 @@ mod tests {
 
     #[test]
     fn a_node_without_accelerators_has_nothing_to_check() {
-        let root = trees::instance("m5.large", 0);
+        let root = fixture::instance("m5.large", 0);
         for mut probe in probes(root.path()) {
-            let why = trees::read(&mut *probe).expect_err("nothing to check");
+            let why = fixture::read(&mut *probe).expect_err("nothing to check");
             assert!(matches!(why.as_str(), "no NVIDIA GPU" | "no NVSwitch"), "{}: {why}", probe.name());
         }
     }
 
     #[test]
     fn a_slice_of_a_gpu_is_not_a_gpu() {
-        let root = trees::instance("g5.xlarge", 1);
-        let slice = trees::gpu(root.path(), 7);
-        std::os::unix::fs::symlink(format!("../{}", trees::address(0)), slice.join("physfn"))
+        let root = fixture::instance("g5.xlarge", 1);
+        let slice = fixture::gpu(root.path(), 7);
+        std::os::unix::fs::symlink(format!("../{}", fixture::address(0)), slice.join("physfn"))
             .expect("a link");
         assert_eq!(gpus(root.path()).expect("GPUs").len(), 1);
     }

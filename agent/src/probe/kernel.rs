@@ -1,6 +1,7 @@
-//! Turns what the kernel counts of itself into changes: one probe for each thing that is read.
+//! Probes of the kernel's own counters.
 //!
-//! Nothing here needs a tool or a daemon: small files under the host's `/proc` and `/sys`, and one system call.
+//! They need no tool and no daemon: they read small files under the host's `/proc` and `/sys`, and make one system
+//! call.
 
 mod adjtimex;
 mod clock;
@@ -22,10 +23,9 @@ use std::{
 
 use super::{NotCheckable, Probe, not_checkable};
 
-/// No file that holds a few numbers is longer.
+/// No file with a few numbers is longer, in bytes.
 const SHORT: u64 = 4096;
 
-/// All probes of the kernel.
 pub fn probes(root: &Path) -> Vec<Box<dyn Probe>> {
     vec![
         Box::new(tasks::Tasks::new(root)),
@@ -34,25 +34,25 @@ pub fn probes(root: &Path) -> Vec<Box<dyn Probe>> {
         Box::new(pods::PodPids::new(root)),
         Box::new(zombies::Zombies::new(root)),
         Box::new(environment::Environments::new(root)),
-        Box::new(clock::ClockState::default()),
+        Box::new(clock::ClockProbe::default()),
         Box::new(memory::MemoryErrors::new(root)),
     ]
 }
 
-/// What a short file holds.
+/// Reads a short file.
 fn short(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(SHORT).read_to_string(&mut text)?;
     Ok(text)
 }
 
-/// What a parser makes of a short file under the root.
+/// Reads and parses a short file under the root.
 fn parsed<T>(root: &Path, path: &str, parse: impl Fn(&str) -> Option<T>) -> Result<T, NotCheckable> {
     let text = short(&root.join(path)).map_err(|error| unreadable(path, &error))?;
-    parse(&text).ok_or_else(|| not_checkable(format!("/{path} holds what nobody knows")))
+    parse(&text).ok_or_else(|| not_checkable(format!("/{path} has an unknown format")))
 }
 
-/// The number that a file under the root holds.
+/// Reads a file under the root that contains one number.
 fn number(root: &Path, path: &str) -> Result<u64, NotCheckable> {
     parsed(root, path, |text| text.trim_ascii().parse().ok())
 }
@@ -60,7 +60,7 @@ fn number(root: &Path, path: &str) -> Result<u64, NotCheckable> {
 fn unreadable(path: &str, error: &io::Error) -> NotCheckable {
     match error.kind() {
         ErrorKind::NotFound => not_checkable(format!("there is no /{path}")),
-        _ => not_checkable(format!("/{path} can't be read: {error}")),
+        _ => not_checkable(format!("/{path} cannot be read: {error}")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Turns the state of the kubelet, the container runtime and the services around them into changes.
+//! Probes of the kubelet, the container runtime and the services around them.
 
 mod containerd;
 mod cri;
@@ -14,10 +14,9 @@ use std::{
 
 use super::{Probe, not_checkable};
 
-/// The kubelet's `healthzPort`, unless its configuration names another.
+/// The kubelet's default `healthzPort`.
 const KUBELET: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10_248);
 
-/// All probes of the kubelet, the container runtime and of systemd's services.
 pub fn probes(root: &Path) -> Vec<Box<dyn Probe>> {
     vec![
         Box::new(kubelet::Kubelet::new(root, KUBELET)),

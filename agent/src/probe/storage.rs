@@ -1,4 +1,4 @@
-//! Turns the state of a node's storage into changes: one probe for each thing that is read.
+//! Probes of the node's storage.
 
 mod delays;
 mod ebs;
@@ -20,14 +20,13 @@ use rustix::fs::{major, minor};
 use super::{Probe, not_checkable};
 use crate::source::mounts::Mount;
 
-/// Files of procfs and sysfs that hold a line or two.
+/// Files of procfs and sysfs with a line or two.
 const MAX_SMALL: u64 = 4096;
 
-/// Filesystems whose server may be gone: a path that leads through one is not to be walked.
+/// Filesystems whose server may be unreachable. A path through one is never accessed, since the access may block.
 const REMOTE: [&str; 10] =
     ["nfs", "cifs", "smb", "ceph", "lustre", "9p", "afs", "autofs", "glusterfs", "fuse"];
 
-/// All probes of storage.
 pub fn probes(root: &Path) -> Vec<Box<dyn Probe>> {
     vec![
         Box::new(readonly::Readonly::new(root)),
@@ -39,14 +38,14 @@ pub fn probes(root: &Path) -> Vec<Box<dyn Probe>> {
     ]
 }
 
-/// What a file of procfs or sysfs says.
+/// Reads a small file of procfs or sysfs.
 fn read_small(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(MAX_SMALL).read_to_string(&mut text)?;
     Ok(text)
 }
 
-/// One mount for each of the host's own filesystems of these types, as far as nothing remote is in the way.
+/// One mount for each of the host's own filesystems of these types, except behind remote filesystems.
 fn hosts<'a>(mounts: &'a [Mount<'a>], kinds: &[&str]) -> Vec<&'a Mount<'a>> {
     let remote: Vec<&str> = mounts
         .iter()
@@ -67,7 +66,7 @@ fn hosts<'a>(mounts: &'a [Mount<'a>], kinds: &[&str]) -> Vec<&'a Mount<'a>> {
         .collect()
 }
 
-/// A way to a mount's filesystem, if one still leads there.
+/// A path to a mount's filesystem, if one still leads to it.
 fn reach(root: &Path, mount: &Mount<'_>) -> Option<PathBuf> {
     let point = mount.path();
     let point = point.strip_prefix("/").ok()?;
@@ -75,8 +74,8 @@ fn reach(root: &Path, mount: &Mount<'_>) -> Option<PathBuf> {
         let device = fs::metadata(path).map(|found| found.dev());
         device.is_ok_and(|device| mount.number == format!("{}:{}", major(device), minor(device)))
     };
-    // Process 1 sees all of the host's folders, but not everybody may look through its eyes; the agent's container
-    // sees some.
+    // Process 1's root shows all of the host's directories, but needs a privilege; the agent's container has some of
+    // them mounted.
     [root.join("proc/1/root").join(point), root.join(point)].into_iter().find(leads_there)
 }
 
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn each_local_filesystem_of_the_host_is_asked_once_and_nothing_behind_a_network() {
+    fn each_local_filesystem_of_the_host_is_read_once_and_no_network_filesystem() {
         let mounts: Vec<_> = mounts::parse(TABLE).collect();
         let points: Vec<_> = hosts(&mounts, &["ext4", "xfs"]).iter().map(|mount| mount.point).collect();
         assert_eq!(points, ["/", "/mnt/nfsdisk"]);

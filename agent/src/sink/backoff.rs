@@ -1,12 +1,11 @@
-//! Turns a row of failures into how long to wait: any length up to a limit that doubles, so that a fleet whose log
-//! service comes back doesn't come back to it all at once.
+//! Exponential backoff with full jitter, so that a fleet does not call a recovered log service all at once.
 
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// How long to wait after the next failure.
+/// The state of the backoff.
 #[derive(Debug)]
 pub struct Backoff {
     failures: u32,
@@ -14,17 +13,17 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Nothing has failed yet.
+    /// A backoff without failures.
     pub fn new(random: fastrand::Rng) -> Self {
         Self { failures: 0, random }
     }
 
-    /// It went well.
+    /// Resets the backoff after a success.
     pub fn reset(&mut self) {
         self.failures = 0;
     }
 
-    /// It failed: how long to wait.
+    /// Records a failure and returns how long to wait.
     pub fn wait(&mut self) -> Duration {
         let limit = FIRST.saturating_mul(2u32.saturating_pow(self.failures)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
@@ -55,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_begins_anew() {
+    fn a_success_resets_the_backoff() {
         let mut backoff = Backoff::new(fastrand::Rng::with_seed(1));
         for _ in 0..10 {
             backoff.wait();

@@ -1,48 +1,47 @@
-//! Turns records that wait into one batch that PutLogEvents accepts, within all its limits:
+//! Builds batches within the limits of PutLogEvents:
 //! <https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutLogEvents.html>.
 //!
-//! Records older than 14 days or than the group's retention are sent all the same: only the service's own clock and
-//! settings say which those are, and it refuses them one by one. A node whose clock is wrong would throw away good
-//! ones.
+//! Records older than 14 days or than the log group's retention are sent as well. Only the service knows its clock
+//! and settings, and it rejects such events one by one. A node with a wrong clock would otherwise drop valid records.
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::outbox::Record;
+use crate::outbox::SpoolRecord;
 
-/// A batch's events at most.
+/// The maximum number of events in a batch.
 pub const MAX_EVENTS: usize = 10_000;
-/// A batch's bytes at most: each event's, and [`EVENT_BYTES`] for each.
+/// The maximum size of a batch: its events' bytes, and [`EVENT_BYTES`] for each event.
 pub const MAX_BYTES: usize = 1_048_576;
-/// What an event counts beyond its own bytes.
+/// The size of an event beyond its own bytes.
 pub const EVENT_BYTES: usize = 26;
-/// A batch spans at most so much time, else the whole call fails.
+/// The maximum time span of a batch; the service rejects a longer one as a whole.
 pub const MAX_SPAN: SignedDuration = SignedDuration::from_hours(24);
 
-/// One call's events.
+/// The events of one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch<'a> {
-    /// In the order of their times.
-    pub events: Vec<Event<'a>>,
-    /// The number of the last record in it: all before it are in it, too.
+    /// Sorted by time.
+    pub events: Vec<BatchEvent<'a>>,
+    /// The number of the last record in the batch, which also contains all records before it.
     pub upto: u64,
 }
 
 /// One log event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Event<'a> {
+pub struct BatchEvent<'a> {
     /// Milliseconds since 1970.
     pub at: i64,
-    /// One report.
+    /// The report's JSON.
     pub text: &'a str,
 }
 
-/// Forms a batch of the first records; none if there is no record.
+/// Builds a batch of the first records; `None` if there are none.
 ///
-/// A time in the future was written before the clock was set back, and one before 1970 is none: both are moved to
-/// where the service takes them. What counts is the time within the report.
-pub fn form(records: &[Record], now: Timestamp) -> Option<Batch<'_>> {
+/// A time in the future was written before the clock was set back, and a time before 1970 is invalid: both are moved
+/// into the accepted range. The report itself contains the original time.
+pub fn form(records: &[SpoolRecord], now: Timestamp) -> Option<Batch<'_>> {
     let now = now.as_millisecond().max(0);
-    let time = |record: &Record| record.at.as_millisecond().clamp(0, now);
+    let time = |record: &SpoolRecord| record.at.as_millisecond().clamp(0, now);
     let first = records.first()?;
     let (mut earliest, mut latest, mut bytes, mut number) = (time(first), time(first), 0, 0);
     for record in records.iter().take(MAX_EVENTS) {
@@ -50,15 +49,16 @@ pub fn form(records: &[Record], now: Timestamp) -> Option<Batch<'_>> {
         bytes += record.text.len() + EVENT_BYTES;
         let span = latest.max(at) - earliest.min(at);
         let fits = bytes <= MAX_BYTES && span <= i64::try_from(MAX_SPAN.as_millis()).unwrap_or(i64::MAX);
-        // A text that no batch holds can't come out of an outbox; left in, it would be refused, not stand in the way.
+        // An outbox has no record that exceeds a batch alone. If there were one, it would be sent and rejected, and
+        // not block the others.
         if number > 0 && !fits {
             break;
         }
         (earliest, latest, number) = (earliest.min(at), latest.max(at), number + 1);
     }
     let taken = &records[..number];
-    let mut events: Vec<Event<'_>> =
-        taken.iter().map(|record| Event { at: time(record), text: &record.text }).collect();
+    let mut events: Vec<BatchEvent<'_>> =
+        taken.iter().map(|record| BatchEvent { at: time(record), text: &record.text }).collect();
     events.sort_by_key(|event| event.at);
     Some(Batch { events, upto: taken.last().map_or(first.number, |record| record.number) })
 }
@@ -68,13 +68,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::outbox::Class;
+    use crate::outbox::RecordClass;
 
     const NOW: i64 = 1_790_000_000_000;
 
-    fn record(number: u64, at: i64, length: usize) -> Record {
+    fn record(number: u64, at: i64, length: usize) -> SpoolRecord {
         let at = Timestamp::from_millisecond(at).expect("a time");
-        Record { number, class: Class::Change, at, text: "x".repeat(length) }
+        SpoolRecord { number, class: RecordClass::Change, at, text: "x".repeat(length) }
     }
 
     fn now() -> Timestamp {
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn times_that_the_service_never_takes_are_moved() {
+    fn times_that_the_service_never_accepts_are_moved() {
         let records = [record(1, NOW + 7_200_001, 1), record(2, NOW - 1, 2)];
         let batch = form(&records, now()).expect("a batch");
         assert_eq!(batch.events.iter().map(|event| event.at).collect::<Vec<_>>(), [NOW - 1, NOW]);
@@ -120,7 +120,7 @@ mod tests {
         fn any_records_go_out_once_and_in_batches_within_all_limits(
             records in prop::collection::vec((-200_000_000i64..20_000_000, 0usize..30_000), 1..300)
         ) {
-            let records: Vec<Record> = records
+            let records: Vec<SpoolRecord> = records
                 .iter()
                 .enumerate()
                 .map(|(number, (at, length))| record(number as u64, NOW + at, *length))

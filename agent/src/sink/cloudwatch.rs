@@ -1,8 +1,8 @@
-//! Turns batches into PutLogEvents calls: one stream an instance, made when it is first written to.
+//! The CloudWatch Logs sink: one log stream for each instance, created at the first write.
 //!
-//! Credentials come from wherever the SDK finds them (IRSA, Pod Identity, the instance's role) and are renewed by
-//! it; `AWS_ENDPOINT_URL` and `AWS_ENDPOINT_URL_CLOUDWATCH_LOGS` are honoured. The SDK tries nothing twice: how long
-//! to wait is decided in one place, [`deliver`](super::deliver).
+//! The SDK finds and renews credentials (IRSA, Pod Identity, the instance role) and reads `AWS_ENDPOINT_URL` and
+//! `AWS_ENDPOINT_URL_CLOUDWATCH_LOGS`. The SDK's retries are off: [`deliver`](super::deliver) alone decides how long
+//! to wait.
 
 use std::time::Duration;
 
@@ -20,51 +20,51 @@ use nodemend_domain::ident::{ClusterName, InstanceId};
 
 use super::{
     Sent, Sink, SinkError,
-    batch::{self, Event},
+    batch::{self, BatchEvent},
 };
-use crate::{causes::chain, outbox::Record};
+use crate::{causes::chain, outbox::SpoolRecord};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
-/// A full batch is 1 MiB: time enough for a line of 300 kbit/s.
+/// A full batch is 1 MiB: enough time for 300 kbit/s.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Events that the service calls too new are stamped so much earlier, once.
+/// The service rejected these events as too new; they are sent once more with timestamps earlier by this duration.
 const TOO_NEW: SignedDuration = SignedDuration::from_hours(24);
 const MAX_WHY: usize = 400;
 
 /// Writes to one log stream of CloudWatch Logs.
 #[derive(Debug)]
-pub struct CloudWatch {
+pub struct CloudWatchSink {
     client: Option<Client>,
     group: String,
     stream: String,
 }
 
-/// What one call came to.
-enum Put {
-    Taken(Option<RejectedLogEventsInfo>),
+/// The result of one call.
+enum PutOutcome {
+    Accepted(Option<RejectedLogEventsInfo>),
     NoStream,
 }
 
-/// What making a stream or a group came to.
-enum Made {
-    There,
+/// The result of creating a stream or a group.
+enum CreateOutcome {
+    Exists,
     NoGroup,
 }
 
-impl CloudWatch {
-    /// The group that a cluster's agents write to unless told otherwise.
+impl CloudWatchSink {
+    /// The default log group of a cluster.
     pub fn group_of(cluster: &ClusterName) -> String {
         format!("/nodemend/{cluster}/nodes")
     }
 
-    /// Writes to the stream of an instance. Region and credentials are looked for when there is something to send:
-    /// a node whose metadata service doesn't answer now may well have one later.
+    /// Writes to the stream of an instance. Region and credentials are resolved at the first send, so a metadata
+    /// service that is unreachable at start may recover until then.
     pub fn new(group: String, instance_id: &InstanceId) -> Self {
         Self { client: None, group, stream: instance_id.to_string() }
     }
 
-    /// The same through a client that is already there.
+    /// Like [`new`](Self::new), with an existing client.
     pub fn with_client(client: Client, group: String, instance_id: &InstanceId) -> Self {
         Self { client: Some(client), ..Self::new(group, instance_id) }
     }
@@ -73,7 +73,7 @@ impl CloudWatch {
         if let Some(client) = &self.client {
             return Ok(client.clone());
         }
-        // aws-lc needs a C tool chain that a static build hasn't: ring does.
+        // aws-lc needs a C toolchain, which a static build does not have; ring works without.
         let http = aws_smithy_http_client::Builder::new()
             .tls_provider(Provider::Rustls(CryptoMode::Ring))
             .build_https();
@@ -89,31 +89,31 @@ impl CloudWatch {
             .load()
             .await;
         if shared.region().is_none() {
-            return Err(
-                "no AWS region: neither AWS_REGION nor the instance metadata service says it".to_owned()
-            );
+            return Err("no AWS region: set AWS_REGION, or allow the instance metadata service".to_owned());
         }
         let config = Builder::from(&shared).retry_config(RetryConfig::disabled()).build();
         Ok(self.client.insert(Client::from_conf(config)).clone())
     }
 
-    /// One call, again if the stream had to be made first.
+    /// Calls PutLogEvents; creates the stream first if it does not exist.
     async fn put(
         &self,
         client: &Client,
-        events: &[Event<'_>],
+        events: &[BatchEvent<'_>],
     ) -> Result<Option<RejectedLogEventsInfo>, String> {
-        if let Put::Taken(rejected) = self.call(client, events).await? {
-            return Ok(rejected);
+        if let PutOutcome::Accepted(rejected_info) = self.call(client, events).await? {
+            return Ok(rejected_info);
         }
-        self.make_stream(client).await?;
+        self.create_stream(client).await?;
         match self.call(client, events).await? {
-            Put::Taken(rejected) => Ok(rejected),
-            Put::NoStream => Err(format!("{}/{} was made and is not there yet", self.group, self.stream)),
+            PutOutcome::Accepted(rejected_info) => Ok(rejected_info),
+            PutOutcome::NoStream => {
+                Err(format!("{}/{} was created, but is not available yet", self.group, self.stream))
+            }
         }
     }
 
-    async fn call(&self, client: &Client, events: &[Event<'_>]) -> Result<Put, String> {
+    async fn call(&self, client: &Client, events: &[BatchEvent<'_>]) -> Result<PutOutcome, String> {
         let events = events.iter().map(|event| {
             InputLogEvent::builder()
                 .timestamp(event.at)
@@ -121,94 +121,94 @@ impl CloudWatch {
                 .build()
                 .map_err(|error| chain(&error))
         });
-        let answer = client
+        let response = client
             .put_log_events()
             .log_group_name(&self.group)
             .log_stream_name(&self.stream)
             .set_log_events(Some(events.collect::<Result<_, _>>()?))
             .send()
             .await;
-        match answer {
-            Ok(output) => Ok(Put::Taken(output.rejected_log_events_info)),
+        match response {
+            Ok(output) => Ok(PutOutcome::Accepted(output.rejected_log_events_info)),
             Err(error) => match error.as_service_error() {
-                Some(PutLogEventsError::ResourceNotFoundException(_)) => Ok(Put::NoStream),
-                // An answer that was lost on its way, to a service that still counts sequences.
-                Some(PutLogEventsError::DataAlreadyAcceptedException(_)) => Ok(Put::Taken(None)),
+                Some(PutLogEventsError::ResourceNotFoundException(_)) => Ok(PutOutcome::NoStream),
+                // The response to an earlier call was lost, and the service still checks sequence tokens.
+                Some(PutLogEventsError::DataAlreadyAcceptedException(_)) => Ok(PutOutcome::Accepted(None)),
                 _ => Err(why(&error)),
             },
         }
     }
 
-    /// Makes the stream, and the group if that is missing, too. The group mostly exists: an agent's role need not
-    /// be allowed to make it.
-    async fn make_stream(&self, client: &Client) -> Result<(), String> {
+    /// Creates the stream, and the group if it does not exist. The group usually exists, so the agent's role need not
+    /// allow its creation.
+    async fn create_stream(&self, client: &Client) -> Result<(), String> {
         let stream =
             || client.create_log_stream().log_group_name(&self.group).log_stream_name(&self.stream).send();
-        if let Made::NoGroup = made(stream().await)? {
-            made(client.create_log_group().log_group_name(&self.group).send().await)?;
-            if let Made::NoGroup = made(stream().await)? {
-                return Err(format!("the log group {} was made and is not there yet", self.group));
+        if let CreateOutcome::NoGroup = created(stream().await)? {
+            created(client.create_log_group().log_group_name(&self.group).send().await)?;
+            if let CreateOutcome::NoGroup = created(stream().await)? {
+                return Err(format!("the log group {} was created, but is not available yet", self.group));
             }
         }
         Ok(())
     }
 }
 
-impl Sink for CloudWatch {
-    async fn send(&mut self, records: &[Record], now: Timestamp) -> Result<Sent, SinkError> {
+impl Sink for CloudWatchSink {
+    async fn send(&mut self, records: &[SpoolRecord], now: Timestamp) -> Result<Sent, SinkError> {
         let failed = |why| SinkError { records: records.len(), why };
         let client = self.client().await.map_err(failed)?;
         let Some(mut batch) = batch::form(records, now) else {
-            return Ok(Sent { upto: 0, delivered: 0, refused: 0 });
+            return Ok(Sent { upto: 0, delivered: 0, rejected: 0 });
         };
         let number = batch.events.len();
-        let rejected = self.put(&client, &batch.events).await.map_err(failed)?;
-        let mut refused = too_old(rejected.as_ref(), number);
-        let new = too_new(rejected.as_ref(), number).max(refused);
+        let rejected_info = self.put(&client, &batch.events).await.map_err(failed)?;
+        let mut rejected = too_old(rejected_info.as_ref(), number);
+        let new = too_new(rejected_info.as_ref(), number).max(rejected);
         if new < number {
             let earlier = i64::try_from(TOO_NEW.as_millis()).unwrap_or(0);
             for event in &mut batch.events[new..] {
                 event.at = event.at.saturating_sub(earlier).max(0);
             }
             let again = &batch.events[new..];
-            let rejected = self.put(&client, again).await.map_err(failed)?;
+            let rejected_info = self.put(&client, again).await.map_err(failed)?;
             let (old, new) =
-                (too_old(rejected.as_ref(), again.len()), too_new(rejected.as_ref(), again.len()));
-            refused += old + again.len() - new.max(old);
+                (too_old(rejected_info.as_ref(), again.len()), too_new(rejected_info.as_ref(), again.len()));
+            rejected += old + again.len() - new.max(old);
         }
-        Ok(Sent { upto: batch.upto, delivered: (number - refused) as u64, refused: refused as u64 })
+        Ok(Sent { upto: batch.upto, delivered: (number - rejected) as u64, rejected: rejected as u64 })
     }
 }
 
-/// How many events at the start are older than the service or the group's retention takes.
-fn too_old(rejected: Option<&RejectedLogEventsInfo>, number: usize) -> usize {
-    let ends = rejected.map(|info| [info.too_old_log_event_end_index, info.expired_log_event_end_index]);
+/// The number of events at the start that are too old for the service or the group's retention.
+fn too_old(rejected_info: Option<&RejectedLogEventsInfo>, number: usize) -> usize {
+    let ends = rejected_info.map(|info| [info.too_old_log_event_end_index, info.expired_log_event_end_index]);
     let ends = ends.into_iter().flatten().flatten().filter_map(|end| usize::try_from(end).ok());
     ends.max().unwrap_or(0).min(number)
 }
 
-/// From which event on they are newer than the service takes.
-fn too_new(rejected: Option<&RejectedLogEventsInfo>, number: usize) -> usize {
-    let start = rejected.and_then(|info| info.too_new_log_event_start_index);
+/// The index of the first event that is too new for the service.
+fn too_new(rejected_info: Option<&RejectedLogEventsInfo>, number: usize) -> usize {
+    let start = rejected_info.and_then(|info| info.too_new_log_event_start_index);
     start.and_then(|start| usize::try_from(start).ok()).unwrap_or(number).min(number)
 }
 
-/// A stream or group is made or was already there: another process, or another node, was faster.
-fn made<T, E>(answer: Result<T, SdkError<E>>) -> Result<Made, String>
+/// Treats an existing stream or group as created: another process or node was faster.
+fn created<T, E>(response: Result<T, SdkError<E>>) -> Result<CreateOutcome, String>
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    match answer {
-        Ok(_) => Ok(Made::There),
+    match response {
+        Ok(_) => Ok(CreateOutcome::Exists),
         Err(error) => match error.code() {
-            Some("ResourceAlreadyExistsException") => Ok(Made::There),
-            Some("ResourceNotFoundException") => Ok(Made::NoGroup),
+            Some("ResourceAlreadyExistsException") => Ok(CreateOutcome::Exists),
+            Some("ResourceNotFoundException") => Ok(CreateOutcome::NoGroup),
             _ => Err(why(&error)),
         },
     }
 }
 
-/// What the service said, else what kept it from saying anything; one line of bearable length.
+/// The service's error code and message, or the SDK's error; one line of limited length.
 fn why<E>(error: &SdkError<E>) -> String
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,

@@ -1,7 +1,7 @@
-//! Runs a program for what it prints, and never waits for it longer than it may take.
+//! Runs a program and reads its output, with a limit on its run time.
 //!
-//! A program that asks a driver can hang in the kernel, where no signal ends it. It is left to end when it can, and is
-//! not started again before.
+//! A program that calls a driver can hang in the kernel, where no signal ends it. Such a process is left behind, and
+//! the program is not started again before it ends.
 
 use std::{
     fmt::Display,
@@ -17,40 +17,39 @@ use rustix::{
     time::Timespec,
 };
 
-/// Why a program told nothing.
+/// Why a program's output is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum ChildError {
-    /// It could not be started, or waited for.
-    #[error("it can't be run: {0}")]
+    /// It could not be started or waited for.
+    #[error("it cannot be run: {0}")]
     Run(#[from] io::Error),
-    /// It was told to end, and may hang still.
-    #[error("no end within {} s", .0.as_secs())]
+    /// It did not end in time. It was killed, and may still hang.
+    #[error("it did not end within {} s", .0.as_secs())]
     TooLong(Duration),
-    /// One that was told to end hangs still.
-    #[error("the one before it has not ended yet")]
-    Hangs,
-    /// It ended as it should not.
+    /// An earlier process that was killed still hangs.
+    #[error("the previous process has not ended")]
+    StillRunning,
     #[error("it ended with {0}")]
     Status(ExitStatus),
-    /// What it printed can't be read.
+    /// The output could not be read.
     #[error("{0}")]
     Output(String),
 }
 
-/// One program, run again and again.
+/// Runs one program repeatedly, one process at a time.
 #[derive(Debug, Default)]
 pub struct Runner {
     hanging: Option<Child>,
 }
 
-/// What a program prints, until its time is up.
+/// The output of a process, until its time limit.
 #[derive(Debug)]
-pub struct Output {
+pub struct ChildOutput {
     pipe: ChildStdout,
     end: Instant,
 }
 
-impl Read for Output {
+impl Read for ChildOutput {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if is_ready(&self.pipe, self.end)? {
             self.pipe.read(buffer)
@@ -61,28 +60,28 @@ impl Read for Output {
 }
 
 impl Runner {
-    /// Runs it once and reads what it prints.
+    /// Runs the program once and passes its output to `reader`.
     pub fn read<T, E: Display>(
         &mut self,
         command: &mut Command,
         within: Duration,
-        reader: impl FnOnce(Output) -> Result<T, E>,
+        reader: impl FnOnce(ChildOutput) -> Result<T, E>,
     ) -> Result<T, ChildError> {
         if let Some(hanging) = &mut self.hanging {
             if hanging.try_wait()?.is_none() {
-                return Err(ChildError::Hangs);
+                return Err(ChildError::StillRunning);
             }
             self.hanging = None;
         }
         let end = Instant::now() + within;
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-        // A reader that gives up closes the pipe, and its writer ends by that.
+        // A reader that returns early closes the pipe, which ends the writer.
         let read = match child.stdout.take() {
-            Some(pipe) => reader(Output { pipe, end }).map_err(|error| error.to_string()),
+            Some(pipe) => reader(ChildOutput { pipe, end }).map_err(|error| error.to_string()),
             None => Err("it has no output".to_owned()),
         };
         if !has_ended(&child, end)? {
-            // It may have ended by itself just now.
+            // The process may have ended a moment ago.
             let _ = child.kill();
             self.hanging = Some(child);
             return Err(ChildError::TooLong(within));
@@ -95,8 +94,8 @@ impl Runner {
     }
 }
 
-/// Waits for its end as long as it has time. A kernel before 5.3 can't be asked that, and is not: such a program is
-/// waited for once its pipe is closed or its time is up.
+/// Waits for the end of a process until its time limit. Kernels before 5.3 have no pidfd; there the process is waited
+/// for after its pipe is closed.
 fn has_ended(child: &Child, end: Instant) -> io::Result<bool> {
     match pidfd_open(Pid::from_child(child), PidfdFlags::empty()) {
         Ok(handle) => is_ready(handle, end),
@@ -104,7 +103,7 @@ fn has_ended(child: &Child, end: Instant) -> io::Result<bool> {
     }
 }
 
-/// Waits until there is something to read, or the time is up.
+/// Waits until there is data, or until the time limit.
 fn is_ready(file: impl AsFd, end: Instant) -> io::Result<bool> {
     loop {
         let left = end.saturating_duration_since(Instant::now());
@@ -121,7 +120,7 @@ fn is_ready(file: impl AsFd, end: Instant) -> io::Result<bool> {
 mod tests {
     use super::*;
 
-    fn text(mut output: Output) -> io::Result<String> {
+    fn text(mut output: ChildOutput) -> io::Result<String> {
         let mut text = String::new();
         output.read_to_string(&mut text).map(|_| text)
     }
@@ -133,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_prints_counts_if_it_ends_well() {
+    fn output_counts_if_the_program_succeeds() {
         let long = Duration::from_secs(10);
         let mut runner = Runner::default();
         assert_eq!(runner.read(&mut shell("echo a"), long, text).expect("a text"), "a\n");
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_takes_too_long_is_ended_and_can_be_run_again() {
+    fn a_program_that_takes_too_long_is_killed_and_can_be_run_again() {
         let mut runner = Runner::default();
         let short = Duration::from_millis(50);
         let error = runner.read(&mut shell("exec sleep 600"), short, text).expect_err("too long");
@@ -155,14 +154,14 @@ mod tests {
     }
 
     #[test]
-    fn while_one_hangs_no_other_is_started() {
-        // It ends with its input.
+    fn no_process_is_started_while_a_killed_one_hangs() {
+        // The process ends with its input.
         let hanging =
             Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("a program");
         let mut runner = Runner { hanging: Some(hanging) };
         let long = Duration::from_secs(10);
         let error = runner.read(&mut shell("echo c"), long, text).expect_err("it hangs");
-        assert!(matches!(error, ChildError::Hangs), "{error}");
+        assert!(matches!(error, ChildError::StillRunning), "{error}");
         let hanging = runner.hanging.as_mut().expect("what hangs");
         drop(hanging.stdin.take());
         assert!(has_ended(hanging, Instant::now() + long).expect("a wait"));
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_closes_its_output_and_goes_on_is_ended() {
+    fn a_program_that_closes_its_output_and_continues_is_killed() {
         let mut runner = Runner::default();
         let short = Duration::from_millis(50);
         let error = runner.read(&mut shell("echo d; exec sleep 600 >&-"), short, text).expect_err("too long");

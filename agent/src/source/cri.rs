@@ -1,7 +1,7 @@
-//! Turns one call of a container runtime into whether it answers.
+//! Calls a container runtime's CRI to find out whether it responds.
 //!
-//! The kubelet speaks gRPC to it: HTTP/2 on a Unix socket, and protocol buffers in it. One call of one field needs no
-//! gRPC client; HTTP/2 is left to the library that the sink's client brings anyway.
+//! CRI is gRPC: HTTP/2 over a Unix socket, with protocol buffers. One call with one field needs no gRPC client; `h2`
+//! is a dependency of the sink's client anyway.
 
 use std::{
     future::{Future, poll_fn},
@@ -20,44 +20,44 @@ use super::socket;
 
 /// <https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto>
 const VERSION: &str = "http://localhost/runtime.v1.RuntimeService/Version";
-/// Uncompressed, four bytes long: a `VersionRequest` whose field 1 is "v1".
-const QUESTION: &[u8] = &[0, 0, 0, 0, 4, 0x0a, 2, b'v', b'1'];
+/// An uncompressed gRPC message of four bytes: a `VersionRequest` whose field 1 is "v1".
+const MESSAGE: &[u8] = &[0, 0, 0, 0, 4, 0x0a, 2, b'v', b'1'];
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum CriError {
-    /// Nobody takes the connection.
+    /// The connection failed.
     #[error("{0}")]
     Connect(io::Error),
-    /// It was taken, and nothing followed.
-    #[error("no answer within {0:?}")]
-    Silent(Duration),
-    /// It speaks something else, or hung up.
+    /// The connection was accepted, but there was no response.
+    #[error("no response within {0:?}")]
+    NoResponse(Duration),
+    /// The server speaks another protocol or closed the connection.
     #[error("{0}")]
-    Broken(Box<str>),
+    Protocol(Box<str>),
 }
 
-/// Asks a runtime for its version. Whatever it says to that, an error included, it has answered.
+/// Requests the runtime's version. Any response counts, including a gRPC error.
 pub fn version(path: &Path, within: Duration) -> Result<(), CriError> {
     let (stream, left) =
-        socket::unix(path, within).and_then(socket::Timed::into_parts).map_err(CriError::Connect)?;
-    let broken = |error: &dyn std::fmt::Display| CriError::Broken(error.to_string().into());
+        socket::unix(path, within).and_then(socket::TimedStream::into_parts).map_err(CriError::Connect)?;
+    let broken = |error: &dyn std::fmt::Display| CriError::Protocol(error.to_string().into());
     stream.set_nonblocking(true).map_err(CriError::Connect)?;
     let runtime = Builder::new_current_thread().enable_all().build().map_err(CriError::Connect)?;
     runtime.block_on(async {
         let stream = UnixStream::from_std(stream).map_err(CriError::Connect)?;
-        match timeout(left, ask(stream)).await {
+        match timeout(left, call_version(stream)).await {
             Ok(Ok(StatusCode::OK)) => Ok(()),
             Ok(Ok(status)) => Err(broken(&format_args!("HTTP status {status}"))),
             Ok(Err(error)) => Err(broken(&error)),
-            Err(_) => Err(CriError::Silent(within)),
+            Err(_) => Err(CriError::NoResponse(within)),
         }
     })
 }
 
-async fn ask(stream: UnixStream) -> Result<StatusCode, h2::Error> {
+async fn call_version(stream: UnixStream) -> Result<StatusCode, h2::Error> {
     let (requests, connection) = h2::client::handshake(stream).await?;
-    let answer = async {
+    let response = async {
         let mut requests = requests.ready().await?;
         let request = Request::post(VERSION)
             .header("content-type", "application/grpc")
@@ -65,16 +65,16 @@ async fn ask(stream: UnixStream) -> Result<StatusCode, h2::Error> {
             .body(())
             .map_err(|_| h2::Error::from(h2::Reason::INTERNAL_ERROR))?;
         let (response, mut body) = requests.send_request(request, false)?;
-        body.send_data(Bytes::from_static(QUESTION), true)?;
-        // gRPC's status comes with these headers or after them; that any come is the answer.
+        body.send_data(Bytes::from_static(MESSAGE), true)?;
+        // gRPC's status is in these headers or in the trailers; receiving headers is enough.
         response.await.map(|response| response.status())
     };
-    let (mut answer, mut connection) = (pin!(answer), pin!(connection));
+    let (mut response, mut connection) = (pin!(response), pin!(connection));
     poll_fn(|context| {
-        // The connection moves what the answer waits for; once it has ended, nothing more can come.
+        // The connection future moves the data that the response waits for. Once it has ended, there is no response.
         let ended = connection.as_mut().poll(context);
-        match (answer.as_mut().poll(context), ended) {
-            (Poll::Ready(answer), _) => Poll::Ready(answer),
+        match (response.as_mut().poll(context), ended) {
+            (Poll::Ready(response), _) => Poll::Ready(response),
             (Poll::Pending, Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
             (Poll::Pending, Poll::Ready(Ok(()))) => Poll::Ready(Err(h2::Reason::NO_ERROR.into())),
             (Poll::Pending, Poll::Pending) => Poll::Pending,
@@ -101,70 +101,71 @@ mod tests {
     const AMPLE: Duration = Duration::from_secs(60);
 
     fn listener() -> (TempDir, std::path::PathBuf, UnixListener) {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("containerd.sock");
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("containerd.sock");
         let listener = UnixListener::bind(&path).expect("a socket");
-        (folder, path, listener)
+        (directory, path, listener)
     }
 
     #[test]
-    fn a_runtime_that_answers_is_well_on_as_small_a_stack_as_probes_have() {
+    fn a_runtime_that_responds_is_healthy_on_a_probes_small_stack() {
         for status in ["0", "12"] {
-            let (_folder, path, listener) = listener();
+            let (_directory, path, listener) = listener();
             let server = fake::serve(listener, status);
             let probe = thread::Builder::new().stack_size(256 * 1024);
             let probe = probe.spawn(move || version(&path, AMPLE)).expect("a thread");
-            probe.join().expect("an end").expect("an answer");
-            let seen = server.join().expect("a server");
-            assert_eq!(seen.path, "/runtime.v1.RuntimeService/Version");
-            assert_eq!(seen.body, QUESTION);
+            probe.join().expect("an end").expect("a response");
+            let call = server.join().expect("a server");
+            assert_eq!(call.path, "/runtime.v1.RuntimeService/Version");
+            assert_eq!(call.body, MESSAGE);
         }
     }
 
     #[test]
-    fn a_runtime_that_takes_a_connection_and_says_nothing_does_not_answer() {
-        let (_folder, path, _listener) = listener();
+    fn a_runtime_that_only_accepts_a_connection_does_not_respond() {
+        let (_directory, path, _listener) = listener();
         let within = Duration::from_millis(50);
-        let error = version(&path, within).expect_err("no answer");
-        assert!(matches!(error, CriError::Silent(_)), "{error}");
+        let error = version(&path, within).expect_err("no response");
+        assert!(matches!(error, CriError::NoResponse(_)), "{error}");
     }
 
     #[test]
-    fn a_runtime_that_speaks_http_2_and_goes_no_further_does_not_answer() {
-        let (_folder, path, listener) = listener();
+    fn a_runtime_that_only_starts_http_2_does_not_respond() {
+        let (_directory, path, listener) = listener();
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("a caller");
-            // An empty SETTINGS frame, and then silence until the caller hangs up.
+            // An empty SETTINGS frame, then nothing until the client closes the connection.
             stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).expect("settings");
             let _ = stream.read_to_end(&mut Vec::new());
         });
-        let error = version(&path, Duration::from_millis(200)).expect_err("no answer");
-        assert!(matches!(error, CriError::Silent(_)), "{error}");
+        let error = version(&path, Duration::from_millis(200)).expect_err("no response");
+        assert!(matches!(error, CriError::NoResponse(_)), "{error}");
         server.join().expect("a server");
     }
 
     #[test]
-    fn whoever_speaks_something_else_or_hangs_up_is_broken() {
-        for word in ["HTTP/1.1 400 Bad Request\r\n\r\n", ""] {
-            let (_folder, path, listener) = listener();
+    fn another_protocol_or_a_closed_connection_is_an_error() {
+        for bytes in ["HTTP/1.1 400 Bad Request\r\n\r\n", ""] {
+            let (_directory, path, listener) = listener();
             let server = thread::spawn(move || {
                 let (mut stream, _) = listener.accept().expect("a caller");
-                let _ = stream.write_all(word.as_bytes());
+                let _ = stream.write_all(bytes.as_bytes());
             });
-            let error = version(&path, AMPLE).expect_err("no answer");
-            assert!(matches!(error, CriError::Broken(_)), "{error}");
+            let error = version(&path, AMPLE).expect_err("no response");
+            assert!(matches!(error, CriError::Protocol(_)), "{error}");
             server.join().expect("a server");
         }
     }
 
     #[test]
     fn a_socket_without_listener_and_none_at_all_refuse() {
-        let (folder, path, listener) = listener();
+        let (directory, path, listener) = listener();
         drop(listener);
-        for (path, kind) in
-            [(path, io::ErrorKind::ConnectionRefused), (folder.path().join("none"), io::ErrorKind::NotFound)]
-        {
-            let error = version(&path, AMPLE).expect_err("nobody");
+        for (path, kind) in [
+            (path, io::ErrorKind::ConnectionRefused),
+            (directory.path().join("none"), io::ErrorKind::NotFound),
+        ] {
+            let error = version(&path, AMPLE).expect_err("no listener");
             assert!(matches!(&error, CriError::Connect(error) if error.kind() == kind), "{error}");
         }
     }

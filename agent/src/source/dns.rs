@@ -1,6 +1,6 @@
-//! Turns questions to a name server into answers: RFC 1035 over UDP, as much of it as one question takes.
+//! A DNS client for a single query: the part of RFC 1035 over UDP that it needs.
 //!
-//! The C library's resolver can't be told how long to wait, and reads the configuration of the agent's own image.
+//! The C library's resolver has no exact timeout, and reads the configuration of the agent's own image.
 
 use std::{
     io,
@@ -11,52 +11,51 @@ use std::{
 const HEADER: usize = 12;
 const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
-/// Without an extension, a server sends no more than 512 bytes.
-const MAX_ANSWER: usize = 1_024;
+/// Without an extension a server sends at most 512 bytes.
+const MAX_RESPONSE: usize = 1_024;
 const RECURSION_DESIRED: u8 = 0x01;
-const IS_ANSWER: u8 = 0x80;
+const IS_RESPONSE: u8 = 0x80;
 const TRUNCATED: u8 = 0x02;
 const INTERNET: u16 = 1;
 
-/// What is asked for.
+/// A record type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Addresses of IPv4.
+pub enum RecordType {
+    /// IPv4 addresses.
     A = 1,
-    /// Addresses of IPv6.
+    /// IPv6 addresses.
     Aaaa = 28,
 }
 
-/// What a server says.
+/// A server's response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
-    /// The name has addresses of that kind.
+pub enum DnsAnswer {
+    /// The name has addresses of this type.
     Addresses,
-    /// It has none.
+    /// The name has no addresses of this type.
     None,
-    /// The server says why it has no answer.
-    Failed(Failure),
+    /// The server returned an error.
+    Error(DnsFailure),
 }
 
-/// Why a server has no answer: the response code.
+/// The error of a response, by its response code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// SERVFAIL.
+pub enum DnsFailure {
+    /// Response code 2, SERVFAIL.
     #[error("the server failed")]
     Server,
-    /// NXDOMAIN.
-    #[error("there is no such name")]
+    /// Response code 3, NXDOMAIN.
+    #[error("no such name")]
     NoSuchName,
-    /// REFUSED.
-    #[error("the server refused")]
+    /// Response code 5, REFUSED.
+    #[error("the server refused the query")]
     Refused,
-    /// Another one.
     #[error("response code {0}")]
     Other(u8),
 }
 
-/// A question; none if the name can't be one.
-pub fn question(id: u16, name: &str, kind: Kind) -> Option<Vec<u8>> {
+/// Encodes a query; `None` if the name is invalid.
+pub fn query(id: u16, name: &str, kind: RecordType) -> Option<Vec<u8>> {
     let name = name.strip_suffix('.').unwrap_or(name);
     if name.is_empty() || name.len() > MAX_NAME {
         return None;
@@ -80,66 +79,66 @@ pub fn question(id: u16, name: &str, kind: Kind) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Reads what came back; none if it is no answer to the question.
-pub fn answer(question: &[u8], bytes: &[u8]) -> Option<Answer> {
-    if bytes.get(..2)? != question.get(..2)? || bytes.get(2)? & IS_ANSWER == 0 {
+/// Parses a response; `None` if it does not answer the query.
+pub fn parse_response(query: &[u8], bytes: &[u8]) -> Option<DnsAnswer> {
+    if bytes.get(..2)? != query.get(..2)? || bytes.get(2)? & IS_RESPONSE == 0 {
         return None;
     }
-    let (asked, answers) = (u16_at(bytes, 4)?, u16_at(bytes, 6)?);
+    let (queries, answers) = (u16_at(bytes, 4)?, u16_at(bytes, 6)?);
     let code = bytes.get(3)? & 0x0f;
     let repeats = bytes
-        .get(HEADER..question.len())
-        .is_some_and(|repeated| asked == 1 && repeated.eq_ignore_ascii_case(&question[HEADER..]));
+        .get(HEADER..query.len())
+        .is_some_and(|repeated| queries == 1 && repeated.eq_ignore_ascii_case(&query[HEADER..]));
     match code {
         0 if !repeats => return None,
         0 => {}
-        // A server that made nothing of the question does not repeat it.
-        _ if !repeats && asked != 0 => return None,
-        2 => return Some(Answer::Failed(Failure::Server)),
-        3 => return Some(Answer::Failed(Failure::NoSuchName)),
-        5 => return Some(Answer::Failed(Failure::Refused)),
-        other => return Some(Answer::Failed(Failure::Other(other))),
+        // A server that cannot parse a query does not repeat it.
+        _ if !repeats && queries != 0 => return None,
+        2 => return Some(DnsAnswer::Error(DnsFailure::Server)),
+        3 => return Some(DnsAnswer::Error(DnsFailure::NoSuchName)),
+        5 => return Some(DnsAnswer::Error(DnsFailure::Refused)),
+        other => return Some(DnsAnswer::Error(DnsFailure::Other(other))),
     }
-    // More addresses than fit are addresses.
+    // A truncated response has more addresses than fit.
     if bytes[2] & TRUNCATED != 0 {
-        return Some(Answer::Addresses);
+        return Some(DnsAnswer::Addresses);
     }
-    let kind = u16_at(question, question.len().checked_sub(4)?)?;
-    let mut at = question.len();
+    let kind = u16_at(query, query.len().checked_sub(4)?)?;
+    let mut at = query.len();
     for _ in 0..answers {
         at = after_name(bytes, at)?;
-        // Type, class, time to live, and the length of the data.
+        // Type, class, TTL, and the length of the data.
         let (found, length) = (u16_at(bytes, at)?, u16_at(bytes, at + 8)?);
         at += 10 + usize::from(length);
         if found == kind && at <= bytes.len() {
-            return Some(Answer::Addresses);
+            return Some(DnsAnswer::Addresses);
         }
     }
-    Some(Answer::None)
+    Some(DnsAnswer::None)
 }
 
-/// Asks one server; an error if it gives no answer in time.
-pub fn ask(server: SocketAddr, question: &[u8], timeout: Duration) -> io::Result<Answer> {
+/// Queries one server; an error if it does not respond in time.
+pub fn send_query(server: SocketAddr, query: &[u8], timeout: Duration) -> io::Result<DnsAnswer> {
     let any: SocketAddr = match server {
         SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
     let socket = UdpSocket::bind(any)?;
-    // Of a connected socket the kernel drops what others send, and tells what the network refuses.
+    // On a connected socket the kernel drops other senders' packets and returns ICMP errors.
     socket.connect(server)?;
-    socket.send(question)?;
+    socket.send(query)?;
     let end = Instant::now() + timeout;
-    let mut bytes = [0; MAX_ANSWER];
+    let mut bytes = [0; MAX_RESPONSE];
     loop {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer"));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "no response"));
         }
         socket.set_read_timeout(Some(left))?;
         match socket.recv(&mut bytes) {
             Ok(length) => {
-                if let Some(answer) = answer(question, &bytes[..length]) {
-                    return Ok(answer);
+                if let Some(response) = parse_response(query, &bytes[..length]) {
+                    return Ok(response);
                 }
             }
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
@@ -148,7 +147,7 @@ pub fn ask(server: SocketAddr, question: &[u8], timeout: Duration) -> io::Result
     }
 }
 
-/// Where a name ends: with the empty label, or with a pointer to an earlier one.
+/// The end of a name: an empty label, or a pointer to an earlier name.
 fn after_name(bytes: &[u8], mut at: usize) -> Option<usize> {
     loop {
         let length = *bytes.get(at)?;
@@ -173,14 +172,14 @@ mod tests {
 
     const HOST: &str = "0123456789ABCDEF.gr7.us-east-1.eks.amazonaws.com";
 
-    fn asked() -> Vec<u8> {
-        question(0x1234, HOST, Kind::A).expect("a question")
+    fn query_bytes() -> Vec<u8> {
+        query(0x1234, HOST, RecordType::A).expect("a question")
     }
 
-    /// An answer with records of these types, each of four bytes.
-    fn answered(code: u8, kinds: &[u16]) -> Vec<u8> {
-        let mut bytes = asked();
-        bytes[2] |= IS_ANSWER;
+    /// A response with records of these types, each with four bytes of data.
+    fn response_with(code: u8, kinds: &[u16]) -> Vec<u8> {
+        let mut bytes = query_bytes();
+        bytes[2] |= IS_RESPONSE;
         bytes[3] = 0x80 | code;
         bytes[7] = kinds.len() as u8;
         for kind in kinds {
@@ -192,77 +191,81 @@ mod tests {
     }
 
     #[test]
-    fn a_question_has_the_bytes_that_the_standard_says() {
-        let bytes = question(0x0102, "eks.aws.", Kind::Aaaa).expect("a question");
+    fn a_query_has_the_bytes_of_the_standard() {
+        let bytes = query(0x0102, "eks.aws.", RecordType::Aaaa).expect("a question");
         assert_eq!(
             bytes,
             b"\x01\x02\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x03eks\x03aws\x00\x00\x1c\x00\x01"
         );
         let long = "a".repeat(64);
         for name in ["", ".", "a..b", "b\u{fc}cher", long.as_str(), &"a.".repeat(200)] {
-            assert_eq!(question(1, name, Kind::A), None, "{name}");
+            assert_eq!(query(1, name, RecordType::A), None, "{name}");
         }
     }
 
     #[test]
-    fn answers_are_told_apart() {
+    fn responses_are_distinguished() {
         for (bytes, expected) in [
-            (answered(0, &[1]), Some(Answer::Addresses)),
-            (answered(0, &[5, 1]), Some(Answer::Addresses)),
-            (answered(0, &[]), Some(Answer::None)),
-            (answered(0, &[5]), Some(Answer::None)),
-            (answered(2, &[]), Some(Answer::Failed(Failure::Server))),
-            (answered(3, &[]), Some(Answer::Failed(Failure::NoSuchName))),
-            (answered(5, &[]), Some(Answer::Failed(Failure::Refused))),
-            (asked(), None),
+            (response_with(0, &[1]), Some(DnsAnswer::Addresses)),
+            (response_with(0, &[5, 1]), Some(DnsAnswer::Addresses)),
+            (response_with(0, &[]), Some(DnsAnswer::None)),
+            (response_with(0, &[5]), Some(DnsAnswer::None)),
+            (response_with(2, &[]), Some(DnsAnswer::Error(DnsFailure::Server))),
+            (response_with(3, &[]), Some(DnsAnswer::Error(DnsFailure::NoSuchName))),
+            (response_with(5, &[]), Some(DnsAnswer::Error(DnsFailure::Refused))),
+            (query_bytes(), None),
             (Vec::new(), None),
         ] {
-            assert_eq!(answer(&asked(), &bytes), expected, "{bytes:?}");
+            assert_eq!(parse_response(&query_bytes(), &bytes), expected, "{bytes:?}");
         }
     }
 
     #[test]
-    fn an_answer_to_another_question_is_none() {
-        let mut other_id = answered(0, &[1]);
+    fn a_response_to_another_query_is_none() {
+        let mut other_id = response_with(0, &[1]);
         other_id[0] ^= 1;
-        let mut other_name = answered(0, &[1]);
+        let mut other_name = response_with(0, &[1]);
         other_name[HEADER + 1] = b'x';
         for bytes in [other_id, other_name] {
-            assert_eq!(answer(&asked(), &bytes), None);
+            assert_eq!(parse_response(&query_bytes(), &bytes), None);
         }
-        let shouted: Vec<u8> = answered(0, &[1])
+        let shouted: Vec<u8> = response_with(0, &[1])
             .iter()
             .enumerate()
             .map(|(at, byte)| if at > HEADER { byte.to_ascii_uppercase() } else { *byte })
             .collect();
-        assert_eq!(answer(&asked(), &shouted), Some(Answer::Addresses));
-        // A server that can't read a question answers with the header alone.
-        let mut bare = answered(1, &[])[..HEADER].to_vec();
+        assert_eq!(parse_response(&query_bytes(), &shouted), Some(DnsAnswer::Addresses));
+        // A server that cannot parse a query responds with the header alone.
+        let mut bare = response_with(1, &[])[..HEADER].to_vec();
         bare[5] = 0;
-        assert_eq!(answer(&asked(), &bare), Some(Answer::Failed(Failure::Other(1))));
+        assert_eq!(parse_response(&query_bytes(), &bare), Some(DnsAnswer::Error(DnsFailure::Other(1))));
     }
 
     #[test]
-    fn an_answer_that_is_cut_short_promises_nothing() {
-        let whole = answered(0, &[1]);
-        for length in asked().len()..whole.len() {
-            assert_ne!(answer(&asked(), &whole[..length]), Some(Answer::Addresses), "{length}");
+    fn incomplete_bytes_never_count_as_a_resolved_name() {
+        let whole = response_with(0, &[1]);
+        for length in query_bytes().len()..whole.len() {
+            assert_ne!(
+                parse_response(&query_bytes(), &whole[..length]),
+                Some(DnsAnswer::Addresses),
+                "{length}"
+            );
         }
-        let mut truncated = answered(0, &[]);
+        let mut truncated = response_with(0, &[]);
         truncated[2] |= TRUNCATED;
-        assert_eq!(answer(&asked(), &truncated), Some(Answer::Addresses));
+        assert_eq!(parse_response(&query_bytes(), &truncated), Some(DnsAnswer::Addresses));
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_an_answer_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..600), repeat: bool) {
-            let mut all = if repeat { answered(0, &[]) } else { Vec::new() };
+        fn any_bytes_are_parsed_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600), repeat: bool) {
+            let mut all = if repeat { response_with(0, &[]) } else { Vec::new() };
             all.extend(&bytes);
             if repeat {
                 all[7] = 200;
             }
-            let _ = answer(&asked(), &all);
-            let _ = answer(&bytes, &all);
+            let _ = parse_response(&query_bytes(), &all);
+            let _ = parse_response(&bytes, &all);
         }
     }
 }

@@ -1,17 +1,20 @@
-//! Turns the pages that a network driver fills into its counters, by their names.
+//! Reads a network driver's counters by name.
 //!
-//! Ethtool's netlink messages carry the statistics that all drivers share; a driver's own, as ENA's allowances are,
-//! come by the old ioctl alone: a page of names, a page of values, and nothing but their order to tie them together.
+//! Ethtool's netlink interface has only the statistics that all drivers share. A driver's own counters, such as ENA's
+//! allowances, need the old ioctl: a page of names and a page of values, in the same order.
 
-#[allow(unsafe_code, reason = "no safe wrapper for the ioctl exists, and the counters come no other way")]
+#[allow(
+    unsafe_code,
+    reason = "no safe wrapper of this ioctl exists, and there is no other interface to the counters"
+)]
 mod ioctl;
 
 use std::io;
 
-use self::ioctl::Driver;
+use self::ioctl::EthtoolDriver;
 use super::netlink::message::u32_at;
 
-/// `ETH_GSTRING_LEN`.
+/// `ETH_GSTRING_LEN`: the size of a name.
 const NAME: usize = 32;
 /// `struct ethtool_gstrings`: command, set, count.
 const NAMES_HEADER: usize = 12;
@@ -19,26 +22,27 @@ const NAMES_HEADER: usize = 12;
 const VALUES_HEADER: usize = 8;
 const VALUE: usize = 8;
 
-/// The counters of these names of an interface; none for those that its driver does not have.
+/// The counters of an interface by name; `None` for each that the driver does not have.
 pub fn counters<const N: usize>(interface: &str, wanted: [&str; N]) -> io::Result<[Option<u64>; N]> {
-    let driver = Driver::of(interface)?;
+    let driver = EthtoolDriver::of(interface)?;
     let (names, values) = (driver.names()?, driver.values()?);
-    pick(&names, &values, wanted)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the driver's counters changed meanwhile"))
+    pick(&names, &values, wanted).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, "the driver's counters changed during the read")
+    })
 }
 
-/// The values of the counters of these names; none if the two pages do not belong together.
+/// The values of these counters; `None` if the two pages do not match.
 pub fn pick<const N: usize>(names: &[u8], values: &[u8], wanted: [&str; N]) -> Option<[Option<u64>; N]> {
     let mut picked = [None; N];
     for (name, value) in pairs(names, values)? {
-        if let Some(place) = wanted.iter().position(|wanted| wanted.as_bytes() == name) {
-            picked[place] = Some(value);
+        if let Some(index) = wanted.iter().position(|wanted| wanted.as_bytes() == name) {
+            picked[index] = Some(value);
         }
     }
     Some(picked)
 }
 
-/// All counters that two pages hold; none if the pages do not belong together.
+/// All counters in two pages; `None` if the pages do not match.
 pub fn pairs<'a>(names: &'a [u8], values: &'a [u8]) -> Option<impl Iterator<Item = (&'a [u8], u64)>> {
     let count = u32_at(names, 8)?;
     if u32_at(values, 4)? != count {
@@ -63,7 +67,7 @@ mod tests {
 
     use super::*;
 
-    /// What the driver veth of Linux 6.18 filled, with the peer's index 5.
+    /// The counters of the veth driver of Linux 6.18, with the peer's index 5.
     const VETH: [&str; 10] = [
         "peer_ifindex",
         "rx_queue_0_xdp_packets",
@@ -96,21 +100,21 @@ mod tests {
     }
 
     #[test]
-    fn counters_are_found_by_their_names_whatever_their_order() {
+    fn counters_are_found_by_name_in_any_order() {
         let ena = names(&["tx_timeout", "pps_allowance_exceeded", "bw_in_allowance_exceeded"]);
         let read =
             pick(&ena, &values(&[1, 2, u64::MAX]), ["bw_in_allowance_exceeded", "bw_in", "tx_timeout"]);
         assert_eq!(read, Some([Some(u64::MAX), None, Some(1)]));
         let veth = pick(&names(&VETH), &values(&[5, 0, 0, 0, 0, 0, 0, 0, 0, 0]), ["peer_ifindex"]);
         assert_eq!(veth, Some([Some(5)]));
-        // A name that fills its place ends without a zero.
+        // A name of the full size has no trailing zero.
         let long = "x".repeat(NAME);
         assert_eq!(pick(&names(&[&long]), &values(&[7]), [&long]), Some([Some(7)]));
         assert_eq!(pick(&names(&[]), &values(&[]), ["x"]), Some([None]));
     }
 
     #[test]
-    fn pages_that_do_not_belong_together_say_nothing() {
+    fn pages_that_do_not_match_are_rejected() {
         let (whole, fitting) = (names(&["a", "b"]), values(&[1, 2]));
         for (names, values) in [
             (whole.clone(), values(&[1])),
@@ -169,7 +173,7 @@ mod tests {
         ) {
             let (mut names, mut values) = (names, values);
             let _ = pick(&names, &values, ["a"]);
-            // With counts that agree, the bytes behind them are read.
+            // With equal counts, the entries are read.
             if names.len() >= NAMES_HEADER && values.len() >= VALUES_HEADER {
                 names[8..12].copy_from_slice(&count.to_ne_bytes());
                 values[4..8].copy_from_slice(&count.to_ne_bytes());

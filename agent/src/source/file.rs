@@ -1,8 +1,8 @@
-//! Turns log files into signals: a line once, across rotations and restarts.
+//! Reads log files and emits each line once, across rotations and restarts.
 //!
-//! Files are looked at when the caller says so; once a second is plenty, as no detector counts in less than
-//! seconds. inotify would say sooner, but it drops events under load, is short of watches on a full node, and
-//! does not see every file system; whoever trusts it must look all the same.
+//! Files are polled when the caller asks. Once a second is enough, because no detector needs a finer resolution.
+//! inotify would notify sooner, but it drops events under load, runs out of watches on a full node, and does not
+//! support every filesystem, so polling would be needed anyway.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -11,10 +11,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use self::{follower::Follower, pattern::Pattern, segment::Segment};
+use self::{follower::Follower, pattern::Pattern, segment::LogSegment};
 pub use self::{
-    prefix::{Stream, Stripped, strip},
-    segment::{Identity, Mark},
+    prefix::{ContainerStream, Stripped, strip},
+    segment::{FileId, FileMark},
 };
 use super::{Clocks, Progress, Signal};
 
@@ -24,62 +24,63 @@ mod pattern;
 mod prefix;
 mod segment;
 
-/// How much is read at once.
+/// The size of one read, in bytes.
 const CHUNK: usize = 64 * 1024;
 
-/// Up to where the files have been handed on: by path on the node, oldest file first.
+/// The positions in log files: by path on the node, oldest file first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Position {
-    /// The files that bear or bore each path.
-    pub paths: BTreeMap<String, Vec<Mark>>,
+pub struct FilePosition {
+    /// The current and rotated files of each path.
+    pub paths: BTreeMap<String, Vec<FileMark>>,
 }
 
-/// Where a file begins to be read that was there before the first start ever.
+/// Where reading starts in a file that exists at the first start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// With its first line.
+pub enum StartAt {
+    /// At its first line.
     Beginning,
-    /// With the first line that is written from now on.
+    /// At its end: only new lines are read.
     End,
 }
 
 /// Why files cannot be followed.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// A pattern is no absolute path.
+    /// A pattern is not an absolute path.
     #[error("failed to follow {0:?}: a path must start with / and must not contain ..")]
     Pattern(String),
 }
 
-/// Files, followed.
+/// The log files that are followed.
 #[derive(Debug)]
-pub struct Files {
+pub struct LogFiles {
     root: PathBuf,
     patterns: Vec<Pattern>,
-    start: Start,
-    /// Where to go on, until the first poll.
-    resume: Option<Position>,
+    start: StartAt,
+    /// The position to continue at; `None` after the first poll.
+    resume: Option<FilePosition>,
     followed: BTreeMap<String, Follower>,
-    /// Old files that are done with, so that a pattern that names them too does not read them again.
-    left: HashMap<Identity, Mark>,
+    /// Rotated files that were read to their end, so that a pattern that also matches them does not read them again.
+    left: HashMap<FileId, FileMark>,
     begun: bool,
     buffer: Box<[u8]>,
 }
 
-impl Files {
-    /// Follows the files under `root` that the patterns name (`*` within a part of a path), after `position`.
+impl LogFiles {
+    /// Follows the files under `root` that match the patterns (`*` within a path component), starting after
+    /// `position`.
     ///
-    /// A pattern should not name rotated files: after a restart they could not be told from new ones.
+    /// A pattern should not match rotated files: after a restart they cannot be distinguished from new ones.
     ///
     /// # Errors
     ///
-    /// When a pattern is no absolute path.
+    /// If a pattern is not an absolute path.
     pub fn new(
         root: &Path,
         patterns: &[&str],
-        start: Start,
-        position: Option<Position>,
+        start: StartAt,
+        position: Option<FilePosition>,
     ) -> Result<Self, FileError> {
         Ok(Self {
             root: root.to_owned(),
@@ -93,18 +94,18 @@ impl Files {
         })
     }
 
-    /// Up to where they have been handed on.
-    pub fn position(&self) -> Position {
+    /// The current positions.
+    pub fn position(&self) -> FilePosition {
         if let Some(resume) = &self.resume {
             return resume.clone();
         }
         let marks = |follower: &Follower| follower.marks().collect::<Vec<_>>();
-        Position {
+        FilePosition {
             paths: self.followed.iter().map(|(name, follower)| (name.clone(), marks(follower))).collect(),
         }
     }
 
-    /// Hands on what is there, at most a mebibyte a path.
+    /// Emits new lines, at most one mebibyte a path.
     pub fn poll(&mut self, clocks: &Clocks, emit: &mut impl FnMut(Signal<'_>)) -> Progress {
         self.find(clocks, emit);
         let mut progress = Progress::Drained;
@@ -119,18 +120,18 @@ impl Files {
         progress
     }
 
-    /// Takes up what the patterns name and is not followed yet.
+    /// Opens files that match the patterns and are not followed yet.
     fn find(&mut self, clocks: &Clocks, emit: &mut impl FnMut(Signal<'_>)) {
         let mut resume = self.resume.take().map(|position| position.paths);
         let first_ever = !self.begun && resume.is_none();
         self.begun = true;
         let mut names: Vec<_> = self.patterns.iter().flat_map(|pattern| pattern.expand(&self.root)).collect();
-        // A path that is gone may still have old files beside it that were not read to their end.
+        // A path that no longer exists may have rotated files that were not read to their end.
         names.extend(resume.iter().flat_map(BTreeMap::keys).cloned());
         let mut named = HashSet::new();
         for name in names {
             let path = pattern::beneath(&self.root, &name);
-            let Ok(identity) = std::fs::metadata(&path).map(|metadata| Identity::of(&metadata)) else {
+            let Ok(identity) = std::fs::metadata(&path).map(|metadata| FileId::of(&metadata)) else {
                 if let Some(marks) = resume.as_mut().and_then(|resume| resume.remove(&name)) {
                     self.follow(name, path, &marks, clocks, emit);
                 }
@@ -141,7 +142,7 @@ impl Files {
                 continue;
             }
             let marks = resume.as_mut().and_then(|resume| resume.remove(&name)).unwrap_or_default();
-            if first_ever && self.start == Start::End {
+            if first_ever && self.start == StartAt::End {
                 let mut follower = Follower::new(name.clone(), path);
                 follower.start_at_end(clocks);
                 self.followed.insert(name, follower);
@@ -156,7 +157,7 @@ impl Files {
         &mut self,
         name: String,
         path: PathBuf,
-        marks: &[Mark],
+        marks: &[FileMark],
         clocks: &Clocks,
         emit: &mut impl FnMut(Signal<'_>),
     ) {
@@ -165,10 +166,10 @@ impl Files {
         self.followed.insert(name, follower);
     }
 
-    /// Whether a file is followed already, by another name, or is done with. Inodes are used again: what is
-    /// done with must also begin as it did.
-    fn is_known(&self, path: &Path, identity: Identity, clocks: &Clocks) -> bool {
-        let done = |mark| matches!(Segment::open_at(path, mark, clocks.up), Ok(Some(_)));
+    /// Whether a file is already followed under another name, or was read to its end. Inodes are reused, so a file
+    /// that was read must also have the same beginning.
+    fn is_known(&self, path: &Path, identity: FileId, clocks: &Clocks) -> bool {
+        let done = |mark| matches!(LogSegment::open_at(path, mark, clocks.up), Ok(Some(_)));
         self.left.get(&identity).is_some_and(done)
             || self.followed.values().any(|follower| follower.identities().any(|known| known == identity))
     }

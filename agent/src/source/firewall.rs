@@ -1,7 +1,7 @@
-//! Turns the host's packet filters, legacy iptables and nftables alike, into one form that can be judged.
+//! Reads the host's packet filters, legacy iptables and nftables, into one representation.
 //!
-//! What is kept of a rule is what a judgement needs: whom it concerns, as far as that can be told, and what becomes of
-//! the packet. A condition that is not understood is kept as such, never taken for none.
+//! A rule has what the evaluation needs: the packets that it matches, as far as known, and its verdict. A match that
+//! is not understood is kept as [`RuleMatch::Other`], never dropped.
 
 pub mod legacy;
 pub mod nft;
@@ -12,45 +12,40 @@ use std::{fmt, net::IpAddr};
 
 pub use crate::source::netlink::route::Network;
 
-/// Rules of one way of filtering: a packet passes only if all of them let it.
+/// The rules of one packet filter. A packet passes only if all filters accept it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ruleset {
-    /// The chains, each with its rules.
-    pub chains: Vec<Chain>,
-    /// Rules that can't be read.
+    /// The chains with their rules.
+    pub chains: Vec<FirewallChain>,
+    /// The number of rules that could not be parsed.
     pub unreadable: u64,
 }
 
-/// A chain.
+/// A chain of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chain {
-    /// The addresses that it is for.
-    pub family: Family,
-    /// Its table.
+pub struct FirewallChain {
+    /// The IP versions of its packets.
+    pub family: IpFamily,
     pub table: String,
-    /// Its name.
     pub name: String,
-    /// Where packets enter it; none for one that is only jumped to.
-    pub hook: Option<Hook>,
-    /// What becomes of a packet that reaches its end.
+    /// The hook where packets enter the chain; `None` for a chain that is only reached by jumps.
+    pub hook: Option<NetfilterHook>,
+    /// Whether packets that reach the end of the chain are dropped.
     pub policy_drops: bool,
-    /// Those of its rules that can matter, in order.
-    pub rules: Vec<Rule>,
+    /// The rules that may matter to the evaluation, in order.
+    pub rules: Vec<FirewallRule>,
 }
 
-/// The addresses that a chain is for.
+/// The IP versions of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Family {
-    /// IPv4.
+pub enum IpFamily {
     V4,
-    /// IPv6.
     V6,
-    /// Both.
     Both,
 }
 
-impl Family {
-    /// As people say it.
+impl IpFamily {
+    /// The name in messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::V4 => "IPv4",
@@ -60,168 +55,171 @@ impl Family {
     }
 }
 
-/// Where packets enter a chain.
+/// The netfilter hook of a base chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hook {
-    /// What the host itself sends.
+pub enum NetfilterHook {
+    /// Packets that the host itself sends.
     Output,
-    /// What leaves the host, its own and what it forwards.
+    /// Packets that leave the host, including forwarded ones.
     Postrouting,
-    /// Anything else.
+    /// Any other hook.
     Other,
 }
 
-/// A rule.
+/// A packet filter rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule {
-    /// The packets that it concerns.
-    pub conditions: Vec<Condition>,
-    /// What becomes of them.
-    pub verdict: Verdict,
-    /// What its author says.
+pub struct FirewallRule {
+    /// The packets that it matches: all matches must apply.
+    pub matches: Vec<RuleMatch>,
+    pub verdict: RuleVerdict,
+    /// The comment in the rule.
     pub comment: String,
-    /// The rule as a person would write it, as far as it is understood.
+    /// The rule in iptables' syntax, as far as it was parsed.
     pub text: String,
 }
 
-/// What becomes of a packet.
+/// The verdict of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// It passes this chain and those before it.
+pub enum RuleVerdict {
+    /// Accepts the packet in this table.
     Accept,
-    /// It is lost.
+    /// Drops the packet.
     Drop,
-    /// It is sent back.
+    /// Drops the packet and sends an error.
     Reject,
-    /// Another chain decides, then this one goes on.
+    /// Evaluates another chain, then continues here.
     Jump(String),
-    /// Another chain decides.
+    /// Evaluates another chain and does not continue here.
     Goto(String),
-    /// The calling chain goes on.
+    /// Continues in the calling chain.
     Return,
-    /// It goes to another address.
+    /// Redirects the packet to another address or port.
     Divert,
-    /// It goes on.
+    /// Continues with the next rule.
     Continue,
 }
 
-/// What a packet must be like.
+/// A match of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Condition {
-    /// It goes to one of these addresses, or to none of them.
+pub enum RuleMatch {
+    /// The destination address.
     Destination {
-        /// The network.
         network: Network,
-        /// Whether it must lie outside.
+        /// Whether the destination must be outside the network.
         negated: bool,
     },
-    /// It is of a protocol, or is not.
+    /// The transport protocol.
     Protocol {
-        /// Its number; 0 is any.
+        /// The IP protocol number; 0 means any.
         number: u8,
-        /// Whether it must be another.
+        /// Whether the protocol must be another.
         negated: bool,
     },
-    /// It goes to one of these ports, or to none of them.
+    /// The destination port.
     DestinationPort {
-        /// First and last port of each range.
+        /// The first and last port of each range.
         ranges: Vec<(u16, u16)>,
-        /// Whether it must lie outside.
+        /// Whether the port must be outside the ranges.
         negated: bool,
     },
-    /// Its connection is in one of these states.
-    State(States),
-    /// It leaves by an interface.
+    /// The connection tracking state.
+    State(ConntrackStates),
+    /// The outgoing interface.
     OutInterface {
-        /// Its name; a `+` at the end stands for any rest.
+        /// The name; a trailing `+` matches any suffix.
         name: String,
-        /// Whether it must be another.
+        /// Whether the interface must be another.
         negated: bool,
     },
-    /// It carries a mark.
+    /// The packet's mark.
     Mark {
-        /// Whether an unmarked packet fulfils it.
+        /// Whether a packet without a mark matches.
         unmarked: bool,
     },
-    /// Something else: only some packets fulfil it.
+    /// A match that is not understood: some packets may match.
     Other,
 }
 
-/// States of a connection.
+/// Connection tracking states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct States {
-    /// Its first packet.
+pub struct ConntrackStates {
+    /// The first packet of a connection.
     pub new: bool,
-    /// A packet of no connection.
+    /// A packet that belongs to no connection.
     pub invalid: bool,
     /// Established or related.
     pub known: bool,
 }
 
-/// How sure it is that a rule concerns a packet.
+/// Whether a rule matches a kind of packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Concerns {
-    /// It doesn't.
+pub enum PacketMatch {
+    /// No such packet matches.
     No,
-    /// Some such packets.
+    /// Some such packets may match.
     Some,
-    /// Every such packet.
+    /// Every such packet matches.
     All,
 }
 
-/// The first packet of a connection that the host itself opens.
+/// The first packet of a TCP connection that the host opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet<'a> {
-    /// Where it goes.
     pub destination: IpAddr,
-    /// Its TCP port.
+    /// The destination port.
     pub port: u16,
-    /// The interface that it leaves by, where that is known.
+    /// The outgoing interface, if known.
     pub interface: Option<&'a str>,
 }
 
 const TCP: u8 = 6;
-/// The kubelet's own port.
+/// The kubelet's API port.
 pub const KUBELET_PORT: u16 = 10250;
 
-impl Verdict {
+impl RuleVerdict {
     /// Whether the packet is lost.
-    pub fn loses(&self) -> bool {
+    pub fn loses_packet(&self) -> bool {
         matches!(self, Self::Drop | Self::Reject)
     }
 }
 
-impl Rule {
-    /// Whether a judgement may need it. In the table `nat` no packet is lost, but a large cluster has a few rules there
-    /// for each endpoint of each service; only those for the kubelet's port matter.
+impl FirewallRule {
+    /// Whether the evaluation may need this rule. The `nat` table loses no packets and has some rules for each
+    /// endpoint of each service in a large cluster; only those for the kubelet's port matter.
     fn matters(&self, table: &str) -> bool {
         match self.verdict {
-            Verdict::Continue => false,
-            Verdict::Divert => self.names_port(KUBELET_PORT),
-            Verdict::Drop | Verdict::Reject => true,
-            Verdict::Accept | Verdict::Jump(_) | Verdict::Goto(_) | Verdict::Return => table != "nat",
+            RuleVerdict::Continue => false,
+            RuleVerdict::Divert => self.names_port(KUBELET_PORT),
+            RuleVerdict::Drop | RuleVerdict::Reject => true,
+            RuleVerdict::Accept | RuleVerdict::Jump(_) | RuleVerdict::Goto(_) | RuleVerdict::Return => {
+                table != "nat"
+            }
         }
     }
 
-    /// Whether it is for a port, or for a range that holds it.
+    /// Whether it matches a port explicitly, alone or within a range.
     pub fn names_port(&self, port: u16) -> bool {
-        self.conditions.iter().any(|condition| match condition {
-            Condition::DestinationPort { ranges, negated: false } => {
+        self.matches.iter().any(|rule_match| match rule_match {
+            RuleMatch::DestinationPort { ranges, negated: false } => {
                 ranges.iter().any(|(first, last)| (*first..=*last).contains(&port))
             }
             _ => false,
         })
     }
 
-    /// Whether this rule concerns such a packet.
-    pub fn concerns(&self, packet: &Packet<'_>) -> Concerns {
-        self.conditions.iter().map(|condition| condition.concerns(packet)).min().unwrap_or(Concerns::All)
+    /// Whether this rule matches such a packet.
+    pub fn matches_packet(&self, packet: &Packet<'_>) -> PacketMatch {
+        self.matches
+            .iter()
+            .map(|rule_match| rule_match.matches_packet(packet))
+            .min()
+            .unwrap_or(PacketMatch::All)
     }
 }
 
-impl Condition {
-    fn concerns(&self, packet: &Packet<'_>) -> Concerns {
-        let sure = |fulfilled: bool| if fulfilled { Concerns::All } else { Concerns::No };
+impl RuleMatch {
+    fn matches_packet(&self, packet: &Packet<'_>) -> PacketMatch {
+        let sure = |fulfilled: bool| if fulfilled { PacketMatch::All } else { PacketMatch::No };
         match self {
             Self::Destination { network, negated } => sure(network.contains(packet.destination) != *negated),
             Self::Protocol { number, negated } => sure(matches!(*number, 0 | TCP) != *negated),
@@ -239,16 +237,16 @@ impl Condition {
                     sure(matched != *negated)
                 }
                 None if name == "lo" => sure(*negated),
-                None => Concerns::Some,
+                None => PacketMatch::Some,
             },
-            // The host's own first packets carry none.
+            // The first packet of the host's own connection has no mark.
             Self::Mark { unmarked } => sure(*unmarked),
-            Self::Other => Concerns::Some,
+            Self::Other => PacketMatch::Some,
         }
     }
 }
 
-impl fmt::Display for Condition {
+impl fmt::Display for RuleMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let not = |negated: bool| if negated { "! " } else { "" };
         match self {
@@ -259,8 +257,8 @@ impl fmt::Display for Condition {
             Self::Protocol { number, negated } => write!(f, "{}-p {number}", not(*negated)),
             Self::DestinationPort { ranges, negated } => {
                 write!(f, "{}--dport ", not(*negated))?;
-                for (place, (first, last)) in ranges.iter().enumerate() {
-                    let comma = if place > 0 { "," } else { "" };
+                for (index, (first, last)) in ranges.iter().enumerate() {
+                    let comma = if index > 0 { "," } else { "" };
                     if first == last {
                         write!(f, "{comma}{first}")?;
                     } else {
@@ -283,7 +281,7 @@ impl fmt::Display for Condition {
     }
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for RuleVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Accept => f.write_str("-j ACCEPT"),

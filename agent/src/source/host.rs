@@ -1,7 +1,7 @@
-//! Turns paths on the node into what lies there, in bounded amounts.
+//! Reads the node's files in bounded amounts, below the root where they are mounted.
 //!
-//! The agent sees the node's filesystem beneath a folder. A link that is written from the node's own root, as many a
-//! `/etc/resolv.conf` is, must be followed from there, or the agent would read a file of its own image instead.
+//! An absolute symbolic link on the node, such as many an `/etc/resolv.conf`, must be resolved below that root.
+//! Otherwise the agent would read a file of its own image.
 
 use std::{
     fs::File,
@@ -11,12 +11,12 @@ use std::{
 
 use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags, openat2};
 
-/// A folder that holds more is listed so far.
+/// The maximum number of names that are listed of a directory.
 const MAX_NAMES: usize = 64 * 1024;
 
-/// All of a file's bytes; an error if there are more than `limit`.
+/// Reads a file; an error if it is longer than `limit` bytes.
 pub fn read(root: &Path, path: &str, limit: u64) -> io::Result<Vec<u8>> {
-    // Whoever put a pipe there must not keep a probe waiting.
+    // Opening a pipe in place of the file must not block.
     let file = open(root, path, OFlags::NONBLOCK)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a file"));
@@ -29,18 +29,18 @@ pub fn read(root: &Path, path: &str, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A file's text, whatever is no UTF-8 replaced.
+/// Reads a file as text; invalid UTF-8 is replaced.
 pub fn text(root: &Path, path: &str, limit: u64) -> io::Result<String> {
     let bytes = read(root, path, limit)?;
     Ok(String::from_utf8(bytes)
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
-/// The names in a folder, in no order.
+/// The names in a directory, unsorted.
 pub fn names(root: &Path, path: &str) -> io::Result<Vec<String>> {
-    let folder = Dir::read_from(open(root, path, OFlags::DIRECTORY)?)?;
+    let directory = Dir::read_from(open(root, path, OFlags::DIRECTORY)?)?;
     let mut names = Vec::new();
-    for entry in folder.take(MAX_NAMES) {
+    for entry in directory.take(MAX_NAMES) {
         match entry?.file_name().to_str() {
             Ok(".." | ".") | Err(_) => {}
             Ok(name) => names.push(name.to_owned()),
@@ -50,7 +50,7 @@ pub fn names(root: &Path, path: &str) -> io::Result<Vec<String>> {
 }
 
 fn open(root: &Path, path: &str, flags: OFlags) -> io::Result<File> {
-    let folder = openat2(
+    let directory = openat2(
         CWD,
         root,
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -58,7 +58,7 @@ fn open(root: &Path, path: &str, flags: OFlags) -> io::Result<File> {
         ResolveFlags::empty(),
     )?;
     let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC;
-    Ok(openat2(folder, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?.into())
+    Ok(openat2(directory, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?.into())
 }
 
 #[cfg(test)]
@@ -69,22 +69,22 @@ mod tests {
 
     #[test]
     fn a_link_from_the_nodes_root_stays_beneath_it() {
-        let root = tempfile::tempdir().expect("a folder");
+        let root = tempfile::tempdir().expect("a directory");
         let root = root.path();
-        fs::create_dir_all(root.join("run/resolve")).expect("a folder");
-        fs::create_dir(root.join("etc")).expect("a folder");
+        fs::create_dir_all(root.join("run/resolve")).expect("a directory");
+        fs::create_dir(root.join("etc")).expect("a directory");
         fs::write(root.join("run/resolve/stub"), "the node's").expect("a file");
         symlink("/run/resolve/stub", root.join("etc/resolv.conf")).expect("a link");
         symlink("../../../../../../run/resolve/stub", root.join("etc/above")).expect("a link");
-        symlink("/run/resolve", root.join("etc/folder")).expect("a link");
+        symlink("/run/resolve", root.join("etc/directory")).expect("a link");
         assert_eq!(text(root, "/etc/resolv.conf", 100).expect("a text"), "the node's");
         assert_eq!(text(root, "etc/above", 100).expect("a text"), "the node's");
-        assert_eq!(names(root, "/etc/folder").expect("names"), ["stub"]);
+        assert_eq!(names(root, "/etc/directory").expect("names"), ["stub"]);
     }
 
     #[test]
-    fn what_is_too_long_no_file_or_not_there_is_an_error() {
-        let root = tempfile::tempdir().expect("a folder");
+    fn a_file_that_is_too_long_not_regular_or_missing_is_an_error() {
+        let root = tempfile::tempdir().expect("a directory");
         let root = root.path();
         fs::write(root.join("long"), [0xff; 101]).expect("a file");
         let kind = |path: &str, limit| read(root, path, limit).expect_err("no bytes").kind();

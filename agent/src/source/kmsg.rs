@@ -1,9 +1,9 @@
-//! Turns `/dev/kmsg` into signals: the kernel's lines, and how many of them were overwritten.
+//! Reads `/dev/kmsg`: the kernel's records, and the number of those that were overwritten.
 //!
-//! The kernel keeps its records in a ring and lets nobody wait: who reads too slowly is told so once, by
-//! `EPIPE`, and goes on with the oldest record that is left. What was lost is counted by sequence numbers,
-//! which have no gaps of their own. Opening the device puts the reader at the oldest record of this boot;
-//! records that an earlier run of the agent has handed on are skipped by number.
+//! The kernel stores its records in a ring buffer and does not wait for readers. A reader that is too slow gets
+//! `EPIPE` once and continues with the oldest record that is left. The kernel never skips a sequence number, so
+//! they show how many records were lost. Opening the device starts at the oldest record of this boot; records that an
+//! earlier run emitted are skipped by number.
 
 use std::{
     borrow::Cow,
@@ -21,84 +21,72 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-pub use self::record::{Fragment, RECORD_LIMIT, Record, RecordError, parse};
-use super::{Clocks, Flaw, LINE_LIMIT, Log, Notice, Progress, Signal};
-use crate::signal::{Line, Origin};
+pub use self::record::{Fragment, KernelRecord, RECORD_LIMIT, RecordError, parse};
+use super::{Clocks, Gap, GapNotice, LINE_LIMIT, LogKind, Progress, Signal};
+use crate::signal::{LogLine, Origin};
 
 mod record;
 
-/// How many records one poll hands on: some milliseconds of work.
+/// The maximum number of records in one poll: some milliseconds of work.
 const BATCH: usize = 4096;
 
-/// Up to where the kernel's log has been handed on.
+/// The position in the kernel log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Position {
-    /// In which boot.
+pub struct KmsgPosition {
+    /// The boot ID.
     pub boot: String,
     /// The number of the next record.
     pub next: u64,
 }
 
-/// Why the kernel's log cannot be read.
+/// Why the kernel log cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum KmsgError {
-    /// The device cannot be opened.
     #[error("failed to open {path}")]
-    Open {
-        /// Its path.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The boot id cannot be read.
+    Open { path: PathBuf, source: io::Error },
     #[error("failed to read the boot id from {path}")]
-    Boot {
-        /// Its path.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The device is open, but does not read.
+    Boot { path: PathBuf, source: io::Error },
+    /// The device was opened, but reading failed.
     #[error("failed to read the kernel's log")]
     Read(#[source] io::Error),
 }
 
-/// The kernel's log.
+/// A reader of the kernel log.
 #[derive(Debug)]
 pub struct Kmsg {
     device: fs::File,
     boot: String,
-    /// The first record that an earlier run has not handed on; none on a first start.
+    /// The first record that an earlier run did not emit; `None` at the first start.
     resume: Option<u64>,
-    /// The number that the device's next record should have; none before the first.
+    /// The expected number of the next record; `None` before the first.
     next: Option<u64>,
-    /// When everything had been read: what comes later was written later.
+    /// The time when everything was read; later records were written after it.
     drained: Option<Timestamp>,
-    /// A line to which more may follow.
-    open: Option<Line<'static>>,
+    /// A line that the next record may continue.
+    open: Option<LogLine<'static>>,
     buffer: Box<[u8]>,
 }
 
 impl Kmsg {
-    /// Opens the device under `root`, after `position` if that was in this boot.
+    /// Opens the device under `root`, after `position` if it is of this boot.
     ///
     /// # Errors
     ///
-    /// When the device or the boot id cannot be read: not the root user, or a container without the device.
-    pub fn open(root: &Path, position: Option<&Position>) -> Result<Self, KmsgError> {
+    /// If the device or the boot ID cannot be read: not root, or a container without the device.
+    pub fn open(root: &Path, position: Option<&KmsgPosition>) -> Result<Self, KmsgError> {
         let path = root.join("proc/sys/kernel/random/boot_id");
         let boot = fs::read_to_string(&path).map_err(|source| KmsgError::Boot { path, source })?;
         let path = root.join("dev/kmsg");
-        // Without NONBLOCK a read at the end would wait, and hold up whoever else this thread serves.
+        // Without NONBLOCK a read at the end would block the other sources of this thread.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let device = rustix::fs::open(&path, flags, Mode::empty())
             .map_err(|errno| KmsgError::Open { path, source: errno.into() })?;
         Ok(Self::new(device, boot.trim().to_owned(), position))
     }
 
-    /// Reads from anything that gives one record a read and never waits.
-    fn new(device: OwnedFd, boot: String, position: Option<&Position>) -> Self {
+    /// Reads from a file descriptor that returns one record a read and never blocks.
+    fn new(device: OwnedFd, boot: String, position: Option<&KmsgPosition>) -> Self {
         let resume = position.filter(|position| position.boot == boot).map(|position| position.next);
         Self {
             device: device.into(),
@@ -111,26 +99,26 @@ impl Kmsg {
         }
     }
 
-    /// Up to where it has been handed on.
-    pub fn position(&self) -> Position {
-        Position { boot: self.boot.clone(), next: self.next.max(self.resume).unwrap_or(0) }
+    /// The current position.
+    pub fn position(&self) -> KmsgPosition {
+        KmsgPosition { boot: self.boot.clone(), next: self.next.max(self.resume).unwrap_or(0) }
     }
 
-    /// Hands on what is there, a batch at most.
+    /// Emits new records, at most a batch.
     ///
     /// # Errors
     ///
-    /// When the device fails; it should then be opened anew, after [`Self::position`].
+    /// If the device fails. It should then be reopened at [`Self::position`].
     pub fn poll(
         &mut self,
         clocks: &Clocks,
         emit: &mut impl FnMut(Signal<'_>),
     ) -> Result<Progress, KmsgError> {
-        // Moved out and back, so that a record can lie in it while the rest changes.
+        // Moved out and back, so that a record can borrow from it while `self` changes.
         let mut buffer = mem::take(&mut self.buffer);
         let progress = self.read_batch(&mut buffer, clocks, emit);
         self.buffer = buffer;
-        // What is still open waits no longer than the batch: nobody says whether more will follow.
+        // An open line is emitted after the batch, because it is unknown whether it will be continued.
         self.close(emit);
         if let Ok(Progress::Drained) = progress {
             self.drained = Some(clocks.wall);
@@ -149,15 +137,15 @@ impl Kmsg {
                 Ok(0) => return Ok(Progress::Drained),
                 Ok(length) => match parse(&buffer[..length]) {
                     Ok(record) => self.take(record, clocks, emit),
-                    Err(_) => self.pass_over(clocks, emit),
+                    Err(_) => self.skip_record(clocks, emit),
                 },
                 Err(error) => match Errno::from_io_error(&error) {
                     Some(Errno::AGAIN) => return Ok(Progress::Drained),
-                    // After EPIPE the next read gives the oldest record left, and its number says how many
-                    // are missing.
+                    // After EPIPE the next read returns the oldest record left; its number shows how many are
+                    // missing.
                     Some(Errno::INTR | Errno::PIPE) => {}
-                    // Longer than the buffer: the kernel has stepped over it.
-                    Some(Errno::INVAL) => self.pass_over(clocks, emit),
+                    // Longer than the buffer: the kernel skipped it.
+                    Some(Errno::INVAL) => self.skip_record(clocks, emit),
                     _ => return Err(KmsgError::Read(error)),
                 },
             }
@@ -165,16 +153,16 @@ impl Kmsg {
         Ok(Progress::More)
     }
 
-    fn take(&mut self, record: Record<'_>, clocks: &Clocks, emit: &mut impl FnMut(Signal<'_>)) {
+    fn take(&mut self, record: KernelRecord<'_>, clocks: &Clocks, emit: &mut impl FnMut(Signal<'_>)) {
         let expected = self.next.max(self.resume);
         self.next = Some(record.seq.saturating_add(1));
         match expected {
             Some(expected) if record.seq < expected => return,
             Some(expected) if record.seq > expected => {
                 self.close(emit);
-                emit(notice(clocks, Flaw::Lost(Some(record.seq - expected))));
+                emit(notice(clocks, Gap::Lost(Some(record.seq - expected))));
             }
-            None if record.seq > 0 => emit(notice(clocks, Flaw::Turned(record.seq))),
+            None if record.seq > 0 => emit(notice(clocks, Gap::Wrapped(record.seq))),
             Some(_) | None => {}
         }
         let origin = Origin::Kernel { facility: record.facility, level: record.level };
@@ -185,25 +173,25 @@ impl Kmsg {
             let piece = &record.text[..record.text.floor_char_boundary(room)];
             open.text.to_mut().push_str(piece);
             if piece.len() < record.text.len() {
-                emit(notice(clocks, Flaw::Cut));
+                emit(notice(clocks, Gap::Truncated));
             }
             return;
         }
         self.close(emit);
         let at = written_at(record.up, clocks, self.drained);
         if record.fragment == Fragment::Whole {
-            emit(Signal::Line(Line { origin, at, text: record.text }));
+            emit(Signal::Line(LogLine { origin, at, text: record.text }));
         } else {
-            self.open = Some(Line { origin, at, text: Cow::Owned(record.text.into_owned()) });
+            self.open = Some(LogLine { origin, at, text: Cow::Owned(record.text.into_owned()) });
         }
     }
 
-    /// Counts a record that cannot be read. It has taken a number all the same.
-    fn pass_over(&mut self, clocks: &Clocks, emit: &mut impl FnMut(Signal<'_>)) {
+    /// Counts an unreadable record, which has a sequence number as well.
+    fn skip_record(&mut self, clocks: &Clocks, emit: &mut impl FnMut(Signal<'_>)) {
         let seen_before = self.next < self.resume;
         self.next = self.next.map(|next| next.saturating_add(1));
         if !seen_before {
-            emit(notice(clocks, Flaw::Unreadable(1)));
+            emit(notice(clocks, Gap::Unreadable(1)));
         }
     }
 
@@ -215,20 +203,20 @@ impl Kmsg {
 }
 
 impl AsFd for Kmsg {
-    /// Readable when a record is there, for `poll(2)`.
+    /// Readable when a record is available, for `poll(2)`.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.device.as_fd()
     }
 }
 
-fn notice(clocks: &Clocks, flaw: Flaw) -> Signal<'static> {
-    Signal::Notice(Notice { log: Log::Kernel, at: clocks.wall, flaw })
+fn notice(clocks: &Clocks, gap: Gap) -> Signal<'static> {
+    Signal::GapNotice(GapNotice { log: LogKind::Kernel, at: clocks.wall, gap })
 }
 
-/// When a record was written, by the wall clock.
+/// The wall time of a record.
 ///
-/// The kernel stamps its records with a clock that nobody disciplines: after weeks it is off by minutes. What
-/// was not there at the last look was written since, whatever its stamp says, and nothing is from the future.
+/// The kernel's timestamps are from a clock that is not synchronized and drifts by minutes within weeks. A record
+/// that was not there at the last poll was written since, and no record is from the future.
 fn written_at(up: SignedDuration, clocks: &Clocks, drained: Option<Timestamp>) -> Timestamp {
     let at = clocks.wall_at(up);
     drained.map_or(at, |drained| at.max(drained)).min(clocks.wall)

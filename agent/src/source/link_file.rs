@@ -1,8 +1,8 @@
-//! Turns systemd's `.link` files into the policy by which the addresses of a pod's interface are set.
+//! Finds systemd's `MACAddressPolicy` for pod interfaces, from its `.link` files.
 //!
-//! systemd.link(5): of all files, by their names and whatever folder they lie in, the first that matches an interface
-//! counts, with what lies in the folder of its name and `.d`; a file in an earlier folder hides its namesakes in later
-//! ones, and an empty one, or a link to /dev/null, hides them altogether.
+//! By systemd.link(5), the first file by name that matches the interface applies, in whatever directory it is,
+//! together with the drop-ins in the directory with its name and `.d`. A file in an earlier directory hides those
+//! with the same name in later ones. An empty file, or a link to /dev/null, masks them.
 
 use std::{collections::BTreeMap, io, path::Path};
 
@@ -10,68 +10,64 @@ use regex::Regex;
 
 use super::host;
 
-const FOLDERS: [&str; 4] = [
+const DIRECTORIES: [&str; 4] = [
     "/etc/systemd/network",
     "/run/systemd/network",
     "/usr/local/lib/systemd/network",
     "/usr/lib/systemd/network",
 ];
-/// The last one has systemd's own files: where it can't be seen, nothing is known.
-const OWN: &str = FOLDERS[3];
+/// The directory of systemd's own files: if it is not visible, the policy is unknown.
+const OWN: &str = DIRECTORIES[3];
 const MAX_FILE: u64 = 64 * 1024;
 
-/// An interface, as far as files match by it.
+/// The properties of an interface that files match.
 #[derive(Debug, Clone, Copy)]
-pub struct Interface<'a> {
-    /// The name that the kernel gave it.
+pub struct LinkInterface<'a> {
+    /// The name that the kernel assigned.
     pub name: &'a str,
-    /// Its driver, which is its kind as well for a virtual one.
+    /// The driver; for a virtual interface also its kind.
     pub driver: &'a str,
 }
 
-/// What the files say of an interface.
+/// The settings that apply to an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Policy {
-    /// The file that counts, by its name.
+pub struct LinkPolicy {
+    /// The path of the file that applies.
     pub file: String,
-    /// Its `MACAddressPolicy`; without one, addresses stay as they are.
+    /// The file's `MACAddressPolicy`; without one, addresses are not changed.
     pub mac_address: Option<String>,
 }
 
-/// Why the policy can't be known.
+/// Why the policy is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkFileError {
-    /// A file can't be read.
     #[error("failed to read {path}")]
     Read {
-        /// Which.
         path: String,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// Whether a file matches depends on something that is not looked at.
+    /// A file matches by a property that is not evaluated.
     #[error("{file} matches by {key}")]
     Match {
-        /// Which.
         file: String,
-        /// By what.
+        /// The key in the `[Match]` section.
         key: String,
     },
 }
 
-/// The settings of one file and its drop-ins.
+/// The settings of a file and its drop-ins.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Settings {
+struct LinkSettings {
     matches: BTreeMap<String, Vec<String>>,
     mac_address: Option<String>,
 }
 
-/// The policy for an interface; none if no file matches it.
-pub fn policy(root: &Path, interface: Interface<'_>) -> Result<Option<Policy>, LinkFileError> {
+/// The policy of an interface; `None` if no file matches it.
+pub fn policy(root: &Path, interface: LinkInterface<'_>) -> Result<Option<LinkPolicy>, LinkFileError> {
     host::names(root, OWN).map_err(|source| LinkFileError::Read { path: OWN.to_owned(), source })?;
-    for (name, path) in files(root, &FOLDERS.map(str::to_owned), ".link")? {
-        let mut settings = Settings::default();
+    for (name, path) in files(root, &DIRECTORIES.map(str::to_owned), ".link")? {
+        let mut settings = LinkSettings::default();
         if is_masked(root, &path) {
             continue;
         }
@@ -80,14 +76,14 @@ pub fn policy(root: &Path, interface: Interface<'_>) -> Result<Option<Policy>, L
             continue;
         }
         settings.take(&text);
-        let folders = FOLDERS.map(|folder| format!("{folder}/{name}.d"));
-        for (_, path) in files(root, &folders, ".conf")? {
+        let directories = DIRECTORIES.map(|directory| format!("{directory}/{name}.d"));
+        for (_, path) in files(root, &directories, ".conf")? {
             if !is_masked(root, &path) {
                 settings.take(&read(root, &path)?);
             }
         }
         match settings.is_for(interface) {
-            Ok(true) => return Ok(Some(Policy { file: path, mac_address: settings.mac_address })),
+            Ok(true) => return Ok(Some(LinkPolicy { file: path, mac_address: settings.mac_address })),
             Ok(false) => {}
             Err(key) => return Err(LinkFileError::Match { file: path, key }),
         }
@@ -95,17 +91,18 @@ pub fn policy(root: &Path, interface: Interface<'_>) -> Result<Option<Policy>, L
     Ok(None)
 }
 
-/// The files of that ending in some folders, by name: of namesakes the one in the earliest folder.
-fn files(root: &Path, folders: &[String], end: &str) -> Result<BTreeMap<String, String>, LinkFileError> {
+/// The files with this ending in several directories, by name. Of files with the same name, the one in the earliest
+/// directory.
+fn files(root: &Path, directories: &[String], end: &str) -> Result<BTreeMap<String, String>, LinkFileError> {
     let mut files = BTreeMap::new();
-    for folder in folders {
-        let names = match host::names(root, folder) {
+    for directory in directories {
+        let names = match host::names(root, directory) {
             Ok(names) => names,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(source) => return Err(LinkFileError::Read { path: folder.clone(), source }),
+            Err(source) => return Err(LinkFileError::Read { path: directory.clone(), source }),
         };
         for name in names.into_iter().filter(|name| name.ends_with(end)) {
-            let path = format!("{folder}/{name}");
+            let path = format!("{directory}/{name}");
             files.entry(name).or_insert(path);
         }
     }
@@ -122,7 +119,7 @@ fn read(root: &Path, path: &str) -> Result<String, LinkFileError> {
 }
 
 impl LinkFileError {
-    /// Says it with its cause in one clause.
+    /// The error with its source, as a clause.
     pub fn clause(&self) -> String {
         match self {
             Self::Read { source, .. } => format!("{self}: {source}"),
@@ -131,8 +128,8 @@ impl LinkFileError {
     }
 }
 
-impl Settings {
-    /// Adds what a file says.
+impl LinkSettings {
+    /// Adds the settings of a file.
     fn take(&mut self, text: &str) {
         let text = text.replace("\\\n", " ");
         let mut section = "";
@@ -146,7 +143,7 @@ impl Settings {
             match (section, key) {
                 ("Match", key) => {
                     let values = self.matches.entry(key.to_owned()).or_default();
-                    // An empty value takes back what was said before.
+                    // An empty value resets the key.
                     if value.is_empty() {
                         values.clear();
                     }
@@ -155,7 +152,7 @@ impl Settings {
                 ("Link", "MACAddressPolicy") => match value {
                     "" => self.mac_address = None,
                     "none" | "persistent" | "random" => self.mac_address = Some(value.to_owned()),
-                    // Another word is passed over, as systemd does.
+                    // An invalid value is ignored, as in systemd.
                     _ => {}
                 },
                 _ => {}
@@ -163,8 +160,9 @@ impl Settings {
         }
     }
 
-    /// Whether they are for an interface; the key that is not looked at, if it depends on one.
-    fn is_for(&self, interface: Interface<'_>) -> Result<bool, String> {
+    /// Whether the settings match an interface; an error with the key if it depends on a property that is not
+    /// evaluated.
+    fn is_for(&self, interface: LinkInterface<'_>) -> Result<bool, String> {
         let mut unknown = None;
         let mut any = false;
         for (key, patterns) in self.matches.iter().filter(|(_, patterns)| !patterns.is_empty()) {
@@ -173,7 +171,7 @@ impl Settings {
                 "OriginalName" => interface.name,
                 "Driver" | "Kind" => interface.driver,
                 "Type" => "ether",
-                // A pod's interface lies on no bus, and has an address that was made up a moment ago.
+                // A pod's interface is on no bus, and its MAC address is generated.
                 "Path" | "PermanentMACAddress" | "MACAddress" => "",
                 key => {
                     unknown = unknown.or(Some(key.to_owned()));
@@ -186,20 +184,20 @@ impl Settings {
         }
         match unknown {
             Some(key) => Err(key),
-            // A file that says nothing of what it matches is passed over.
+            // A file without matches is ignored.
             None => Ok(any),
         }
     }
 }
 
-/// Whether a text is as one of the patterns says, or, if the first begins with `!`, as none does; none if a pattern
-/// is none.
+/// Whether a text matches one of the patterns, or none of them if the first starts with `!`; `None` if a pattern is
+/// invalid.
 fn matches_any(patterns: &[String], text: &str) -> Option<bool> {
     let mut inverted = false;
     let mut found = false;
-    for (place, pattern) in patterns.iter().enumerate() {
+    for (index, pattern) in patterns.iter().enumerate() {
         let pattern = match pattern.strip_prefix('!') {
-            Some(rest) if place == 0 => {
+            Some(rest) if index == 0 => {
                 inverted = true;
                 rest
             }
@@ -210,7 +208,7 @@ fn matches_any(patterns: &[String], text: &str) -> Option<bool> {
     Some(found != inverted)
 }
 
-/// glob(7) as a regular expression.
+/// Converts a glob(7) pattern to a regular expression.
 fn shell_pattern(pattern: &str) -> Option<Regex> {
     let mut expression = String::from(r"^(?s:");
     let mut characters = pattern.chars();
@@ -222,7 +220,7 @@ fn shell_pattern(pattern: &str) -> Option<Regex> {
                 let (class, rest) = characters.as_str().split_once(']')?;
                 let class =
                     class.strip_prefix('!').map_or_else(|| class.to_owned(), |rest| format!("^{rest}"));
-                // What else means something within a class of regular expressions.
+                // Characters with a special meaning in a character class are removed.
                 expression.push_str(&format!("[{}]", class.replace(['[', '\\', '&', '~'], "")));
                 characters = rest.chars();
             }
@@ -239,16 +237,16 @@ mod tests {
 
     use super::*;
 
-    const POD: Interface<'_> = Interface { name: "eni0123456789a", driver: "veth" };
+    const POD: LinkInterface<'_> = LinkInterface { name: "eni0123456789a", driver: "veth" };
     const DEFAULT: &str = "[Match]\nOriginalName=*\n\n[Link]\nNamePolicy=keep kernel database onboard slot path\n\
                            AlternativeNamesPolicy=database onboard slot path\nMACAddressPolicy=persistent\n";
 
-    struct Node(tempfile::TempDir);
+    struct LinkNode(tempfile::TempDir);
 
-    impl Node {
+    impl LinkNode {
         fn new(files: &[(&str, &str)]) -> Self {
-            let node = Self(tempfile::tempdir().expect("a folder"));
-            fs::create_dir_all(node.0.path().join("usr/lib/systemd/network")).expect("a folder");
+            let node = Self(tempfile::tempdir().expect("a directory"));
+            fs::create_dir_all(node.0.path().join("usr/lib/systemd/network")).expect("a directory");
             for (path, text) in files {
                 node.write(path, text);
             }
@@ -257,7 +255,7 @@ mod tests {
 
         fn write(&self, path: &str, text: &str) {
             let path = self.0.path().join(path);
-            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
             fs::write(path, text).expect("a file");
         }
 
@@ -287,7 +285,7 @@ mod tests {
             ),
             (&[(USR, DEFAULT), ("etc/systemd/network/99-default.link", "")], None, "masked"),
             (&[(USR, "[Link]\nMACAddressPolicy=persistent\n")], None, "matches nothing"),
-            (&[(USR, "[Match]\nOriginalName=*\n")], None, "says nothing"),
+            (&[(USR, "[Match]\nOriginalName=*\n")], None, "no setting"),
             (
                 &[
                     (USR, DEFAULT),
@@ -306,19 +304,19 @@ mod tests {
                 "an empty one, which hides its namesake",
             ),
         ] {
-            assert_eq!(Node::new(files).policy(), Ok(expected.map(str::to_owned)), "{why}");
+            assert_eq!(LinkNode::new(files).policy(), Ok(expected.map(str::to_owned)), "{why}");
         }
     }
 
     #[test]
     fn a_link_to_nothing_masks() {
-        let node = Node::new(&[(USR, DEFAULT), ("etc/systemd/network/README", "")]);
+        let node = LinkNode::new(&[(USR, DEFAULT), ("etc/systemd/network/README", "")]);
         symlink("/dev/null", node.0.path().join("etc/systemd/network/99-default.link")).expect("a link");
         assert_eq!(node.policy(), Ok(None));
     }
 
     #[test]
-    fn what_a_file_matches_is_seen_as_systemd_sees_it() {
+    fn a_file_matches_as_in_systemd() {
         for (matching, expected) in [
             ("OriginalName=eni*", Ok(true)),
             ("OriginalName=en[a-j]*", Ok(true)),
@@ -345,25 +343,25 @@ mod tests {
             ("", Ok(false)),
             ("OriginalName=", Ok(false)),
         ] {
-            let mut settings = Settings::default();
+            let mut settings = LinkSettings::default();
             settings.take(&format!("[Match]\n{matching}\n"));
             assert_eq!(settings.is_for(POD), expected.map_err(str::to_owned), "{matching}");
         }
     }
 
     #[test]
-    fn a_file_that_can_not_be_judged_says_why() {
-        let node = Node::new(&[(USR, "[Match]\nVirtualization=kvm\n")]);
+    fn a_file_that_cannot_be_evaluated_is_an_error() {
+        let node = LinkNode::new(&[(USR, "[Match]\nVirtualization=kvm\n")]);
         assert_eq!(node.policy(), Err(format!("/{USR} matches by Virtualization")));
-        let node = Node::new(&[(USR, &"x".repeat(70_000))]);
+        let node = LinkNode::new(&[(USR, &"x".repeat(70_000))]);
         assert!(node.policy().is_err_and(|why| why.contains("longer than")));
-        fs::remove_dir_all(node.0.path().join("usr")).expect("no folder");
+        fs::remove_dir_all(node.0.path().join("usr")).expect("a removed directory");
         assert!(node.policy().is_err(), "systemd's own files are out of sight");
     }
 
     #[test]
-    fn a_word_that_is_no_policy_is_passed_over() {
-        let mut settings = Settings::default();
+    fn an_invalid_policy_is_ignored() {
+        let mut settings = LinkSettings::default();
         settings.take("[Link]\nMACAddressPolicy=persistent\nMACAddressPolicy=sometimes\n[Other]\nMACAddressPolicy=none\n");
         assert_eq!(settings.mac_address.as_deref(), Some("persistent"));
         settings.take("[Link\nMACAddressPolicy=none\n=\n[Link]\n=none\n");

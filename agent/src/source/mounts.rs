@@ -1,7 +1,7 @@
-//! Turns the kernel's table of the host's mounts into mounts.
+//! Reads the host's mount table.
 //!
-//! It is read from process 1: the agent's own table shows a container's mounts, read-only ones of what the host mounts
-//! to be written.
+//! It is read from process 1. The agent's own table has the container's mounts, some of which are read-only although
+//! the host's are writable.
 
 use std::{
     ffi::OsString,
@@ -14,9 +14,9 @@ use std::{
 /// A node has some dozens of mounts of its own and some hundreds of its pods'.
 const MAX_MOUNTS: usize = 65_536;
 const MAX_BYTES: u64 = 32 * 1024 * 1024;
-/// What stands in the path of a mount that belongs to a pod. On nodes with local disks the kubelet's folder is mounted
-/// from one of them, and each pod's volume shows twice: below `/var/lib/kubelet` and below the disk.
-const PODS_FOLDERS: [&str; 6] = [
+/// Parts of the paths of mounts that belong to pods. On nodes with local disks the kubelet's directory is mounted
+/// from a disk, so each pod's volume appears twice: below `/var/lib/kubelet` and below the disk's mount point.
+const POD_DIRECTORIES: [&str; 6] = [
     "/kubelet/pods/",
     "/kubelet/plugins/",
     "/run/containerd/",
@@ -25,27 +25,27 @@ const PODS_FOLDERS: [&str; 6] = [
     "/run/netns/",
 ];
 
-/// A line of the table, as
-/// [proc_pid_mountinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html) describes it.
+/// A line of the table, as [proc_pid_mountinfo(5)](https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html)
+/// describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mount<'a> {
-    /// It tells this mount from others for as long as it is mounted.
+    /// The mount ID, unique while it is mounted.
     pub id: &'a str,
     /// `major:minor` of the filesystem's device.
     pub number: &'a str,
-    /// Where it is mounted, with some characters escaped.
+    /// The mount point, with some characters escaped.
     pub point: &'a str,
-    /// How this mount was asked for.
+    /// The options of this mount.
     pub options: &'a str,
     /// The filesystem's type.
     pub kind: &'a str,
-    /// What is mounted.
+    /// The source of the mount, such as a device.
     pub source: &'a str,
-    /// How the filesystem itself is, however often it is mounted.
+    /// The options of the filesystem, shared by all its mounts.
     pub superblock: &'a str,
 }
 
-/// The host's table as it stands. A name that is no UTF-8 spoils nobody else's line.
+/// Reads the host's table. Invalid UTF-8 in one line does not affect the others.
 pub fn read(root: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     File::open(root.join("proc/1/mountinfo"))?.take(MAX_BYTES).read_to_end(&mut bytes)?;
@@ -53,7 +53,7 @@ pub fn read(root: &Path) -> io::Result<String> {
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
-/// The mounts of a table, in the order in which they were made; lines that can't be read are passed over.
+/// Parses a table, in the order in which the mounts were created. Lines that cannot be parsed are skipped.
 pub fn parse(table: &str) -> impl Iterator<Item = Mount<'_>> {
     table.lines().take(MAX_MOUNTS).filter_map(parse_line)
 }
@@ -69,24 +69,23 @@ fn parse_line(line: &str) -> Option<Mount<'_>> {
 }
 
 impl Mount<'_> {
-    /// Whether it belongs to a pod, not to the host.
+    /// Whether it belongs to a pod.
     pub fn is_of_a_pod(&self) -> bool {
-        PODS_FOLDERS.iter().any(|folder| self.point.contains(folder))
+        POD_DIRECTORIES.iter().any(|directory| self.point.contains(directory))
     }
 
-    /// The disk or partition below, as the kernel's log calls it; none for what needs no disk and for files that are
-    /// mounted as disks.
+    /// The block device by its name in the kernel log; `None` without a device, or for a loop device.
     pub fn device(&self) -> Option<String> {
         let device = self.source.strip_prefix("/dev/")?;
         if device.starts_with("mapper/") {
-            // The table gives the path of a device-mapper volume; the log gives its number.
+            // The table has the path of a device-mapper volume, the log has its number.
             let (major, minor) = self.number.split_once(':')?;
             return (major != "0").then(|| format!("dm-{minor}"));
         }
         (!device.starts_with("loop")).then(|| device.to_owned())
     }
 
-    /// Where it is mounted.
+    /// The mount point with escapes decoded.
     pub fn path(&self) -> PathBuf {
         let mut bytes = Vec::with_capacity(self.point.len());
         let mut rest = self.point.as_bytes();
@@ -104,12 +103,12 @@ impl Mount<'_> {
         PathBuf::from(OsString::from_vec(bytes))
     }
 
-    /// Whether this mount can't be written through.
+    /// Whether this mount is read-only.
     pub fn is_read_only(&self) -> bool {
         has(self.options, "ro")
     }
 
-    /// Whether the filesystem says this of itself.
+    /// Whether the filesystem has this option.
     pub fn superblock_has(&self, option: &str) -> bool {
         has(self.superblock, option)
     }
@@ -126,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_read_whatever_optional_fields_it_has() {
+    fn a_line_is_parsed_with_any_optional_fields() {
         for fields in ["", "shared:1 ", "shared:1 master:2 propagate_from:3 "] {
             let line =
                 format!("22 1 259:1 / /a\\040b rw,noatime {fields}- xfs /dev/nvme0n1p1 ro,attr2,inode64");
@@ -155,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_of_a_pod_is_one_below_the_disk_that_carries_the_kubelets_folder_too() {
+    fn a_mount_below_the_disk_of_the_kubelets_directory_is_a_pods_volume_too() {
         let is_of_a_pod = |point: &str| {
             let line = format!("22 1 259:1 / {point} rw - ext4 /dev/nvme2n1 rw");
             parse_line(&line).expect("a mount").is_of_a_pod()
@@ -175,8 +174,8 @@ mod tests {
 
     #[test]
     fn a_name_that_is_no_text_hides_no_other_mount() {
-        let root = tempfile::tempdir().expect("a folder");
-        fs::create_dir_all(root.path().join("proc/1")).expect("a folder");
+        let root = tempfile::tempdir().expect("a directory");
+        fs::create_dir_all(root.path().join("proc/1")).expect("a directory");
         let table = b"21 1 8:1 / /\xff rw - ext4 /dev/sda1 rw\n22 1 8:2 / / rw - ext4 /dev/sda2 rw\n";
         fs::write(root.path().join("proc/1/mountinfo"), table).expect("written");
         assert_eq!(parse(&read(root.path()).expect("a table")).count(), 2);

@@ -1,7 +1,7 @@
-//! Turns requests to the kernel's networking into streams of decoded messages.
+//! Reads the kernel's network state over netlink.
 //!
-//! Netlink speaks for the network namespace that the agent runs in, where sysfs speaks for the one that it was mounted
-//! in; and it needs no tool of the host's. Everything asked for here is a dump: nothing is ever changed.
+//! Netlink shows the network namespace that the agent runs in, whereas sysfs shows the one that it was mounted in,
+//! and it needs no tool on the host. All requests are dumps: nothing is changed.
 
 pub mod message;
 pub mod route;
@@ -13,15 +13,15 @@ use rustix::net::{
     recv, sendto, socket_with, sockopt,
 };
 
-use self::message::{Message, messages};
+use self::message::{NetlinkMessage, messages};
 
-/// The kernel fills at most this much per read of a dump.
+/// The kernel returns at most this much in one read of a dump.
 const BUFFER: usize = 64 * 1024;
-/// A dump of a node with tens of thousands of services stays far below.
+/// The dump of a node with tens of thousands of services is far below this.
 const MAX_DUMP_BYTES: usize = 128 * 1024 * 1024;
-/// A dump that something changed under it is taken again so often.
+/// How often a dump is repeated if the state changed during it.
 const ATTEMPTS: usize = 4;
-/// The kernel answers at once or not at all.
+/// The kernel responds immediately or not at all.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 const NLM_F_REQUEST: u16 = 0x01;
@@ -30,67 +30,66 @@ const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
-/// Which part of the kernel is asked.
+/// A netlink protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// Interfaces, rules and routes.
+pub enum NetlinkFamily {
+    /// Interfaces, routing rules and routes.
     Route,
     /// nftables.
     Netfilter,
 }
 
-/// Why a dump can't be had.
+/// Why a dump failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
-    /// The kernel refused, or the socket failed.
+    /// The kernel returned an error, or the socket failed.
     #[error("failed to read {what} from the kernel")]
     Io {
-        /// What was asked for.
+        /// What was requested.
         what: &'static str,
-        /// Why.
         #[source]
         source: io::Error,
     },
-    /// It went on and on.
+    /// The dump exceeded `MAX_DUMP_BYTES`.
     #[error("failed to read {what} from the kernel: more than {MAX_DUMP_BYTES} bytes")]
     TooLong {
-        /// What was asked for.
+        /// What was requested.
         what: &'static str,
     },
-    /// It changed during each attempt.
+    /// The state changed during each attempt.
     #[error("failed to read {what} from the kernel: it changed during each of {ATTEMPTS} attempts")]
-    Restless {
-        /// What was asked for.
+    Changing {
+        /// What was requested.
         what: &'static str,
     },
 }
 
 impl NetlinkError {
-    /// The error number, if it was the kernel that refused.
-    pub fn refusal(&self) -> Option<i32> {
+    /// The error number that the kernel returned.
+    pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Io { source, .. } => source.raw_os_error(),
-            Self::TooLong { .. } | Self::Restless { .. } => None,
+            Self::TooLong { .. } | Self::Changing { .. } => None,
         }
     }
 
-    /// Says it with its cause in one clause.
+    /// The error with its source, as a clause.
     pub fn clause(&self) -> String {
         match self {
             Self::Io { source, .. } => format!("{self}: {source}"),
-            Self::TooLong { .. } | Self::Restless { .. } => self.to_string(),
+            Self::TooLong { .. } | Self::Changing { .. } => self.to_string(),
         }
     }
 }
 
-/// Asks for everything of one kind and hands each message on; starts anew with a fresh `T` when the kernel says that
-/// what it had told so far no longer holds together.
+/// Requests all objects of one kind and passes each message to `take`. If the kernel reports that the state changed
+/// during the dump, it starts again with a new `T`.
 pub fn dump<T: Default>(
-    family: Family,
+    family: NetlinkFamily,
     kind: u16,
     header: &[u8],
     what: &'static str,
-    mut take: impl FnMut(&mut T, &Message<'_>),
+    mut take: impl FnMut(&mut T, &NetlinkMessage<'_>),
 ) -> Result<T, NetlinkError> {
     for attempt in 1..=ATTEMPTS as u32 {
         let mut collected = T::default();
@@ -98,17 +97,17 @@ pub fn dump<T: Default>(
             return Ok(collected);
         }
     }
-    Err(NetlinkError::Restless { what })
+    Err(NetlinkError::Changing { what })
 }
 
-/// False if the dump was interrupted by a change.
+/// Returns false if a change interrupted the dump.
 fn dump_once(
-    family: Family,
+    family: NetlinkFamily,
     kind: u16,
     header: &[u8],
     what: &'static str,
     sequence: u32,
-    take: &mut dyn FnMut(&Message<'_>),
+    take: &mut dyn FnMut(&NetlinkMessage<'_>),
 ) -> Result<bool, NetlinkError> {
     let failed = |source: io::Error| NetlinkError::Io { what, source };
     let socket = open(family).map_err(failed)?;
@@ -134,7 +133,7 @@ fn dump_once(
             }
         };
         if length == 0 || length > buffer.len() {
-            return Err(failed(io::Error::other("an answer that is empty or does not fit")));
+            return Err(failed(io::Error::other("a response that is empty or too long")));
         }
         total += length;
         if total > MAX_DUMP_BYTES {
@@ -146,12 +145,12 @@ fn dump_once(
             }
             whole &= message.flags & NLM_F_DUMP_INTR == 0;
             match message.kind {
-                // Both carry a negative error number, or zero.
+                // Both contain a negative error number, or zero.
                 NLMSG_ERROR | NLMSG_DONE => {
                     let number = message.payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
                     match number {
                         0 => return Ok(whole),
-                        // The set of rules changed: nftables says so as an error, not as a flag.
+                        // The rules changed: nftables reports it as an error, not as a flag.
                         number if -number == rustix::io::Errno::INTR.raw_os_error() => return Ok(false),
                         number => {
                             return Err(failed(io::Error::from_raw_os_error(number.saturating_neg())));
@@ -164,10 +163,10 @@ fn dump_once(
     }
 }
 
-fn open(family: Family) -> io::Result<OwnedFd> {
+fn open(family: NetlinkFamily) -> io::Result<OwnedFd> {
     let protocol = match family {
-        Family::Route => None,
-        Family::Netfilter => Some(netlink::NETFILTER),
+        NetlinkFamily::Route => None,
+        NetlinkFamily::Netfilter => Some(netlink::NETFILTER),
     };
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
     bind(&socket, &SocketAddrNetlink::new(0, 0))?;

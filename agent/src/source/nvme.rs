@@ -1,54 +1,54 @@
-//! Turns the log page in which an EBS volume counts into what it counted.
+//! Reads an EBS volume's performance counters from its NVMe log page.
 //!
-//! The page is described with
-//! [EBS detailed performance statistics](https://docs.aws.amazon.com/ebs/latest/userguide/nvme-detailed-performance-stats.html).
+//! The page is described in [EBS detailed performance
+//! statistics](https://docs.aws.amazon.com/ebs/latest/userguide/nvme-detailed-performance-stats.html).
 
 mod admin;
 
 use std::{fs::File, io, path::Path};
 
-/// The vendor's own page that holds the statistics.
+/// The vendor-specific log page with the statistics.
 const PAGE: u8 = 0xd0;
 const MAGIC: u32 = 0x3c23_b510;
-/// The page as a whole; latencies fill most of it.
+/// The size of the whole page, most of which are latency histograms.
 pub const PAGE_BYTES: usize = 4096;
 
-/// How long more was asked of a volume than it is to give, in microseconds since it was attached.
+/// How long limits were exceeded, in microseconds since the volume was attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Exceeded {
-    /// More operations a second than the volume has.
+pub struct ExceededLimits {
+    /// The volume's IOPS limit.
     pub volume_iops: u64,
-    /// More bytes a second than the volume has.
+    /// The volume's throughput limit.
     pub volume_throughput: u64,
-    /// More operations a second than the instance has for all its volumes.
+    /// The instance's IOPS limit for all its EBS volumes.
     pub instance_iops: u64,
-    /// More bytes a second than the instance has for all its volumes.
+    /// The instance's throughput limit for all its EBS volumes.
     pub instance_throughput: u64,
 }
 
-/// Why a volume's statistics can't be had.
+/// Why a volume's statistics are not available.
 #[derive(Debug, thiserror::Error)]
 pub enum NvmeError {
-    /// The device does not open, or the kernel refuses the command.
-    #[error("failed to ask the device")]
+    /// The device cannot be opened, or the kernel rejects the command.
+    #[error("failed to query the device")]
     Io(#[from] io::Error),
-    /// The device refuses the command.
-    #[error("the device answers with status {0:#x}")]
+    /// The device rejects the command.
+    #[error("the device returned status {0:#x}")]
     Status(u32),
-    /// What came is no such page.
-    #[error("the device's answer holds no EBS statistics")]
+    /// The page has no EBS statistics.
+    #[error("the device's response has no EBS statistics")]
     NoStatistics,
 }
 
-/// Asks a controller (`/dev/nvme0`).
-pub fn read(device: &Path) -> Result<Exceeded, NvmeError> {
+/// Reads the statistics of a controller (`/dev/nvme0`).
+pub fn read(device: &Path) -> Result<ExceededLimits, NvmeError> {
     let file = File::open(device)?;
     let page = admin::log_page(&file, PAGE)?;
     decode(&page[..]).ok_or(NvmeError::NoStatistics)
 }
 
-/// Reads a page; none if it is too short or not such a page.
-pub fn decode(page: &[u8]) -> Option<Exceeded> {
+/// Parses a page; `None` if it is too short or of another kind.
+pub fn decode(page: &[u8]) -> Option<ExceededLimits> {
     let number = |offset: usize| {
         let bytes = page.get(offset..)?.first_chunk()?;
         Some(u64::from_le_bytes(*bytes))
@@ -57,8 +57,8 @@ pub fn decode(page: &[u8]) -> Option<Exceeded> {
     if magic != MAGIC {
         return None;
     }
-    // Operations, bytes and times of what was read and written come before.
-    Some(Exceeded {
+    // Counters of operations, bytes and times precede these fields.
+    Some(ExceededLimits {
         volume_iops: number(56)?,
         volume_throughput: number(64)?,
         instance_iops: number(72)?,
@@ -70,7 +70,7 @@ pub fn decode(page: &[u8]) -> Option<Exceeded> {
 mod tests {
     use super::*;
 
-    /// Counts up from 1 in the page's order, from total reads to the queue's length.
+    /// Counts up from 1 in the page's order, from total reads to the queue length.
     fn page() -> Vec<u8> {
         let mut page = MAGIC.to_le_bytes().to_vec();
         page.extend([0; 4]);
@@ -80,9 +80,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_exceeded_are_the_four_numbers_before_the_queue() {
-        let exceeded =
-            Exceeded { volume_iops: 7, volume_throughput: 8, instance_iops: 9, instance_throughput: 10 };
+    fn the_exceeded_times_are_the_four_numbers_before_the_queue_length() {
+        let exceeded = ExceededLimits {
+            volume_iops: 7,
+            volume_throughput: 8,
+            instance_iops: 9,
+            instance_throughput: 10,
+        };
         assert_eq!(decode(&page()), Some(exceeded));
         assert_eq!(decode(&page()[..88]), Some(exceeded));
     }
@@ -93,14 +97,14 @@ mod tests {
             assert_eq!(decode(&page()[..length]), None, "{length} bytes");
         }
         assert_eq!(decode(&[0; PAGE_BYTES]), None);
-        // Local disks of an instance have the same page by another name.
+        // Instance store volumes have the same page with another signature.
         let mut local = page();
         local[..4].copy_from_slice(&0xec2c_0d7e_u32.to_le_bytes());
         assert_eq!(decode(&local), None);
     }
 
     #[test]
-    fn what_is_no_nvme_device_is_an_error() {
+    fn a_device_that_is_not_nvme_is_an_error() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         assert!(matches!(read(file.path()), Err(NvmeError::Io(_))));
         assert!(matches!(read(Path::new("/dev/null")), Err(NvmeError::Io(_))));

@@ -1,28 +1,28 @@
-//! Turns what NVIDIA's management library (NVML) says into the GPUs that slow themselves down.
+//! Reads GPU slowdowns from NVIDIA's management library (NVML).
 //!
-//! The library belongs to the host's driver. Loaded, it would keep the driver from being replaced, bring its own
-//! crashes, and may wait for a GPU that answers no more. So another process loads it: the agent's own program, started
-//! for one reading, that prints what it read and ends.
+//! The library belongs to the host's driver. If the agent loaded it, the driver could not be replaced, a crash of the
+//! library would be the agent's, and a call may block on a GPU that no longer responds. So a child process loads it:
+//! the agent's own binary, started for one reading, which prints the result and exits.
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// A GPU, as far as it is asked.
+/// The state of a GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Gpu {
-    /// Its address on the bus: `0000:10:00.0`.
+    /// The PCI address: `0000:10:00.0`.
     pub address: String,
-    /// Whether its hardware slows it down because it is too hot.
+    /// Whether the hardware reduces the clock because of the temperature.
     pub thermal_slowdown: bool,
-    /// Whether its hardware slows it down because the power supply asks for that.
+    /// Whether the hardware reduces the clock because of the power supply's brake signal.
     pub power_brake: bool,
 }
 
-/// Loads the library and asks it; a sentence where it can't be done. To be called in a process of its own.
+/// Loads the library and reads all GPUs; an error text if that fails. Call it in a child process.
 #[cfg(not(target_env = "musl"))]
-pub fn ask(library: &Path) -> Result<Vec<Gpu>, String> {
+pub fn read_gpus(library: &Path) -> Result<Vec<Gpu>, String> {
     use nvml_wrapper::{Nvml, bitmasks::device::ThrottleReasons, error::NvmlError};
 
     let read = || -> Result<Vec<Gpu>, NvmlError> {
@@ -32,11 +32,11 @@ pub fn ask(library: &Path) -> Result<Vec<Gpu>, String> {
             let device = nvml.device_by_index(number)?;
             let reasons = match device.current_throttle_reasons() {
                 Ok(reasons) => reasons,
-                // Some GPUs can't say. The others are asked all the same.
+                // Some GPUs do not support this query; the others are still read.
                 Err(NvmlError::NotSupported) => continue,
                 Err(error) => return Err(error),
             };
-            // A slowdown that names no cause is not counted: GPUs report it whenever their clocks change, too.
+            // A slowdown without a cause is ignored: GPUs also report it during clock changes.
             gpus.push(Gpu {
                 address: as_the_kernel_writes(&device.pci_info()?.bus_id),
                 thermal_slowdown: reasons.contains(ThrottleReasons::HW_THERMAL_SLOWDOWN),
@@ -48,13 +48,13 @@ pub fn ask(library: &Path) -> Result<Vec<Gpu>, String> {
     read().map_err(|error| error.to_string())
 }
 
-/// Says that it can't be loaded.
+/// A static binary cannot load the library.
 #[cfg(target_env = "musl")]
-pub fn ask(_: &Path) -> Result<Vec<Gpu>, String> {
-    Err("this program is static, and loads no library".to_owned())
+pub fn read_gpus(_: &Path) -> Result<Vec<Gpu>, String> {
+    Err("a static binary cannot load a library".to_owned())
 }
 
-/// The library writes `00000000:10:00.0`, the kernel four digits of domain, in lower case.
+/// The library writes `00000000:10:00.0`; the kernel writes a domain of four digits, in lower case.
 fn as_the_kernel_writes(address: &str) -> String {
     let address = address.to_ascii_lowercase();
     match address.split_once(':') {

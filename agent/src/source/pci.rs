@@ -1,6 +1,7 @@
-//! Turns sysfs into the functions of a vendor on the PCI bus.
+//! Reads a vendor's PCI functions from sysfs.
 //!
-//! A function that can't be read whole is an error, never one function less: a device that is missing costs the node.
+//! A function that cannot be read completely is an error, never a missing function: a missing device makes the node
+//! unhealthy.
 
 use std::{
     fs::{self, File},
@@ -9,49 +10,47 @@ use std::{
 };
 
 const DEVICES: &str = "sys/bus/pci/devices";
-/// No attribute of sysfs is longer than a page.
+/// A sysfs attribute is at most a page.
 const ATTRIBUTE_LIMIT: u64 = 4096;
 
-/// A function on the bus.
+/// A PCI function.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Function {
-    /// Its address, as the kernel writes it: `0000:00:1e.0`.
+pub struct PciFunction {
+    /// The address in the kernel's format: `0000:00:1e.0`.
     pub address: String,
-    /// Base class, subclass and interface.
+    /// Base class, subclass and programming interface.
     pub class: u32,
-    /// The driver that has it.
+    /// The driver that is bound to it.
     pub driver: Option<String>,
-    /// The one driver that may have it, where somebody said so (`driver_override`).
+    /// The only driver that may bind to it, if `driver_override` is set.
     pub reserved_for: Option<String>,
-    /// A slice of another function (SR-IOV), made by whoever configured it.
+    /// Whether it is a virtual function of another function (SR-IOV).
     pub is_virtual: bool,
 }
 
-impl Function {
-    /// Base class and subclass: what kind of device it is.
+impl PciFunction {
+    /// Base class and subclass, which are the kind of device.
     pub fn kind(&self) -> u16 {
         u16::try_from(self.class >> 8 & 0xffff).unwrap_or(0)
     }
 }
 
-/// Why the bus can't be read.
+/// Why the PCI bus cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum PciError {
-    /// Some file of it can't be.
     #[error("failed to read {path}: {source}")]
     Io {
-        /// Below the root.
+        /// The path below the root.
         path: String,
-        /// Why.
         source: io::Error,
     },
-    /// A bus without any device is one that is hidden: an instance's own network and disks lie on it.
-    #[error("the PCI bus shows no device at all")]
+    /// The bus has no devices, so it is hidden: an instance's own network and disks are on it.
+    #[error("the PCI bus has no devices")]
     Empty,
 }
 
-/// All functions of a vendor, by address.
-pub fn functions(root: &Path, vendor: u16) -> Result<Vec<Function>, PciError> {
+/// All functions of a vendor, sorted by address.
+pub fn functions(root: &Path, vendor: u16) -> Result<Vec<PciFunction>, PciError> {
     let entries = fs::read_dir(root.join(DEVICES)).and_then(Iterator::collect::<io::Result<Vec<_>>>);
     let entries = entries.map_err(|source| PciError::Io { path: DEVICES.to_owned(), source })?;
     if entries.is_empty() {
@@ -62,27 +61,27 @@ pub fn functions(root: &Path, vendor: u16) -> Result<Vec<Function>, PciError> {
         let address = entry.file_name().to_string_lossy().into_owned();
         let failed =
             |name: &str, source| PciError::Io { path: format!("{DEVICES}/{address}/{name}"), source };
-        let folder = entry.path();
+        let directory = entry.path();
         let number = |name: &str| {
-            let text = attribute(&folder.join(name)).map_err(|source| failed(name, source))?;
+            let text = attribute(&directory.join(name)).map_err(|source| failed(name, source))?;
             let number = text.strip_prefix("0x").and_then(|digits| u32::from_str_radix(digits, 16).ok());
             number.ok_or_else(|| failed(name, io::ErrorKind::InvalidData.into()))
         };
         if number("vendor")? != u32::from(vendor) {
             continue;
         }
-        let driver = match optional(fs::read_link(folder.join("driver"))) {
+        let driver = match optional(fs::read_link(directory.join("driver"))) {
             Ok(link) => link.and_then(|link| Some(link.file_name()?.to_string_lossy().into_owned())),
             Err(source) => return Err(failed("driver", source)),
         };
-        let reserved_for = optional(attribute(&folder.join("driver_override")))
+        let reserved_for = optional(attribute(&directory.join("driver_override")))
             .map_err(|source| failed("driver_override", source))?;
-        functions.push(Function {
+        functions.push(PciFunction {
             class: number("class")?,
             driver,
-            // The kernel prints a null pointer so.
+            // The kernel's text for a null pointer.
             reserved_for: reserved_for.filter(|name| !matches!(name.as_str(), "" | "(null)")),
-            is_virtual: fs::symlink_metadata(folder.join("physfn")).is_ok(),
+            is_virtual: fs::symlink_metadata(directory.join("physfn")).is_ok(),
             address,
         });
     }
@@ -90,12 +89,12 @@ pub fn functions(root: &Path, vendor: u16) -> Result<Vec<Function>, PciError> {
     Ok(functions)
 }
 
-/// A file of counters of a function's PCIe errors, such as `aer_dev_correctable`; none where the kernel keeps none.
+/// A file of a function's PCIe error counters, such as `aer_dev_correctable`; `None` if the kernel has none.
 pub fn counters(root: &Path, address: &str, name: &str) -> io::Result<Option<String>> {
     optional(attribute(&root.join(DEVICES).join(address).join(name)))
 }
 
-/// The text of a small file of the kernel's, such as an attribute of sysfs, without white space around it.
+/// The text of a small kernel file, such as a sysfs attribute, without surrounding whitespace.
 pub fn attribute(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(ATTRIBUTE_LIMIT).read_to_string(&mut text)?;
@@ -117,16 +116,16 @@ mod tests {
     use super::*;
 
     fn add(root: &Path, address: &str, vendor: &str, class: &str) -> std::path::PathBuf {
-        let folder = root.join(DEVICES).join(address);
-        fs::create_dir_all(&folder).expect("a folder");
-        fs::write(folder.join("vendor"), vendor).expect("a file");
-        fs::write(folder.join("class"), class).expect("a file");
-        folder
+        let directory = root.join(DEVICES).join(address);
+        fs::create_dir_all(&directory).expect("a directory");
+        fs::write(directory.join("vendor"), vendor).expect("a file");
+        fs::write(directory.join("class"), class).expect("a file");
+        directory
     }
 
     #[test]
     fn functions_of_the_vendor_are_read_with_their_driver() {
-        let root = tempfile::tempdir().expect("a folder");
+        let root = tempfile::tempdir().expect("a directory");
         add(root.path(), "0000:00:05.0", "0x1d0f\n", "0x020000\n");
         let free = add(root.path(), "0000:00:1f.0", "0x10de\n", "0x030200\n");
         fs::write(free.join("driver_override"), "(null)\n").expect("a file");
@@ -146,9 +145,9 @@ mod tests {
 
     #[test]
     fn a_bus_that_is_read_in_part_is_not_read() {
-        let root = tempfile::tempdir().expect("a folder");
+        let root = tempfile::tempdir().expect("a directory");
         assert!(matches!(functions(root.path(), 0x10de), Err(PciError::Io { .. })), "no bus");
-        fs::create_dir_all(root.path().join(DEVICES)).expect("a folder");
+        fs::create_dir_all(root.path().join(DEVICES)).expect("a directory");
         assert!(matches!(functions(root.path(), 0x10de), Err(PciError::Empty)));
         add(root.path(), "0000:00:1e.0", "0x10de\n", "0x030200\n");
         let broken = add(root.path(), "0000:00:1f.0", "10de\n", "0x030200\n");

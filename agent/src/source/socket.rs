@@ -1,11 +1,10 @@
-//! Turns an address into a connection that ends within a time, however the other side behaves.
+//! Connections to Unix sockets, with a limit on their total time.
 //!
-//! A program that hangs still has a socket. Once its queue of callers is full, even connecting waits for ever; and one
-//! that answers a byte now and then outlasts any timeout of a single read.
+//! A hanging program still has its socket. Once its backlog is full, even connecting blocks forever, and a server
+//! that sends a byte now and then outlasts any timeout of a single read.
 
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     path::Path,
     time::{Duration, Instant},
@@ -16,53 +15,27 @@ use rustix::net::{
     sockopt::{Timeout, set_socket_timeout},
 };
 
-/// A connection with an end.
+/// A connection whose operations share one time limit.
 #[derive(Debug)]
-pub struct Timed<S> {
-    stream: S,
+pub struct TimedStream {
+    stream: UnixStream,
     end: Instant,
 }
 
-/// What such a connection is made of.
-pub trait Stream: Read + Write {
-    /// Limits the next read, and the next write.
-    fn limit(&self, left: Duration) -> io::Result<()>;
-}
-
-impl Stream for UnixStream {
-    fn limit(&self, left: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(left))?;
-        self.set_write_timeout(Some(left))
-    }
-}
-
-impl Stream for TcpStream {
-    fn limit(&self, left: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(left))?;
-        self.set_write_timeout(Some(left))
-    }
-}
-
-/// Connects to a Unix socket. Whatever is read or written later shares the same time.
-pub fn unix(path: &Path, within: Duration) -> io::Result<Timed<UnixStream>> {
+/// Connects to a Unix socket. Later reads and writes share the same time limit.
+pub fn unix(path: &Path, within: Duration) -> io::Result<TimedStream> {
     let end = Instant::now() + within;
     let address = SocketAddrUnix::new(path)?;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    // unix(7): connecting to a stream socket waits no longer than SO_SNDTIMEO for room in the queue.
+    // unix(7): connecting to a stream socket blocks for at most SO_SNDTIMEO while the backlog is full.
     set_socket_timeout(&socket, Timeout::Send, Some(within))?;
     connect(&socket, &address).map_err(|error| timed_out(error.into()))?;
-    Ok(Timed { stream: socket.into(), end })
+    Ok(TimedStream { stream: socket.into(), end })
 }
 
-/// Connects over TCP. Whatever is read or written later shares the same time.
-pub fn tcp(address: &SocketAddr, within: Duration) -> io::Result<Timed<TcpStream>> {
-    let end = Instant::now() + within;
-    Ok(Timed { stream: TcpStream::connect_timeout(address, within)?, end })
-}
-
-impl<S: Stream> Timed<S> {
-    /// The connection, to be read in some other way, and how much of the time is left.
-    pub fn into_parts(self) -> io::Result<(S, Duration)> {
+impl TimedStream {
+    /// The connection and the remaining time.
+    pub fn into_parts(self) -> io::Result<(UnixStream, Duration)> {
         let left = self.left()?;
         Ok((self.stream, left))
     }
@@ -75,16 +48,16 @@ impl<S: Stream> Timed<S> {
     }
 }
 
-impl<S: Stream> Read for Timed<S> {
+impl Read for TimedStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.limit(self.left()?)?;
+        self.stream.set_read_timeout(Some(self.left()?))?;
         self.stream.read(buffer).map_err(timed_out)
     }
 }
 
-impl<S: Stream> Write for Timed<S> {
+impl Write for TimedStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.limit(self.left()?)?;
+        self.stream.set_write_timeout(Some(self.left()?))?;
         self.stream.write(bytes).map_err(timed_out)
     }
 
@@ -93,7 +66,7 @@ impl<S: Stream> Write for Timed<S> {
     }
 }
 
-/// A socket's timeout comes as "try again".
+/// A socket's timeout is returned as `WouldBlock`.
 fn timed_out(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error }
 }
@@ -107,11 +80,11 @@ mod tests {
     const SOON: Duration = Duration::from_millis(50);
 
     #[test]
-    fn a_full_queue_of_callers_ends_with_the_time() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("full");
+    fn connecting_to_a_full_backlog_ends_at_the_time_limit() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("full");
         let _listener = UnixListener::bind(&path).expect("a socket");
-        // Nobody accepts: the queue holds a fixed number of callers.
+        // No process accepts connections, and the backlog has a fixed size.
         let mut callers = Vec::new();
         let error = loop {
             match unix(&path, SOON) {
@@ -123,13 +96,13 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_trickles_ends_with_the_time() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("slow");
+    fn a_slow_response_ends_at_the_time_limit() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("slow");
         let listener = UnixListener::bind(&path).expect("a socket");
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().expect("a caller");
-            // Until the other side hangs up.
+            // Until the client closes the connection.
             while stream.write_all(b".").is_ok() {}
         });
         let mut stream = unix(&path, SOON).expect("a connection");

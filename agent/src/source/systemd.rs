@@ -1,6 +1,7 @@
-//! Turns what systemd knows of its units into [`Unit`]s.
+//! Reads the state of systemd's units.
 //!
-//! It is asked over the system bus, and where that does not answer over its own private socket. Single properties are asked for: all of a service's would have systemd read its cgroup.
+//! It calls systemd over the system bus, or over systemd's private socket if the bus does not respond. Only single
+//! properties are read: reading all of a service's would make systemd read its cgroup.
 
 mod bus;
 #[cfg(test)]
@@ -12,50 +13,51 @@ use std::{fmt, io, path::Path, time::Duration};
 use jiff::Timestamp;
 
 use self::{
-    bus::Bus,
-    message::{Body, Call, Reply},
+    bus::SystemdBus,
+    message::{DbusBody, DbusCall, DbusReply},
 };
 
-/// systemd answers within milliseconds, unless it reloads a few hundred units.
+/// systemd responds within milliseconds, except while it reloads a few hundred units.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// So many services are asked about; nodes have a few dozen.
+/// The maximum number of services; nodes have a few dozen.
 const MAX_SERVICES: usize = 512;
-/// So many questions are sent before their answers are read: more could fill the socket in both directions.
-const AT_ONCE: usize = 32;
+/// The number of calls that are sent before their replies are read: more could fill the socket in both directions.
+const CALLS_AT_ONCE: usize = 32;
 
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const SERVICE: &str = "org.freedesktop.systemd1.Service";
 
-/// A unit as systemd sees it.
+/// The state of a unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {
-    /// Its full name.
+    /// The full name.
     pub name: String,
-    /// Whether there is a file for it: `loaded`, `not-found`, `masked`, and more.
+    /// `LoadState`: `loaded`, `not-found`, `masked`, and others.
     pub load_state: String,
-    /// What it does: `active`, `inactive`, `failed`, `activating`, and more.
+    /// `ActiveState`: `active`, `inactive`, `failed`, `activating`, and others.
     pub active_state: String,
-    /// The same for its kind of unit: `running`, `dead`, `auto-restart`, and more.
+    /// `SubState`: `running`, `dead`, `auto-restart`, and others.
     pub sub_state: String,
-    /// Whether it is set to start with the machine: `enabled`, `disabled`, `static`, and more.
+    /// `UnitFileState`: `enabled`, `disabled`, `static`, and others.
     pub file_state: String,
-    /// How often systemd restarted it by itself; none where it is no service, or before systemd 235.
+    /// `NRestarts`: how often systemd restarted it automatically; `None` if it is not a service, or before systemd
+    /// 235.
     pub n_restarts: Option<u32>,
-    /// When it last became active; none if it never did since boot.
+    /// When it last became active; `None` if not since boot.
     pub active_enter: Option<Timestamp>,
-    /// When it last ceased to be active.
+    /// When it last stopped being active.
     pub active_exit: Option<Timestamp>,
 }
 
 impl Unit {
-    /// Whether there is such a unit that may run.
+    /// Whether it exists and may run.
     pub fn is_loaded(&self) -> bool {
         self.load_state == "loaded"
     }
 
-    /// Whether it runs, or has done what it is for.
+    /// Whether it runs, or has completed.
     pub fn is_active(&self) -> bool {
-        // Reloading and refreshing are things that an active unit does.
+        // An active unit may be reloading or refreshing.
         matches!(self.active_state.as_str(), "active" | "reloading" | "refreshing")
     }
 
@@ -64,8 +66,8 @@ impl Unit {
         self.active_state == "failed"
     }
 
-    /// Whether anybody wants it to run: a unit that is installed, and neither set to start nor ever started, is idle.
-    pub fn is_wanted(&self) -> bool {
+    /// Whether it should run. A unit that is installed, but neither enabled nor ever started, should not.
+    pub fn is_expected(&self) -> bool {
         self.is_loaded()
             && (self.active_state != "inactive"
                 || self.active_enter.is_some()
@@ -79,58 +81,58 @@ impl fmt::Display for Unit {
     }
 }
 
-/// Why systemd has nothing to say.
+/// Why systemd's state is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum SystemdError {
-    /// No systemd, no permission, no answer.
-    #[error("systemd can't be asked: {0}")]
+    /// No systemd, no permission, or no response.
+    #[error("failed to query systemd: {0}")]
     Io(#[from] io::Error),
-    /// It answered with an error.
-    #[error("systemd refuses to say: {0}")]
-    Refused(String),
-    /// It answered with something else than was asked for.
-    #[error("systemd's answer about {0} can't be read")]
+    /// systemd returned a D-Bus error.
+    #[error("systemd returned the error {0}")]
+    ErrorReply(String),
+    /// The reply has an unexpected type.
+    #[error("systemd's reply about {0} cannot be parsed")]
     Unreadable(&'static str),
 }
 
-/// Asks about one unit. One that does not exist has the load state `not-found`.
+/// Reads one unit. One that does not exist has the load state `not-found`.
 pub fn unit(root: &Path, name: &str) -> Result<Unit, SystemdError> {
     let mut units = units(root, &[name])?;
     units.pop().ok_or(SystemdError::Unreadable("a unit"))
 }
 
-/// Asks about several units over one connection, in the order of their names.
+/// Reads several units over one connection, in the order of `names`.
 pub fn units(root: &Path, names: &[&str]) -> Result<Vec<Unit>, SystemdError> {
-    let mut bus = Bus::open(root, TIMEOUT)?;
-    names.iter().map(|name| ask(&mut bus, name)).collect()
+    let mut bus = SystemdBus::open(root, TIMEOUT)?;
+    names.iter().map(|name| read_unit(&mut bus, name)).collect()
 }
 
-/// How often systemd restarted each service that it has loaded, by itself.
+/// The number of automatic restarts of each loaded service.
 pub fn restarts(root: &Path) -> Result<Vec<(String, u32)>, SystemdError> {
-    let mut bus = Bus::open(root, TIMEOUT)?;
-    let list = Call {
+    let mut bus = SystemdBus::open(root, TIMEOUT)?;
+    let list = DbusCall {
         path: "/org/freedesktop/systemd1".to_owned(),
         interface: "org.freedesktop.systemd1.Manager",
         member: "ListUnitsByPatterns",
-        // Whatever their state, and by name.
+        // Any state, and by name.
         signature: "asas",
-        body: Body::new().strings(&[]).strings(&["*.service"]),
+        body: DbusBody::new().strings(&[]).strings(&["*.service"]),
     };
-    let answers = bus.call(&[list])?;
-    let answer = answers.into_iter().next().ok_or(SystemdError::Unreadable("its services"))?;
-    let services = match answer {
-        Reply::Return(values) => {
+    let responses = bus.call(&[list])?;
+    let response = responses.into_iter().next().ok_or(SystemdError::Unreadable("its services"))?;
+    let services = match response {
+        DbusReply::Return(values) => {
             values.units(MAX_SERVICES).ok_or(SystemdError::Unreadable("its services"))?
         }
-        Reply::Error(name) => return Err(SystemdError::Refused(name)),
+        DbusReply::Error(name) => return Err(SystemdError::ErrorReply(name)),
     };
     let mut counts = Vec::with_capacity(services.len());
-    for services in services.chunks(AT_ONCE) {
-        let calls: Vec<Call> =
+    for services in services.chunks(CALLS_AT_ONCE) {
+        let calls: Vec<DbusCall> =
             services.iter().map(|service| get(path_of(service), SERVICE, "NRestarts")).collect();
         for (service, reply) in services.iter().zip(bus.call(&calls)?) {
-            // A service may be gone by now, and an old systemd does not count.
-            if let Reply::Return(values) = reply {
+            // The service may have been unloaded, and an old systemd has no counter.
+            if let DbusReply::Return(values) = reply {
                 let count = values.u32().ok_or(SystemdError::Unreadable("NRestarts"))?;
                 counts.push((service.clone(), count));
             }
@@ -139,7 +141,7 @@ pub fn restarts(root: &Path) -> Result<Vec<(String, u32)>, SystemdError> {
     Ok(counts)
 }
 
-fn ask(bus: &mut Bus, name: &str) -> Result<Unit, SystemdError> {
+fn read_unit(bus: &mut SystemdBus, name: &str) -> Result<Unit, SystemdError> {
     let path = path_of(name);
     let calls = [
         get(path.clone(), UNIT, "LoadState"),
@@ -151,7 +153,7 @@ fn ask(bus: &mut Bus, name: &str) -> Result<Unit, SystemdError> {
         get(path, SERVICE, "NRestarts"),
     ];
     let replies = bus.call(&calls)?;
-    let Ok([load, active, sub, file, enter, exit, restarts]) = <[Reply; 7]>::try_from(replies) else {
+    let Ok([load, active, sub, file, enter, exit, restarts]) = <[DbusReply; 7]>::try_from(replies) else {
         return Err(SystemdError::Unreadable("a unit"));
     };
     let text = |reply, what| value(reply)?.text().ok_or(SystemdError::Unreadable(what));
@@ -169,35 +171,35 @@ fn ask(bus: &mut Bus, name: &str) -> Result<Unit, SystemdError> {
         active_enter: time(enter, "ActiveEnterTimestamp")?,
         active_exit: time(exit, "ActiveExitTimestamp")?,
         n_restarts: match restarts {
-            Reply::Return(values) => Some(values.u32().ok_or(SystemdError::Unreadable("NRestarts"))?),
-            Reply::Error(_) => None,
+            DbusReply::Return(values) => Some(values.u32().ok_or(SystemdError::Unreadable("NRestarts"))?),
+            DbusReply::Error(_) => None,
         },
     })
 }
 
-fn value(reply: Reply) -> Result<message::Values, SystemdError> {
+fn value(reply: DbusReply) -> Result<message::DbusValues, SystemdError> {
     match reply {
-        Reply::Return(values) => Ok(values),
-        Reply::Error(name) => Err(SystemdError::Refused(name)),
+        DbusReply::Return(values) => Ok(values),
+        DbusReply::Error(name) => Err(SystemdError::ErrorReply(name)),
     }
 }
 
-fn get(path: String, interface: &str, property: &str) -> Call {
-    Call {
+fn get(path: String, interface: &str, property: &str) -> DbusCall {
+    DbusCall {
         path,
         interface: "org.freedesktop.DBus.Properties",
         member: "Get",
         signature: "ss",
-        body: Body::new().string(interface).string(property),
+        body: DbusBody::new().string(interface).string(property),
     }
 }
 
-/// A unit's object path, in which everything but ASCII letters and digits is escaped (`sd_bus_path_encode(3)`). systemd
-/// loads a unit that is asked about.
+/// A unit's object path, with everything but ASCII letters and digits escaped (`sd_bus_path_encode(3)`). systemd
+/// loads a unit when its path is accessed.
 fn path_of(name: &str) -> String {
     let mut path = String::from("/org/freedesktop/systemd1/unit/");
-    for (place, byte) in name.bytes().enumerate() {
-        if byte.is_ascii_alphabetic() || (byte.is_ascii_digit() && place > 0) {
+    for (index, byte) in name.bytes().enumerate() {
+        if byte.is_ascii_alphabetic() || (byte.is_ascii_digit() && index > 0) {
             path.push(char::from(byte));
         } else {
             path.push_str(&format!("_{byte:02x}"));

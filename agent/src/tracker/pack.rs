@@ -1,7 +1,7 @@
-//! Turns the events that are due into as few reports as hold them all.
+//! Packs due events into as few reports as possible.
 //!
-//! A report that is too long leaves findings out. Of a condition nothing is lost by that, its next report has them
-//! again; an event is told once.
+//! A report that is too long drops findings. For a condition nothing is lost, since the next report has them again;
+//! an event is reported once.
 
 use nodemend_domain::{
     condition::ConditionType,
@@ -9,14 +9,14 @@ use nodemend_domain::{
 };
 
 use super::report;
-use crate::identity::Identity;
+use crate::identity::NodeIdentity;
 
-/// A report's reader accepts no more findings.
+/// A reader of reports accepts no more findings.
 const MAX_FINDINGS: usize = 64;
 
-/// Packs events of one condition, in their order.
+/// Packs the events of one condition, in order.
 pub(super) fn events(
-    identity: &Identity,
+    identity: &NodeIdentity,
     condition: &ConditionType,
     findings: Vec<Finding<'static>>,
 ) -> Vec<Body<'static>> {
@@ -24,7 +24,7 @@ pub(super) fn events(
         return Vec::new();
     }
     let body = |findings| Body::Event { condition: condition.clone(), findings };
-    // An empty list of findings isn't written at all: leave room for its name and brackets.
+    // An empty list is omitted from the JSON, so reserve space for its name and brackets.
     let room = MAX_BYTES.saturating_sub(report(identity, body(Vec::new())).encode().len() + 32);
     let mut packs: Vec<Vec<Finding<'static>>> = Vec::new();
     let mut left = 0;

@@ -1,15 +1,15 @@
-//! What a tracker says of conditions as time passes.
+//! The tracker's conditions over time.
 
-mod memory;
-mod told;
+mod reporting;
+mod restarts;
 
 use std::borrow::Cow;
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_agent::{
-    finding::{Change, Clears, Debounce, Finding},
-    identity::Identity,
-    tracker::{Beginning, Config, Now, State, StateError, Tracker},
+    finding::{Clears, Debounce, DetectedFinding, FindingChange},
+    identity::NodeIdentity,
+    tracker::{Now, Snapshot, SnapshotError, StartedFrom, Tracker, TrackerConfig},
 };
 use nodemend_domain::{
     condition::{ConditionType, Severity, Status},
@@ -17,11 +17,11 @@ use nodemend_domain::{
     report::{Body, ConditionState, Report},
 };
 
-/// Uptime of the node when these tests begin: nobody starts with the machine.
+/// The node's uptime when a test starts: an agent never starts with the machine.
 const START: i64 = 1_000;
 
-fn identity(boot: u8) -> Identity {
-    Identity {
+fn identity(boot: u8) -> NodeIdentity {
+    NodeIdentity {
         cluster: ClusterName::new("prod").expect("a name"),
         node: NodeName::new("ip-10-0-10-170.ec2.internal").expect("a name"),
         instance_id: InstanceId::new("i-08736224042c4ee75").expect("an id"),
@@ -42,19 +42,20 @@ fn now(seconds: i64) -> Now {
     Now { wall: wall(seconds), mono: secs(START + seconds) }
 }
 
-/// A tracker that nobody came before in this boot, its first heartbeat taken.
+/// A tracker of a new boot, after its first heartbeat.
 fn tracker() -> Tracker {
-    let other_boot = Tracker::begin(identity(9), Config::default(), None, now(0)).0.snapshot();
-    let (mut tracker, beginning) = Tracker::begin(identity(1), Config::default(), Some(other_boot), now(0));
-    assert_eq!(beginning, Beginning::Boot);
+    let other_boot = Tracker::begin(identity(9), TrackerConfig::default(), None, now(0)).0.snapshot();
+    let (mut tracker, started_from) =
+        Tracker::begin(identity(1), TrackerConfig::default(), Some(other_boot), now(0));
+    assert_eq!(started_from, StartedFrom::NewBoot);
     assert!(
         matches!(&tracker.poll(now(0))[..], [Report { body: Body::Heartbeat(states), .. }] if states.len() == 5)
     );
     tracker
 }
 
-fn finding(reason: &'static str, at: i64) -> Finding {
-    Finding {
+fn finding(reason: &'static str, at: i64) -> DetectedFinding {
+    DetectedFinding {
         reason: Cow::Borrowed(reason),
         condition: ConditionType::NetworkingReady,
         severity: Severity::Condition,
@@ -62,21 +63,21 @@ fn finding(reason: &'static str, at: i64) -> Finding {
         message: "eth0 is down".to_owned(),
         at: wall(at),
         debounce: Debounce::Once,
-        clears: Clears::Told { or_quiet: None },
+        clears: Clears::Explicit { or_quiet: None },
     }
 }
 
-fn event(reason: &'static str, at: i64) -> Finding {
-    Finding { severity: Severity::Event, clears: Clears::Quiet(secs(600)), ..finding(reason, at) }
+fn event(reason: &'static str, at: i64) -> DetectedFinding {
+    DetectedFinding { severity: Severity::Event, clears: Clears::Quiet(secs(600)), ..finding(reason, at) }
 }
 
-fn raise(tracker: &mut Tracker, finding: Finding, at: i64) {
-    tracker.take(&Change::Raised(finding), now(at));
+fn raise(tracker: &mut Tracker, finding: DetectedFinding, at: i64) {
+    tracker.apply(&FindingChange::Raised(finding), now(at));
 }
 
 fn clear(tracker: &mut Tracker, reason: &'static str, subject: Option<&str>, at: i64) {
     let subject = subject.map(str::to_owned);
-    tracker.take(&Change::Cleared { reason: Cow::Borrowed(reason), subject, at: wall(at) }, now(at));
+    tracker.apply(&FindingChange::Cleared { reason: Cow::Borrowed(reason), subject, at: wall(at) }, now(at));
 }
 
 fn networking(tracker: &Tracker) -> ConditionState<'static> {
@@ -84,11 +85,11 @@ fn networking(tracker: &Tracker) -> ConditionState<'static> {
     states.into_iter().find(|state| state.condition == ConditionType::NetworkingReady).expect("the condition")
 }
 
-fn is_bad(tracker: &Tracker) -> bool {
+fn is_unhealthy(tracker: &Tracker) -> bool {
     networking(tracker).status == Status::False
 }
 
-/// The condition reports among those that are due.
+/// The condition reports among the due ones.
 fn conditions(tracker: &mut Tracker, at: i64) -> Vec<ConditionState<'static>> {
     let reports = tracker.poll(now(at)).into_iter();
     reports
@@ -96,7 +97,7 @@ fn conditions(tracker: &mut Tracker, at: i64) -> Vec<ConditionState<'static>> {
         .collect()
 }
 
-/// Reason and count of the events among the reports that are due.
+/// Reason and count of the events among the due reports.
 fn events(tracker: &mut Tracker, at: i64) -> Vec<(String, u64)> {
     let reports = tracker.poll(now(at)).into_iter();
     let findings = reports.filter_map(|report| match report.body {
@@ -114,19 +115,19 @@ fn more_findings_and_repeated_ones_never_move_the_start() {
     raise(&mut tracker, finding("MissingLoopbackInterface", 800), 800);
     clear(&mut tracker, "InterfaceNotUp", None, 900);
     raise(&mut tracker, finding("InterfaceNotUp", 1_900), 1_900);
-    assert_eq!((is_bad(&tracker), networking(&tracker).since), (true, wall(600)));
+    assert_eq!((is_unhealthy(&tracker), networking(&tracker).since), (true, wall(600)));
 }
 
 #[test]
 fn a_recovery_shorter_than_the_hold_is_bridged_and_one_as_long_is_not() {
-    for (again, since, sound) in [(719, 600, 600), (720, 720, 120)] {
+    for (again, since, healthy_secs) in [(719, 600, 600), (720, 720, 120)] {
         let mut tracker = tracker();
         raise(&mut tracker, finding("InterfaceNotUp", 600), 600);
         clear(&mut tracker, "InterfaceNotUp", None, 600);
         assert_eq!(networking(&tracker).status, Status::True);
         raise(&mut tracker, finding("InterfaceNotUp", again), again);
         let state = networking(&tracker);
-        assert_eq!((state.since, state.sound_secs), (wall(since), Some(sound as u64)), "{again}");
+        assert_eq!((state.since, state.sound_secs), (wall(since), Some(healthy_secs as u64)), "{again}");
     }
 }
 
@@ -141,19 +142,20 @@ fn flapping_neither_escapes_nor_resets_the_clock() {
 }
 
 #[test]
-fn what_is_seen_but_does_not_count_yet_is_no_recovery() {
-    let lasting = |at| Finding { debounce: Debounce::Lasting(secs(300)), ..finding("IPAMDNotRunning", at) };
+fn a_problem_that_does_not_count_yet_is_no_recovery() {
+    let lasting =
+        |at| DetectedFinding { debounce: Debounce::Lasting(secs(300)), ..finding("IPAMDNotRunning", at) };
     let mut tracker = tracker();
     for at in (600..=900).step_by(30) {
         raise(&mut tracker, lasting(at), at);
     }
     assert_eq!(networking(&tracker).since, wall(900));
     clear(&mut tracker, "IPAMDNotRunning", None, 1_000);
-    // Ten seconds of health, then the same again: it takes five minutes to count, but was no sound time.
+    // After ten healthy seconds the problem returns. It takes five minutes to count, but the time is not healthy.
     for at in (1_010..=1_310).step_by(30) {
         raise(&mut tracker, lasting(at), at);
     }
-    assert_eq!((is_bad(&tracker), networking(&tracker).since), (true, wall(900)));
+    assert_eq!((is_unhealthy(&tracker), networking(&tracker).since), (true, wall(900)));
 }
 
 #[test]
@@ -169,14 +171,14 @@ fn a_count_in_a_window_counts_when_it_is_reached() {
     ] {
         let mut tracker = tracker();
         for at in sightings {
-            // Lines may come in any order, all a little late.
+            // Lines may arrive in any order and a little late.
             raise(
                 &mut tracker,
-                Finding { debounce: three_in_five_minutes, ..finding("IPAMDNotReady", *at) },
+                DetectedFinding { debounce: three_in_five_minutes, ..finding("IPAMDNotReady", *at) },
                 1_000,
             );
         }
-        assert_eq!(is_bad(&tracker), expected, "{sightings:?}");
+        assert_eq!(is_unhealthy(&tracker), expected, "{sightings:?}");
     }
 }
 
@@ -185,58 +187,60 @@ fn lines_of_hours_that_are_read_at_once_are_not_many_in_a_window() {
     let mut tracker = tracker();
     let debounce = Debounce::Times { count: 3, window: secs(300) };
     for at in [0, 3_600, 7_200, 10_800] {
-        raise(&mut tracker, Finding { debounce, ..finding("IPAMDNotReady", at) }, 10_800);
+        raise(&mut tracker, DetectedFinding { debounce, ..finding("IPAMDNotReady", at) }, 10_800);
     }
-    assert!(!is_bad(&tracker));
+    assert!(!is_unhealthy(&tracker));
 }
 
 #[test]
-fn lasting_means_every_reading_and_a_healthy_one_begins_anew() {
-    let reading = |at| Finding { debounce: Debounce::Lasting(secs(120)), ..finding("InterfaceNotUp", at) };
+fn lasting_means_every_reading_and_a_healthy_one_restarts_it() {
+    let reading =
+        |at| DetectedFinding { debounce: Debounce::Lasting(secs(120)), ..finding("InterfaceNotUp", at) };
     let mut tracker = tracker();
     raise(&mut tracker, reading(600), 600);
     raise(&mut tracker, reading(719), 719);
-    assert!(!is_bad(&tracker));
+    assert!(!is_unhealthy(&tracker));
     clear(&mut tracker, "InterfaceNotUp", None, 719);
     raise(&mut tracker, reading(720), 720);
     raise(&mut tracker, reading(839), 839);
-    assert!(!is_bad(&tracker));
+    assert!(!is_unhealthy(&tracker));
     raise(&mut tracker, reading(840), 840);
-    assert!(is_bad(&tracker));
+    assert!(is_unhealthy(&tracker));
 }
 
 #[test]
-fn readings_that_stopped_for_the_whole_length_prove_nothing() {
-    let reading = |at| Finding { debounce: Debounce::Lasting(secs(120)), ..finding("InterfaceNotUp", at) };
+fn a_pause_as_long_as_the_duration_restarts_it() {
+    let reading =
+        |at| DetectedFinding { debounce: Debounce::Lasting(secs(120)), ..finding("InterfaceNotUp", at) };
     let mut tracker = tracker();
     raise(&mut tracker, reading(600), 600);
     raise(&mut tracker, reading(721), 721);
-    assert!(!is_bad(&tracker));
+    assert!(!is_unhealthy(&tracker));
 }
 
 #[test]
 fn each_way_to_end_ends_in_its_own_way_only() {
     let quiet = Clears::Quiet(secs(600));
-    let told = Clears::Told { or_quiet: None };
-    let both = Clears::Told { or_quiet: Some(secs(600)) };
-    for (clears, told_at, bad_until, over_at) in [
-        (told, Some(700), 699, Some(700)),
-        (told, None, 100_000, None),
+    let explicit = Clears::Explicit { or_quiet: None };
+    let both = Clears::Explicit { or_quiet: Some(secs(600)) };
+    for (clears, cleared_at, unhealthy_until, over_at) in [
+        (explicit, Some(700), 699, Some(700)),
+        (explicit, None, 100_000, None),
         (quiet, Some(700), 1_199, Some(1_200)),
         (both, Some(700), 699, Some(700)),
         (both, None, 1_199, Some(1_200)),
         (Clears::Boot, Some(700), 100_000, None),
     ] {
         let mut tracker = tracker();
-        raise(&mut tracker, Finding { clears, ..finding("IPAMDNotReady", 600) }, 600);
+        raise(&mut tracker, DetectedFinding { clears, ..finding("IPAMDNotReady", 600) }, 600);
         let mut cleared = false;
         for at in [699, 700, 1_199, 1_200, 100_000] {
-            if !cleared && told_at == Some(at) {
+            if !cleared && cleared_at == Some(at) {
                 clear(&mut tracker, "IPAMDNotReady", None, at);
                 cleared = true;
             }
             tracker.poll(now(at));
-            assert_eq!(is_bad(&tracker), at <= bad_until, "{clears:?} at {at}");
+            assert_eq!(is_unhealthy(&tracker), at <= unhealthy_until, "{clears:?} at {at}");
             if over_at == Some(at) {
                 assert_eq!(networking(&tracker).since, wall(at));
             }
@@ -245,22 +249,24 @@ fn each_way_to_end_ends_in_its_own_way_only() {
 }
 
 #[test]
-fn a_quiet_time_ends_when_it_ends_and_not_when_somebody_looks() {
+fn a_quiet_time_ends_by_itself_and_not_at_the_next_poll() {
     let mut tracker = tracker();
     raise(
         &mut tracker,
-        Finding { clears: Clears::Quiet(secs(600)), ..finding("PodStuckTerminating", 600) },
+        DetectedFinding { clears: Clears::Quiet(secs(600)), ..finding("PodStuckTerminating", 600) },
         600,
     );
     assert!(tracker.next_due() <= secs(START + 1_200));
-    let told = conditions(&mut tracker, 5_000);
-    assert_eq!((told.len(), told[0].status, told[0].since), (1, Status::True, wall(1_200)));
+    let reported = conditions(&mut tracker, 5_000);
+    assert_eq!((reported.len(), reported[0].status, reported[0].since), (1, Status::True, wall(1_200)));
 }
 
 #[test]
-fn a_subject_is_cleared_by_its_name_and_all_by_none() {
-    let about =
-        |subject: &str| Finding { subject: Some(subject.to_owned()), ..finding("InterfaceNotUp", 600) };
+fn a_subject_is_cleared_by_its_name_and_all_without_a_name() {
+    let about = |subject: &str| DetectedFinding {
+        subject: Some(subject.to_owned()),
+        ..finding("InterfaceNotUp", 600)
+    };
     let mut tracker = tracker();
     raise(&mut tracker, about("eth0"), 600);
     raise(&mut tracker, about("eth1"), 600);
@@ -269,36 +275,41 @@ fn a_subject_is_cleared_by_its_name_and_all_by_none() {
     assert_eq!(networking(&tracker).findings.len(), 2);
     clear(&mut tracker, "InterfaceNotUp", Some("eth0"), 710);
     assert_eq!(networking(&tracker).findings[0].message, "eth1: eth0 is down", "a report names the subject");
-    assert!(is_bad(&tracker));
+    assert!(is_unhealthy(&tracker));
     clear(&mut tracker, "InterfaceNotUp", None, 720);
-    assert!(!is_bad(&tracker));
+    assert!(!is_unhealthy(&tracker));
 }
 
 #[test]
-fn word_of_health_from_before_the_last_sighting_ends_nothing() {
+fn a_clear_from_before_the_last_sighting_ends_nothing() {
     let mut tracker = tracker();
     raise(&mut tracker, finding("IPAMDNotReady", 700), 700);
-    let cleared = Change::Cleared { reason: Cow::Borrowed("IPAMDNotReady"), subject: None, at: wall(690) };
-    tracker.take(&cleared, now(705));
-    assert!(is_bad(&tracker));
+    let cleared =
+        FindingChange::Cleared { reason: Cow::Borrowed("IPAMDNotReady"), subject: None, at: wall(690) };
+    tracker.apply(&cleared, now(705));
+    assert!(is_unhealthy(&tracker));
 }
 
 #[test]
-fn an_old_line_gives_the_condition_no_older_start_than_it_was_known() {
+fn an_old_line_gives_the_condition_no_start_before_it_was_noticed() {
     let mut tracker = tracker();
-    raise(&mut tracker, Finding { clears: Clears::Boot, ..finding("FilesystemCorruption", -500) }, 3_600);
+    raise(
+        &mut tracker,
+        DetectedFinding { clears: Clears::Boot, ..finding("FilesystemCorruption", -500) },
+        3_600,
+    );
     let state = networking(&tracker);
     assert_eq!((state.since, state.findings[0].since), (wall(3_600), wall(-500)));
 }
 
 #[test]
-fn a_step_of_the_wall_clock_neither_ages_nor_rejuvenates() {
+fn a_step_of_the_wall_clock_does_not_change_an_age() {
     for step in [-86_400, -60, 60, 86_400] {
         let stepped = |at: i64| Now { wall: wall(at + step), mono: secs(START + at) };
         let mut tracker = tracker();
         raise(
             &mut tracker,
-            Finding { clears: Clears::Quiet(secs(600)), ..finding("PodStuckTerminating", 600) },
+            DetectedFinding { clears: Clears::Quiet(secs(600)), ..finding("PodStuckTerminating", 600) },
             600,
         );
         for at in [700, 1_199] {
@@ -316,7 +327,7 @@ fn a_step_of_the_wall_clock_neither_ages_nor_rejuvenates() {
 }
 
 #[test]
-fn a_nudge_of_the_wall_clock_keeps_every_name() {
+fn a_small_adjustment_of_the_wall_clock_changes_no_start() {
     let mut tracker = tracker();
     raise(&mut tracker, finding("InterfaceNotUp", 600), 600);
     for nudge in [-4, 3, -2, 1] {

@@ -1,10 +1,10 @@
-//! Region, credentials and endpoint as a pod finds them, each in a process with that environment and no other.
+//! Region, credentials and endpoint from a pod's environment, each in a child process with that environment only.
 
 use std::{fs, process::Command};
 
 use super::*;
 
-/// Sends one record with whatever the environment says. Run by the test below, never by itself.
+/// Sends one record with the environment's settings. The test below runs it as a child.
 #[test]
 #[ignore = "a child of the test below"]
 fn child() {
@@ -12,16 +12,16 @@ fn child() {
         return;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let mut sink = CloudWatch::new(GROUP.to_owned(), &instance());
+    let mut sink = CloudWatchSink::new(GROUP.to_owned(), &instance());
     let sent = runtime.block_on(sink.send(&[record(1, 0)], now()));
-    assert_eq!(sent, Ok(Sent { upto: 1, delivered: 1, refused: 0 }));
+    assert_eq!(sent, Ok(Sent { upto: 1, delivered: 1, rejected: 0 }));
 }
 
 #[test]
-fn each_way_to_credentials_and_endpoints_is_honoured() {
-    let folder = std::env::temp_dir().join(format!("nodemend-credentials-{}", std::process::id()));
-    fs::create_dir_all(&folder).expect("a folder");
-    let token = folder.join("token");
+fn each_source_of_credentials_and_endpoints_works() {
+    let directory = std::env::temp_dir().join(format!("nodemend-credentials-{}", std::process::id()));
+    fs::create_dir_all(&directory).expect("a directory");
+    let token = directory.join("token");
     fs::write(&token, "the-pods-token").expect("a file");
     let token = token.to_str().expect("a path");
     for (key, environment) in [
@@ -72,11 +72,11 @@ fn each_way_to_credentials_and_endpoints_is_honoured() {
             )
             .output()
             .expect("a child");
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && said.contains("1 passed"), "{key}: {said}");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && stdout.contains("1 passed"), "{key}: {stdout}");
         assert_eq!(service.texts(), ["report 1"], "{key}");
         let keys = service.state.lock().expect("the state").keys.clone();
         assert_eq!(keys.into_iter().collect::<Vec<_>>(), [key]);
     }
-    fs::remove_dir_all(&folder).expect("no folder");
+    fs::remove_dir_all(&directory).expect("a removed directory");
 }

@@ -1,4 +1,4 @@
-//! Delivery to CloudWatch Logs over a real socket, with the service's own errors.
+//! Delivery to CloudWatch Logs over a real socket, with the service's errors.
 #![cfg(feature = "cloudwatch")]
 
 mod credentials;
@@ -13,8 +13,8 @@ use aws_sdk_cloudwatchlogs::{
 use jiff::{SignedDuration, Timestamp};
 use nodemend_agent::{
     metrics::Metrics,
-    outbox::{Class, Outbox, Record},
-    sink::{Sent, Sink, SinkError, cloudwatch::CloudWatch, deliver},
+    outbox::{Outbox, RecordClass, SpoolRecord},
+    sink::{Sent, Sink, SinkError, cloudwatch::CloudWatchSink, deliver},
 };
 use nodemend_domain::{
     ident::{BootId, ClusterName, InstanceId, NodeName},
@@ -23,7 +23,7 @@ use nodemend_domain::{
 use serde_json::json;
 use tokio::sync::Notify;
 
-use self::service::{Service, Trouble};
+use self::service::{Service, ServiceFault};
 
 const GROUP: &str = "/nodemend/prod/nodes";
 const STREAM: &str = "i-08736224042c4ee75";
@@ -36,7 +36,7 @@ fn now() -> Timestamp {
     Timestamp::from_second(1_790_000_000).expect("a time")
 }
 
-fn sink(service: &Service) -> CloudWatch {
+fn sink(service: &Service) -> CloudWatchSink {
     let http = aws_smithy_http_client::Builder::new().build_http();
     let config = Config::builder()
         .behavior_version(BehaviorVersion::latest())
@@ -46,12 +46,12 @@ fn sink(service: &Service) -> CloudWatch {
         .retry_config(RetryConfig::disabled())
         .http_client(http)
         .build();
-    CloudWatch::with_client(Client::from_conf(config), GROUP.to_owned(), &instance())
+    CloudWatchSink::with_client(Client::from_conf(config), GROUP.to_owned(), &instance())
 }
 
-fn record(number: u64, seconds: i64) -> Record {
+fn record(number: u64, seconds: i64) -> SpoolRecord {
     let at = now() + SignedDuration::from_secs(seconds);
-    Record { number, class: Class::Change, at, text: format!("report {number}") }
+    SpoolRecord { number, class: RecordClass::Change, at, text: format!("report {number}") }
 }
 
 fn report(seq: u64) -> Report<'static> {
@@ -72,10 +72,10 @@ fn report(seq: u64) -> Report<'static> {
 async fn records_are_put_into_the_stream_of_the_instance_in_order_of_time() {
     let service = Service::start().with_stream(GROUP, STREAM);
     let sent = sink(&service).send(&[record(1, -5), record(2, -10), record(3, -1)], now()).await;
-    assert_eq!(sent, Ok(Sent { upto: 3, delivered: 3, refused: 0 }));
+    assert_eq!(sent, Ok(Sent { upto: 3, delivered: 3, rejected: 0 }));
     assert_eq!(service.calls(), ["PutLogEvents"]);
     assert_eq!(service.texts(), ["report 2", "report 1", "report 3"]);
-    assert_eq!(CloudWatch::group_of(&ClusterName::new("prod").expect("a name")), GROUP);
+    assert_eq!(CloudWatchSink::group_of(&ClusterName::new("prod").expect("a name")), GROUP);
 }
 
 #[tokio::test]
@@ -83,10 +83,10 @@ async fn a_stream_and_a_group_are_made_when_they_are_missing() {
     let service = Service::start();
     let mut sink = sink(&service);
     let sent = sink.send(&[record(1, 0)], now()).await;
-    assert_eq!(sent, Ok(Sent { upto: 1, delivered: 1, refused: 0 }));
-    let made = ["PutLogEvents", "CreateLogStream", "CreateLogGroup", "CreateLogStream", "PutLogEvents"];
-    assert_eq!(service.calls(), made);
-    // The stream goes, the group stays: nobody needs to be allowed to make groups.
+    assert_eq!(sent, Ok(Sent { upto: 1, delivered: 1, rejected: 0 }));
+    let created = ["PutLogEvents", "CreateLogStream", "CreateLogGroup", "CreateLogStream", "PutLogEvents"];
+    assert_eq!(service.calls(), created);
+    // The stream is removed and the group stays, so no permission to create groups is needed.
     service.state.lock().expect("the state").streams.clear();
     sink.send(&[record(2, 0)], now()).await.expect("sent");
     assert_eq!(service.calls()[5..], ["PutLogEvents", "CreateLogStream", "PutLogEvents"]);
@@ -94,55 +94,55 @@ async fn a_stream_and_a_group_are_made_when_they_are_missing() {
 }
 
 #[tokio::test]
-async fn a_group_or_stream_that_another_made_first_is_as_good() {
+async fn a_group_or_stream_that_already_exists_is_used() {
     let service = Service::start().with_stream(GROUP, STREAM);
-    // The service says that the stream is missing although it is there by now, and the same of the group.
-    service.trouble([
-        Trouble::Error("ResourceNotFoundException", 400),
-        Trouble::Error("ResourceNotFoundException", 400),
+    // The service reports the stream and then the group as missing, although both exist by now.
+    service.inject([
+        ServiceFault::Error("ResourceNotFoundException", 400),
+        ServiceFault::Error("ResourceNotFoundException", 400),
     ]);
     let sent = sink(&service).send(&[record(1, 0)], now()).await;
-    assert_eq!(sent, Ok(Sent { upto: 1, delivered: 1, refused: 0 }));
+    assert_eq!(sent, Ok(Sent { upto: 1, delivered: 1, rejected: 0 }));
     assert_eq!(service.calls().len(), 5);
 }
 
 #[tokio::test]
-async fn what_fails_is_said_and_nothing_is_taken() {
-    for (trouble, expected) in [
-        (Trouble::Error("ThrottlingException", 400), "ThrottlingException"),
-        (Trouble::Error("ServiceUnavailableException", 503), "ServiceUnavailable"),
-        (Trouble::Error("InvalidParameterException", 400), "InvalidParameter"),
-        (Trouble::Error("AccessDeniedException", 400), "AccessDenied"),
-        (Trouble::Error("UnrecognizedClientException", 400), "UnrecognizedClient"),
-        (Trouble::Page, ""),
-        (Trouble::Hang, ""),
+async fn a_failure_is_returned_and_nothing_is_accepted() {
+    for (fault, expected) in [
+        (ServiceFault::Error("ThrottlingException", 400), "ThrottlingException"),
+        (ServiceFault::Error("ServiceUnavailableException", 503), "ServiceUnavailable"),
+        (ServiceFault::Error("InvalidParameterException", 400), "InvalidParameter"),
+        (ServiceFault::Error("AccessDeniedException", 400), "AccessDenied"),
+        (ServiceFault::Error("UnrecognizedClientException", 400), "UnrecognizedClient"),
+        (ServiceFault::Page, ""),
+        (ServiceFault::Hang, ""),
     ] {
         let service = Service::start().with_stream(GROUP, STREAM);
-        service.trouble([trouble.clone()]);
+        service.inject([fault.clone()]);
         let mut sink = sink(&service);
         let error = sink.send(&[record(1, 0), record(2, 0)], now()).await.expect_err("nothing is taken");
         let text = error.to_string();
         assert!(text.starts_with("failed to deliver 2 reports: "), "{text}");
         assert!(
             text.contains(expected) && text.lines().count() == 1 && text.len() < 500,
-            "{trouble:?}: {text}"
+            "{fault:?}: {text}"
         );
-        assert_eq!(service.calls().len(), 1, "it is not the SDK that tries again");
+        assert_eq!(service.calls().len(), 1, "the SDK does not retry");
         sink.send(&[record(1, 0)], now()).await.expect("sent");
     }
 }
 
 #[tokio::test]
-async fn what_was_accepted_before_is_delivered() {
+async fn already_accepted_events_are_delivered() {
     let service = Service::start().with_stream(GROUP, STREAM);
-    service.trouble([Trouble::Error("DataAlreadyAcceptedException", 400)]);
+    service.inject([ServiceFault::Error("DataAlreadyAcceptedException", 400)]);
     let sent = sink(&service).send(&[record(1, 0)], now()).await;
-    assert_eq!(sent, Ok(Sent { upto: 1, delivered: 1, refused: 0 }));
+    assert_eq!(sent, Ok(Sent { upto: 1, delivered: 1, rejected: 0 }));
 }
 
 #[tokio::test]
 async fn events_that_are_too_old_are_counted_and_not_sent_again() {
-    for (info, refused) in [
+    for (info, rejected) in [
         (json!({"tooOldLogEventEndIndex": 2}), 2),
         (json!({"expiredLogEventEndIndex": 1}), 1),
         (json!({"tooOldLogEventEndIndex": 1, "expiredLogEventEndIndex": 3}), 3),
@@ -151,9 +151,9 @@ async fn events_that_are_too_old_are_counted_and_not_sent_again() {
         (json!({}), 0),
     ] {
         let service = Service::start().with_stream(GROUP, STREAM);
-        service.trouble([Trouble::Rejected(info)]);
+        service.inject([ServiceFault::Rejected(info)]);
         let sent = sink(&service).send(&[record(1, 0), record(2, 0), record(3, 0)], now()).await;
-        assert_eq!(sent, Ok(Sent { upto: 3, delivered: 3 - refused, refused }));
+        assert_eq!(sent, Ok(Sent { upto: 3, delivered: 3 - rejected, rejected }));
         assert_eq!(service.calls().len(), 1);
     }
 }
@@ -161,78 +161,80 @@ async fn events_that_are_too_old_are_counted_and_not_sent_again() {
 #[tokio::test]
 async fn events_that_are_too_new_are_sent_once_more_a_day_earlier() {
     let service = Service::start().with_stream(GROUP, STREAM);
-    service.trouble([Trouble::Rejected(json!({"tooOldLogEventEndIndex": 1, "tooNewLogEventStartIndex": 2}))]);
+    service.inject([ServiceFault::Rejected(
+        json!({"tooOldLogEventEndIndex": 1, "tooNewLogEventStartIndex": 2}),
+    )]);
     let records = [record(1, -3), record(2, -2), record(3, -1), record(4, 0)];
     let sent = sink(&service).send(&records, now()).await;
-    assert_eq!(sent, Ok(Sent { upto: 4, delivered: 3, refused: 1 }));
+    assert_eq!(sent, Ok(Sent { upto: 4, delivered: 3, rejected: 1 }));
     let now = now().as_millisecond();
     assert_eq!(service.times()[1], [now - 86_401_000, now - 86_400_000]);
-    // Twice too new: nothing more can be done.
+    // Too new twice: the events are rejected.
     let service = Service::start().with_stream(GROUP, STREAM);
-    service.trouble([
-        Trouble::Rejected(json!({"tooNewLogEventStartIndex": 1})),
-        Trouble::Rejected(json!({"tooNewLogEventStartIndex": 0})),
+    service.inject([
+        ServiceFault::Rejected(json!({"tooNewLogEventStartIndex": 1})),
+        ServiceFault::Rejected(json!({"tooNewLogEventStartIndex": 0})),
     ]);
     let sent = sink(&service).send(&records, self::now()).await;
-    assert_eq!(sent, Ok(Sent { upto: 4, delivered: 1, refused: 3 }));
+    assert_eq!(sent, Ok(Sent { upto: 4, delivered: 1, rejected: 3 }));
 }
 
-/// An outbox in a folder of its own, with so many reports.
+/// An outbox in a directory of its own, with this many reports.
 fn outbox(name: &str, reports: u64) -> (PathBuf, Mutex<Outbox>) {
-    let folder = std::env::temp_dir().join(format!("nodemend-delivery-{}-{name}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&folder);
-    let (mut outbox, _) = Outbox::open(&folder, 64 << 20).expect("an outbox");
+    let directory = std::env::temp_dir().join(format!("nodemend-delivery-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&directory);
+    let (mut outbox, _) = Outbox::open(&directory, 64 << 20).expect("an outbox");
     for seq in 1..=reports {
         outbox.store(&[report(seq)]).expect("stored");
     }
-    (folder, Mutex::new(outbox))
+    (directory, Mutex::new(outbox))
 }
 
 fn seqs(texts: &[String]) -> Vec<u64> {
     texts.iter().map(|text| Report::decode(text).expect("a report").seq).collect()
 }
 
-/// Runs until nothing waits.
+/// Delivers until nothing waits. Returns the errors.
 async fn run(outbox: &Mutex<Outbox>, sink: &mut impl Sink, metrics: &Metrics) -> Vec<String> {
     let wake = Notify::new();
-    let mut told = Vec::new();
+    let mut errors = Vec::new();
     let emptied = async {
         while outbox.lock().expect("the outbox").waiting() > 0 {
             tokio::task::yield_now().await;
         }
     };
     tokio::select! {
-        () = deliver(outbox, sink, &wake, metrics, now, |error| told.push(error.to_string())) => {}
+        () = deliver(outbox, sink, &wake, metrics, now, |error| errors.push(error.to_string())) => {}
         () = emptied => {}
     }
-    told
+    errors
 }
 
 #[tokio::test]
-async fn everything_that_waits_is_delivered_once_and_let_go_of() {
-    let (folder, outbox) = outbox("all", 300);
+async fn everything_that_waits_is_delivered_once_and_removed() {
+    let (directory, outbox) = outbox("all", 300);
     let service = Service::start();
     let metrics = Metrics::default();
-    let told = run(&outbox, &mut sink(&service), &metrics).await;
-    assert_eq!((told, metrics.delivered.get()), (vec![], 300));
+    let errors = run(&outbox, &mut sink(&service), &metrics).await;
+    assert_eq!((errors, metrics.delivered.get()), (vec![], 300));
     assert_eq!(seqs(&service.texts()), (1..=300).collect::<Vec<_>>());
     drop(outbox);
-    let (outbox, _) = Outbox::open(&folder, 64 << 20).expect("an outbox");
+    let (outbox, _) = Outbox::open(&directory, 64 << 20).expect("an outbox");
     assert_eq!(outbox.waiting(), 0);
 }
 
 #[tokio::test]
-async fn a_lost_answer_repeats_and_loses_nothing() {
-    let (_folder, outbox) = outbox("lost", 5);
+async fn a_lost_response_repeats_and_loses_nothing() {
+    let (_directory, outbox) = outbox("lost", 5);
     let service = Service::start().with_stream(GROUP, STREAM);
-    service.trouble([Trouble::LostAnswer]);
+    service.inject([ServiceFault::LostAnswer]);
     let metrics = Metrics::default();
-    let told = run(&outbox, &mut sink(&service), &metrics).await;
-    assert_eq!((told.len(), metrics.failures.get(), metrics.delivered.get()), (1, 1, 5));
+    let errors = run(&outbox, &mut sink(&service), &metrics).await;
+    assert_eq!((errors.len(), metrics.failures.get(), metrics.delivered.get()), (1, 1, 5));
     assert_eq!(seqs(&service.texts()), [1, 2, 3, 4, 5, 1, 2, 3, 4, 5]);
 }
 
-/// Fails for hours, then takes everything.
+/// A sink that fails for hours, then accepts everything.
 struct Outage {
     failures: u32,
     until: tokio::time::Instant,
@@ -240,26 +242,26 @@ struct Outage {
 }
 
 impl Sink for Outage {
-    async fn send(&mut self, records: &[Record], _now: Timestamp) -> Result<Sent, SinkError> {
+    async fn send(&mut self, records: &[SpoolRecord], _now: Timestamp) -> Result<Sent, SinkError> {
         if tokio::time::Instant::now() < self.until {
             self.failures += 1;
             return Err(SinkError { records: records.len(), why: "no route".to_owned() });
         }
         self.sent.extend(records.iter().map(|record| record.text.clone()));
         let upto = records.last().map_or(0, |record| record.number);
-        Ok(Sent { upto, delivered: records.len() as u64, refused: 0 })
+        Ok(Sent { upto, delivered: records.len() as u64, rejected: 0 })
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn hours_without_delivery_cost_no_report_and_few_calls() {
-    let (_folder, outbox) = outbox("outage", 20);
+    let (_directory, outbox) = outbox("outage", 20);
     let metrics = Metrics::default();
     let start = tokio::time::Instant::now();
     let until = start + std::time::Duration::from_secs(6 * 3_600);
     let mut sink = Outage { failures: 0, until, sent: Vec::new() };
     let wake = Notify::new();
-    // New reports come while nothing goes out.
+    // New reports arrive during the outage.
     let write = async {
         for seq in 21..=100 {
             tokio::time::sleep(std::time::Duration::from_secs(300)).await;

@@ -1,4 +1,4 @@
-//! A log service on a real socket: the protocol, limits and errors of CloudWatch Logs, and what was asked of it.
+//! A log service on a real socket, with the protocol, limits and errors of CloudWatch Logs. It records the calls.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -10,38 +10,38 @@ use std::{
 
 use serde_json::{Value, json};
 
-/// What the service answers before it does anything.
+/// A fault in the response to the next call.
 #[derive(Debug, Clone)]
-pub(crate) enum Trouble {
-    /// An error of the service's, as its type and status.
+pub(crate) enum ServiceFault {
+    /// A service error: type and status.
     Error(&'static str, u16),
-    /// A page that is no answer, as from a proxy.
+    /// An HTML page, as from a proxy.
     Page,
-    /// The connection is closed.
+    /// The connection is closed before the call is processed.
     Hang,
-    /// Everything is taken, with this said about it.
+    /// All events are accepted, with this `rejectedLogEventsInfo`.
     Rejected(Value),
-    /// Everything is taken, and the answer is lost.
+    /// All events are accepted, and the response is lost.
     LostAnswer,
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct State {
+pub(crate) struct ServiceState {
     pub(crate) groups: BTreeSet<String>,
     pub(crate) streams: BTreeSet<(String, String)>,
-    /// Each call's operation.
+    /// The operation of each call.
     pub(crate) calls: Vec<String>,
-    /// Each taken call's events, as time and text.
-    pub(crate) taken: Vec<Vec<(i64, String)>>,
-    /// Who called.
+    /// The events of each accepted call, as (time, text).
+    pub(crate) accepted: Vec<Vec<(i64, String)>>,
+    /// The access keys of all callers.
     pub(crate) keys: BTreeSet<String>,
-    pub(crate) troubles: VecDeque<Trouble>,
+    pub(crate) faults: VecDeque<ServiceFault>,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Service {
     pub(crate) address: SocketAddr,
-    pub(crate) state: Arc<Mutex<State>>,
+    pub(crate) state: Arc<Mutex<ServiceState>>,
 }
 
 impl Service {
@@ -66,8 +66,8 @@ impl Service {
         self
     }
 
-    pub(crate) fn trouble(&self, troubles: impl IntoIterator<Item = Trouble>) {
-        self.state.lock().expect("the state").troubles.extend(troubles);
+    pub(crate) fn inject(&self, faults: impl IntoIterator<Item = ServiceFault>) {
+        self.state.lock().expect("the state").faults.extend(faults);
     }
 
     pub(crate) fn calls(&self) -> Vec<String> {
@@ -76,32 +76,32 @@ impl Service {
 
     pub(crate) fn texts(&self) -> Vec<String> {
         let state = self.state.lock().expect("the state");
-        state.taken.iter().flatten().map(|(_, text)| text.clone()).collect()
+        state.accepted.iter().flatten().map(|(_, text)| text.clone()).collect()
     }
 
     pub(crate) fn times(&self) -> Vec<Vec<i64>> {
         let state = self.state.lock().expect("the state");
-        state.taken.iter().map(|events| events.iter().map(|(at, _)| *at).collect()).collect()
+        state.accepted.iter().map(|events| events.iter().map(|(at, _)| *at).collect()).collect()
     }
 
     fn serve(&self, stream: TcpStream) {
         let mut stream = BufReader::new(stream);
-        while let Some(request) = Request::read(&mut stream) {
-            let Some((status, kind, body)) = self.answer(&request) else { return };
-            let answer = format!(
+        while let Some(request) = HttpRequest::read(&mut stream) {
+            let Some((status, kind, body)) = self.response(&request) else { return };
+            let response = format!(
                 "HTTP/1.1 {status} X\r\nContent-Type: {kind}\r\nx-amzn-RequestId: 1\r\nx-aws-ec2-metadata-token-ttl-seconds: 21600\r\nContent-Length: {}\r\n\r\n{body}",
                 body.len()
             );
-            if stream.get_mut().write_all(answer.as_bytes()).is_err() {
+            if stream.get_mut().write_all(response.as_bytes()).is_err() {
                 return;
             }
         }
     }
 
-    fn answer(&self, request: &Request) -> Option<(u16, &'static str, String)> {
+    fn response(&self, request: &HttpRequest) -> Option<(u16, &'static str, String)> {
         const JSON: &str = "application/x-amz-json-1.1";
-        if let Some(answer) = credentials(request) {
-            return Some(answer);
+        if let Some(response) = credentials(request) {
+            return Some(response);
         }
         let mut state = self.state.lock().expect("the state");
         let operation = request.header("x-amz-target")?.strip_prefix("Logs_20140328.")?.to_owned();
@@ -112,12 +112,14 @@ impl Service {
         let error = |status: u16, kind: &str, message: &str| {
             Some((status, JSON, json!({"__type": kind, "message": message}).to_string()))
         };
-        let trouble = state.troubles.pop_front();
-        match &trouble {
-            Some(Trouble::Error(kind, status)) => return error(*status, kind, "as the test asked for"),
-            Some(Trouble::Page) => return Some((502, "text/html", "<html>Bad Gateway</html>".to_owned())),
-            Some(Trouble::Hang) => return None,
-            Some(Trouble::Rejected(_) | Trouble::LostAnswer) | None => {}
+        let fault = state.faults.pop_front();
+        match &fault {
+            Some(ServiceFault::Error(kind, status)) => return error(*status, kind, "an injected error"),
+            Some(ServiceFault::Page) => {
+                return Some((502, "text/html", "<html>Bad Gateway</html>".to_owned()));
+            }
+            Some(ServiceFault::Hang) => return None,
+            Some(ServiceFault::Rejected(_) | ServiceFault::LostAnswer) | None => {}
         }
         let input: Value = serde_json::from_str(&request.body).expect("JSON");
         let name = |field: &str| input[field].as_str().unwrap_or_default().to_owned();
@@ -182,23 +184,23 @@ impl Service {
                 {
                     return error(400, "InvalidParameterException", "outside the limits");
                 }
-                state.taken.push(events);
-                match trouble {
-                    Some(Trouble::Rejected(info)) => {
+                state.accepted.push(events);
+                match fault {
+                    Some(ServiceFault::Rejected(info)) => {
                         return Some((200, JSON, json!({"rejectedLogEventsInfo": info}).to_string()));
                     }
-                    Some(Trouble::LostAnswer) => return None,
+                    Some(ServiceFault::LostAnswer) => return None,
                     _ => {}
                 }
             }
-            other => panic!("{other} was never asked for before"),
+            other => panic!("{other} is not supported"),
         }
         Some((200, JSON, "{}".to_owned()))
     }
 }
 
-/// The three ways in which a pod comes by credentials, each with a key of its own.
-fn credentials(request: &Request) -> Option<(u16, &'static str, String)> {
+/// The three ways in which a pod gets credentials, each with its own access key.
+fn credentials(request: &HttpRequest) -> Option<(u16, &'static str, String)> {
     let expiration = "2099-01-01T00:00:00Z";
     let line = request.line.as_str();
     if request.body.contains("Action=AssumeRoleWithWebIdentity") {
@@ -236,13 +238,13 @@ fn credentials(request: &Request) -> Option<(u16, &'static str, String)> {
 }
 
 #[derive(Debug)]
-struct Request {
+struct HttpRequest {
     line: String,
     headers: Vec<(String, String)>,
     body: String,
 }
 
-impl Request {
+impl HttpRequest {
     fn read(stream: &mut BufReader<TcpStream>) -> Option<Self> {
         let mut line = String::new();
         stream.read_line(&mut line).ok().filter(|length| *length > 0)?;

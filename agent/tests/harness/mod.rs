@@ -1,4 +1,4 @@
-//! Starts agents, reads what they report, and makes the places in which they run.
+//! Starts agents, reads their reports, and sets up their environment.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -15,38 +15,38 @@ use serde_json::Value;
 
 pub(crate) const INSTANCE_ID: &str = "i-0ab76e62066c9730c";
 
-/// A test that can't run here says so, and is no failure.
+/// Prints why a test cannot run here. It then passes.
 pub(crate) fn skip(why: &str) {
     println!("skipped: {why}");
 }
 
-/// The kernel's log, open for writing.
+/// The kernel log, opened for writing.
 pub(crate) fn kernel_log() -> Option<File> {
     let opened = OpenOptions::new().write(true).open("/dev/kmsg");
     opened.map_err(|error| skip(&format!("/dev/kmsg can't be written: {error}"))).ok()
 }
 
-/// A file of the test's own, by its path.
+/// Creates a file for the test and returns its path.
 pub(crate) fn file(name: &str, text: &str) -> String {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::write(&path, text).expect("a file");
     path.to_str().expect("UTF-8").to_owned()
 }
 
-/// A folder of the test's own, new and empty.
-pub(crate) fn folder(name: &str) -> PathBuf {
+/// Creates an empty directory for the test.
+pub(crate) fn directory(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = fs::remove_dir_all(&path);
-    fs::create_dir_all(&path).expect("a folder");
+    fs::create_dir_all(&path).expect("a directory");
     path
 }
 
-/// One record: the kernel takes one a write, and shows it once its line has ended.
+/// Writes one record: the kernel accepts one a write, and shows it after its line break.
 pub(crate) fn write_line(kernel_log: &mut File, text: &str) {
     kernel_log.write_all(format!("<4>{text}\n").as_bytes()).expect("a record");
 }
 
-/// Every finding of a report, of whichever kind it is.
+/// All findings of a report, of any kind.
 pub(crate) fn findings(report: &Value) -> impl Iterator<Item = &Value> {
     let own = report["findings"].as_array().into_iter().flatten();
     let conditions = report["conditions"].as_array().into_iter().flatten();
@@ -57,7 +57,7 @@ pub(crate) fn has_reason(report: &Value, reason: &str) -> bool {
     findings(report).any(|found| found["reason"] == reason)
 }
 
-/// A network namespace of the test's own; it goes with the value.
+/// A network namespace that is deleted on drop.
 pub(crate) struct Namespace(String);
 
 impl Namespace {
@@ -67,7 +67,7 @@ impl Namespace {
         match made {
             Ok(output) if output.status.success() => {
                 let namespace = Self(name);
-                // A node whose loopback is down is broken in itself.
+                // With the loopback interface down, the node would be unhealthy.
                 assert!(namespace.run("ip", &["link", "set", "lo", "up"]), "the loopback of a new namespace");
                 Some(namespace)
             }
@@ -82,7 +82,7 @@ impl Namespace {
         }
     }
 
-    /// Whether a command went well in it.
+    /// Runs a command in it. Returns whether it succeeded.
     pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> bool {
         let output = self.command(program).args(arguments).output().expect("ip netns exec runs");
         if !output.status.success() {
@@ -99,8 +99,8 @@ impl Namespace {
 }
 
 impl Namespace {
-    /// Serves a folder's files on a port of its loopback until the value goes.
-    pub(crate) fn serve(&self, folder: &Path, port: u16) -> Option<Server> {
+    /// Serves a directory's files on a loopback port until the value is dropped.
+    pub(crate) fn serve(&self, directory: &Path, port: u16) -> Option<Server> {
         if let Err(error) = Command::new("python3").arg("--version").output() {
             skip(&format!("python3 is not installed: {error}"));
             return None;
@@ -108,7 +108,7 @@ impl Namespace {
         let child = self
             .command("python3")
             .args(["-m", "http.server", &port.to_string(), "--bind", "127.0.0.1", "--directory"])
-            .arg(folder)
+            .arg(directory)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -117,7 +117,7 @@ impl Namespace {
     }
 }
 
-/// A server that runs; killed with the value.
+/// A running server that is killed on drop.
 pub(crate) struct Server(Child);
 
 impl Drop for Server {
@@ -133,15 +133,15 @@ impl Drop for Namespace {
     }
 }
 
-/// A scan in a namespace: its exit code, and what each probe said.
+/// Scans in a namespace. Returns the exit code and the readings.
 pub(crate) fn scan(namespace: &Namespace) -> (Option<i32>, Vec<Value>) {
     let mut command = namespace.command(env!("CARGO_BIN_EXE_nodemend-agent"));
     readings(command.args(["scan", "--format", "json", "--no-imds"]))
 }
 
-/// The same of a node whose filesystem is that folder; its `proc` is the machine's.
+/// Scans a node with this directory as its root; its `proc` is the machine's.
 pub(crate) fn scan_node(namespace: &Namespace, root: &Path) -> (Option<i32>, Vec<Value>) {
-    // ip netns exec has mounts of its own: this one goes with the process.
+    // `ip netns exec` has its own mount namespace, so this mount ends with the process.
     const MOUNT_AND_RUN: &str =
         r#"mount --bind /proc "$1/proc" && exec "$0" scan --format json --no-imds --root "$1""#;
     let mut command = namespace.command("sh");
@@ -155,7 +155,7 @@ fn readings(scan: &mut Command) -> (Option<i32>, Vec<Value>) {
     (output.status.code(), readings)
 }
 
-/// An agent that runs; killed with the value.
+/// A running agent that is killed on drop.
 pub(crate) struct Agent {
     child: Child,
     reports: Receiver<Value>,
@@ -167,7 +167,7 @@ impl Agent {
         Self::spawn(Command::new(env!("CARGO_BIN_EXE_nodemend-agent")), name, more, true)
     }
 
-    /// With the memory of the one before.
+    /// Starts an agent with the state of the previous one.
     pub(crate) fn start_again(name: &str, more: &[&str]) -> Self {
         Self::spawn(Command::new(env!("CARGO_BIN_EXE_nodemend-agent")), name, more, false)
     }
@@ -176,9 +176,9 @@ impl Agent {
         Self::spawn(namespace.command(env!("CARGO_BIN_EXE_nodemend-agent")), name, more, true)
     }
 
-    fn spawn(mut command: Command, name: &str, more: &[&str], forget: bool) -> Self {
+    fn spawn(mut command: Command, name: &str, more: &[&str], fresh: bool) -> Self {
         let state = state_dir(name);
-        if forget {
+        if fresh {
             let _ = fs::remove_dir_all(&state);
         }
         let listen = free_address();
@@ -196,7 +196,7 @@ impl Agent {
         let (sender, reports) = mpsc::channel();
         thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
-                // A kill may cut the last line: what was cut was not delivered.
+                // A kill may cut the last line, which then was not delivered.
                 let Ok(report) = serde_json::from_str(&line) else { continue };
                 if sender.send(report).is_err() {
                     return;
@@ -206,7 +206,7 @@ impl Agent {
         Self { child, reports, listen }
     }
 
-    /// The next report that is what the caller waits for.
+    /// Waits for a report that satisfies the predicate.
     pub(crate) fn wait(&self, limit: Duration, is_it: impl Fn(&Value) -> bool) -> Value {
         let end = Instant::now() + limit;
         let mut seen = Vec::new();
@@ -220,14 +220,14 @@ impl Agent {
         panic!("{} reports came, but not the one; the last ones:\n{}", seen.len(), seen[last..].join("\n"));
     }
 
-    /// A number of the metrics page.
+    /// A value of the metrics page.
     pub(crate) fn metric(&self, name: &str) -> u64 {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
             if let Some(value) = self.page().as_deref().and_then(|page| number(page, name)) {
                 return value;
             }
-            assert!(Instant::now() < end, "the metrics page does not say {name}");
+            assert!(Instant::now() < end, "the metrics page does not have {name}");
             thread::yield_now();
         }
     }
@@ -248,7 +248,7 @@ impl Agent {
         Some(page)
     }
 
-    /// SIGTERM: what it still reported, and its exit code.
+    /// Sends SIGTERM. Returns the remaining reports and the exit code.
     pub(crate) fn stop(mut self) -> (Vec<Value>, Option<i32>) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
@@ -258,7 +258,7 @@ impl Agent {
         (self.reports.iter().collect(), code)
     }
 
-    /// SIGKILL: what it had reported and nobody had read yet.
+    /// Sends SIGKILL. Returns the reports that were not read yet.
     pub(crate) fn kill(&mut self) -> Vec<Value> {
         self.child.kill().expect("it is killed");
         self.child.wait().expect("it ends");

@@ -6,7 +6,7 @@ fn filter(rules: &str) -> Ruleset {
                   :KUBE-FORWARD - [0:0]\n:KUBE-SERVICES - [0:0]\n:KUBE-EXTERNAL-SERVICES - [0:0]\n:cali-OUTPUT - [0:0]\n\
                   :KUBE-IPVS-FILTER - [0:0]\n:KUBE-SOURCE-RANGES-FIREWALL - [0:0]\n:KUBE-PROXY-FIREWALL - [0:0]\n\
                   :OWN - [0:0]\n:INNER - [0:0]\n";
-    let ruleset = save::parse(Family::V4, &format!("{chains}{rules}\nCOMMIT\n"));
+    let ruleset = save::parse(IpFamily::V4, &format!("{chains}{rules}\nCOMMIT\n"));
     assert_eq!(ruleset.unreadable, 0, "{rules}");
     ruleset
 }
@@ -16,7 +16,7 @@ fn blocked(rules: &str) -> bool {
 }
 
 #[test]
-fn the_metadata_service_is_blocked_by_what_loses_every_packet_to_it() {
+fn the_metadata_service_is_blocked_by_rules_that_drop_every_packet_to_it() {
     for rules in [
         "-A OUTPUT -d 169.254.169.254/32 -p tcp -j DROP",
         "-A OUTPUT -d 169.254.169.254/32 -j DROP",
@@ -47,7 +47,7 @@ fn the_metadata_service_is_blocked_by_what_loses_every_packet_to_it() {
 }
 
 #[test]
-fn what_leaves_a_way_to_the_metadata_service_is_no_block() {
+fn rules_that_leave_access_to_the_metadata_service_are_no_block() {
     for rules in [
         "",
         "-A OUTPUT -d 169.254.170.2/32 -j DROP",
@@ -80,7 +80,7 @@ fn what_leaves_a_way_to_the_metadata_service_is_no_block() {
 fn a_policy_that_drops_blocks_what_no_rule_accepts() {
     let policy = |rules: &str| {
         let text = format!("*filter\n:OUTPUT DROP [0:0]\n:OWN - [0:0]\n{rules}\nCOMMIT\n");
-        metadata_blocked(&save::parse(Family::V4, &text), None)
+        metadata_blocked(&save::parse(IpFamily::V4, &text), None)
     };
     assert_eq!(policy("").as_deref(), Some("filter/OUTPUT: the chain's policy is DROP"));
     assert!(policy("-A OUTPUT -p udp -j ACCEPT").is_some());
@@ -90,15 +90,15 @@ fn a_policy_that_drops_blocks_what_no_rule_accepts() {
 }
 
 #[test]
-fn a_block_in_another_table_is_a_block_and_one_of_ipv6_is_none() {
+fn a_block_in_another_table_counts_and_one_of_ipv6_does_not() {
     let text = "*raw\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -d 169.254.169.254/32 -j DROP\nCOMMIT\n";
-    assert!(metadata_blocked(&save::parse(Family::V4, text), None).is_some());
+    assert!(metadata_blocked(&save::parse(IpFamily::V4, text), None).is_some());
     let text = "*mangle\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -d 169.254.169.254/32 -j DROP\nCOMMIT\n";
-    assert!(metadata_blocked(&save::parse(Family::V4, text), None).is_some());
+    assert!(metadata_blocked(&save::parse(IpFamily::V4, text), None).is_some());
     let text = "*filter\n:OUTPUT DROP [0:0]\n-A OUTPUT -d fd00:ec2::254/128 -j DROP\nCOMMIT\n";
-    let ruleset = save::parse(Family::V6, text);
+    let ruleset = save::parse(IpFamily::V6, text);
     assert_eq!(metadata_blocked(&ruleset, None), None);
-    assert_eq!(unexpected_rejects(&ruleset, &[]).len(), 1, "still told as a rule that drops");
+    assert_eq!(unexpected_rejects(&ruleset, &[]).len(), 1, "still reported as a rule that drops");
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn chains_that_call_each_other_end() {
 }
 
 #[test]
-fn what_kubernetes_and_its_network_install_is_expected() {
+fn rules_of_kubernetes_and_its_network_are_expected() {
     for rule in [
         "-A KUBE-FORWARD -m conntrack --ctstate INVALID -j DROP",
         "-A KUBE-FORWARD -m conntrack --ctstate INVALID -m nfacct --nfacct-name ct_state_invalid_dropped_pkts -j DROP",
@@ -131,7 +131,7 @@ fn what_kubernetes_and_its_network_install_is_expected() {
 }
 
 #[test]
-fn what_anybody_else_installs_is_not() {
+fn other_rules_are_unexpected() {
     for rule in [
         "-A OUTPUT -d 169.254.169.254/32 -p tcp -j DROP",
         "-A INPUT -p tcp -m tcp --dport 10250 -j REJECT --reject-with tcp-reset",
@@ -147,7 +147,7 @@ fn what_anybody_else_installs_is_not() {
 }
 
 #[test]
-fn rules_of_a_chain_are_told_together_and_an_expected_chain_not_at_all() {
+fn rules_of_a_chain_are_reported_together_and_an_expected_chain_not_at_all() {
     let ruleset = filter("-A INPUT -p udp -j DROP\n-A INPUT -p tcp -j DROP\n-A OWN -j DROP");
     let found = unexpected_rejects(&ruleset, &[("filter".to_owned(), "OWN".to_owned())]);
     assert_eq!(found.len(), 1);
@@ -161,7 +161,7 @@ fn rules_of_a_chain_are_told_together_and_an_expected_chain_not_at_all() {
 fn a_rule_that_diverts_the_kubelets_port_is_a_conflict() {
     let nat = |rules: &str| {
         let text = format!("*nat\n:PREROUTING ACCEPT [0:0]\n:CNI-DN-1 - [0:0]\n{rules}\nCOMMIT\n");
-        port_conflicts(&save::parse(Family::V4, &text)).len()
+        port_conflicts(&save::parse(IpFamily::V4, &text)).len()
     };
     assert_eq!(nat("-A CNI-DN-1 -p tcp -m tcp --dport 10250 -j DNAT --to-destination 10.0.3.7:8080"), 1);
     assert_eq!(nat("-A PREROUTING -p tcp -m multiport --dports 443,10000:11000 -j REDIRECT --to-ports 1"), 1);

@@ -1,8 +1,9 @@
-//! Turns a system log monitor's configuration of node-problem-detector into rules.
+//! Parses node-problem-detector's system log monitor configuration.
 //!
 //! Its patterns see the last `bufferSize` lines joined by line breaks and must end where the last line ends. Most
-//! patterns cannot match a line break at all; those see the last line alone, which comes to the same and costs
-//! a tenth. `permanent` makes a condition bad until the next boot, as it does there; `temporary` is an event.
+//! patterns cannot match a line break; they are matched against the last line alone, with the same result at a tenth
+//! of the cost. `permanent` makes a condition False until the next boot, as in node-problem-detector; `temporary` is
+//! an event.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -13,7 +14,7 @@ use nodemend_domain::{
 };
 use serde::{Deserialize, de::IgnoredAny};
 
-use super::{MAX_NAME, Rule, RuleFile, RuleSource, Wrong, check_pattern, check_reason};
+use super::{FieldError, LogRule, MAX_NAME, RuleFile, RuleSource, check_pattern, check_reason};
 use crate::finding::{Clears, Debounce};
 
 const DEFAULT_BUFFER: usize = 10;
@@ -22,18 +23,19 @@ const EVENT_QUIET: SignedDuration = SignedDuration::from_mins(10);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(super) struct Form {
-    plugin: Plugin,
+pub(super) struct NpdForm {
+    plugin: NpdPlugin,
     #[serde(default)]
     plugin_config: BTreeMap<String, String>,
     log_path: Option<String>,
     lookback: Option<String>,
     buffer_size: Option<usize>,
     #[serde(default)]
-    conditions: Vec<Condition>,
+    conditions: Vec<NpdCondition>,
     #[serde(default)]
-    rules: Vec<RuleForm>,
-    /// A prefilter, which ours does itself; and what concerns its own start and metrics.
+    rules: Vec<NpdRuleForm>,
+    /// Accepted and ignored: a prefilter, which the agent builds itself, and options of node-problem-detector's own
+    /// start and metrics.
     #[serde(rename = "skipList")]
     _skip_list: Option<IgnoredAny>,
     #[serde(rename = "delay")]
@@ -46,7 +48,7 @@ pub(super) struct Form {
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Plugin {
+enum NpdPlugin {
     Kmsg,
     Journald,
     Filelog,
@@ -54,7 +56,7 @@ enum Plugin {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Condition {
+struct NpdCondition {
     #[serde(rename = "type")]
     condition: ConditionType,
     #[serde(rename = "reason")]
@@ -65,9 +67,9 @@ struct Condition {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct RuleForm {
+struct NpdRuleForm {
     #[serde(rename = "type")]
-    lasts: Lasts,
+    rule_type: NpdRuleType,
     condition: Option<ConditionType>,
     reason: String,
     pattern: String,
@@ -85,28 +87,31 @@ struct RuleForm {
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Lasts {
+enum NpdRuleType {
     Permanent,
     Temporary,
 }
 
-impl Form {
-    pub(super) fn check(self, name: &str) -> Result<RuleFile, Wrong> {
+impl NpdForm {
+    pub(super) fn check(self, name: &str) -> Result<RuleFile, FieldError> {
         let source = self.source()?;
         let buffer = match self.buffer_size.unwrap_or(0) {
             0 => DEFAULT_BUFFER,
             lines if lines <= MAX_BUFFER => lines,
-            lines => return Err(Wrong::new("bufferSize", format!("{lines} is more than {MAX_BUFFER}"))),
+            lines => return Err(FieldError::new("bufferSize", format!("{lines} is more than {MAX_BUFFER}"))),
         };
-        for (place, known) in self.conditions.iter().enumerate() {
+        for (index, known) in self.conditions.iter().enumerate() {
             let name = known.condition.as_str();
             if known.condition == ConditionType::Ready || name.is_empty() || name.len() >= MAX_NAME {
-                return Err(Wrong::new(format!("conditions[{place}].type"), "not a condition of an agent"));
+                return Err(FieldError::new(
+                    format!("conditions[{index}].type"),
+                    "not a condition that an agent reports",
+                ));
             }
         }
-        let rules = self.rules.iter().enumerate().map(|(place, rule)| {
+        let rules = self.rules.iter().enumerate().map(|(index, rule)| {
             rule.check(&source, &self.conditions)
-                .map_err(|wrong| Wrong { field: format!("rules[{place}].{}", wrong.field), ..wrong })
+                .map_err(|error| FieldError { field: format!("rules[{index}].{}", error.field), ..error })
         });
         Ok(RuleFile {
             name: name.to_owned(),
@@ -117,70 +122,72 @@ impl Form {
         })
     }
 
-    fn source(&self) -> Result<RuleSource, Wrong> {
+    fn source(&self) -> Result<RuleSource, FieldError> {
         match self.plugin {
-            Plugin::Kmsg => Ok(RuleSource::Kernel { any_facility: false }),
-            Plugin::Journald => match self.plugin_config.get("source").map(String::as_str) {
-                None | Some("") => Err(Wrong::new("pluginConfig.source", "it is missing")),
+            NpdPlugin::Kmsg => Ok(RuleSource::Kernel { any_facility: false }),
+            NpdPlugin::Journald => match self.plugin_config.get("source").map(String::as_str) {
+                None | Some("") => Err(FieldError::new("pluginConfig.source", "it is missing")),
                 Some("kernel") => Ok(RuleSource::Kernel { any_facility: false }),
                 Some(unit) => Ok(RuleSource::Unit(unit.to_owned())),
             },
-            Plugin::Filelog => match self.log_path.as_deref() {
+            NpdPlugin::Filelog => match self.log_path.as_deref() {
                 Some(path) if path.starts_with('/') => Ok(RuleSource::File(path.to_owned())),
-                _ => Err(Wrong::new("logPath", "a path that starts with / is needed")),
+                _ => Err(FieldError::new("logPath", "it must start with /")),
             },
         }
     }
 
-    /// Its file logs carry a prefix that this takes off; a line without it is passed over, as it does.
-    fn extract(&self) -> Result<Option<regex::Regex>, Wrong> {
+    /// File logs carry a prefix that this expression removes. A line that it does not match is skipped, as in
+    /// node-problem-detector.
+    fn extract(&self) -> Result<Option<regex::Regex>, FieldError> {
         let Some(pattern) =
-            self.plugin_config.get("message").filter(|_| matches!(self.plugin, Plugin::Filelog))
+            self.plugin_config.get("message").filter(|_| matches!(self.plugin, NpdPlugin::Filelog))
         else {
             return Ok(None);
         };
         let field = "pluginConfig.message";
-        let regex = super::matcher::compile(pattern).map_err(|error| Wrong::new(field, error.to_string()))?;
+        let regex =
+            super::matcher::compile(pattern).map_err(|error| FieldError::new(field, error.to_string()))?;
         if regex.captures_len() < 2 {
-            return Err(Wrong::new(field, "it has no group that holds the message"));
+            return Err(FieldError::new(field, "it has no capture group for the message"));
         }
         Ok(Some(regex))
     }
 
-    fn lookback(&self) -> Result<SignedDuration, Wrong> {
+    fn lookback(&self) -> Result<SignedDuration, FieldError> {
         match self.lookback.as_deref() {
             None | Some("" | "0") => Ok(SignedDuration::ZERO),
             Some(text) => match text.parse::<SignedDuration>() {
                 Ok(lookback) if !lookback.is_negative() => Ok(lookback),
-                Ok(_) => Err(Wrong::new("lookback", "it is negative")),
-                Err(error) => Err(Wrong::new("lookback", error.to_string())),
+                Ok(_) => Err(FieldError::new("lookback", "it is negative")),
+                Err(error) => Err(FieldError::new("lookback", error.to_string())),
             },
         }
     }
 }
 
-impl RuleForm {
-    fn check(&self, source: &RuleSource, conditions: &[Condition]) -> Result<Rule, Wrong> {
+impl NpdRuleForm {
+    fn check(&self, source: &RuleSource, conditions: &[NpdCondition]) -> Result<LogRule, FieldError> {
         check_reason("reason", &self.reason)?;
-        // The plain pattern first: what is wrong with it is told in the user's own words.
+        // Compiled as written first, so that an error quotes the user's own pattern.
         check_pattern("pattern", &self.pattern)?;
         let pattern = super::matcher::compile(&format!("(?:{})\\z", self.pattern))
-            .map_err(|error| Wrong::new("pattern", error.to_string()))?;
-        let (severity, condition, clears) = match (self.lasts, &self.condition) {
-            (Lasts::Temporary, _) => {
+            .map_err(|error| FieldError::new("pattern", error.to_string()))?;
+        let (severity, condition, clears) = match (self.rule_type, &self.condition) {
+            (NpdRuleType::Temporary, _) => {
                 let known = catalogue::lookup(&self.reason).map(|found| found.condition);
                 (Severity::Event, known.unwrap_or_else(|| source.condition()), Clears::Quiet(EVENT_QUIET))
             }
-            (Lasts::Permanent, Some(condition))
+            (NpdRuleType::Permanent, Some(condition))
                 if conditions.iter().any(|known| known.condition == *condition) =>
             {
                 (Severity::Condition, condition.clone(), Clears::Boot)
             }
-            (Lasts::Permanent, _) => {
-                return Err(Wrong::new("condition", "a permanent rule names one of conditions"));
+            (NpdRuleType::Permanent, _) => {
+                return Err(FieldError::new("condition", "a permanent rule must name one of the conditions"));
             }
         };
-        Ok(Rule {
+        Ok(LogRule {
             source: source.clone(),
             spans_lines: may_span_lines(&self.pattern),
             pattern,
@@ -194,7 +201,7 @@ impl RuleForm {
     }
 }
 
-/// Whether a pattern could match a line break: in doubt yes, which only costs time.
+/// Whether a pattern could match a line break. If in doubt, true: that only costs time.
 fn may_span_lines(pattern: &str) -> bool {
     const HINTS: [&str; 12] =
         ["\n", r"\n", r"\s", r"\W", r"\D", r"\x", r"\u", r"\U", r"\p", r"\P", "[^", "[:"];

@@ -1,4 +1,4 @@
-//! Turns our own form of a rule file into rules.
+//! Parses nodemend's own rule file format.
 
 use std::borrow::Cow;
 
@@ -9,27 +9,27 @@ use nodemend_domain::{
 };
 use serde::Deserialize;
 
-use super::{Rule, RuleFile, RuleSource, Wrong, check_pattern, check_reason};
+use super::{FieldError, LogRule, RuleFile, RuleSource, check_pattern, check_reason};
 use crate::finding::{Clears, Debounce};
 
-/// An event that nothing else ends is over after this.
+/// An event that nothing else clears is cleared after this quiet time.
 const EVENT_QUIET: SignedDuration = SignedDuration::from_mins(10);
-const LONGEST: SignedDuration = SignedDuration::from_hours(24);
-const MOST: u32 = 1000;
+const MAX_DURATION: SignedDuration = SignedDuration::from_hours(24);
+const MAX_COUNT: u32 = 1000;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Form {
-    rules: Vec<RuleForm>,
+pub(super) struct OwnForm {
+    rules: Vec<OwnRuleForm>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct RuleForm {
-    source: Source,
+struct OwnRuleForm {
+    source: SourceForm,
     unit: Option<String>,
     path: Option<String>,
-    facility: Option<Facility>,
+    facility: Option<FacilityForm>,
     pattern: String,
     #[serde(alias = "type")]
     severity: SeverityForm,
@@ -42,7 +42,7 @@ struct RuleForm {
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Source {
+enum SourceForm {
     Kmsg,
     Journal,
     File,
@@ -50,7 +50,7 @@ enum Source {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Facility {
+enum FacilityForm {
     Kernel,
     Any,
 }
@@ -72,10 +72,11 @@ struct ClearsForm {
     boot: bool,
 }
 
-impl Form {
-    pub(super) fn check(self, name: &str) -> Result<RuleFile, Wrong> {
-        let rules = self.rules.into_iter().enumerate().map(|(place, rule)| {
-            rule.check().map_err(|wrong| Wrong { field: format!("rules[{place}].{}", wrong.field), ..wrong })
+impl OwnForm {
+    pub(super) fn check(self, name: &str) -> Result<RuleFile, FieldError> {
+        let rules = self.rules.into_iter().enumerate().map(|(index, rule)| {
+            rule.check()
+                .map_err(|error| FieldError { field: format!("rules[{index}].{}", error.field), ..error })
         });
         Ok(RuleFile {
             name: name.to_owned(),
@@ -87,8 +88,8 @@ impl Form {
     }
 }
 
-impl RuleForm {
-    fn check(self) -> Result<Rule, Wrong> {
+impl OwnRuleForm {
+    fn check(self) -> Result<LogRule, FieldError> {
         check_reason("reason", &self.reason)?;
         let source = self.source()?;
         let severity = match self.severity {
@@ -98,7 +99,7 @@ impl RuleForm {
         let condition = self.condition(&source, severity)?;
         let debounce = self.debounce()?;
         let (clears, cleared_by) = self.clears(severity)?;
-        Ok(Rule {
+        Ok(LogRule {
             pattern: check_pattern("pattern", &self.pattern)?,
             cleared_by: cleared_by.map(|line| check_pattern("clears.line", line)).transpose()?,
             source,
@@ -111,101 +112,108 @@ impl RuleForm {
         })
     }
 
-    fn source(&self) -> Result<RuleSource, Wrong> {
-        let unwanted = |field: &str, given: bool, source: &str| {
-            if given { Err(Wrong::new(field, format!("it goes with source {source} only"))) } else { Ok(()) }
+    fn source(&self) -> Result<RuleSource, FieldError> {
+        let unwanted = |field: &str, overrides: bool, source: &str| {
+            if overrides {
+                Err(FieldError::new(field, format!("it is valid with source {source} only")))
+            } else {
+                Ok(())
+            }
         };
-        if !matches!(self.source, Source::Kmsg) {
+        if !matches!(self.source, SourceForm::Kmsg) {
             unwanted("facility", self.facility.is_some(), "kmsg")?;
         }
-        if !matches!(self.source, Source::Journal) {
+        if !matches!(self.source, SourceForm::Journal) {
             unwanted("unit", self.unit.is_some(), "journal")?;
         }
-        if !matches!(self.source, Source::File) {
+        if !matches!(self.source, SourceForm::File) {
             unwanted("path", self.path.is_some(), "file")?;
         }
-        let wanted = |field: &str, given: &Option<String>| {
-            given
+        let wanted = |field: &str, overrides: &Option<String>| {
+            overrides
                 .clone()
-                .filter(|given| !given.is_empty())
-                .ok_or_else(|| Wrong::new(field, "it is missing and needed by this source"))
+                .filter(|overrides| !overrides.is_empty())
+                .ok_or_else(|| FieldError::new(field, "it is missing and required by this source"))
         };
         match self.source {
-            Source::Kmsg => Ok(RuleSource::Kernel { any_facility: self.facility == Some(Facility::Any) }),
-            Source::Journal => Ok(RuleSource::Unit(wanted("unit", &self.unit)?)),
-            Source::File => {
+            SourceForm::Kmsg => {
+                Ok(RuleSource::Kernel { any_facility: self.facility == Some(FacilityForm::Any) })
+            }
+            SourceForm::Journal => Ok(RuleSource::Unit(wanted("unit", &self.unit)?)),
+            SourceForm::File => {
                 let path = wanted("path", &self.path)?;
                 if path.starts_with('/') {
                     Ok(RuleSource::File(path))
                 } else {
-                    Err(Wrong::new("path", "it must start with /"))
+                    Err(FieldError::new("path", "it must start with /"))
                 }
             }
         }
     }
 
-    /// The condition, which must be one that an agent reports, and the catalogue's where it knows the reason.
-    fn condition(&self, source: &RuleSource, severity: Severity) -> Result<ConditionType, Wrong> {
+    /// The rule's condition. It must be one that an agent reports, and the catalogue's condition if the catalogue has
+    /// the reason.
+    fn condition(&self, source: &RuleSource, severity: Severity) -> Result<ConditionType, FieldError> {
         let known = catalogue::lookup(&self.reason).map(|found| found.condition);
         let condition = match (&self.condition, known) {
-            (Some(given), Some(known)) if *given != known => {
-                return Err(Wrong::new("condition", format!("{} belongs to {known}", self.reason)));
+            (Some(overrides), Some(known)) if *overrides != known => {
+                return Err(FieldError::new("condition", format!("{} belongs to {known}", self.reason)));
             }
-            (Some(given), _) => given.clone(),
+            (Some(overrides), _) => overrides.clone(),
             (None, Some(known)) => known,
             (None, None) if severity == Severity::Event => source.condition(),
-            (None, None) => return Err(Wrong::new("condition", "it is missing")),
+            (None, None) => return Err(FieldError::new("condition", "it is missing")),
         };
         if ConditionType::AGENT.contains(&condition) {
             Ok(condition)
         } else {
             let names = ConditionType::AGENT.map(|condition| condition.to_string()).join(", ");
-            Err(Wrong::new("condition", format!("{condition} is none of {names}")))
+            Err(FieldError::new("condition", format!("{condition} is not one of {names}")))
         }
     }
 
-    fn debounce(&self) -> Result<Debounce, Wrong> {
+    fn debounce(&self) -> Result<Debounce, FieldError> {
         match (self.count, self.window) {
             (None | Some(1), None) => Ok(Debounce::Once),
-            (Some(count), _) if !(1..=MOST).contains(&count) => {
-                Err(Wrong::new("count", format!("it is 1 to {MOST}")))
+            (Some(count), _) if !(1..=MAX_COUNT).contains(&count) => {
+                Err(FieldError::new("count", format!("it must be 1 to {MAX_COUNT}")))
             }
-            (Some(_), None) => Err(Wrong::new("window", "it is missing: so many within how long?")),
-            (None, Some(_)) => Err(Wrong::new("count", "it is missing: how many within the window?")),
+            (Some(_), None) => Err(FieldError::new("window", "it is missing: count needs a window")),
+            (None, Some(_)) => Err(FieldError::new("count", "it is missing: window needs a count")),
             (Some(count), Some(window)) => {
-                check_length("window", window)?;
+                check_duration("window", window)?;
                 Ok(Debounce::Times { count, window })
             }
         }
     }
 
-    /// What starts the repair clock must say how it ends.
-    fn clears(&self, severity: Severity) -> Result<(Clears, Option<&str>), Wrong> {
+    /// A rule that can make a condition False must define how it clears.
+    fn clears(&self, severity: Severity) -> Result<(Clears, Option<&str>), FieldError> {
         let Some(form) = &self.clears else {
             return match severity {
                 Severity::Event => Ok((Clears::Quiet(EVENT_QUIET), None)),
                 Severity::Condition => {
-                    Err(Wrong::new("clears", "it is missing: how does this condition end?"))
+                    Err(FieldError::new("clears", "it is missing: a Condition must define how it clears"))
                 }
             };
         };
         if let Some(quiet) = form.quiet {
-            check_length("clears.quiet", quiet)?;
+            check_duration("clears.quiet", quiet)?;
         }
         match (form.boot, form.quiet, form.line.as_deref()) {
             (true, None, None) => Ok((Clears::Boot, None)),
-            (true, ..) => Err(Wrong::new("clears.boot", "it stands alone")),
-            (false, or_quiet, Some(line)) => Ok((Clears::Told { or_quiet }, Some(line))),
+            (true, ..) => Err(FieldError::new("clears.boot", "it excludes the other keys")),
+            (false, or_quiet, Some(line)) => Ok((Clears::Explicit { or_quiet }, Some(line))),
             (false, Some(quiet), None) => Ok((Clears::Quiet(quiet), None)),
-            (false, None, None) => Err(Wrong::new("clears", "it names none of quiet, line, boot")),
+            (false, None, None) => Err(FieldError::new("clears", "it has none of quiet, line, boot")),
         }
     }
 }
 
-fn check_length(field: &str, length: SignedDuration) -> Result<(), Wrong> {
-    if length > SignedDuration::ZERO && length <= LONGEST {
+fn check_duration(field: &str, duration: SignedDuration) -> Result<(), FieldError> {
+    if duration > SignedDuration::ZERO && duration <= MAX_DURATION {
         Ok(())
     } else {
-        Err(Wrong::new(field, "it is more than nothing and at most 24h"))
+        Err(FieldError::new(field, "it must be more than 0 and at most 24h"))
     }
 }

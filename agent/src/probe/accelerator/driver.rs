@@ -1,15 +1,16 @@
-//! Turns the PCI bus and the NVIDIA driver's own list into GPUs that the driver could not take.
+//! Finds GPUs that the NVIDIA driver failed to initialize.
 //!
-//! Evidence is a GPU that no driver has while the NVIDIA driver runs others: the driver takes every GPU that it can when
-//! it is loaded. What is no evidence, and why:
-//! - No list, or an empty one: the driver is not loaded (an operator loads it later), or takes none of the GPUs, which
-//!   says more about the driver than about them.
-//! - A GPU that another driver has or is to have: it was handed to a guest, by vfio-pci say.
-//! - A GPU that the driver has and does not list: the list that is seen here is not the whole one. NVIDIA's container
-//!   runtime mounts one over it that shows a container's GPUs alone.
-//! - Device nodes. `/dev/nvidia0` is made by whoever first needs it (nvidia-modprobe), in a container's `/dev` as often
-//!   as in the host's, and is not unmade; MIG's are of another form, `/dev/nvidia-caps`. A GPU without a node works as
-//!   soon as it is used, and a node without a GPU has no GPU on the bus or in the list either.
+//! Evidence is a GPU without a driver while the NVIDIA driver runs others: the driver takes every GPU that it can
+//! when it loads. These are not evidence:
+//! - A missing or empty list: the driver is not loaded (an operator loads it later), or runs none of the GPUs, which
+//!   is a problem of the driver rather than of the GPUs.
+//! - A GPU that has or is reserved for another driver, such as vfio-pci: it was passed to a guest.
+//! - A GPU that the driver runs and does not list: the visible list is incomplete. NVIDIA's container runtime mounts
+//!   a list over it that contains only the container's GPUs.
+//! - Device nodes. `/dev/nvidia0` is created by the first program that needs it (nvidia-modprobe), in a container's
+//!   `/dev` as often as in the host's, and is not removed. MIG devices use another form, `/dev/nvidia-caps`. A GPU
+//!   without a device node works as soon as it is used, and a device node without a GPU is visible on the bus and in
+//!   the list.
 
 use std::{
     collections::BTreeSet,
@@ -25,27 +26,27 @@ use super::{
     not_checkable, some_gpus, subject,
 };
 use crate::{
-    finding::Change,
+    finding::FindingChange,
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
-    source::pci::Function,
+    source::pci::PciFunction,
 };
 
 const LIST: &str = "proc/driver/nvidia/gpus";
 const DRIVER: &str = "nvidia";
-/// What is told apart from what the bus shows.
+/// The subject that separates this finding from the PCI bus's.
 const IN_THE_LIST: &str = "driver";
 
-pub(super) struct Driven {
+pub(super) struct DriverGpus {
     root: PathBuf,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
-impl Driven {
+impl DriverGpus {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), standing: Standing::default() }
+        Self { root: root.to_owned(), latch: ConditionLatch::default() }
     }
 
     /// The addresses of the GPUs that the driver runs.
@@ -60,7 +61,7 @@ impl Driven {
     }
 }
 
-impl Probe for Driven {
+impl Probe for DriverGpus {
     fn name(&self) -> &'static str {
         "nvidia-driver"
     }
@@ -73,20 +74,20 @@ impl Probe for Driven {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         let gpus = some_gpus(&self.root)?;
-        let wrong = judge(&gpus, &self.list()?).map_err(not_checkable)?;
-        let judged = Judged::when(MISMATCH, wrong).about(IN_THE_LIST).after(TWICE);
-        Ok(self.standing.update(vec![judged], now))
+        let problem = evaluate(&gpus, &self.list()?).map_err(not_checkable)?;
+        let evaluated = Evaluation::new(MISMATCH, problem).about(IN_THE_LIST).after(TWICE);
+        Ok(self.latch.update(vec![evaluated], now))
     }
 }
 
-fn judge(gpus: &[Function], list: &BTreeSet<String>) -> Result<Option<String>, &'static str> {
-    let is_listed = |gpu: &&Function| list.contains(&gpu.address.to_ascii_lowercase());
+fn evaluate(gpus: &[PciFunction], list: &BTreeSet<String>) -> Result<Option<String>, &'static str> {
+    let is_listed = |gpu: &&PciFunction| list.contains(&gpu.address.to_ascii_lowercase());
     let driven = gpus.iter().filter(|gpu| gpu.driver.as_deref() == Some(DRIVER));
     let (listed, hidden): (Vec<_>, Vec<_>) = driven.partition(is_listed);
     if !hidden.is_empty() {
-        return Err("the NVIDIA driver has GPUs that its list, as it is seen here, leaves out");
+        return Err("the visible list of the NVIDIA driver's GPUs is incomplete");
     }
     if listed.is_empty() {
         return Err("the NVIDIA driver is loaded and runs no GPU");
@@ -97,81 +98,81 @@ fn judge(gpus: &[Function], list: &BTreeSet<String>) -> Result<Option<String>, &
         .map(|gpu| subject(&gpu.address))
         .collect();
     Ok((!left.is_empty()).then(|| {
-        format!("the NVIDIA driver runs {} GPUs and could not take {}", listed.len(), left.join(", "))
+        format!("the NVIDIA driver runs {} GPUs and failed to initialize {}", listed.len(), left.join(", "))
     }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::accelerator::trees::{self, read};
+    use crate::probe::accelerator::fixture::{self, read};
 
-    fn well() -> Result<Vec<String>, String> {
+    fn healthy() -> Result<Vec<String>, String> {
         Ok(vec!["-driver".to_owned()])
     }
 
     #[test]
-    fn a_gpu_that_the_driver_left_while_it_took_others_is_broken_until_it_is_taken() {
-        let root = trees::instance("p5.48xlarge", 7);
-        let left = trees::gpu(root.path(), 7);
-        let mut probe = Driven::new(root.path());
-        let wrong = "+driver: the NVIDIA driver runs 7 GPUs and could not take 0000:17:00".to_owned();
-        assert_eq!(read(&mut probe), Ok(vec![wrong]));
-        trees::bind(&left, "nvidia");
-        trees::list(root.path(), 7);
-        assert_eq!(read(&mut probe), well());
+    fn a_gpu_that_the_driver_failed_to_initialize_is_broken_until_it_runs() {
+        let root = fixture::instance("p5.48xlarge", 7);
+        let left = fixture::gpu(root.path(), 7);
+        let mut probe = DriverGpus::new(root.path());
+        let problem = "+driver: the NVIDIA driver runs 7 GPUs and failed to initialize 0000:17:00".to_owned();
+        assert_eq!(read(&mut probe), Ok(vec![problem]));
+        fixture::bind(&left, "nvidia");
+        fixture::list(root.path(), 7);
+        assert_eq!(read(&mut probe), healthy());
     }
 
     #[test]
     fn a_driver_that_is_not_loaded_yet_is_no_fault() {
-        let root = trees::instance("p5.48xlarge", 0);
+        let root = fixture::instance("p5.48xlarge", 0);
         for number in 0..8 {
-            trees::gpu(root.path(), number);
+            fixture::gpu(root.path(), number);
         }
-        let mut probe = Driven::new(root.path());
+        let mut probe = DriverGpus::new(root.path());
         assert_eq!(read(&mut probe), Err("no NVIDIA driver is loaded".to_owned()));
-        fs::create_dir_all(root.path().join(LIST)).expect("a folder");
+        fs::create_dir_all(root.path().join(LIST)).expect("a directory");
         assert_eq!(read(&mut probe), Err("the NVIDIA driver is loaded and runs no GPU".to_owned()));
     }
 
     #[test]
     fn a_gpu_for_a_guest_is_not_the_drivers() {
-        let root = trees::instance("p5.48xlarge", 6);
-        trees::bind(&trees::gpu(root.path(), 6), "vfio-pci");
-        let waiting = trees::gpu(root.path(), 7);
+        let root = fixture::instance("p5.48xlarge", 6);
+        fixture::bind(&fixture::gpu(root.path(), 6), "vfio-pci");
+        let waiting = fixture::gpu(root.path(), 7);
         fs::write(waiting.join("driver_override"), "vfio-pci\n").expect("a file");
-        assert_eq!(read(&mut Driven::new(root.path())), well());
+        assert_eq!(read(&mut DriverGpus::new(root.path())), healthy());
         fs::write(waiting.join("driver_override"), "nvidia\n").expect("a file");
         assert!(
-            matches!(read(&mut Driven::new(root.path())), Ok(changes) if changes[0].contains("0000:17:00"))
+            matches!(read(&mut DriverGpus::new(root.path())), Ok(changes) if changes[0].contains("0000:17:00"))
         );
     }
 
     #[test]
-    fn a_list_that_shows_some_of_the_drivers_gpus_is_not_believed() {
-        let root = trees::instance("p5.48xlarge", 8);
-        fs::remove_dir(root.path().join(LIST).join(trees::address(3))).expect("a folder");
-        let why = read(&mut Driven::new(root.path())).expect_err("a list with a gap");
-        assert_eq!(why, "the NVIDIA driver has GPUs that its list, as it is seen here, leaves out");
+    fn an_incomplete_list_of_the_drivers_gpus_is_not_trusted() {
+        let root = fixture::instance("p5.48xlarge", 8);
+        fs::remove_dir(root.path().join(LIST).join(fixture::address(3))).expect("a directory");
+        let why = read(&mut DriverGpus::new(root.path())).expect_err("a list with a gap");
+        assert_eq!(why, "the visible list of the NVIDIA driver's GPUs is incomplete");
     }
 
     #[test]
     fn device_nodes_decide_nothing() {
-        let root = trees::instance("p5.48xlarge", 8);
+        let root = fixture::instance("p5.48xlarge", 8);
         let dev = root.path().join("dev");
-        fs::create_dir_all(dev.join("nvidia-caps")).expect("a folder");
-        assert_eq!(read(&mut Driven::new(root.path())), well(), "none made yet");
+        fs::create_dir_all(dev.join("nvidia-caps")).expect("a directory");
+        assert_eq!(read(&mut DriverGpus::new(root.path())), healthy(), "no device nodes yet");
         for name in ["nvidiactl", "nvidia-uvm", "nvidia0", "nvidia9", "nvidia-caps/nvidia-cap1"] {
             fs::write(dev.join(name), "").expect("a file");
         }
-        assert_eq!(read(&mut Driven::new(root.path())), well());
+        assert_eq!(read(&mut DriverGpus::new(root.path())), healthy());
     }
 
     #[test]
-    fn addresses_are_compared_whatever_their_letters() {
-        let root = trees::instance("g5.xlarge", 0);
-        trees::bind(&trees::device(root.path(), "0000:0a:00.0", "0x10de", "0x030200"), "nvidia");
-        fs::create_dir_all(root.path().join(LIST).join("0000:0A:00.0")).expect("a folder");
-        assert_eq!(read(&mut Driven::new(root.path())), well());
+    fn addresses_are_compared_without_case() {
+        let root = fixture::instance("g5.xlarge", 0);
+        fixture::bind(&fixture::device(root.path(), "0000:0a:00.0", "0x10de", "0x030200"), "nvidia");
+        fs::create_dir_all(root.path().join(LIST).join("0000:0A:00.0")).expect("a directory");
+        assert_eq!(read(&mut DriverGpus::new(root.path())), healthy());
     }
 }

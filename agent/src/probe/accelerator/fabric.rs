@@ -1,10 +1,10 @@
-//! Turns an NVSwitch and what systemd says of its manager into whether the GPUs can be joined.
+//! Finds a failed NVSwitch fabric manager, from the PCI bus and systemd.
 //!
-//! The manager programs the switches; without it no job that uses more than one GPU starts. Only `failed` is a fault: a
-//! manager that was stopped was stopped by somebody, and one that is being started may yet come up. Where it has no
-//! unit, or runs in spite of a unit that failed, it runs in a container (the GPU operator's), and that container's
-//! health is Kubernetes' business. Without a driver it can't but fail, and no new node would mend that.
-//! From the fifth generation of NVLink on (B200) the switches are no PCI functions, and are not seen here.
+//! The fabric manager programs the NVSwitches; without it no job that uses more than one GPU starts. Only the state
+//! `failed` is a problem: a stopped manager was stopped intentionally, and one that is starting may still succeed. A
+//! manager that has no unit, or runs although its unit failed, runs in a container (the GPU operator's), whose health
+//! Kubernetes manages. Without a driver the manager always fails, and a new node would not help. The switches of
+//! NVLink 5 and later (B200) are not PCI functions and are not found here.
 
 use std::{
     fs,
@@ -16,10 +16,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{NVIDIA, not_checkable};
 use crate::{
-    finding::{Change, Debounce},
+    finding::{Debounce, FindingChange},
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
     source::{
         pci,
@@ -29,24 +29,24 @@ use crate::{
 
 const NOT_RUNNING: &str = "FabricManagerNotRunning";
 const DRIVER: &str = "proc/driver/nvidia";
-/// `nv-fabricmanager`, as much of it as the kernel keeps.
+/// `nv-fabricmanager`, cut to the kernel's 15 characters.
 const PROCESS: &str = "nv-fabricmanage";
 const UNIT: &str = "nvidia-fabricmanager.service";
-/// A bridge of a kind of its own.
+/// The PCI class "other bridge".
 const SWITCH: u16 = 0x0680;
 
 const INTERVAL: Duration = Duration::from_secs(60);
-/// A driver that is being replaced takes the manager down with it for moments.
+/// A driver update stops the manager for a moment.
 const TWICE: Debounce = Debounce::Times { count: 2, window: SignedDuration::from_secs(90) };
 
 pub(super) struct FabricManager {
     root: PathBuf,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
 impl FabricManager {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), standing: Standing::default() }
+        Self { root: root.to_owned(), latch: ConditionLatch::default() }
     }
 }
 
@@ -63,7 +63,7 @@ impl Probe for FabricManager {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         let functions =
             pci::functions(&self.root, NVIDIA).map_err(|error| not_checkable(error.to_string()))?;
         let switches = functions.iter().filter(|function| function.kind() == SWITCH).count();
@@ -74,18 +74,20 @@ impl Probe for FabricManager {
             return Err(not_checkable("no NVIDIA driver is loaded"));
         }
         let unit = systemd::unit(&self.root, UNIT).map_err(|error| not_checkable(error.to_string()))?;
-        let wrong = judge(switches, &unit)?;
-        if wrong.is_some() && runs(&self.root, PROCESS) {
-            return Err(not_checkable(format!("{unit}, and yet a fabric manager runs, in a container say")));
+        let problem = evaluate(switches, &unit)?;
+        if problem.is_some() && runs(&self.root, PROCESS) {
+            return Err(not_checkable(format!(
+                "{unit}, but a fabric manager process runs, possibly in a container"
+            )));
         }
-        let judged = Judged::when(NOT_RUNNING, wrong).after(TWICE);
-        Ok(self.standing.update(vec![judged], now))
+        let evaluated = Evaluation::new(NOT_RUNNING, problem).after(TWICE);
+        Ok(self.latch.update(vec![evaluated], now))
     }
 }
 
-fn judge(switches: usize, unit: &Unit) -> Result<Option<String>, NotCheckable> {
+fn evaluate(switches: usize, unit: &Unit) -> Result<Option<String>, NotCheckable> {
     if !unit.is_loaded() {
-        return Err(not_checkable("the fabric manager is no unit of this node's systemd"));
+        return Err(not_checkable("the fabric manager is not a unit of this node"));
     }
     if unit.is_failed() {
         return Ok(Some(format!("{unit}, and there are {switches} NVSwitches")));
@@ -93,10 +95,10 @@ fn judge(switches: usize, unit: &Unit) -> Result<Option<String>, NotCheckable> {
     if unit.is_active() {
         return Ok(None);
     }
-    Err(not_checkable(format!("{unit}: it was not started, or is being started")))
+    Err(not_checkable(format!("{unit}: stopped, or still starting")))
 }
 
-/// Whether any process has this name; asked only when a unit failed, for it looks at all of them.
+/// Whether any process has this name. It reads all processes, so it runs only if a unit failed.
 fn runs(root: &Path, name: &str) -> bool {
     let processes = fs::read_dir(root.join("proc")).into_iter().flatten().flatten();
     processes
@@ -109,7 +111,7 @@ fn runs(root: &Path, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::accelerator::trees::{self, read};
+    use crate::probe::accelerator::fixture::{self, read};
 
     fn unit(load: &str, active: &str, sub: &str) -> Unit {
         Unit {
@@ -125,60 +127,56 @@ mod tests {
     }
 
     #[test]
-    fn only_a_manager_that_failed_is_a_fault_and_only_one_that_runs_is_well() {
-        let wrong = "nvidia-fabricmanager.service is failed (failed), and there are 4 NVSwitches";
+    fn only_a_failed_manager_is_unhealthy_and_only_a_running_one_is_healthy() {
+        let problem = "nvidia-fabricmanager.service is failed (failed), and there are 4 NVSwitches";
         for (load, active, sub, expected) in [
             ("loaded", "active", "running", Ok(None)),
             ("loaded", "reloading", "reload", Ok(None)),
-            ("loaded", "failed", "failed", Ok(Some(wrong))),
-            // Its file was removed after it failed: somebody runs it otherwise.
-            ("not-found", "failed", "failed", Err("the fabric manager is no unit of this node's systemd")),
-            ("not-found", "inactive", "dead", Err("the fabric manager is no unit of this node's systemd")),
-            ("masked", "inactive", "dead", Err("the fabric manager is no unit of this node's systemd")),
+            ("loaded", "failed", "failed", Ok(Some(problem))),
+            // Its unit file was removed after it failed: it is run in another way.
+            ("not-found", "failed", "failed", Err("the fabric manager is not a unit of this node")),
+            ("not-found", "inactive", "dead", Err("the fabric manager is not a unit of this node")),
+            ("masked", "inactive", "dead", Err("the fabric manager is not a unit of this node")),
             (
                 "loaded",
                 "inactive",
                 "dead",
-                Err(
-                    "nvidia-fabricmanager.service is inactive (dead): it was not started, or is being started",
-                ),
+                Err("nvidia-fabricmanager.service is inactive (dead): stopped, or still starting"),
             ),
             (
                 "loaded",
                 "activating",
                 "start",
-                Err(
-                    "nvidia-fabricmanager.service is activating (start): it was not started, or is being started",
-                ),
+                Err("nvidia-fabricmanager.service is activating (start): stopped, or still starting"),
             ),
         ] {
-            let judged = judge(4, &unit(load, active, sub));
-            let judged = judged.as_ref().map(Option::as_deref).map_err(|nothing| nothing.why.as_ref());
-            assert_eq!(judged, expected, "{load} {active} {sub}");
+            let evaluated = evaluate(4, &unit(load, active, sub));
+            let evaluated = evaluated.as_ref().map(Option::as_deref).map_err(|nothing| nothing.why.as_ref());
+            assert_eq!(evaluated, expected, "{load} {active} {sub}");
         }
     }
 
     #[test]
-    fn systemd_is_asked_only_where_there_is_a_switch() {
-        let root = trees::instance("p5.48xlarge", 8);
+    fn systemd_is_queried_only_if_there_is_an_nvswitch() {
+        let root = fixture::instance("p5.48xlarge", 8);
         let mut probe = FabricManager::new(root.path());
         assert_eq!(read(&mut probe), Err("no NVSwitch".to_owned()));
-        // A bridge of another maker is none.
-        trees::device(root.path(), "0000:00:01.0", "0x8086", "0x068000");
+        // A bridge of another vendor.
+        fixture::device(root.path(), "0000:00:01.0", "0x8086", "0x068000");
         assert_eq!(read(&mut probe), Err("no NVSwitch".to_owned()));
-        trees::device(root.path(), "0000:50:00.0", "0x10de", "0x068000");
+        fixture::device(root.path(), "0000:50:00.0", "0x10de", "0x068000");
         let why = read(&mut probe).expect_err("no systemd");
-        assert!(why.starts_with("systemd can't be asked"), "{why}");
-        fs::remove_dir_all(root.path().join("proc/driver")).expect("a folder");
+        assert!(why.starts_with("failed to query systemd"), "{why}");
+        fs::remove_dir_all(root.path().join("proc/driver")).expect("a directory");
         assert_eq!(read(&mut probe), Err("no NVIDIA driver is loaded".to_owned()));
     }
 
     #[test]
     fn a_manager_in_a_container_is_known_by_its_process() {
-        let root = trees::instance("p5.48xlarge", 8);
+        let root = fixture::instance("p5.48xlarge", 8);
         assert!(!runs(root.path(), PROCESS));
         for (process, name) in [("17", "kubelet\n"), ("tty", "nv-fabricmanage\n")] {
-            fs::create_dir_all(root.path().join("proc").join(process)).expect("a folder");
+            fs::create_dir_all(root.path().join("proc").join(process)).expect("a directory");
             fs::write(root.path().join("proc").join(process).join("comm"), name).expect("a file");
         }
         assert!(!runs(root.path(), PROCESS));

@@ -1,7 +1,7 @@
-//! Turns an instance's type and its PCI bus into GPUs that it should have and hasn't.
+//! Finds missing GPUs, from the instance type and the PCI bus.
 //!
-//! Only fewer than published is wrong: what AWS adds to a type must not cost a node. A GPU that was handed to a guest
-//! (vfio-pci) is still on the bus and counts.
+//! Only fewer GPUs than AWS documents is a problem: a type that gains GPUs must not make its nodes unhealthy. A GPU
+//! that was passed to a guest (vfio-pci) is still on the bus and counts.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,27 +12,29 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{gpus, not_checkable};
 use crate::{
-    finding::{Change, Debounce},
+    finding::{Debounce, FindingChange},
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
     source::pci,
 };
 
 pub(super) const MISMATCH: &str = "NvidiaDeviceCountMismatch";
-/// What is told apart from what the driver's list shows.
+/// The subject that separates this finding from the driver list's.
 const ON_THE_BUS: &str = "bus";
 
 pub(super) const INTERVAL: Duration = Duration::from_secs(60);
-/// While a driver is loaded or reloaded, a list is short for moments.
+/// While a driver loads or reloads, its list is incomplete for a moment.
 pub(super) const TWICE: Debounce = Debounce::Times { count: 2, window: SignedDuration::from_secs(90) };
 
-/// Nitro says the instance's type here. Xen says `HVM domU`, so P2, G3 and most P3 are not compared.
+/// The file in which Nitro publishes the instance type. Xen writes `HVM domU`, so P2, G3 and most P3 instances are
+/// not compared.
 const PRODUCT_NAME: &str = "sys/devices/virtual/dmi/id/product_name";
 
 /// NVIDIA GPUs by instance type: AWS's [accelerated computing specifications][1], and for P3 those of previous
-/// generations. Types with a fraction of a GPU (G6f, Gr6f) are left out: what lies on their bus is not documented.
+/// generations. Types with a fraction of a GPU (G6f, Gr6f) are left out, because AWS does not document what is on
+/// their PCI bus.
 ///
 /// [1]: https://docs.aws.amazon.com/ec2/latest/instancetypes/ac.html
 const PUBLISHED: &[(&str, &[&str], usize)] = &[
@@ -67,18 +69,18 @@ const PUBLISHED: &[(&str, &[&str], usize)] = &[
     ("g7e", &["48xlarge"], 8),
 ];
 
-pub(super) struct Published {
+pub(super) struct InstanceGpus {
     root: PathBuf,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
-impl Published {
+impl InstanceGpus {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), standing: Standing::default() }
+        Self { root: root.to_owned(), latch: ConditionLatch::default() }
     }
 }
 
-impl Probe for Published {
+impl Probe for InstanceGpus {
     fn name(&self) -> &'static str {
         "nvidia-gpus"
     }
@@ -91,22 +93,23 @@ impl Probe for Published {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         let found = gpus(&self.root)?.len();
         let kind = pci::attribute(&self.root.join(PRODUCT_NAME)).unwrap_or_default();
         let Some(published) = published(&kind) else {
             return Err(not_checkable(if found == 0 {
                 "no NVIDIA GPU"
             } else {
-                "it is not known how many GPUs this type of machine should have"
+                "the number of GPUs of this instance type is unknown"
             }));
         };
-        let judged = Judged::when(MISMATCH, judge(&kind, published, found)).about(ON_THE_BUS).after(TWICE);
-        Ok(self.standing.update(vec![judged], now))
+        let evaluated =
+            Evaluation::new(MISMATCH, evaluate(&kind, published, found)).about(ON_THE_BUS).after(TWICE);
+        Ok(self.latch.update(vec![evaluated], now))
     }
 }
 
-fn judge(kind: &str, published: usize, found: usize) -> Option<String> {
+fn evaluate(kind: &str, published: usize, found: usize) -> Option<String> {
     (found < published)
         .then(|| format!("{found} of the {published} NVIDIA GPUs of a {kind} are on the PCI bus"))
 }
@@ -119,10 +122,10 @@ fn published(kind: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::accelerator::trees::{self, read};
+    use crate::probe::accelerator::fixture::{self, read};
 
     #[test]
-    fn a_type_has_as_many_gpus_as_aws_says_and_an_unknown_one_is_not_guessed() {
+    fn a_type_has_the_documented_number_of_gpus_and_an_unknown_one_none() {
         for (kind, count) in [
             ("p5.48xlarge", Some(8)),
             ("p5.4xlarge", Some(1)),
@@ -144,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn no_type_is_told_twice() {
+    fn no_type_is_listed_twice() {
         let mut types: Vec<_> = PUBLISHED
             .iter()
             .flat_map(|(family, sizes, _)| sizes.iter().map(move |size| (family, size)))
@@ -155,47 +158,47 @@ mod tests {
 
     #[test]
     fn a_gpu_that_is_not_on_the_bus_is_missing_and_one_that_is_back_is_not() {
-        let root = trees::instance("p5.48xlarge", 7);
-        let mut probe = Published::new(root.path());
+        let root = fixture::instance("p5.48xlarge", 7);
+        let mut probe = InstanceGpus::new(root.path());
         let missing = "+bus: 7 of the 8 NVIDIA GPUs of a p5.48xlarge are on the PCI bus".to_owned();
         assert_eq!(read(&mut probe), Ok(vec![missing]));
-        trees::gpu(root.path(), 7);
+        fixture::gpu(root.path(), 7);
         assert_eq!(read(&mut probe), Ok(vec!["-bus".to_owned()]), "with or without a driver");
     }
 
     #[test]
     fn all_gpus_may_be_missing() {
-        let root = trees::instance("g5.xlarge", 0);
+        let root = fixture::instance("g5.xlarge", 0);
         let missing = "+bus: 0 of the 1 NVIDIA GPUs of a g5.xlarge are on the PCI bus".to_owned();
-        assert_eq!(read(&mut Published::new(root.path())), Ok(vec![missing]));
+        assert_eq!(read(&mut InstanceGpus::new(root.path())), Ok(vec![missing]));
     }
 
     #[test]
     fn it_takes_two_readings_a_minute_apart() {
-        let root = trees::instance("g5.xlarge", 0);
-        let changes = Published::new(root.path()).read(Timestamp::UNIX_EPOCH).expect("a reading");
+        let root = fixture::instance("g5.xlarge", 0);
+        let changes = InstanceGpus::new(root.path()).read(Timestamp::UNIX_EPOCH).expect("a reading");
         assert!(
-            matches!(&changes[..], [Change::Raised(finding)] if finding.debounce == TWICE),
+            matches!(&changes[..], [FindingChange::Raised(finding)] if finding.debounce == TWICE),
             "{changes:?}"
         );
     }
 
     #[test]
     fn more_than_published_and_an_unknown_type_are_no_faults() {
-        let more = trees::instance("g5.xlarge", 2);
-        assert_eq!(read(&mut Published::new(more.path())), Ok(vec!["-bus".to_owned()]));
-        let unknown = trees::instance("p9.48xlarge", 7);
-        let why = read(&mut Published::new(unknown.path())).expect_err("an unknown type");
-        assert_eq!(why, "it is not known how many GPUs this type of machine should have");
+        let more = fixture::instance("g5.xlarge", 2);
+        assert_eq!(read(&mut InstanceGpus::new(more.path())), Ok(vec!["-bus".to_owned()]));
+        let unknown = fixture::instance("p9.48xlarge", 7);
+        let why = read(&mut InstanceGpus::new(unknown.path())).expect_err("an unknown type");
+        assert_eq!(why, "the number of GPUs of this instance type is unknown");
     }
 
     #[test]
-    fn a_bus_that_cannot_be_read_says_nothing_about_gpus() {
-        let root = trees::instance("p5.48xlarge", 8);
-        std::fs::remove_dir_all(root.path().join("sys/bus")).expect("a folder");
-        assert!(read(&mut Published::new(root.path())).is_err(), "no bus");
-        std::fs::create_dir_all(root.path().join("sys/bus/pci/devices")).expect("a folder");
-        let why = read(&mut Published::new(root.path())).expect_err("an empty bus");
-        assert_eq!(why, "the PCI bus shows no device at all");
+    fn a_bus_that_cannot_be_read_is_not_checkable() {
+        let root = fixture::instance("p5.48xlarge", 8);
+        std::fs::remove_dir_all(root.path().join("sys/bus")).expect("a directory");
+        assert!(read(&mut InstanceGpus::new(root.path())).is_err(), "no bus");
+        std::fs::create_dir_all(root.path().join("sys/bus/pci/devices")).expect("a directory");
+        let why = read(&mut InstanceGpus::new(root.path())).expect_err("an empty bus");
+        assert_eq!(why, "the PCI bus has no devices");
     }
 }

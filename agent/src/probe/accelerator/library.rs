@@ -1,7 +1,8 @@
-//! Turns what only NVIDIA's own library (NVML) tells into GPUs that are too hot, or have too little power.
+//! Finds GPUs that slow down for heat or power, from NVIDIA's library (NVML).
 //!
-//! Its counts of uncorrectable memory errors are not asked for: since the A100 an error that the GPU contained (Xid 94)
-//! counts there too, and the node is good. Which errors are not contained, the driver writes to the kernel's log.
+//! NVML's counts of uncorrectable memory errors are not read: since the A100 an error that the GPU contained (XID 94)
+//! counts there too, although the node stays healthy. The driver logs uncontained errors in the kernel log.
+//!
 //! <https://docs.nvidia.com/deploy/a100-gpu-mem-error-mgmt/index.html>
 
 use std::{
@@ -15,10 +16,10 @@ use jiff::Timestamp;
 
 use super::{not_checkable, some_gpus, subject};
 use crate::{
-    finding::Change,
+    finding::FindingChange,
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
     source::{child::Runner, nvml::Gpu},
 };
@@ -26,11 +27,11 @@ use crate::{
 const THERMAL: &str = "NvidiaThermalError";
 const POWER: &str = "NvidiaPowerError";
 const INTERVAL: Duration = Duration::from_secs(60);
-/// A driver that nobody uses loads its GPUs anew for each who asks, which takes a second or two a GPU.
+/// A driver without clients re-initializes its GPUs for each client, which takes one or two seconds a GPU.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Sixteen GPUs are 2 KiB.
+/// The output for sixteen GPUs is 2 KiB.
 const MAX_OUTPUT: u64 = 64 * 1024;
-/// Where the distributions for EKS keep it: Amazon Linux, Ubuntu on either processor, Bottlerocket.
+/// The library's paths in the distributions for EKS: Amazon Linux, Ubuntu on both architectures, Bottlerocket.
 const LIBRARIES: [&str; 5] = [
     "usr/lib64/libnvidia-ml.so.1",
     "usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1",
@@ -39,28 +40,28 @@ const LIBRARIES: [&str; 5] = [
     "usr/lib/libnvidia-ml.so.1",
 ];
 
-/// The agent's own subcommand that loads the library.
+/// The agent's subcommand that loads the library.
 const SUBCOMMAND: &str = "nvidia-library";
 
-pub(super) struct Library {
+pub(super) struct NvidiaLibrary {
     root: PathBuf,
     runner: Runner,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
-impl Library {
+impl NvidiaLibrary {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), runner: Runner::default(), standing: Standing::default() }
+        Self { root: root.to_owned(), runner: Runner::default(), latch: ConditionLatch::default() }
     }
 
-    fn ask(&mut self) -> Result<Vec<Gpu>, NotCheckable> {
+    fn read_gpus(&mut self) -> Result<Vec<Gpu>, NotCheckable> {
         let Some(library) = LIBRARIES.iter().map(|path| self.root.join(path)).find(|path| path.exists())
         else {
-            return Err(not_checkable("NVIDIA's library is not where drivers put it"));
+            return Err(not_checkable("NVIDIA's library is not in any known directory"));
         };
         let program = std::env::current_exe()
             .map_err(|error| not_checkable(format!("failed to find the agent's own program: {error}")))?;
-        let answer = self.runner.read(
+        let response = self.runner.read(
             Command::new(program).arg(SUBCOMMAND).arg(&library),
             TIMEOUT,
             |output| -> Result<Result<Vec<Gpu>, String>, serde_json::Error> {
@@ -68,13 +69,13 @@ impl Library {
             },
         );
         let failed = |why: String| {
-            not_checkable(format!("failed to ask NVIDIA's library {}: {why}", library.display()))
+            not_checkable(format!("failed to query NVIDIA's library {}: {why}", library.display()))
         };
-        answer.map_err(|error| failed(error.to_string()))?.map_err(failed)
+        response.map_err(|error| failed(error.to_string()))?.map_err(failed)
     }
 }
 
-impl Probe for Library {
+impl Probe for NvidiaLibrary {
     fn name(&self) -> &'static str {
         "nvidia-library"
     }
@@ -87,49 +88,54 @@ impl Probe for Library {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         some_gpus(&self.root)?;
-        let gpus = self.ask()?;
+        let gpus = self.read_gpus()?;
         if gpus.is_empty() {
-            return Err(not_checkable("NVIDIA's library knows of no GPU that says why it slows down"));
+            return Err(not_checkable("no GPU reports its slowdown causes to NVIDIA's library"));
         }
-        Ok(self.standing.update(judge(&gpus), now))
+        Ok(self.latch.update(evaluate(&gpus), now))
     }
 }
 
-fn judge(gpus: &[Gpu]) -> Vec<Judged> {
-    let mut judged = vec![Judged::well(THERMAL), Judged::well(POWER)];
+fn evaluate(gpus: &[Gpu]) -> Vec<Evaluation> {
+    let mut evaluated = vec![Evaluation::healthy(THERMAL), Evaluation::healthy(POWER)];
     for gpu in gpus {
-        let about = |reason, wrong: bool, message: &str| {
-            Judged::when(reason, wrong.then(|| message.to_owned())).about(subject(&gpu.address))
+        let about = |reason, problem: bool, message: &str| {
+            Evaluation::new(reason, problem.then(|| message.to_owned())).about(subject(&gpu.address))
         };
-        judged.push(about(THERMAL, gpu.thermal_slowdown, "its hardware slows it down: it is too hot"));
-        judged.push(about(POWER, gpu.power_brake, "its hardware slows it down: the power supply brakes it"));
+        evaluated.push(about(THERMAL, gpu.thermal_slowdown, "hardware slowdown: the GPU is too hot"));
+        evaluated.push(about(
+            POWER,
+            gpu.power_brake,
+            "hardware slowdown: the power supply signals a power brake",
+        ));
     }
-    judged
+    evaluated
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::accelerator::trees;
+    use crate::probe::accelerator::fixture;
 
     fn gpu(number: usize, thermal_slowdown: bool, power_brake: bool) -> Gpu {
-        Gpu { address: trees::address(number), thermal_slowdown, power_brake }
+        Gpu { address: fixture::address(number), thermal_slowdown, power_brake }
     }
 
     #[test]
-    fn each_gpu_is_told_for_itself_and_each_cause() {
-        let wrong = |gpus: &[Gpu]| judge(gpus).iter().filter(|judged| judged.is_wrong()).count();
-        assert_eq!(wrong(&[gpu(0, false, false), gpu(1, false, false)]), 0);
-        assert_eq!(wrong(&[gpu(0, true, false), gpu(1, false, true)]), 2);
-        assert_eq!(wrong(&[gpu(0, true, true)]), 2);
+    fn each_gpu_and_each_cause_is_a_finding() {
+        let problem =
+            |gpus: &[Gpu]| evaluate(gpus).iter().filter(|evaluated| evaluated.is_unhealthy()).count();
+        assert_eq!(problem(&[gpu(0, false, false), gpu(1, false, false)]), 0);
+        assert_eq!(problem(&[gpu(0, true, false), gpu(1, false, true)]), 2);
+        assert_eq!(problem(&[gpu(0, true, true)]), 2);
     }
 
     #[test]
-    fn a_node_without_the_library_is_told_so() {
-        let root = trees::instance("g5.xlarge", 1);
-        let why = trees::read(&mut Library::new(root.path())).expect_err("nothing to read");
-        assert_eq!(why, "NVIDIA's library is not where drivers put it");
+    fn a_node_without_the_library_is_not_checkable() {
+        let root = fixture::instance("g5.xlarge", 1);
+        let why = fixture::read(&mut NvidiaLibrary::new(root.path())).expect_err("nothing to read");
+        assert_eq!(why, "NVIDIA's library is not in any known directory");
     }
 }

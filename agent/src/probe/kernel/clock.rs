@@ -1,41 +1,41 @@
-//! Turns the kernel's word on its clock into whether anybody sets it right.
+//! Finds a clock that no time service synchronizes.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    adjtimex::{self, Clock},
+    adjtimex::{self, ClockState},
     not_checkable,
 };
 use crate::{
-    finding::{Change, Debounce},
+    finding::{Debounce, FindingChange},
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
 };
 
 const UNSYNCHRONIZED: &str = "ClockUnsynchronized";
 const INTERVAL: Duration = Duration::from_secs(60);
-/// A time service that starts marks the clock as wrong until it has asked around.
+/// A time service that starts marks the clock as unsynchronized until it has measured the offset.
 const TWICE: Debounce = Debounce::Times { count: 2, window: SignedDuration::from_mins(3) };
-/// The error that the kernel counts up to, some nine hours after it was last set right, and that a time service sets
-/// when it gives up (NTP_PHASE_LIMIT in the kernel's timex.h).
+/// The maximum error that the kernel counts up to, about nine hours after the last synchronization, and that a time
+/// service sets when it gives up (NTP_PHASE_LIMIT in the kernel's timex.h).
 const MAX_ERROR: SignedDuration = SignedDuration::from_secs(16);
 
 #[derive(Default)]
-pub(super) struct ClockState {
-    standing: Standing,
+pub(super) struct ClockProbe {
+    latch: ConditionLatch,
 }
 
-/// chrony leaves the kernel's mark in place where it isn't told to set the hardware clock (`rtcsync`), but then it
-/// still says how large the error may be: a clock that is marked as wrong by seconds at most is set by somebody.
-fn is_unsynchronized(clock: Clock) -> bool {
+/// Without `rtcsync`, chrony leaves the kernel's unsynchronized mark set, but still updates the maximum error. A
+/// marked clock with a maximum error below the limit is therefore synchronized.
+fn is_unsynchronized(clock: ClockState) -> bool {
     clock.unsynchronized && clock.max_error >= MAX_ERROR
 }
 
-impl Probe for ClockState {
+impl Probe for ClockProbe {
     fn name(&self) -> &'static str {
         "clock"
     }
@@ -48,13 +48,13 @@ impl Probe for ClockState {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         let clock = adjtimex::clock()
-            .map_err(|error| not_checkable(format!("the kernel doesn't say how its clock is: {error}")))?;
-        let wrong = is_unsynchronized(clock)
-            .then_some("no time service sets the clock, as adjtimex says (STA_UNSYNC)");
-        let judged = Judged::when(UNSYNCHRONIZED, wrong.map(str::to_owned)).after(TWICE);
-        Ok(self.standing.update(vec![judged], now))
+            .map_err(|error| not_checkable(format!("failed to read the clock's state: {error}")))?;
+        let problem = is_unsynchronized(clock)
+            .then_some("no time service synchronizes the clock (adjtimex: STA_UNSYNC)");
+        let evaluated = Evaluation::new(UNSYNCHRONIZED, problem.map(str::to_owned)).after(TWICE);
+        Ok(self.latch.update(vec![evaluated], now))
     }
 }
 
@@ -63,10 +63,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_nobody_sets_is_marked_and_off_by_the_most_that_is_counted() {
+    fn an_unsynchronized_clock_is_marked_and_has_the_maximum_error() {
         for (unsynchronized, max_error_ms, expected) in [
             (false, 20, false),
-            // Nine hours without a time source: the kernel marks it itself.
+            // Nine hours without a time source: the kernel sets the mark itself.
             (true, 16_000, true),
             (true, 16_001, true),
             // chrony without rtcsync.
@@ -75,16 +75,18 @@ mod tests {
             (false, 16_000, false),
         ] {
             let max_error = SignedDuration::from_millis(max_error_ms);
-            let clock = Clock { unsynchronized, max_error };
+            let clock = ClockState { unsynchronized, max_error };
             assert_eq!(is_unsynchronized(clock), expected, "{clock:?}");
         }
     }
 
     #[test]
-    fn this_kernel_is_asked_and_says_the_same_twice() {
-        let mut probe = ClockState::default();
+    fn this_kernels_clock_reads_the_same_twice() {
+        let mut probe = ClockProbe::default();
         let first = probe.read(Timestamp::UNIX_EPOCH).expect("a reading");
-        let [Change::Raised(_) | Change::Cleared { .. }] = &first[..] else { panic!("{first:?}") };
+        let [FindingChange::Raised(_) | FindingChange::Cleared { .. }] = &first[..] else {
+            panic!("{first:?}")
+        };
         assert_eq!(probe.read(Timestamp::UNIX_EPOCH).expect("a reading"), first);
     }
 }

@@ -1,6 +1,7 @@
-//! Turns the count of tracked connections into how full the kernel's table is.
+//! Finds a connection tracking table that is almost full.
 //!
-//! The files speak for the network namespace of whoever reads them: the host's, for an agent in the host's network.
+//! The files show the network namespace of the process that reads them: the host's, if the agent runs in the host's
+//! network.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,14 +12,14 @@ use jiff::Timestamp;
 
 use super::{not_checkable, number, usage::Usage};
 use crate::{
-    finding::Change,
+    finding::FindingChange,
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
 };
 
-/// The same that a line of the kernel's raises when the first connection is dropped.
+/// The kernel log line about the first dropped connection raises the same reason.
 const FULL: &str = "ConntrackExceededKernel";
 const FULL_PERCENT: u8 = 95;
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -27,12 +28,12 @@ const MAX: &str = "proc/sys/net/netfilter/nf_conntrack_max";
 
 pub(super) struct ConnectionTable {
     root: PathBuf,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
 impl ConnectionTable {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), standing: Standing::default() }
+        Self { root: root.to_owned(), latch: ConditionLatch::default() }
     }
 }
 
@@ -49,15 +50,15 @@ impl Probe for ConnectionTable {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         if !self.root.join(COUNT).exists() {
-            return Err(not_checkable("the kernel tracks no connections here"));
+            return Err(not_checkable("the kernel does not track connections"));
         }
         let usage = Usage { used: number(&self.root, COUNT)?, limit: number(&self.root, MAX)? };
         let full = usage
             .reaches(FULL_PERCENT)
             .then(|| format!("tracked connections: {usage}, by net.netfilter.nf_conntrack_max"));
-        Ok(self.standing.update(vec![Judged::when(FULL, full)], now))
+        Ok(self.latch.update(vec![Evaluation::new(FULL, full)], now))
     }
 }
 
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_the_table_and_broken_files_say_nothing() {
+    fn a_kernel_without_the_table_and_broken_files_are_not_checkable() {
         for files in [&[][..], &[(COUNT, "5")], &[(COUNT, "five"), (MAX, "10")], &[(COUNT, "5"), (MAX, "")]] {
             let root = tree(files);
             assert!(changes(&mut ConnectionTable::new(root.path())).is_err(), "{files:?}");

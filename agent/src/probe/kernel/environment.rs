@@ -1,7 +1,7 @@
-//! Turns the environments of processes into those that are too large.
+//! Finds processes with very large environments.
 //!
-//! Kubernetes gives a container seven variables for each service of its namespace; at some thousands programs become
-//! slow to start, or can't. Only how many there are is looked at: what they say is nobody's business.
+//! Kubernetes adds seven variables to a container for each service of its namespace. With some thousands, programs
+//! start slowly or not at all. Only the number of variables is read, never reported with names or values.
 
 use std::{
     fs::File,
@@ -14,38 +14,38 @@ use jiff::Timestamp;
 
 use super::{
     not_checkable,
-    process::{Listing, Processes},
+    process::{ProcessListing, Processes},
     unreadable,
 };
 use crate::{
-    finding::Change,
+    finding::FindingChange,
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
 };
 
 const LARGE: &str = "LargeEnvironment";
 const MANY: usize = 1_000;
-/// An environment hardly changes while its process lives.
+/// An environment hardly changes during the lifetime of a process.
 const INTERVAL: Duration = Duration::from_secs(15 * 60);
-/// The kernel gives all arguments and variables of a program 6 MiB at most (execve(2)).
+/// The kernel limits a program's arguments and variables to 6 MiB in total (execve(2)).
 const MAX_BYTES: u64 = 6 * 1024 * 1024;
 const CHUNK: usize = 16 * 1024;
 
 pub(super) struct Environments {
     processes: Processes,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
 impl Environments {
     pub(super) fn new(root: &Path) -> Self {
-        Self { processes: Processes::new(root), standing: Standing::default() }
+        Self { processes: Processes::new(root), latch: ConditionLatch::default() }
     }
 
-    /// What is wrong, and how many environments could be read.
-    fn judge(&self, listing: &Listing) -> (Vec<Judged>, usize) {
-        let mut judged = Vec::new();
+    /// The problems, and the number of environments that could be read.
+    fn evaluate(&self, listing: &ProcessListing) -> (Vec<Evaluation>, usize) {
+        let mut evaluated = Vec::new();
         let mut read = 0;
         let mut record = Vec::new();
         let mut chunk = vec![0; CHUNK];
@@ -60,16 +60,16 @@ impl Environments {
             if large {
                 let subject = format!("{}[{id}]", stat.name);
                 let message = format!("process {subject} has more than {MANY} environment variables");
-                judged.push(Judged::wrong(LARGE, message).about(subject));
+                evaluated.push(Evaluation::unhealthy(LARGE, message).about(subject));
             }
         }
-        (judged, read)
+        (evaluated, read)
     }
 }
 
 fn is_large(environ: File, chunk: &mut [u8]) -> io::Result<bool> {
     let mut environ = environ.take(MAX_BYTES);
-    let mut variables = Variables::default();
+    let mut variables = VariableCounter::default();
     while variables.count <= MANY {
         match environ.read(chunk)? {
             0 => return Ok(false),
@@ -79,18 +79,18 @@ fn is_large(environ: File, chunk: &mut [u8]) -> io::Result<bool> {
     Ok(true)
 }
 
-/// How many variables there are. A process that shows what it is at in its title, as databases do, writes over its
-/// environment, and may leave thousands of zero bytes there: a variable has a name and a value.
+/// Counts variables. A process that changes its title, as databases do, overwrites its environment and may leave
+/// thousands of zero bytes in it. So only an entry with a name and a value counts.
 #[derive(Debug, Default)]
-struct Variables {
+struct VariableCounter {
     count: usize,
     named: bool,
 }
 
-impl Variables {
+impl VariableCounter {
     fn add(&mut self, bytes: &[u8]) {
-        for place in memchr::memchr2_iter(b'=', 0, bytes) {
-            if bytes[place] == b'=' {
+        for index in memchr::memchr2_iter(b'=', 0, bytes) {
+            if bytes[index] == b'=' {
                 self.named = true;
             } else {
                 self.count += usize::from(std::mem::take(&mut self.named));
@@ -112,20 +112,20 @@ impl Probe for Environments {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         let listing = self.processes.list().map_err(|error| unreadable("proc", &error))?;
-        let (mut judged, read) = self.judge(&listing);
+        let (mut evaluated, read) = self.evaluate(&listing);
         if read == 0 {
-            return Err(not_checkable("no process lets its environment be read"));
+            return Err(not_checkable("no process's environment can be read"));
         }
-        if !listing.whole {
-            if judged.is_empty() {
-                return Err(not_checkable("there are too many processes to look at all of them"));
+        if !listing.complete {
+            if evaluated.is_empty() {
+                return Err(not_checkable("too many processes to read all of them"));
             }
-            return Ok(self.standing.add(judged, now));
+            return Ok(self.latch.add(evaluated, now));
         }
-        judged.push(Judged::well(LARGE));
-        Ok(self.standing.update(judged, now))
+        evaluated.push(Evaluation::healthy(LARGE));
+        Ok(self.latch.update(evaluated, now))
     }
 }
 
@@ -142,7 +142,7 @@ mod tests {
     };
 
     fn variables(count: usize) -> String {
-        (0..count).map(|place| format!("SVC_{place}_PORT=tcp://10.0.0.1:80\0")).collect()
+        (0..count).map(|index| format!("SVC_{index}_PORT=tcp://10.0.0.1:80\0")).collect()
     }
 
     fn node(id: u32, name: &str, environ: &str) -> tempfile::TempDir {
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_a_thousand_variables_are_too_many_and_what_they_say_is_not_told() {
+    fn more_than_a_thousand_variables_are_reported_without_their_contents() {
         for (count, expected) in [(0, "-LargeEnvironment"), (1_000, "-LargeEnvironment")] {
             let root = node(77, "java", &variables(count));
             assert_eq!(
@@ -170,14 +170,14 @@ mod tests {
         let root = node(77, "my (java)", &variables(1_001));
         let mut probe = Environments::new(root.path());
         let raised = probe.read(Timestamp::UNIX_EPOCH).expect("a reading");
-        let [Change::Raised(finding)] = &raised[..] else { panic!("{raised:?}") };
+        let [FindingChange::Raised(finding)] = &raised[..] else { panic!("{raised:?}") };
         assert_eq!(finding.message, "process my (java)[77] has more than 1000 environment variables");
-        fs::remove_dir_all(root.path().join("proc/77")).expect("a folder");
+        fs::remove_dir_all(root.path().join("proc/77")).expect("a directory");
         assert_eq!(changes(&mut probe), Ok(vec!["-LargeEnvironment".to_owned()]), "the process has ended");
     }
 
     #[test]
-    fn what_a_process_wrote_over_its_environment_is_no_variable() {
+    fn an_overwritten_environment_has_no_variables() {
         let zeros = format!("PATH=/bin\0{}", "\0".repeat(5_000));
         let words = "word\0".repeat(5_000);
         let equals = format!("A={}\0", "=".repeat(5_000));
@@ -194,7 +194,7 @@ mod tests {
     fn a_variable_cut_between_two_reads_counts_once() {
         let text = variables(1_000);
         for size in [1, 7, 4_096] {
-            let mut found = Variables::default();
+            let mut found = VariableCounter::default();
             text.as_bytes().chunks(size).for_each(|chunk| found.add(chunk));
             assert_eq!(found.count, 1_000, "in pieces of {size}");
         }
@@ -203,8 +203,8 @@ mod tests {
     #[test]
     fn a_process_that_cannot_be_read_is_passed_over() {
         let root = node(77, "java", &variables(1_001));
-        // A folder can be opened and not be read, by root either.
-        fs::create_dir_all(root.path().join("proc/5/environ")).expect("a folder");
+        // A directory can be opened but not read, even by root.
+        fs::create_dir_all(root.path().join("proc/5/environ")).expect("a directory");
         put(
             root.path(),
             &[
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn where_no_environment_can_be_read_nothing_is_said() {
+    fn without_a_readable_environment_it_is_not_checkable() {
         let root = tree(&[("proc/2/stat", &record(2, "kworker/0:1", 'I', 0, 1)), ("proc/2/environ", "")]);
         assert!(changes(&mut Environments::new(root.path())).is_err());
     }

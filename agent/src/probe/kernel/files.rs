@@ -1,4 +1,4 @@
-//! Turns the kernel's count of open files into how near its limit is.
+//! Finds a number of open files near the kernel's limit.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,10 +9,10 @@ use jiff::Timestamp;
 
 use super::{parsed, usage::Usage};
 use crate::{
-    finding::Change,
+    finding::FindingChange,
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
 };
 
@@ -23,16 +23,16 @@ const FILE_NR: &str = "proc/sys/fs/file-nr";
 
 pub(super) struct OpenFiles {
     root: PathBuf,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
 impl OpenFiles {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), standing: Standing::default() }
+        Self { root: root.to_owned(), latch: ConditionLatch::default() }
     }
 }
 
-/// `687 0 2466170`: allocated handles, a zero of the past, and the limit (proc_sys_fs(5)).
+/// `687 0 2466170`: allocated handles, a zero for compatibility, and the limit (proc_sys_fs(5)).
 fn usage(text: &str) -> Option<Usage> {
     let mut numbers = text.split_ascii_whitespace().map(|word| word.parse().ok());
     let (used, _, limit) = (numbers.next()??, numbers.next()??, numbers.next()??);
@@ -52,10 +52,10 @@ impl Probe for OpenFiles {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         let usage = parsed(&self.root, FILE_NR, usage)?;
         let near = usage.reaches(NEAR_PERCENT).then(|| format!("open files: {usage}, by fs.file-max"));
-        Ok(self.standing.update(vec![Judged::when(NEAR, near)], now))
+        Ok(self.latch.update(vec![Evaluation::new(NEAR, near)], now))
     }
 }
 
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_count_of_files_says_nothing() {
+    fn an_invalid_count_of_files_is_not_checkable() {
         for text in ["", "700 0", "many 0 1000", "700 0 -1", "\0\0\0"] {
             let root = tree(&[(FILE_NR, text)]);
             assert!(changes(&mut OpenFiles::new(root.path())).is_err(), "{text:?}");

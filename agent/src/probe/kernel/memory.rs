@@ -1,7 +1,8 @@
-//! Turns the error counts of memory controllers into broken memory.
+//! Finds memory errors, from the counters of the memory controllers.
 //!
-//! The kernel's log says each error as it happens; the counts are still there when those lines are lost
-//! (Documentation/admin-guide/RAS in the kernel's tree). They begin with the boot, and only metal instances show them.
+//! The kernel logs each error when it happens; the counters survive if those lines are lost
+//! (Documentation/admin-guide/RAS in the kernel's tree). They start at zero at boot, and only metal instances have
+//! them.
 
 use std::{
     borrow::Cow,
@@ -16,14 +17,14 @@ use nodemend_domain::condition::{ConditionType, Severity};
 
 use super::{not_checkable, short};
 use crate::{
-    finding::{Change, Clears, Debounce, Finding},
+    finding::{Clears, Debounce, DetectedFinding, FindingChange},
     probe::{NotCheckable, Probe},
 };
 
 const BROKEN: &str = "MemoryHardwareError";
 const INTERVAL: Duration = Duration::from_secs(60);
 const CONTROLLERS: &str = "sys/devices/system/edac/mc";
-/// Two sockets have a dozen.
+/// Two sockets have a dozen controllers.
 const MAX_CONTROLLERS: usize = 256;
 
 pub(super) struct MemoryErrors {
@@ -32,10 +33,10 @@ pub(super) struct MemoryErrors {
     corrected: BTreeMap<String, u64>,
 }
 
-/// What one controller counted since boot.
+/// The counters of one controller since boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Controller {
-    /// As the kernel's log calls it, so that a line and a reading are about one thing.
+struct MemoryController {
+    /// The kernel log's name of the controller, so that a line and a reading have the same subject.
     name: String,
     uncorrected: u64,
     corrected: u64,
@@ -46,9 +47,9 @@ impl MemoryErrors {
         Self { root: root.to_owned(), corrected: BTreeMap::new() }
     }
 
-    fn controllers(&self) -> Result<Vec<Controller>, NotCheckable> {
+    fn controllers(&self) -> Result<Vec<MemoryController>, NotCheckable> {
         let entries = fs::read_dir(self.root.join(CONTROLLERS))
-            .map_err(|_| not_checkable("no memory controller counts its errors here"))?;
+            .map_err(|_| not_checkable("this machine has no memory error counters"))?;
         let mut controllers = Vec::new();
         for entry in entries.flatten().take(MAX_CONTROLLERS) {
             let Some(number) =
@@ -58,28 +59,29 @@ impl MemoryErrors {
             };
             let count = |file| short(&entry.path().join(file)).ok()?.trim_ascii().parse().ok();
             if let (Some(uncorrected), Some(corrected)) = (count("ue_count"), count("ce_count")) {
-                controllers.push(Controller { name: format!("MC{number}"), uncorrected, corrected });
+                controllers.push(MemoryController { name: format!("MC{number}"), uncorrected, corrected });
             }
         }
         if controllers.is_empty() {
-            return Err(not_checkable("no memory controller counts its errors here"));
+            return Err(not_checkable("this machine has no memory error counters"));
         }
         Ok(controllers)
     }
 }
 
-/// What is wrong with a controller's memory: one uncorrected error has cost data, corrected ones warn while they grow.
-fn judge(controller: &Controller, before: Option<u64>) -> Option<(Severity, String)> {
-    let Controller { name, uncorrected, corrected } = controller;
+/// The problem of a controller's memory. One uncorrected error has cost data; corrected errors are an event while
+/// they increase.
+fn evaluate(controller: &MemoryController, before: Option<u64>) -> Option<(Severity, String)> {
+    let MemoryController { name, uncorrected, corrected } = controller;
     if *uncorrected > 0 {
         return Some((
             Severity::Condition,
-            format!("{name} counts {uncorrected} uncorrectable memory errors"),
+            format!("{name} counted {uncorrected} uncorrectable memory errors"),
         ));
     }
     let more = corrected.checked_sub(before?)?;
     (more > 0).then(|| {
-        (Severity::Event, format!("{name} counts {more} corrected memory errors more, {corrected} in all"))
+        (Severity::Event, format!("{name} counted {more} more corrected memory errors, {corrected} in total"))
     })
 }
 
@@ -96,13 +98,13 @@ impl Probe for MemoryErrors {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         let controllers = self.controllers()?;
         let mut changes = Vec::new();
         for controller in controllers {
             let before = self.corrected.insert(controller.name.clone(), controller.corrected);
-            let Some((severity, message)) = judge(&controller, before) else { continue };
-            changes.push(Change::Raised(Finding {
+            let Some((severity, message)) = evaluate(&controller, before) else { continue };
+            changes.push(FindingChange::Raised(DetectedFinding {
                 reason: Cow::Borrowed(BROKEN),
                 condition: ConditionType::KernelReady,
                 severity,
@@ -110,7 +112,7 @@ impl Probe for MemoryErrors {
                 message,
                 at: now,
                 debounce: Debounce::Once,
-                // Memory does not heal, and somebody may set the counts to zero.
+                // Broken memory does not recover, and the counters may be reset.
                 clears: Clears::Boot,
             }));
         }
@@ -126,10 +128,10 @@ mod tests {
     };
 
     fn count(root: &Path, controller: &str, uncorrected: &str, corrected: &str) {
-        let folder = format!("{CONTROLLERS}/{controller}");
+        let directory = format!("{CONTROLLERS}/{controller}");
         put(
             root,
-            &[(&format!("{folder}/ue_count"), uncorrected), (&format!("{folder}/ce_count"), corrected)],
+            &[(&format!("{directory}/ue_count"), uncorrected), (&format!("{directory}/ce_count"), corrected)],
         );
     }
 
@@ -138,7 +140,7 @@ mod tests {
         changes
             .into_iter()
             .map(|change| match change {
-                Change::Raised(finding) if finding.clears == Clears::Boot => {
+                FindingChange::Raised(finding) if finding.clears == Clears::Boot => {
                     (finding.severity, finding.message)
                 }
                 other => panic!("{other:?}"),
@@ -152,16 +154,16 @@ mod tests {
         count(root.path(), "mc0", "0\n", "12\n");
         count(root.path(), "mc1", "0\n", "0\n");
         let mut probe = MemoryErrors::new(root.path());
-        assert_eq!(read(&mut probe), [], "the first reading only sets the base line");
+        assert_eq!(read(&mut probe), [], "the first reading only sets the start values");
         assert_eq!(read(&mut probe), []);
         count(root.path(), "mc0", "0\n", "15\n");
-        let event = (Severity::Event, "MC0 counts 3 corrected memory errors more, 15 in all".to_owned());
+        let event = (Severity::Event, "MC0 counted 3 more corrected memory errors, 15 in total".to_owned());
         assert_eq!(read(&mut probe), [event]);
         assert_eq!(read(&mut probe), []);
         count(root.path(), "mc0", "0\n", "0\n");
-        assert_eq!(read(&mut probe), [], "somebody set it to zero");
+        assert_eq!(read(&mut probe), [], "the counter was reset");
         count(root.path(), "mc1", "1\n", "0\n");
-        let fault = (Severity::Condition, "MC1 counts 1 uncorrectable memory errors".to_owned());
+        let fault = (Severity::Condition, "MC1 counted 1 uncorrectable memory errors".to_owned());
         assert_eq!(read(&mut probe).first(), Some(&fault));
         assert_eq!(
             read(&mut MemoryErrors::new(root.path())),
@@ -176,13 +178,13 @@ mod tests {
         count(root.path(), "mc0", "1", "0");
         let changes = MemoryErrors::new(root.path()).read(Timestamp::UNIX_EPOCH).expect("a reading");
         assert!(
-            matches!(&changes[..], [Change::Raised(finding)] if finding.subject.as_deref() == Some("MC0")),
+            matches!(&changes[..], [FindingChange::Raised(finding)] if finding.subject.as_deref() == Some("MC0")),
             "{changes:?}"
         );
     }
 
     #[test]
-    fn a_node_without_counts_says_nothing() {
+    fn a_node_without_counters_is_not_checkable() {
         let root = tree(&[("sys/devices/system/edac/mc/power/control", "auto\n")]);
         assert!(MemoryErrors::new(root.path()).read(Timestamp::UNIX_EPOCH).is_err());
         for (uncorrected, corrected) in [("", "0"), ("0", "none"), ("-1", "0")] {

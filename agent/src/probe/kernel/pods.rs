@@ -1,8 +1,9 @@
-//! Turns the process limits of pods' cgroups into the pods that have used theirs up.
+//! Finds pods that reached their process limit, from the pods' cgroups.
 //!
-//! The kubelet keeps pods in `kubepods`, a level for each quality of service below it, and a pod's containers in the
-//! pod's own (`kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1a2b_….slice/cri-containerd-….scope` or
-//! `kubepods/burstable/pod1a2b-…/…`). Any of them may have a limit, which counts whatever lives below it.
+//! The kubelet creates `kubepods`, below it one cgroup for each quality of service class, then one for each pod, and
+//! the containers in the pod's
+//! (`kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1a2b_….slice/cri-containerd-….scope` or
+//! `kubepods/burstable/pod1a2b-…/…`). Each of them may have a limit, which counts everything below it.
 
 use std::{
     collections::BTreeMap,
@@ -17,63 +18,63 @@ use jiff::Timestamp;
 use super::{not_checkable, short, usage::Usage};
 use crate::{
     detect::cgroup,
-    finding::Change,
+    finding::FindingChange,
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
 };
 
-/// The same that a line of the kernel's raises about the same pod when a fork is refused.
+/// The kernel log line about a rejected fork raises the same reason for the same pod.
 const EXHAUSTED: &str = "PodPidsExhausted";
 const EXHAUSTED_PERCENT: u8 = 95;
 const INTERVAL: Duration = Duration::from_secs(2 * 60);
 
-/// Version 2 of cgroups and version 1, each with systemd as driver and without.
+/// cgroup v2 and v1, each with the systemd and the cgroupfs driver.
 const ROOTS: [&str; 4] = [
     "sys/fs/cgroup/kubepods.slice",
     "sys/fs/cgroup/kubepods",
     "sys/fs/cgroup/pids/kubepods.slice",
     "sys/fs/cgroup/pids/kubepods",
 ];
-/// Containers are so far below the root; what they make below themselves is their own business.
+/// The depth of container cgroups below the root. Cgroups that containers create below their own are not read.
 const CONTAINER_LEVEL: usize = 3;
-/// Nodes have at most some hundred pods, with a few containers each.
+/// A node has at most some hundred pods, with a few containers each.
 const MAX_CGROUPS: usize = 4096;
 
 pub(super) struct PodPids {
     root: PathBuf,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
-/// What a walk through the cgroups saw.
+/// The result of reading all cgroups of pods.
 #[derive(Debug, Default)]
-struct Walk {
+struct CgroupWalk {
     cgroups: usize,
-    /// How many have a limit to read, if only to say that there is none.
+    /// The number of cgroups with a `pids.max` file, even if it contains `max`.
     limits: usize,
-    /// Each pod, or level above the pods, and what is wrong with it.
+    /// The problem of each pod, or of each level above the pods.
     subjects: BTreeMap<String, Option<String>>,
 }
 
 impl PodPids {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), standing: Standing::default() }
+        Self { root: root.to_owned(), latch: ConditionLatch::default() }
     }
 }
 
-impl Walk {
-    fn enter(&mut self, folder: &Path, level: usize) {
+impl CgroupWalk {
+    fn enter(&mut self, directory: &Path, level: usize) {
         if self.cgroups == MAX_CGROUPS {
             return;
         }
         self.cgroups += 1;
-        self.look(folder);
+        self.read_limit(directory);
         if level == CONTAINER_LEVEL {
             return;
         }
-        // A pod may end while it is looked at.
-        let Ok(entries) = fs::read_dir(folder) else { return };
+        // A pod may end while it is read.
+        let Ok(entries) = fs::read_dir(directory) else { return };
         for entry in entries.flatten() {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 self.enter(&entry.path(), level + 1);
@@ -81,31 +82,32 @@ impl Walk {
         }
     }
 
-    fn look(&mut self, folder: &Path) {
-        let Ok(limit) = short(&folder.join("pids.max")) else { return };
+    fn read_limit(&mut self, directory: &Path) {
+        let Ok(limit) = short(&directory.join("pids.max")) else { return };
         self.limits += 1;
-        let subject = subject(folder);
+        let subject = subject(directory);
         let Ok(limit) = limit.trim_ascii().parse() else {
-            // `max`: the pod is known, so that whatever a line said of it can be cleared.
+            // `max`: the pod exists and has no limit, so a finding that a line raised about it is cleared.
             self.subjects.entry(subject).or_default();
             return;
         };
-        let used = short(&folder.join("pids.current")).ok().and_then(|used| used.trim_ascii().parse().ok());
+        let used =
+            short(&directory.join("pids.current")).ok().and_then(|used| used.trim_ascii().parse().ok());
         let Some(used) = used else { return };
         let usage = Usage { used, limit };
-        let wrong =
+        let problem =
             usage.reaches(EXHAUSTED_PERCENT).then(|| format!("processes and threads of {subject}: {usage}"));
         let known = self.subjects.entry(subject).or_default();
         if known.is_none() {
-            *known = wrong;
+            *known = problem;
         }
     }
 }
 
-/// The pod, or the name of the level that all pods share.
-fn subject(folder: &Path) -> String {
-    cgroup::pod(&folder.to_string_lossy())
-        .unwrap_or_else(|| folder.file_name().unwrap_or_default().to_string_lossy().into_owned())
+/// The pod's UID, or the cgroup's name for a level above the pods.
+fn subject(directory: &Path) -> String {
+    cgroup::pod(&directory.to_string_lossy())
+        .unwrap_or_else(|| directory.file_name().unwrap_or_default().to_string_lossy().into_owned())
 }
 
 impl Probe for PodPids {
@@ -121,31 +123,33 @@ impl Probe for PodPids {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
-        let mut walk = Walk::default();
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
+        let mut walk = CgroupWalk::default();
         for root in ROOTS.map(|root| self.root.join(root)) {
             match fs::metadata(&root) {
                 Ok(_) => walk.enter(&root, 0),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(not_checkable(format!("cgroups of pods can't be read: {error}"))),
+                Err(error) => return Err(not_checkable(format!("pod cgroups cannot be read: {error}"))),
             }
         }
         if walk.cgroups == 0 {
-            return Err(not_checkable("there are no cgroups of pods"));
+            return Err(not_checkable("there are no pod cgroups"));
         }
         if walk.limits == 0 {
-            return Err(not_checkable("the cgroups of pods don't count processes"));
+            return Err(not_checkable("the pod cgroups do not count processes"));
         }
-        let judged =
-            walk.subjects.into_iter().map(|(subject, wrong)| Judged::when(EXHAUSTED, wrong).about(subject));
+        let evaluated = walk
+            .subjects
+            .into_iter()
+            .map(|(subject, problem)| Evaluation::new(EXHAUSTED, problem).about(subject));
         if walk.cgroups == MAX_CGROUPS {
-            let wrong: Vec<_> = judged.filter(Judged::is_wrong).collect();
-            if wrong.is_empty() {
-                return Err(not_checkable("there are too many cgroups of pods to look at all of them"));
+            let problem: Vec<_> = evaluated.filter(Evaluation::is_unhealthy).collect();
+            if problem.is_empty() {
+                return Err(not_checkable("too many pod cgroups to read all of them"));
             }
-            return Ok(self.standing.add(wrong, now));
+            return Ok(self.latch.add(problem, now));
         }
-        Ok(self.standing.update(judged.chain([Judged::well(EXHAUSTED)]).collect(), now))
+        Ok(self.latch.update(evaluated.chain([Evaluation::healthy(EXHAUSTED)]).collect(), now))
     }
 }
 
@@ -167,8 +171,11 @@ mod tests {
     }
 
     fn limit(root: &Path, cgroup: &str, current: &str, max: &str) {
-        let folder = format!("sys/fs/cgroup/{cgroup}");
-        put(root, &[(&format!("{folder}/pids.current"), current), (&format!("{folder}/pids.max"), max)]);
+        let directory = format!("sys/fs/cgroup/{cgroup}");
+        put(
+            root,
+            &[(&format!("{directory}/pids.current"), current), (&format!("{directory}/pids.max"), max)],
+        );
     }
 
     #[test]
@@ -196,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_is_well_again_is_cleared_while_another_is_not() {
+    fn a_pod_that_recovered_is_cleared_while_another_is_not() {
         let root = tree(&[]);
         let mut probe = PodPids::new(root.path());
         limit(root.path(), &slice(UID), "100", "100");
@@ -206,12 +213,12 @@ mod tests {
         limit(root.path(), &slice(UID), "10", "100");
         let one = vec![format!("-{EXHAUSTED} {UID}"), format!("+{EXHAUSTED} {OTHER}")];
         assert_eq!(changes(&mut probe), Ok(one));
-        fs::remove_dir_all(root.path().join("sys/fs/cgroup").join(slice(OTHER))).expect("a folder");
+        fs::remove_dir_all(root.path().join("sys/fs/cgroup").join(slice(OTHER))).expect("a directory");
         assert_eq!(changes(&mut probe), Ok(vec![format!("-{EXHAUSTED}")]));
     }
 
     #[test]
-    fn a_pod_without_a_limit_is_cleared_of_what_a_line_said_while_another_is_wrong() {
+    fn a_pod_without_a_limit_is_cleared_while_another_is_unhealthy() {
         let root = tree(&[]);
         limit(root.path(), &slice(UID), "10", "max");
         limit(root.path(), &slice(OTHER), "99", "100");
@@ -229,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_containers_make_below_themselves_and_other_services_are_not_looked_at() {
+    fn cgroups_below_containers_and_of_services_are_not_read() {
         let root = tree(&[]);
         limit(root.path(), "kubepods.slice", "10", "max");
         limit(root.path(), &format!("{}/cri-containerd-0f32.scope/init.scope", slice(UID)), "100", "100");
@@ -238,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_files_are_passed_over_and_a_node_without_limits_says_nothing() {
+    fn broken_files_are_skipped_and_a_node_without_limits_is_not_checkable() {
         let root = tree(&[]);
         limit(root.path(), &slice(UID), "many", "100");
         limit(root.path(), &slice(OTHER), "100", "many");
@@ -250,12 +257,12 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_that_is_cut_short_raises_what_it_saw_and_clears_nothing() {
+    fn an_incomplete_walk_raises_findings_but_clears_none() {
         let root = tree(&[]);
         limit(root.path(), "kubepods.slice", "10", "100");
         for number in 0..MAX_CGROUPS {
-            let folder = root.path().join(format!("sys/fs/cgroup/kubepods.slice/{number}"));
-            fs::create_dir(folder).expect("a folder");
+            let directory = root.path().join(format!("sys/fs/cgroup/kubepods.slice/{number}"));
+            fs::create_dir(directory).expect("a directory");
         }
         let mut probe = PodPids::new(root.path());
         assert!(changes(&mut probe).is_err());

@@ -1,8 +1,8 @@
-//! Turns the number of threads, and the smaller of the kernel's two limits to it, into how near the end of both is.
+//! Finds a number of threads near the kernel's limits.
 //!
-//! Every thread takes a number below `kernel.pid_max`, and there are at most `kernel.threads-max` of them: whichever
-//! is less ends all forking. `/proc/loadavg` counts threads (proc_loadavg(5)); a folder listing of `/proc` would count
-//! processes, which a node may have few of with tens of thousands of threads.
+//! Every thread needs an ID below `kernel.pid_max`, and there are at most `kernel.threads-max` threads; the lower of
+//! the two limits applies. `/proc/loadavg` counts threads (proc_loadavg(5)). A listing of `/proc` would count
+//! processes, of which a node with tens of thousands of threads may have few.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,10 +13,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{number, parsed, usage::Usage};
 use crate::{
-    finding::{Change, Clears, Debounce},
+    finding::{Clears, Debounce, FindingChange},
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
 };
 
@@ -25,15 +25,16 @@ const OUT: &str = "ForkFailedOutOfPIDs";
 
 const NEAR_PERCENT: u8 = 70;
 const OUT_PERCENT: u8 = 95;
-/// What is out of threads is well again only below this: a node at the edge must not flap.
-const WELL_PERCENT: u8 = 90;
+/// ForkFailedOutOfPIDs clears only below this share, so that a node at the limit does not flap.
+const HEALTHY_PERCENT: u8 = 90;
 
 const INTERVAL: Duration = Duration::from_secs(30);
-/// How long lines of failed forks are counted together.
+/// The window in which lines about failed forks are counted.
 const WINDOW: SignedDuration = SignedDuration::from_mins(5);
-/// A line and a reading confirm each other; so do two readings, where no fork happened to fail in between.
+/// A line and a reading confirm each other. Two readings do so as well, if no fork failed between them.
 const TWICE: Debounce = Debounce::Times { count: 2, window: WINDOW };
-/// A node that stays between the two shares, and where no fork fails, has threads left: it is not replaced for that.
+/// A node that stays between the two shares and where no fork fails has threads left: it recovers after this quiet
+/// time.
 const QUIET: SignedDuration = SignedDuration::from_mins(10);
 
 const LOAD: &str = "proc/loadavg";
@@ -42,39 +43,40 @@ const THREADS_MAX: &str = "proc/sys/kernel/threads-max";
 
 pub(super) struct Tasks {
     root: PathBuf,
-    standing: Standing,
-    /// Whether the last reading that could tell saw the end of threads.
+    latch: ConditionLatch,
+    /// Whether the last reading outside the range between the two shares was above it.
     out: bool,
 }
 
 impl Tasks {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), standing: Standing::default(), out: false }
+        Self { root: root.to_owned(), latch: ConditionLatch::default(), out: false }
     }
 
-    fn judge_out(&mut self, usage: Usage, message: &str, now: Timestamp) -> Vec<Change> {
+    fn evaluate_out(&mut self, usage: Usage, message: &str, now: Timestamp) -> Vec<FindingChange> {
         if usage.reaches(OUT_PERCENT) {
             self.out = true;
-            let mut changes = self.standing.update(vec![Judged::wrong(OUT, message).after(TWICE)], now);
+            let mut changes = self.latch.update(vec![Evaluation::unhealthy(OUT, message).after(TWICE)], now);
             for change in &mut changes {
-                if let Change::Raised(finding) = change {
-                    finding.clears = Clears::Told { or_quiet: Some(QUIET) };
+                if let FindingChange::Raised(finding) = change {
+                    finding.clears = Clears::Explicit { or_quiet: Some(QUIET) };
                 }
             }
             return changes;
         }
-        if usage.reaches(WELL_PERCENT) {
+        if usage.reaches(HEALTHY_PERCENT) {
             return Vec::new();
         }
-        // Forks fail at a cgroup's limit too, which this reading knows nothing of. Unless it saw the end itself, it
-        // clears what nobody has complained of for a while, and leaves alone the lines that are still being counted.
-        let well_since = if self.out { now } else { now.saturating_sub(WINDOW).unwrap_or(now) };
+        // Forks also fail at a cgroup's limit, which this reading does not see. Unless the probe itself raised the
+        // finding, it clears only what no line has raised within the window, so lines that are still being counted
+        // stay.
+        let healthy_since = if self.out { now } else { now.saturating_sub(WINDOW).unwrap_or(now) };
         self.out = false;
-        self.standing.update(vec![Judged::well(OUT)], well_since)
+        self.latch.update(vec![Evaluation::healthy(OUT)], healthy_since)
     }
 }
 
-/// The threads of all processes: `0.20 0.18 0.12 1/80 11206` has 80.
+/// The number of threads of all processes: 80 in `0.20 0.18 0.12 1/80 11206`.
 fn threads(loadavg: &str) -> Option<u64> {
     loadavg.split_ascii_whitespace().nth(3)?.split_once('/')?.1.parse().ok()
 }
@@ -92,7 +94,7 @@ impl Probe for Tasks {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         let used = parsed(&self.root, LOAD, threads)?;
         let limits =
             [(number(&self.root, PID_MAX)?, "pid_max"), (number(&self.root, THREADS_MAX)?, "threads-max")];
@@ -100,8 +102,8 @@ impl Probe for Tasks {
         let usage = Usage { used, limit };
         let message = format!("threads: {usage}, by kernel.{name}");
         let near = usage.reaches(NEAR_PERCENT).then(|| message.clone());
-        let mut changes = self.standing.update(vec![Judged::when(NEAR, near)], now);
-        changes.extend(self.judge_out(usage, &message, now));
+        let mut changes = self.latch.update(vec![Evaluation::new(NEAR, near)], now);
+        changes.extend(self.evaluate_out(usage, &message, now));
         Ok(changes)
     }
 }

@@ -5,35 +5,35 @@ use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 
 use super::*;
-use crate::finding::Change;
+use crate::finding::FindingChange;
 
-/// A tree of such files.
+/// A directory tree with these files.
 pub(super) fn tree(files: &[(&str, &str)]) -> TempDir {
-    let root = tempfile::tempdir().expect("a folder");
+    let root = tempfile::tempdir().expect("a directory");
     put(root.path(), files);
     root
 }
 
-/// Writes files, new or over old ones.
+/// Writes files; existing ones are replaced.
 pub(super) fn put(root: &Path, files: &[(&str, &str)]) {
     for (path, text) in files {
         let path = root.join(path);
-        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
         fs::write(path, text).expect("a file");
     }
 }
 
-/// What a reading changes: `+Reason subject` is raised, `-Reason subject` cleared.
+/// The changes of a reading: `+Reason subject` if raised, `-Reason subject` if cleared.
 pub(super) fn changes(probe: &mut dyn Probe) -> Result<Vec<String>, String> {
     let read = probe.read(Timestamp::UNIX_EPOCH + SignedDuration::from_hours(24));
     let changes = read.map_err(|nothing| nothing.why.into_owned())?;
     Ok(changes.iter().map(shown).collect())
 }
 
-fn shown(change: &Change) -> String {
+fn shown(change: &FindingChange) -> String {
     let (sign, reason, subject) = match change {
-        Change::Raised(finding) => ('+', &finding.reason, &finding.subject),
-        Change::Cleared { reason, subject, .. } => ('-', reason, subject),
+        FindingChange::Raised(finding) => ('+', &finding.reason, &finding.subject),
+        FindingChange::Cleared { reason, subject, .. } => ('-', reason, subject),
     };
     match subject {
         Some(subject) => format!("{sign}{reason} {subject}"),
@@ -42,13 +42,13 @@ fn shown(change: &Change) -> String {
 }
 
 #[test]
-fn on_this_machine_every_probe_reads_or_says_why_not() {
+fn on_this_machine_every_probe_reads_or_returns_why_not() {
     for mut probe in probes(Path::new("/")) {
         match probe.read(Timestamp::UNIX_EPOCH) {
             Ok(changes) => {
                 let known = changes.iter().all(|change| match change {
-                    Change::Raised(finding) => probe.reasons().contains(&&*finding.reason),
-                    Change::Cleared { reason, .. } => probe.reasons().contains(&&**reason),
+                    FindingChange::Raised(finding) => probe.reasons().contains(&&*finding.reason),
+                    FindingChange::Cleared { reason, .. } => probe.reasons().contains(&&**reason),
                 });
                 assert!(known, "{}: {changes:?}", probe.name());
             }
@@ -58,7 +58,7 @@ fn on_this_machine_every_probe_reads_or_says_why_not() {
 }
 
 #[test]
-fn this_kernel_answers_what_every_kernel_can() {
+fn probes_of_common_kernel_files_can_read_this_kernel() {
     for name in ["tasks", "open-files", "zombies", "environments", "clock"] {
         let mut probes = probes(Path::new("/"));
         let probe = probes.iter_mut().find(|probe| probe.name() == name).expect("a probe");
@@ -70,7 +70,7 @@ fn this_kernel_answers_what_every_kernel_can() {
 fn a_root_without_anything_is_no_fault_and_clears_nothing() {
     let root = tree(&[]);
     for mut probe in probes(root.path()) {
-        // The clock is this kernel's, whatever the root.
+        // The clock does not depend on the root.
         if probe.name() != "clock" {
             assert!(probe.read(Timestamp::UNIX_EPOCH).is_err(), "{}", probe.name());
         }
@@ -102,15 +102,17 @@ fn reading_everything_takes_a_small_part_of_the_agents_share() {
         println!("{:<18}{each:>12.1?} {share:.5} % of a core {state}", probe.name());
     }
     println!("all of them: {idle:.5} % of a core");
-    assert!(idle < 0.05, "half of what the whole agent may take");
+    assert!(idle < 0.05, "half of the agent's CPU limit");
 }
 
-/// As many pods as most instances take, with three containers each.
+/// As many pods as most instance types support, with three containers each.
 fn full_node() -> TempDir {
     let root = tree(&[]);
     for pod in 0..110 {
-        let folder = format!("sys/fs/cgroup/kubepods/burstable/pod{pod:032x}");
-        for cgroup in [folder.clone(), format!("{folder}/a"), format!("{folder}/b"), format!("{folder}/c")] {
+        let directory = format!("sys/fs/cgroup/kubepods/burstable/pod{pod:032x}");
+        for cgroup in
+            [directory.clone(), format!("{directory}/a"), format!("{directory}/b"), format!("{directory}/c")]
+        {
             put(
                 root.path(),
                 &[(&format!("{cgroup}/pids.max"), "100"), (&format!("{cgroup}/pids.current"), "9")],

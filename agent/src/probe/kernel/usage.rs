@@ -1,8 +1,7 @@
-//! Turns what is used of a limit into how near the limit is.
+//! A usage of a limit, in percent.
 
 use std::fmt;
 
-/// How much is used of how much there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Usage {
     pub(super) used: u64,
@@ -10,7 +9,7 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    /// Whether at least so many per cent are used. Nothing comes near a limit of zero: it stands for none.
+    /// Whether at least this percentage is used. A limit of zero means no limit and is never reached.
     pub(super) fn reaches(self, percent: u8) -> bool {
         self.limit > 0 && u128::from(self.used) * 100 >= u128::from(self.limit) * u128::from(percent)
     }

@@ -1,4 +1,4 @@
-//! Turns the states of all processes into how many of them are dead and not collected.
+//! Finds processes that ended and whose parent did not wait for them.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -6,59 +6,59 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{not_checkable, process::Processes, unreadable};
 use crate::{
-    finding::{Change, Debounce},
+    finding::{Debounce, FindingChange},
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
 };
 
 const ZOMBIES: &str = "ExcessiveZombieProcesses";
 const MANY: usize = 20;
 const INTERVAL: Duration = Duration::from_secs(5 * 60);
-/// Five readings, told apart by time: an agent that starts over and over reads more often, which proves nothing.
+/// Five readings. It is a duration because an agent that restarts repeatedly reads more often.
 const FIVE_READINGS: Debounce = Debounce::Lasting(SignedDuration::from_mins(20));
 
 pub(super) struct Zombies {
     processes: Processes,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
-/// The dead.
+/// The number of processes and zombies.
 #[derive(Debug, Default)]
-struct Census {
+struct ProcessCounts {
     seen: usize,
     zombies: usize,
-    /// How many each parent has not collected.
+    /// The number of zombies by parent.
     parents: BTreeMap<u32, usize>,
 }
 
 impl Zombies {
     pub(super) fn new(root: &Path) -> Self {
-        Self { processes: Processes::new(root), standing: Standing::default() }
+        Self { processes: Processes::new(root), latch: ConditionLatch::default() }
     }
 
-    fn count(&self, ids: &[u32]) -> Census {
-        let mut census = Census::default();
+    fn count(&self, ids: &[u32]) -> ProcessCounts {
+        let mut counts = ProcessCounts::default();
         let mut record = Vec::new();
         for id in ids {
             let Some(stat) = self.processes.stat(*id, &mut record) else { continue };
-            census.seen += 1;
+            counts.seen += 1;
             if stat.is_zombie() {
-                census.zombies += 1;
-                *census.parents.entry(stat.parent).or_default() += 1;
+                counts.zombies += 1;
+                *counts.parents.entry(stat.parent).or_default() += 1;
             }
         }
-        census
+        counts
     }
 
-    fn judge(&self, census: &Census) -> Option<String> {
-        if census.zombies < MANY {
+    fn evaluate(&self, counts: &ProcessCounts) -> Option<String> {
+        if counts.zombies < MANY {
             return None;
         }
-        let (parent, children) = census.parents.iter().max_by_key(|(_, children)| **children)?;
+        let (parent, children) = counts.parents.iter().max_by_key(|(_, children)| **children)?;
         let name = self.processes.stat(*parent, &mut Vec::new()).map_or_else(String::new, |stat| stat.name);
-        Some(format!("{} zombie processes, {children} of them left by {name}[{parent}]", census.zombies))
+        Some(format!("{} zombie processes, {children} of them left by {name}[{parent}]", counts.zombies))
     }
 }
 
@@ -75,17 +75,17 @@ impl Probe for Zombies {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         let listing = self.processes.list().map_err(|error| unreadable("proc", &error))?;
-        let census = self.count(&listing.ids);
-        if census.seen == 0 {
+        let counts = self.count(&listing.ids);
+        if counts.seen == 0 {
             return Err(not_checkable("there are no processes in /proc"));
         }
-        let wrong = self.judge(&census);
-        if !listing.whole && wrong.is_none() {
-            return Err(not_checkable("there are too many processes to look at all of them"));
+        let problem = self.evaluate(&counts);
+        if !listing.complete && problem.is_none() {
+            return Err(not_checkable("too many processes to read all of them"));
         }
-        Ok(self.standing.update(vec![Judged::when(ZOMBIES, wrong).after(FIVE_READINGS)], now))
+        Ok(self.latch.update(vec![Evaluation::new(ZOMBIES, problem).after(FIVE_READINGS)], now))
     }
 }
 
@@ -122,7 +122,7 @@ mod tests {
         }
         let root = node(20);
         let changes = Zombies::new(root.path()).read(Timestamp::UNIX_EPOCH).expect("a reading");
-        let [Change::Raised(finding)] = &changes[..] else { panic!("{changes:?}") };
+        let [FindingChange::Raised(finding)] = &changes[..] else { panic!("{changes:?}") };
         assert_eq!(finding.debounce, FIVE_READINGS);
         assert_eq!(finding.message, "20 zombie processes, 19 of them left by a) Z 1 (shim[40]");
     }
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_without_processes_says_nothing() {
+    fn a_directory_without_processes_is_not_checkable() {
         let root = tree(&[("proc/loadavg", "0 0 0 1/1 1\n"), ("proc/9/stat", "broken")]);
         assert!(changes(&mut Zombies::new(root.path())).is_err());
     }

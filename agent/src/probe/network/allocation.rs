@@ -1,8 +1,8 @@
-//! Turns what the VPC CNI's daemon keeps of its allocations, and containerd's tasks, into addresses that leaked.
+//! Finds pod addresses that leaked, from the VPC CNI daemon's allocations and containerd's tasks.
 //!
-//! containerd keeps a folder for each task, and a sandbox is one as well. An address whose sandbox has none is held
-//! for nobody. The other way round, whether a sandbox should have an address, only the runtime could say: pods in the
-//! host's network have none.
+//! containerd has a directory for each task, and a sandbox is a task. An address whose sandbox has no task is
+//! allocated to nothing. The opposite, a sandbox without an address, is not a problem: pods in the host's network
+//! have none.
 
 use std::{
     collections::HashSet,
@@ -16,39 +16,39 @@ use serde::Deserialize;
 
 use super::{ipamd, not_checkable};
 use crate::{
-    finding::{Change, Debounce},
+    finding::{Debounce, FindingChange},
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
     source::host,
 };
 
 const INCONSISTENT: &str = "IPAMDInconsistentState";
-/// `/var/run` is a link to `/run` on all of EKS's images.
+/// `/var/run` is a link to `/run` in all of EKS's images.
 const ALLOCATIONS: &str = "/run/aws-node/ipam.json";
-/// Of containerd since 1.3, whatever the shim.
+/// Valid for containerd 1.3 and later, with every shim.
 const TASKS: &str = "/run/containerd/io.containerd.runtime.v2.task/k8s.io";
 /// A few hundred bytes for each of at most 737 pods.
 const MAX_ALLOCATIONS: u64 = 2 * 1024 * 1024;
 const VERSION: &str = "vpc-cni-ipam/1";
 const INTERVAL: Duration = Duration::from_secs(120);
-/// A sandbox has its address before its task, and the kubelet gives back the address of one that died when it next
-/// looks at the pod.
+/// A sandbox gets its address before its task, and the kubelet releases a dead sandbox's address when it next syncs
+/// the pod.
 const LASTING: Debounce = Debounce::Lasting(SignedDuration::from_mins(10));
 
 pub(super) struct Allocations {
     root: PathBuf,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
 impl Allocations {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), standing: Standing::default() }
+        Self { root: root.to_owned(), latch: ConditionLatch::default() }
     }
 }
 
-/// An address that is held, and for which sandbox.
+/// An allocated address and its sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 struct Allocation {
     #[serde(rename = "containerID")]
@@ -58,12 +58,12 @@ struct Allocation {
     #[serde(default)]
     ipv6: String,
     #[serde(default)]
-    metadata: Metadata,
+    metadata: PodMetadata,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-struct Metadata {
+struct PodMetadata {
     #[serde(rename = "k8sPodNamespace")]
     namespace: String,
     #[serde(rename = "k8sPodName")]
@@ -74,7 +74,7 @@ fn parse(text: &[u8]) -> Result<Vec<Allocation>, String> {
     #[derive(Deserialize)]
     struct Checkpoint {
         version: String,
-        /// Null where there are none.
+        /// Null if there are none.
         allocations: Option<Vec<Allocation>>,
     }
     let checkpoint: Checkpoint = serde_json::from_slice(text).map_err(|error| error.to_string())?;
@@ -84,20 +84,20 @@ fn parse(text: &[u8]) -> Result<Vec<Allocation>, String> {
     Ok(checkpoint.allocations.unwrap_or_default())
 }
 
-fn judge(allocations: &[Allocation], tasks: &HashSet<String>) -> Vec<Judged> {
-    let mut judged = vec![Judged::well(INCONSISTENT)];
+fn evaluate(allocations: &[Allocation], tasks: &HashSet<String>) -> Vec<Evaluation> {
+    let mut evaluated = vec![Evaluation::healthy(INCONSISTENT)];
     for allocation in allocations.iter().filter(|allocation| !tasks.contains(&allocation.sandbox)) {
         let address = if allocation.ipv4.is_empty() { &allocation.ipv6 } else { &allocation.ipv4 };
-        let Metadata { namespace, name } = &allocation.metadata;
+        let PodMetadata { namespace, name } = &allocation.metadata;
         let message = format!(
-            "the VPC CNI holds {address} for {namespace}/{name}, whose sandbox {:.12} does not run",
+            "the VPC CNI has {address} allocated to {namespace}/{name}, whose sandbox {:.12} does not run",
             allocation.sandbox
         );
-        // The address may be given to another sandbox, which is another matter.
+        // The address may be allocated to another sandbox later, which is another finding.
         let subject = format!("{address} {:.12}", allocation.sandbox);
-        judged.push(Judged::wrong(INCONSISTENT, message).about(subject).after(LASTING));
+        evaluated.push(Evaluation::unhealthy(INCONSISTENT, message).about(subject).after(LASTING));
     }
-    judged
+    evaluated
 }
 
 impl Probe for Allocations {
@@ -113,24 +113,25 @@ impl Probe for Allocations {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
-        // The file outlives the VPC CNI.
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
+        // The file remains after the VPC CNI is removed.
         let allocations = if ipamd::is_installed(&self.root)? {
             match host::read(&self.root, ALLOCATIONS, MAX_ALLOCATIONS) {
-                Ok(text) => parse(&text)
-                    .map_err(|why| not_checkable(format!("{ALLOCATIONS} is not understood: {why}")))?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(not_checkable("the VPC CNI's daemon keeps no allocations here"));
+                Ok(text) => {
+                    parse(&text).map_err(|why| not_checkable(format!("{ALLOCATIONS} is invalid: {why}")))?
                 }
-                Err(error) => return Err(not_checkable(format!("{ALLOCATIONS} can't be read: {error}"))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(not_checkable("the VPC CNI daemon has no allocations file"));
+                }
+                Err(error) => return Err(not_checkable(format!("{ALLOCATIONS} cannot be read: {error}"))),
             }
         } else {
             Vec::new()
         };
-        // After the allocations: a sandbox that is made meanwhile is not missed.
+        // Read after the allocations, so that a sandbox that is created in between has its task.
         let tasks = host::names(&self.root, TASKS)
-            .map_err(|error| not_checkable(format!("containerd's tasks can't be listed: {error}")))?;
-        Ok(self.standing.update(judge(&allocations, &tasks.into_iter().collect()), now))
+            .map_err(|error| not_checkable(format!("containerd's tasks cannot be listed: {error}")))?;
+        Ok(self.latch.update(evaluate(&allocations, &tasks.into_iter().collect()), now))
     }
 }
 
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_daemons_own_format_is_understood() {
+    fn only_the_daemons_format_is_accepted() {
         assert_eq!(parse(checkpoint("a").as_bytes()).map(|read| read.len()), Ok(1));
         assert_eq!(parse(br#"{"version":"vpc-cni-ipam/1","allocations":null}"#), Ok(Vec::new()));
         for text in [
@@ -168,30 +169,34 @@ mod tests {
 
     #[test]
     fn an_address_whose_sandbox_does_not_run_leaked() {
-        let root = tempfile::tempdir().expect("a folder");
-        let folder = |path: &str| fs::create_dir_all(root.path().join(path)).expect("a folder");
+        let root = tempfile::tempdir().expect("a directory");
+        let directory = |path: &str| fs::create_dir_all(root.path().join(path)).expect("a directory");
         let mut probe = Allocations::new(root.path());
         let mut read = || probe.read(Timestamp::UNIX_EPOCH);
         assert!(read().is_err(), "no pods at all");
-        folder("var/log/pods/kube-system_aws-node-x_1/aws-vpc-cni-init");
+        directory("var/log/pods/kube-system_aws-node-x_1/aws-vpc-cni-init");
         assert!(read().is_err(), "no allocations");
-        folder("run/aws-node");
+        directory("run/aws-node");
         let write = |text: &str| fs::write(root.path().join("run/aws-node/ipam.json"), text).expect("a file");
         write(&checkpoint(SANDBOX));
         assert!(read().is_err(), "no containerd");
-        folder("run/containerd/io.containerd.runtime.v2.task/k8s.io/0123");
+        directory("run/containerd/io.containerd.runtime.v2.task/k8s.io/0123");
         let changes = read().expect("a reading");
         assert!(
-            matches!(&changes[..], [Change::Raised(finding)]
+            matches!(&changes[..], [FindingChange::Raised(finding)]
                 if finding.subject.as_deref() == Some("10.0.1.5 5f1c2a9e8b7d") && finding.debounce == LASTING
                     && finding.message.contains("default/web-1")),
             "{changes:?}"
         );
-        folder(&format!("run/containerd/io.containerd.runtime.v2.task/k8s.io/{SANDBOX}"));
-        assert!(matches!(&read().expect("a reading")[..], [Change::Cleared { subject: None, .. }]));
+        directory(&format!("run/containerd/io.containerd.runtime.v2.task/k8s.io/{SANDBOX}"));
+        assert!(matches!(&read().expect("a reading")[..], [FindingChange::Cleared { subject: None, .. }]));
         write(&checkpoint("another"));
-        assert!(matches!(&read().expect("a reading")[..], [Change::Raised(_)]));
-        fs::remove_dir_all(root.path().join("var/log/pods/kube-system_aws-node-x_1")).expect("no folder");
-        assert!(matches!(&read().expect("a reading")[..], [Change::Cleared { .. }]), "the VPC CNI is gone");
+        assert!(matches!(&read().expect("a reading")[..], [FindingChange::Raised(_)]));
+        fs::remove_dir_all(root.path().join("var/log/pods/kube-system_aws-node-x_1"))
+            .expect("a removed directory");
+        assert!(
+            matches!(&read().expect("a reading")[..], [FindingChange::Cleared { .. }]),
+            "the VPC CNI is gone"
+        );
     }
 }

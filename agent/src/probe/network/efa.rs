@@ -1,4 +1,4 @@
-//! Turns the error counters of EFA devices into those that grow too fast.
+//! Finds EFA devices whose error counters grow too fast.
 
 use std::{
     collections::BTreeMap,
@@ -11,10 +11,10 @@ use jiff::Timestamp;
 
 use super::not_checkable;
 use crate::{
-    finding::Change,
+    finding::FindingChange,
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
     source::host,
 };
@@ -22,11 +22,11 @@ use crate::{
 const ERRORS: &str = "EFAErrorMetric";
 const DEVICES: &str = "/sys/class/infiniband";
 const AMAZON: &str = "0x1d0f";
-/// Every generation's device id begins so.
+/// The common prefix of all generations' device IDs.
 const EFA: &str = "0xefa";
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// How much each may grow a second. Some retransmissions are part of every busy network.
+/// The maximum growth of each counter a second. A busy network always has some retransmissions.
 const LIMITS: [(&str, f64); 5] = [
     ("impaired_remote_conn_events", 100.0),
     ("retrans_bytes", 1_000_000.0),
@@ -35,23 +35,23 @@ const LIMITS: [(&str, f64); 5] = [
     ("unresponsive_remote_events", 100.0),
 ];
 
-/// One reading of a port: each counter, if its driver has it.
-type Reading = [Option<u64>; LIMITS.len()];
+/// One reading of a port: each counter, if the driver has it.
+type EfaReading = [Option<u64>; LIMITS.len()];
 
 pub(super) struct Efa {
     root: PathBuf,
-    /// What each port said last, and when.
-    last: BTreeMap<String, (Timestamp, Reading)>,
-    standing: Standing,
+    /// The last reading of each port, with its time.
+    last: BTreeMap<String, (Timestamp, EfaReading)>,
+    latch: ConditionLatch,
 }
 
 impl Efa {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), last: BTreeMap::new(), standing: Standing::default() }
+        Self { root: root.to_owned(), last: BTreeMap::new(), latch: ConditionLatch::default() }
     }
 
     /// The counters of each port of each device, by `device/port`.
-    fn readings(&self) -> io::Result<BTreeMap<String, Reading>> {
+    fn readings(&self) -> io::Result<BTreeMap<String, EfaReading>> {
         let is = |device: &str, file: &str, start: &str| {
             host::text(&self.root, &format!("{DEVICES}/{device}/device/{file}"), 64)
                 .is_ok_and(|id| id.trim().to_ascii_lowercase().starts_with(start))
@@ -74,29 +74,29 @@ impl Efa {
     }
 }
 
-/// What is wrong with a port by two readings of it; an error if they can't be compared.
-fn judge(
-    (then, before): &(Timestamp, Reading),
-    (now, after): &(Timestamp, Reading),
+/// The problem of a port, from two readings.
+fn evaluate(
+    (then, before): &(Timestamp, EfaReading),
+    (now, after): &(Timestamp, EfaReading),
 ) -> Result<Option<String>, Incomparable> {
     let seconds = now.duration_since(*then).as_secs_f64();
     if seconds <= 0.0 {
         return Err(Incomparable);
     }
-    let mut wrong = Vec::new();
-    for (place, (counter, limit)) in LIMITS.iter().enumerate() {
-        let (Some(before), Some(after)) = (before[place], after[place]) else { continue };
-        // It began anew with its driver.
+    let mut problems = Vec::new();
+    for (index, (counter, limit)) in LIMITS.iter().enumerate() {
+        let (Some(before), Some(after)) = (before[index], after[index]) else { continue };
+        // The counter was reset with its driver.
         let grown = after.checked_sub(before).ok_or(Incomparable)?;
         let rate = grown as f64 / seconds;
         if rate > *limit {
-            wrong.push(format!("{counter} grows by {rate:.0} a second, more than {limit}"));
+            problems.push(format!("{counter} grows by {rate:.0} a second, more than {limit}"));
         }
     }
-    Ok((!wrong.is_empty()).then(|| wrong.join(", ")))
+    Ok((!problems.is_empty()).then(|| problems.join(", ")))
 }
 
-/// The clock was set, or the driver started anew.
+/// The readings cannot be compared: the clock was set, or the driver restarted.
 #[derive(Debug, PartialEq, Eq)]
 struct Incomparable;
 
@@ -113,40 +113,41 @@ impl Probe for Efa {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         let readings = match self.readings() {
             Ok(readings) if !readings.is_empty() => readings,
             Ok(_) => return Err(not_checkable("this machine has no EFA device")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(not_checkable("this machine has no EFA device"));
             }
-            Err(error) => return Err(not_checkable(format!("{DEVICES} can't be read: {error}"))),
+            Err(error) => return Err(not_checkable(format!("{DEVICES} cannot be read: {error}"))),
         };
         let first = self.last.is_empty();
-        let mut judged = Vec::new();
-        let mut whole = true;
+        let mut evaluated = Vec::new();
+        let mut complete = true;
         let mut last = BTreeMap::new();
         for (port, reading) in readings {
             let reading = (now, reading);
-            match self.last.get(&port).map(|before| judge(before, &reading)) {
-                Some(Ok(wrong)) => {
-                    if let Some(wrong) = wrong {
-                        judged.push(Judged::wrong(ERRORS, format!("{port}: {wrong}")).about(&port));
+            match self.last.get(&port).map(|before| evaluate(before, &reading)) {
+                Some(Ok(problems)) => {
+                    if let Some(problems) = problems {
+                        evaluated
+                            .push(Evaluation::unhealthy(ERRORS, format!("{port}: {problems}")).about(&port));
                     }
                 }
-                Some(Err(Incomparable)) | None => whole = false,
+                Some(Err(Incomparable)) | None => complete = false,
             }
             last.insert(port, reading);
         }
         self.last = last;
         if first {
-            return Err(not_checkable("the first reading of the counters says nothing yet"));
+            return Err(not_checkable("the first reading of the counters only sets the start values"));
         }
-        if !whole {
-            return Ok(self.standing.add(judged, now));
+        if !complete {
+            return Ok(self.latch.add(evaluated, now));
         }
-        judged.push(Judged::well(ERRORS));
-        Ok(self.standing.update(judged, now))
+        evaluated.push(Evaluation::healthy(ERRORS));
+        Ok(self.latch.update(evaluated, now))
     }
 }
 
@@ -161,36 +162,37 @@ mod tests {
     }
 
     #[test]
-    fn what_grows_faster_than_its_limit_is_wrong() {
-        for (place, (counter, limit)) in LIMITS.iter().enumerate() {
+    fn a_counter_that_grows_faster_than_its_limit_is_unhealthy() {
+        for (index, (counter, limit)) in LIMITS.iter().enumerate() {
             let of = |value: u64| {
                 let mut reading = [Some(5_000_000_000); LIMITS.len()];
-                reading[place] = Some(value);
+                reading[index] = Some(value);
                 reading
             };
             let within = 10 * *limit as u64;
-            let judge = |grown| judge(&(at(0), of(7)), &(at(10), of(7 + grown))).expect("a judgement");
-            assert_eq!(judge(within), None, "{counter}");
-            assert!(judge(within + 1).is_some_and(|wrong| wrong.starts_with(counter)), "{counter}");
+            let evaluate =
+                |grown| evaluate(&(at(0), of(7)), &(at(10), of(7 + grown))).expect("an evaluation");
+            assert_eq!(evaluate(within), None, "{counter}");
+            assert!(evaluate(within + 1).is_some_and(|problems| problems.starts_with(counter)), "{counter}");
         }
     }
 
     #[test]
     fn readings_that_can_not_be_compared_are_not() {
         let (low, high) = ([Some(1); LIMITS.len()], [Some(u64::MAX); LIMITS.len()]);
-        assert_eq!(judge(&(at(0), high), &(at(10), low)), Err(Incomparable), "the driver began anew");
-        assert_eq!(judge(&(at(10), low), &(at(10), high)), Err(Incomparable), "no time passed");
-        assert_eq!(judge(&(at(10), low), &(at(0), high)), Err(Incomparable), "the clock was set back");
+        assert_eq!(evaluate(&(at(0), high), &(at(10), low)), Err(Incomparable), "the driver was reset");
+        assert_eq!(evaluate(&(at(10), low), &(at(10), high)), Err(Incomparable), "no time passed");
+        assert_eq!(evaluate(&(at(10), low), &(at(0), high)), Err(Incomparable), "the clock was set back");
         let none = [None; LIMITS.len()];
-        assert_eq!(judge(&(at(0), none), &(at(10), high)), Ok(None), "a driver without these counters");
+        assert_eq!(evaluate(&(at(0), none), &(at(10), high)), Ok(None), "a driver without these counters");
     }
 
-    struct Node(tempfile::TempDir);
+    struct EfaNode(tempfile::TempDir);
 
-    impl Node {
+    impl EfaNode {
         fn new() -> Self {
-            let node = Self(tempfile::tempdir().expect("a folder"));
-            fs::create_dir_all(node.0.path().join("sys/class/infiniband")).expect("a folder");
+            let node = Self(tempfile::tempdir().expect("a directory"));
+            fs::create_dir_all(node.0.path().join("sys/class/infiniband")).expect("a directory");
             node
         }
 
@@ -206,39 +208,39 @@ mod tests {
 
         fn write(&self, name: &str, path: &str, text: &str) {
             let path = self.0.path().join("sys/class/infiniband").join(name).join(path);
-            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
             fs::write(path, format!("{text}\n")).expect("a file");
         }
     }
 
     #[test]
-    fn a_port_that_times_out_is_told_of_until_it_stops() {
-        let node = Node::new();
+    fn a_port_with_timeouts_is_reported_until_they_stop() {
+        let node = EfaNode::new();
         node.attach("rdmap0s6", "0x1d0f", "0xefa1");
         node.attach("mlx5_0", "0x15b3", "0x101e");
         node.attach("other", "0x1d0f", "0xec20");
         let mut probe = Efa::new(node.0.path());
-        assert!(probe.read(at(0)).is_err(), "the base line");
+        assert!(probe.read(at(0)).is_err(), "the start value");
         for name in ["rdmap0s6", "mlx5_0", "other"] {
             node.count(name, "6001");
         }
         let changes = probe.read(at(60)).expect("a reading");
         assert!(
-            matches!(&changes[..], [Change::Raised(finding)]
+            matches!(&changes[..], [FindingChange::Raised(finding)]
                 if finding.subject.as_deref() == Some("rdmap0s6/1") && finding.reason == ERRORS),
             "{changes:?}"
         );
         node.count("rdmap0s6", "0");
-        assert_eq!(probe.read(at(120)).expect("a reading"), [], "the driver began anew");
+        assert_eq!(probe.read(at(120)).expect("a reading"), [], "the driver was reset");
         let changes = probe.read(at(180)).expect("a reading");
-        assert!(matches!(&changes[..], [Change::Cleared { subject: None, .. }]), "{changes:?}");
+        assert!(matches!(&changes[..], [FindingChange::Cleared { subject: None, .. }]), "{changes:?}");
         node.count("rdmap0s6", "many");
         assert!(probe.read(at(240)).is_ok_and(|changes| changes.len() == 1));
     }
 
     #[test]
     fn a_machine_without_efa_can_not_be_checked() {
-        let node = Node::new();
+        let node = EfaNode::new();
         assert!(Efa::new(node.0.path()).read(at(0)).is_err());
         node.attach("mlx5_0", "0x15b3", "0xefa0");
         assert!(Efa::new(node.0.path()).read(at(0)).is_err());

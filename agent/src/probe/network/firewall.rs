@@ -1,4 +1,4 @@
-//! Turns the host's packet filter rules into what they break.
+//! Reads the host's packet filter rules and evaluates them.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,14 +10,14 @@ use jiff::Timestamp;
 use super::not_checkable;
 use crate::{
     detect::firewall,
-    finding::Change,
+    finding::FindingChange,
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
     source::{
         child::Runner,
-        firewall::{Family, Ruleset, legacy, nft},
+        firewall::{IpFamily, Ruleset, legacy, nft},
         netlink::route,
     },
 };
@@ -25,24 +25,24 @@ use crate::{
 const REJECTS: &str = "UnexpectedRejectRule";
 const BLOCKED: &str = "MetadataServiceBlocked";
 const CONFLICT: &str = "PortConflict";
-/// The other way to see that the metadata service is out of reach is to try; each clears what it raised itself.
+/// The subject that separates this finding from the metadata-service probe's: each probe clears only what it raised.
 const BY_RULE: &str = "firewall";
 
 pub(super) struct Firewall {
     root: PathBuf,
     expected: Vec<(String, String)>,
-    /// What prints the legacy tables: a tool for each family.
-    legacy: [(Family, Runner); 2],
-    standing: Standing,
+    /// Runs the tool that prints the legacy tables, one for each family.
+    legacy: [(IpFamily, Runner); 2],
+    latch: ConditionLatch,
 }
 
 impl Firewall {
     pub(super) fn new(root: &Path, expected: Vec<(String, String)>) -> Self {
-        let legacy = [Family::V4, Family::V6].map(|family| (family, Runner::default()));
-        Self { root: root.to_owned(), expected, legacy, standing: Standing::default() }
+        let legacy = [IpFamily::V4, IpFamily::V6].map(|family| (family, Runner::default()));
+        Self { root: root.to_owned(), expected, legacy, latch: ConditionLatch::default() }
     }
 
-    /// Everything that can be read, and why the rest can't.
+    /// The rules that can be read, and the errors of those that cannot.
     fn rulesets(&mut self) -> (Vec<Ruleset>, Vec<String>) {
         let mut rulesets = Vec::new();
         let mut gaps = Vec::new();
@@ -58,17 +58,17 @@ impl Firewall {
         }
         let unreadable: u64 = rulesets.iter().map(|ruleset| ruleset.unreadable).sum();
         if unreadable > 0 {
-            gaps.push(format!("{unreadable} packet filter rules can't be read"));
+            gaps.push(format!("{unreadable} packet filter rules cannot be parsed"));
         }
         (rulesets, gaps)
     }
 
-    fn judge(&self, rulesets: &[Ruleset]) -> Vec<Judged> {
+    fn evaluate(&self, rulesets: &[Ruleset]) -> Vec<Evaluation> {
         let interface = default_interface();
-        let mut judged = vec![
-            Judged::well(REJECTS),
-            Judged::well(CONFLICT),
-            Judged::when(
+        let mut evaluated = vec![
+            Evaluation::healthy(REJECTS),
+            Evaluation::healthy(CONFLICT),
+            Evaluation::new(
                 BLOCKED,
                 rulesets
                     .iter()
@@ -85,17 +85,19 @@ impl Firewall {
                 };
                 let subject = format!("{} {}", rejecting.family.name(), rejecting.chain);
                 let message = format!("{subject} rejects traffic: {}{more}", rejecting.rule);
-                judged.push(Judged::wrong(REJECTS, message).about(subject));
+                evaluated.push(Evaluation::unhealthy(REJECTS, message).about(subject));
             }
             for rule in firewall::port_conflicts(ruleset) {
-                judged.push(Judged::wrong(CONFLICT, format!("port 10250 is diverted by {rule}")).about(rule));
+                evaluated.push(
+                    Evaluation::unhealthy(CONFLICT, format!("port 10250 is diverted by {rule}")).about(rule),
+                );
             }
         }
-        judged
+        evaluated
     }
 }
 
-/// The interface of the default route, if there is one.
+/// The interface of the default route.
 fn default_interface() -> Option<String> {
     let routes = route::routes().ok()?;
     let index = routes
@@ -120,17 +122,18 @@ impl Probe for Firewall {
         Duration::from_secs(60)
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         let (rulesets, gaps) = self.rulesets();
-        let mut judged = self.judge(&rulesets);
+        let mut evaluated = self.evaluate(&rulesets);
         if !gaps.is_empty() {
-            // What was seen is wrong; what was not seen may be, so nothing is cleared.
-            judged.retain(Judged::is_wrong);
-            if judged.is_empty() {
+            // Problems that were found are raised. Nothing is cleared, since the unread rules may have problems as
+            // well.
+            evaluated.retain(Evaluation::is_unhealthy);
+            if evaluated.is_empty() {
                 return Err(not_checkable(gaps.join("; ")));
             }
-            return Ok(self.standing.add(judged, now));
+            return Ok(self.latch.add(evaluated, now));
         }
-        Ok(self.standing.update(judged, now))
+        Ok(self.latch.update(evaluated, now))
     }
 }

@@ -1,4 +1,4 @@
-//! Turns the kernel's switch of IP forwarding into whether pods reach beyond the node.
+//! Finds disabled IP forwarding, which cuts pods off from other nodes.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,33 +9,33 @@ use jiff::Timestamp;
 
 use super::{carries_pods, not_checkable};
 use crate::{
-    finding::Change,
+    finding::FindingChange,
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
     source::host,
 };
 
 const OFF: &str = "NetworkSysctl";
-/// The kernel shows it for the network namespace of whoever reads, wherever procfs is mounted.
+/// The kernel shows the value of the reader's network namespace, no matter where procfs is mounted.
 const SWITCH: &str = "proc/sys/net/ipv4/ip_forward";
 
 pub(super) struct Forwarding {
     root: PathBuf,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
 impl Forwarding {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), standing: Standing::default() }
+        Self { root: root.to_owned(), latch: ConditionLatch::default() }
     }
 }
 
-/// What is wrong with the switch's text, if anything; none if it is no number.
-fn judge(text: &str) -> Option<Option<String>> {
+/// The problem, if the value has one; `None` if the text is not a number.
+fn evaluate(text: &str) -> Option<Option<String>> {
     match text.trim().parse::<i32>().ok()? {
-        // The kernel takes any other number for on, and `sysctl` writes a 1.
+        // The kernel treats every other number as on; `sysctl` writes 1.
         0 => Some(Some("net.ipv4.ip_forward is 0: the node does not forward its pods' packets".to_owned())),
         _ => Some(None),
     }
@@ -54,12 +54,13 @@ impl Probe for Forwarding {
         Duration::from_secs(60)
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         carries_pods(&self.root)?;
         let text = host::text(&self.root, SWITCH, 64)
-            .map_err(|error| not_checkable(format!("/{SWITCH} can't be read: {error}")))?;
-        let wrong = judge(&text).ok_or_else(|| not_checkable(format!("/{SWITCH} holds no number")))?;
-        Ok(self.standing.update(vec![Judged::when(OFF, wrong)], now))
+            .map_err(|error| not_checkable(format!("/{SWITCH} cannot be read: {error}")))?;
+        let problem =
+            evaluate(&text).ok_or_else(|| not_checkable(format!("/{SWITCH} does not contain a number")))?;
+        Ok(self.latch.update(vec![Evaluation::new(OFF, problem)], now))
     }
 }
 
@@ -79,32 +80,32 @@ mod tests {
             ("", None),
             ("on\n", None),
         ] {
-            assert_eq!(judge(text).map(|wrong| wrong.is_some()), expected, "{text:?}");
+            assert_eq!(evaluate(text).map(|problem| problem.is_some()), expected, "{text:?}");
         }
     }
 
     #[test]
-    fn a_machine_without_a_kubelet_or_without_a_network_plugin_may_do_as_it_likes() {
-        let root = tempfile::tempdir().expect("a folder");
+    fn a_machine_without_a_kubelet_or_a_network_plugin_is_not_checkable() {
+        let root = tempfile::tempdir().expect("a directory");
         let write = |path: &str, text: &str| {
             let path = root.path().join(path);
-            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
             fs::write(path, text).expect("a file");
         };
         write(SWITCH, "0\n");
         let mut probe = Forwarding::new(root.path());
         let mut read = || probe.read(Timestamp::UNIX_EPOCH);
         assert!(read().is_err());
-        fs::create_dir_all(root.path().join("var/log/pods")).expect("a folder");
+        fs::create_dir_all(root.path().join("var/log/pods")).expect("a directory");
         assert!(read().is_err());
         write("etc/cni/net.d/README", "");
         assert!(read().is_err());
         write("etc/cni/net.d/10-aws.conflist", "{}");
         assert!(
-            matches!(&read().expect("a reading")[..], [Change::Raised(finding)] if finding.reason == OFF)
+            matches!(&read().expect("a reading")[..], [FindingChange::Raised(finding)] if finding.reason == OFF)
         );
         write(SWITCH, "1\n");
-        assert!(matches!(&read().expect("a reading")[..], [Change::Cleared { .. }]));
+        assert!(matches!(&read().expect("a reading")[..], [FindingChange::Cleared { .. }]));
         write(SWITCH, "?\n");
         assert!(read().is_err());
     }

@@ -1,4 +1,4 @@
-//! Turns the kernel's list of interfaces into those that are down.
+//! Finds network interfaces that are down.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use regex::Regex;
 
 use super::not_checkable;
 use crate::{
-    detect::interface::{self, Health},
-    finding::{Change, Debounce},
+    detect::interface::{self, InterfaceState},
+    finding::{Debounce, FindingChange},
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
     source::netlink::route,
 };
@@ -20,24 +20,24 @@ const NOT_UP: &str = "InterfaceNotUp";
 const NOT_RUNNING: &str = "InterfaceNotRunning";
 const NO_LOOPBACK: &str = "MissingLoopbackInterface";
 
-/// With the jitter of a tenth, two readings see within a minute what goes down.
+/// With 10 % jitter, two readings are still within one minute.
 const INTERVAL: Duration = Duration::from_secs(27);
-/// A network plugin sets its interfaces up within moments of making them; what is still down at the next reading is
-/// not on its way up.
+/// A network plugin sets its interfaces up right after it creates them; one that is still down at the next reading
+/// has a problem.
 const TWICE: Debounce = Debounce::Times { count: 2, window: SignedDuration::from_secs(75) };
 
-pub(super) struct Interfaces {
+pub(super) struct InterfaceProbe {
     excluded: Vec<Regex>,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
-impl Interfaces {
+impl InterfaceProbe {
     pub(super) fn new(excluded: Vec<Regex>) -> Self {
-        Self { excluded, standing: Standing::default() }
+        Self { excluded, latch: ConditionLatch::default() }
     }
 }
 
-impl Probe for Interfaces {
+impl Probe for InterfaceProbe {
     fn name(&self) -> &'static str {
         "interfaces"
     }
@@ -50,22 +50,22 @@ impl Probe for Interfaces {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         let links = route::links().map_err(|error| not_checkable(error.clause()))?;
-        let mut judged = vec![Judged::well(NOT_UP), Judged::well(NOT_RUNNING)];
-        for (link, health) in interface::judge(&links, &self.excluded) {
-            let about = |reason, wrong: Option<&str>| {
-                let message = wrong.map(|wrong| format!("interface {} {wrong}", link.name));
-                Judged::when(reason, message).about(&link.name).after(TWICE)
+        let mut evaluated = vec![Evaluation::healthy(NOT_UP), Evaluation::healthy(NOT_RUNNING)];
+        for (link, state) in interface::evaluate(&links, &self.excluded) {
+            let about = |reason, problem: Option<&str>| {
+                let message = problem.map(|problem| format!("interface {} {problem}", link.name));
+                Evaluation::new(reason, message).about(&link.name).after(TWICE)
             };
-            judged.push(about(NOT_UP, (health == Health::NotUp).then_some("is not up")));
-            judged.push(about(
+            evaluated.push(about(NOT_UP, (state == InterfaceState::NotUp).then_some("is not up")));
+            evaluated.push(about(
                 NOT_RUNNING,
-                (health == Health::NotRunning).then_some("is up and has no carrier"),
+                (state == InterfaceState::NotRunning).then_some("is up and has no carrier"),
             ));
         }
         let loopback = (!interface::has_loopback(&links)).then(|| "no loopback interface is up".to_owned());
-        judged.push(Judged::when(NO_LOOPBACK, loopback).after(TWICE));
-        Ok(self.standing.update(judged, now))
+        evaluated.push(Evaluation::new(NO_LOOPBACK, loopback).after(TWICE));
+        Ok(self.latch.update(evaluated, now))
     }
 }

@@ -1,7 +1,8 @@
-//! Turns the node's processes into whether the VPC CNI's daemon runs where it is installed.
+//! Finds a VPC CNI daemon that is installed and does not run.
 //!
-//! This reason has nodes replaced, so what is not seen is not yet gone: an agent that sees only its own container's
-//! processes would find the daemon on no node at all. Only where the kubelet is seen is the daemon missed.
+//! This reason leads to a replacement, so a process that is not visible is not assumed to be missing. An agent that
+//! sees only its own container's processes would find the daemon on no node. The daemon counts as missing only if the
+//! kubelet is visible.
 
 use std::{
     io,
@@ -13,68 +14,68 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{POD_LOGS, not_checkable};
 use crate::{
-    finding::{Change, Debounce},
+    finding::{Debounce, FindingChange},
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
     source::host,
 };
 
 const NOT_RUNNING: &str = "IPAMDNotRunning";
-/// A daemon that restarts is away for moments, and its first start waits for its image.
+/// A restart takes a moment, and the first start waits for the image.
 const LASTING: Debounce = Debounce::Lasting(SignedDuration::from_mins(5));
 const INTERVAL: Duration = Duration::from_secs(30);
 const DAEMON: &str = "aws-k8s-agent";
 const KUBELET: &str = "kubelet";
 const DAEMON_PODS: &str = "kube-system_aws-node-";
-/// Only the VPC CNI's own pods have it.
+/// Only the VPC CNI's own pods have this container.
 const INIT_CONTAINER: &str = "aws-vpc-cni-init";
 
-pub(super) struct Ipamd {
+pub(super) struct IpamdProbe {
     root: PathBuf,
-    /// Where the daemon was seen last: there it is looked for first, as a node may have thousands of processes.
+    /// The daemon's last process ID, which is checked first: a node may have thousands of processes.
     last: Option<String>,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
-/// What was seen among the processes.
+/// The relevant processes that are visible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
+enum VisibleProcesses {
     Daemon,
     KubeletAlone,
     Neither,
 }
 
-impl Ipamd {
+impl IpamdProbe {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), last: None, standing: Standing::default() }
+        Self { root: root.to_owned(), last: None, latch: ConditionLatch::default() }
     }
 
-    fn look(&mut self) -> io::Result<Seen> {
+    fn find_processes(&mut self) -> io::Result<VisibleProcesses> {
         if let Some(last) = &self.last
             && self.runs(last, DAEMON)
         {
-            return Ok(Seen::Daemon);
+            return Ok(VisibleProcesses::Daemon);
         }
         self.last = None;
-        let mut seen = Seen::Neither;
+        let mut visible = VisibleProcesses::Neither;
         for process in host::names(&self.root, "/proc")? {
             if !process.starts_with(|first: char| first.is_ascii_digit()) {
                 continue;
             }
             if self.runs(&process, DAEMON) {
                 self.last = Some(process);
-                return Ok(Seen::Daemon);
+                return Ok(VisibleProcesses::Daemon);
             }
-            if seen == Seen::Neither && self.runs(&process, KUBELET) {
-                seen = Seen::KubeletAlone;
+            if visible == VisibleProcesses::Neither && self.runs(&process, KUBELET) {
+                visible = VisibleProcesses::KubeletAlone;
             }
         }
-        Ok(seen)
+        Ok(visible)
     }
 
-    /// Whether that is a process of that name; one that ended and was not collected has no command line.
+    /// Whether this process has this name and runs; a zombie has no command line.
     fn runs(&self, process: &str, name: &str) -> bool {
         host::text(&self.root, &format!("/proc/{process}/comm"), 64).is_ok_and(|comm| comm.trim_end() == name)
             && !matches!(
@@ -84,17 +85,17 @@ impl Ipamd {
     }
 }
 
-/// Whether the VPC CNI's pod is on the node; the kubelet removes the folder soon after the pod.
+/// Whether the VPC CNI's pod is on the node. The kubelet removes the directory soon after the pod.
 pub(super) fn is_installed(root: &Path) -> Result<bool, NotCheckable> {
     let pods = host::names(root, POD_LOGS)
-        .map_err(|error| not_checkable(format!("{POD_LOGS} can't be listed: {error}")))?;
+        .map_err(|error| not_checkable(format!("{POD_LOGS} cannot be listed: {error}")))?;
     Ok(pods.iter().filter(|pod| pod.starts_with(DAEMON_PODS)).any(|pod| {
         host::names(root, &format!("{POD_LOGS}/{pod}"))
             .is_ok_and(|containers| containers.iter().any(|container| container == INIT_CONTAINER))
     }))
 }
 
-impl Probe for Ipamd {
+impl Probe for IpamdProbe {
     fn name(&self) -> &'static str {
         "ipamd"
     }
@@ -107,27 +108,27 @@ impl Probe for Ipamd {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
-        let judged = if is_installed(&self.root)? {
-            match self.look() {
-                Ok(Seen::Daemon) => Judged::well(NOT_RUNNING),
-                Ok(Seen::KubeletAlone) => Judged::wrong(
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
+        let evaluated = if is_installed(&self.root)? {
+            match self.find_processes() {
+                Ok(VisibleProcesses::Daemon) => Evaluation::healthy(NOT_RUNNING),
+                Ok(VisibleProcesses::KubeletAlone) => Evaluation::unhealthy(
                     NOT_RUNNING,
                     format!("the VPC CNI is installed, but no process {DAEMON} runs"),
                 )
                 .after(LASTING),
-                Ok(Seen::Neither) => {
+                Ok(VisibleProcesses::Neither) => {
                     return Err(not_checkable(
-                        "no kubelet is seen, so the node's processes may be out of sight",
+                        "the kubelet is not visible, so the node's processes may not be visible",
                     ));
                 }
-                Err(error) => return Err(not_checkable(format!("/proc can't be listed: {error}"))),
+                Err(error) => return Err(not_checkable(format!("/proc cannot be listed: {error}"))),
             }
         } else {
-            // Who removes the VPC CNI has nothing left that must run.
-            Judged::well(NOT_RUNNING)
+            // If the VPC CNI was removed, its daemon need not run.
+            Evaluation::healthy(NOT_RUNNING)
         };
-        Ok(self.standing.update(vec![judged], now))
+        Ok(self.latch.update(vec![evaluated], now))
     }
 }
 
@@ -137,92 +138,92 @@ mod tests {
 
     use super::*;
 
-    struct Node(tempfile::TempDir);
+    struct IpamdNode(tempfile::TempDir);
 
-    impl Node {
+    impl IpamdNode {
         fn new() -> Self {
-            let node = Self(tempfile::tempdir().expect("a folder"));
+            let node = Self(tempfile::tempdir().expect("a directory"));
             for pod in ["kube-system_aws-node-x7k2p_1b2c/aws-vpc-cni-init", "default_web-1_3d4e/web"] {
-                fs::create_dir_all(node.0.path().join("var/log/pods").join(pod)).expect("a folder");
+                fs::create_dir_all(node.0.path().join("var/log/pods").join(pod)).expect("a directory");
             }
-            fs::create_dir_all(node.0.path().join("proc/sys")).expect("a folder");
+            fs::create_dir_all(node.0.path().join("proc/sys")).expect("a directory");
             node
         }
 
         fn start(&self, process: &str, comm: &str, cmdline: &str) {
-            let folder = self.0.path().join("proc").join(process);
-            fs::create_dir_all(&folder).expect("a folder");
-            fs::write(folder.join("comm"), format!("{comm}\n")).expect("a file");
-            fs::write(folder.join("cmdline"), cmdline).expect("a file");
+            let directory = self.0.path().join("proc").join(process);
+            fs::create_dir_all(&directory).expect("a directory");
+            fs::write(directory.join("comm"), format!("{comm}\n")).expect("a file");
+            fs::write(directory.join("cmdline"), cmdline).expect("a file");
         }
 
         fn end(&self, process: &str) {
-            fs::remove_dir_all(self.0.path().join("proc").join(process)).expect("no folder");
+            fs::remove_dir_all(self.0.path().join("proc").join(process)).expect("a removed directory");
         }
     }
 
-    fn is_wrong(probe: &mut Ipamd) -> Result<bool, String> {
+    fn is_unhealthy(probe: &mut IpamdProbe) -> Result<bool, String> {
         match probe.read(Timestamp::UNIX_EPOCH).map_err(|error| error.to_string())?.as_slice() {
-            [Change::Raised(finding)] if finding.debounce == LASTING => Ok(true),
-            [Change::Cleared { subject: None, .. }] => Ok(false),
+            [FindingChange::Raised(finding)] if finding.debounce == LASTING => Ok(true),
+            [FindingChange::Cleared { subject: None, .. }] => Ok(false),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn a_daemon_that_ends_is_missed_and_found_again_wherever_it_starts() {
-        let node = Node::new();
+    fn a_daemon_that_ends_is_reported_until_a_new_one_runs() {
+        let node = IpamdNode::new();
         node.start("900", "kubelet", "/usr/bin/kubelet");
         node.start("1000", "aws-k8s-agent", "./aws-k8s-agent");
-        let mut probe = Ipamd::new(node.0.path());
-        assert_eq!(is_wrong(&mut probe), Ok(false));
+        let mut probe = IpamdProbe::new(node.0.path());
+        assert_eq!(is_unhealthy(&mut probe), Ok(false));
         node.end("1000");
-        assert_eq!(is_wrong(&mut probe), Ok(true));
-        // Another program has the number now.
+        assert_eq!(is_unhealthy(&mut probe), Ok(true));
+        // Another program reuses the process ID.
         node.start("1000", "sleep", "sleep");
-        assert_eq!(is_wrong(&mut probe), Ok(true));
+        assert_eq!(is_unhealthy(&mut probe), Ok(true));
         node.start("70000", "aws-k8s-agent", "./aws-k8s-agent");
-        assert_eq!(is_wrong(&mut probe), Ok(false));
+        assert_eq!(is_unhealthy(&mut probe), Ok(false));
         node.start("70000", "aws-k8s-agent", "");
-        assert_eq!(is_wrong(&mut probe), Ok(true), "dead, and not collected");
+        assert_eq!(is_unhealthy(&mut probe), Ok(true), "a zombie");
     }
 
     #[test]
-    fn where_the_kubelet_is_out_of_sight_the_daemon_may_be_too() {
-        let node = Node::new();
+    fn without_access_to_the_kubelets_process_the_daemon_is_not_checkable() {
+        let node = IpamdNode::new();
         node.start("1", "nodemend-agent", "nodemend-agent");
-        let mut probe = Ipamd::new(node.0.path());
-        assert!(is_wrong(&mut probe).is_err());
+        let mut probe = IpamdProbe::new(node.0.path());
+        assert!(is_unhealthy(&mut probe).is_err());
         node.start("900", "kubelet", "");
-        assert!(is_wrong(&mut probe).is_err(), "a dead kubelet is none");
+        assert!(is_unhealthy(&mut probe).is_err(), "a zombie kubelet does not count");
         node.start("901", "kubelet-helper", "kubelet-helper");
-        assert!(is_wrong(&mut probe).is_err());
+        assert!(is_unhealthy(&mut probe).is_err());
     }
 
     #[test]
-    fn without_the_vpc_cni_nothing_is_missed() {
-        let node = Node::new();
+    fn without_the_vpc_cni_nothing_is_reported() {
+        let node = IpamdNode::new();
         node.start("900", "kubelet", "/usr/bin/kubelet");
-        let mut probe = Ipamd::new(node.0.path());
-        assert_eq!(is_wrong(&mut probe), Ok(true));
+        let mut probe = IpamdProbe::new(node.0.path());
+        assert_eq!(is_unhealthy(&mut probe), Ok(true));
         let pods = node.0.path().join("var/log/pods");
-        // Somebody's own pod of that name.
+        // A user's own pod with the same name prefix.
         fs::rename(
             pods.join("kube-system_aws-node-x7k2p_1b2c/aws-vpc-cni-init"),
             pods.join("kube-system_aws-node-x7k2p_1b2c/init"),
         )
-        .expect("a folder");
-        assert_eq!(is_wrong(&mut probe), Ok(false));
-        fs::remove_dir_all(pods.join("kube-system_aws-node-x7k2p_1b2c")).expect("no folder");
-        assert_eq!(is_wrong(&mut probe), Ok(false));
-        fs::remove_dir_all(&pods).expect("no folder");
-        assert!(is_wrong(&mut probe).is_err());
+        .expect("a directory");
+        assert_eq!(is_unhealthy(&mut probe), Ok(false));
+        fs::remove_dir_all(pods.join("kube-system_aws-node-x7k2p_1b2c")).expect("a removed directory");
+        assert_eq!(is_unhealthy(&mut probe), Ok(false));
+        fs::remove_dir_all(&pods).expect("a removed directory");
+        assert!(is_unhealthy(&mut probe).is_err());
     }
 
     #[test]
     fn this_machines_own_processes_are_read() {
-        let mut probe = Ipamd::new(Path::new("/"));
-        assert!(probe.look().is_ok());
+        let mut probe = IpamdProbe::new(Path::new("/"));
+        assert!(probe.find_processes().is_ok());
         let own = std::process::id().to_string();
         let comm = fs::read_to_string("/proc/self/comm").expect("a name");
         assert!(probe.runs(&own, comm.trim_end()));

@@ -1,7 +1,7 @@
-//! Turns systemd's settings on Ubuntu into whether it changes the addresses of pods' interfaces behind their back.
+//! Finds a systemd setting on Ubuntu that changes the MAC addresses of pod interfaces.
 //!
-//! The VPC CNI tells a pod its gateway's address as it was when the interface was made; systemd-udevd may give the
-//! interface another one a moment later, and from then on nothing from the pod arrives.
+//! The VPC CNI configures a pod with its gateway's MAC address at the time the interface is created. If systemd-udevd
+//! changes that address afterwards, no packet from the pod arrives.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,37 +12,37 @@ use jiff::Timestamp;
 
 use super::{ipamd, not_checkable};
 use crate::{
-    finding::Change,
+    finding::FindingChange,
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
     source::{
         host,
-        link_file::{self, Interface},
+        link_file::{self, LinkInterface},
     },
 };
 
 const MISCONFIGURED: &str = "MACAddressPolicyMisconfigured";
 const OS_RELEASE: [&str; 2] = ["/etc/os-release", "/usr/lib/os-release"];
-/// It changes with the system's packages, if ever.
+/// It changes only with the system's packages.
 const INTERVAL: Duration = Duration::from_secs(600);
-/// The VPC CNI names the node's end of a pod's pair so, and ends it with eleven digits of a hash.
-const POD: Interface<'_> = Interface { name: "eni0123456789a", driver: "veth" };
+/// The VPC CNI names the host side of a pod's veth pair `eni` and eleven digits of a hash.
+const POD: LinkInterface<'_> = LinkInterface { name: "eni0123456789a", driver: "veth" };
 
 pub(super) struct MacPolicy {
     root: PathBuf,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
 impl MacPolicy {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), standing: Standing::default() }
+        Self { root: root.to_owned(), latch: ConditionLatch::default() }
     }
 
     fn is_ubuntu(&self) -> Result<bool, NotCheckable> {
         let text = OS_RELEASE.iter().find_map(|path| host::text(&self.root, path, 16 * 1024).ok());
-        let text = text.ok_or_else(|| not_checkable("no os-release says which system this is"))?;
+        let text = text.ok_or_else(|| not_checkable("there is no os-release file"))?;
         Ok(text.lines().any(|line| {
             line.trim().strip_prefix("ID=").is_some_and(|id| id.trim_matches(['"', '\'']) == "ubuntu")
         }))
@@ -62,21 +62,21 @@ impl Probe for MacPolicy {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         if !self.is_ubuntu()? {
             return Err(not_checkable("this system is not Ubuntu"));
         }
-        let wrong = if ipamd::is_installed(&self.root)? {
+        let problem = if ipamd::is_installed(&self.root)? {
             let policy = link_file::policy(&self.root, POD).map_err(|error| not_checkable(error.clause()))?;
             policy.and_then(|policy| {
-                let word = policy.mac_address.filter(|word| word != "none")?;
-                Some(format!("MACAddressPolicy is {word} in {}, and must be none", policy.file))
+                let value = policy.mac_address.filter(|value| value != "none")?;
+                Some(format!("MACAddressPolicy is {value} in {}, but must be none", policy.file))
             })
         } else {
-            // Without the VPC CNI nobody is harmed.
+            // Without the VPC CNI the setting does no harm.
             None
         };
-        Ok(self.standing.update(vec![Judged::when(MISCONFIGURED, wrong)], now))
+        Ok(self.latch.update(vec![Evaluation::new(MISCONFIGURED, problem)], now))
     }
 }
 
@@ -88,35 +88,36 @@ mod tests {
 
     #[test]
     fn ubuntu_with_the_vpc_cni_must_leave_addresses_alone() {
-        let root = tempfile::tempdir().expect("a folder");
+        let root = tempfile::tempdir().expect("a directory");
         let write = |path: &str, text: &str| {
             let path = root.path().join(path);
-            fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+            fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
             fs::write(path, text).expect("a file");
         };
-        let wrong = || match MacPolicy::new(root.path()).read(Timestamp::UNIX_EPOCH).ok()?.as_slice() {
-            [Change::Raised(finding)] => Some(Some(finding.message.clone())),
-            [Change::Cleared { .. }] => Some(None),
+        let problem = || match MacPolicy::new(root.path()).read(Timestamp::UNIX_EPOCH).ok()?.as_slice() {
+            [FindingChange::Raised(finding)] => Some(Some(finding.message.clone())),
+            [FindingChange::Cleared { .. }] => Some(None),
             other => panic!("{other:?}"),
         };
         let policy = "usr/lib/systemd/network/99-default.link";
         write(policy, "[Match]\nOriginalName=*\n[Link]\nMACAddressPolicy=persistent\n");
-        assert_eq!(wrong(), None, "no os-release");
+        assert_eq!(problem(), None, "no os-release");
         write("etc/os-release", "NAME=\"Amazon Linux\"\nID=\"amzn\"\nID_LIKE=\"fedora\"\n");
         fs::create_dir_all(root.path().join("var/log/pods/kube-system_aws-node-1_2/aws-vpc-cni-init"))
-            .expect("a folder");
-        assert_eq!(wrong(), None, "no Ubuntu");
+            .expect("a directory");
+        assert_eq!(problem(), None, "no Ubuntu");
         write("etc/os-release", "NAME=\"Ubuntu\"\nID=ubuntu\nID_LIKE=debian\n");
         let message =
-            "MACAddressPolicy is persistent in /usr/lib/systemd/network/99-default.link, and must be none";
-        assert_eq!(wrong(), Some(Some(message.to_owned())));
+            "MACAddressPolicy is persistent in /usr/lib/systemd/network/99-default.link, but must be none";
+        assert_eq!(problem(), Some(Some(message.to_owned())));
         write(policy, "[Match]\nOriginalName=*\n[Link]\nMACAddressPolicy=none\n");
-        assert_eq!(wrong(), Some(None));
+        assert_eq!(problem(), Some(None));
         write(policy, "[Match]\nOriginalName=*\n[Link]\nMACAddressPolicy=random\n");
-        assert!(matches!(wrong(), Some(Some(_))));
-        fs::remove_dir_all(root.path().join("var/log/pods/kube-system_aws-node-1_2")).expect("no folder");
-        assert_eq!(wrong(), Some(None), "the VPC CNI is gone");
-        fs::remove_dir_all(root.path().join("var/log/pods")).expect("no folder");
-        assert_eq!(wrong(), None);
+        assert!(matches!(problem(), Some(Some(_))));
+        fs::remove_dir_all(root.path().join("var/log/pods/kube-system_aws-node-1_2"))
+            .expect("a removed directory");
+        assert_eq!(problem(), Some(None), "the VPC CNI is gone");
+        fs::remove_dir_all(root.path().join("var/log/pods")).expect("a removed directory");
+        assert_eq!(problem(), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Turns attempts to reach the instance metadata service into whether it can be reached.
+//! Finds an unreachable instance metadata service, by connecting to it.
 
 use std::{
     fs,
@@ -12,17 +12,17 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::not_checkable;
 use crate::{
-    finding::{Change, Debounce},
+    finding::{Debounce, FindingChange},
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
     source::netlink::route,
 };
 
 const BLOCKED: &str = "MetadataServiceBlocked";
 const BY_TRIAL: &str = "connection";
-/// It answers within milliseconds, or not at all.
+/// It responds within milliseconds or not at all.
 const TIMEOUT: Duration = Duration::from_secs(1);
 const INTERVAL: Duration = Duration::from_secs(30);
 const THREE_TIMES: Debounce = Debounce::Times { count: 3, window: SignedDuration::from_secs(120) };
@@ -31,15 +31,16 @@ const VENDOR: &str = "sys/devices/virtual/dmi/id/sys_vendor";
 pub(super) struct MetadataService {
     root: PathBuf,
     address: SocketAddr,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
 impl MetadataService {
     pub(super) fn new(root: &Path, address: SocketAddr) -> Self {
-        Self { root: root.to_owned(), address, standing: Standing::default() }
+        Self { root: root.to_owned(), address, latch: ConditionLatch::default() }
     }
 
-    /// A machine that is no instance has no such service. Nitro's firmware and Xen's say what they are.
+    /// Whether this machine is an EC2 instance, by the vendor in the firmware's tables (Nitro or Xen). Without
+    /// firmware tables it counts as one.
     fn is_instance(&self) -> bool {
         match fs::read_to_string(self.root.join(VENDOR)) {
             Ok(vendor) => matches!(vendor.trim(), "Amazon EC2" | "Xen"),
@@ -71,11 +72,11 @@ impl Probe for MetadataService {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         if !self.is_instance() {
-            return Err(not_checkable("this machine is no EC2 instance"));
+            return Err(not_checkable("this machine is not an EC2 instance"));
         }
-        let wrong = match TcpStream::connect_timeout(&self.address, TIMEOUT) {
+        let problem = match TcpStream::connect_timeout(&self.address, TIMEOUT) {
             Ok(_) => None,
             Err(error)
                 if matches!(
@@ -86,14 +87,16 @@ impl Probe for MetadataService {
                 if !self.has_route()? {
                     return Err(not_checkable("there is no route to the instance metadata service"));
                 }
-                Some(format!("the instance metadata service at {} does not answer: {error}", self.address))
+                Some(format!("the instance metadata service at {} does not respond: {error}", self.address))
             }
             Err(error) => {
-                return Err(not_checkable(format!("the instance metadata service can't be tried: {error}")));
+                return Err(not_checkable(format!(
+                    "failed to connect to the instance metadata service: {error}"
+                )));
             }
         };
-        let judged = Judged::when(BLOCKED, wrong).about(BY_TRIAL).after(THREE_TIMES);
-        Ok(self.standing.update(vec![judged], now))
+        let evaluated = Evaluation::new(BLOCKED, problem).about(BY_TRIAL).after(THREE_TIMES);
+        Ok(self.latch.update(vec![evaluated], now))
     }
 }
 
@@ -103,20 +106,22 @@ mod tests {
 
     use super::*;
 
-    fn read(address: SocketAddr) -> Vec<Change> {
-        // A folder without firmware tables: nothing says that this is no instance.
+    fn read(address: SocketAddr) -> Vec<FindingChange> {
+        // A directory without firmware tables.
         let mut probe = MetadataService::new(Path::new("/nonexistent"), address);
         probe.read(Timestamp::UNIX_EPOCH).expect("a reading")
     }
 
     #[test]
-    fn a_service_that_takes_connections_is_well_and_one_that_refuses_is_not() {
+    fn a_service_that_accepts_connections_is_healthy_and_one_that_refuses_is_not() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let address = listener.local_addr().expect("an address");
         assert!(
-            matches!(&read(address)[..], [Change::Cleared { subject: Some(subject), .. }] if subject == BY_TRIAL)
+            matches!(&read(address)[..], [FindingChange::Cleared { subject: Some(subject), .. }] if subject == BY_TRIAL)
         );
         drop(listener);
-        assert!(matches!(&read(address)[..], [Change::Raised(finding)] if finding.debounce == THREE_TIMES));
+        assert!(
+            matches!(&read(address)[..], [FindingChange::Raised(finding)] if finding.debounce == THREE_TIMES)
+        );
     }
 }

@@ -1,8 +1,8 @@
-//! Turns what the VPC CNI's daemon knows of its pods' addresses, and the kernel's routing, into pods that are cut off.
+//! Finds pods without routes, from the VPC CNI daemon's addresses and the kernel's routing.
 //!
-//! The VPC CNI gives each pod a rule of priority 512 that leads to the main table, and there a route to the pod's
-//! interface. A pod whose address is of a secondary network interface also has a rule of priority 1536, by its
-//! source, to that interface's own table, which holds a default route.
+//! The VPC CNI creates a rule of priority 512 for each pod that leads to the main table, and a route to the pod's
+//! interface there. A pod with an address of a secondary network interface also has a rule of priority 1536, by
+//! source, to that interface's own table, which has a default route.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -15,60 +15,60 @@ use serde::Deserialize;
 
 use super::not_checkable;
 use crate::{
-    finding::{Change, Debounce},
+    finding::{Debounce, FindingChange},
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
     source::{
         http,
-        netlink::route::{self, MAIN_TABLE, Network, Route, Rule},
+        netlink::route::{self, MAIN_TABLE, Network, Route, RoutingRule},
     },
 };
 
 const MISSING_RULES: &str = "MissingIPRules";
 const MISSING_ROUTES: &str = "MissingIPRoutes";
 const MISSING_DEFAULT: &str = "MissingDefaultRoutes";
-/// Raised by the daemon's log alone; a daemon that answers is ready.
+/// Raised only by the daemon's log lines; a daemon that responds is ready.
 const NOT_READY: &str = "IPAMDNotReady";
 
 const TO_POD: u32 = 512;
 const FROM_POD: u32 = 1536;
 
 const ENIS: &str = "/v1/enis";
-/// The largest instances have 15 interfaces of 50 addresses, and some 500 bytes are said of each.
-const MAX_ANSWER: u64 = 2 * 1024 * 1024;
+/// The largest instances have 15 interfaces with 50 addresses, and the response has about 500 bytes for each.
+const MAX_RESPONSE: usize = 2 * 1024 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(1);
 const INTERVAL: Duration = Duration::from_secs(60);
-/// An address is given a moment before its rules are made, and in use for a moment after they are gone.
+/// An address is allocated a moment before its rules exist, and released a moment after they are removed.
 const TWICE: Debounce = Debounce::Times { count: 2, window: SignedDuration::from_secs(150) };
 
 pub(super) struct PodRoutes {
     introspection: SocketAddr,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
 impl PodRoutes {
     pub(super) fn new(introspection: SocketAddr) -> Self {
-        Self { introspection, standing: Standing::default() }
+        Self { introspection, latch: ConditionLatch::default() }
     }
 }
 
-/// A pod's address, as the daemon knows it.
+/// A pod's address in the daemon's response.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Pod {
+struct PodAddress {
     address: IpAddr,
-    /// `namespace/name`, empty where the daemon doesn't say.
+    /// `namespace/name`; empty if the response does not have it.
     name: String,
-    /// Whether the address is of another network interface than the node's first.
+    /// Whether the address belongs to a network interface other than the primary.
     secondary: bool,
 }
 
-/// Reads the daemon's answer: the addresses that are in use.
-fn parse(answer: &[u8]) -> Result<Vec<Pod>, serde_json::Error> {
+/// Parses the daemon's response. Returns the addresses that are in use.
+fn parse(response: &[u8]) -> Result<Vec<PodAddress>, serde_json::Error> {
     #[derive(Deserialize)]
-    struct Pool {
-        /// May be null, but another server's answer doesn't have it.
+    struct EniPool {
+        /// May be null, but must be present: another server's response does not have it.
         #[serde(rename = "ENIs", deserialize_with = "Option::deserialize")]
         enis: Option<HashMap<String, Eni>>,
     }
@@ -84,32 +84,32 @@ fn parse(answer: &[u8]) -> Result<Vec<Pod>, serde_json::Error> {
     #[derive(Deserialize)]
     struct Cidr {
         #[serde(rename = "IPAddresses")]
-        addresses: Option<HashMap<String, Address>>,
+        addresses: Option<HashMap<String, AssignedAddress>>,
     }
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
-    struct Address {
+    struct AssignedAddress {
         address: IpAddr,
         #[serde(rename = "IPAMKey")]
-        key: Key,
+        key: AddressKey,
         #[serde(rename = "IPAMMetadata", default)]
-        metadata: Metadata,
+        metadata: AddressMetadata,
     }
     #[derive(Deserialize)]
-    struct Key {
-        /// Empty while nobody has the address.
+    struct AddressKey {
+        /// Empty while the address is not in use.
         #[serde(rename = "containerID")]
         container: String,
     }
     #[derive(Default, Deserialize)]
     #[serde(default)]
-    struct Metadata {
+    struct AddressMetadata {
         #[serde(rename = "k8sPodNamespace")]
         namespace: String,
         #[serde(rename = "k8sPodName")]
         name: String,
     }
-    let pool: Pool = serde_json::from_slice(answer)?;
+    let pool: EniPool = serde_json::from_slice(response)?;
     let mut pods = Vec::new();
     for eni in pool.enis.into_iter().flatten().map(|(_, eni)| eni) {
         let cidrs = eni.v4.into_iter().chain(eni.v6).flatten().map(|(_, cidr)| cidr);
@@ -117,17 +117,17 @@ fn parse(answer: &[u8]) -> Result<Vec<Pod>, serde_json::Error> {
             if address.key.container.is_empty() {
                 continue;
             }
-            let Metadata { namespace, name } = address.metadata;
+            let AddressMetadata { namespace, name } = address.metadata;
             let name = if name.is_empty() { name } else { format!("{namespace}/{name}") };
-            pods.push(Pod { address: address.address, name, secondary: eni.device_number > 0 });
+            pods.push(PodAddress { address: address.address, name, secondary: eni.device_number > 0 });
         }
     }
-    // The answer is in no order; only so many are told of, and they should be the same each time.
+    // The response has no order. The number of findings is limited, so they should be the same each time.
     pods.sort_unstable_by_key(|pod| pod.address);
     Ok(pods)
 }
 
-fn judge(pods: &[Pod], rules: &[Rule], routes: &[Route]) -> Vec<Judged> {
+fn evaluate(pods: &[PodAddress], rules: &[RoutingRule], routes: &[Route]) -> Vec<Evaluation> {
     let hosts = |networks: &mut dyn Iterator<Item = Option<Network>>| -> HashSet<Network> {
         networks.flatten().collect()
     };
@@ -145,10 +145,13 @@ fn judge(pods: &[Pod], rules: &[Rule], routes: &[Route]) -> Vec<Judged> {
             .map(|route| route.destination),
     );
 
-    let mut judged: Vec<Judged> =
-        [MISSING_RULES, MISSING_ROUTES, MISSING_DEFAULT, NOT_READY].into_iter().map(Judged::well).collect();
-    let wrong =
-        |reason, subject: String, message: String| Judged::wrong(reason, message).about(subject).after(TWICE);
+    let mut evaluated: Vec<Evaluation> = [MISSING_RULES, MISSING_ROUTES, MISSING_DEFAULT, NOT_READY]
+        .into_iter()
+        .map(Evaluation::healthy)
+        .collect();
+    let problem = |reason, subject: String, message: String| {
+        Evaluation::unhealthy(reason, message).about(subject).after(TWICE)
+    };
     for pod in pods {
         let host = Network::host(pod.address);
         let who = if pod.name.is_empty() { "a pod" } else { &pod.name };
@@ -159,12 +162,12 @@ fn judge(pods: &[Pod], rules: &[Rule], routes: &[Route]) -> Vec<Judged> {
             (true, true) => None,
         };
         if let Some(missing) = missing {
-            let message = format!("the address {} of {who} has no {missing}", pod.address);
-            judged.push(wrong(MISSING_RULES, pod.address.to_string(), message));
+            let message = format!("address {} of {who} has no {missing}", pod.address);
+            evaluated.push(problem(MISSING_RULES, pod.address.to_string(), message));
         }
         if !reached.contains(&host) {
-            let message = format!("the address {} of {who} has no route", pod.address);
-            judged.push(wrong(MISSING_ROUTES, pod.address.to_string(), message));
+            let message = format!("address {} of {who} has no route", pod.address);
+            evaluated.push(problem(MISSING_ROUTES, pod.address.to_string(), message));
         }
     }
 
@@ -182,10 +185,10 @@ fn judge(pods: &[Pod], rules: &[Rule], routes: &[Route]) -> Vec<Judged> {
         .collect();
     for (v6, table) in used.difference(&lead_outside.into_iter().collect()) {
         let subject = format!("table {table}{}", if *v6 { " of IPv6" } else { "" });
-        let message = format!("the routing {subject}, which pods are sent to, has no default route");
-        judged.push(wrong(MISSING_DEFAULT, subject, message));
+        let message = format!("routing {subject}, which pods use, has no default route");
+        evaluated.push(problem(MISSING_DEFAULT, subject, message));
     }
-    judged
+    evaluated
 }
 
 impl Probe for PodRoutes {
@@ -201,19 +204,19 @@ impl Probe for PodRoutes {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
-        let answer = http::get(self.introspection, ENIS, MAX_ANSWER, TIMEOUT).map_err(|error| {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
+        let response = http::get(self.introspection, ENIS, MAX_RESPONSE, TIMEOUT).map_err(|error| {
             not_checkable(format!(
-                "the VPC CNI's daemon does not answer at {}{ENIS}: {error}",
+                "the VPC CNI daemon at {}{ENIS} does not respond: {error}",
                 self.introspection
             ))
         })?;
-        let pods = parse(&answer).map_err(|error| {
-            not_checkable(format!("what answers at {}{ENIS} is not understood: {error}", self.introspection))
+        let pods = parse(&response).map_err(|error| {
+            not_checkable(format!("the response of {}{ENIS} is invalid: {error}", self.introspection))
         })?;
         let rules = route::rules().map_err(|error| not_checkable(error.clause()))?;
         let routes = route::routes().map_err(|error| not_checkable(error.clause()))?;
-        Ok(self.standing.update(judge(&pods, &rules, &routes), now))
+        Ok(self.latch.update(evaluate(&pods, &rules, &routes), now))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Turns questions to the node's name servers into whether the API server's name resolves.
+//! Finds failing DNS, by resolving the API server's name with the node's name servers.
 
 use std::{
     io,
@@ -12,13 +12,13 @@ use serde::Deserialize;
 
 use super::not_checkable;
 use crate::{
-    finding::{Change, Debounce},
+    finding::{Debounce, FindingChange},
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
     source::{
-        dns::{self, Answer, Failure, Kind},
+        dns::{self, DnsAnswer, DnsFailure, RecordType},
         host,
         netlink::route,
     },
@@ -27,74 +27,74 @@ use crate::{
 const FAILING: &str = "NodeDNSFailing";
 const THREE_TIMES: Debounce = Debounce::Times { count: 3, window: SignedDuration::from_secs(120) };
 const INTERVAL: Duration = Duration::from_secs(30);
-/// A server in the same VPC answers within milliseconds, or asks another first.
+/// A server in the VPC responds within milliseconds, or forwards the query first.
 const TIMEOUT: Duration = Duration::from_secs(1);
 const PORT: u16 = 53;
-/// Where kubelets keep the way to their API server: EKS's own images, Bottlerocket, kubeadm. An agent in a pod does not
-/// see the kubelet's own folder, but what EKS's images were made a node with.
+/// The kubelet's configuration with the API server's URL: EKS's own images, Bottlerocket, kubeadm. An agent in a pod
+/// does not see the kubelet's own directory, but sees nodeadm's configuration.
 const KUBECONFIGS: [&str; 4] = [
     "/var/lib/kubelet/kubeconfig",
     "/etc/kubernetes/kubelet/kubeconfig",
     "/etc/kubernetes/kubelet.conf",
     "/run/eks/nodeadm/config.json",
 ];
-/// A kubeconfig that holds certificates itself has a few pages.
+/// A kubeconfig with embedded certificates has a few pages.
 const MAX_KUBECONFIG: u64 = 64 * 1024;
 const MAX_RESOLV_CONF: u64 = 16 * 1024;
 const MAX_HOSTS: u64 = 1024 * 1024;
-/// `MAXNS` of resolv.conf(5): the C library knows no more.
+/// `MAXNS` of resolv.conf(5): the C library uses no more.
 const MAX_SERVERS: usize = 3;
 
-pub(super) struct Resolution {
+pub(super) struct DnsProbe {
     root: PathBuf,
     port: u16,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
-impl Resolution {
+impl DnsProbe {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), port: PORT, standing: Standing::default() }
+        Self { root: root.to_owned(), port: PORT, latch: ConditionLatch::default() }
     }
 
-    /// The API server's name.
+    /// The host name of the API server.
     fn api_server(&self) -> Result<String, NotCheckable> {
         for path in KUBECONFIGS {
             match host::text(&self.root, path, MAX_KUBECONFIG) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(not_checkable(format!("{path} can't be read: {error}"))),
+                Err(error) => return Err(not_checkable(format!("{path} cannot be read: {error}"))),
                 Ok(text) => {
                     let server =
-                        server(&text).ok_or_else(|| not_checkable(format!("{path} names no API server")))?;
+                        server(&text).ok_or_else(|| not_checkable(format!("{path} has no API server")))?;
                     return match host_of(&server) {
                         Some(name) if name.parse::<IpAddr>().is_ok() => {
-                            Err(not_checkable("the API server is known by its address"))
+                            Err(not_checkable("the API server is configured by IP address"))
                         }
                         Some(name) => Ok(name.to_owned()),
-                        None => Err(not_checkable(format!("{path} names an API server that has no name"))),
+                        None => Err(not_checkable(format!("{path} has an API server URL without a host"))),
                     };
                 }
             }
         }
-        Err(not_checkable("no file says where the API server is"))
+        Err(not_checkable("no kubeconfig has the API server's address"))
     }
 
-    /// What is wrong, if the name does not resolve.
+    /// The error, if the name does not resolve.
     fn failure(&self, name: &str) -> Result<Option<String>, NotCheckable> {
-        // Local clusters on Outposts keep their API server's addresses there, so that they outlive the network.
+        // Local clusters on Outposts list their API server's addresses there, so that they work without the network.
         if host::text(&self.root, "/etc/hosts", MAX_HOSTS).is_ok_and(|hosts| is_listed(&hosts, name)) {
             return Ok(None);
         }
         let text = match host::text(&self.root, "/etc/resolv.conf", MAX_RESOLV_CONF) {
             Ok(text) => text,
-            // The C library then asks the node itself.
+            // The C library then queries the node itself.
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(not_checkable(format!("/etc/resolv.conf can't be read: {error}"))),
+            Err(error) => return Err(not_checkable(format!("/etc/resolv.conf cannot be read: {error}"))),
         };
         let mut failures = Vec::new();
         for server in servers(&text) {
             match resolve(SocketAddr::new(server, self.port), name)? {
                 Ok(()) => return Ok(None),
-                Err(Trouble { why, last }) => {
+                Err(LookupFailure { why, last }) => {
                     failures.push(format!("{server}: {why}"));
                     if last {
                         break;
@@ -106,52 +106,52 @@ impl Resolution {
     }
 }
 
-struct Trouble {
+struct LookupFailure {
     why: String,
-    /// The C library asks the next server only if this one failed.
+    /// Whether the search ends here. The C library queries the next server only if this one failed.
     last: bool,
 }
 
-fn resolve(server: SocketAddr, name: &str) -> Result<Result<(), Trouble>, NotCheckable> {
-    for kind in [Kind::A, Kind::Aaaa] {
-        let question = dns::question(fastrand::u16(..), name, kind)
-            .ok_or_else(|| not_checkable(format!("{name:?} is no name that can be asked for")))?;
-        let trouble = |why: String, last| Ok(Err(Trouble { why, last }));
-        match dns::ask(server, &question, TIMEOUT) {
-            Ok(Answer::Addresses) => return Ok(Ok(())),
-            Ok(Answer::None) => {}
-            Ok(Answer::Failed(failure)) => {
-                return trouble(failure.to_string(), failure == Failure::NoSuchName);
+fn resolve(server: SocketAddr, name: &str) -> Result<Result<(), LookupFailure>, NotCheckable> {
+    for kind in [RecordType::A, RecordType::Aaaa] {
+        let query = dns::query(fastrand::u16(..), name, kind)
+            .ok_or_else(|| not_checkable(format!("{name:?} is not a valid DNS name")))?;
+        let lookup_failure = |why: String, last| Ok(Err(LookupFailure { why, last }));
+        match dns::send_query(server, &query, TIMEOUT) {
+            Ok(DnsAnswer::Addresses) => return Ok(Ok(())),
+            Ok(DnsAnswer::None) => {}
+            Ok(DnsAnswer::Error(failure)) => {
+                return lookup_failure(failure.to_string(), failure == DnsFailure::NoSuchName);
             }
-            Err(error) => return trouble(error.to_string(), false),
+            Err(error) => return lookup_failure(error.to_string(), false),
         }
     }
-    Ok(Err(Trouble { why: "the name has no addresses".to_owned(), last: true }))
+    Ok(Err(LookupFailure { why: "the name has no addresses".to_owned(), last: true }))
 }
 
-/// The API server's address as a kubeconfig says it, the first cluster's, as a kubelet knows one; or as nodeadm does.
+/// The API server's URL: of the first cluster in a kubeconfig, or of nodeadm's configuration.
 fn server(kubeconfig: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Kubeconfig {
         #[serde(default)]
-        clusters: Vec<Named>,
-        spec: Option<Spec>,
+        clusters: Vec<NamedCluster>,
+        spec: Option<NodeConfigSpec>,
     }
     #[derive(Deserialize)]
-    struct Spec {
-        cluster: Details,
+    struct NodeConfigSpec {
+        cluster: ClusterDetails,
     }
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Details {
+    struct ClusterDetails {
         api_server_endpoint: Option<String>,
     }
     #[derive(Deserialize)]
-    struct Named {
-        cluster: Cluster,
+    struct NamedCluster {
+        cluster: ClusterEndpoint,
     }
     #[derive(Deserialize)]
-    struct Cluster {
+    struct ClusterEndpoint {
         server: Option<String>,
     }
     let kubeconfig: Kubeconfig = serde_saphyr::from_str(kubeconfig).ok()?;
@@ -160,7 +160,7 @@ fn server(kubeconfig: &str) -> Option<String> {
     clusters.filter_map(|named| named.cluster.server).next().or(endpoint)
 }
 
-/// The host in a URL.
+/// The host of a URL.
 fn host_of(url: &str) -> Option<&str> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next()?;
@@ -172,7 +172,7 @@ fn host_of(url: &str) -> Option<&str> {
     (!host.is_empty()).then_some(host)
 }
 
-/// Whether hosts(5) has the name.
+/// Whether hosts(5) contains the name.
 fn is_listed(hosts: &str, name: &str) -> bool {
     hosts.lines().any(|line| {
         let line = line.split('#').next().unwrap_or_default();
@@ -180,7 +180,7 @@ fn is_listed(hosts: &str, name: &str) -> bool {
     })
 }
 
-/// The servers of resolv.conf(5). A link-local one, whose address needs an interface, is passed over.
+/// The name servers of resolv.conf(5). A link-local address with an interface is skipped.
 fn servers(resolv_conf: &str) -> Vec<IpAddr> {
     let mut servers: Vec<IpAddr> = resolv_conf
         .lines()
@@ -196,12 +196,12 @@ fn servers(resolv_conf: &str) -> Vec<IpAddr> {
     servers
 }
 
-/// Without any interface the name can't resolve, and the interfaces have a probe of their own.
+/// Without a working interface no name resolves, and the interfaces have a probe of their own.
 fn is_connected(links: &[route::Link]) -> bool {
     links.iter().any(|link| !link.loopback && link.up && link.running)
 }
 
-impl Probe for Resolution {
+impl Probe for DnsProbe {
     fn name(&self) -> &'static str {
         "dns"
     }
@@ -214,7 +214,7 @@ impl Probe for Resolution {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         let name = self.api_server()?;
         let failure = self.failure(&name)?;
         if failure.is_some() {
@@ -223,7 +223,7 @@ impl Probe for Resolution {
                 return Err(not_checkable("no interface is up"));
             }
         }
-        Ok(self.standing.update(vec![Judged::when(FAILING, failure).after(THREE_TIMES)], now))
+        Ok(self.latch.update(vec![Evaluation::new(FAILING, failure).after(THREE_TIMES)], now))
     }
 }
 

@@ -1,7 +1,7 @@
-//! Turns containerd's configuration into the settings that a coming containerd will not take any more.
+//! Finds settings in containerd's configuration that a later version removes.
 //!
-//! containerd warns of them itself, in a call that not every version has. Its file says the same of every version, and
-//! before the node is restarted with it.
+//! containerd has a call that reports deprecations, which not every version has. Its configuration file works with
+//! every version, and before containerd is restarted with it.
 
 use std::{
     collections::BTreeSet,
@@ -15,27 +15,27 @@ use jiff::Timestamp;
 
 use super::not_checkable;
 use crate::{
-    finding::Change,
+    finding::FindingChange,
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
 };
 
 const DEPRECATED: &str = "DeprecatedContainerdConfiguration";
 const FILE: &str = "etc/containerd/config.toml";
-/// All of containerd's settings with their defaults take a tenth of it.
+/// All settings with their defaults take a tenth of this.
 const MAX_BYTES: u64 = 256 * 1024;
 const INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 pub(super) struct Configuration {
     root: PathBuf,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
 impl Configuration {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), standing: Standing::default() }
+        Self { root: root.to_owned(), latch: ConditionLatch::default() }
     }
 }
 
@@ -52,7 +52,7 @@ impl Probe for Configuration {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         let path = self.root.join(FILE);
         let mut text = Vec::new();
         let read = File::open(&path).and_then(|file| file.take(MAX_BYTES).read_to_end(&mut text));
@@ -60,15 +60,15 @@ impl Probe for Configuration {
             if error.kind() == ErrorKind::NotFound {
                 not_checkable(format!("containerd has no configuration at {}", path.display()))
             } else {
-                not_checkable(format!("{} can't be read: {error}", path.display()))
+                not_checkable(format!("{} cannot be read: {error}", path.display()))
             }
         })?;
         let found = deprecated(&String::from_utf8_lossy(&text));
-        let wrong = (!found.is_empty()).then(|| {
+        let problem = (!found.is_empty()).then(|| {
             let found: Vec<&str> = found.into_iter().collect();
-            format!("{} uses what containerd gives up: {}", path.display(), found.join(", "))
+            format!("{} has settings that containerd removes: {}", path.display(), found.join(", "))
         });
-        Ok(self.standing.update(vec![Judged::when(DEPRECATED, wrong)], now))
+        Ok(self.latch.update(vec![Evaluation::new(DEPRECATED, problem)], now))
     }
 }
 
@@ -76,7 +76,7 @@ impl Probe for Configuration {
 fn deprecated(text: &str) -> BTreeSet<&'static str> {
     let mut found = BTreeSet::new();
     let mut table = Vec::new();
-    // Lines inside a text of several lines are none of the configuration's.
+    // The end of the current multi-line string, whose lines are not settings.
     let mut within: Option<&str> = None;
     for line in text.lines() {
         if let Some(end) = within {
@@ -93,16 +93,16 @@ fn deprecated(text: &str) -> BTreeSet<&'static str> {
         within = ["\"\"\"", "'''"].into_iter().find(|quotes| value.matches(quotes).count() % 2 == 1);
         let mut path: Vec<&str> = table.clone();
         path.extend(segments(key));
-        found.extend(judge(&path, value.trim_matches(['"', '\''])));
+        found.extend(evaluate(&path, value.trim_matches(['"', '\''])));
     }
     found
 }
 
-/// What a setting is called that is deprecated. containerd writes all of its settings with their defaults into a new
-/// file: what is empty or off is not in use.
+/// The name of a deprecated setting. `containerd config default` writes all settings with their defaults into a new
+/// file, so an empty or disabled one is not in use.
 ///
 /// <https://github.com/containerd/containerd/blob/main/RELEASES.md#deprecated-config-properties>
-fn judge(path: &[&str], value: &str) -> Option<&'static str> {
+fn evaluate(path: &[&str], value: &str) -> Option<&'static str> {
     if matches!(value, "" | "false" | "[]" | "{}" | "0") {
         return None;
     }
@@ -145,13 +145,13 @@ fn without_comment(line: &str) -> &str {
     &line[..end]
 }
 
-/// A key and its value.
+/// Splits a line into key and value.
 fn assignment(line: &str) -> Option<(&str, &str)> {
     let (at, _) = outside_quotes(line).find(|(_, c)| *c == '=')?;
     Some((&line[..at], &line[at + 1..]))
 }
 
-/// `plugins."io.containerd.grpc.v1.cri".registry` has three.
+/// The parts of a dotted key: `plugins."io.containerd.grpc.v1.cri".registry` has three.
 fn segments(key: &str) -> Vec<&str> {
     let mut segments = Vec::new();
     let mut start = 0;
@@ -163,7 +163,7 @@ fn segments(key: &str) -> Vec<&str> {
     segments.into_iter().map(|segment| segment.trim().trim_matches(['"', '\''])).collect()
 }
 
-/// The characters of a line that are not in quotes.
+/// The characters of a line outside of quotes.
 fn outside_quotes(line: &str) -> impl Iterator<Item = (usize, char)> {
     let mut quote = None;
     let mut escaped = false;
@@ -188,7 +188,7 @@ mod tests {
 
     use super::*;
 
-    /// As nodeadm writes it on Amazon Linux 2023.
+    /// The configuration that nodeadm writes on Amazon Linux 2023.
     const NODEADM: &str = r#"version = 3
 root = "/var/lib/containerd"
 state = "/run/containerd"
@@ -216,7 +216,7 @@ BinaryName = "/usr/bin/nvidia-container-runtime"
 SystemdCgroup = true
 "#;
 
-    /// As `containerd config default` of 1.7 writes it, in part: what is deprecated is there, and not in use.
+    /// A part of `containerd config default` of 1.7: deprecated settings are present, but not in use.
     const DEFAULTS: &str = r#"version = 2
 [plugins]
   [plugins."io.containerd.grpc.v1.cri"]
@@ -252,7 +252,7 @@ SystemdCgroup = true
 "#;
 
     #[test]
-    fn a_configuration_of_today_has_nothing_deprecated() {
+    fn a_current_configuration_has_nothing_deprecated() {
         for text in [NODEADM, DEFAULTS, "", "imports = ['/etc/containerd/conf.d/*.toml']\n"] {
             assert!(deprecated(text).is_empty(), "{text}");
         }
@@ -304,7 +304,7 @@ SystemdCgroup = true
     }
 
     #[test]
-    fn what_only_looks_like_it_is_let_be() {
+    fn similar_settings_are_not_deprecated() {
         for text in [
             "#version = 1",
             "version = 10",
@@ -328,18 +328,18 @@ SystemdCgroup = true
     }
 
     #[test]
-    fn a_setting_that_was_taken_out_is_cleared() {
-        let root = tempfile::tempdir().expect("a folder");
+    fn a_removed_setting_is_cleared() {
+        let root = tempfile::tempdir().expect("a directory");
         let mut probe = Configuration::new(root.path());
         probe.read(Timestamp::UNIX_EPOCH).expect_err("no configuration");
         let path = root.path().join(FILE);
-        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
         fs::write(&path, "version = 1\n[plugins.cri]\nsystemd_cgroup = true\n").expect("a file");
         let changes = probe.read(Timestamp::UNIX_EPOCH).expect("a reading");
-        let [Change::Raised(finding)] = &changes[..] else { panic!("{changes:?}") };
-        assert!(finding.message.ends_with("gives up: systemd_cgroup, version = 1"), "{}", finding.message);
+        let [FindingChange::Raised(finding)] = &changes[..] else { panic!("{changes:?}") };
+        assert!(finding.message.ends_with("removes: systemd_cgroup, version = 1"), "{}", finding.message);
         fs::write(&path, NODEADM).expect("a file");
         let changes = probe.read(Timestamp::UNIX_EPOCH).expect("a reading");
-        assert!(matches!(&changes[..], [Change::Cleared { .. }]), "{changes:?}");
+        assert!(matches!(&changes[..], [FindingChange::Cleared { .. }]), "{changes:?}");
     }
 }

@@ -1,6 +1,6 @@
-//! Turns how often systemd restarted each service into those that restart again and again.
+//! Finds services that restart repeatedly, from systemd's restart counters.
 //!
-//! A count alone says nothing of today: what counts is that it grows between two readings.
+//! A counter may be old, so only its growth between two readings counts.
 
 use std::{
     borrow::Cow,
@@ -14,7 +14,7 @@ use nodemend_domain::catalogue;
 
 use super::not_checkable;
 use crate::{
-    finding::{Change, Clears, Debounce, Finding},
+    finding::{Clears, Debounce, DetectedFinding, FindingChange},
     probe::{NotCheckable, Probe},
     source::systemd,
 };
@@ -23,20 +23,20 @@ const NPA_RESTARTS: &str = "NPARepeatedlyRestart";
 const NETWORK_POLICY_AGENT: &str = "aws-network-policy-agent.service";
 
 const INTERVAL: Duration = Duration::from_secs(60);
-/// So many restarts are no news.
+/// Up to this many restarts are not reported.
 const FEW: u32 = 3;
 const FIVE_IN_FIVE_MINUTES: Debounce = Debounce::Times { count: 5, window: SignedDuration::from_mins(5) };
 const FIVE: u32 = 5;
 const QUIET: SignedDuration = SignedDuration::from_mins(15);
 const NPA_QUIET: SignedDuration = SignedDuration::from_mins(10);
-/// A report's reader takes no longer reason.
+/// The maximum length of a reason in a report.
 const MAX_NAME: usize = 100;
-/// A reading tells of so many services: a node on which more restart has one cause.
+/// The maximum number of services in one reading: if more restart, they have a common cause.
 const MAX_FINDINGS: usize = 16;
 
 pub(super) struct Restarts {
     root: PathBuf,
-    /// At the last reading.
+    /// The counters at the last reading.
     known: Option<HashMap<String, u32>>,
 }
 
@@ -52,7 +52,7 @@ impl Probe for Restarts {
     }
 
     fn reasons(&self) -> &'static [&'static str] {
-        // One of a family, which has a member for every service.
+        // One reason of a family that has a member for every service.
         &["KubeletRepeatedRestart", NPA_RESTARTS]
     }
 
@@ -60,24 +60,28 @@ impl Probe for Restarts {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         let counts = systemd::restarts(&self.root).map_err(|error| not_checkable(error.to_string()))?;
         if counts.is_empty() {
-            return Err(not_checkable("systemd counts no service's restarts"));
+            return Err(not_checkable("systemd has no restart counters"));
         }
         let counts: HashMap<String, u32> = counts.into_iter().collect();
-        let findings = self.known.as_ref().map(|known| judge(known, &counts, now)).unwrap_or_default();
+        let findings = self.known.as_ref().map(|known| evaluate(known, &counts, now)).unwrap_or_default();
         self.known = Some(counts);
-        Ok(findings.into_iter().map(Change::Raised).collect())
+        Ok(findings.into_iter().map(FindingChange::Raised).collect())
     }
 }
 
-fn judge(known: &HashMap<String, u32>, counts: &HashMap<String, u32>, now: Timestamp) -> Vec<Finding> {
+fn evaluate(
+    known: &HashMap<String, u32>,
+    counts: &HashMap<String, u32>,
+    now: Timestamp,
+) -> Vec<DetectedFinding> {
     let mut grown: Vec<(&str, u32, u32)> = counts
         .iter()
         .filter_map(|(name, count)| {
-            // A count that fell began anew, when somebody started the service by hand. One that is new may have been
-            // there all the time, unread.
+            // A counter that decreased was reset by a manual start. A service that is new in the list may have
+            // restarted before, unread.
             let before = known.get(name)?;
             let more = if count < before { *count } else { count - before };
             (more > 0).then_some((name.as_str(), *count, more))
@@ -89,7 +93,7 @@ fn judge(known: &HashMap<String, u32>, counts: &HashMap<String, u32>, now: Times
         let message =
             || format!("systemd restarted {name} {count} times, {more} of them since the last reading");
         if name == NETWORK_POLICY_AGENT {
-            // Each restart is a sighting of its own; those past the fifth add nothing.
+            // Each restart counts separately; more than five change nothing.
             for _ in 0..more.min(FIVE) {
                 findings.extend(finding(
                     Cow::Borrowed(NPA_RESTARTS),
@@ -118,9 +122,9 @@ fn finding(
     debounce: Debounce,
     quiet: SignedDuration,
     at: Timestamp,
-) -> Option<Finding> {
+) -> Option<DetectedFinding> {
     let found = catalogue::lookup(&reason)?;
-    Some(Finding {
+    Some(DetectedFinding {
         reason,
         condition: found.condition,
         severity: found.severity,
@@ -132,7 +136,7 @@ fn finding(
     })
 }
 
-/// `amazon-ssm-agent.service` is told of as `AmazonSsmAgentRepeatedRestart`.
+/// The reason for a service: `AmazonSsmAgentRepeatedRestart` for `amazon-ssm-agent.service`.
 fn reason(name: &str) -> Option<String> {
     let unit = name.strip_suffix(".service")?;
     let mut reason = String::new();
@@ -174,7 +178,7 @@ mod tests {
         let map = |counts: &[(&str, u32)]| {
             counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
         };
-        let findings = judge(&map(before), &map(after), Timestamp::UNIX_EPOCH);
+        let findings = evaluate(&map(before), &map(after), Timestamp::UNIX_EPOCH);
         findings.into_iter().map(|finding| finding.reason.into_owned()).collect()
     }
 
@@ -188,7 +192,7 @@ mod tests {
             (4, 4, false),
             (900, 900, false),
             (900, 901, true),
-            // Started by hand in between.
+            // Started manually in between.
             (900, 0, false),
             (900, 2, false),
             (900, 5, true),
@@ -210,15 +214,15 @@ mod tests {
     }
 
     #[test]
-    fn a_node_on_which_everything_restarts_tells_of_some() {
-        let names: Vec<String> = (0..300).map(|place| format!("s{place}.service")).collect();
+    fn a_node_on_which_everything_restarts_reports_some() {
+        let names: Vec<String> = (0..300).map(|index| format!("s{index}.service")).collect();
         let counts = |count| names.iter().map(|name| (name.as_str(), count)).collect::<Vec<_>>();
         assert_eq!(raised(&counts(4), &counts(5)).len(), MAX_FINDINGS);
     }
 
     #[test]
     fn the_first_reading_only_takes_note() {
-        let root = tempfile::tempdir().expect("a folder");
+        let root = tempfile::tempdir().expect("a directory");
         let mut probe = Restarts::new(root.path());
         probe.read(Timestamp::UNIX_EPOCH).expect_err("no systemd");
         let flapping = Unit { n_restarts: Some(9), ..fake::running("flap.service") };
@@ -226,7 +230,7 @@ mod tests {
         assert_eq!(probe.read(Timestamp::UNIX_EPOCH), Ok(Vec::new()));
         probe.known.as_mut().expect("counts").insert("flap.service".to_owned(), 8);
         let changes = probe.read(Timestamp::UNIX_EPOCH).expect("a reading");
-        let [Change::Raised(finding)] = &changes[..] else { panic!("{changes:?}") };
+        let [FindingChange::Raised(finding)] = &changes[..] else { panic!("{changes:?}") };
         assert_eq!(finding.reason, "FlapRepeatedRestart");
         assert_eq!(finding.subject.as_deref(), Some("flap.service"));
         assert_eq!(finding.condition, ConditionType::ContainerRuntimeReady);

@@ -1,4 +1,4 @@
-//! Turns the state of the services that a node needs into those that do not run.
+//! Finds required services that do not run.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,10 +9,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::not_checkable;
 use crate::{
-    finding::{Change, Debounce},
+    finding::{Debounce, FindingChange},
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
     source::systemd::{self, Unit},
 };
@@ -23,17 +23,17 @@ const KUBELET: &str = "kubelet.service";
 const NETWORK_POLICY_AGENT: &str = "aws-network-policy-agent.service";
 
 const INTERVAL: Duration = Duration::from_secs(30);
-/// It is set up late on a new node, and restarted by updates.
+/// On a new node it starts late, and updates restart it.
 const A_QUARTER_HOUR: Debounce = Debounce::Lasting(SignedDuration::from_mins(15));
 
 pub(super) struct Services {
     root: PathBuf,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
 impl Services {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), standing: Standing::default() }
+        Self { root: root.to_owned(), latch: ConditionLatch::default() }
     }
 }
 
@@ -50,26 +50,26 @@ impl Probe for Services {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         let units = systemd::units(&self.root, &[KUBELET, NETWORK_POLICY_AGENT])
             .map_err(|error| not_checkable(error.to_string()))?;
-        let judged: Vec<Judged> = units.iter().filter_map(judge).collect();
-        if judged.is_empty() {
-            return Err(not_checkable("none of the services that are looked after is installed"));
+        let evaluated: Vec<Evaluation> = units.iter().filter_map(evaluate).collect();
+        if evaluated.is_empty() {
+            return Err(not_checkable("none of the monitored services is installed"));
         }
-        Ok(self.standing.update(judged, now))
+        Ok(self.latch.update(evaluated, now))
     }
 }
 
-/// None if there is nothing to say of a unit: it is not installed, or nobody wants it to run.
-fn judge(unit: &Unit) -> Option<Judged> {
+/// Evaluates a unit. `None` if it is not installed or not enabled.
+fn evaluate(unit: &Unit) -> Option<Evaluation> {
     match unit.name.as_str() {
         KUBELET if unit.is_loaded() => {
-            Some(Judged::when(KUBELET_FAILED, unit.is_failed().then(|| unit.to_string())))
+            Some(Evaluation::new(KUBELET_FAILED, unit.is_failed().then(|| unit.to_string())))
         }
-        NETWORK_POLICY_AGENT if unit.is_wanted() => {
-            let wrong = (!unit.is_active()).then(|| unit.to_string());
-            Some(Judged::when(NPA_NOT_RUNNING, wrong).after(A_QUARTER_HOUR))
+        NETWORK_POLICY_AGENT if unit.is_expected() => {
+            let problem = (!unit.is_active()).then(|| unit.to_string());
+            Some(Evaluation::new(NPA_NOT_RUNNING, problem).after(A_QUARTER_HOUR))
         }
         _ => None,
     }
@@ -85,11 +85,11 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_judged_by_its_state_where_it_is_installed() {
-        for (name, load, active, wrong) in [
+    fn an_installed_service_is_evaluated_by_its_state() {
+        for (name, load, active, problem) in [
             (KUBELET, "loaded", "active", Some(false)),
             (KUBELET, "loaded", "failed", Some(true)),
-            // Between two starts; that it restarts again and again is another reason's business.
+            // Between two starts. Repeated restarts have another reason.
             (KUBELET, "loaded", "activating", Some(false)),
             (KUBELET, "loaded", "inactive", Some(false)),
             (KUBELET, "not-found", "inactive", None),
@@ -101,42 +101,42 @@ mod tests {
             (NETWORK_POLICY_AGENT, "masked", "inactive", None),
             (NETWORK_POLICY_AGENT, "not-found", "inactive", None),
         ] {
-            let judged = judge(&unit(name, load, active));
-            assert_eq!(judged.as_ref().map(Judged::is_wrong), wrong, "{name} {load} {active}");
+            let evaluated = evaluate(&unit(name, load, active));
+            assert_eq!(evaluated.as_ref().map(Evaluation::is_unhealthy), problem, "{name} {load} {active}");
         }
         let idle = Unit {
             active_enter: None,
             file_state: "disabled".to_owned(),
             ..unit(NETWORK_POLICY_AGENT, "loaded", "inactive")
         };
-        assert_eq!(judge(&idle), None, "installed with the image, and not used");
+        assert_eq!(evaluate(&idle), None, "installed with the image, and not used");
     }
 
-    fn told(units: Vec<Unit>) -> Vec<String> {
-        let root = tempfile::tempdir().expect("a folder");
+    fn reported(units: Vec<Unit>) -> Vec<String> {
+        let root = tempfile::tempdir().expect("a directory");
         fake::start(root.path(), units);
         let changes = Services::new(root.path()).read(Timestamp::UNIX_EPOCH).expect("a reading");
-        let one = |change: Change| match change {
-            Change::Raised(finding) => {
+        let one = |change: FindingChange| match change {
+            FindingChange::Raised(finding) => {
                 format!("+{} {:?}: {}", finding.reason, finding.debounce, finding.message)
             }
-            Change::Cleared { reason, .. } => format!("-{reason}"),
+            FindingChange::Cleared { reason, .. } => format!("-{reason}"),
         };
         changes.into_iter().map(one).collect()
     }
 
     #[test]
-    fn what_fails_is_raised_and_what_runs_is_cleared() {
-        assert_eq!(told(vec![fake::running(KUBELET)]), ["-KubeletFailed"]);
+    fn failed_services_are_raised_and_running_ones_cleared() {
+        assert_eq!(reported(vec![fake::running(KUBELET)]), ["-KubeletFailed"]);
         let failed = Unit { sub_state: "failed".to_owned(), ..unit(KUBELET, "loaded", "failed") };
         assert_eq!(
-            told(vec![failed, fake::running(NETWORK_POLICY_AGENT)]),
+            reported(vec![failed, fake::running(NETWORK_POLICY_AGENT)]),
             ["-NPANotRunning", "+KubeletFailed Once: kubelet.service is failed (failed)"]
         );
         let stopped =
             Unit { sub_state: "dead".to_owned(), ..unit(NETWORK_POLICY_AGENT, "loaded", "inactive") };
         assert_eq!(
-            told(vec![fake::running(KUBELET), stopped]),
+            reported(vec![fake::running(KUBELET), stopped]),
             [
                 "-KubeletFailed".to_owned(),
                 format!(
@@ -148,12 +148,12 @@ mod tests {
 
     #[test]
     fn a_node_with_none_of_them_or_without_systemd_has_nothing_to_check() {
-        let root = tempfile::tempdir().expect("a folder");
+        let root = tempfile::tempdir().expect("a directory");
         let mut probe = Services::new(root.path());
         let none = probe.read(Timestamp::UNIX_EPOCH).expect_err("no systemd");
-        assert!(none.why.starts_with("systemd can't be asked: "), "{none}");
+        assert!(none.why.starts_with("failed to query systemd: "), "{none}");
         fake::start(root.path(), vec![fake::running("sshd.service")]);
         let none = probe.read(Timestamp::UNIX_EPOCH).expect_err("no service");
-        assert!(none.why.starts_with("none of the services"), "{none}");
+        assert!(none.why.starts_with("none of the monitored services"), "{none}");
     }
 }

@@ -1,7 +1,7 @@
-//! Turns the kubelet's configuration into single settings of it.
+//! Reads single settings of the kubelet's configuration.
 //!
-//! It is JSON or YAML, of the kubelet's own or merged from pieces, and two of its settings matter here: they are looked
-//! for by name.
+//! The file is JSON or YAML, and its layout depends on the distribution. Only two settings are needed, so they are
+//! found by name.
 
 use std::{
     fs::File,
@@ -12,7 +12,7 @@ use std::{
 /// A configuration has a few pages.
 const MAX_BYTES: u64 = 256 * 1024;
 
-/// Where the images of Amazon Linux 2023 and 2, Bottlerocket, and kubeadm keep it.
+/// The paths on Amazon Linux 2023 and 2, on Bottlerocket, and with kubeadm.
 const FILES: [&str; 4] = [
     "etc/kubernetes/kubelet/config.json",
     "etc/kubernetes/kubelet/kubelet-config.json",
@@ -20,22 +20,22 @@ const FILES: [&str; 4] = [
     "var/lib/kubelet/config.yaml",
 ];
 
-/// Whether there is a kubelet on this node.
+/// Whether this node has a kubelet.
 pub(super) fn has_kubelet(root: &Path) -> bool {
     root.join("var/lib/kubelet").is_dir()
 }
 
-/// The port of the kubelet's own health, if its configuration names one; 0 if it has none.
+/// The port of the kubelet's health endpoint, if the configuration sets it; 0 turns the endpoint off.
 pub(super) fn healthz_port(root: &Path) -> Option<u16> {
     texts(root).find_map(|text| setting(&text, "healthzPort")?.parse().ok())
 }
 
-/// The container runtime's socket, if the kubelet's configuration names one.
+/// The container runtime's socket, if the configuration sets it.
 pub(super) fn runtime_socket(root: &Path) -> Option<PathBuf> {
     texts(root).find_map(|text| {
         let endpoint = setting(&text, "containerRuntimeEndpoint")?;
         let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint).strip_prefix('/')?;
-        // A link of the host's, which would lead out of a root that is mounted elsewhere.
+        // `/var/run` is a symbolic link on the host, which would lead out of a root that is mounted elsewhere.
         let path =
             path.strip_prefix("var/run/").map_or_else(|| path.to_owned(), |rest| format!("run/{rest}"));
         Some(root.join(path))
@@ -50,7 +50,7 @@ fn texts(root: &Path) -> impl Iterator<Item = String> {
     })
 }
 
-/// The value after a key, in JSON or in YAML.
+/// The value of a key, in JSON or YAML.
 fn setting<'a>(text: &'a str, key: &str) -> Option<&'a str> {
     let is_quote = |c: char| c == '"' || c == '\'';
     for (at, _) in text.match_indices(key) {
@@ -108,9 +108,9 @@ mod tests {
 
     #[test]
     fn a_socket_lies_under_the_root_even_where_the_host_has_a_link() {
-        let root = tempfile::tempdir().expect("a folder");
+        let root = tempfile::tempdir().expect("a directory");
         let file = root.path().join(FILES[0]);
-        fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+        fs::create_dir_all(file.parent().expect("a directory")).expect("a directory");
         for (endpoint, path) in [
             ("unix:///run/containerd/containerd.sock", Some("run/containerd/containerd.sock")),
             ("/var/run/crio/crio.sock", Some("run/crio/crio.sock")),

@@ -1,4 +1,4 @@
-//! Turns the free space of the host's XFS filesystems into those in which it is cut into small pieces.
+//! Finds XFS filesystems whose free space is split into small pieces.
 
 use std::{
     fs::File,
@@ -11,39 +11,39 @@ use rustix::fs::fstatvfs;
 
 use super::{hosts, not_checkable, reach};
 use crate::{
-    finding::Change,
+    finding::FindingChange,
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
     source::{
-        fsmap::{self, Free},
+        fsmap::{self, FreeSpace},
         mounts::{self, Mount},
     },
 };
 
 const SMALL: &str = "XFSSmallAverageClusterSize";
-/// Free space is cut up over days.
+/// Fragmentation grows over days.
 const INTERVAL: Duration = Duration::from_secs(3600);
-/// In blocks.
+/// The minimum average size of a free extent, in blocks.
 const LEAST_AVERAGE: u64 = 16;
 
 pub(super) struct Fragmentation {
     root: PathBuf,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
 impl Fragmentation {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), standing: Standing::default() }
+        Self { root: root.to_owned(), latch: ConditionLatch::default() }
     }
 
-    /// The free space, and a block's size.
-    fn free(&self, mount: &Mount<'_>) -> Result<(Free, u64), String> {
-        let path = reach(&self.root, mount).ok_or("it can't be reached")?;
-        let folder = File::open(path).map_err(|error| error.to_string())?;
-        let block = fstatvfs(&folder).map_err(|error| error.to_string())?.f_bsize;
-        Ok((fsmap::free(&folder).map_err(|error| error.to_string())?, block))
+    /// The free space, and the block size in bytes.
+    fn free(&self, mount: &Mount<'_>) -> Result<(FreeSpace, u64), String> {
+        let path = reach(&self.root, mount).ok_or("it is not accessible")?;
+        let directory = File::open(path).map_err(|error| error.to_string())?;
+        let block = fstatvfs(&directory).map_err(|error| error.to_string())?.f_bsize;
+        Ok((fsmap::free(&directory).map_err(|error| error.to_string())?, block))
     }
 }
 
@@ -60,31 +60,31 @@ impl Probe for Fragmentation {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         let table = mounts::read(&self.root)
-            .map_err(|error| not_checkable(format!("the host's mounts can't be read: {error}")))?;
-        let mut judged = Vec::new();
-        let mut refused = None;
+            .map_err(|error| not_checkable(format!("the host's mounts cannot be read: {error}")))?;
+        let mut evaluated = Vec::new();
+        let mut failed = None;
         for mount in hosts(&mounts::parse(&table).collect::<Vec<_>>(), &["xfs"]) {
             match self.free(mount) {
                 Ok((free, block)) => {
-                    judged.push(Judged::when(SMALL, judge(mount, free, block)).about(mount.point));
+                    evaluated.push(Evaluation::new(SMALL, evaluate(mount, free, block)).about(mount.point));
                 }
                 Err(why) => {
-                    refused = Some(format!("no map of free space can be had: {}: {why}", mount.point));
+                    failed = Some(format!("no free space map is available: {}: {why}", mount.point));
                 }
             }
         }
-        if judged.is_empty() {
-            let why = refused.unwrap_or_else(|| "the host has no XFS filesystem".to_owned());
+        if evaluated.is_empty() {
+            let why = failed.unwrap_or_else(|| "the host has no XFS filesystem".to_owned());
             return Err(not_checkable(why));
         }
-        judged.push(Judged::well(SMALL));
-        Ok(self.standing.update(judged, now))
+        evaluated.push(Evaluation::healthy(SMALL));
+        Ok(self.latch.update(evaluated, now))
     }
 }
 
-fn judge(mount: &Mount<'_>, free: Free, block: u64) -> Option<String> {
+fn evaluate(mount: &Mount<'_>, free: FreeSpace, block: u64) -> Option<String> {
     let blocks = u128::from(free.bytes) / u128::from(block.max(1));
     let small = blocks < u128::from(free.extents) * u128::from(LEAST_AVERAGE);
     small.then(|| {
@@ -108,21 +108,21 @@ mod tests {
             (10, 160, 4096, false),
             (10, 159, 4096, true),
             (10, 159, 512, true),
-            // A full filesystem has no pieces at all.
+            // A full filesystem has no free extents.
             (0, 0, 4096, false),
             (1, 0, 4096, true),
             (1, 16, 1, false),
         ] {
-            let free = Free { extents, bytes: blocks * block };
-            assert_eq!(judge(&mount, free, block).is_some(), small, "{blocks} blocks in {extents} pieces");
+            let free = FreeSpace { extents, bytes: blocks * block };
+            assert_eq!(evaluate(&mount, free, block).is_some(), small, "{blocks} blocks in {extents} pieces");
         }
-        assert!(judge(&mount, Free { extents: u64::MAX, bytes: u64::MAX }, 0).is_some());
+        assert!(evaluate(&mount, FreeSpace { extents: u64::MAX, bytes: u64::MAX }, 0).is_some());
     }
 
     #[test]
     fn without_xfs_or_a_way_to_it_there_is_nothing_to_check() {
-        let root = tempfile::tempdir().expect("a folder");
-        fs::create_dir_all(root.path().join("proc/1/root")).expect("a folder");
+        let root = tempfile::tempdir().expect("a directory");
+        fs::create_dir_all(root.path().join("proc/1/root")).expect("a directory");
         let read = |table: &str| {
             fs::write(root.path().join("proc/1/mountinfo"), table).expect("written");
             let nothing =
@@ -130,7 +130,7 @@ mod tests {
             nothing.why
         };
         assert!(read("22 1 259:1 / / rw - ext4 /dev/nvme0n1p1 rw\n").contains("no XFS"));
-        assert!(read("22 1 259:77 / / rw - xfs /dev/nvme0n1p1 rw\n").contains("can't be reached"));
+        assert!(read("22 1 259:77 / / rw - xfs /dev/nvme0n1p1 rw\n").contains("is not accessible"));
     }
 
     #[test]

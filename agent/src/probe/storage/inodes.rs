@@ -1,4 +1,4 @@
-//! Turns what the host's filesystems say of themselves into those that are almost out of inodes.
+//! Finds filesystems that are almost out of inodes.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,32 +10,33 @@ use rustix::fs::statvfs;
 
 use super::{hosts, not_checkable, reach};
 use crate::{
-    finding::Change,
+    finding::FindingChange,
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
     source::mounts::{self, Mount},
 };
 
 const EXHAUSTED: &str = "InodesExhausted";
 const INTERVAL: Duration = Duration::from_secs(60);
-/// The local filesystems that count inodes. btrfs makes them as it goes, and a network's filesystem may never answer.
+/// Local filesystems with a fixed number of inodes. btrfs creates inodes as needed, and a network filesystem may
+/// never respond.
 const KINDS: [&str; 5] = ["ext2", "ext3", "ext4", "xfs", "f2fs"];
-/// In percent.
+/// The minimum share of free inodes, in percent.
 const LEAST_FREE: u64 = 2;
 
 pub(super) struct Inodes {
     root: PathBuf,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
 impl Inodes {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), standing: Standing::default() }
+        Self { root: root.to_owned(), latch: ConditionLatch::default() }
     }
 
-    /// Total and free inodes.
+    /// (total, free) inodes.
     fn count(&self, mount: &Mount<'_>) -> Option<(u64, u64)> {
         let counts = statvfs(&reach(&self.root, mount)?).ok()?;
         Some((counts.f_files, counts.f_ffree))
@@ -55,25 +56,25 @@ impl Probe for Inodes {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
         let table = mounts::read(&self.root)
-            .map_err(|error| not_checkable(format!("the host's mounts can't be read: {error}")))?;
-        let mut judged = Vec::new();
+            .map_err(|error| not_checkable(format!("the host's mounts cannot be read: {error}")))?;
+        let mut evaluated = Vec::new();
         for mount in hosts(&mounts::parse(&table).collect::<Vec<_>>(), &KINDS) {
             if let Some((total, free)) = self.count(mount) {
-                judged.push(Judged::when(EXHAUSTED, judge(mount, total, free)).about(mount.point));
+                evaluated.push(Evaluation::new(EXHAUSTED, evaluate(mount, total, free)).about(mount.point));
             }
         }
-        if judged.is_empty() {
-            return Err(not_checkable("none of the host's filesystems that count inodes can be reached"));
+        if evaluated.is_empty() {
+            return Err(not_checkable("none of the host's filesystems with inode counts is accessible"));
         }
-        // What is gone, or hidden below another mount, is nobody's trouble.
-        judged.push(Judged::well(EXHAUSTED));
-        Ok(self.standing.update(judged, now))
+        // A filesystem that was unmounted, or is hidden below another mount, is cleared.
+        evaluated.push(Evaluation::healthy(EXHAUSTED));
+        Ok(self.latch.update(evaluated, now))
     }
 }
 
-fn judge(mount: &Mount<'_>, total: u64, free: u64) -> Option<String> {
+fn evaluate(mount: &Mount<'_>, total: u64, free: u64) -> Option<String> {
     let few = u128::from(free) * 100 < u128::from(total) * u128::from(LEAST_FREE);
     few.then(|| {
         format!("{} of {total} inodes are free on the {} filesystem at {}", free, mount.kind, mount.point)
@@ -91,25 +92,25 @@ mod tests {
     #[test]
     fn less_than_two_percent_free_are_few() {
         let mount = mounts::parse("22 1 259:1 / / rw - xfs /dev/nvme0n1p1 rw").next().expect("a mount");
-        for (total, free, wrong) in [
+        for (total, free, problem) in [
             (100, 2, false),
             (100, 1, true),
             (1_000_000, 20_000, false),
             (1_000_000, 19_999, true),
             (65_536, 0, true),
-            // A filesystem that does not count says 0 of 0.
+            // A filesystem without inode counts reports 0 of 0.
             (0, 0, false),
             (u64::MAX, u64::MAX, false),
             (u64::MAX, 0, true),
         ] {
-            assert_eq!(judge(&mount, total, free).is_some(), wrong, "{free} of {total}");
+            assert_eq!(evaluate(&mount, total, free).is_some(), problem, "{free} of {total}");
         }
     }
 
     #[test]
     fn a_path_that_leads_elsewhere_is_not_taken_for_the_filesystem() {
-        let root = tempfile::tempdir().expect("a folder");
-        fs::create_dir_all(root.path().join("proc/1/root")).expect("a folder");
+        let root = tempfile::tempdir().expect("a directory");
+        fs::create_dir_all(root.path().join("proc/1/root")).expect("a directory");
         fs::write(root.path().join("proc/1/mountinfo"), "22 1 259:77 / / rw - xfs /dev/nvme0n1p1 rw\n")
             .expect("written");
         let why = Inodes::new(root.path()).read(Timestamp::UNIX_EPOCH).expect_err("another device").why;
@@ -118,20 +119,22 @@ mod tests {
 
     #[test]
     fn a_filesystem_with_free_inodes_clears_and_one_that_is_gone_too() {
-        let root = tempfile::tempdir().expect("a folder");
+        let root = tempfile::tempdir().expect("a directory");
         let there = root.path().join("proc/1/root");
-        fs::create_dir_all(&there).expect("a folder");
-        let device = fs::metadata(&there).expect("a folder").dev();
+        fs::create_dir_all(&there).expect("a directory");
+        let device = fs::metadata(&there).expect("a directory").dev();
         let table = format!("22 1 {}:{} / / rw - ext4 /dev/nvme0n1p1 rw\n", major(device), minor(device));
         fs::write(root.path().join("proc/1/mountinfo"), &table).expect("written");
         let mut probe = Inodes::new(root.path());
-        probe.standing.update(vec![Judged::wrong(EXHAUSTED, "few").about("/gone")], Timestamp::UNIX_EPOCH);
+        probe
+            .latch
+            .update(vec![Evaluation::unhealthy(EXHAUSTED, "few").about("/gone")], Timestamp::UNIX_EPOCH);
         let changes = probe.read(Timestamp::UNIX_EPOCH).expect("a reading");
-        assert!(matches!(&changes[..], [Change::Cleared { subject: None, .. }]), "{changes:?}");
+        assert!(matches!(&changes[..], [FindingChange::Cleared { subject: None, .. }]), "{changes:?}");
     }
 
     #[test]
-    fn this_machine_has_free_inodes_or_cannot_be_asked() {
+    fn this_machine_has_free_inodes_or_is_not_checkable() {
         match Inodes::new(Path::new("/")).read(Timestamp::UNIX_EPOCH) {
             Ok(changes) => assert!(!changes.is_empty()),
             Err(nothing) => assert!(nothing.why.contains("host"), "{nothing}"),

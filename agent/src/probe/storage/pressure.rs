@@ -1,4 +1,4 @@
-//! Turns the kernel's pressure stall information on I/O into whether the node as a whole waits for storage.
+//! Finds a node on which all work waits for storage, from the kernel's pressure stall information.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,10 +9,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{not_checkable, read_small};
 use crate::{
-    finding::{Change, Debounce},
+    finding::{Debounce, FindingChange},
     probe::{
         NotCheckable, Probe,
-        standing::{Judged, Standing},
+        latch::{ConditionLatch, Evaluation},
     },
 };
 
@@ -25,12 +25,12 @@ const FIVE_MINUTES: Debounce = Debounce::Lasting(SignedDuration::from_mins(5));
 
 pub(super) struct Pressure {
     root: PathBuf,
-    standing: Standing,
+    latch: ConditionLatch,
 }
 
 impl Pressure {
     pub(super) fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), standing: Standing::default() }
+        Self { root: root.to_owned(), latch: ConditionLatch::default() }
     }
 }
 
@@ -47,25 +47,25 @@ impl Probe for Pressure {
         INTERVAL
     }
 
-    fn read(&mut self, now: Timestamp) -> Result<Vec<Change>, NotCheckable> {
-        // A kernel that is told not to count (`psi=0`) has no such file, or one that can't be opened.
+    fn read(&mut self, now: Timestamp) -> Result<Vec<FindingChange>, NotCheckable> {
+        // With `psi=0` the file is missing or cannot be opened.
         let text = read_small(&self.root.join(FILE))
-            .map_err(|error| not_checkable(format!("the kernel counts no I/O pressure: {error}")))?;
+            .map_err(|error| not_checkable(format!("the kernel has no I/O pressure counters: {error}")))?;
         let full = full_of_last_minute(&text)
-            .ok_or_else(|| not_checkable("/proc/pressure/io does not say how long all work waited"))?;
-        let wrong = (full >= LIMIT).then(|| {
+            .ok_or_else(|| not_checkable("/proc/pressure/io has no valid full line"))?;
+        let problem = (full >= LIMIT).then(|| {
             format!(
                 "all work waited for storage during {}.{:02} % of the last minute",
                 full / 100,
                 full % 100
             )
         });
-        Ok(self.standing.update(vec![Judged::when(PRESSURE, wrong).after(FIVE_MINUTES)], now))
+        Ok(self.latch.update(vec![Evaluation::new(PRESSURE, problem).after(FIVE_MINUTES)], now))
     }
 }
 
-/// How much of the last minute nothing ran since everything waited, in hundredths of a percent, from the form that
-/// [the kernel documents](https://docs.kernel.org/accounting/psi.html).
+/// The share of the last minute in which all work waited, in hundredths of a percent, from the format that [the
+/// kernel documents](https://docs.kernel.org/accounting/psi.html).
 fn full_of_last_minute(text: &str) -> Option<u32> {
     let line = text.lines().find_map(|line| line.strip_prefix("full "))?;
     let value = line.split(' ').find_map(|field| field.strip_prefix("avg60="))?;
@@ -103,9 +103,9 @@ mod tests {
     }
 
     #[test]
-    fn sixty_percent_are_wrong_if_they_last_and_less_is_well() {
-        let root = tempfile::tempdir().expect("a folder");
-        fs::create_dir_all(root.path().join("proc/pressure")).expect("a folder");
+    fn sixty_percent_are_unhealthy_if_they_last_and_less_is_healthy() {
+        let root = tempfile::tempdir().expect("a directory");
+        fs::create_dir_all(root.path().join("proc/pressure")).expect("a directory");
         let mut probe = Pressure::new(root.path());
         let mut read = |avg60: &str| {
             let text = format!(
@@ -114,25 +114,25 @@ mod tests {
             fs::write(root.path().join(FILE), text).expect("written");
             probe.read(Timestamp::UNIX_EPOCH).expect("a reading")
         };
-        assert!(matches!(&read("59.99")[..], [Change::Cleared { .. }]));
-        assert!(matches!(&read("60.00")[..], [Change::Raised(finding)]
+        assert!(matches!(&read("59.99")[..], [FindingChange::Cleared { .. }]));
+        assert!(matches!(&read("60.00")[..], [FindingChange::Raised(finding)]
             if finding.debounce == FIVE_MINUTES && finding.message.contains("60.00 %")));
-        assert!(matches!(&read("1.00")[..], [Change::Cleared { .. }]));
+        assert!(matches!(&read("1.00")[..], [FindingChange::Cleared { .. }]));
     }
 
     #[test]
     fn a_kernel_that_counts_no_pressure_is_no_fault() {
-        let root = tempfile::tempdir().expect("a folder");
+        let root = tempfile::tempdir().expect("a directory");
         let why = Pressure::new(root.path()).read(Timestamp::UNIX_EPOCH).expect_err("no file").why;
-        assert!(why.contains("counts no I/O pressure"), "{why}");
-        fs::create_dir_all(root.path().join("proc/pressure")).expect("a folder");
+        assert!(why.contains("has no I/O pressure counters"), "{why}");
+        fs::create_dir_all(root.path().join("proc/pressure")).expect("a directory");
         fs::write(root.path().join(FILE), "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n")
             .expect("written");
         assert!(Pressure::new(root.path()).read(Timestamp::UNIX_EPOCH).is_err());
     }
 
     #[test]
-    fn this_machine_says_how_much_it_waits_or_that_it_does_not_count() {
+    fn this_machine_has_io_pressure_or_no_counters() {
         match Pressure::new(Path::new("/")).read(Timestamp::UNIX_EPOCH) {
             Ok(changes) => assert_eq!(changes.len(), 1),
             Err(nothing) => assert!(nothing.why.contains("I/O pressure"), "{nothing}"),

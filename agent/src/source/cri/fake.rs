@@ -1,4 +1,4 @@
-//! A container runtime of a test's own, that answers once.
+//! A container runtime for tests that responds to one call.
 
 use std::{
     os::unix::net::UnixListener,
@@ -8,15 +8,15 @@ use std::{
 use http::Response;
 use tokio::runtime::Builder;
 
-/// What it was asked.
+/// The received call.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct ReceivedCall {
     pub(crate) path: String,
     pub(crate) body: Vec<u8>,
 }
 
-/// Answers one call with a gRPC status.
-pub(crate) fn serve(listener: UnixListener, status: &'static str) -> JoinHandle<Seen> {
+/// Responds to one call with this gRPC status.
+pub(crate) fn serve(listener: UnixListener, status: &'static str) -> JoinHandle<ReceivedCall> {
     thread::spawn(move || {
         let (stream, _) = listener.accept().expect("a caller");
         stream.set_nonblocking(true).expect("a mode");
@@ -24,24 +24,24 @@ pub(crate) fn serve(listener: UnixListener, status: &'static str) -> JoinHandle<
         runtime.block_on(async {
             let stream = tokio::net::UnixStream::from_std(stream).expect("a stream");
             let mut connection = h2::server::handshake(stream).await.expect("a handshake");
-            let (request, mut answers) = connection.accept().await.expect("a call").expect("a call");
+            let (request, mut responses) = connection.accept().await.expect("a call").expect("a call");
             let (parts, mut body) = request.into_parts();
-            let mut seen = Seen { path: parts.uri.path().to_owned(), body: Vec::new() };
+            let mut call = ReceivedCall { path: parts.uri.path().to_owned(), body: Vec::new() };
             let read = async {
                 while let Some(data) = body.data().await {
-                    seen.body.extend_from_slice(&data.expect("data"));
+                    call.body.extend_from_slice(&data.expect("data"));
                 }
-                let answer = Response::builder()
+                let response = Response::builder()
                     .header("content-type", "application/grpc")
                     .header("grpc-status", status)
                     .body(())
-                    .expect("an answer");
-                answers.send_response(answer, true).expect("an answer");
-                seen
+                    .expect("a response");
+                responses.send_response(response, true).expect("a response");
+                call
             };
-            // The connection is what moves the data.
-            let (seen, ()) = tokio::join!(read, async { while connection.accept().await.is_some() {} });
-            seen
+            // Polling the connection moves the data.
+            let (call, ()) = tokio::join!(read, async { while connection.accept().await.is_some() {} });
+            call
         })
     })
 }

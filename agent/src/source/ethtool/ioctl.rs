@@ -1,7 +1,7 @@
-//! Turns three questions to a network driver into the pages that it answers with.
+//! Calls the ethtool ioctl to read a network driver's pages.
 //!
-//! `SIOCETHTOOL` takes a pointer within a pointer, and how much the kernel writes behind it is the driver's to say.
-//! So this module alone knows the commands, and gives each more room than any driver's counters take.
+//! `SIOCETHTOOL` takes a pointer inside a structure, and the driver decides how much the kernel writes there. So only
+//! this module issues the commands, and it allocates more room than any driver's counters need.
 
 use std::{io, os::fd::OwnedFd};
 
@@ -12,44 +12,44 @@ use rustix::{
 
 use super::{NAME, NAMES_HEADER, VALUE, VALUES_HEADER};
 
-/// `linux/sockios.h`.
+/// From `linux/sockios.h`.
 const SIOCETHTOOL: Opcode = 0x8946;
-/// `linux/ethtool.h`.
+/// From `linux/ethtool.h`.
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GSTATS: u32 = 0x1d;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
 const ETH_SS_STATS: u32 = 1;
-/// `struct ethtool_sset_info`: command, nothing, the sets as bits; then a count for each.
+/// `struct ethtool_sset_info`: command, reserved, the sets as bits; then one count for each.
 const SET_HEADER: usize = 16;
 
 /// ENA has some 40 counters for each of at most 128 queues.
 const MAX_COUNTERS: usize = 8 * 1024;
-/// Older kernels write as many as the driver has at that moment, whatever count the page says; newer ones write nothing
-/// unless it is the same. Zeroed pages that nobody writes to cost no memory.
+/// Older kernels write as many entries as the driver has at that moment, whatever the page's count is; newer ones
+/// write nothing unless both are equal. Zeroed pages that are never written cost no memory.
 const ROOM: usize = 2 * MAX_COUNTERS;
 
-/// `IFNAMSIZ`.
+/// `IFNAMSIZ`: the size of an interface name.
 const INTERFACE: usize = 16;
 
 /// `struct ifreq` with its union's pointer.
 #[repr(C)]
-struct Request {
+struct InterfaceRequest {
     name: [u8; INTERFACE],
     page: *mut u8,
     rest: [u8; 16],
 }
 
-// Where pointers are shorter the union is another; EKS has no such nodes.
-const _: () = assert!(size_of::<Request>() == 40);
+// With shorter pointers the union has another layout; EKS has no such nodes.
+const _: () = assert!(size_of::<InterfaceRequest>() == 40);
 
-/// A driver that says how many counters it has.
-pub(super) struct Driver {
+/// An interface's driver and the number of its counters.
+pub(super) struct EthtoolDriver {
     socket: OwnedFd,
     name: [u8; INTERFACE],
     count: u32,
 }
 
-impl Driver {
+impl EthtoolDriver {
     pub(super) fn of(interface: &str) -> io::Result<Self> {
         let mut name = [0; INTERFACE];
         // The name ends with a zero.
@@ -76,18 +76,18 @@ impl Driver {
         self.fill(&[ETHTOOL_GSTATS, self.count], VALUES_HEADER, VALUE, self.count as usize)
     }
 
-    /// Has a page filled that begins with these words, and cuts it behind `count` entries.
+    /// Reads a page whose header has these words, and cuts it after `count` entries.
     fn fill(&self, words: &[u32], header: usize, entry: usize, count: usize) -> io::Result<Vec<u8>> {
         let mut page = vec![0_u8; header + entry * ROOM];
-        for (place, word) in page.chunks_exact_mut(4).zip(words) {
-            place.copy_from_slice(&word.to_ne_bytes());
+        for (chunk, word) in page.chunks_exact_mut(4).zip(words) {
+            chunk.copy_from_slice(&word.to_ne_bytes());
         }
-        let mut request = Request { name: self.name, page: page.as_mut_ptr(), rest: [0; 16] };
-        // SAFETY: SIOCETHTOOL takes a `struct ifreq`, which `Request` is laid out as, with a name that ends with a zero.
-        // The kernel reads the header behind the pointer, and writes the header and one entry for each counter: the
-        // page has room for twice as many as the driver may have had when it was asked. Both live until the
-        // call returns, and the kernel keeps neither.
-        unsafe { ioctl(&self.socket, Updater::<SIOCETHTOOL, Request>::new(&mut request))? };
+        let mut request = InterfaceRequest { name: self.name, page: page.as_mut_ptr(), rest: [0; 16] };
+        // SAFETY: SIOCETHTOOL takes a `struct ifreq`, whose layout `Request` has, with a zero-terminated name. The
+        // kernel reads the header behind the pointer and writes the header and one entry for each counter: the page
+        // has room for twice as many as the driver may have had when it was queried. Both live until the call
+        // returns, and the kernel stores neither.
+        unsafe { ioctl(&self.socket, Updater::<SIOCETHTOOL, InterfaceRequest>::new(&mut request))? };
         page.truncate(header + entry * count);
         Ok(page)
     }

@@ -1,84 +1,83 @@
-//! Turns the bytes of a file, as they come, into whole lines without prefixes.
+//! Assembles a file's bytes into whole lines without prefixes.
 //!
-//! Bytes come in chunks that end anywhere. What ends in no line break is held until it does: half a line can
-//! match what the whole one does not mean. A container's line that its runtime has cut is put together again.
-//! Both are bounded, and what is beyond the bound is cut and told.
+//! Chunks of bytes end anywhere. An incomplete line is buffered until its line break arrives, because half a line may
+//! match a pattern that the whole line does not. A container's line that the runtime split is joined again. Both are
+//! bounded; what exceeds the bound is cut and reported.
 
 use std::borrow::Cow;
 
 use jiff::Timestamp;
 
-use super::prefix::{self, Stream, Stripped};
+use super::prefix::{self, ContainerStream, Stripped};
 use crate::source::LINE_LIMIT;
 
-/// A line with its prefix: a container runtime cuts at 16 KiB of text, and its prefix comes on top.
+/// The maximum length of a line with its prefix: a container runtime splits at 16 KiB of text, without the prefix.
 const RAW_LIMIT: usize = LINE_LIMIT + 256;
 
-/// What comes out.
+/// The output of the assembler.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Piece<'a> {
     /// A line.
     Line {
-        /// When it was written, where it says so.
+        /// The time in the line's prefix, if there is one.
         at: Option<Timestamp>,
-        /// What it says.
         text: Cow<'a, str>,
     },
-    /// The line before was longer than this.
-    Cut,
+    /// The previous line exceeded the limit.
+    Truncated,
 }
 
-/// Bytes into lines.
+/// Assembles bytes into lines.
 #[derive(Debug)]
 pub(super) struct Assembler {
-    /// Where the next byte comes from.
+    /// The file offset of the next byte.
     offset: u64,
-    /// The start of a line whose end has not come.
+    /// The start of a line whose line break has not arrived.
     held: Vec<u8>,
-    /// Where that line starts.
+    /// The file offset of that line.
     held_from: u64,
-    /// That line was too long and has been handed on: its rest is passed over.
-    passing: bool,
-    /// A container's lines that go on, one for each stream.
-    open: [Option<Open>; 2],
+    /// Whether that line was too long and was emitted already: the rest is skipped.
+    skipping: bool,
+    /// A container's split line, one for each stream.
+    open: [Option<SplitLine>; 2],
 }
 
-/// A container's line that goes on.
+/// A container's line that continues in the next record.
 #[derive(Debug)]
-struct Open {
+struct SplitLine {
     from: u64,
     at: Option<Timestamp>,
     text: String,
-    cut: bool,
+    truncated: bool,
 }
 
 impl Assembler {
     pub(super) fn at(offset: u64) -> Self {
-        Self { offset, held: Vec::new(), held_from: offset, passing: false, open: [None, None] }
+        Self { offset, held: Vec::new(), held_from: offset, skipping: false, open: [None, None] }
     }
 
-    /// In the middle of a line, which is passed over.
+    /// Starts in the middle of a line, whose rest is skipped.
     pub(super) fn within(offset: u64) -> Self {
-        Self { passing: true, ..Self::at(offset) }
+        Self { skipping: true, ..Self::at(offset) }
     }
 
-    /// Where the next byte comes from.
+    /// The file offset of the next byte.
     pub(super) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Everything before this has been handed on.
-    pub(super) fn handed_on(&self) -> u64 {
+    /// The file offset before which everything was emitted.
+    pub(super) fn emitted_offset(&self) -> u64 {
         self.open.iter().flatten().map(|open| open.from).fold(self.held_from, u64::min)
     }
 
-    /// Takes the bytes that follow.
+    /// Processes the following bytes.
     pub(super) fn feed(&mut self, mut bytes: &[u8], emit: &mut impl FnMut(Piece<'_>)) {
         while let Some(end) = memchr::memchr(b'\n', bytes) {
             let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
             let next = self.offset + as_offset(end + 1);
-            if self.passing {
-                self.passing = false;
+            if self.skipping {
+                self.skipping = false;
             } else if self.held.is_empty() {
                 self.line(line, emit);
             } else {
@@ -93,28 +92,28 @@ impl Assembler {
             bytes = rest;
         }
         self.offset += as_offset(bytes.len());
-        if self.passing {
+        if self.skipping {
             return;
         }
         let room = (RAW_LIMIT + 1).saturating_sub(self.held.len());
         self.held.extend_from_slice(&bytes[..bytes.len().min(room)]);
         if self.held.len() > RAW_LIMIT {
-            // Its first part is worth more now than the whole of it never. Until its end comes it counts as
-            // not handed on: a restart repeats it, instead of taking its rest for a line.
+            // The first part is emitted now, since the end may never arrive. Until it does, the line counts as not
+            // emitted: after a restart it is repeated, and its rest is not mistaken for a line.
             let held = std::mem::take(&mut self.held);
             self.line(&held, emit);
-            self.passing = true;
+            self.skipping = true;
         }
     }
 
-    /// Hands on what is held: nothing more will come.
+    /// Emits the buffered lines: no more bytes follow.
     pub(super) fn finish(&mut self, emit: &mut impl FnMut(Piece<'_>)) {
         let held = std::mem::take(&mut self.held);
         if !held.is_empty() {
             self.line(&held, emit);
         }
         self.held_from = self.offset;
-        self.passing = false;
+        self.skipping = false;
         for slot in 0..self.open.len() {
             self.close(slot, emit);
         }
@@ -128,35 +127,39 @@ impl Assembler {
         let Stripped { at, stream, partial, text } = prefix::strip(&line);
         if let Some(stream) = stream {
             let slot = match stream {
-                Stream::Out => 0,
-                Stream::Err => 1,
+                ContainerStream::Out => 0,
+                ContainerStream::Err => 1,
             };
             if partial || self.open[slot].is_some() {
                 let from = self.held_from;
-                let open =
-                    self.open[slot].get_or_insert_with(|| Open { from, at, text: String::new(), cut: false });
+                let open = self.open[slot].get_or_insert_with(|| SplitLine {
+                    from,
+                    at,
+                    text: String::new(),
+                    truncated: false,
+                });
                 let room = LINE_LIMIT.saturating_sub(open.text.len());
                 let piece = &text[..text.floor_char_boundary(room)];
                 open.text.push_str(piece);
-                open.cut |= !whole || piece.len() < text.len();
+                open.truncated |= !whole || piece.len() < text.len();
                 if !partial {
                     self.close(slot, emit);
                 }
                 return;
             }
         }
-        let kept = &text[..text.floor_char_boundary(LINE_LIMIT)];
-        emit(Piece::Line { at, text: Cow::Borrowed(kept) });
-        if !whole || kept.len() < text.len() {
-            emit(Piece::Cut);
+        let shortened = &text[..text.floor_char_boundary(LINE_LIMIT)];
+        emit(Piece::Line { at, text: Cow::Borrowed(shortened) });
+        if !whole || shortened.len() < text.len() {
+            emit(Piece::Truncated);
         }
     }
 
     fn close(&mut self, slot: usize, emit: &mut impl FnMut(Piece<'_>)) {
         if let Some(open) = self.open[slot].take() {
             emit(Piece::Line { at: open.at, text: prefix::whole(&open.text) });
-            if open.cut {
-                emit(Piece::Cut);
+            if open.truncated {
+                emit(Piece::Truncated);
             }
         }
     }
@@ -177,23 +180,23 @@ mod tests {
         assembler.feed(bytes.as_bytes(), &mut |piece| {
             seen.push(match piece {
                 Piece::Line { text, .. } => text.into_owned(),
-                Piece::Cut => "CUT".to_owned(),
+                Piece::Truncated => "TRUNCATED".to_owned(),
             });
         });
         seen
     }
 
     #[test]
-    fn half_a_line_waits_for_its_other_half() {
+    fn an_incomplete_line_waits_for_its_end() {
         let mut assembler = Assembler::at(10);
         assert_eq!(feed(&mut assembler, "one\ntw"), ["one"]);
-        assert_eq!((assembler.handed_on(), assembler.offset()), (14, 16));
+        assert_eq!((assembler.emitted_offset(), assembler.offset()), (14, 16));
         assert_eq!(feed(&mut assembler, "o\r\n\nthree"), ["two", ""]);
-        assert_eq!((assembler.handed_on(), assembler.offset()), (20, 25));
+        assert_eq!((assembler.emitted_offset(), assembler.offset()), (20, 25));
         let mut seen = Vec::new();
         assembler.finish(&mut |piece| seen.push(format!("{piece:?}")));
         assert_eq!(seen, [r#"Line { at: None, text: "three" }"#]);
-        assert_eq!(assembler.handed_on(), 25);
+        assert_eq!(assembler.emitted_offset(), 25);
     }
 
     #[test]
@@ -201,15 +204,15 @@ mod tests {
         let mut assembler = Assembler::at(0);
         let fits = "x".repeat(LINE_LIMIT);
         assert_eq!(feed(&mut assembler, &format!("{fits}\n")), [fits.as_str()]);
-        assert_eq!(feed(&mut assembler, &format!("{fits}y\nnext\n")), [fits.as_str(), "CUT", "next"]);
-        // In pieces, and without end: told once, however much comes.
+        assert_eq!(feed(&mut assembler, &format!("{fits}y\nnext\n")), [fits.as_str(), "TRUNCATED", "next"]);
+        // In pieces and without end: reported once.
         let start = assembler.offset();
         assert_eq!(feed(&mut assembler, &fits), [""; 0]);
-        assert_eq!(feed(&mut assembler, &fits), [fits.as_str(), "CUT"]);
+        assert_eq!(feed(&mut assembler, &fits), [fits.as_str(), "TRUNCATED"]);
         assert_eq!(feed(&mut assembler, &fits), [""; 0]);
-        assert_eq!(assembler.handed_on(), start, "a restart repeats it");
+        assert_eq!(assembler.emitted_offset(), start, "a restart repeats it");
         assert_eq!(feed(&mut assembler, "end\nnext\n"), ["next"]);
-        assert_eq!(assembler.handed_on(), assembler.offset());
+        assert_eq!(assembler.emitted_offset(), assembler.offset());
     }
 
     #[test]
@@ -217,14 +220,14 @@ mod tests {
         let mut assembler = Assembler::at(0);
         let at = "2024-05-01T10:00:00Z";
         assert_eq!(feed(&mut assembler, &format!("{at} stdout P one \n")), [""; 0]);
-        assert_eq!(assembler.handed_on(), 0);
+        assert_eq!(assembler.emitted_offset(), 0);
         assert_eq!(feed(&mut assembler, &format!("{at} stderr F between\n")), ["between"]);
         assert_eq!(
             feed(&mut assembler, &format!("{at} stdout P two \n{at} stdout F three\n")),
             ["one two three"]
         );
-        assert_eq!(assembler.handed_on(), assembler.offset());
-        // A line of JSON that was cut is JSON again.
+        assert_eq!(assembler.emitted_offset(), assembler.offset());
+        // A JSON line that was split is parsed as JSON again.
         let json = format!(r#"{at} stdout P {{"ts":"{at}","m"#);
         assert_eq!(feed(&mut assembler, &format!("{json}\n{at} stdout F sg\":\"said\"}}\n")), ["said"]);
     }
@@ -237,12 +240,12 @@ mod tests {
             assert_eq!(feed(&mut assembler, &piece), [""; 0]);
         }
         let seen = feed(&mut assembler, "2024-05-01T10:00:00Z stdout F end\n");
-        assert_eq!((seen[0].len(), seen[1].as_str()), (LINE_LIMIT, "CUT"));
+        assert_eq!((seen[0].len(), seen[1].as_str()), (LINE_LIMIT, "TRUNCATED"));
     }
 
     proptest! {
         #[test]
-        fn where_the_chunks_end_changes_nothing(
+        fn chunk_boundaries_change_nothing(
             text in "([a-z {}\n\r\u{e9}]{0,30}(2024-05-01T10:00:00Z std(out|err) [FP] [a-z]{0,9}\n)?){0,8}",
             sizes in prop::collection::vec(1_usize..40, 1..20),
         ) {
@@ -258,7 +261,7 @@ mod tests {
                 assembler.feed(chunk, &mut |piece| if let Piece::Line { text, .. } = piece {
                     seen.push(text.into_owned());
                 });
-                prop_assert!(assembler.handed_on() <= assembler.offset());
+                prop_assert!(assembler.emitted_offset() <= assembler.offset());
                 rest = tail;
             }
             prop_assert_eq!(seen, whole);

@@ -1,14 +1,14 @@
-//! Turns one path into the lines of all the files that bear its name, one after the other.
+//! Reads one path: all files that have or had its name, one after the other.
 //!
-//! A log is rotated by renaming it and making a new one, or by copying it and cutting it back. Its writer may
-//! go on writing to the renamed file until it is told. So an old file stays open, and is read before the new
-//! one at each look, until it has been silent for a minute. Files that were made and renamed away between two
-//! looks are found beside the path. Of a copied file the rest is read from the copy.
+//! A log is rotated by a rename and a new file, or by a copy and a truncation. The writer may continue to write to
+//! the renamed file until it is notified. So a rotated file stays open and is polled before the new one until nothing
+//! was written for a minute. Files that were created and renamed between two polls are found beside the path. After a
+//! copy and truncation, the rest is read from the copy.
 //!
-//! Only this is lost: what was written after our last look to a file that was then deleted, compressed or cut
-//! back without a copy before we looked again; a content that came and was cut back whole between two looks;
-//! and what a writer still adds to an old file after [`SEGMENTS`] newer ones. After a restart a content that is
-//! not found again is told, as something may be missing; while we run, a cut without a copy cannot tell us.
+//! Only this is lost: what was written after the last poll to a file that was deleted, compressed, or truncated
+//! without a copy before the next poll; content that was written and truncated between two polls; and what a writer
+//! appends to a rotated file after [`SEGMENTS`] newer ones. After a restart, missing content is reported as possibly
+//! lost; at run time a truncation without a copy cannot be distinguished.
 
 use std::{
     borrow::Cow,
@@ -20,37 +20,37 @@ use jiff::SignedDuration;
 
 use super::{
     assembler::Piece,
-    segment::{Identity, Mark, Read, Segment},
+    segment::{FileId, FileMark, LogSegment, ReadResult},
 };
 use crate::{
-    signal::{Line, Origin},
-    source::{Clocks, Flaw, Log, Notice, Progress, Signal},
+    signal::{LogLine, Origin},
+    source::{Clocks, Gap, GapNotice, LogKind, Progress, Signal},
 };
 
-/// How long an old file must have been silent before it is left: writers are told of a rotation within seconds.
+/// How long a rotated file must be unchanged before it is closed: writers are notified of a rotation within seconds.
 const SILENCE: SignedDuration = SignedDuration::from_secs(60);
-/// How many files may stay open for one path.
+/// The maximum number of open files for one path.
 const SEGMENTS: usize = 8;
-/// How many old files beside the path are considered, the newest first.
+/// The maximum number of rotated files beside the path that are considered, newest first.
 const BESIDE: usize = 64;
-/// How much one poll reads of one path.
+/// The maximum number of bytes that one poll reads of one path.
 const BATCH: usize = 1024 * 1024;
 
-/// What names of rotated files end in that do not read as text.
+/// File name endings of rotated files that are not plain text.
 const COMPRESSED: [&str; 6] = [".gz", ".zst", ".xz", ".bz2", ".lz4", ".tmp"];
 
-/// One path, followed.
+/// One followed path.
 #[derive(Debug)]
 pub(super) struct Follower {
-    /// On the node.
+    /// The path on the node.
     name: String,
-    /// Where that is for us.
+    /// The path below the root.
     path: PathBuf,
-    /// The files that bore the name, oldest first; the last one bears it, or did.
-    segments: Vec<Segment>,
-    /// Old files that were left, should one be written to again.
-    left: Vec<Mark>,
-    /// A failure that has been told, so that it is told once.
+    /// The files that had this name, oldest first. The last one has it, or had it last.
+    segments: Vec<LogSegment>,
+    /// Positions of rotated files that were closed, in case one is written to again.
+    left: Vec<FileMark>,
+    /// Whether the current failure was reported already.
     failed: bool,
 }
 
@@ -59,24 +59,25 @@ impl Follower {
         Self { name, path, segments: Vec::new(), left: Vec::new(), failed: false }
     }
 
-    /// Goes on after marks of an earlier run.
-    pub(super) fn resume(&mut self, marks: &[Mark], clocks: &Clocks, emit: &mut impl FnMut(Signal<'_>)) {
+    /// Continues at the positions of an earlier run.
+    pub(super) fn resume(&mut self, marks: &[FileMark], clocks: &Clocks, emit: &mut impl FnMut(Signal<'_>)) {
         for mark in marks {
             let mut paths = vec![self.path.clone()];
             paths.extend(self.beside().into_iter().map(|(_, path)| path));
-            // Its own file first: the same first bytes may also be in a copy of it.
+            // The same file first: a copy may have the same first bytes.
             paths.sort_by_key(|path| identity(path) != Some(mark.file));
-            let found = paths.iter().find_map(|path| Segment::open_at(path, mark, clocks.up).ok().flatten());
+            let found =
+                paths.iter().find_map(|path| LogSegment::open_at(path, mark, clocks.up).ok().flatten());
             match found {
                 Some(segment) => self.segments.push(segment),
                 None if mark.offset == 0 && mark.head == 0 => {}
                 None => {
-                    emit(notice(&self.name, clocks, Flaw::Lost(None)));
-                    // Cut back, and renamed: its new content is ours too. Where it still has its name it will
-                    // be found by that.
+                    emit(notice(&self.name, clocks, Gap::Lost(None)));
+                    // The file was truncated and renamed; its new content has not been read. If it still has its
+                    // name, it is found by that name.
                     let renamed =
                         paths.first().filter(|path| **path != self.path && identity(path) == Some(mark.file));
-                    if let Some(Ok(segment)) = renamed.map(|path| Segment::open(path, clocks.up)) {
+                    if let Some(Ok(segment)) = renamed.map(|path| LogSegment::open(path, clocks.up)) {
                         self.segments.push(segment);
                     }
                 }
@@ -84,34 +85,34 @@ impl Follower {
         }
     }
 
-    /// Takes the file up at its end.
+    /// Opens the file at its end.
     pub(super) fn start_at_end(&mut self, clocks: &Clocks) {
-        if let Ok(mut segment) = Segment::open(&self.path, clocks.up)
+        if let Ok(mut segment) = LogSegment::open(&self.path, clocks.up)
             && segment.skip_to_end().is_ok()
         {
             self.segments.push(segment);
         }
     }
 
-    pub(super) fn marks(&self) -> impl Iterator<Item = Mark> {
-        self.segments.iter().map(Segment::mark)
+    pub(super) fn marks(&self) -> impl Iterator<Item = FileMark> {
+        self.segments.iter().map(LogSegment::mark)
     }
 
-    pub(super) fn identities(&self) -> impl Iterator<Item = Identity> {
-        self.segments.iter().map(Segment::identity)
+    pub(super) fn identities(&self) -> impl Iterator<Item = FileId> {
+        self.segments.iter().map(LogSegment::identity)
     }
 
-    /// Nothing is open, and nothing bears the name.
+    /// Whether no file is open and none has the name.
     pub(super) fn is_over(&self) -> bool {
         self.segments.is_empty() && !self.path.exists()
     }
 
-    /// Reads on, a batch at most. Old files that are done with are put into `left`.
+    /// Reads at most a batch. Rotated files that were read to their end are pushed to `left`.
     pub(super) fn poll(
         &mut self,
         clocks: &Clocks,
         buffer: &mut [u8],
-        left: &mut Vec<Mark>,
+        left: &mut Vec<FileMark>,
         emit: &mut impl FnMut(Signal<'_>),
     ) -> Progress {
         match self.read_on(clocks, buffer, left, emit) {
@@ -122,7 +123,7 @@ impl Follower {
             Err(_) => {
                 if !self.failed {
                     self.failed = true;
-                    emit(notice(&self.name, clocks, Flaw::Unreadable(1)));
+                    emit(notice(&self.name, clocks, Gap::Unreadable(1)));
                 }
                 Progress::Drained
             }
@@ -133,7 +134,7 @@ impl Follower {
         &mut self,
         clocks: &Clocks,
         buffer: &mut [u8],
-        left: &mut Vec<Mark>,
+        left: &mut Vec<FileMark>,
         emit: &mut impl FnMut(Signal<'_>),
     ) -> io::Result<Progress> {
         let mut budget = BATCH;
@@ -141,22 +142,22 @@ impl Follower {
         loop {
             while let Some(segment) = self.segments.get_mut(at) {
                 let name = &self.name;
-                match segment.read(buffer, clocks.up, &mut |piece| hand_on(name, clocks, piece, emit)) {
-                    Ok(Read::Some(length)) => budget = budget.saturating_sub(length.max(1)),
-                    Ok(Read::End) => at += 1,
-                    Ok(Read::Replaced) => self.start_over(at, clocks, emit),
+                match segment.read(buffer, clocks.up, &mut |piece| emit_piece(name, clocks, piece, emit)) {
+                    Ok(ReadResult::Some(length)) => budget = budget.saturating_sub(length.max(1)),
+                    Ok(ReadResult::End) => at += 1,
+                    Ok(ReadResult::Replaced) => self.start_over(at, clocks, emit),
                     Err(error) if at + 1 == self.segments.len() => return Err(error),
-                    // An old file that no longer reads must not keep us from the new one.
+                    // An unreadable rotated file must not block the new one.
                     Err(_) => {
                         self.segments.remove(at);
-                        emit(notice(&self.name, clocks, Flaw::Lost(None)));
+                        emit(notice(&self.name, clocks, Gap::Lost(None)));
                     }
                 }
                 if budget == 0 {
                     return Ok(Progress::More);
                 }
             }
-            // Only now that the old is read may the new begin.
+            // The new file is read only after the old one.
             if !self.find_new(clocks)? {
                 break;
             }
@@ -165,29 +166,30 @@ impl Follower {
         Ok(Progress::Drained)
     }
 
-    /// The file at `at` has another content now. What is left of the old may be in a copy.
+    /// The file at index `at` has new content. The rest of the old content may be in a copy.
     fn start_over(&mut self, at: usize, clocks: &Clocks, emit: &mut impl FnMut(Signal<'_>)) {
         let beside = self.beside();
         let mut unfinished = Some(self.segments[at].start_over());
         let own = self.segments[at].identity();
         for (_, path) in beside {
-            if let Ok(mut copy) = Segment::open(&path, clocks.up)
+            if let Ok(mut copy) = LogSegment::open(&path, clocks.up)
                 && copy.identity() != own
-                && copy.take_up(&mut unfinished).unwrap_or(false)
+                && copy.take_over(&mut unfinished).unwrap_or(false)
             {
                 self.segments.insert(at, copy);
                 return;
             }
         }
         if let Some(unfinished) = unfinished {
-            unfinished.finish(&mut |piece| hand_on(&self.name, clocks, piece, emit));
+            unfinished.finish(&mut |piece| emit_piece(&self.name, clocks, piece, emit));
         }
     }
 
-    /// Opens what bears the name now, and what did since we looked last; false if nothing new does.
+    /// Opens the file that has the name now, and those that had it since the last poll. Returns false if there is no
+    /// new file.
     fn find_new(&mut self, clocks: &Clocks) -> io::Result<bool> {
         let current = match fs::metadata(&self.path) {
-            Ok(metadata) => Some(Identity::of(&metadata)),
+            Ok(metadata) => Some(FileId::of(&metadata)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
@@ -208,8 +210,8 @@ impl Follower {
             }
         }
         if current.is_some() {
-            // The name may have passed on again since: whatever bears it now is the newest.
-            let newest = Segment::open(&self.path, clocks.up)?;
+            // The file may have been renamed again since; the file that has the name now is the newest.
+            let newest = LogSegment::open(&self.path, clocks.up)?;
             if !self.is_open(newest.identity()) {
                 self.segments.push(newest);
             }
@@ -217,22 +219,22 @@ impl Follower {
         Ok(self.segments.len() > before)
     }
 
-    /// Opens a file that bore the name; one that was left before goes on where it was left.
-    fn open_beside(&self, path: &Path, found: Identity, clocks: &Clocks) -> io::Result<Segment> {
+    /// Opens a rotated file; one that was closed before continues at its position.
+    fn open_beside(&self, path: &Path, found: FileId, clocks: &Clocks) -> io::Result<LogSegment> {
         if let Some(mark) = self.left.iter().find(|mark| mark.file == found)
-            && let Some(segment) = Segment::open_at(path, mark, clocks.up)?
+            && let Some(segment) = LogSegment::open_at(path, mark, clocks.up)?
         {
             return Ok(segment);
         }
-        Segment::open(path, clocks.up)
+        LogSegment::open(path, clocks.up)
     }
 
-    fn is_open(&self, identity: Identity) -> bool {
+    fn is_open(&self, identity: FileId) -> bool {
         self.segments.iter().any(|segment| segment.identity() == identity)
     }
 
-    /// Closes old files that have been silent, or are too many.
-    fn leave_silent(&mut self, clocks: &Clocks, left: &mut Vec<Mark>, emit: &mut impl FnMut(Signal<'_>)) {
+    /// Closes rotated files that are unchanged for a while, or too many.
+    fn leave_silent(&mut self, clocks: &Clocks, left: &mut Vec<FileMark>, emit: &mut impl FnMut(Signal<'_>)) {
         let current = identity(&self.path);
         let mut too_many = self.segments.len().saturating_sub(SEGMENTS);
         let mut at = 0;
@@ -242,7 +244,7 @@ impl Follower {
                 at += 1;
                 continue;
             }
-            segment.finish(&mut |piece| hand_on(&self.name, clocks, piece, emit));
+            segment.finish(&mut |piece| emit_piece(&self.name, clocks, piece, emit));
             let mark = self.segments.remove(at).mark();
             self.left.retain(|other| other.file != mark.file);
             self.left.push(mark.clone());
@@ -252,15 +254,15 @@ impl Follower {
         }
     }
 
-    /// The files beside the path whose names say that they bore its name, oldest first.
+    /// Rotated files beside the path, by their names, oldest first.
     fn beside(&self) -> Vec<((i64, i64), PathBuf)> {
         use std::os::unix::fs::MetadataExt as _;
-        let (Some(folder), Some(name)) =
+        let (Some(directory), Some(name)) =
             (self.path.parent(), self.path.file_name().and_then(|name| name.to_str()))
         else {
             return Vec::new();
         };
-        let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
         let mut found: Vec<_> = entries
             .flatten()
             .filter(|entry| entry.file_name().to_str().is_some_and(|other| is_rotated(name, other)))
@@ -275,8 +277,8 @@ impl Follower {
     }
 }
 
-/// `x.log.1`, `x.log-20240501` and `x.log.20240501-100000` as logrotate and the kubelet name them, and
-/// `x-2024-05-01T10-00-00.000.log` as Go's usual library does.
+/// `x.log.1`, `x.log-20240501` and `x.log.20240501-100000` (logrotate, kubelet), and `x-2024-05-01T10-00-00.000.log`
+/// (lumberjack).
 fn is_rotated(name: &str, other: &str) -> bool {
     if COMPRESSED.iter().any(|suffix| other.ends_with(suffix)) {
         return false;
@@ -291,23 +293,23 @@ fn is_rotated(name: &str, other: &str) -> bool {
     between.starts_with('-') && between.bytes().any(|byte| byte.is_ascii_digit())
 }
 
-fn identity(path: &Path) -> Option<Identity> {
-    fs::metadata(path).ok().map(|metadata| Identity::of(&metadata))
+fn identity(path: &Path) -> Option<FileId> {
+    fs::metadata(path).ok().map(|metadata| FileId::of(&metadata))
 }
 
-fn hand_on(name: &str, clocks: &Clocks, piece: Piece<'_>, emit: &mut impl FnMut(Signal<'_>)) {
+fn emit_piece(name: &str, clocks: &Clocks, piece: Piece<'_>, emit: &mut impl FnMut(Signal<'_>)) {
     match piece {
-        Piece::Line { at, text } => emit(Signal::Line(Line {
+        Piece::Line { at, text } => emit(Signal::Line(LogLine {
             origin: Origin::File(Cow::Borrowed(name)),
             at: at.unwrap_or(clocks.wall),
             text,
         })),
-        Piece::Cut => emit(notice(name, clocks, Flaw::Cut)),
+        Piece::Truncated => emit(notice(name, clocks, Gap::Truncated)),
     }
 }
 
-fn notice<'a>(name: &'a str, clocks: &Clocks, flaw: Flaw) -> Signal<'a> {
-    Signal::Notice(Notice { log: Log::File(Cow::Borrowed(name)), at: clocks.wall, flaw })
+fn notice<'a>(name: &'a str, clocks: &Clocks, gap: Gap) -> Signal<'a> {
+    Signal::GapNotice(GapNotice { log: LogKind::File(Cow::Borrowed(name)), at: clocks.wall, gap })
 }
 
 #[cfg(test)]

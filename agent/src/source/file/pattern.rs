@@ -1,4 +1,4 @@
-//! Turns a path with stars into the files that it names now.
+//! Expands a path with wildcards.
 
 use std::{
     fs,
@@ -7,10 +7,10 @@ use std::{
 
 use super::FileError;
 
-/// How many files one pattern may name: a node runs 110 pods by default, 737 at most.
+/// The maximum number of files that match one pattern: a node runs 110 pods by default and at most 737.
 const MATCHES: usize = 1024;
 
-/// A path on the node, in whose parts `*` stands for any run of characters.
+/// A path on the node. In a component, `*` matches any characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pattern {
     parts: Vec<String>,
@@ -34,7 +34,7 @@ impl Pattern {
         Ok(Self { parts })
     }
 
-    /// The paths on the node that it names now, in order. Folders that cannot be listed name nothing.
+    /// The matching paths on the node, sorted. A directory that cannot be listed has no matches.
     pub(super) fn expand(&self, root: &Path) -> Vec<String> {
         let mut paths = vec![String::new()];
         for part in &self.parts {
@@ -64,13 +64,13 @@ impl Pattern {
     }
 }
 
-/// Where a path on the node is under `root`.
+/// A path on the node, below `root`.
 pub(super) fn beneath(root: &Path, path: &str) -> PathBuf {
     root.join(path.trim_start_matches('/'))
 }
 
-/// Whether `name` is what `part` says. Each star takes as little as it can: with nothing but stars that finds
-/// a match wherever there is one, without going back further than to the last star.
+/// Whether `name` matches `part`. Each `*` matches as little as possible; without other wildcards that finds a match
+/// if there is one, and backtracks at most to the last `*`.
 fn matches(part: &str, name: &str) -> bool {
     let mut pieces = part.split('*');
     let Some(rest) = pieces.next().and_then(|first| name.strip_prefix(first)) else { return false };
@@ -122,12 +122,12 @@ mod tests {
 
     #[test]
     fn a_pattern_names_what_is_there_and_a_plain_path_always_names_itself() {
-        let root = tempfile::tempdir().expect("a folder");
+        let root = tempfile::tempdir().expect("a directory");
         for pod in ["kube-system_aws-node-a_1", "kube-system_aws-node-b_2", "default_web_3"] {
-            let folder = root.path().join("var/log/pods").join(pod).join("aws-node");
-            fs::create_dir_all(&folder).expect("a folder");
-            fs::write(folder.join("0.log"), "").expect("a file");
-            fs::write(folder.join("0.log.20240501-100000.gz"), "").expect("a file");
+            let directory = root.path().join("var/log/pods").join(pod).join("aws-node");
+            fs::create_dir_all(&directory).expect("a directory");
+            fs::write(directory.join("0.log"), "").expect("a file");
+            fs::write(directory.join("0.log.20240501-100000.gz"), "").expect("a file");
         }
         let pattern = Pattern::new("/var/log/pods/kube-system_aws-node-*/aws-node/*.log").expect("a pattern");
         assert_eq!(

@@ -1,8 +1,8 @@
-//! Turns a line of a log file into its time and its text, whoever wrote the file.
+//! Splits a log file's line into time and text.
 //!
-//! Two writers put their own prefix before what a program said: the container runtime
-//! (`2016-10-06T00:17:09.669794202Z stdout F text`) and the VPC CNI's plugin, whose lines are JSON. Detectors
-//! look at what was said, so both are taken off here. A line that looks like neither is left as it is.
+//! Two writers add their own prefix: the container runtime (`2016-10-06T00:17:09.669794202Z stdout F text`), and the
+//! VPC CNI's plugin, whose lines are JSON. Patterns match the text only, so both prefixes are removed here. Any other
+//! line stays unchanged.
 
 use std::borrow::Cow;
 
@@ -12,71 +12,75 @@ use serde::Deserialize;
 /// A line without its prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stripped<'a> {
-    /// When it was written, where the prefix says so.
+    /// The time in the prefix, if there is one.
     pub at: Option<Timestamp>,
-    /// The container's stream that it went to.
-    pub stream: Option<Stream>,
-    /// Whether the container runtime has cut the line here, and the next one of that stream goes on.
+    /// The container's output stream.
+    pub stream: Option<ContainerStream>,
+    /// Whether the container runtime split the line here; the stream's next record continues it.
     pub partial: bool,
-    /// What was said.
     pub text: Cow<'a, str>,
 }
 
-/// A container's stream.
+/// A container's output stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    /// `stdout`.
+pub enum ContainerStream {
+    /// Standard output.
     Out,
-    /// `stderr`.
+    /// Standard error.
     Err,
 }
 
-/// A JSON line as the VPC CNI writes it.
+/// A JSON line of the VPC CNI.
 #[derive(Deserialize)]
-struct Json<'a> {
+struct CniJson<'a> {
     #[serde(borrow)]
     ts: Cow<'a, str>,
     #[serde(borrow)]
     msg: Cow<'a, str>,
-    /// What it was about, apart from the message: the detectors' patterns may be in either.
+    /// The error beside the message: a pattern may match either.
     #[serde(borrow, default)]
     error: Option<Cow<'a, str>>,
 }
 
-/// Takes the prefix off a line; of a container's line that is JSON itself, both.
+/// Removes the prefix of a line; both prefixes of a container's JSON line.
 pub fn strip(line: &str) -> Stripped<'_> {
-    let Some((at, stream, partial, said)) = container(line) else {
-        return said_at(None, None, false, line);
+    let Some((at, stream, partial, text)) = container(line) else {
+        return strip_json(None, None, false, line);
     };
-    said_at(Some(at), Some(stream), partial, said)
+    strip_json(Some(at), Some(stream), partial, text)
 }
 
-fn said_at(at: Option<Timestamp>, stream: Option<Stream>, partial: bool, said: &str) -> Stripped<'_> {
-    // A piece of a JSON line is no JSON.
-    match json(said).filter(|_| !partial) {
+fn strip_json(
+    at: Option<Timestamp>,
+    stream: Option<ContainerStream>,
+    partial: bool,
+    text: &str,
+) -> Stripped<'_> {
+    // A part of a JSON line is not valid JSON.
+    match json(text).filter(|_| !partial) {
         Some((written, text)) => Stripped { at: Some(written), stream, partial, text },
-        None => Stripped { at, stream, partial, text: Cow::Borrowed(said) },
+        None => Stripped { at, stream, partial, text: Cow::Borrowed(text) },
     }
 }
 
-/// The whole of a container's line, when its pieces have been put together: JSON, or as it is.
+/// The text of a joined container line: a JSON line's message, or the line itself.
 pub(super) fn whole(text: &str) -> Cow<'_, str> {
     json(text).map_or(Cow::Borrowed(text), |(_, text)| text)
 }
 
 /// `<RFC 3339 time> <stdout|stderr> <F|P[:more tags]> <text>`
-fn container(line: &str) -> Option<(Timestamp, Stream, bool, &str)> {
-    // Cheap, and right for every year until 3000.
+fn container(line: &str) -> Option<(Timestamp, ContainerStream, bool, &str)> {
+    // A cheap check that is correct for the years 1000 to 2999.
     if !matches!(line.as_bytes().first(), Some(b'1' | b'2')) {
         return None;
     }
     let (time, rest) = line.split_once(' ')?;
     let (stream, rest) = rest.split_once(' ')?;
-    // An empty line ends with its tag.
+    // An empty line ends after its tag.
     let (tags, text) = rest.split_once(' ').unwrap_or((rest, ""));
     let stream = match stream {
-        "stdout" => Stream::Out,
-        "stderr" => Stream::Err,
+        "stdout" => ContainerStream::Out,
+        "stderr" => ContainerStream::Err,
         _ => return None,
     };
     let partial = match tags.split(':').next() {
@@ -91,7 +95,7 @@ fn json(line: &str) -> Option<(Timestamp, Cow<'_, str>)> {
     if !line.starts_with('{') {
         return None;
     }
-    let Json { ts, msg, error } = serde_json::from_str(line).ok()?;
+    let CniJson { ts, msg, error } = serde_json::from_str(line).ok()?;
     let at = ts.parse().ok()?;
     let text = match error {
         Some(error) if !error.is_empty() => Cow::Owned(format!("{msg}: {error}")),
@@ -111,7 +115,7 @@ mod tests {
         let stripped =
             strip("2024-05-01T10:00:00.123456789Z stderr F E0501 10:00:00 reflector.go:148] Failed");
         assert_eq!(stripped.at, Some("2024-05-01T10:00:00.123456789Z".parse().expect("a time")));
-        assert_eq!(stripped.stream, Some(Stream::Err));
+        assert_eq!(stripped.stream, Some(ContainerStream::Err));
         assert_eq!(stripped.text, "E0501 10:00:00 reflector.go:148] Failed");
         assert!(!stripped.partial);
         assert!(matches!(stripped.text, Cow::Borrowed(_)));
@@ -140,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_of_a_line_says_so() {
+    fn a_part_of_a_line_is_marked() {
         let piece = strip(r#"2024-05-01T10:00:00Z stdout P {"ts":"2024-05-01T10:00:00Z","msg":"x"}"#);
         assert!(piece.partial && piece.text.starts_with('{'));
         assert!(!strip("2024-05-01T10:00:00Z stdout F:later-tag end").partial);
@@ -154,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_a_prefix_is_left() {
+    fn text_that_only_resembles_a_prefix_stays() {
         for line in [
             "2024-05-01T10:00:00Z stdin F text",
             "2024-05-01T10:00:00Z stdout X text",
@@ -180,7 +184,7 @@ mod tests {
         }
 
         #[test]
-        fn what_the_runtime_prefixes_comes_back(text in "[^{\\n].{0,100}", seconds in 0_i64..4_000_000_000) {
+        fn any_text_with_a_runtime_prefix_is_recovered(text in "[^{\\n].{0,100}", seconds in 0_i64..4_000_000_000) {
             let at = Timestamp::from_second(seconds).expect("a time");
             let line = format!("{at} stdout F {text}");
             let stripped = strip(&line);

@@ -1,9 +1,9 @@
-//! Turns one file, by whatever name, into lines: from where reading stands to its end.
+//! Reads one file from a position to its end. A rename does not matter: the file is open.
 //!
-//! A file can be cut back to nothing and written anew under our hands (`copytruncate`), and may even have
-//! grown beyond where we stood when we look again. So its first bytes are kept, and compared each time after
-//! bytes were read: bytes count only when the file still begins as it did. Two contents with the same first
-//! 256 bytes cannot be told apart; a log's lines start with their time, so its contents never have that.
+//! A file can be truncated and rewritten while it is open (`copytruncate`), and may have grown beyond the old
+//! position at the next poll. So its first bytes are stored and compared after each read: the read bytes count only
+//! if the file still has the same beginning. Two contents with the same first 256 bytes cannot be distinguished; log
+//! lines start with their time, so this does not happen.
 
 use std::{
     fs::{File, Metadata},
@@ -18,66 +18,63 @@ use serde::{Deserialize, Serialize};
 
 use super::assembler::{Assembler, Piece};
 
-/// How many first bytes are kept.
+/// The number of first bytes that are stored.
 const HEAD: usize = 256;
 
-/// Which file, whatever its name.
+/// A file, independent of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Identity {
-    /// The device.
+pub struct FileId {
     pub device: u64,
-    /// The inode on it.
     pub inode: u64,
 }
 
-impl Identity {
+impl FileId {
     pub(super) fn of(metadata: &Metadata) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino() }
     }
 }
 
-/// How far one file has been handed on.
+/// The position in one file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Mark {
-    /// Which file.
-    pub file: Identity,
-    /// Everything before this byte.
+pub struct FileMark {
+    pub file: FileId,
+    /// The offset before which everything was emitted.
     pub offset: u64,
-    /// How many of its first bytes are known.
+    /// The number of first bytes that are hashed.
     pub head: u16,
-    /// Their FNV-1a hash.
+    /// The FNV-1a hash of the first bytes.
     pub hash: u64,
 }
 
-/// What a read came to.
+/// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Read {
-    /// So many bytes were taken.
+pub(super) enum ReadResult {
+    /// This many bytes were read.
     Some(usize),
-    /// It has been read to its end.
+    /// The end of the file was reached.
     End,
-    /// It was cut back, or written anew: what we know is of another content.
+    /// The file was truncated or rewritten, so the stored state is of its former content.
     Replaced,
 }
 
-/// A file, open.
+/// An open file.
 #[derive(Debug)]
-pub(super) struct Segment {
+pub(super) struct LogSegment {
     file: File,
-    identity: Identity,
+    identity: FileId,
     head: Vec<u8>,
     assembler: Assembler,
-    /// Size and change time when it was last found at its end.
+    /// Size and modification time when the end was last reached.
     settled: Option<(u64, i64, i64)>,
-    /// When bytes last came, by the monotonic clock.
+    /// The time of the last read with new bytes, by the monotonic clock.
     grown: SignedDuration,
 }
 
-impl Segment {
-    /// Opens a file, to be read from its start.
+impl LogSegment {
+    /// Opens a file at its start.
     pub(super) fn open(path: &Path, up: SignedDuration) -> io::Result<Self> {
-        // A pipe or a device in a log's place must not make us wait.
+        // Opening a pipe or device in place of a log must not block.
         let file = File::from(rustix::fs::open(
             path,
             OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
@@ -89,7 +86,7 @@ impl Segment {
         }
         Ok(Self {
             file,
-            identity: Identity::of(&metadata),
+            identity: FileId::of(&metadata),
             head: Vec::new(),
             assembler: Assembler::at(0),
             settled: None,
@@ -97,11 +94,11 @@ impl Segment {
         })
     }
 
-    /// Opens a file after a mark; none if it is not the content that was marked.
-    pub(super) fn open_at(path: &Path, mark: &Mark, up: SignedDuration) -> io::Result<Option<Self>> {
+    /// Opens a file at a position; `None` if it does not have the content of that position.
+    pub(super) fn open_at(path: &Path, mark: &FileMark, up: SignedDuration) -> io::Result<Option<Self>> {
         let mut segment = Self::open(path, up)?;
         if mark.head == 0 {
-            // Nothing was known of it but which file it was.
+            // Only the file itself was known, not its content.
             return Ok((segment.identity == mark.file && mark.offset == 0).then_some(segment));
         }
         let mut head = vec![0; usize::from(mark.head).min(HEAD)];
@@ -116,7 +113,7 @@ impl Segment {
         Ok(Some(segment))
     }
 
-    /// Passes over what it holds now; the next line is the first that is written whole from here on.
+    /// Skips the current content. The next line is the first that is completely new.
     pub(super) fn skip_to_end(&mut self) -> io::Result<()> {
         let length = self.file.metadata()?.len();
         let mut head = vec![0; usize::try_from(length).unwrap_or(HEAD).min(HEAD)];
@@ -129,7 +126,7 @@ impl Segment {
         Ok(())
     }
 
-    pub(super) fn identity(&self) -> Identity {
+    pub(super) fn identity(&self) -> FileId {
         self.identity
     }
 
@@ -137,9 +134,14 @@ impl Segment {
         self.grown
     }
 
-    pub(super) fn mark(&self) -> Mark {
+    pub(super) fn mark(&self) -> FileMark {
         let head = u16::try_from(self.head.len()).unwrap_or(0);
-        Mark { file: self.identity, offset: self.assembler.handed_on(), head, hash: hash(&self.head) }
+        FileMark {
+            file: self.identity,
+            offset: self.assembler.emitted_offset(),
+            head,
+            hash: hash(&self.head),
+        }
     }
 
     pub(super) fn modified(&self) -> io::Result<(i64, i64)> {
@@ -147,38 +149,38 @@ impl Segment {
         Ok((metadata.mtime(), metadata.mtime_nsec()))
     }
 
-    /// Reads on, a buffer at most.
+    /// Reads at most one buffer.
     pub(super) fn read(
         &mut self,
         buffer: &mut [u8],
         up: SignedDuration,
         emit: &mut impl FnMut(Piece<'_>),
-    ) -> io::Result<Read> {
+    ) -> io::Result<ReadResult> {
         let metadata = self.file.metadata()?;
         let offset = self.assembler.offset();
         if metadata.len() < offset {
-            return Ok(Read::Replaced);
+            return Ok(ReadResult::Replaced);
         }
         let length = match self.file.read_at(buffer, offset) {
             Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(Read::Some(0)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(ReadResult::Some(0)),
             Err(error) => return Err(error),
         };
         let state = (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
         if length == 0 && self.settled == Some(state) {
-            return Ok(Read::End);
+            return Ok(ReadResult::End);
         }
-        // After the bytes, not before: between a check and a read the file can change.
+        // Checked after the read, because the file can change between a check and a read.
         if !self.begins_as_known()? {
-            return Ok(Read::Replaced);
+            return Ok(ReadResult::Replaced);
         }
         if length == 0 {
             self.settled = Some(state);
-            return Ok(Read::End);
+            return Ok(ReadResult::End);
         }
         self.settled = None;
         self.grown = up;
-        // After a restart the first bytes may be known beyond the offset: a line there was not whole yet.
+        // After a restart the known first bytes may extend beyond the offset, if a line there was incomplete.
         if let Ok(start) = usize::try_from(offset)
             && let Some(new) =
                 self.head.len().checked_sub(start).and_then(|known| buffer[..length].get(known..))
@@ -187,15 +189,15 @@ impl Segment {
             self.head.extend_from_slice(&new[..new.len().min(room)]);
         }
         self.assembler.feed(&buffer[..length], emit);
-        Ok(Read::Some(length))
+        Ok(ReadResult::Some(length))
     }
 
-    /// Hands on what is held: nothing more will come.
+    /// Emits the buffered lines: no more bytes follow.
     pub(super) fn finish(&mut self, emit: &mut impl FnMut(Piece<'_>)) {
         self.assembler.finish(emit);
     }
 
-    /// Starts over with the new content of the same file, and leaves the state of the old.
+    /// Starts at the beginning of the same file's new content. Returns the state of the former content.
     pub(super) fn start_over(&mut self) -> Unfinished {
         let head = std::mem::take(&mut self.head);
         let assembler = std::mem::replace(&mut self.assembler, Assembler::at(0));
@@ -203,8 +205,8 @@ impl Segment {
         Unfinished { head, assembler }
     }
 
-    /// Whether this is a copy of a content that was being read; if so, reads on here.
-    pub(super) fn take_up(&mut self, unfinished: &mut Option<Unfinished>) -> io::Result<bool> {
+    /// Whether this file is a copy of a content that was being read. If so, it takes over the state.
+    pub(super) fn take_over(&mut self, unfinished: &mut Option<Unfinished>) -> io::Result<bool> {
         let Some(state) = unfinished else { return Ok(false) };
         let mut head = vec![0; state.head.len()];
         if self.file.metadata()?.len() < state.assembler.offset() || !self.begins(&mut head)? {
@@ -226,7 +228,7 @@ impl Segment {
         Ok(self.begins(now)? && now == self.head)
     }
 
-    /// Reads its first bytes; false where it has not that many.
+    /// Reads the first bytes; false if the file is shorter.
     fn begins(&self, head: &mut [u8]) -> io::Result<bool> {
         match self.file.read_exact_at(head, 0) {
             Ok(()) => Ok(true),
@@ -236,7 +238,7 @@ impl Segment {
     }
 }
 
-/// What was being read of a content that is no longer in its file.
+/// The state of a content that is no longer in its file.
 #[derive(Debug)]
 pub(super) struct Unfinished {
     head: Vec<u8>,
@@ -244,13 +246,13 @@ pub(super) struct Unfinished {
 }
 
 impl Unfinished {
-    /// Hands on what is held: nothing more will come.
+    /// Emits the buffered lines: no more bytes follow.
     pub(super) fn finish(mut self, emit: &mut impl FnMut(Piece<'_>)) {
         self.assembler.finish(emit);
     }
 }
 
-/// FNV-1a: the same on every machine and in every version, which the standard library's does not promise.
+/// FNV-1a, which is the same on every machine and in every version; the standard library's hash is not.
 fn hash(bytes: &[u8]) -> u64 {
     bytes
         .iter()

@@ -1,4 +1,4 @@
-//! Over real files, with a clock of our own.
+//! Tests with real files and a simulated clock.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -14,22 +14,22 @@ use crate::{signal::Origin, source::Signal};
 
 const LOG: &str = "/var/log/app/x.log";
 
-/// A node with one log, its writer, and us.
-struct Node {
+/// A node with one log, its writer, and the agent.
+struct LogNode {
     root: TempDir,
     writer: File,
-    files: Files,
+    files: LogFiles,
     up: i64,
     seen: Vec<String>,
-    /// Numbers the rotated files.
+    /// The number of the last rotated file.
     rotations: u32,
 }
 
-impl Node {
-    fn new(start: Start) -> Self {
-        let root = tempfile::tempdir().expect("a folder");
-        fs::create_dir_all(root.path().join("var/log/app")).expect("a folder");
-        let files = Files::new(root.path(), &[LOG], start, None).expect("a path");
+impl LogNode {
+    fn new(start: StartAt) -> Self {
+        let root = tempfile::tempdir().expect("a directory");
+        fs::create_dir_all(root.path().join("var/log/app")).expect("a directory");
+        let files = LogFiles::new(root.path(), &[LOG], start, None).expect("a path");
         let writer = append(&root.path().join("var/log/app/x.log"));
         Self { root, writer, files, up: 1000, seen: Vec::new(), rotations: 0 }
     }
@@ -46,7 +46,7 @@ impl Node {
         self.writer = append(&self.path());
     }
 
-    /// Renames the log; the writer goes on writing to it until it reopens.
+    /// Renames the log. The writer continues to write to it until it reopens the path.
     fn rename(&mut self) -> PathBuf {
         self.rotations += 1;
         let old = self.root.path().join(format!("var/log/app/x.log.{:04}", self.rotations));
@@ -71,7 +71,7 @@ impl Node {
         while files.poll(&clocks, &mut |signal| {
             seen.push(match signal {
                 Signal::Line(line) => line.text.into_owned(),
-                Signal::Notice(notice) => format!("{:?}", notice.flaw),
+                Signal::GapNotice(notice) => format!("{:?}", notice.gap),
             });
         }) == Progress::More
         {}
@@ -84,11 +84,11 @@ impl Node {
         }
     }
 
-    /// Kills us and starts us again with the position that was kept, as text.
+    /// Restarts the agent with the saved position, in its serialized form.
     fn restart(&mut self) {
-        let kept = serde_json::to_string(&self.files.position()).expect("a position");
-        let position = serde_json::from_str(&kept).expect("a position");
-        self.files = Files::new(self.root.path(), &[LOG], Start::End, Some(position)).expect("a path");
+        let saved = serde_json::to_string(&self.files.position()).expect("a position");
+        let position = serde_json::from_str(&saved).expect("a position");
+        self.files = LogFiles::new(self.root.path(), &[LOG], StartAt::End, Some(position)).expect("a path");
     }
 
     fn take(&mut self) -> Vec<String> {
@@ -102,8 +102,8 @@ fn append(path: &Path) -> File {
 }
 
 #[test]
-fn what_is_appended_comes_once_and_a_half_line_waits() {
-    let mut node = Node::new(Start::Beginning);
+fn appended_lines_are_emitted_once_and_an_incomplete_line_waits() {
+    let mut node = LogNode::new(StartAt::Beginning);
     node.write("one\ntw");
     assert_eq!(node.take(), ["one"]);
     node.write("o\nthree\n");
@@ -112,14 +112,14 @@ fn what_is_appended_comes_once_and_a_half_line_waits() {
 }
 
 #[test]
-fn a_line_says_which_file_and_when() {
-    let mut node = Node::new(Start::Beginning);
+fn a_line_has_its_file_and_time() {
+    let mut node = LogNode::new(StartAt::Beginning);
     node.write("2024-05-01T10:00:00Z stdout F said\nplain\n");
     let clocks = node.clocks();
     let mut lines = Vec::new();
     let progress = node.files.poll(&clocks, &mut |signal| match signal.into_owned() {
         Signal::Line(line) => lines.push(line),
-        Signal::Notice(notice) => panic!("{notice:?}"),
+        Signal::GapNotice(notice) => panic!("{notice:?}"),
     });
     assert_eq!(progress, Progress::Drained);
     assert_eq!(lines[0].origin, Origin::File(LOG.into()));
@@ -128,13 +128,13 @@ fn a_line_says_which_file_and_when() {
 }
 
 #[test]
-fn a_first_start_at_the_end_hears_only_what_is_new() {
-    let mut node = Node::new(Start::End);
+fn a_first_start_at_the_end_reads_only_new_lines() {
+    let mut node = LogNode::new(StartAt::End);
     node.write("old\nhalf ");
     assert!(node.take().is_empty());
     node.write("a line\nnew\n");
     assert_eq!(node.take(), ["new"], "the rest of a line is no line");
-    // A log that is made later is heard from its start.
+    // A log that is created later is read from its start.
     node.rename();
     node.reopen();
     node.write("first\n");
@@ -143,7 +143,7 @@ fn a_first_start_at_the_end_hears_only_what_is_new() {
 
 #[test]
 fn a_renamed_file_is_read_to_its_end_and_the_new_one_from_its_start() {
-    let mut node = Node::new(Start::Beginning);
+    let mut node = LogNode::new(StartAt::Beginning);
     node.write("one\n");
     assert_eq!(node.take(), ["one"]);
     node.write("unseen before the rename\n");
@@ -155,8 +155,8 @@ fn a_renamed_file_is_read_to_its_end_and_the_new_one_from_its_start() {
 }
 
 #[test]
-fn a_writer_that_stays_with_the_renamed_file_is_heard_for_a_minute() {
-    let mut node = Node::new(Start::Beginning);
+fn a_writer_of_the_renamed_file_is_read_for_a_minute() {
+    let mut node = LogNode::new(StartAt::Beginning);
     node.write("one\n");
     node.poll();
     node.rename();
@@ -167,12 +167,12 @@ fn a_writer_that_stays_with_the_renamed_file_is_heard_for_a_minute() {
     assert_eq!(node.take(), ["one", "late"]);
     node.up += 61;
     node.poll();
-    assert_eq!(node.files.position().paths[LOG].len(), 1, "the old file is left");
+    assert_eq!(node.files.position().paths[LOG].len(), 1, "the rotated file is closed");
 }
 
 #[test]
-fn half_a_line_at_the_end_of_an_old_file_is_not_lost() {
-    let mut node = Node::new(Start::Beginning);
+fn an_incomplete_line_at_the_end_of_an_old_file_is_not_lost() {
+    let mut node = LogNode::new(StartAt::Beginning);
     node.write("one\nkilled while wri");
     node.poll();
     node.rename();
@@ -184,8 +184,8 @@ fn half_a_line_at_the_end_of_an_old_file_is_not_lost() {
 }
 
 #[test]
-fn several_rotations_between_two_looks_lose_nothing() {
-    let mut node = Node::new(Start::Beginning);
+fn several_rotations_between_two_polls_lose_nothing() {
+    let mut node = LogNode::new(StartAt::Beginning);
     node.write("one\n");
     node.poll();
     for text in ["two\n", "three\n", "four\n"] {
@@ -200,7 +200,7 @@ fn several_rotations_between_two_looks_lose_nothing() {
 
 #[test]
 fn a_file_cut_back_after_a_copy_loses_nothing() {
-    let mut node = Node::new(Start::Beginning);
+    let mut node = LogNode::new(StartAt::Beginning);
     node.write("one\n");
     node.poll();
     node.write("unseen before the copy\nhalf ");
@@ -215,13 +215,13 @@ fn a_file_cut_back_after_a_copy_loses_nothing() {
 
 #[test]
 fn a_file_that_was_cut_back_and_grew_beyond_is_read_from_its_start() {
-    let mut node = Node::new(Start::Beginning);
+    let mut node = LogNode::new(StartAt::Beginning);
     node.write("one\ntwo\n");
     assert_eq!(node.take(), ["one", "two"]);
     node.truncate();
     node.write("a much longer line than the two before\nanother\n");
     assert_eq!(node.take(), ["a much longer line than the two before", "another"]);
-    // To the same size, to the byte.
+    // To exactly the same size.
     let before = fs::metadata(node.path()).expect("a file").modified().expect("a time");
     node.truncate();
     node.write("b much longer line than the two before\nanother\n");
@@ -231,14 +231,14 @@ fn a_file_that_was_cut_back_and_grew_beyond_is_read_from_its_start() {
 }
 
 #[test]
-fn a_restart_goes_on_at_the_line_and_in_the_file_where_it_was() {
-    let mut node = Node::new(Start::Beginning);
+fn a_restart_continues_in_the_same_file_at_the_same_line() {
+    let mut node = LogNode::new(StartAt::Beginning);
     node.write("one\nhal");
     node.poll();
     node.restart();
     node.write("f\n");
     assert_eq!(node.take(), ["one", "half"]);
-    // Rotated while we were away, twice.
+    // Rotated twice while the agent was stopped.
     node.write("unseen\n");
     node.rename();
     node.reopen();
@@ -248,7 +248,7 @@ fn a_restart_goes_on_at_the_line_and_in_the_file_where_it_was() {
     node.write("new\n");
     node.restart();
     assert_eq!(node.take(), ["unseen", "between", "new"]);
-    // Copied and cut back while we were away.
+    // Copied and truncated while the agent was stopped.
     node.write("in the copy\n");
     node.copy();
     node.truncate();
@@ -258,8 +258,8 @@ fn a_restart_goes_on_at_the_line_and_in_the_file_where_it_was() {
 }
 
 #[test]
-fn a_file_that_is_gone_after_a_restart_is_told() {
-    let mut node = Node::new(Start::Beginning);
+fn a_file_that_is_gone_after_a_restart_is_reported() {
+    let mut node = LogNode::new(StartAt::Beginning);
     node.write("one\n");
     node.poll();
     let old = node.rename();
@@ -271,32 +271,32 @@ fn a_file_that_is_gone_after_a_restart_is_told() {
 }
 
 #[test]
-fn a_folder_in_the_logs_place_is_told_once_and_the_log_read_when_it_is_there() {
-    let mut node = Node::new(Start::Beginning);
+fn a_directory_in_place_of_a_log_is_reported_once_and_the_log_is_read_later() {
+    let mut node = LogNode::new(StartAt::Beginning);
     node.rename();
-    fs::create_dir(node.path()).expect("a folder");
+    fs::create_dir(node.path()).expect("a directory");
     assert_eq!(node.take(), ["Unreadable(1)"]);
     assert!(node.take().is_empty());
-    fs::remove_dir(node.path()).expect("a folder to delete");
+    fs::remove_dir(node.path()).expect("a directory to delete");
     node.reopen();
     node.write("one\n");
     assert_eq!(node.take(), ["one"]);
 }
 
 #[test]
-fn a_long_line_is_cut_and_told() {
-    let mut node = Node::new(Start::Beginning);
+fn a_long_line_is_truncated_and_reported() {
+    let mut node = LogNode::new(StartAt::Beginning);
     node.write(&format!("{}\nnext\n", "x".repeat(1_000_000)));
     let seen = node.take();
     assert_eq!(
         (seen[0].len(), &seen[1..]),
-        (crate::source::LINE_LIMIT, &["Cut".to_owned(), "next".to_owned()][..])
+        (crate::source::LINE_LIMIT, &["Truncated".to_owned(), "next".to_owned()][..])
     );
 }
 
 #[test]
 fn more_than_a_batch_comes_in_batches_and_in_order() {
-    let mut node = Node::new(Start::Beginning);
+    let mut node = LogNode::new(StartAt::Beginning);
     let lines: Vec<_> = (0..300_000).map(|line| format!("line {line}")).collect();
     node.write(&format!("{}\n", lines.join("\n")));
     assert_eq!(node.take(), lines);
@@ -304,9 +304,9 @@ fn more_than_a_batch_comes_in_batches_and_in_order() {
 
 #[test]
 fn a_rotated_file_that_the_pattern_names_too_is_not_read_twice() {
-    let mut node = Node::new(Start::Beginning);
+    let mut node = LogNode::new(StartAt::Beginning);
     node.files =
-        Files::new(node.root.path(), &["/var/log/app/*"], Start::Beginning, None).expect("a pattern");
+        LogFiles::new(node.root.path(), &["/var/log/app/*"], StartAt::Beginning, None).expect("a pattern");
     node.write("one\n");
     node.poll();
     node.rename();
@@ -322,77 +322,78 @@ fn a_rotated_file_that_the_pattern_names_too_is_not_read_twice() {
 
 #[test]
 fn pods_that_come_and_go_are_followed_by_their_pattern() {
-    let root = tempfile::tempdir().expect("a folder");
+    let root = tempfile::tempdir().expect("a directory");
     let pattern = "/var/log/pods/kube-system_aws-node-*/aws-node/*.log";
-    let mut files = Files::new(root.path(), &[pattern], Start::End, None).expect("a pattern");
+    let mut files = LogFiles::new(root.path(), &[pattern], StartAt::End, None).expect("a pattern");
     let mut up = 0;
-    let mut take = |files: &mut Files| {
+    let mut take = |files: &mut LogFiles| {
         let mut seen = Vec::new();
         up += 1;
         let clocks = Clocks { wall: Timestamp::UNIX_EPOCH, up: SignedDuration::from_secs(up * 100) };
         let progress = files.poll(&clocks, &mut |signal| match signal {
             Signal::Line(line) => seen.push(line.text.into_owned()),
-            Signal::Notice(notice) => panic!("{notice:?}"),
+            Signal::GapNotice(notice) => panic!("{notice:?}"),
         });
         assert_eq!(progress, Progress::Drained);
         seen
     };
     assert!(take(&mut files).is_empty());
     for pod in ["a", "b"] {
-        let folder = root.path().join(format!("var/log/pods/kube-system_aws-node-{pod}/aws-node"));
-        fs::create_dir_all(&folder).expect("a folder");
-        fs::write(folder.join("0.log"), format!("2024-05-01T10:00:00Z stderr F from {pod}\n"))
+        let directory = root.path().join(format!("var/log/pods/kube-system_aws-node-{pod}/aws-node"));
+        fs::create_dir_all(&directory).expect("a directory");
+        fs::write(directory.join("0.log"), format!("2024-05-01T10:00:00Z stderr F from {pod}\n"))
             .expect("a log");
     }
     assert_eq!(take(&mut files), ["from a", "from b"]);
-    fs::remove_dir_all(root.path().join("var/log/pods/kube-system_aws-node-a")).expect("a folder to delete");
+    fs::remove_dir_all(root.path().join("var/log/pods/kube-system_aws-node-a"))
+        .expect("a directory to delete");
     assert!(take(&mut files).is_empty());
-    assert_eq!(files.position().paths.len(), 1, "a pod that is gone is forgotten");
+    assert_eq!(files.position().paths.len(), 1, "a removed pod has no position");
 }
 
-/// What happens to a log.
+/// An operation on a log.
 #[derive(Debug, Clone)]
-enum Happening {
+enum LogOperation {
     Write(u8),
     Half,
-    /// Renames the log; its writer stays with it.
+    /// Renames the log; its writer continues to write to it.
     Rename,
-    /// Renames the log if it still has its name, and makes a new one.
+    /// Renames the log if it still has its name, and creates a new one.
     Rotate,
-    CopyAndCut,
-    /// Cut back with no copy: what was not seen before is lost, so that it is looked at first.
-    LookAndCut,
-    Look,
+    CopyAndTruncate,
+    /// Truncates without a copy, after a poll: content that was not polled is lost.
+    PollAndTruncate,
+    Poll,
     Wait,
     Restart,
 }
 
-fn happening() -> impl Strategy<Value = Happening> {
+fn operation() -> impl Strategy<Value = LogOperation> {
     prop_oneof![
-        4 => (1_u8..5).prop_map(Happening::Write),
-        1 => Just(Happening::Half),
-        1 => Just(Happening::Rename),
-        2 => Just(Happening::Rotate),
-        1 => Just(Happening::CopyAndCut),
-        1 => Just(Happening::LookAndCut),
-        4 => Just(Happening::Look),
-        1 => Just(Happening::Wait),
-        1 => Just(Happening::Restart),
+        4 => (1_u8..5).prop_map(LogOperation::Write),
+        1 => Just(LogOperation::Half),
+        1 => Just(LogOperation::Rename),
+        2 => Just(LogOperation::Rotate),
+        1 => Just(LogOperation::CopyAndTruncate),
+        1 => Just(LogOperation::PollAndTruncate),
+        4 => Just(LogOperation::Poll),
+        1 => Just(LogOperation::Wait),
+        1 => Just(LogOperation::Restart),
     ]
 }
 
 proptest! {
     #[test]
-    fn whatever_happens_to_a_log_each_line_comes_once(happenings in prop::collection::vec(happening(), 1..40)) {
-        let mut node = Node::new(Start::Beginning);
+    fn each_line_is_emitted_once_under_any_operations(operations in prop::collection::vec(operation(), 1..40)) {
+        let mut node = LogNode::new(StartAt::Beginning);
         let (mut written, mut open_half) = (Vec::new(), false);
-        // Whether we have looked at this content: one that comes and is cut back between two looks is lost.
-        let mut looked = false;
-        // A file that is renamed before the first look is not ours to find.
+        // Whether this content was polled: content that is written and truncated between two polls is lost.
+        let mut polled = false;
+        // A file that is renamed before the first poll cannot be found.
         node.poll();
-        for happening in happenings {
-            match happening {
-                Happening::Write(count) => {
+        for operation in operations {
+            match operation {
+                LogOperation::Write(count) => {
                     for _ in 0..count {
                         let line = format!("line {}", written.len());
                         node.write(&format!("{line}\n"));
@@ -407,52 +408,52 @@ proptest! {
                         }
                     }
                 }
-                Happening::Half if !open_half => {
+                LogOperation::Half if !open_half => {
                     let half = format!("half {} ", written.len());
                     node.write(&half);
                     written.push(half);
                     open_half = true;
                 }
-                Happening::Half => {}
-                Happening::Rotate => {
-                    looked = false;
+                LogOperation::Half => {}
+                LogOperation::Rotate => {
+                    polled = false;
                     if node.path().exists() {
                         node.rename();
                     }
                     node.reopen();
                     open_half = false;
                 }
-                Happening::Rename => {
+                LogOperation::Rename => {
                     if node.path().exists() {
                         node.rename();
                     }
                 }
-                Happening::CopyAndCut if node.path().exists() => {
-                    if !looked {
+                LogOperation::CopyAndTruncate if node.path().exists() => {
+                    if !polled {
                         node.poll();
                     }
-                    looked = false;
+                    polled = false;
                     node.reopen();
                     node.copy();
                     node.truncate();
                     open_half = false;
                 }
-                Happening::CopyAndCut => {}
-                Happening::LookAndCut => {
+                LogOperation::CopyAndTruncate => {}
+                LogOperation::PollAndTruncate => {
                     if open_half {
                         node.write("\n");
                     }
                     node.poll();
-                    looked = false;
+                    polled = false;
                     node.truncate();
                     open_half = false;
                 }
-                Happening::Look => {
+                LogOperation::Poll => {
                     node.poll();
-                    looked = node.path().metadata().is_ok_and(|file| file.len() > 0);
+                    polled = node.path().metadata().is_ok_and(|file| file.len() > 0);
                 }
-                Happening::Wait => node.up += 10,
-                Happening::Restart => node.restart(),
+                LogOperation::Wait => node.up += 10,
+                LogOperation::Restart => node.restart(),
             }
         }
         if open_half {
@@ -461,7 +462,7 @@ proptest! {
         node.poll();
         node.up += 61;
         node.poll();
-        // A restart after a cut says that it cannot know whether something is missing.
+        // After a truncation and a restart the agent reports that lines may be missing.
         let mut seen: Vec<_> = node.seen.iter().filter(|line| *line != "Lost(None)").cloned().collect();
         let mut expected: Vec<_> = written.into_iter().filter(|line| !line.is_empty()).collect();
         seen.sort_unstable();

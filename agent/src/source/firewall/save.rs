@@ -1,33 +1,36 @@
-//! Turns the text of `iptables-save` into rules.
+//! Parses the output of `iptables-save`.
 //!
-//! Kubernetes writes a few rules for each service's endpoint, so the text may be tens of megabytes: it is read line by
-//! line, and of those rules only such are kept as can drop, reject or divert, or lead to one that does.
+//! Kubernetes creates a few rules for each endpoint of a service, so the output may be tens of megabytes. It is read
+//! line by line, and only rules are stored that can drop, reject or redirect a packet, or jump.
 
 use std::io::{self, BufRead, Read};
 
-use super::{Chain, Condition, Family, Hook, Network, Rule, Ruleset, States, Verdict};
+use super::{
+    ConntrackStates, FirewallChain, FirewallRule, IpFamily, NetfilterHook, Network, RuleMatch, RuleVerdict,
+    Ruleset,
+};
 
-/// The text of ten thousand services' rules has a fifth of this.
+/// The rules of ten thousand services take a fifth of this.
 const MAX_BYTES: u64 = 128 * 1024 * 1024;
 /// A rule has at most a comment of 256 bytes and a handful of matches.
 const MAX_LINE: usize = 8 * 1024;
-/// No node has more chains; a node with ten thousand services has 40,000.
+/// A node with ten thousand services has 40,000 chains.
 const MAX_CHAINS: usize = 200_000;
-/// Of so many rules kept, more add nothing to a judgement.
+/// More rules than this are counted as unreadable.
 const MAX_RULES: usize = 100_000;
-/// A rule as it is shown.
+/// The maximum length of a rule in a message, in characters.
 const MAX_SHOWN: usize = 200;
 
-/// Reads a whole text; rules that can't be read are counted and passed over.
-pub fn parse(family: Family, text: &str) -> Ruleset {
-    let mut reader = Reader::new(family);
-    text.lines().for_each(|line| reader.line(line));
-    reader.ruleset
+/// Parses a whole output. Rules that cannot be parsed are counted.
+pub fn parse(family: IpFamily, text: &str) -> Ruleset {
+    let mut parser = SaveParser::new(family);
+    text.lines().for_each(|line| parser.line(line));
+    parser.ruleset
 }
 
-/// Reads a text as it arrives.
-pub fn read(family: Family, input: impl Read) -> io::Result<Ruleset> {
-    let mut reader = Reader::new(family);
+/// Reads the output while it arrives.
+pub fn read(family: IpFamily, input: impl Read) -> io::Result<Ruleset> {
+    let mut parser = SaveParser::new(family);
     let mut input = io::BufReader::new(input.take(MAX_BYTES + 1));
     let mut line = Vec::new();
     let mut total = 0;
@@ -35,33 +38,33 @@ pub fn read(family: Family, input: impl Read) -> io::Result<Ruleset> {
         line.clear();
         let length = input.read_until(b'\n', &mut line)?;
         if length == 0 {
-            return Ok(reader.ruleset);
+            return Ok(parser.ruleset);
         }
         total += length as u64;
         if total > MAX_BYTES {
-            return Err(io::Error::other("the rules' text is too long"));
+            return Err(io::Error::other("the output is too long"));
         }
         match str::from_utf8(&line) {
-            Ok(text) => reader.line(text.trim_end_matches(['\n', '\r'])),
-            Err(_) => reader.ruleset.unreadable += 1,
+            Ok(text) => parser.line(text.trim_end_matches(['\n', '\r'])),
+            Err(_) => parser.ruleset.unreadable += 1,
         }
     }
 }
 
-struct Reader {
-    family: Family,
+struct SaveParser {
+    family: IpFamily,
     table: String,
-    /// Where the present table's chains begin.
+    /// The index of the current table's first chain.
     start: usize,
-    /// The chain that the last rule was in, counted from there.
+    /// The chain of the last rule, as an index from `start`.
     present: usize,
-    kept: usize,
+    stored: usize,
     ruleset: Ruleset,
 }
 
-impl Reader {
-    fn new(family: Family) -> Self {
-        Self { family, table: String::new(), start: 0, present: 0, kept: 0, ruleset: Ruleset::default() }
+impl SaveParser {
+    fn new(family: IpFamily) -> Self {
+        Self { family, table: String::new(), start: 0, present: 0, stored: 0, ruleset: Ruleset::default() }
     }
 
     fn line(&mut self, line: &str) {
@@ -75,7 +78,7 @@ impl Reader {
         } else if let Some(chain) = line.strip_prefix(':') {
             self.chain(chain);
         } else if line.starts_with('-') || line.starts_with('[') {
-            // With -c, counters stand before each rule.
+            // With -c, each rule is preceded by counters.
             let rule = match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
                 Some((_, rule)) => rule,
                 None => line,
@@ -95,11 +98,11 @@ impl Reader {
             return;
         }
         let hook = (policy != "-").then_some(match name {
-            "OUTPUT" => Hook::Output,
-            "POSTROUTING" => Hook::Postrouting,
-            _ => Hook::Other,
+            "OUTPUT" => NetfilterHook::Output,
+            "POSTROUTING" => NetfilterHook::Postrouting,
+            _ => NetfilterHook::Other,
         });
-        self.ruleset.chains.push(Chain {
+        self.ruleset.chains.push(FirewallChain {
             family: self.family,
             table: self.table.clone(),
             name: name.to_owned(),
@@ -117,57 +120,57 @@ impl Reader {
         if !rule.matters(&self.table) {
             return;
         }
-        // Rules come chain by chain, in the order in which the chains were named.
+        // Rules are grouped by chain, in the order in which the chains were declared.
         let own = &self.ruleset.chains[self.start..];
         let from = self.present.min(own.len());
-        let place = (from..own.len()).chain(0..from).find(|place| own[*place].name == name);
-        match place {
-            Some(place) if self.kept < MAX_RULES => {
-                self.present = place;
-                self.kept += 1;
-                self.ruleset.chains[self.start + place].rules.push(rule);
+        let index = (from..own.len()).chain(0..from).find(|index| own[*index].name == name);
+        match index {
+            Some(index) if self.stored < MAX_RULES => {
+                self.present = index;
+                self.stored += 1;
+                self.ruleset.chains[self.start + index].rules.push(rule);
             }
             _ => self.ruleset.unreadable += 1,
         }
     }
 }
 
-/// Reads one `-A CHAIN …` line.
-pub fn parse_rule(line: &str) -> Option<(String, Rule)> {
+/// Parses one `-A CHAIN …` line.
+pub fn parse_rule(line: &str) -> Option<(String, FirewallRule)> {
     let words = words(line)?;
     let mut words = words.iter().map(String::as_str).peekable();
     if words.next()? != "-A" {
         return None;
     }
     let chain = words.next()?.to_owned();
-    let mut rule = Rule {
-        conditions: Vec::new(),
-        verdict: Verdict::Continue,
+    let mut rule = FirewallRule {
+        matches: Vec::new(),
+        verdict: RuleVerdict::Continue,
         comment: String::new(),
         text: shorten(line),
     };
     let mut negated = false;
     while let Some(word) = words.next() {
         let mut value = || words.next();
-        let condition = match word {
+        let rule_match = match word {
             "!" => {
                 negated = true;
                 continue;
             }
             "-j" | "--jump" => {
                 let name = value()?;
-                rule.verdict = target(name).unwrap_or_else(|| Verdict::Jump(name.to_owned()));
-                // What follows are the target's own options.
+                rule.verdict = target(name).unwrap_or_else(|| RuleVerdict::Jump(name.to_owned()));
+                // The rest are the target's own options.
                 break;
             }
             "-g" | "--goto" => {
-                rule.verdict = Verdict::Goto(value()?.to_owned());
+                rule.verdict = RuleVerdict::Goto(value()?.to_owned());
                 break;
             }
-            // Its own options say what it asks for; those that are not known below are conditions of their own.
+            // A match's options define it; options that are not known below count as matches that are not understood.
             "-m" | "--match" => match value()? {
                 "comment" | "tcp" | "udp" | "conntrack" | "state" | "mark" | "multiport" => continue,
-                _ => Condition::Other,
+                _ => RuleMatch::Other,
             },
             "--comment" => {
                 value()?.clone_into(&mut rule.comment);
@@ -175,58 +178,58 @@ pub fn parse_rule(line: &str) -> Option<(String, Rule)> {
             }
             "-d" | "--destination" => destination(value()?, negated),
             "-p" | "--protocol" => protocol(value()?, negated),
-            "-o" | "--out-interface" => Condition::OutInterface { name: value()?.to_owned(), negated },
+            "-o" | "--out-interface" => RuleMatch::OutInterface { name: value()?.to_owned(), negated },
             "--dport" | "--dports" | "--destination-port" | "--destination-ports" => ports(value()?, negated),
             "--ctstate" | "--state" => states(value()?, negated),
             "--mark" => mark(value()?, negated),
-            // The first packet of a connection is just that.
+            // The evaluated packet is always the first of a connection.
             "--syn" if !negated => continue,
             "--tcp-flags" => {
                 let (mask, set) = (value()?, value()?);
                 if set == "SYN" && mask.split(',').any(|flag| flag == "SYN") && !negated {
                     continue;
                 }
-                Condition::Other
+                RuleMatch::Other
             }
             _ if word.starts_with('-') => {
                 while words.peek().is_some_and(|next| !next.starts_with('-') && *next != "!") {
                     words.next();
                 }
-                Condition::Other
+                RuleMatch::Other
             }
             _ => continue,
         };
         negated = false;
-        rule.conditions.push(condition);
+        rule.matches.push(rule_match);
     }
     Some((chain, rule))
 }
 
-/// What a target does; none for a name that is no built-in target's.
-pub(super) fn target(name: &str) -> Option<Verdict> {
+/// The verdict of a built-in target; `None` for any other name.
+pub(super) fn target(name: &str) -> Option<RuleVerdict> {
     Some(match name {
-        "ACCEPT" => Verdict::Accept,
-        // A tarpit holds the packet back for good, and its sender, too.
-        "DROP" | "TARPIT" => Verdict::Drop,
-        "REJECT" => Verdict::Reject,
-        "RETURN" => Verdict::Return,
-        "DNAT" | "REDIRECT" => Verdict::Divert,
+        "ACCEPT" => RuleVerdict::Accept,
+        // A tarpit holds the packet and its sender indefinitely.
+        "DROP" | "TARPIT" => RuleVerdict::Drop,
+        "REJECT" => RuleVerdict::Reject,
+        "RETURN" => RuleVerdict::Return,
+        "DNAT" | "REDIRECT" => RuleVerdict::Divert,
         "LOG" | "NFLOG" | "MARK" | "CONNMARK" | "MASQUERADE" | "SNAT" | "NOTRACK" | "CT" | "TCPMSS"
         | "DSCP" | "TOS" | "CHECKSUM" | "SET" | "CLASSIFY" | "SECMARK" | "CONNSECMARK" | "TRACE"
         | "TPROXY" | "ULOG" | "AUDIT" | "NETMAP" | "TTL" | "HL" | "TEE" | "NFQUEUE" | "QUEUE"
-        | "IDLETIMER" | "RATEEST" => Verdict::Continue,
+        | "IDLETIMER" | "RATEEST" => RuleVerdict::Continue,
         _ => return None,
     })
 }
 
-fn destination(text: &str, negated: bool) -> Condition {
+fn destination(text: &str, negated: bool) -> RuleMatch {
     match text.parse::<Network>() {
-        Ok(network) => Condition::Destination { network, negated },
-        Err(_) => Condition::Other,
+        Ok(network) => RuleMatch::Destination { network, negated },
+        Err(_) => RuleMatch::Other,
     }
 }
 
-fn protocol(text: &str, negated: bool) -> Condition {
+fn protocol(text: &str, negated: bool) -> RuleMatch {
     let number = match text {
         "all" => Some(0),
         "icmp" => Some(1),
@@ -237,39 +240,39 @@ fn protocol(text: &str, negated: bool) -> Condition {
         "sctp" => Some(132),
         other => other.parse().ok(),
     };
-    number.map_or(Condition::Other, |number| Condition::Protocol { number, negated })
+    number.map_or(RuleMatch::Other, |number| RuleMatch::Protocol { number, negated })
 }
 
-fn ports(text: &str, negated: bool) -> Condition {
+fn ports(text: &str, negated: bool) -> RuleMatch {
     let range = |text: &str| {
         let (first, last) = text.split_once(':').unwrap_or((text, text));
         Some((first.parse::<u16>().ok()?, last.parse::<u16>().ok()?))
     };
     match text.split(',').map(range).collect() {
-        Some(ranges) => Condition::DestinationPort { ranges, negated },
-        None => Condition::Other,
+        Some(ranges) => RuleMatch::DestinationPort { ranges, negated },
+        None => RuleMatch::Other,
     }
 }
 
-fn states(text: &str, negated: bool) -> Condition {
+fn states(text: &str, negated: bool) -> RuleMatch {
     let has = |names: &[&str]| text.split(',').any(|state| names.contains(&state)) != negated;
-    Condition::State(States {
+    RuleMatch::State(ConntrackStates {
         new: has(&["NEW"]),
         invalid: has(&["INVALID"]),
         known: has(&["ESTABLISHED", "RELATED"]),
     })
 }
 
-fn mark(text: &str, negated: bool) -> Condition {
+fn mark(text: &str, negated: bool) -> RuleMatch {
     let value = text.split('/').next().unwrap_or(text);
     let number = match value.strip_prefix("0x") {
         Some(digits) => u32::from_str_radix(digits, 16).ok(),
         None => value.parse().ok(),
     };
-    number.map_or(Condition::Other, |number| Condition::Mark { unmarked: (number == 0) != negated })
+    number.map_or(RuleMatch::Other, |number| RuleMatch::Mark { unmarked: (number == 0) != negated })
 }
 
-/// Splits a line as the tool quotes it: in double quotes, with a backslash before a quote or a backslash.
+/// Splits a line with the tool's quoting: double quotes, and a backslash before a quote or backslash.
 fn words(line: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -307,7 +310,7 @@ mod tests {
     fn a_line_that_cannot_be_read_is_counted_and_the_rest_is_kept() {
         let text = "*filter\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -j\n-A NOWHERE -j DROP\n-A OUTPUT --comment \"open\n\
                     [3:180] -A OUTPUT -p tcp -j DROP\nCOMMIT\n";
-        let ruleset = parse(Family::V4, text);
+        let ruleset = parse(IpFamily::V4, text);
         assert_eq!(ruleset.unreadable, 3);
         assert_eq!(ruleset.chains[0].rules.len(), 1);
     }
@@ -315,17 +318,17 @@ mod tests {
     #[test]
     fn a_large_cluster_costs_its_text_and_not_its_rules() {
         let mut text = String::from("*nat\n:PREROUTING ACCEPT [0:0]\n");
-        for place in 0..5_000 {
-            text += &format!(":KUBE-SEP-{place} - [0:0]\n");
+        for index in 0..5_000 {
+            text += &format!(":KUBE-SEP-{index} - [0:0]\n");
         }
-        for place in 0..5_000 {
+        for index in 0..5_000 {
             text += &format!(
-                "-A KUBE-SEP-{place} -p tcp -m comment --comment \"shop/cart:http\" -m tcp -j DNAT --to-destination 10.0.1.2:80\n"
+                "-A KUBE-SEP-{index} -p tcp -m comment --comment \"shop/cart:http\" -m tcp -j DNAT --to-destination 10.0.1.2:80\n"
             );
         }
         text += "COMMIT\n*filter\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -d 169.254.169.254/32 -j DROP\nCOMMIT\n";
-        let ruleset = read(Family::V4, text.as_bytes()).expect("rules");
-        assert_eq!(ruleset, parse(Family::V4, &text));
+        let ruleset = read(IpFamily::V4, text.as_bytes()).expect("rules");
+        assert_eq!(ruleset, parse(IpFamily::V4, &text));
         assert_eq!(ruleset.chains.iter().map(|chain| chain.rules.len()).sum::<usize>(), 1);
         assert_eq!(ruleset.unreadable, 0);
     }
@@ -334,7 +337,7 @@ mod tests {
         #[test]
         fn any_text_is_read_to_its_end(text in ".{0,200}", options in "(-[a-z]{1,2}|!|[a-z0-9.:/,\"\\\\]{0,9}| ){0,20}") {
             let lines = format!("*filter\n:OUTPUT ACCEPT [0:0]\n{text}\n-A OUTPUT {options}\n:OUTPUT\n-A {text}\n");
-            let ruleset = parse(Family::V4, &lines);
+            let ruleset = parse(IpFamily::V4, &lines);
             prop_assert!(ruleset.chains.len() <= 3);
         }
     }

@@ -1,48 +1,48 @@
-//! Turns a place in a filesystem's map into the entries that follow it.
+//! Calls the fsmap ioctl.
 //!
-//! No library that is built in wraps this call, so that this module alone may be unsafe. It only reads.
+//! None of our dependencies wraps this call, so this module contains the unsafe code. The call only reads.
 #![allow(unsafe_code)]
 
 use std::{ffi::c_void, fs::File, io};
 
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, ioctl, opcode};
 
-use super::Entry;
+use super::FsmapEntry;
 
-/// Entries of one call: 32 KiB of them.
+/// The number of entries in one call: 32 KiB.
 const ENTRIES: usize = 512;
 
 /// `struct fsmap_head` with room for entries.
 #[repr(C)]
-pub(super) struct Request {
-    head: Head,
-    entries: [Entry; ENTRIES],
+pub(super) struct FsmapRequest {
+    head: FsmapHead,
+    entries: [FsmapEntry; ENTRIES],
 }
 
 #[repr(C)]
-struct Head {
+struct FsmapHead {
     flags_in: u32,
     flags_out: u32,
-    /// How many entries there is room for.
+    /// The number of entries that fit.
     room: u32,
-    /// How many came.
-    came: u32,
+    /// The number of entries that the kernel returned.
+    returned: u32,
     reserved: [u64; 6],
-    after: Entry,
-    until: Entry,
+    after: FsmapEntry,
+    until: FsmapEntry,
 }
 
-struct Fill<'a>(&'a mut Request);
+struct GetFsmap<'a>(&'a mut FsmapRequest);
 
-// SAFETY: `FS_IOC_GETFSMAP` reads and writes a `Head` and writes at most `room` entries behind it; both are laid out as
-// the kernel's own, and `room` is never more than there are. Every bit pattern is an entry.
-unsafe impl Ioctl for Fill<'_> {
+// SAFETY: `FS_IOC_GETFSMAP` reads and writes a `Head` and writes at most `room` entries after it; both have the
+// kernel's layout, and `room` is never more than the array's length. Every bit pattern is a valid entry.
+unsafe impl Ioctl for GetFsmap<'_> {
     type Output = ();
 
     const IS_MUTATING: bool = true;
 
     fn opcode(&self) -> Opcode {
-        opcode::read_write::<Head>(b'X', 59)
+        opcode::read_write::<FsmapHead>(b'X', 59)
     }
 
     fn as_ptr(&mut self) -> *mut c_void {
@@ -54,39 +54,39 @@ unsafe impl Ioctl for Fill<'_> {
     }
 }
 
-impl Request {
-    /// For a whole map, from its beginning.
+impl FsmapRequest {
+    /// A request for the whole map.
     pub(super) fn new() -> Box<Self> {
-        let until = Entry {
+        let until = FsmapEntry {
             device: u32::MAX,
             flags: u32::MAX,
             physical: u64::MAX,
             owner: u64::MAX,
             offset: u64::MAX,
-            ..Entry::default()
+            ..FsmapEntry::default()
         };
-        let head = Head {
+        let head = FsmapHead {
             flags_in: 0,
             flags_out: 0,
             room: ENTRIES as u32,
-            came: 0,
+            returned: 0,
             reserved: [0; 6],
-            after: Entry::default(),
+            after: FsmapEntry::default(),
             until,
         };
-        Box::new(Self { head, entries: [Entry::default(); ENTRIES] })
+        Box::new(Self { head, entries: [FsmapEntry::default(); ENTRIES] })
     }
 
-    /// The next entries; none at the map's end.
-    pub(super) fn next(&mut self, folder: &File) -> io::Result<&[Entry]> {
-        self.head.came = 0;
-        // SAFETY: what is passed is what the call expects, as said above.
-        unsafe { ioctl(folder, Fill(self)) }?;
-        let came = &self.entries[..ENTRIES.min(self.head.came as usize)];
-        if let Some(last) = came.last() {
+    /// The next entries; empty at the end of the map.
+    pub(super) fn next(&mut self, directory: &File) -> io::Result<&[FsmapEntry]> {
+        self.head.returned = 0;
+        // SAFETY: the argument is what the call expects, as explained above.
+        unsafe { ioctl(directory, GetFsmap(self)) }?;
+        let returned = &self.entries[..ENTRIES.min(self.head.returned as usize)];
+        if let Some(last) = returned.last() {
             self.head.after = *last;
         }
-        Ok(came)
+        Ok(returned)
     }
 }
 
@@ -96,8 +96,8 @@ mod tests {
 
     #[test]
     fn the_call_has_the_number_and_the_request_the_size_that_the_kernels_header_gives() {
-        assert_eq!(Fill(&mut Request::new()).opcode(), 0xc0c0_583b);
-        assert_eq!((size_of::<Head>(), size_of::<Entry>()), (192, 64));
-        assert_eq!(std::mem::offset_of!(Request, entries), 192);
+        assert_eq!(GetFsmap(&mut FsmapRequest::new()).opcode(), 0xc0c0_583b);
+        assert_eq!((size_of::<FsmapHead>(), size_of::<FsmapEntry>()), (192, 64));
+        assert_eq!(std::mem::offset_of!(FsmapRequest, entries), 192);
     }
 }

@@ -1,14 +1,14 @@
-//! Turns bytes of a journal file into its header and objects.
+//! Parses the structures of a journal file.
 //!
-//! The format is systemd's, <https://systemd.io/JOURNAL_FILE_FORMAT/>: little-endian, only ever appended to,
-//! and each object says its size. What is read here is as little as following needs: the header, the chain of
-//! entry arrays, entries, and the data that entries point to. Indexes and seals are left alone.
+//! The format is systemd's, <https://systemd.io/JOURNAL_FILE_FORMAT/>: little-endian and append-only, and each object
+//! has its size. Only what following needs is parsed: the header, the chain of entry arrays, entries, and the data
+//! objects that entries reference. Hash tables and seals are not.
 
-/// How much of the header is read: as much as every version has.
+/// The part of the header that every version has, in bytes.
 pub(super) const HEADER: usize = 208;
-/// An entry up to its items.
+/// The size of an entry without its items.
 pub(super) const ENTRY: usize = 64;
-/// An entry array up to its items.
+/// The size of an entry array without its items.
 pub(super) const ARRAY: usize = 24;
 
 const KIND_DATA: u8 = 1;
@@ -21,53 +21,54 @@ const FILE_KEYED_HASH: u32 = 4;
 const FILE_ZSTD: u32 = 8;
 const FILE_COMPACT: u32 = 16;
 
-/// An entry array doubles with each link, and a field can hold what crashed; neither is read whole.
+/// The maximum size of an object: an entry array doubles with each link, and a field can contain a core dump. Neither
+/// is read whole.
 const OBJECT_LIMIT: u64 = 1024 * 1024 * 1024;
-/// No entry has more than 1,024 fields, at 16 bytes each.
+/// An entry has at most 1,024 fields of 16 bytes each.
 const ENTRY_LIMIT: usize = 64 * 1024;
 
-/// Why bytes are no journal, or none that we can read.
+/// Why bytes are not a readable journal file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
-    /// Not a journal.
-    #[error("failed to read a journal file: it does not start as one")]
+    /// The signature is missing.
+    #[error("failed to read a journal file: the signature is missing")]
     Signature,
-    /// A flag says that it cannot be read without knowing what the flag means.
+    /// An incompatible flag is set that this program does not know.
     #[error("failed to read a journal file: its format is newer than this program (flags {0:#x})")]
     Flags(u32),
-    /// It ends within something.
+    /// The file ends within a structure.
     #[error("failed to read a journal file: it ends within {0}")]
     Short(&'static str),
-    /// Something else is where an object should be.
-    #[error("failed to read a journal file: no {0} where one should be")]
+    /// An offset does not point to an object of the expected type.
+    #[error("failed to read a journal file: no {0} at the expected offset")]
     Object(&'static str),
-    /// Compressed in a way that is not supported.
+    /// The field's compression is not supported.
     #[error("failed to read a journal file: a field is compressed with {0}")]
     Compression(&'static str),
 }
 
-/// A 128-bit id.
-pub(super) type Id = [u8; 16];
+/// A 128-bit ID.
+pub(super) type SequenceId = [u8; 16];
 
-/// What the header says.
+/// The fields of the header that are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Header {
-    /// Offsets take 4 bytes instead of 8.
+pub(super) struct JournalHeader {
+    /// Whether offsets take 4 bytes instead of 8.
     pub(super) compact: bool,
-    /// Whose sequence numbers they are: those of one journald, over all its files.
-    pub(super) sequence: Id,
-    /// How many entries there are.
+    /// The sequence of the entry numbers: one for all files of a journald.
+    pub(super) sequence: SequenceId,
+    /// The number of entries.
     pub(super) entries: u64,
-    /// The first entry's number.
+    /// The number of the first entry.
     pub(super) head: u64,
-    /// When the first entry was written, in microseconds.
+    /// The time of the first entry, in microseconds since 1970.
     pub(super) head_micros: u64,
-    /// Where the first entry array is; 0 for none.
+    /// The offset of the first entry array; 0 if there is none.
     pub(super) array: u64,
 }
 
-/// Reads the header.
-pub(super) fn header(bytes: &[u8]) -> Result<Header, FormatError> {
+/// Parses the header.
+pub(super) fn header(bytes: &[u8]) -> Result<JournalHeader, FormatError> {
     if !bytes.starts_with(b"LPKSHHRH") {
         return Err(FormatError::Signature);
     }
@@ -78,7 +79,7 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, FormatError> {
         return Err(FormatError::Flags(unknown));
     }
     let field = |offset| long(bytes, offset).ok_or(FormatError::Short("its header"));
-    Ok(Header {
+    Ok(JournalHeader {
         compact: flags & FILE_COMPACT != 0,
         sequence: id(bytes, 72).ok_or(FormatError::Short("its header"))?,
         entries: field(152)?,
@@ -88,56 +89,54 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, FormatError> {
     })
 }
 
-/// How a field is compressed.
+/// The compression of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
-    /// Not at all.
     None,
-    /// With xz: systemd before 246, where it was built so.
+    /// xz, which systemd before 246 used if built with it.
     Xz,
-    /// With LZ4.
+    /// LZ4, with the size in front.
     Lz4,
-    /// With Zstandard: the default since systemd 246.
+    /// Zstandard, the default since systemd 246.
     Zstd,
 }
 
-/// The size of an entry array, its first part included.
+/// The size of an entry array including its header, and the offset of the next one.
 pub(super) fn array(bytes: &[u8]) -> Result<(u64, u64), FormatError> {
     let size = object(bytes, KIND_ARRAY, ARRAY, "entry array")?;
     Ok((size, long(bytes, 16).ok_or(FormatError::Short("an entry array"))?))
 }
 
-/// How long an entry is, and its number, boot and time.
-pub(super) fn entry(bytes: &[u8]) -> Result<Entry, FormatError> {
+/// Parses an entry without its items.
+pub(super) fn entry(bytes: &[u8]) -> Result<EntryHeader, FormatError> {
     let size = object(bytes, KIND_ENTRY, ENTRY, "entry")?;
     let short = FormatError::Short("an entry");
     let size = usize::try_from(size).ok().filter(|size| *size <= ENTRY_LIMIT);
-    Ok(Entry {
+    Ok(EntryHeader {
         size: size.ok_or(FormatError::Object("entry"))?,
         number: long(bytes, 16).ok_or(short)?,
         micros: long(bytes, 24).ok_or(short)?,
     })
 }
 
-/// An entry, without its items.
+/// An entry without its items.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
-    /// How long it is with them.
+pub(super) struct EntryHeader {
+    /// The size including the items.
     pub(super) size: usize,
-    /// Its number.
     pub(super) number: u64,
-    /// When it was written, in microseconds since 1970.
+    /// The time when it was written, in microseconds since 1970.
     pub(super) micros: u64,
 }
 
-/// Where the fields of an entry are, from what follows its first part.
+/// The offsets of an entry's fields, from the bytes after its header.
 pub(super) fn items(bytes: &[u8], compact: bool) -> impl Iterator<Item = u64> {
-    // In full files each item carries a hash after its offset.
-    let step = if compact { 4 } else { 16 };
-    bytes.chunks_exact(step).filter_map(move |item| if compact { word(item, 0) } else { long(item, 0) })
+    // In the regular layout a hash follows each offset.
+    let result = if compact { 4 } else { 16 };
+    bytes.chunks_exact(result).filter_map(move |item| if compact { word(item, 0) } else { long(item, 0) })
 }
 
-/// Where a field's payload starts within its object, how long it is, and how it is compressed.
+/// The start of a field's payload within its object, its length, and its compression.
 pub(super) fn data(bytes: &[u8], compact: bool) -> Result<(usize, usize, Compression), FormatError> {
     let start = if compact { 72 } else { 64 };
     let size = object(bytes, KIND_DATA, start, "field")?;
@@ -151,7 +150,7 @@ pub(super) fn data(bytes: &[u8], compact: bool) -> Result<(usize, usize, Compres
     Ok((start, size - start, compression))
 }
 
-/// The size of an object, which must be of this kind and at least so long.
+/// The size of an object, which must have this type and minimum size.
 fn object(bytes: &[u8], kind: u8, least: usize, name: &'static str) -> Result<u64, FormatError> {
     let size = long(bytes, 8).ok_or(FormatError::Short("an object"))?;
     let long_enough = u64::try_from(least).is_ok_and(|least| size >= least);
@@ -161,16 +160,16 @@ fn object(bytes: &[u8], kind: u8, least: usize, name: &'static str) -> Result<u6
     Ok(size)
 }
 
-fn id(bytes: &[u8], offset: usize) -> Option<Id> {
+fn id(bytes: &[u8], offset: usize) -> Option<SequenceId> {
     bytes.get(offset..)?.first_chunk().copied()
 }
 
-/// Eight bytes.
+/// A 64-bit integer.
 pub(super) fn long(bytes: &[u8], offset: usize) -> Option<u64> {
     bytes.get(offset..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
-/// Four bytes.
+/// A 32-bit integer.
 pub(super) fn word(bytes: &[u8], offset: usize) -> Option<u64> {
     bytes.get(offset..)?.first_chunk().map(|bytes| u64::from(u32::from_le_bytes(*bytes)))
 }

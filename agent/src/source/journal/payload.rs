@@ -1,13 +1,13 @@
-//! Turns a field as it is stored into its bytes, as many as are asked for.
+//! Decompresses fields, up to a limit.
 
 use std::io::Read as _;
 
 use super::format::{Compression, FormatError, long};
 
-/// LZ4 gives all or nothing; no message of a service is longer.
+/// LZ4 decompresses a field only as a whole; no service's message is longer.
 const LZ4_LIMIT: u64 = 1024 * 1024;
 
-/// The first `limit` bytes of a field; true where it is longer.
+/// The first `limit` bytes of a field, and whether it is longer.
 pub(super) fn unpack(
     stored: &[u8],
     compression: Compression,
@@ -18,14 +18,14 @@ pub(super) fn unpack(
         Compression::None => bytes.extend_from_slice(&stored[..stored.len().min(limit + 1)]),
         Compression::Xz => return Err(FormatError::Compression("xz")),
         Compression::Lz4 => {
-            let damaged = FormatError::Compression("LZ4, and damaged");
+            let damaged = FormatError::Compression("LZ4 and is damaged");
             let size = long(stored, 0).filter(|size| *size <= LZ4_LIMIT).ok_or(damaged)?;
             bytes.resize(usize::try_from(size).map_err(|_| damaged)?, 0);
             let length = lz4_flex::block::decompress_into(&stored[8..], &mut bytes).map_err(|_| damaged)?;
             bytes.truncate(length.min(limit + 1));
         }
         Compression::Zstd => {
-            let damaged = FormatError::Compression("Zstandard, and damaged");
+            let damaged = FormatError::Compression("Zstandard and is damaged");
             let decoder = ruzstd::decoding::StreamingDecoder::new(stored).map_err(|_| damaged)?;
             let most = u64::try_from(limit + 1).unwrap_or(u64::MAX);
             decoder.take(most).read_to_end(&mut bytes).map_err(|_| damaged)?;

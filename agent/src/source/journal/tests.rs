@@ -1,5 +1,5 @@
-//! Over files that are written here, byte by byte, so that every flaw can be had. What systemd writes is read in
-//! `agent/tests/journal.rs`.
+//! Tests with journal files that are written byte by byte, so that every kind of damage can be tested.
+//! `agent/tests/journal.rs` reads files that systemd wrote.
 
 use std::{collections::HashMap, io::Write as _};
 
@@ -12,22 +12,22 @@ use super::*;
 const MACHINE: &str = "var/log/journal/0123456789abcdef0123456789abcdef";
 const UNITS: [&str; 2] = ["kubelet.service", "containerd.service"];
 
-/// A journal file, in memory.
+/// A journal file in memory.
 #[derive(Clone)]
-struct Writer {
+struct JournalWriter {
     bytes: Vec<u8>,
     compact: bool,
     fields: HashMap<Vec<u8>, u64>,
-    /// Where the item of the next entry goes, and how many more fit.
+    /// The offset of the next entry's item, and the number of free items.
     slot: usize,
     slots: usize,
-    /// Where the next array's offset is to be written.
+    /// The offset of the field that links the next array.
     link: usize,
-    /// How large the next array is.
+    /// The number of items of the next array.
     capacity: usize,
 }
 
-impl Writer {
+impl JournalWriter {
     fn new(sequence: u8, compact: bool) -> Self {
         let mut bytes = vec![0; 256];
         bytes[..8].copy_from_slice(b"LPKSHHRH");
@@ -99,20 +99,20 @@ impl Writer {
         at
     }
 
-    fn say(&mut self, number: u64, unit: &str, text: &str) {
+    fn message(&mut self, number: u64, unit: &str, text: &str) {
         let unit = format!("_SYSTEMD_UNIT={unit}");
         let text = format!("MESSAGE={text}");
         self.entry(number, 1_000_000 * number, &[b"PRIORITY=6", unit.as_bytes(), text.as_bytes()]);
     }
 }
 
-/// A node's journal folder.
-struct Node(TempDir);
+/// A node's journal directory.
+struct JournalNode(TempDir);
 
-impl Node {
+impl JournalNode {
     fn new() -> Self {
-        let root = tempfile::tempdir().expect("a folder");
-        fs::create_dir_all(root.path().join(MACHINE)).expect("a folder");
+        let root = tempfile::tempdir().expect("a directory");
+        fs::create_dir_all(root.path().join(MACHINE)).expect("a directory");
         Self(root)
     }
 
@@ -120,8 +120,8 @@ impl Node {
         self.0.path().join(MACHINE).join(name)
     }
 
-    /// Writes in place, as journald does: an open file sees it.
-    fn write(&self, name: &str, writer: &Writer) {
+    /// Writes in place like journald, so that a reader's open file sees it.
+    fn write(&self, name: &str, writer: &JournalWriter) {
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create(true)
@@ -131,7 +131,7 @@ impl Node {
         file.write_all(&writer.bytes).expect("room on the disk");
     }
 
-    fn journal(&self, position: Option<&Position>) -> Journal {
+    fn journal(&self, position: Option<&JournalPosition>) -> Journal {
         Journal::new(self.0.path(), &UNITS, Timestamp::UNIX_EPOCH, position)
     }
 }
@@ -145,28 +145,28 @@ fn take(journal: &mut Journal) -> Vec<String> {
     while journal.poll(&clocks(), &mut |signal| {
         seen.push(match signal {
             Signal::Line(line) => line.text.into_owned(),
-            Signal::Notice(notice) => format!("{:?}", notice.flaw),
+            Signal::GapNotice(notice) => format!("{:?}", notice.gap),
         });
     }) == Progress::More
     {}
     seen
 }
 
-fn restart(node: &Node, journal: &Journal) -> Journal {
-    let kept = serde_json::to_string(&journal.position()).expect("a position");
-    node.journal(serde_json::from_str::<Option<Position>>(&kept).expect("a position").as_ref())
+fn restart(node: &JournalNode, journal: &Journal) -> Journal {
+    let saved = serde_json::to_string(&journal.position()).expect("a position");
+    node.journal(serde_json::from_str::<Option<JournalPosition>>(&saved).expect("a position").as_ref())
 }
 
 #[test]
-fn the_wanted_units_are_heard_and_no_others() {
+fn the_wanted_units_are_read_and_no_others() {
     for compact in [false, true] {
-        let node = Node::new();
-        let mut writer = Writer::new(1, compact);
-        writer.say(1, "kubelet.service", "one");
-        writer.say(2, "sshd.service", "of no interest");
-        writer.say(3, "containerd.service", "two");
-        writer.say(4, "kubelet.service.d", "a longer name");
-        // What systemd says about a unit is heard; what a program claims to be about it is not.
+        let node = JournalNode::new();
+        let mut writer = JournalWriter::new(1, compact);
+        writer.message(1, "kubelet.service", "one");
+        writer.message(2, "sshd.service", "of no interest");
+        writer.message(3, "containerd.service", "two");
+        writer.message(4, "kubelet.service.d", "a longer name");
+        // systemd's messages about a unit are read; a program's claim about a unit is not.
         writer.entry(
             5,
             5,
@@ -187,28 +187,28 @@ fn the_wanted_units_are_heard_and_no_others() {
 }
 
 #[test]
-fn a_line_says_which_unit_and_when() {
-    let node = Node::new();
-    let mut writer = Writer::new(1, true);
-    writer.say(7, "kubelet.service", "one");
+fn a_line_has_its_unit_and_time() {
+    let node = JournalNode::new();
+    let mut writer = JournalWriter::new(1, true);
+    writer.message(7, "kubelet.service", "one");
     node.write(LIVE, &writer);
     let mut lines = Vec::new();
     let progress = node.journal(None).poll(&clocks(), &mut |signal| lines.push(signal.into_owned()));
     assert_eq!(progress, Progress::Drained);
     let origin = Origin::Unit("kubelet.service".into());
     let at = Timestamp::from_second(7).expect("a time");
-    assert_eq!(lines, [Signal::Line(Line { origin, at, text: "one".into() })]);
+    assert_eq!(lines, [Signal::Line(LogLine { origin, at, text: "one".into() })]);
 }
 
 #[test]
 fn what_is_appended_comes_once() {
-    let node = Node::new();
-    let mut writer = Writer::new(1, true);
+    let node = JournalNode::new();
+    let mut writer = JournalWriter::new(1, true);
     let mut journal = node.journal(None);
     assert!(take(&mut journal).is_empty());
     assert_eq!(journal.files(), 0);
     for number in 1..40 {
-        writer.say(number, "kubelet.service", &format!("line {number}"));
+        writer.message(number, "kubelet.service", &format!("line {number}"));
         node.write(LIVE, &writer);
         assert_eq!(take(&mut journal), [format!("line {number}")]);
         assert!(take(&mut journal).is_empty());
@@ -218,56 +218,56 @@ fn what_is_appended_comes_once() {
 
 #[test]
 fn a_rotation_loses_and_repeats_nothing() {
-    let node = Node::new();
-    let mut writer = Writer::new(1, true);
-    writer.say(1, "kubelet.service", "one");
+    let node = JournalNode::new();
+    let mut writer = JournalWriter::new(1, true);
+    writer.message(1, "kubelet.service", "one");
     node.write(LIVE, &writer);
     let mut journal = node.journal(None);
     assert_eq!(take(&mut journal), ["one"]);
-    writer.say(2, "kubelet.service", "two, unseen before the rotation");
+    writer.message(2, "kubelet.service", "two, unseen before the rotation");
     node.write(LIVE, &writer);
     fs::rename(node.path(LIVE), node.path("system@1-1.journal")).expect("a renamed file");
-    let mut next = Writer::new(1, true);
-    next.say(3, "kubelet.service", "three");
+    let mut next = JournalWriter::new(1, true);
+    next.message(3, "kubelet.service", "three");
     node.write(LIVE, &next);
     assert_eq!(take(&mut journal), ["two, unseen before the rotation", "three"]);
-    // Deleted to make room, and its inode used again.
+    // Deleted for space, and the inode reused.
     fs::remove_file(node.path("system@1-1.journal")).expect("a file to delete");
     fs::rename(node.path(LIVE), node.path("system@1-3.journal")).expect("a renamed file");
-    let mut next = Writer::new(1, true);
-    next.say(4, "kubelet.service", "four");
+    let mut next = JournalWriter::new(1, true);
+    next.message(4, "kubelet.service", "four");
     node.write(LIVE, &next);
     assert_eq!(take(&mut journal), ["four"]);
     assert!(take(&mut journal).is_empty());
 }
 
 #[test]
-fn a_restart_goes_on_after_the_last_entry_whatever_the_clock_did() {
-    let node = Node::new();
-    let mut writer = Writer::new(1, true);
+fn a_restart_continues_after_the_last_entry_even_if_the_clock_was_set() {
+    let node = JournalNode::new();
+    let mut writer = JournalWriter::new(1, true);
     for number in 1..=20 {
-        writer.say(number, "kubelet.service", &format!("line {number}"));
+        writer.message(number, "kubelet.service", &format!("line {number}"));
     }
     node.write(LIVE, &writer);
     let mut journal = node.journal(None);
     assert_eq!(take(&mut journal).len(), 20);
     assert!(take(&mut restart(&node, &journal)).is_empty());
-    // The clock is set back by more than all that was written; the file is rotated while we are away.
+    // The clock is set back before all entries, and the file is rotated while the agent is stopped.
     writer.entry(21, 3, &[b"_SYSTEMD_UNIT=kubelet.service", b"MESSAGE=before the rotation"]);
     node.write(LIVE, &writer);
     fs::rename(node.path(LIVE), node.path("system@1-1.journal")).expect("a renamed file");
-    let mut next = Writer::new(1, true);
+    let mut next = JournalWriter::new(1, true);
     next.entry(22, 1, &[b"_SYSTEMD_UNIT=kubelet.service", b"MESSAGE=after it"]);
     node.write(LIVE, &next);
     assert_eq!(take(&mut restart(&node, &journal)), ["before the rotation", "after it"]);
 }
 
 #[test]
-fn a_first_start_begins_at_the_time_that_it_is_given() {
-    let node = Node::new();
-    let mut writer = Writer::new(1, true);
+fn a_first_start_begins_at_the_given_time() {
+    let node = JournalNode::new();
+    let mut writer = JournalWriter::new(1, true);
     for number in 1..=50 {
-        writer.say(number, "kubelet.service", &format!("line {number}"));
+        writer.message(number, "kubelet.service", &format!("line {number}"));
     }
     node.write(LIVE, &writer);
     for (since, expected) in [(0, 50), (1, 50), (2, 49), (37, 14), (50, 1), (51, 0)] {
@@ -281,18 +281,18 @@ fn a_first_start_begins_at_the_time_that_it_is_given() {
 
 #[test]
 fn a_new_sequence_is_read_from_its_start_and_after_the_old_one() {
-    let node = Node::new();
-    let mut old = Writer::new(9, true);
-    old.say(500, "kubelet.service", "old");
+    let node = JournalNode::new();
+    let mut old = JournalWriter::new(9, true);
+    old.message(500, "kubelet.service", "old");
     node.write("system@9-500.journal~", &old);
-    let mut new = Writer::new(1, true);
-    new.say(501, "sshd.service", "nothing");
-    new.say(502, "kubelet.service", "new");
+    let mut new = JournalWriter::new(1, true);
+    new.message(501, "sshd.service", "nothing");
+    new.message(502, "kubelet.service", "new");
     node.write(LIVE, &new);
     let mut journal = node.journal(None);
     assert_eq!(take(&mut journal), ["old", "new"]);
-    let mut third = Writer::new(5, true);
-    third.say(1, "kubelet.service", "newest");
+    let mut third = JournalWriter::new(5, true);
+    third.message(1, "kubelet.service", "newest");
     fs::rename(node.path(LIVE), node.path("system@1-501.journal")).expect("a renamed file");
     node.write(LIVE, &third);
     assert_eq!(take(&mut restart(&node, &journal)), ["newest"]);
@@ -300,30 +300,30 @@ fn a_new_sequence_is_read_from_its_start_and_after_the_old_one() {
 }
 
 #[test]
-fn entries_that_were_deleted_before_they_were_read_are_told() {
-    let node = Node::new();
-    let mut writer = Writer::new(1, true);
-    writer.say(1, "kubelet.service", "one");
+fn entries_that_were_deleted_before_they_were_read_are_reported() {
+    let node = JournalNode::new();
+    let mut writer = JournalWriter::new(1, true);
+    writer.message(1, "kubelet.service", "one");
     node.write(LIVE, &writer);
     let mut journal = node.journal(None);
     take(&mut journal);
     fs::remove_file(node.path(LIVE)).expect("a file to delete");
-    let mut later = Writer::new(1, true);
-    later.say(900, "kubelet.service", "much later");
+    let mut later = JournalWriter::new(1, true);
+    later.message(900, "kubelet.service", "much later");
     node.write(LIVE, &later);
     assert_eq!(take(&mut restart(&node, &journal)), ["Lost(None)", "much later"]);
 }
 
 #[test]
-fn a_file_that_does_not_read_is_told_once_and_stops_no_other() {
-    let node = Node::new();
+fn an_unreadable_file_is_reported_once_and_blocks_no_other() {
+    let node = JournalNode::new();
     fs::write(node.path("system@0-0.journal"), vec![0xff; 4096]).expect("a file");
-    let mut flags = Writer::new(2, true);
+    let mut flags = JournalWriter::new(2, true);
     flags.bytes[13] = 0x80;
     node.write("system@0-1.journal", &flags);
     fs::write(node.path("user-1000.journal"), "not ours").expect("a file");
-    let mut writer = Writer::new(1, true);
-    writer.say(1, "kubelet.service", "one");
+    let mut writer = JournalWriter::new(1, true);
+    writer.message(1, "kubelet.service", "one");
     node.write(LIVE, &writer);
     let mut journal = node.journal(None);
     assert_eq!(take(&mut journal), ["Unreadable(1)", "Unreadable(1)", "one"]);
@@ -332,42 +332,42 @@ fn a_file_that_does_not_read_is_told_once_and_stops_no_other() {
 
 #[test]
 fn a_broken_entry_is_counted_and_the_next_one_read() {
-    let node = Node::new();
-    let mut writer = Writer::new(1, true);
-    writer.say(1, "kubelet.service", "one");
+    let node = JournalNode::new();
+    let mut writer = JournalWriter::new(1, true);
+    writer.message(1, "kubelet.service", "one");
     let broken = writer.entry(2, 2, &[b"_SYSTEMD_UNIT=kubelet.service", b"MESSAGE=broken"]);
-    writer.say(3, "kubelet.service", "three");
+    writer.message(3, "kubelet.service", "three");
     writer.bytes[broken as usize] = 77;
     writer.entry_of(4, 4, &[1 << 30]);
-    writer.say(5, "kubelet.service", "five");
+    writer.message(5, "kubelet.service", "five");
     node.write(LIVE, &writer);
     assert_eq!(take(&mut node.journal(None)), ["one", "three", "five", "Unreadable(2)"]);
 }
 
 #[test]
 fn a_broken_chain_counts_all_that_it_led_to_and_new_files_are_read() {
-    let node = Node::new();
-    let mut writer = Writer::new(1, true);
+    let node = JournalNode::new();
+    let mut writer = JournalWriter::new(1, true);
     for number in 1..=20 {
-        writer.say(number, "kubelet.service", &format!("line {number}"));
+        writer.message(number, "kubelet.service", &format!("line {number}"));
     }
-    // The first array holds two; what links to the second leads back.
+    // The first array has two items; its link points back to itself.
     let first = u64::from_le_bytes(writer.bytes[176..184].try_into().expect("8 bytes"));
     writer.put(first as usize + 16, first);
     node.write(LIVE, &writer);
     let mut journal = node.journal(None);
     assert_eq!(take(&mut journal), ["line 1", "line 2", "Unreadable(18)"]);
     fs::rename(node.path(LIVE), node.path("system@1-1.journal")).expect("a renamed file");
-    let mut next = Writer::new(1, true);
-    next.say(21, "kubelet.service", "line 21");
+    let mut next = JournalWriter::new(1, true);
+    next.message(21, "kubelet.service", "line 21");
     node.write(LIVE, &next);
     assert_eq!(take(&mut journal), ["line 21"]);
 }
 
 #[test]
 fn a_packed_message_is_unpacked_and_a_long_one_cut() {
-    let node = Node::new();
-    let mut writer = Writer::new(1, true);
+    let node = JournalNode::new();
+    let mut writer = JournalWriter::new(1, true);
     let long = format!("MESSAGE={}", "x".repeat(crate::source::LINE_LIMIT + 1));
     let pack = |text: &str| {
         ruzstd::encoding::compress_to_vec(text.as_bytes(), ruzstd::encoding::CompressionLevel::Fastest)
@@ -386,18 +386,18 @@ fn a_packed_message_is_unpacked_and_a_long_one_cut() {
     let seen = take(&mut node.journal(None));
     let short: Vec<_> = seen.iter().map(|line| &line[..line.len().min(20)]).collect();
     let x = &long[8..28];
-    assert_eq!(short, ["a packed line", x, "Cut", x, "Cut", "Unreadable(1)"]);
+    assert_eq!(short, ["a packed line", x, "Truncated", x, "Truncated", "Unreadable(1)"]);
     assert_eq!(seen[1].len(), crate::source::LINE_LIMIT);
 }
 
 #[test]
-fn a_file_that_is_being_made_is_not_told_as_broken() {
-    let node = Node::new();
+fn a_file_that_is_being_created_is_not_reported_as_unreadable() {
+    let node = JournalNode::new();
     fs::write(node.path(LIVE), "").expect("a file");
     let mut journal = node.journal(None);
     assert!(take(&mut journal).is_empty());
-    let mut writer = Writer::new(1, true);
-    writer.say(1, "kubelet.service", "one");
+    let mut writer = JournalWriter::new(1, true);
+    writer.message(1, "kubelet.service", "one");
     node.write(LIVE, &writer);
     assert_eq!(take(&mut journal), ["one"]);
 }
@@ -409,10 +409,10 @@ proptest! {
         length: prop::sample::Index,
         compact: bool,
     ) {
-        let node = Node::new();
-        let mut writer = Writer::new(1, compact);
+        let node = JournalNode::new();
+        let mut writer = JournalWriter::new(1, compact);
         for number in 1..=12 {
-            writer.say(number, UNITS[usize::from(number % 2 == 0)], &format!("line {number}"));
+            writer.message(number, UNITS[usize::from(number % 2 == 0)], &format!("line {number}"));
         }
         for (at, byte) in damage {
             let at = at.index(writer.bytes.len());
@@ -427,20 +427,20 @@ proptest! {
     }
 
     #[test]
-    fn whenever_we_look_or_restart_each_line_comes_once(
+    fn each_line_is_emitted_once_under_any_polls_and_restarts(
         steps in prop::collection::vec(0_u8..6, 1..60), compact: bool,
     ) {
-        let node = Node::new();
-        let mut writer = Writer::new(1, compact);
+        let node = JournalNode::new();
+        let mut writer = JournalWriter::new(1, compact);
         let mut journal = node.journal(None);
-        let (mut number, mut seen, mut said) = (0, Vec::new(), Vec::new());
+        let (mut number, mut seen, mut written) = (0, Vec::new(), Vec::new());
         for step in steps {
             match step {
                 0..=2 => {
                     number += 1;
-                    writer.say(number, ["kubelet.service", "sshd.service"][usize::from(step == 2)], &format!("{number}"));
+                    writer.message(number, ["kubelet.service", "sshd.service"][usize::from(step == 2)], &format!("{number}"));
                     if step < 2 {
-                        said.push(number.to_string());
+                        written.push(number.to_string());
                     }
                     node.write(LIVE, &writer);
                 }
@@ -451,11 +451,11 @@ proptest! {
                         fs::rename(node.path(LIVE), node.path(&format!("system@1-{number:04}.journal")))
                             .expect("a renamed file");
                     }
-                    writer = Writer::new(1, compact);
+                    writer = JournalWriter::new(1, compact);
                 }
             }
         }
         seen.extend(take(&mut journal));
-        prop_assert_eq!(seen, said);
+        prop_assert_eq!(seen, written);
     }
 }

@@ -1,65 +1,62 @@
-//! Turns the bytes of one `/dev/kmsg` record into its parts.
+//! Parses a record of `/dev/kmsg`.
 //!
-//! The format is the kernel's, `Documentation/ABI/testing/dev-kmsg`: `prio,seq,usec,flags[,…];text`, a line
-//! break, then lines that start with a space and name the device. Bytes that are no printable ASCII come as
-//! `\xNN`; a line break inside a message does too, and so it cannot forge a record.
+//! The format is documented in the kernel's `Documentation/ABI/testing/dev-kmsg`: `prio,seq,usec,flags[,…];text`, a
+//! line break, then lines that start with a space and describe the device. Bytes other than printable ASCII are
+//! escaped as `\xNN`, including a line break inside a message, so a message cannot forge a record.
 
 use std::borrow::Cow;
 
 use jiff::SignedDuration;
 
-/// What one read of the device can return: `CONSOLE_EXT_LOG_MAX` up to Linux 6.2, `PRINTK_MESSAGE_MAX`
-/// (2 KiB) since. A smaller buffer gets `EINVAL` and the record is gone.
+/// The maximum size of a record: `CONSOLE_EXT_LOG_MAX` up to Linux 6.2, `PRINTK_MESSAGE_MAX` (2 KiB) since. With a
+/// smaller buffer the read fails with `EINVAL` and the record is lost.
 pub const RECORD_LIMIT: usize = 8 * 1024;
 
-/// A record.
+/// A record of the kernel log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record<'a> {
+pub struct KernelRecord<'a> {
     /// The syslog facility: 0 is the kernel itself.
     pub facility: u8,
     /// The syslog level, 0 (emergency) to 7 (debug).
     pub level: u8,
-    /// Its number: one more than that of the record before, from 0 at boot.
+    /// The sequence number: starts at 0 at boot and increases by one.
     pub seq: u64,
-    /// When, since boot.
+    /// The time since boot.
     pub up: SignedDuration,
-    /// Whether it is a line, or a piece of one.
     pub fragment: Fragment,
-    /// What it says.
     pub text: Cow<'a, str>,
 }
 
-/// Whether a record is a line, or a piece of one.
+/// Whether a record is a whole line or a part of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fragment {
-    /// A line.
     Whole,
-    /// A line to which more may follow (`c`).
+    /// A line that the next record may continue (`c`).
     Open,
-    /// More of the line before (`+`).
+    /// A continuation of the previous line (`+`).
     Continued,
 }
 
-/// Why a record cannot be read.
+/// Why a record cannot be parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecordError {
-    /// It is too long.
-    #[error("failed to read a kernel record: it is longer than {RECORD_LIMIT} bytes")]
+    /// It exceeds [`RECORD_LIMIT`].
+    #[error("failed to parse a kernel record: it is longer than {RECORD_LIMIT} bytes")]
     TooLong,
-    /// It has no `;`.
-    #[error("failed to read a kernel record: nothing separates its prefix from its text")]
+    /// The separator `;` is missing.
+    #[error("failed to parse a kernel record: the separator is missing")]
     NoText,
-    /// The prefix lacks a field, or holds something else than a number.
-    #[error("failed to read a kernel record: its {0} is missing or no number")]
+    /// A field of the prefix is missing or not a number.
+    #[error("failed to parse a kernel record: its {0} is missing or not a number")]
     Prefix(&'static str),
 }
 
-/// Reads one record, as one `read(2)` returns it.
+/// Parses one record, as returned by one `read(2)`.
 ///
 /// # Errors
 ///
-/// When it does not have the kernel's format.
-pub fn parse(record: &[u8]) -> Result<Record<'_>, RecordError> {
+/// If the record does not have the kernel's format.
+pub fn parse(record: &[u8]) -> Result<KernelRecord<'_>, RecordError> {
     if record.len() > RECORD_LIMIT {
         return Err(RecordError::TooLong);
     }
@@ -76,7 +73,7 @@ pub fn parse(record: &[u8]) -> Result<Record<'_>, RecordError> {
         Some(flags) if flags.contains(&b'c') => Fragment::Open,
         _ => Fragment::Whole,
     };
-    Ok(Record {
+    Ok(KernelRecord {
         facility: u8::try_from(priority >> 3).map_err(|_| RecordError::Prefix("priority"))?,
         level: u8::try_from(priority & 7).map_err(|_| RecordError::Prefix("priority"))?,
         seq,
@@ -86,7 +83,7 @@ pub fn parse(record: &[u8]) -> Result<Record<'_>, RecordError> {
     })
 }
 
-/// Digits only: `str::parse` would take a sign too.
+/// Digits only: `str::parse` would also accept a sign.
 fn number(field: Option<&[u8]>) -> Option<u64> {
     let field = field?;
     if field.is_empty() {
@@ -98,7 +95,7 @@ fn number(field: Option<&[u8]>) -> Option<u64> {
     })
 }
 
-/// Undoes `\xNN`. Control characters become spaces, so that what was one record stays one line.
+/// Decodes `\xNN`. Control characters become spaces, so that a record stays one line.
 fn unescape(text: &[u8]) -> Cow<'_, str> {
     if memchr::memchr(b'\\', text).is_none() {
         return String::from_utf8_lossy(text);
@@ -133,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    fn read(record: &str) -> Record<'_> {
+    fn read(record: &str) -> KernelRecord<'_> {
         parse(record.as_bytes()).expect("a record")
     }
 
@@ -148,13 +145,13 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_writes_to_the_kernels_log_is_told_from_the_kernel() {
+    fn a_programs_kernel_record_has_another_facility() {
         let record = read("12,5,1,-;NVRM: Xid (PCI:0000:00:1e): 79, said a program\n");
         assert_eq!((record.facility, record.level), (1, 4));
     }
 
     #[test]
-    fn newer_fields_of_the_prefix_do_not_disturb() {
+    fn newer_fields_of_the_prefix_are_skipped() {
         assert_eq!(read("6,7,8,-,caller=T1;text\n").text, "text");
         assert_eq!(read("6,7,8;no flags at all\n").text, "no flags at all");
     }
@@ -172,7 +169,7 @@ mod tests {
             (r"one\x0atwo", "one two"),
             (r"\x1b[31mred", " [31mred"),
             (r"tab\x09stop", "tab\tstop"),
-            // Not what the kernel writes, and so left as it is.
+            // The kernel does not write these, so they stay unchanged.
             (r"\x4", r"\x4"),
             (r"\xzz", r"\xzz"),
             (r"C:\temp", r"C:\temp"),
@@ -184,13 +181,13 @@ mod tests {
     }
 
     #[test]
-    fn pieces_of_a_line_say_so() {
+    fn parts_of_a_line_are_marked() {
         assert_eq!(read("4,7,8,c;begins\n").fragment, Fragment::Open);
         assert_eq!(read("4,8,8,+;goes on\n").fragment, Fragment::Continued);
     }
 
     #[test]
-    fn what_is_no_record_is_refused_with_the_reason() {
+    fn an_invalid_record_is_rejected_with_the_reason() {
         for (raw, error) in [
             ("", RecordError::NoText),
             ("6,1,2,-", RecordError::NoText),
@@ -210,14 +207,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_panic_and_no_text_holds_a_line_break(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
+        fn no_bytes_panic_and_no_text_contains_a_line_break(bytes in prop::collection::vec(any::<u8>(), 0..512)) {
             if let Ok(record) = parse(&bytes) {
                 prop_assert!(!record.text.contains('\n'));
             }
         }
 
         #[test]
-        fn what_the_kernel_escapes_comes_back(
+        fn escapes_of_the_kernel_are_decoded(
             priority in 0_u64..192, seq: u64, micros in 0_u64..1 << 50, text in "[^\\p{Cc}]{0,64}",
         ) {
             let mut raw = format!("{priority},{seq},{micros},-;").into_bytes();

@@ -1,4 +1,4 @@
-//! Over a socket that gives one record a read, as the device does.
+//! Tests with a socket that returns one record a read, like the device.
 
 use std::os::unix::net::UnixDatagram;
 
@@ -6,10 +6,10 @@ use super::*;
 
 const BOOT: &str = "08b74c76-1eea-44dc-98f9-35874c3da41f";
 
-struct Kernel(UnixDatagram);
+struct FakeKernel(UnixDatagram);
 
-impl Kernel {
-    fn new(position: Option<&Position>) -> (Self, Kmsg) {
+impl FakeKernel {
+    fn new(position: Option<&KmsgPosition>) -> (Self, Kmsg) {
         let (kernel, device) = UnixDatagram::pair().expect("a socket pair");
         device.set_nonblocking(true).expect("a socket that does not wait");
         (Self(kernel), Kmsg::new(device.into(), BOOT.to_owned(), position))
@@ -28,18 +28,18 @@ fn clocks(up: i64) -> Clocks {
     Clocks { wall: second(1_000_000 + up), up: SignedDuration::from_secs(up) }
 }
 
-fn position(next: u64) -> Position {
-    Position { boot: BOOT.to_owned(), next }
+fn position(next: u64) -> KmsgPosition {
+    KmsgPosition { boot: BOOT.to_owned(), next }
 }
 
-/// What one poll hands on, in short.
+/// The signals of one poll, as short texts.
 fn poll(kmsg: &mut Kmsg, clocks: &Clocks) -> Vec<String> {
     let mut seen = Vec::new();
     let progress = kmsg
         .poll(clocks, &mut |signal| {
             seen.push(match signal {
                 Signal::Line(line) => line.text.into_owned(),
-                Signal::Notice(notice) => format!("{:?}", notice.flaw),
+                Signal::GapNotice(notice) => format!("{:?}", notice.gap),
             });
         })
         .expect("a device that reads");
@@ -48,15 +48,19 @@ fn poll(kmsg: &mut Kmsg, clocks: &Clocks) -> Vec<String> {
 }
 
 #[test]
-fn a_first_start_hears_all_that_the_boot_has_said_with_its_own_times() {
-    let (kernel, mut kmsg) = Kernel::new(None);
+fn a_first_start_reads_the_whole_boot_with_the_records_times() {
+    let (kernel, mut kmsg) = FakeKernel::new(None);
     kernel.write("5,0,0,-;Linux version\n");
     kernel.write("6,1,2500000,-;NET: Registered\n SUBSYSTEM=net\n");
     let mut seen = Vec::new();
     let progress = kmsg.poll(&clocks(100), &mut |signal| seen.push(signal.into_owned()));
     assert_eq!(progress.expect("a device that reads"), Progress::Drained);
     let line = |level, at, text: &str| {
-        Signal::Line(Line { origin: Origin::Kernel { facility: 0, level }, at, text: text.to_owned().into() })
+        Signal::Line(LogLine {
+            origin: Origin::Kernel { facility: 0, level },
+            at,
+            text: text.to_owned().into(),
+        })
     };
     assert_eq!(
         seen,
@@ -69,8 +73,8 @@ fn a_first_start_hears_all_that_the_boot_has_said_with_its_own_times() {
 }
 
 #[test]
-fn a_restart_goes_on_after_the_last_record() {
-    let (kernel, mut kmsg) = Kernel::new(Some(&position(2)));
+fn a_restart_continues_after_the_last_record() {
+    let (kernel, mut kmsg) = FakeKernel::new(Some(&position(2)));
     for seq in 0..4 {
         kernel.write(&format!("6,{seq},1,-;record {seq}\n"));
     }
@@ -79,8 +83,8 @@ fn a_restart_goes_on_after_the_last_record() {
 }
 
 #[test]
-fn a_position_holds_while_nothing_new_is_there() {
-    let (kernel, mut kmsg) = Kernel::new(Some(&position(2)));
+fn the_position_does_not_change_without_new_records() {
+    let (kernel, mut kmsg) = FakeKernel::new(Some(&position(2)));
     assert_eq!(kmsg.position(), position(2));
     kernel.write("6,0,1,-;old\n");
     assert!(poll(&mut kmsg, &clocks(1)).is_empty());
@@ -89,37 +93,37 @@ fn a_position_holds_while_nothing_new_is_there() {
 
 #[test]
 fn another_boot_is_read_from_its_start() {
-    let earlier = Position { boot: "another".to_owned(), next: 900 };
-    let (kernel, mut kmsg) = Kernel::new(Some(&earlier));
+    let earlier = KmsgPosition { boot: "another".to_owned(), next: 900 };
+    let (kernel, mut kmsg) = FakeKernel::new(Some(&earlier));
     kernel.write("6,0,1,-;Linux version\n");
     assert_eq!(poll(&mut kmsg, &clocks(1)), ["Linux version"]);
 }
 
 #[test]
 fn what_is_overwritten_is_counted() {
-    let (kernel, mut kmsg) = Kernel::new(None);
+    let (kernel, mut kmsg) = FakeKernel::new(None);
     kernel.write("6,0,1,-;first\n");
     kernel.write("6,60000,1,-;after the flood\n");
     assert_eq!(poll(&mut kmsg, &clocks(1)), ["first", "Lost(Some(59999))", "after the flood"]);
 }
 
 #[test]
-fn what_is_overwritten_while_nobody_reads_is_counted_too() {
-    let (kernel, mut kmsg) = Kernel::new(Some(&position(10)));
+fn records_overwritten_while_the_agent_is_stopped_are_counted_too() {
+    let (kernel, mut kmsg) = FakeKernel::new(Some(&position(10)));
     kernel.write("6,15,1,-;after the restart\n");
     assert_eq!(poll(&mut kmsg, &clocks(1)), ["Lost(Some(5))", "after the restart"]);
 }
 
 #[test]
-fn a_log_that_had_turned_over_before_the_first_start_is_not_lost_by_us() {
-    let (kernel, mut kmsg) = Kernel::new(None);
+fn a_log_that_had_wrapped_before_the_first_start_is_not_counted_as_lost() {
+    let (kernel, mut kmsg) = FakeKernel::new(None);
     kernel.write("6,700,1,-;oldest left\n");
-    assert_eq!(poll(&mut kmsg, &clocks(1)), ["Turned(700)", "oldest left"]);
+    assert_eq!(poll(&mut kmsg, &clocks(1)), ["Wrapped(700)", "oldest left"]);
 }
 
 #[test]
 fn a_record_that_cannot_be_read_stops_nothing_and_is_no_gap() {
-    let (kernel, mut kmsg) = Kernel::new(None);
+    let (kernel, mut kmsg) = FakeKernel::new(None);
     kernel.write("6,0,1,-;first\n");
     kernel.write("rubbish\n");
     kernel.write("6,2,1,-;third\n");
@@ -127,8 +131,8 @@ fn a_record_that_cannot_be_read_stops_nothing_and_is_no_gap() {
 }
 
 #[test]
-fn what_cannot_be_read_again_is_not_told_again() {
-    let (kernel, mut kmsg) = Kernel::new(Some(&position(3)));
+fn an_unreadable_record_is_not_reported_again_after_a_restart() {
+    let (kernel, mut kmsg) = FakeKernel::new(Some(&position(3)));
     kernel.write("6,0,1,-;first\n");
     kernel.write("rubbish\n");
     kernel.write("6,2,1,-;third\n");
@@ -137,8 +141,8 @@ fn what_cannot_be_read_again_is_not_told_again() {
 }
 
 #[test]
-fn pieces_of_a_line_become_one_line_and_wait_for_nobody() {
-    let (kernel, mut kmsg) = Kernel::new(None);
+fn parts_of_a_line_become_one_line_without_delay() {
+    let (kernel, mut kmsg) = FakeKernel::new(None);
     kernel.write("4,0,1,c;Mem-Info: \n");
     kernel.write("4,1,1,+;active 5\n");
     kernel.write("6,2,1,-;next\n");
@@ -150,35 +154,35 @@ fn pieces_of_a_line_become_one_line_and_wait_for_nobody() {
 
 #[test]
 fn a_line_of_endless_pieces_is_cut() {
-    let (kernel, mut kmsg) = Kernel::new(None);
+    let (kernel, mut kmsg) = FakeKernel::new(None);
     kernel.write("4,0,1,c;start\n");
     let piece = "x".repeat(4000);
     for seq in 1..6 {
         kernel.write(&format!("4,{seq},1,+;{piece}\n"));
     }
     let seen = poll(&mut kmsg, &clocks(1));
-    assert_eq!(seen[0], "Cut");
+    assert_eq!(seen[0], "Truncated");
     assert_eq!(seen[1].len(), LINE_LIMIT);
 }
 
 #[test]
-fn a_stamp_that_has_drifted_is_put_between_two_looks() {
+fn a_timestamp_that_has_drifted_is_moved_between_two_polls() {
     let up = SignedDuration::from_secs;
-    // The kernel's clock is 90 s behind: the record was not there at the last look, at 1,000,495.
+    // The kernel's clock is 90 s behind: the record was not there at the last poll, at 1,000,495.
     assert_eq!(written_at(up(410), &clocks(500), Some(second(1_000_495))), second(1_000_495));
-    // It is ahead.
+    // The kernel's clock is ahead.
     assert_eq!(written_at(up(590), &clocks(500), Some(second(1_000_495))), second(1_000_500));
-    // It is right.
+    // The kernel's clock is right.
     assert_eq!(written_at(up(498), &clocks(500), Some(second(1_000_495))), second(1_000_498));
-    // The first look knows no better than the stamp.
+    // At the first poll, the timestamp is the only information.
     assert_eq!(written_at(up(410), &clocks(500), None), second(1_000_410));
-    // The wall clock was set back by an hour since the last look: never later than it is now.
+    // The wall clock was set back by an hour since the last poll; a record is never from the future.
     assert_eq!(written_at(up(498), &clocks(500), Some(second(1_003_600))), second(1_000_500));
 }
 
 #[test]
 fn a_device_that_is_not_there_is_named() {
-    let root = tempfile::tempdir().expect("a folder");
+    let root = tempfile::tempdir().expect("a directory");
     let error = Kmsg::open(root.path(), None).expect_err("no device");
     assert!(matches!(error, KmsgError::Boot { .. }), "{error}");
 }

@@ -1,39 +1,37 @@
-//! Turns bytes from the kernel into netlink messages and their attributes.
+//! Splits bytes from the kernel into netlink messages and attributes.
 //!
-//! Lengths come from outside: what claims more than there is ends the reading, and nothing is read past it.
+//! Lengths are not trusted: a length beyond the end stops the iteration.
 
-/// One message.
+/// A netlink message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Message<'a> {
-    /// What it is about.
+pub struct NetlinkMessage<'a> {
+    /// The message type.
     pub kind: u16,
-    /// Its flags.
     pub flags: u16,
-    /// The request that it answers.
+    /// The sequence number of the request.
     pub sequence: u32,
-    /// What it says.
+    /// The data after the header.
     pub payload: &'a [u8],
 }
 
-/// One attribute.
+/// A netlink attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attribute<'a> {
-    /// What it is.
+    /// The attribute type, without flags.
     pub kind: u16,
-    /// Its value.
     pub value: &'a [u8],
 }
 
 const MESSAGE_HEADER: usize = 16;
 const ATTRIBUTE_HEADER: usize = 4;
-/// The two upper bits say that it is nested, or in network order.
+/// The two upper bits are flags: nested, and network byte order.
 const KIND_MASK: u16 = 0x3fff;
 
-/// Splits one read's bytes into messages.
-pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+/// Splits the bytes of one read into messages.
+pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<'_>> {
     std::iter::from_fn(move || {
         let length = u32_at(bytes, 0)? as usize;
-        let message = Message {
+        let message = NetlinkMessage {
             kind: u16_at(bytes, 4)?,
             flags: u16_at(bytes, 6)?,
             sequence: u32_at(bytes, 8)?,
@@ -55,28 +53,28 @@ pub fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = Attribute<'_>> {
     })
 }
 
-/// The first attribute of a kind.
+/// The value of the first attribute of a type.
 pub fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|attribute| attribute.kind == kind).map(|attribute| attribute.value)
 }
 
-/// A text that ends with a zero.
+/// A zero-terminated string.
 pub fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
-/// Two bytes of the host's order.
+/// A 16-bit integer in host byte order.
 pub fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().map(|chunk| u16::from_ne_bytes(*chunk))
 }
 
-/// Four bytes of the host's order.
+/// A 32-bit integer in host byte order.
 pub fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|chunk| u32::from_ne_bytes(*chunk))
 }
 
-/// Four bytes of the network's order.
+/// A 32-bit integer in network byte order.
 pub fn u32_be(bytes: &[u8]) -> Option<u32> {
     bytes.first_chunk().map(|chunk| u32::from_be_bytes(*chunk))
 }
@@ -109,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_that_lies_ends_the_reading() {
+    fn a_wrong_length_ends_the_iteration() {
         let mut bytes = [packed(1, &[7; 4]), packed(2, &[8; 4])].concat();
         bytes[8] = 200;
         assert_eq!(attributes(&bytes).count(), 1);

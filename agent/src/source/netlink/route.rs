@@ -1,9 +1,9 @@
-//! Turns the kernel's dumps of interfaces, routing rules and routes into plain values.
+//! Reads interfaces, routing rules and routes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{
-    Family, NetlinkError, dump,
+    NetlinkError, NetlinkFamily, dump,
     message::{attribute, attributes, text, u16_at, u32_at},
 };
 
@@ -14,9 +14,9 @@ const RTM_GETROUTE: u16 = 26;
 const RTM_NEWRULE: u16 = 32;
 const RTM_GETRULE: u16 = 34;
 
-/// `struct ifinfomsg`.
+/// The size of `struct ifinfomsg`.
 const LINK_HEADER: usize = 16;
-/// `struct rtmsg` and `struct fib_rule_hdr`.
+/// The size of `struct rtmsg` and `struct fib_rule_hdr`.
 const ROUTE_HEADER: usize = 12;
 
 /// `IFF_*` of `linux/if.h`.
@@ -31,71 +31,66 @@ mod flag {
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// Its number.
     pub index: u32,
-    /// Its name.
     pub name: String,
-    /// What kind of virtual interface it is, such as `veth`; empty for hardware.
+    /// The kind of a virtual interface, such as `veth`; empty for hardware.
     pub kind: String,
-    /// Whether somebody set it up.
+    /// Whether it is administratively up.
     pub up: bool,
-    /// Whether it can carry packets.
+    /// Whether it has a carrier.
     pub running: bool,
-    /// Whether it loops back.
     pub loopback: bool,
-    /// Whether it broadcasts or multicasts: one that does neither is a tunnel's end or a point-to-point link.
+    /// Whether it supports broadcast or multicast; tunnels and point-to-point links support neither.
     pub reaches_many: bool,
 }
 
-/// A rule that picks a routing table.
+/// A rule that selects a routing table.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule {
-    /// Whether it is one of IPv6.
+pub struct RoutingRule {
+    /// Whether it is for IPv6.
     pub v6: bool,
-    /// Lower ones are asked first.
+    /// Rules with a lower number are evaluated first.
     pub priority: u32,
-    /// The packets' source.
+    /// The source of matching packets; `None` matches any.
     pub source: Option<Network>,
-    /// The packets' destination.
+    /// The destination of matching packets; `None` matches any.
     pub destination: Option<Network>,
-    /// The table; 0 for a rule that picks none.
+    /// The table; 0 if the rule selects none.
     pub table: u32,
 }
 
-/// A route.
+/// A route in a routing table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// Whether it is one of IPv6.
+    /// Whether it is for IPv6.
     pub v6: bool,
-    /// Its table.
     pub table: u32,
-    /// Where it leads; none is everywhere.
+    /// The destination; `None` for a default route.
     pub destination: Option<Network>,
-    /// The interface that it leaves by.
+    /// The index of the outgoing interface.
     pub interface: Option<u32>,
-    /// Whether packets get through: not so for blackhole, unreachable and prohibit.
+    /// Whether packets are forwarded: false for blackhole, unreachable and prohibit.
     pub passes: bool,
 }
 
-/// The routing table of everyday.
+/// The number of the main routing table.
 pub const MAIN_TABLE: u32 = 254;
 
 /// An address with a prefix length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Network {
-    /// The address.
     pub address: IpAddr,
-    /// How many bits of it count.
+    /// The prefix length in bits.
     pub prefix: u8,
 }
 
 impl Network {
-    /// One address alone.
+    /// The network of a single address.
     pub fn host(address: IpAddr) -> Self {
         Self { address, prefix: if address.is_ipv4() { 32 } else { 128 } }
     }
 
-    /// Whether an address lies within.
+    /// Whether it contains an address.
     pub fn contains(&self, address: IpAddr) -> bool {
         let shared = |own: u128, other: u128, bits: u32| {
             let unused = bits.saturating_sub(u32::from(self.prefix));
@@ -112,29 +107,29 @@ impl Network {
 }
 
 impl std::str::FromStr for Network {
-    type Err = NotANetwork;
+    type Err = ParseNetworkError;
 
-    /// `10.0.0.0/8`, `10.0.0.1`, and the old `10.0.0.0/255.0.0.0`.
-    fn from_str(text: &str) -> Result<Self, NotANetwork> {
+    /// Accepts `10.0.0.0/8`, `10.0.0.1`, and the old form `10.0.0.0/255.0.0.0`.
+    fn from_str(text: &str) -> Result<Self, ParseNetworkError> {
         let (address, prefix) = match text.split_once('/') {
             None => (text, None),
             Some((address, prefix)) => (address, Some(prefix)),
         };
-        let address: IpAddr = address.parse().map_err(|_| NotANetwork)?;
+        let address: IpAddr = address.parse().map_err(|_| ParseNetworkError)?;
         let Some(prefix) = prefix else { return Ok(Self::host(address)) };
         let longest = Self::host(address).prefix;
         let prefix = match prefix.parse::<u8>() {
             Ok(prefix) => prefix,
             Err(_) => {
-                let mask: u32 = prefix.parse::<Ipv4Addr>().map_err(|_| NotANetwork)?.into();
+                let mask: u32 = prefix.parse::<Ipv4Addr>().map_err(|_| ParseNetworkError)?.into();
                 let prefix = mask.leading_ones();
                 if !address.is_ipv4() || mask.checked_shl(prefix).unwrap_or(0) != 0 {
-                    return Err(NotANetwork);
+                    return Err(ParseNetworkError);
                 }
                 prefix as u8
             }
         };
-        if prefix > longest { Err(NotANetwork) } else { Ok(Self { address, prefix }) }
+        if prefix > longest { Err(ParseNetworkError) } else { Ok(Self { address, prefix }) }
     }
 }
 
@@ -144,15 +139,15 @@ impl std::fmt::Display for Network {
     }
 }
 
-/// A text that is no address with a prefix length.
+/// The text is not an address with a prefix length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an address with a prefix length")]
-pub struct NotANetwork;
+pub struct ParseNetworkError;
 
 /// Reads all interfaces.
 pub fn links() -> Result<Vec<Link>, NetlinkError> {
     dump(
-        Family::Route,
+        NetlinkFamily::Route,
         RTM_GETLINK,
         &[0; LINK_HEADER],
         "network interfaces",
@@ -164,25 +159,37 @@ pub fn links() -> Result<Vec<Link>, NetlinkError> {
     )
 }
 
-/// Reads all routing rules, of both address families.
-pub fn rules() -> Result<Vec<Rule>, NetlinkError> {
-    dump(Family::Route, RTM_GETRULE, &[0; ROUTE_HEADER], "routing rules", |rules: &mut Vec<Rule>, message| {
-        if message.kind == RTM_NEWRULE {
-            rules.extend(parse_rule(message.payload));
-        }
-    })
+/// Reads all routing rules of IPv4 and IPv6.
+pub fn rules() -> Result<Vec<RoutingRule>, NetlinkError> {
+    dump(
+        NetlinkFamily::Route,
+        RTM_GETRULE,
+        &[0; ROUTE_HEADER],
+        "routing rules",
+        |rules: &mut Vec<RoutingRule>, message| {
+            if message.kind == RTM_NEWRULE {
+                rules.extend(parse_rule(message.payload));
+            }
+        },
+    )
 }
 
-/// Reads all routes of all tables, of both address families.
+/// Reads all routes in all tables, of IPv4 and IPv6.
 pub fn routes() -> Result<Vec<Route>, NetlinkError> {
-    dump(Family::Route, RTM_GETROUTE, &[0; ROUTE_HEADER], "routes", |routes: &mut Vec<Route>, message| {
-        if message.kind == RTM_NEWROUTE {
-            routes.extend(parse_route(message.payload));
-        }
-    })
+    dump(
+        NetlinkFamily::Route,
+        RTM_GETROUTE,
+        &[0; ROUTE_HEADER],
+        "routes",
+        |routes: &mut Vec<Route>, message| {
+            if message.kind == RTM_NEWROUTE {
+                routes.extend(parse_route(message.payload));
+            }
+        },
+    )
 }
 
-/// Reads an `RTM_NEWLINK` message.
+/// Parses an `RTM_NEWLINK` message.
 pub fn parse_link(payload: &[u8]) -> Option<Link> {
     const IFLA_IFNAME: u16 = 3;
     const IFLA_LINKINFO: u16 = 18;
@@ -203,14 +210,14 @@ pub fn parse_link(payload: &[u8]) -> Option<Link> {
     })
 }
 
-/// Reads an `RTM_NEWRULE` message.
-pub fn parse_rule(payload: &[u8]) -> Option<Rule> {
+/// Parses an `RTM_NEWRULE` message.
+pub fn parse_rule(payload: &[u8]) -> Option<RoutingRule> {
     const FRA_DST: u16 = 1;
     const FRA_SRC: u16 = 2;
     const FRA_PRIORITY: u16 = 6;
     const FRA_TABLE: u16 = 15;
     let (destination_prefix, source_prefix) = (*payload.get(1)?, *payload.get(2)?);
-    let mut rule = Rule {
+    let mut rule = RoutingRule {
         v6: is_v6(payload)?,
         priority: 0,
         source: None,
@@ -229,13 +236,13 @@ pub fn parse_rule(payload: &[u8]) -> Option<Rule> {
     Some(rule)
 }
 
-/// Reads an `RTM_NEWROUTE` message.
+/// Parses an `RTM_NEWROUTE` message.
 pub fn parse_route(payload: &[u8]) -> Option<Route> {
     const RTA_DST: u16 = 1;
     const RTA_OIF: u16 = 4;
     const RTA_TABLE: u16 = 15;
     const RTA_MULTIPATH: u16 = 9;
-    /// Blackhole, unreachable, prohibit and throw.
+    /// The route types blackhole, unreachable, prohibit and throw.
     const CLOSED: std::ops::RangeInclusive<u8> = 6..=9;
     let prefix = *payload.get(1)?;
     let mut route = Route {
@@ -249,7 +256,7 @@ pub fn parse_route(payload: &[u8]) -> Option<Route> {
         match attribute.kind {
             RTA_DST => route.destination = network(attribute.value, prefix),
             RTA_OIF => route.interface = u32_at(attribute.value, 0),
-            // The first of several ways; `struct rtnexthop` has its interface at 4.
+            // The first of several next hops; `struct rtnexthop` has its interface at offset 4.
             RTA_MULTIPATH if u16_at(attribute.value, 0).is_some() => {
                 route.interface = u32_at(attribute.value, 4);
             }
@@ -257,12 +264,12 @@ pub fn parse_route(payload: &[u8]) -> Option<Route> {
             _ => {}
         }
     }
-    // The default route of IPv6 may spell out `::/0`.
+    // The IPv6 default route may have the destination `::/0`.
     route.destination = route.destination.filter(|destination| destination.prefix > 0);
     Some(route)
 }
 
-/// None for families other than IP's two.
+/// `None` for address families other than IPv4 and IPv6.
 fn is_v6(payload: &[u8]) -> Option<bool> {
     match *payload.first()? {
         2 => Some(false),

@@ -1,7 +1,7 @@
-//! Turns a page's number into the page, through the kernel's passthrough for NVMe commands.
+//! Reads an NVMe log page through the kernel's admin passthrough.
 //!
-//! The one command that is made here only reads. The kernel has no file that shows a log page, and no library that is
-//! built in wraps the call, so that this module alone may be unsafe.
+//! The only command issued here reads. The kernel has no file for log pages, and none of our dependencies wraps the
+//! call, so this module contains the unsafe code.
 #![allow(unsafe_code)]
 
 use std::{ffi::c_void, fs::File, io, marker::PhantomData};
@@ -12,13 +12,13 @@ use super::{NvmeError, PAGE_BYTES};
 
 /// Get Log Page, in the NVMe base specification.
 const GET_LOG_PAGE: u8 = 0x02;
-/// EBS volumes have this one.
+/// EBS volumes have this namespace.
 const NAMESPACE: u32 = 1;
 
 /// `struct nvme_admin_cmd` of the kernel's `linux/nvme_ioctl.h`.
 #[repr(C)]
 #[derive(Default)]
-struct Command {
+struct NvmeCommand {
     opcode: u8,
     flags: u8,
     reserved: u16,
@@ -29,31 +29,31 @@ struct Command {
     metadata_bytes: u32,
     bytes: u32,
     words_10_to_15: [u32; 6],
-    /// The driver's own limit: a command that takes longer than it allows makes it reset the controller, so that
-    /// nothing shorter is asked for.
+    /// 0 uses the driver's default. A command that exceeds its timeout makes the driver reset the controller, so no
+    /// shorter one is requested.
     timeout_milliseconds: u32,
     result: u32,
 }
 
-/// Commands address memory in steps of four bytes.
+/// Commands address memory in units of four bytes.
 #[repr(C, align(8))]
-struct Page([u8; PAGE_BYTES]);
+struct LogPage([u8; PAGE_BYTES]);
 
-/// A command that fills a page, which it keeps borrowed.
-struct Fill<'a> {
-    command: Command,
-    page: PhantomData<&'a mut Page>,
+/// A command that writes a page, which it borrows.
+struct GetLogPage<'a> {
+    command: NvmeCommand,
+    page: PhantomData<&'a mut LogPage>,
 }
 
-// SAFETY: `NVME_IOCTL_ADMIN_CMD` reads and writes a `Command`, which is laid out as the kernel's own and lives in
-// `self`; besides it writes at most `bytes` bytes at `address`, which `log_page` makes a page's whole length and place.
-unsafe impl Ioctl for Fill<'_> {
+// SAFETY: `NVME_IOCTL_ADMIN_CMD` reads and writes an `NvmeCommand`, which has the kernel's layout and lives in
+// `self`; it also writes at most `bytes` bytes at `address`, which `log_page` sets to a page's size and address.
+unsafe impl Ioctl for GetLogPage<'_> {
     type Output = IoctlOutput;
 
     const IS_MUTATING: bool = true;
 
     fn opcode(&self) -> Opcode {
-        opcode::read_write::<Command>(b'N', 0x41)
+        opcode::read_write::<NvmeCommand>(b'N', 0x41)
     }
 
     fn as_ptr(&mut self) -> *mut c_void {
@@ -65,24 +65,24 @@ unsafe impl Ioctl for Fill<'_> {
     }
 }
 
-/// A log page from its beginning.
+/// Reads a log page from its start.
 pub(super) fn log_page(device: &File, page: u8) -> Result<Box<[u8; PAGE_BYTES]>, NvmeError> {
-    let mut filled = Page([0; PAGE_BYTES]);
+    let mut filled = LogPage([0; PAGE_BYTES]);
     let words = (PAGE_BYTES / 4 - 1) as u32;
-    let fill = Fill {
-        command: Command {
+    let fill = GetLogPage {
+        command: NvmeCommand {
             opcode: GET_LOG_PAGE,
             namespace: NAMESPACE,
             address: (&raw mut filled).expose_provenance() as u64,
             bytes: PAGE_BYTES as u32,
-            // The number of words, of which there is one more than is said, fits into the upper half.
+            // The number of words minus one, in the upper half.
             words_10_to_15: [u32::from(page) | words << 16, 0, 0, 0, 0, 0],
-            ..Command::default()
+            ..NvmeCommand::default()
         },
         page: PhantomData,
     };
-    // SAFETY: what is passed is what the call expects, as said above. A device of another kind refuses a number that
-    // bears NVMe's letter and this command's size.
+    // SAFETY: the argument is what the call expects, as explained above. A device of another kind rejects a request
+    // number with NVMe's letter and this command's size.
     let status = unsafe { ioctl(device, fill) }.map_err(io::Error::from)?;
     match u32::try_from(status) {
         Ok(0) => Ok(Box::new(filled.0)),
@@ -97,10 +97,10 @@ mod tests {
 
     #[test]
     fn the_call_has_the_number_and_the_command_the_size_that_the_kernels_header_gives() {
-        let fill = Fill { command: Command::default(), page: PhantomData };
+        let fill = GetLogPage { command: NvmeCommand::default(), page: PhantomData };
         assert_eq!(fill.opcode(), 0xc048_4e41);
-        assert_eq!(size_of::<Command>(), 72);
-        assert_eq!(std::mem::offset_of!(Command, address), 24);
-        assert_eq!(std::mem::offset_of!(Command, words_10_to_15), 40);
+        assert_eq!(size_of::<NvmeCommand>(), 72);
+        assert_eq!(std::mem::offset_of!(NvmeCommand, address), 24);
+        assert_eq!(std::mem::offset_of!(NvmeCommand, words_10_to_15), 40);
     }
 }

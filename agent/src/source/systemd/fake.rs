@@ -1,4 +1,4 @@
-//! A systemd of a test's own.
+//! A systemd for tests.
 
 use std::{
     fs,
@@ -12,16 +12,16 @@ use super::{
     Unit,
     bus::{self, PRIVATE},
     message::{
-        Body, DESTINATION, ERROR, ERROR_NAME, FIXED, LITTLE_ENDIAN, MEMBER, METHOD_RETURN, PATH,
-        REPLY_SERIAL, Reader, SIGNATURE, VERSION,
+        DESTINATION, DbusBody, DbusReader, ERROR, ERROR_NAME, FIXED, LITTLE_ENDIAN, MEMBER, METHOD_RETURN,
+        PATH, REPLY_SERIAL, SIGNATURE, VERSION,
     },
     path_of,
 };
 
-/// The sender's name, which only a bus puts there.
+/// The header field of the sender, which only a bus adds.
 const SENDER: u8 = 7;
 
-/// A service that runs.
+/// A running service.
 pub(crate) fn running(name: &str) -> Unit {
     Unit {
         name: name.to_owned(),
@@ -35,34 +35,34 @@ pub(crate) fn running(name: &str) -> Unit {
     }
 }
 
-/// Serves the private socket under a root for as long as the process lives.
+/// Serves the private socket under a root until the process ends.
 pub(crate) fn start(root: &Path, units: Vec<Unit>) {
     let path = root.join(PRIVATE);
-    fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+    fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
     let listener = UnixListener::bind(path).expect("a socket");
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.expect("a connection");
             let greeting = bus::line(&mut stream).expect("a greeting");
             assert!(greeting.starts_with(b"\0AUTH EXTERNAL "), "{greeting:?}");
-            stream.write_all(b"OK 1234deadbeef\r\n").expect("an answer");
-            assert_eq!(bus::line(&mut stream).expect("a word"), b"BEGIN\r\n");
+            stream.write_all(b"OK 1234deadbeef\r\n").expect("a response");
+            assert_eq!(bus::line(&mut stream).expect("a message"), b"BEGIN\r\n");
             serve(&mut stream, &units);
         }
     });
 }
 
-/// Answers calls until the other side hangs up.
+/// Replies to calls until the client closes the connection.
 pub(super) fn serve(stream: &mut (impl Read + Write), units: &[Unit]) {
-    while let Ok(call) = Incoming::read(stream) {
+    while let Ok(call) = IncomingCall::read(stream) {
         if call.member == "Get" || call.member == "ListUnitsByPatterns" {
-            stream.write_all(&call.answer(units)).expect("an answer");
+            stream.write_all(&call.response(units)).expect("a response");
         }
     }
 }
 
 #[derive(Debug, Default)]
-struct Incoming {
+struct IncomingCall {
     serial: u32,
     path: String,
     member: String,
@@ -70,7 +70,7 @@ struct Incoming {
     body: Vec<u8>,
 }
 
-impl Incoming {
+impl IncomingCall {
     fn read(from: &mut impl Read) -> io::Result<Self> {
         let mut header = vec![0; FIXED];
         from.read_exact(&mut header)?;
@@ -80,7 +80,7 @@ impl Incoming {
         from.read_exact(&mut header[FIXED..])?;
         let mut call = Self { serial, body: vec![0; body], ..Self::default() };
         from.read_exact(&mut call.body)?;
-        let mut reader = Reader { bytes: &header[..FIXED + fields], at: FIXED };
+        let mut reader = DbusReader { bytes: &header[..FIXED + fields], at: FIXED };
         while reader.at < reader.bytes.len() {
             reader.pad(8).expect("padding");
             let code = reader.u8().expect("a field");
@@ -99,11 +99,11 @@ impl Incoming {
         Ok(call)
     }
 
-    fn answer(&self, units: &[Unit]) -> Vec<u8> {
+    fn response(&self, units: &[Unit]) -> Vec<u8> {
         if self.member == "ListUnitsByPatterns" {
             return self.message(METHOD_RETURN, "a(ssssssouso)", None, &list(units));
         }
-        let mut reader = Reader { bytes: &self.body, at: 0 };
+        let mut reader = DbusReader { bytes: &self.body, at: 0 };
         reader.string().expect("an interface");
         let property = reader.string().expect("a property");
         let unknown = Unit {
@@ -115,9 +115,9 @@ impl Incoming {
             ..running("")
         };
         let unit = units.iter().find(|unit| path_of(&unit.name) == self.path).unwrap_or(&unknown);
-        let text = |text: &str| Some(Body::new().signature("s").string(text));
+        let text = |text: &str| Some(DbusBody::new().signature("s").string(text));
         let time = |at: Option<jiff::Timestamp>| {
-            let mut body = Body::new().signature("t");
+            let mut body = DbusBody::new().signature("t");
             body.pad(8);
             let micros = at.map_or(0, |at| at.as_microsecond() as u64);
             body.0.extend_from_slice(&micros.to_le_bytes());
@@ -130,20 +130,20 @@ impl Incoming {
             "UnitFileState" => text(&unit.file_state),
             "ActiveEnterTimestamp" => time(unit.active_enter),
             "ActiveExitTimestamp" => time(unit.active_exit),
-            "NRestarts" => unit.n_restarts.map(|count| Body::new().signature("u").u32(count)),
+            "NRestarts" => unit.n_restarts.map(|count| DbusBody::new().signature("u").u32(count)),
             _ => None,
         };
         match value {
             Some(value) => self.message(METHOD_RETURN, "v", None, &value),
             None => {
                 let name = "org.freedesktop.DBus.Error.UnknownProperty";
-                self.message(ERROR, "s", Some(name), &Body::new().string("no such property"))
+                self.message(ERROR, "s", Some(name), &DbusBody::new().string("no such property"))
             }
         }
     }
 
-    fn message(&self, kind: u8, signature: &str, error: Option<&str>, body: &Body) -> Vec<u8> {
-        let mut fields = Body::new().field(REPLY_SERIAL, "u").u32(self.serial);
+    fn message(&self, kind: u8, signature: &str, error: Option<&str>, body: &DbusBody) -> Vec<u8> {
+        let mut fields = DbusBody::new().field(REPLY_SERIAL, "u").u32(self.serial);
         if let Some(sender) = &self.sender {
             fields = fields.field(DESTINATION, "s").string(sender);
         }
@@ -151,7 +151,7 @@ impl Incoming {
             fields = fields.field(ERROR_NAME, "s").string(error);
         }
         fields = fields.field(SIGNATURE, "g").signature(signature);
-        let mut out = Body(vec![LITTLE_ENDIAN, kind, 1, VERSION]);
+        let mut out = DbusBody(vec![LITTLE_ENDIAN, kind, 1, VERSION]);
         out = out.u32(body.0.len() as u32).u32(self.serial).u32(fields.0.len() as u32);
         out.0.extend_from_slice(&fields.0);
         out.pad(8);
@@ -160,8 +160,8 @@ impl Incoming {
     }
 }
 
-fn list(units: &[Unit]) -> Body {
-    let mut out = Body::new().u32(0);
+fn list(units: &[Unit]) -> DbusBody {
+    let mut out = DbusBody::new().u32(0);
     out.pad(8);
     let start = out.0.len();
     for unit in units {

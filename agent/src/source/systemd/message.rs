@@ -1,19 +1,19 @@
-//! Turns calls into D-Bus messages, and messages into replies: as much of the wire format as systemd is asked with.
+//! Encodes D-Bus calls and decodes replies: the part of the wire format that is needed.
 //!
 //! <https://dbus.freedesktop.org/doc/dbus-specification.html#message-protocol>
 
 use std::io::{self, Read};
 
-/// The longest answer is the list of services, at some 300 bytes each.
+/// The longest reply is the list of services, with about 300 bytes each.
 const MAX_MESSAGE: usize = 1024 * 1024;
-/// The part of a message that every message has.
+/// The size of the fixed part of a message header.
 pub(super) const FIXED: usize = 16;
 
 pub(super) const LITTLE_ENDIAN: u8 = b'l';
 pub(super) const METHOD_CALL: u8 = 1;
 pub(super) const METHOD_RETURN: u8 = 2;
 pub(super) const ERROR: u8 = 3;
-/// Asking about systemd must not start anything.
+/// Reading systemd's state must not start anything.
 const NO_AUTO_START: u8 = 2;
 pub(super) const VERSION: u8 = 1;
 
@@ -25,22 +25,22 @@ pub(super) const REPLY_SERIAL: u8 = 5;
 pub(super) const DESTINATION: u8 = 6;
 pub(super) const SIGNATURE: u8 = 8;
 
-/// A call of a method.
+/// A method call.
 #[derive(Debug, Clone)]
-pub(super) struct Call {
+pub(super) struct DbusCall {
     pub(super) path: String,
     pub(super) interface: &'static str,
     pub(super) member: &'static str,
     pub(super) signature: &'static str,
-    pub(super) body: Body,
+    pub(super) body: DbusBody,
 }
 
-impl Call {
-    /// As it is sent.
+impl DbusCall {
+    /// Encodes the message.
     pub(super) fn encode(&self, serial: u32, destination: &str) -> Vec<u8> {
-        let mut out = Body(vec![LITTLE_ENDIAN, METHOD_CALL, NO_AUTO_START, VERSION]);
+        let mut out = DbusBody(vec![LITTLE_ENDIAN, METHOD_CALL, NO_AUTO_START, VERSION]);
         out = out.u32(self.body.0.len() as u32).u32(serial);
-        let mut fields = Body::new();
+        let mut fields = DbusBody::new();
         let texts = [
             (PATH, "o", self.path.as_str()),
             (INTERFACE, "s", self.interface),
@@ -53,7 +53,7 @@ impl Call {
         if !self.signature.is_empty() {
             fields = fields.field(SIGNATURE, "g").signature(self.signature);
         }
-        // The array of fields starts at a multiple of eight, so that its own padding is right where it ends up.
+        // The array of header fields starts at a multiple of eight, so its inner padding stays correct.
         out = out.u32(fields.0.len() as u32);
         out.0.extend_from_slice(&fields.0);
         out.pad(8);
@@ -62,11 +62,11 @@ impl Call {
     }
 }
 
-/// Values as they are sent.
+/// Encoded arguments.
 #[derive(Debug, Clone)]
-pub(super) struct Body(pub(super) Vec<u8>);
+pub(super) struct DbusBody(pub(super) Vec<u8>);
 
-impl Body {
+impl DbusBody {
     pub(super) fn new() -> Self {
         Self(Vec::new())
     }
@@ -114,44 +114,44 @@ impl Body {
     }
 }
 
-/// What a call came to.
+/// The result of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Reply {
-    /// Its values.
-    Return(Values),
-    /// The error's name.
+pub(super) enum DbusReply {
+    /// The returned values.
+    Return(DbusValues),
+    /// The name of the D-Bus error.
     Error(String),
 }
 
-/// Values as they came.
+/// Encoded return values.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Values {
+pub(super) struct DbusValues {
     signature: String,
     bytes: Vec<u8>,
 }
 
-impl Values {
-    /// A property that is a text.
+impl DbusValues {
+    /// A string property.
     pub(super) fn text(&self) -> Option<String> {
         self.property("s")?.string().map(str::to_owned)
     }
 
-    /// A property that is a number of 32 bits.
+    /// A 32-bit unsigned property.
     pub(super) fn u32(&self) -> Option<u32> {
         self.property("u")?.u32()
     }
 
-    /// A property that is a number of 64 bits.
+    /// A 64-bit unsigned property.
     pub(super) fn u64(&self) -> Option<u64> {
         self.property("t")?.u64()
     }
 
-    /// The names of a list of units.
+    /// The names in a list of units.
     pub(super) fn units(&self, max: usize) -> Option<Vec<String>> {
         if self.signature != "a(ssssssouso)" {
             return None;
         }
-        let mut reader = Reader::new(&self.bytes);
+        let mut reader = DbusReader::new(&self.bytes);
         let length = reader.u32()? as usize;
         reader.pad(8)?;
         let end = reader.at.checked_add(length).filter(|end| *end <= self.bytes.len())?;
@@ -159,11 +159,11 @@ impl Values {
         while reader.at < end && names.len() < max {
             reader.pad(8)?;
             names.push(reader.string()?.to_owned());
-            // Description, load state, active state, sub state, the unit followed, the path.
+            // Description, load state, active state, sub state, followed unit, object path.
             for _ in 0..6 {
                 reader.string()?;
             }
-            // The job's number, type and path.
+            // The job's ID, type and path.
             reader.u32()?;
             reader.string()?;
             reader.string()?;
@@ -171,17 +171,17 @@ impl Values {
         Some(names)
     }
 
-    fn property(&self, kind: &str) -> Option<Reader<'_>> {
-        let mut reader = Reader::new(&self.bytes);
+    fn property(&self, kind: &str) -> Option<DbusReader<'_>> {
+        let mut reader = DbusReader::new(&self.bytes);
         (self.signature == "v" && reader.signature()? == kind).then_some(reader)
     }
 }
 
-/// Reads the next message: the serial number of the call that it answers, and what it says. None if it answers none.
-pub(super) fn read(from: &mut impl Read) -> io::Result<Option<(u32, Reply)>> {
+/// Reads the next message: the serial number of its call and the reply. `None` if it is not a reply.
+pub(super) fn read(from: &mut impl Read) -> io::Result<Option<(u32, DbusReply)>> {
     let mut header = vec![0; FIXED];
     from.read_exact(&mut header)?;
-    let malformed = || io::Error::new(io::ErrorKind::InvalidData, "that is no D-Bus message");
+    let malformed = || io::Error::new(io::ErrorKind::InvalidData, "not a D-Bus message");
     let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     let (kind, body, fields) = (header[1], word(4) as usize, word(12) as usize);
     if header[0] != LITTLE_ENDIAN || header[3] != VERSION || body > MAX_MESSAGE || fields > MAX_MESSAGE {
@@ -194,23 +194,23 @@ pub(super) fn read(from: &mut impl Read) -> io::Result<Option<(u32, Reply)>> {
     let fields = fields_of(&header[..FIXED + fields]).ok_or_else(malformed)?;
     Ok(match (kind, fields.reply_serial) {
         (METHOD_RETURN, Some(serial)) => {
-            Some((serial, Reply::Return(Values { signature: fields.signature, bytes })))
+            Some((serial, DbusReply::Return(DbusValues { signature: fields.signature, bytes })))
         }
-        (ERROR, Some(serial)) => Some((serial, Reply::Error(fields.error_name))),
+        (ERROR, Some(serial)) => Some((serial, DbusReply::Error(fields.error_name))),
         _ => None,
     })
 }
 
 #[derive(Debug, Default)]
-struct Fields {
+struct HeaderFields {
     reply_serial: Option<u32>,
     error_name: String,
     signature: String,
 }
 
-fn fields_of(header: &[u8]) -> Option<Fields> {
-    let mut fields = Fields::default();
-    let mut reader = Reader { bytes: header, at: FIXED };
+fn fields_of(header: &[u8]) -> Option<HeaderFields> {
+    let mut fields = HeaderFields::default();
+    let mut reader = DbusReader { bytes: header, at: FIXED };
     while reader.at < header.len() {
         reader.pad(8)?;
         let code = reader.u8()?;
@@ -227,21 +227,21 @@ fn fields_of(header: &[u8]) -> Option<Fields> {
             (_, "g") => {
                 reader.signature()?;
             }
-            // There are no others, and one that can't be measured can't be passed over.
+            // The specification has no other types; a field of unknown length cannot be skipped.
             _ => return None,
         }
     }
     Some(fields)
 }
 
-/// Reads values in turn. Offsets count from a multiple of eight: the start of a message, or of its body.
+/// Decodes values in sequence. Offsets are relative to a multiple of eight: the start of a message or of its body.
 #[derive(Debug)]
-pub(super) struct Reader<'a> {
+pub(super) struct DbusReader<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) at: usize,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> DbusReader<'a> {
     fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0 }
     }
@@ -271,7 +271,7 @@ impl<'a> Reader<'a> {
         Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
     }
 
-    /// Texts and object paths.
+    /// A string or object path.
     pub(super) fn string(&mut self) -> Option<&'a str> {
         let length = self.u32()? as usize;
         self.text(length)
@@ -294,11 +294,11 @@ mod tests {
 
     use super::*;
 
-    /// What systemd 252 sent over its private socket, byte for byte: six answers, and what it told unasked.
+    /// The bytes that systemd 252 sent over its private socket: six replies, and signals in between.
     const RECORDED: &[u8] = include_bytes!("../../../fixtures/systemd/answers");
 
     #[test]
-    fn recorded_answers_are_read_and_what_was_told_unasked_is_passed_over() {
+    fn recorded_replies_are_decoded_and_signals_are_skipped() {
         let mut rest = RECORDED;
         let mut replies = Vec::new();
         let mut passed = 0;
@@ -312,12 +312,13 @@ mod tests {
             }
         }
         assert!(passed > 10, "{passed}");
-        let Ok([restarts, failed, since, absent, refused, list]) = <[Reply; 6]>::try_from(replies) else {
+        let Ok([restarts, failed, since, absent, rejected, list]) = <[DbusReply; 6]>::try_from(replies)
+        else {
             panic!("not six replies");
         };
         let values = |reply| match reply {
-            Reply::Return(values) => values,
-            Reply::Error(name) => panic!("{name}"),
+            DbusReply::Return(values) => values,
+            DbusReply::Error(name) => panic!("{name}"),
         };
         let restarts = values(restarts);
         assert!(restarts.u32().is_some_and(|restarts| restarts > 3), "{restarts:?}");
@@ -326,7 +327,7 @@ mod tests {
         // 2026-11-25T04:44:06.652065Z
         assert_eq!(values(since).u64(), Some(1_795_581_846_652_065));
         assert_eq!(values(absent).text().as_deref(), Some("not-found"));
-        assert_eq!(refused, Reply::Error("org.freedesktop.DBus.Error.UnknownProperty".to_owned()));
+        assert_eq!(rejected, DbusReply::Error("org.freedesktop.DBus.Error.UnknownProperty".to_owned()));
         let names = values(list).units(100).expect("names");
         assert!(names.iter().any(|name| name == "flap.service"), "{names:?}");
         assert!(names.iter().all(|name| name.ends_with(".service")), "{names:?}");
@@ -342,7 +343,7 @@ mod tests {
                 let _ = read(&mut &bytes[..]);
                 let _ = fields_of(&[&[0; FIXED], bytes].concat());
                 for signature in ["v", "a(ssssssouso)"] {
-                    let values = Values { signature: signature.to_owned(), bytes: bytes.to_vec() };
+                    let values = DbusValues { signature: signature.to_owned(), bytes: bytes.to_vec() };
                     let _ = (values.text(), values.u32(), values.u64(), values.units(4));
                 }
             }

@@ -25,21 +25,21 @@ fn check(root: &Path) {
         assert_eq!(&unit(root, &expected.name).expect("a unit"), expected);
     }
     let unknown = unit(root, "nosuch.service").expect("a unit");
-    assert_eq!((unknown.load_state.as_str(), unknown.is_wanted()), ("not-found", false));
+    assert_eq!((unknown.load_state.as_str(), unknown.is_expected()), ("not-found", false));
     let counts = restarts(root).expect("counts");
     assert_eq!(counts, [("containerd.service".to_owned(), 0), ("kubelet.service".to_owned(), 5)]);
 }
 
 #[test]
 fn units_are_read_over_the_private_socket() {
-    let root = tempfile::tempdir().expect("a folder");
+    let root = tempfile::tempdir().expect("a directory");
     fake::start(root.path(), services());
     check(root.path());
 }
 
-struct Daemon(Child);
+struct DbusDaemon(Child);
 
-impl Drop for Daemon {
+impl Drop for DbusDaemon {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -48,16 +48,16 @@ impl Drop for Daemon {
 
 #[test]
 fn units_are_read_over_a_bus() {
-    let root = tempfile::tempdir().expect("a folder");
+    let root = tempfile::tempdir().expect("a directory");
     let socket = root.path().join("run/dbus/system_bus_socket");
-    fs::create_dir_all(socket.parent().expect("a folder")).expect("a folder");
+    fs::create_dir_all(socket.parent().expect("a directory")).expect("a directory");
     let daemon = Command::new("dbus-daemon")
         .args(["--session", "--nofork", "--print-address"])
         .arg(format!("--address=unix:path={}", socket.display()))
         .stdout(Stdio::piped())
         .spawn();
     let mut daemon = match daemon {
-        Ok(child) => Daemon(child),
+        Ok(child) => DbusDaemon(child),
         Err(error) => {
             println!("skipped: no dbus-daemon can be started: {error}");
             return;
@@ -70,16 +70,16 @@ fn units_are_read_over_a_bus() {
     let (named, is_named) = mpsc::channel();
     let path = root.path().to_owned();
     let server = thread::spawn(move || {
-        let mut bus = Bus::open(&path, Duration::from_secs(60)).expect("a bus");
-        let request = Call {
+        let mut bus = SystemdBus::open(&path, Duration::from_secs(60)).expect("a bus");
+        let request = DbusCall {
             path: "/org/freedesktop/DBus".to_owned(),
             interface: BUS,
             member: "RequestName",
             signature: "su",
-            body: Body::new().string(bus::SYSTEMD).u32(0),
+            body: DbusBody::new().string(bus::SYSTEMD).u32(0),
         };
         let replies = bus.call_at(BUS, &[request]).expect("a reply");
-        assert!(matches!(replies[..], [Reply::Return(_)]), "{replies:?}");
+        assert!(matches!(replies[..], [DbusReply::Return(_)]), "{replies:?}");
         named.send(()).expect("a listener");
         fake::serve(&mut bus.stream, &services());
     });
@@ -90,25 +90,33 @@ fn units_are_read_over_a_bus() {
 }
 
 #[test]
-fn where_there_is_no_systemd_nothing_can_be_asked() {
-    let root = tempfile::tempdir().expect("a folder");
+fn without_systemd_a_query_fails() {
+    let root = tempfile::tempdir().expect("a directory");
     let error = unit(root.path(), "kubelet.service").expect_err("no systemd");
     assert!(matches!(&error, SystemdError::Io(error) if error.kind() == io::ErrorKind::NotFound), "{error}");
 }
 
 #[test]
-fn a_unit_that_nobody_started_is_not_wanted() {
+fn a_unit_that_was_never_started_is_not_expected_to_run() {
     let idle = Unit {
         active_state: "inactive".to_owned(),
         file_state: "disabled".to_owned(),
         active_enter: None,
         ..fake::running("containerd.service")
     };
-    assert!(!idle.is_wanted());
-    assert!(Unit { file_state: "enabled".to_owned(), ..idle.clone() }.is_wanted(), "it should have started");
-    assert!(Unit { active_enter: Some(Timestamp::UNIX_EPOCH), ..idle.clone() }.is_wanted(), "it was stopped");
-    assert!(Unit { active_state: "failed".to_owned(), ..idle.clone() }.is_wanted());
-    assert!(!Unit { load_state: "masked".to_owned(), active_state: "failed".to_owned(), ..idle }.is_wanted());
+    assert!(!idle.is_expected());
+    assert!(
+        Unit { file_state: "enabled".to_owned(), ..idle.clone() }.is_expected(),
+        "it should have started"
+    );
+    assert!(
+        Unit { active_enter: Some(Timestamp::UNIX_EPOCH), ..idle.clone() }.is_expected(),
+        "it was stopped"
+    );
+    assert!(Unit { active_state: "failed".to_owned(), ..idle.clone() }.is_expected());
+    assert!(
+        !Unit { load_state: "masked".to_owned(), active_state: "failed".to_owned(), ..idle }.is_expected()
+    );
 }
 
 #[test]

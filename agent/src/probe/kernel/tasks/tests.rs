@@ -8,9 +8,9 @@ use super::{
 };
 use crate::{
     detect::Detector,
-    identity::Identity,
-    signal::{Line, Origin},
-    tracker::{Config, Now, Tracker},
+    identity::NodeIdentity,
+    signal::{LogLine, Origin},
+    tracker::{Now, Tracker, TrackerConfig},
 };
 
 fn node(threads: u64, pid_max: u64, threads_max: u64) -> tempfile::TempDir {
@@ -26,7 +26,7 @@ fn load(threads: u64) -> String {
 }
 
 #[test]
-fn both_ends_are_told_at_their_shares_of_the_limit() {
+fn both_reasons_are_raised_at_their_shares_of_the_limit() {
     for (threads, expected) in [
         (6_999, &["-ApproachingKernelPidMax", "-ForkFailedOutOfPIDs"][..]),
         (7_000, &["+ApproachingKernelPidMax", "-ForkFailedOutOfPIDs"]),
@@ -50,7 +50,7 @@ fn the_smaller_of_the_two_limits_counts_whichever_it_is() {
         let root = node(32_000, pid_max, threads_max);
         let changes = Tasks::new(root.path()).read(Timestamp::UNIX_EPOCH).expect("a reading");
         let out = changes.iter().find_map(|change| match change {
-            Change::Raised(finding) if finding.reason == OUT => Some(&finding.message),
+            FindingChange::Raised(finding) if finding.reason == OUT => Some(&finding.message),
             _ => None,
         });
         assert_eq!(out, Some(&format!("threads: 32000 of 32768 (97 %), by {name}")));
@@ -60,7 +60,7 @@ fn the_smaller_of_the_two_limits_counts_whichever_it_is() {
 #[test]
 fn threads_are_counted_not_processes() {
     let root = node(32_000, 32_768, 200_000);
-    // One process, as far as a listing can tell.
+    // A listing would count one process.
     put(root.path(), &[("proc/1/stat", "1 (java) S 0 1 1 0 -1 4194560")]);
     assert_eq!(
         changes(&mut Tasks::new(root.path())),
@@ -80,7 +80,7 @@ fn threads_are_counted_not_processes() {
 }
 
 #[test]
-fn broken_files_say_nothing() {
+fn broken_files_are_not_checkable() {
     let good = [(LOAD, load(80)), (PID_MAX, "32768\n".to_owned()), (THREADS_MAX, "192730\n".to_owned())];
     for (broken, texts) in [
         (
@@ -101,8 +101,8 @@ fn broken_files_say_nothing() {
     }
 }
 
-/// A node, the lines of its kubelet, and what comes of both.
-struct Watched {
+/// A node with a probe, a detector for its kubelet's lines, and a tracker of both.
+struct TaskNode {
     root: tempfile::TempDir,
     probe: Tasks,
     detector: Detector,
@@ -112,10 +112,10 @@ struct Watched {
 const FAILED_FORK: &str =
     "fork/exec /usr/bin/containerd-shim-runc-v2: resource temporarily unavailable: unknown";
 
-impl Watched {
+impl TaskNode {
     fn new() -> Self {
         let root = node(100, 10_000, 20_000);
-        let identity = Identity {
+        let identity = NodeIdentity {
             cluster: ClusterName::new("prod").expect("a name"),
             node: NodeName::new("ip-10-0-10-170.ec2.internal").expect("a name"),
             instance_id: InstanceId::new("i-08736224042c4ee75").expect("an id"),
@@ -126,11 +126,11 @@ impl Watched {
             probe: Tasks::new(root.path()),
             root,
             detector: Detector::new(&[]).expect("a detector"),
-            tracker: Tracker::begin(identity, Config::default(), None, now(0)).0,
+            tracker: Tracker::begin(identity, TrackerConfig::default(), None, now(0)).0,
         }
     }
 
-    /// A reading of so many threads out of ten thousand.
+    /// A reading with this many of ten thousand threads. Returns whether a condition is unhealthy.
     fn reading(&mut self, threads: u64, at: i64) -> bool {
         put(self.root.path(), &[(LOAD, &load(threads))]);
         let changes = self.probe.read(now(at).wall).expect("a reading");
@@ -139,17 +139,17 @@ impl Watched {
 
     fn line(&mut self, at: i64) -> bool {
         let origin = Origin::Unit(Cow::Borrowed("kubelet.service"));
-        let line = Line { origin, at: now(at).wall, text: Cow::Borrowed(FAILED_FORK) };
+        let line = LogLine { origin, at: now(at).wall, text: Cow::Borrowed(FAILED_FORK) };
         let mut changes = Vec::new();
         self.detector.detect(&line, &mut changes);
         assert_eq!(changes.len(), 1, "a line of a failed fork");
         self.take(&changes, at)
     }
 
-    /// Whether the node is bad then.
-    fn take(&mut self, changes: &[Change], at: i64) -> bool {
+    /// Returns whether a condition is unhealthy afterwards.
+    fn take(&mut self, changes: &[FindingChange], at: i64) -> bool {
         for change in changes {
-            self.tracker.take(change, now(at));
+            self.tracker.apply(change, now(at));
         }
         let _ = self.tracker.poll(now(at));
         self.tracker.unhealthy() > 0
@@ -163,7 +163,7 @@ fn now(seconds: i64) -> Now {
 
 #[test]
 fn a_line_and_a_reading_confirm_each_other_and_a_reading_below_ninety_per_cent_ends_both() {
-    let mut node = Watched::new();
+    let mut node = TaskNode::new();
     assert!(!node.line(0));
     assert!(node.reading(9_600, 10), "confirmed");
     assert!(node.line(20));
@@ -172,8 +172,8 @@ fn a_line_and_a_reading_confirm_each_other_and_a_reading_below_ninety_per_cent_e
 }
 
 #[test]
-fn readings_alone_count_when_there_are_two_of_them() {
-    let mut node = Watched::new();
+fn two_readings_in_a_row_raise_without_any_line() {
+    let mut node = TaskNode::new();
     assert!(!node.reading(9_600, 0), "one may be a moment's peak");
     assert!(!node.reading(5_000, 30));
     assert!(!node.reading(9_600, 60));
@@ -182,8 +182,8 @@ fn readings_alone_count_when_there_are_two_of_them() {
 }
 
 #[test]
-fn a_healthy_reading_ends_what_lines_raised_once_they_have_ceased() {
-    let mut node = Watched::new();
+fn a_healthy_reading_clears_a_finding_of_lines_once_no_more_follow() {
+    let mut node = TaskNode::new();
     let _ = (node.line(0), node.line(10));
     assert!(node.line(20), "three lines within five minutes");
     assert!(node.reading(100, 30), "forks fail for another reason than the kernel's limit");
@@ -193,7 +193,7 @@ fn a_healthy_reading_ends_what_lines_raised_once_they_have_ceased() {
 
 #[test]
 fn healthy_readings_between_slow_lines_do_not_hide_them() {
-    let mut node = Watched::new();
+    let mut node = TaskNode::new();
     for at in (0..=240).step_by(30) {
         assert!(!node.reading(100, at));
         if at % 120 == 0 && at < 240 {
@@ -204,8 +204,8 @@ fn healthy_readings_between_slow_lines_do_not_hide_them() {
 }
 
 #[test]
-fn a_node_that_stays_between_the_two_shares_without_failed_forks_comes_to_be_well() {
-    let mut node = Watched::new();
+fn a_node_between_the_two_limits_without_failed_forks_recovers() {
+    let mut node = TaskNode::new();
     let _ = (node.reading(9_600, 0), node.reading(9_600, 30));
     assert!((60..630).step_by(30).all(|at| node.reading(9_300, at)));
     assert!(!node.reading(9_300, 630));

@@ -6,7 +6,7 @@ use std::{
 
 use super::*;
 
-/// Two interfaces: on the first a pod and an address that nobody has, on the second a pod of a prefix.
+/// Two interfaces: the first with a pod and an unused address, the second with a pod of a prefix.
 const ANSWER: &str = r#"{
   "TotalIPs": 18, "AssignedIPs": 2,
   "ENIs": {
@@ -37,16 +37,16 @@ const ANSWER: &str = r#"{
   }
 }"#;
 
-fn pods() -> Vec<Pod> {
-    parse(ANSWER.as_bytes()).expect("an answer")
+fn pods() -> Vec<PodAddress> {
+    parse(ANSWER.as_bytes()).expect("a response")
 }
 
 fn network(text: &str) -> Network {
     text.parse().expect("a network")
 }
 
-fn to(address: &str) -> Rule {
-    Rule {
+fn to(address: &str) -> RoutingRule {
+    RoutingRule {
         v6: address.contains(':'),
         priority: TO_POD,
         source: None,
@@ -55,8 +55,8 @@ fn to(address: &str) -> Rule {
     }
 }
 
-fn from(address: &str, table: u32) -> Rule {
-    Rule {
+fn from(address: &str, table: u32) -> RoutingRule {
+    RoutingRule {
         v6: address.contains(':'),
         priority: FROM_POD,
         source: Some(network(address)),
@@ -75,7 +75,7 @@ fn route(table: u32, destination: Option<&str>) -> Route {
     }
 }
 
-fn sound() -> (Vec<Rule>, Vec<Route>) {
+fn complete() -> (Vec<RoutingRule>, Vec<Route>) {
     (
         vec![to("10.0.1.5"), to("10.0.2.17"), from("10.0.2.17", 2)],
         vec![
@@ -87,15 +87,15 @@ fn sound() -> (Vec<Rule>, Vec<Route>) {
     )
 }
 
-/// What is raised, as `reason subject`.
-fn raised(pods: &[Pod], rules: &[Rule], routes: &[Route]) -> Vec<String> {
-    let changes = Standing::default().update(judge(pods, rules, routes), Timestamp::UNIX_EPOCH);
+/// The raised findings, as `reason subject`.
+fn raised(pods: &[PodAddress], rules: &[RoutingRule], routes: &[Route]) -> Vec<String> {
+    let changes = ConditionLatch::default().update(evaluate(pods, rules, routes), Timestamp::UNIX_EPOCH);
     let raised = changes.into_iter().filter_map(|change| match change {
-        Change::Raised(finding) => {
+        FindingChange::Raised(finding) => {
             assert_eq!(finding.debounce, TWICE);
             Some(format!("{} {}", finding.reason, finding.subject.unwrap_or_default()))
         }
-        Change::Cleared { .. } => None,
+        FindingChange::Cleared { .. } => None,
     });
     raised.collect()
 }
@@ -105,20 +105,24 @@ fn only_addresses_in_use_are_pods() {
     assert_eq!(
         pods(),
         [
-            Pod {
+            PodAddress {
                 address: "10.0.1.5".parse().expect("an address"),
                 name: "default/web-1".into(),
                 secondary: false
             },
-            Pod { address: "10.0.2.17".parse().expect("an address"), name: String::new(), secondary: true },
+            PodAddress {
+                address: "10.0.2.17".parse().expect("an address"),
+                name: String::new(),
+                secondary: true
+            },
         ]
     );
-    assert_eq!(parse(br#"{"TotalIPs":0,"AssignedIPs":0,"ENIs":null}"#).expect("an answer"), []);
-    assert_eq!(parse(br#"{"ENIs":{}}"#).expect("an answer"), []);
+    assert_eq!(parse(br#"{"TotalIPs":0,"AssignedIPs":0,"ENIs":null}"#).expect("a response"), []);
+    assert_eq!(parse(br#"{"ENIs":{}}"#).expect("a response"), []);
 }
 
 #[test]
-fn what_is_no_answer_of_the_daemon_is_not_understood() {
+fn an_invalid_response_of_the_daemon_is_an_error() {
     for text in [
         "",
         "[]",
@@ -135,25 +139,25 @@ fn what_is_no_answer_of_the_daemon_is_not_understood() {
 }
 
 #[test]
-fn a_node_whose_rules_and_routes_are_whole_is_well() {
-    let (rules, routes) = sound();
+fn a_node_with_complete_rules_and_routes_is_healthy() {
+    let (rules, routes) = complete();
     assert_eq!(raised(&pods(), &rules, &routes), Vec::<String>::new());
     assert_eq!(raised(&[], &[], &[]), Vec::<String>::new());
-    let changes = Standing::default().update(judge(&pods(), &rules, &routes), Timestamp::UNIX_EPOCH);
+    let changes = ConditionLatch::default().update(evaluate(&pods(), &rules, &routes), Timestamp::UNIX_EPOCH);
     let cleared: Vec<_> = changes
         .iter()
         .filter_map(|change| match change {
-            Change::Cleared { reason, .. } => Some(&**reason),
-            Change::Raised(_) => None,
+            FindingChange::Cleared { reason, .. } => Some(&**reason),
+            FindingChange::Raised(_) => None,
         })
         .collect();
     assert_eq!(cleared, [NOT_READY, MISSING_DEFAULT, MISSING_ROUTES, MISSING_RULES]);
 }
 
 #[test]
-fn each_thing_that_is_missing_is_told_of() {
-    type Spoil = fn(&mut Vec<Rule>, &mut Vec<Route>);
-    let table: [(Spoil, &[&str], &str); 11] = [
+fn each_missing_rule_or_route_is_reported() {
+    type BreakRouting = fn(&mut Vec<RoutingRule>, &mut Vec<Route>);
+    let table: [(BreakRouting, &[&str], &str); 11] = [
         (
             |rules, _| {
                 rules.remove(0);
@@ -194,27 +198,30 @@ fn each_thing_that_is_missing_is_told_of() {
         ),
         (|_, routes| routes[3].passes = false, &["MissingDefaultRoutes table 2"], "unreachable"),
     ];
-    for (spoil, expected, what) in table {
-        let (mut rules, mut routes) = sound();
-        spoil(&mut rules, &mut routes);
+    for (break_routing, expected, what) in table {
+        let (mut rules, mut routes) = complete();
+        break_routing(&mut rules, &mut routes);
         assert_eq!(raised(&pods(), &rules, &routes), expected, "{what}");
     }
 }
 
 #[test]
-fn rules_that_are_not_of_these_pods_are_nobodys_business() {
-    let (mut rules, routes) = sound();
+fn rules_that_are_not_of_these_pods_are_ignored() {
+    let (mut rules, routes) = complete();
     rules.push(from("10.0.9.9", 77));
     rules.push(from("10.0.2.0/24", 76));
-    rules.push(Rule { v6: false, priority: FROM_POD, source: None, destination: None, table: 78 });
-    rules.push(Rule { v6: false, priority: 1_024, source: None, destination: None, table: 79 });
+    rules.push(RoutingRule { v6: false, priority: FROM_POD, source: None, destination: None, table: 78 });
+    rules.push(RoutingRule { v6: false, priority: 1_024, source: None, destination: None, table: 79 });
     assert_eq!(raised(&pods(), &rules, &routes), Vec::<String>::new());
 }
 
 #[test]
 fn pods_of_ipv6_have_rules_of_ipv6() {
-    let pods =
-        [Pod { address: "fd00::5".parse().expect("an address"), name: String::new(), secondary: false }];
+    let pods = [PodAddress {
+        address: "fd00::5".parse().expect("an address"),
+        name: String::new(),
+        secondary: false,
+    }];
     assert_eq!(raised(&pods, &[to("fd00::5")], &[route(MAIN_TABLE, Some("fd00::5"))]), Vec::<String>::new());
     assert_eq!(
         raised(&pods, &[], &[]),
@@ -223,21 +230,22 @@ fn pods_of_ipv6_have_rules_of_ipv6() {
 }
 
 #[test]
-fn the_daemon_is_asked_and_this_machine_has_no_such_pods() {
+fn the_daemons_pods_are_compared_with_the_routes_of_this_machine() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let address = listener.local_addr().expect("an address");
     thread::spawn(move || {
-        for answer in [ANSWER, "{}"] {
+        for response in [ANSWER, "{}"] {
             let (mut stream, _) = listener.accept().expect("a connection");
             let _ = stream.read(&mut [0; 512]).expect("a request");
-            write!(stream, "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n{answer}").expect("an answer");
+            write!(stream, "HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\n{response}")
+                .expect("a response");
         }
     });
     let mut probe = PodRoutes::new(address);
     let changes = probe.read(Timestamp::UNIX_EPOCH).expect("a reading");
-    let subjects = changes.iter().filter(|change| matches!(change, Change::Raised(_))).count();
+    let subjects = changes.iter().filter(|change| matches!(change, FindingChange::Raised(_))).count();
     assert_eq!(subjects, 4, "a rule and a route of each: {changes:?}");
     let mut why = || probe.read(Timestamp::UNIX_EPOCH).expect_err("no reading").why;
-    assert!(why().contains("is not understood"), "another server's answer");
-    assert!(why().contains("does not answer"), "nobody listens any more");
+    assert!(why().contains("is invalid"), "another server's response");
+    assert!(why().contains("does not respond"), "no listener");
 }

@@ -4,7 +4,7 @@ use super::*;
 
 const NAME: &str = "0123456789abcdef.gr7.us-east-1.eks.amazonaws.com";
 
-/// As EKS's images write it.
+/// The kubeconfig of EKS's images.
 fn kubeconfig(server: &str) -> String {
     format!(
         "---\napiVersion: v1\nkind: Config\nclusters:\n  - name: kubernetes\n    cluster:\n      \
@@ -15,28 +15,28 @@ fn kubeconfig(server: &str) -> String {
     )
 }
 
-/// A node whose kubeconfig names that server and whose name server listens on that port of the loopback.
-struct Node {
-    folder: tempfile::TempDir,
+/// A node whose kubeconfig names this server and whose name server listens on this port of the loopback interface.
+struct DnsNode {
+    directory: tempfile::TempDir,
     port: u16,
 }
 
-impl Node {
+impl DnsNode {
     fn new(server: &str, port: u16) -> Self {
-        let node = Self { folder: tempfile::tempdir().expect("a folder"), port };
+        let node = Self { directory: tempfile::tempdir().expect("a directory"), port };
         node.write("var/lib/kubelet/kubeconfig", &kubeconfig(server));
         node.write("etc/resolv.conf", "search ec2.internal\nnameserver 127.0.0.1\n");
         node
     }
 
     fn write(&self, path: &str, text: &str) {
-        let path = self.folder.path().join(path);
-        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        let path = self.directory.path().join(path);
+        fs::create_dir_all(path.parent().expect("a directory")).expect("a directory");
         fs::write(path, text).expect("a file");
     }
 
-    fn probe(&self) -> Resolution {
-        Resolution { root: self.folder.path().to_owned(), port: self.port, standing: Standing::default() }
+    fn probe(&self) -> DnsProbe {
+        DnsProbe { root: self.directory.path().to_owned(), port: self.port, latch: ConditionLatch::default() }
     }
 
     fn failure(&self) -> Option<String> {
@@ -44,28 +44,28 @@ impl Node {
     }
 }
 
-/// A name server on a port of its own; what it sends back is for the caller to say, nothing if empty.
-fn name_server(answer: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> u16 {
+/// A name server that responds with the result of `answer`, or not at all if it is empty. Returns its port.
+fn name_server(response: impl Fn(&[u8]) -> Vec<u8> + Send + 'static) -> u16 {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let port = socket.local_addr().expect("an address").port();
     thread::spawn(move || {
         let mut bytes = [0; 512];
         while let Ok((length, from)) = socket.recv_from(&mut bytes) {
-            let answer = answer(&bytes[..length]);
-            if !answer.is_empty() {
-                socket.send_to(&answer, from).expect("an answer");
+            let response = response(&bytes[..length]);
+            if !response.is_empty() {
+                socket.send_to(&response, from).expect("a response");
             }
         }
     });
     port
 }
 
-/// The answer with that code, and an address if the question is for that kind.
-fn answered(question: &[u8], code: u8, kind: Option<Kind>) -> Vec<u8> {
-    let mut bytes = question.to_vec();
+/// A response with this code, and with an address if the query has this type.
+fn response_with(query: &[u8], code: u8, kind: Option<RecordType>) -> Vec<u8> {
+    let mut bytes = query.to_vec();
     bytes[2] |= 0x80;
     bytes[3] = code;
-    if kind.is_some_and(|kind| question[question.len() - 3] == kind as u8) {
+    if kind.is_some_and(|kind| query[query.len() - 3] == kind as u8) {
         bytes[7] = 1;
         bytes.extend([0xc0, 0x0c, 0, kind.expect("a kind") as u8, 0, 1, 0, 0, 0, 60, 0, 4, 10, 0, 0, 1]);
     }
@@ -73,45 +73,52 @@ fn answered(question: &[u8], code: u8, kind: Option<Kind>) -> Vec<u8> {
 }
 
 #[test]
-fn a_name_that_resolves_is_well_in_either_family() {
-    for kind in [Kind::A, Kind::Aaaa] {
-        let port = name_server(move |question| answered(question, 0, Some(kind)));
-        let node = Node::new(&format!("https://{NAME}"), port);
+fn a_name_that_resolves_is_healthy_in_either_family() {
+    for kind in [RecordType::A, RecordType::Aaaa] {
+        let port = name_server(move |query| response_with(query, 0, Some(kind)));
+        let node = DnsNode::new(&format!("https://{NAME}"), port);
         let changes = node.probe().read(Timestamp::UNIX_EPOCH).expect("a reading");
-        assert!(matches!(&changes[..], [Change::Cleared { reason, .. }] if reason == FAILING), "{changes:?}");
+        assert!(
+            matches!(&changes[..], [FindingChange::Cleared { reason, .. }] if reason == FAILING),
+            "{changes:?}"
+        );
     }
 }
 
 #[test]
 fn a_server_that_fails_refuses_or_does_not_know_the_name_is_named_with_why() {
-    for (code, why) in [(2, "the server failed"), (3, "there is no such name"), (5, "the server refused")] {
-        let node = Node::new("https://x", name_server(move |question| answered(question, code, None)));
+    for (code, why) in [(2, "the server failed"), (3, "no such name"), (5, "the server refused the query")] {
+        let node = DnsNode::new("https://x", name_server(move |query| response_with(query, code, None)));
         assert_eq!(node.failure(), Some(format!("{NAME} does not resolve: 127.0.0.1: {why}")));
     }
-    let node = Node::new("https://x", name_server(|question| answered(question, 0, None)));
+    let node = DnsNode::new("https://x", name_server(|query| response_with(query, 0, None)));
     assert!(node.failure().is_some_and(|why| why.ends_with("the name has no addresses")));
 }
 
 #[test]
-fn a_server_that_is_silent_or_says_something_else_costs_a_second() {
-    let node = Node::new("https://x", name_server(|_| Vec::new()));
-    assert!(node.failure().is_some_and(|why| why.ends_with("127.0.0.1: no answer")), "{:?}", node.failure());
-    let node = Node::new("https://x", name_server(|_| b"HTTP/1.1 400 Bad Request".to_vec()));
-    assert!(node.failure().is_some_and(|why| why.ends_with("127.0.0.1: no answer")));
+fn a_server_without_a_valid_response_times_out_after_a_second() {
+    let node = DnsNode::new("https://x", name_server(|_| Vec::new()));
+    assert!(
+        node.failure().is_some_and(|why| why.ends_with("127.0.0.1: no response")),
+        "{:?}",
+        node.failure()
+    );
+    let node = DnsNode::new("https://x", name_server(|_| b"HTTP/1.1 400 Bad Request".to_vec()));
+    assert!(node.failure().is_some_and(|why| why.ends_with("127.0.0.1: no response")));
 }
 
 #[test]
-fn nobody_there_is_a_failure_at_once() {
+fn a_refused_query_fails_at_once() {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let port = socket.local_addr().expect("an address").port();
     drop(socket);
-    let why = Node::new("https://x", port).failure().expect("a failure");
+    let why = DnsNode::new("https://x", port).failure().expect("a failure");
     assert!(why.contains("refused"), "{why}");
 }
 
 #[test]
-fn the_next_server_is_asked_if_the_first_fails_but_not_if_it_knows_of_no_such_name() {
-    // Both servers have the same port: which is which, the address says.
+fn the_next_server_is_queried_after_a_failure_but_not_after_nxdomain() {
+    // Both servers use the same port and differ in the address.
     let first = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 2), 0)).expect("a port");
     let port = first.local_addr().expect("an address").port();
     let second = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 3), port)).expect("a port");
@@ -120,20 +127,20 @@ fn the_next_server_is_asked_if_the_first_fails_but_not_if_it_knows_of_no_such_na
             let mut bytes = [0; 512];
             for code in codes {
                 let (length, from) = socket.recv_from(&mut bytes).expect("a question");
-                let kind = (code == 0).then_some(Kind::A);
-                socket.send_to(&answered(&bytes[..length], code, kind), from).expect("an answer");
+                let kind = (code == 0).then_some(RecordType::A);
+                socket.send_to(&response_with(&bytes[..length], code, kind), from).expect("a response");
             }
         });
     }
-    let node = Node::new("https://x", port);
+    let node = DnsNode::new("https://x", port);
     node.write("etc/resolv.conf", "nameserver 127.0.0.2\nnameserver 127.0.0.3\n");
-    assert_eq!(node.failure(), None, "the first fails, the second knows");
-    assert!(node.failure().is_some(), "there is no such name");
+    assert_eq!(node.failure(), None, "the first fails, the second resolves the name");
+    assert!(node.failure().is_some(), "no such name");
 }
 
 #[test]
 fn a_name_in_the_hosts_file_needs_no_server() {
-    let node = Node::new("https://x", 1);
+    let node = DnsNode::new("https://x", 1);
     node.write("etc/hosts", &format!("127.0.0.1 localhost\n# 10.0.0.1 {NAME}\n"));
     assert!(node.failure().is_some());
     node.write("etc/hosts", &format!("127.0.0.1 localhost\n10.0.0.1\t{} # api\n", NAME.to_uppercase()));
@@ -141,23 +148,23 @@ fn a_name_in_the_hosts_file_needs_no_server() {
 }
 
 #[test]
-fn what_the_kubeconfig_does_not_name_can_not_be_checked() {
+fn without_a_host_name_in_the_kubeconfig_it_is_not_checkable() {
     for (text, why) in [
-        (kubeconfig("https://10.0.0.1:6443"), "known by its address"),
-        (kubeconfig("https://[fd00::1]:443"), "known by its address"),
-        (kubeconfig("https://"), "has no name"),
-        ("clusters: []\n".to_owned(), "names no API server"),
-        ("clusters: [\n".to_owned(), "names no API server"),
-        (String::new(), "names no API server"),
+        (kubeconfig("https://10.0.0.1:6443"), "configured by IP address"),
+        (kubeconfig("https://[fd00::1]:443"), "configured by IP address"),
+        (kubeconfig("https://"), "without a host"),
+        ("clusters: []\n".to_owned(), "has no API server"),
+        ("clusters: [\n".to_owned(), "has no API server"),
+        (String::new(), "has no API server"),
         ("x".repeat(70_000), "longer than"),
     ] {
-        let node = Node::new("https://x", 1);
+        let node = DnsNode::new("https://x", 1);
         node.write("var/lib/kubelet/kubeconfig", &text);
         let error = node.probe().read(Timestamp::UNIX_EPOCH).expect_err("no reading");
         assert!(error.why.contains(why), "{error}");
     }
-    let empty = tempfile::tempdir().expect("a folder");
-    assert!(Resolution::new(empty.path()).read(Timestamp::UNIX_EPOCH).is_err());
+    let empty = tempfile::tempdir().expect("a directory");
+    assert!(DnsProbe::new(empty.path()).read(Timestamp::UNIX_EPOCH).is_err());
 }
 
 #[test]
@@ -173,7 +180,7 @@ fn a_kubeconfig_is_read_on_the_stack_that_a_probe_has() {
 }
 
 #[test]
-fn the_host_of_a_url_is_found_whatever_stands_around_it() {
+fn the_host_of_a_url_is_found_in_any_form() {
     for (url, expected) in [
         ("https://a.eks.amazonaws.com", Some("a.eks.amazonaws.com")),
         ("https://a.eks.amazonaws.com:443/x?y", Some("a.eks.amazonaws.com")),
