@@ -1,6 +1,6 @@
 #!/bin/sh
-# Readers of outside bytes under libFuzzer for FUZZ_SECONDS each, as many at a time as there are processors: all, or the
-# folders and targets that are named (tests/fuzz.sh functions/fuzz kernel_record).
+# Runs the targets of tests/fuzz under libFuzzer for FUZZ_SECONDS (60) each, as many at a time as there are processors: all of
+# them, or those that are named (tests/fuzz.sh kernel_record heard). FUZZ_SEED repeats a run.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -10,31 +10,26 @@ fail() {
 }
 
 seconds=${FUZZ_SECONDS:-60}
-# Another in each run, so that each looks somewhere new; told, so that a run can be repeated.
+# A new one for each run, so that each searches elsewhere; printed, so that a run can be repeated.
 seed=${FUZZ_SEED:-$(date +%s)}
-# libFuzzer takes 0 for no end, and for any seed.
+# To libFuzzer 0 means without end, and any seed.
 for number in "$seconds" "$seed"; do
-    case $number in '' | 0* | *[!0-9]*) fail "FUZZ_SECONDS and FUZZ_SEED are numbers from 1 on, not \"$number\"" ;; esac
+    case $number in '' | 0* | *[!0-9]*) fail "FUZZ_SECONDS and FUZZ_SEED must be numbers of at least 1, not \"$number\"" ;; esac
 done
 
-[ $# -gt 0 ] || set -- functions/fuzz agent/fuzz
+folder=tests/fuzz
+known=$(for target in "$folder"/fuzz_targets/*.rs; do basename "$target" .rs; done)
+# shellcheck disable=SC2086 # a list of words
+[ $# -gt 0 ] || set -- $known
 targets=""
 for wanted in "$@"; do
-    wanted=${wanted%/}
-    if [ -d "$wanted/fuzz_targets" ]; then
-        found=$(ls "$wanted"/fuzz_targets/*.rs)
-    else
-        found=$(ls */fuzz/fuzz_targets/"$wanted".rs 2>/dev/null) || fail "there is no folder and no target \"$wanted\""
-    fi
-    targets="$targets $found"
+    [ -f "$folder/fuzz_targets/$wanted.rs" ] || fail "there is no target \"$wanted\"; there are: $(echo $known)"
+    targets="$targets $wanted"
 done
 # shellcheck disable=SC2086 # a list of words
 targets=$(printf '%s\n' $targets | sort -u)
 
-if ! command -v "${CXX:-c++}" >/dev/null 2>&1; then
-    echo "fuzz: skipped: libFuzzer is built by a C++ compiler, and there is none here (Debian: g++)"
-    exit 0
-fi
+command -v "${CXX:-c++}" >/dev/null 2>&1 || fail "libFuzzer needs a C++ compiler: install one (Debian: apt-get install g++), or set CXX"
 
 host=$(rustc -vV | sed -n 's/^host: //p')
 # What cargo-fuzz asks of the compiler, which the stable one can do; a sanitizer it can't, and that looks for what safe
@@ -45,15 +40,11 @@ for feature in inline-8bit-counters pc-table trace-compares stack-depth; do
 done
 # Branches folded into one would look like one.
 export RUSTFLAGS="$RUSTFLAGS -Cllvm-args=-simplifycfg-branch-fold-threshold=0"
-for folder in $(for target in $targets; do dirname "$(dirname "$target")"; done | sort -u); do
-    bins=""
-    # By name: a target that nothing builds would be the binary of an older build.
-    for target in $targets; do
-        case $target in "$folder"/fuzz_targets/*) bins="$bins --bin $(basename "$target" .rs)" ;; esac
-    done
-    # shellcheck disable=SC2086 # a list of words
-    cargo build --locked --quiet --manifest-path "$folder/Cargo.toml" --target "$host" --target-dir "$folder/target" $bins
-done
+# By name: a target that nothing builds would be the binary of an older build.
+bins=""
+for target in $targets; do bins="$bins --bin $target"; done
+# shellcheck disable=SC2086 # a list of words
+cargo build --locked --quiet --manifest-path "$folder/Cargo.toml" --target "$host" --target-dir "$folder/target" $bins
 
 # The end of a log is to hold what broke, not how it got there.
 export RUST_BACKTRACE=0
@@ -76,9 +67,9 @@ statistic() {
     sed -n "s/^stat::$1: *//p" "$2" | tail -n 1
 }
 
-# Runs the target $1 and tells how it went in one line, or in some more if it failed.
+# Runs the target $1 and prints the result: one line, or some more if it failed.
 run() {
-    name=$(basename "$1" .rs) folder=$(dirname "$(dirname "$1")")
+    name=$1
     corpus=$folder/corpus/$name found=$folder/target/found/$name crashes=$folder/target/crashes
     log=$found.log binary=$folder/target/$host/debug/$name
     # From the kept corpus alone, as a seed can be repeated from nothing else.
@@ -94,7 +85,7 @@ run() {
 
     executions=$(statistic number_of_executed_units "$log")
     coverage=$(sed -n 's/^#.* cov: \([0-9]*\) .*/\1/p' "$log" | tail -n 1)
-    # One that ran nothing but its corpus, or had ended before its time, has shown nothing.
+    # One that ran nothing but its corpus, or that ended before its time, has shown nothing.
     why=""
     if [ "$status" -ne 0 ]; then
         why="failed (exit status $status)"
@@ -116,7 +107,8 @@ run() {
             # The machine may be gone before anybody looks.
             echo "fuzz: $name: the input is $reproducer, and this is its base64:"
             base64 "$reproducer" | sed 's/^/    /'
-            echo "fuzz: $name: to see it again: $binary $reproducer"
+            echo "fuzz: $name: to reproduce it: $binary $reproducer"
+            echo "fuzz: $name: once it is fixed: cp $reproducer $corpus/, which \`cargo test --test fuzz_corpora\` runs from then on"
         fi
         echo "fuzz: $name: to search again: FUZZ_SEED=$seed FUZZ_SECONDS=$seconds tests/fuzz.sh $name"
     } >"$found.told"

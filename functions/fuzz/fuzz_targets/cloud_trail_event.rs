@@ -1,3 +1,0 @@
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| nodemend_functions_fuzz::named("cloud_trail_event").run(bytes));

@@ -1,3 +1,0 @@
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| nodemend_functions_fuzz::named("eksctl_file").run(bytes));

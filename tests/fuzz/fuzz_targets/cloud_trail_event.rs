@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| nodemend_fuzz::named("cloud_trail_event").run(bytes));

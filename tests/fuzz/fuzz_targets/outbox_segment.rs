@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| nodemend_fuzz::named("outbox_segment").run(bytes));

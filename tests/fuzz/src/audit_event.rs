@@ -1,0 +1,106 @@
+//! A Kubernetes audit event, by two readers: ours, which leaves as soon as it can, and one that reads the whole tree.
+
+use jiff::Timestamp;
+use nodemend_domain::{
+    control_plane_log::{self, ParsedEvent},
+    observation::{Observation, ObservedCondition, StatusWriter, What},
+};
+use nodemend_ports::subscription::our_patterns::CONTROL_PLANE;
+use nodemend_testkit::filter_pattern::Pattern;
+use serde_json::Value;
+
+const NODE_CONTROLLER: &str = "system:serviceaccount:kube-system:node-controller";
+
+/// Bytes that stand for one line of the API server's.
+pub fn hold(bytes: &[u8]) {
+    let Ok(text) = str::from_utf8(bytes) else { return };
+    let Ok(reading) = control_plane_log::read(text) else { return };
+    // What is left out may be what a whole tree can't hold: half a surrogate pair, too deep a nest.
+    let Ok(value) = serde_json::from_str::<Value>(text) else { return };
+    match reading {
+        ParsedEvent::Irrelevant(why) => {
+            // A third party's, or a heartbeat with nothing in it: the tree alone can't tell.
+            let of_conditions = value["verb"] == "patch" || value["verb"] == "update";
+            assert!(of_conditions || may_be_a_dry_run(&value) || !is_about_a_node(&value), "left out: {why}");
+        }
+        ParsedEvent::Observation(observation) => {
+            assert!(is_about_a_node(&value), "{observation:?}");
+            check(&observation, &value);
+        }
+    }
+}
+
+fn text<'v>(value: &'v Value, path: &str) -> &'v str {
+    value.pointer(path).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The rules of `control_plane_log`, by a reader that has everything at hand.
+fn is_about_a_node(value: &Value) -> bool {
+    let code = value.pointer("/responseStatus/code").and_then(Value::as_u64);
+    let user = text(value, "/user/username");
+    let own = user.strip_prefix("system:node:");
+    let of_itself = own == Some(text(value, "/objectRef/name"));
+    text(value, "/kind") == "Event"
+        && ["", "ResponseComplete"].contains(&text(value, "/stage"))
+        && text(value, "/objectRef/resource") == "nodes"
+        && code.is_none_or(|code| code < 400)
+        && match (text(value, "/verb"), text(value, "/objectRef/subresource")) {
+            ("patch" | "update", "status") => own.is_none() || of_itself,
+            ("update", "") => user == NODE_CONTROLLER,
+            ("create", "") => of_itself,
+            ("delete", "") => true,
+            _ => false,
+        }
+}
+
+/// Whether a field says so in any form: a name in the query may be escaped, and the pattern looks for a part of the text.
+fn may_be_a_dry_run(value: &Value) -> bool {
+    let uri = text(value, "/requestURI");
+    let query = uri.split_once('?').map_or("", |(_, query)| query);
+    uri.contains("dryRun=")
+        || query.contains("dryRun")
+        || query.contains('%')
+        || value.pointer("/requestObject/dryRun").is_some()
+}
+
+fn check(observation: &Observation, value: &Value) {
+    assert_eq!(observation.node.as_str(), text(value, "/objectRef/name"));
+    let timestamp = |field| value.get(field).and_then(Value::as_str).and_then(|at| at.parse().ok());
+    let at: Option<Timestamp> = timestamp("stageTimestamp").or_else(|| timestamp("requestReceivedTimestamp"));
+    assert_eq!(Some(observation.at), at);
+    let (conditions, by): (&[ObservedCondition], _) = match &observation.what {
+        What::Conditions { conditions, by } => (conditions, Some(*by)),
+        What::Registered { conditions } => (conditions, None),
+        What::Deleted { user, .. } => return assert!(!user.contains(char::is_control)),
+    };
+    let listed = |side: &str| value.pointer(side).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let asked = listed("/requestObject/status/conditions");
+    let answered = listed("/responseObject/status/conditions");
+    for condition in conditions {
+        let name = condition.condition.as_str();
+        assert!(
+            !condition.message.contains(char::is_control) && !condition.reason.contains(char::is_control)
+        );
+        assert!(!name.contains(char::is_control), "{name:?}");
+        // What belongs in no name is shown as a question mark. A longer name is cut, and has no polarity then but by chance.
+        let shown = |c: char| if c.is_ascii_alphanumeric() || "-_./".contains(c) { c } else { '?' };
+        let named = |one: &&Value| {
+            let said: String = text(one, "/type").chars().map(shown).collect();
+            said.starts_with(name) && one["status"].is_string()
+        };
+        assert!(asked.iter().chain(answered).any(|one| named(&one)), "{name} is nowhere in it");
+    }
+    // What a kubelet says goes through the pattern that our subscription has, or nobody ever hears it.
+    let code = value.pointer("/responseStatus/code").and_then(Value::as_u64);
+    // Every event has its request's URI. The pattern leaves dry runs out by it, and matches no event without one.
+    if by == Some(StatusWriter::Kubelet)
+        && !conditions.is_empty()
+        && value["requestURI"].is_string()
+        && !may_be_a_dry_run(value)
+        && text(value, "/stage") == "ResponseComplete"
+        && code.is_some_and(|code| code < 300)
+    {
+        let pattern = Pattern::parse(CONTROL_PLANE).expect("our pattern");
+        assert!(pattern.matches(&value.to_string()), "our own pattern lets it not through");
+    }
+}

@@ -1,7 +1,0 @@
-//! Runs schedules by their seeds, and tells of the first that fails.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    nodemend_simulation::command::run_command(std::env::args().skip(1))
-}

@@ -1,0 +1,338 @@
+//! Writes what happens in the simulated cluster as the bytes that the handlers receive.
+//!
+//! CloudTrail's events are written from the call and AWS's answer, never from our own record of them.
+
+use std::sync::LazyLock;
+
+use jiff::{SignedDuration, Timestamp};
+use nodemend_domain::{
+    audit_log::{ApiCall, CallAnswer, CallOutcome},
+    condition::{ConditionType, Severity, Status},
+    ident::{BootId, ClusterName},
+    report::{Body, ConditionState, Finding, Report},
+};
+use nodemend_ports::subscription::{Batch, LogEvent};
+use serde_json::{Value, json};
+
+use crate::{
+    episodes::{Source, Track, cure},
+    oracle::node::{AgentFact, Fact, Node},
+    plan::CLUSTER,
+};
+
+pub(crate) const ARN: &str = "arn:aws:sts::123456789012:assumed-role/nodemend-repair/nodemend-repair";
+const AGENTS: &str = "/nodemend/prod/nodes";
+const CONTROL_PLANE: &str = "/aws/eks/prod/cluster";
+
+/// A log event of a stream, and the facts that it carries.
+#[derive(Debug)]
+pub(crate) struct LogLine {
+    log_group: &'static str,
+    log_stream: String,
+    at: Timestamp,
+    message: String,
+    pub(crate) facts: Vec<(usize, Fact)>,
+}
+
+impl LogLine {
+    /// As a subscription filter delivers it.
+    pub(crate) fn batch(&self) -> Batch<'_> {
+        let event = LogEvent { id: "1".into(), timestamp: self.at, message: self.message.as_str().into() };
+        Batch {
+            owner: "123456789012".into(),
+            log_group: self.log_group.into(),
+            log_stream: self.log_stream.as_str().into(),
+            subscription_filters: Vec::new(),
+            events: vec![event],
+            rejected: Vec::new(),
+        }
+    }
+}
+
+fn state(node: &Node, number: usize, at: Timestamp, seq: u64) -> (ConditionState<'static>, AgentFact) {
+    let track = &node.tracks[number];
+    let known_from = node.agent_since.max(node.booted);
+    let timestamp = |at: Timestamp| at + node.skew;
+    let (period, episode) = (track.period(at), track.episode(at));
+    let mut fact = AgentFact {
+        track: number,
+        boot: node.boot,
+        seq,
+        sent_at: at,
+        bad: period.is_some(),
+        episode: episode.filter(|_| period.is_some()).map(|episode| episode.first),
+        began: at,
+        acting: None,
+        idle: period.is_some_and(|period| period.reasons.iter().any(|reason| cure(reason).is_none())),
+        cure: period.and_then(|period| period.cure()),
+    };
+    let condition = track.condition.clone();
+    let (Some(period), Some(episode)) = (period, episode) else {
+        let since = track.healthy_since(at).unwrap_or(known_from).max(known_from);
+        let state = ConditionState {
+            condition,
+            status: Status::True,
+            since: timestamp(since),
+            sound_secs: None,
+            findings: Vec::new(),
+        };
+        return (state, fact);
+    };
+    fact.began = episode.from.max(known_from);
+    fact.acting = episode.acting_from.filter(|_| fact.cure.is_some()).map(|from| from.max(known_from));
+    let first_of = |reason: &str| {
+        let with = |period: &&crate::episodes::BadPeriod| {
+            period.from >= episode.from && period.reasons.contains(&reason)
+        };
+        track.periods.iter().find(with).map_or(period.from, |period| period.from).max(known_from)
+    };
+    let findings = period.reasons.iter().map(|reason| Finding {
+        reason: (*reason).into(),
+        severity: Severity::Condition,
+        since: timestamp(first_of(reason)),
+        last: timestamp(at),
+        count: 1,
+        message: "as asked for".into(),
+    });
+    let remembers = known_from <= episode.from;
+    let state = ConditionState {
+        condition,
+        status: if period.unknown { Status::Unknown } else { Status::False },
+        since: timestamp(episode.from.max(known_from)),
+        sound_secs: episode
+            .healthy_before
+            .filter(|_| remembers)
+            .and_then(|healthy| u64::try_from(healthy.as_secs()).ok()),
+        findings: if period.unknown { Vec::new() } else { findings.collect() },
+    };
+    (state, fact)
+}
+
+fn report(node: &mut Node, at: Timestamp, zone: &nodemend_domain::ident::Zone, body: Body<'_>) -> String {
+    let report = Report {
+        cluster: ClusterName::new(CLUSTER).expect("a name"),
+        node: node.name.clone(),
+        instance_id: node.instance.clone(),
+        zone: Some(zone.clone()),
+        boot_id: boot_id(node.boot),
+        seq: node.seq,
+        at: at + node.skew,
+        agent: "0.1.0".into(),
+        body,
+    };
+    report.encode()
+}
+
+/// Hardly a schedule has a node that boots more often.
+static BOOTS: LazyLock<Vec<BootId>> = LazyLock::new(|| (0..8).map(made_boot_id).collect());
+
+fn boot_id(boot: u32) -> BootId {
+    BOOTS.get(boot as usize).cloned().unwrap_or_else(|| made_boot_id(boot))
+}
+
+fn made_boot_id(boot: u32) -> BootId {
+    BootId::new(format!("00000000-0000-4000-8000-{boot:012}")).expect("an id")
+}
+
+/// An agent reports one condition, or sends a heartbeat with all.
+pub(crate) fn agent(
+    node: &mut Node,
+    number: usize,
+    only: Option<usize>,
+    at: Timestamp,
+    zone: &nodemend_domain::ident::Zone,
+) -> LogLine {
+    node.seq += 1;
+    let seq = node.seq;
+    let mut facts = vec![(number, Fact::Alive { boot: node.boot })];
+    let mut states = Vec::new();
+    let agents = |(_, track): &(usize, &Track)| track.source == Source::Agent;
+    for (track, _) in node.tracks.iter().enumerate().filter(agents) {
+        if only.is_none_or(|only| only == track) {
+            let (state, fact) = state(node, track, at, seq);
+            states.push(state);
+            facts.push((number, Fact::Agent(fact)));
+        }
+    }
+    let body = match (only, states.len()) {
+        (Some(_), 1) => Body::Condition(states.remove(0)),
+        (_, 0) => Body::Heartbeat(vec![ConditionState {
+            condition: ConditionType::KernelReady,
+            status: Status::True,
+            since: node.agent_since + node.skew,
+            sound_secs: None,
+            findings: Vec::new(),
+        }]),
+        _ => Body::Heartbeat(states),
+    };
+    let message = report(node, at, zone, body);
+    LogLine { log_group: AGENTS, log_stream: node.instance.to_string(), at, message, facts }
+}
+
+fn control_plane(at: Timestamp, message: String, facts: Vec<(usize, Fact)>) -> LogLine {
+    let log_stream = "kube-apiserver-audit-1".to_owned();
+    LogLine { log_group: CONTROL_PLANE, log_stream, at, message, facts }
+}
+
+fn kubelet(
+    node: &Node,
+    at: Timestamp,
+    verb: &str,
+    sub: &str,
+    code: u16,
+    status: &str,
+    reason: &str,
+) -> String {
+    let (name, id, boot) = (&node.name, &node.instance, boot_id(node.boot));
+    format!(
+        r#"{{"kind":"Event","stage":"ResponseComplete","verb":"{verb}","user":{{"username":"system:node:{name}","extra":{{"sessionName":["{id}"]}}}},"objectRef":{{"resource":"nodes","name":"{name}","subresource":"{sub}"}},"responseStatus":{{"code":{code}}},"requestObject":{{"status":{{"conditions":[{{"type":"Ready","status":"{status}","reason":"{reason}","message":"as asked for"}}],"nodeInfo":{{"bootID":"{boot}"}}}}}},"stageTimestamp":"{at:.3}"}}"#
+    )
+}
+
+/// The kubelet writes whether its node is ready.
+pub(crate) fn kubelet_status(node: &Node, number: usize, at: Timestamp, ready: bool) -> LogLine {
+    let (status, reason) = if ready { ("True", "KubeletReady") } else { ("False", "KubeletNotReady") };
+    let facts = vec![
+        (number, Fact::Alive { boot: node.boot }),
+        (number, Fact::Ready { at, bad: !ready, cure: cure(reason) }),
+    ];
+    control_plane(at, kubelet(node, at, "patch", "status", 200, status, reason), facts)
+}
+
+/// The kubelet registers its node, not ready yet.
+pub(crate) fn registration(node: &Node, number: usize, at: Timestamp) -> LogLine {
+    let facts = vec![
+        (number, Fact::Registered { at }),
+        (number, Fact::Ready { at, bad: true, cure: cure("KubeletNotReady") }),
+    ];
+    control_plane(at, kubelet(node, at, "create", "", 201, "False", "KubeletNotReady"), facts)
+}
+
+/// The node controller writes that the kubelet stopped posting.
+pub(crate) fn node_controller_status(node: &Node, number: usize, at: Timestamp, zone: &str) -> LogLine {
+    let (name, id) = (&node.name, &node.instance);
+    let line = format!(
+        r#"{{"kind":"Event","stage":"ResponseComplete","verb":"update","user":{{"username":"system:serviceaccount:kube-system:node-controller"}},"objectRef":{{"resource":"nodes","name":"{name}","subresource":"status"}},"responseStatus":{{"code":200}},"responseObject":{{"spec":{{"providerID":"aws:///{zone}/{id}"}},"status":{{"conditions":[{{"type":"Ready","status":"Unknown","reason":"NodeStatusUnknown","message":"Kubelet stopped posting node status."}}]}}}},"stageTimestamp":"{at:.3}"}}"#
+    );
+    let fact = Fact::Ready { at, bad: true, cure: cure("NodeStatusUnknown") };
+    control_plane(at, line, vec![(number, fact)])
+}
+
+/// A Node object is deleted: by a person, or because its instance is gone.
+pub(crate) fn deletion(node: &Node, number: usize, at: Timestamp, by_hand: bool) -> LogLine {
+    let name = &node.name;
+    let user = if by_hand { "kubernetes-admin" } else { "eks:cloud-controller-manager" };
+    let line = format!(
+        r#"{{"kind":"Event","stage":"ResponseComplete","verb":"delete","user":{{"username":"{user}"}},"objectRef":{{"resource":"nodes","name":"{name}"}},"responseStatus":{{"code":200}},"stageTimestamp":"{at:.3}"}}"#
+    );
+    let fact = Fact::NodeDeleted { at, by_hand };
+    control_plane(at, line, vec![(number, fact)])
+}
+
+fn event(kind: &str, source: &str, at: Timestamp, detail: Value) -> Vec<u8> {
+    let mut event = json!({ "detail-type": kind, "source": source, "time": format!("{at:.0}") });
+    // `json!` would copy it.
+    event["detail"] = detail;
+    serde_json::to_vec(&event).expect("JSON")
+}
+
+/// Auto Scaling has launched an instance.
+pub(crate) fn launch(node: &Node, group: &str, zone: &str, at: Timestamp) -> Vec<u8> {
+    let detail = json!({
+        "AutoScalingGroupName": group, "EC2InstanceId": node.instance, "EndTime": format!("{at:.3}"),
+        "Details": { "Availability Zone": zone },
+    });
+    event("EC2 Instance Launch Successful", "aws.autoscaling", at, detail)
+}
+
+/// Auto Scaling failed to launch an instance.
+pub(crate) fn launch_failed(group: &str, at: Timestamp) -> Vec<u8> {
+    let detail = json!({
+        "AutoScalingGroupName": group, "EndTime": format!("{at:.3}"),
+        "StatusMessage": "We currently do not have sufficient capacity in the Availability Zone you requested.",
+    });
+    event("EC2 Instance Launch Unsuccessful", "aws.autoscaling", at, detail)
+}
+
+/// An instance shuts down.
+pub(crate) fn shutting_down(node: &Node, at: Timestamp) -> Vec<u8> {
+    let detail = json!({ "instance-id": node.instance, "state": "shutting-down" });
+    event("EC2 Instance State-change Notification", "aws.ec2", at, detail)
+}
+
+/// Auto Scaling has terminated an instance.
+pub(crate) fn terminated(node: &Node, group: &str, at: Timestamp) -> Vec<u8> {
+    let detail = json!({
+        "AutoScalingGroupName": group, "EC2InstanceId": node.instance, "EndTime": format!("{at:.3}"),
+        "Cause": "an instance was taken out of service in response to a user request.",
+    });
+    event("EC2 Instance Terminate Successful", "aws.autoscaling", at, detail)
+}
+
+fn us_english(at: Timestamp) -> String {
+    at.strftime("%b %-d, %Y, %-I:%M:%S %p").to_string()
+}
+
+/// CloudTrail's event of a call of ours.
+pub(crate) fn cloud_trail(call: &ApiCall, answer: &CallAnswer, at: Timestamp, number: usize) -> Vec<u8> {
+    let id = call.instance_id();
+    let (source, name, parameters) = match call {
+        ApiCall::TerminateInstanceInAutoScalingGroup { .. } => (
+            "autoscaling.amazonaws.com",
+            "TerminateInstanceInAutoScalingGroup",
+            json!({ "instanceId": id, "shouldDecrementDesiredCapacity": false }),
+        ),
+        ApiCall::RebootInstances { .. } => (
+            "ec2.amazonaws.com",
+            "RebootInstances",
+            json!({ "instancesSet": { "items": [{ "instanceId": id }] } }),
+        ),
+    };
+    let mut detail = json!({
+        "eventVersion": "1.08", "eventTime": format!("{at:.0}"), "eventSource": source, "eventName": name,
+        "awsRegion": "us-east-1", "sourceIPAddress": "198.51.100.7", "requestParameters": parameters,
+        "userIdentity": { "type": "AssumedRole", "arn": ARN, "accountId": "123456789012" },
+        "responseElements": null, "requestID": answer.request_id, "eventID": format!("{:08x}-0000-4000-8000-000000000000", number),
+        "readOnly": false, "eventType": "AwsApiCall", "managementEvent": true,
+        "recipientAccountId": "123456789012", "eventCategory": "Management",
+    });
+    match &answer.outcome {
+        CallOutcome::Accepted { activity: Some(activity) } => {
+            detail["responseElements"] = json!({ "activity": {
+                "activityId": activity.activity_id, "autoScalingGroupName": activity.auto_scaling_group_name,
+                "description": activity.description, "cause": activity.cause,
+                "startTime": us_english(activity.start_time), "statusCode": "InProgress", "progress": 0,
+                "details": activity.details,
+            } });
+        }
+        CallOutcome::Accepted { activity: None } => {
+            detail["responseElements"] = json!({ "requestId": answer.request_id, "_return": true });
+        }
+        CallOutcome::Failed { code, message } => {
+            detail["errorCode"] = code.as_str().into();
+            detail["errorMessage"] = message.as_str().into();
+            // CloudTrail leaves the parameters out if the call was throttled or denied.
+            if matches!(code.as_str(), "Throttling" | "AccessDenied") {
+                detail["requestParameters"] = Value::Null;
+            }
+        }
+        CallOutcome::Unanswered { .. } => {}
+    }
+    event("AWS API Call via CloudTrail", "aws.autoscaling", at, detail)
+}
+
+/// CloudTrail's event of a foreign termination.
+pub(crate) fn foreign(node: &Node, at: Timestamp) -> Vec<u8> {
+    let detail = json!({
+        "eventVersion": "1.08", "eventTime": format!("{at:.0}"), "eventSource": "ec2.amazonaws.com",
+        "eventName": "TerminateInstances", "awsRegion": "us-east-1",
+        "userIdentity": { "type": "IAMUser", "arn": "arn:aws:iam::123456789012:user/alice", "userName": "alice" },
+        "requestParameters": { "instancesSet": { "items": [{ "instanceId": node.instance }] } },
+        "responseElements": null, "requestID": format!("foreign-{}", node.instance),
+        "eventID": format!("foreign-{}", node.instance),
+    });
+    event("AWS API Call via CloudTrail", "aws.ec2", at, detail)
+}
+
+/// The interval of an agent's heartbeats.
+pub(crate) const HEARTBEAT: SignedDuration = SignedDuration::from_mins(5);

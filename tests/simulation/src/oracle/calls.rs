@@ -1,0 +1,254 @@
+//! Whether a call that is about to be made is right: by what its node has reported to the handlers, and by what its
+//! process read right before of everything that may block it.
+
+use jiff::{SignedDuration, Timestamp};
+use nodemend_domain::{
+    case::Case,
+    condition::RepairAction,
+    group::{Group, InstanceLocation, Lifecycle},
+    guard::UnhealthyNode,
+    policy::{Hold, Limit, Mode},
+};
+
+use super::{Basis, Oracle, REBOOT_TIMEOUT, SLACK};
+use crate::{episodes::Cure, plan::CLUSTER};
+
+impl Oracle {
+    /// A process has recorded that it is about to make a call.
+    pub(super) fn acting(&mut self, process: usize, number: usize, case: &Case, action: RepairAction) {
+        let basis = self.reads[process].claims.remove(&number);
+        let mut violations = self.not_due(number, action);
+        match &basis {
+            Some(basis) => violations.extend(self.blocked_by(number, case, basis)),
+            None => {
+                violations
+                    .push(("not read before the call", "no claim was written by this process".to_owned()));
+            }
+        }
+        for (rule, what) in violations {
+            self.violation(rule, format!("node {number}, about to {}: {what}", action.as_str()));
+        }
+    }
+
+    /// Why the call is wrong by the node's own state, as far as the handlers know it.
+    fn not_due(&self, number: usize, action: RepairAction) -> Vec<(&'static str, String)> {
+        let (node, now) = (&self.nodes[number], self.now);
+        let mut violations = Vec::new();
+        let plan = self.group_plan(number);
+        if !plan.may_be_repaired() {
+            violations.push(("a call where none may be made", format!("in group {}", plan.name)));
+        }
+        let known = self.known_conditions(number);
+        let by_now = |at: Option<Timestamp>| at.is_some_and(|at| at <= now + SLACK);
+        let due = |cure: Cure| known.iter().any(|one| one.cure == Some(cure) && by_now(one.deadline));
+        let late = node.never_joined_deadline().is_some_and(|at| at <= now + SLACK);
+        let bad = node.is_known_unhealthy();
+        match action {
+            RepairAction::Reboot => {
+                if !due(Cure::Reboot) {
+                    violations.push(self.too_early(number, bad));
+                }
+                let mut asking =
+                    known.iter().filter(|one| one.bad && one.cure == Some(Cure::Reboot)).peekable();
+                if asking.peek().is_some() && asking.all(|one| node.was_rebooted_in_vain(one)) {
+                    violations.push(("rebooted twice for one trouble", format!("{known:?}")));
+                }
+            }
+            _ => {
+                // What the agent reported, the agent must clear: a kubelet that is ready proves nothing.
+                let unanswered = bad || !node.agent_reported();
+                let reboot_failed =
+                    node.stored.rebooted.is_some_and(|at| at + REBOOT_TIMEOUT <= now + SLACK) && unanswered;
+                // The same, for a repair that ended before that was known.
+                let outlived =
+                    known.iter().any(|one| by_now(one.deadline) && by_now(node.outlives_reboot(one)));
+                if !due(Cure::Replace) && !reboot_failed && !outlived && !late {
+                    violations.push(self.too_early(number, bad));
+                }
+            }
+        }
+        violations
+    }
+
+    fn too_early(&self, number: usize, bad: bool) -> (&'static str, String) {
+        let known = self.known_conditions(number);
+        if bad {
+            ("a call before its deadline", format!("{known:?}"))
+        } else {
+            ("a call on a node that is known to be healthy", format!("{known:?}"))
+        }
+    }
+
+    /// What the process had read, and what of it blocks the call.
+    fn blocked_by(&self, number: usize, case: &Case, basis: &Basis) -> Vec<(&'static str, String)> {
+        let mut violations = Vec::new();
+        let (Some(location), Some(group), Some(state), Some(policy)) =
+            (&basis.location, &basis.group, &basis.state, &basis.policy)
+        else {
+            return vec![("not read again before the call", format!("{basis:?}"))];
+        };
+        if basis.cluster_facts.is_empty() || basis.unhealthy_nodes.is_empty() || basis.holds.is_empty() {
+            return vec![("not read again before the call", format!("{basis:?}"))];
+        }
+        let at = basis.at;
+        if basis.version + 1 != case.version() {
+            violations.push((
+                "decided on another version",
+                format!("read {}, written {}", basis.version, case.version()),
+            ));
+        }
+        let rule = policy
+            .groups
+            .iter()
+            .find(|rule| rule.name.as_deref() == Some(self.group_plan(number).name.as_str()));
+        if rule.and_then(|rule| rule.mode).unwrap_or(policy.mode) == Mode::Observe {
+            violations
+                .push(("a call where none may be made", "the mode that was read is observe".to_owned()));
+        }
+        let node = &self.nodes[number];
+        let joins_late = node.join_deadline().is_some();
+        match location {
+            InstanceLocation::Member { lifecycle: Lifecycle::InService, .. } => {}
+            InstanceLocation::Member { lifecycle: Lifecycle::Pending, .. } if joins_late => {}
+            other => violations.push(("a call on what is not in service", format!("{other:?}"))),
+        }
+        if group.suspended.iter().any(|process| matches!(process.as_str(), "Launch" | "Terminate")) {
+            violations.push(("a call in a suspended group", format!("{:?}", group.suspended)));
+        }
+        violations.extend(least(basis.holds.iter().map(|holds| {
+            holds.iter().chain(&policy.holds).filter_map(|hold| self.held(number, hold, at)).collect()
+        })));
+        violations.extend(self.shut(number, at));
+        let rest = backoff_until(state.failures(), state.last_failure());
+        if rest.is_some_and(|until| at + SLACK < until) {
+            violations.push(("a call while its group is in backoff", format!("until {rest:?}")));
+        }
+        violations.extend(least(
+            basis
+                .unhealthy_nodes
+                .iter()
+                .map(|unhealthy_nodes| self.too_many(number, group, state, unhealthy_nodes)),
+        ));
+        let pairs = basis.cluster_facts.iter().flat_map(|facts| {
+            basis.unhealthy_nodes.iter().map(move |unhealthy_nodes| (facts, unhealthy_nodes))
+        });
+        violations.extend(least(
+            pairs.map(|(facts, unhealthy_nodes)| suspect(group, case.instance_id(), facts, unhealthy_nodes)),
+        ));
+        violations
+    }
+
+    /// A hold that was read, if it covers this node.
+    fn held(&self, number: usize, hold: &Hold, at: Timestamp) -> Option<(&'static str, String)> {
+        let node = &self.nodes[number];
+        let on = hold.until > at + SLACK && hold.from.is_none_or(|from| from <= at - SLACK);
+        let mine = hold.cluster.as_ref().is_none_or(|cluster| cluster.as_str() == CLUSTER)
+            && hold.group.as_ref().is_none_or(|group| *group == self.group_plan(number).name)
+            && hold.node.as_ref().is_none_or(|name| *name == node.name && node.has_known_name());
+        (on && mine).then(|| ("a call while held", format!("{hold:?}")))
+    }
+
+    /// The maintenance window of the group, if it is closed.
+    fn shut(&self, number: usize, at: Timestamp) -> Option<(&'static str, String)> {
+        let (start, end) = self.group_plan(number).window?;
+        let open = |at: Timestamp| {
+            let minute = at.as_second().rem_euclid(86_400) / 60;
+            (start..end).contains(&minute) || (start..end).contains(&(minute + 1_440))
+        };
+        let shut = !open(at - SLACK) && !open(at) && !open(at + SLACK);
+        shut.then(|| ("a call outside its window", format!("{at:.0}")))
+    }
+
+    /// Limits and thresholds, as they were read.
+    fn too_many(
+        &self,
+        number: usize,
+        group: &Group,
+        state: &nodemend_domain::group::GroupState,
+        unhealthy_nodes: &[UnhealthyNode],
+    ) -> Vec<(&'static str, String)> {
+        let mut violations = Vec::new();
+        let plan = self.group_plan(number);
+        let members = group.members.iter();
+        let unhealthy = members
+            .filter(|member| {
+                let same = |one: &&UnhealthyNode| one.instance_id == member.instance_id;
+                unhealthy_nodes.iter().find(same).is_some_and(|one| one.unhealthy_reason.unhealthy)
+            })
+            .count();
+        let size = group.members.len();
+        let own = state.slots().iter().any(|place| place.instance_id == self.nodes[number].instance);
+        let allowed = plan.parallel.map(|limit| match limit {
+            Limit::Count(count) => count as usize,
+            Limit::Percentage(percentage) => (unhealthy.max(1) * percentage as usize / 100).max(1),
+        });
+        if !own && allowed.is_some_and(|allowed| state.slots().len() >= allowed) {
+            violations.push((
+                "more at once than the limit allows",
+                format!("{} under way, {allowed:?} allowed", state.slots().len()),
+            ));
+        }
+        let exceeded = match plan.threshold {
+            Some(Limit::Count(count)) => unhealthy > count as usize,
+            Some(Limit::Percentage(percentage)) => unhealthy * 100 > size * percentage as usize,
+            None => size > 5 && unhealthy * 100 > size * 20,
+        };
+        if exceeded {
+            violations.push(("beyond its threshold", format!("{unhealthy} of {size} are unhealthy")));
+        }
+        violations
+    }
+}
+
+/// The fewest violations of what the process may have decided on: it handles several nodes at once, and nobody can tell
+/// which of its reads of the cluster was for which of them.
+fn least(found: impl Iterator<Item = Vec<(&'static str, String)>>) -> Vec<(&'static str, String)> {
+    found.min_by_key(Vec::len).unwrap_or_default()
+}
+
+/// Until when a group is in backoff after so many failures.
+pub(super) fn backoff_until(failures: u32, last: Option<Timestamp>) -> Option<Timestamp> {
+    let minutes = (15_i64 << failures.checked_sub(1)?.min(10)).min(24 * 60);
+    last.map(|last| last + SignedDuration::from_mins(minutes))
+}
+
+/// Whether the zone is impaired, or the log pipeline down.
+fn suspect(
+    group: &Group,
+    instance: &nodemend_domain::ident::InstanceId,
+    facts: &nodemend_domain::group::ClusterFacts,
+    unhealthy_nodes: &[UnhealthyNode],
+) -> Vec<(&'static str, String)> {
+    let mut violations = Vec::new();
+    let zone = group.members.iter().find(|member| member.instance_id == *instance).map(|member| &member.zone);
+    if let Some(zone) = zone {
+        let all = unhealthy_nodes.iter().filter(|one| one.unhealthy_reason.unhealthy).count();
+        let here = unhealthy_nodes
+            .iter()
+            .filter(|one| one.unhealthy_reason.unhealthy && one.zone.as_ref() == Some(zone))
+            .count();
+        let of_zone = facts.zones.get(zone).copied().unwrap_or(0);
+        if facts.zones.len() > 1 && here >= 3 && here * 2 >= of_zone && here * 4 >= all * 3 {
+            violations
+                .push(("a call in an impaired zone", format!("{here} of {of_zone} in {zone}, {all} in all")));
+        }
+        if facts.zonal_shifts.contains(zone) {
+            violations.push(("a call during a zonal shift", zone.to_string()));
+        }
+    }
+    let mut silences: Vec<Timestamp> = unhealthy_nodes
+        .iter()
+        .filter(|one| one.unhealthy_reason.silent)
+        .map(|one| one.unhealthy_reason.since)
+        .collect();
+    silences.sort();
+    let within = |from: &Timestamp| {
+        silences.iter().filter(|at| (*from..=*from + SignedDuration::from_mins(10)).contains(at)).count()
+    };
+    let at_once = silences.iter().map(within).max().unwrap_or(0);
+    let nodes: usize = facts.zones.values().sum();
+    if at_once >= 3 && at_once * 2 >= nodes {
+        violations.push(("a call while the log pipeline is down", format!("{at_once} of {nodes} at once")));
+    }
+    violations
+}

@@ -1,0 +1,464 @@
+//! Decides whether what the handlers do is right: by the truth of the simulated cluster, by what of it has reached the
+//! handlers, and by what they read before they acted. It never calls `decide` or a guard.
+
+pub(crate) mod calls;
+pub(crate) mod end;
+pub(crate) mod node;
+pub(crate) mod overdue;
+mod reads;
+
+use std::{fmt, sync::Arc};
+
+use jiff::{SignedDuration, Timestamp};
+use nodemend_domain::{
+    audit_log::builder::AuditEntry,
+    audit_log::{ApiCall, CallAnswer, CallOutcome},
+    case::Case,
+    condition::RepairAction,
+    group::GroupState,
+    repair::{CallResult, Phase},
+};
+use std::collections::HashMap;
+
+use self::{
+    node::{Fact, Node, StoredCase},
+    reads::{Basis, Reads},
+};
+use crate::plan::{GroupPlan, HoldScope, Plan};
+
+/// How wrong the clock of a function may be, in either direction.
+pub(crate) const SLACK: SignedDuration = SignedDuration::from_secs(2);
+/// How long a reboot may take.
+pub(crate) const REBOOT_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
+/// How long a claim belongs to its process.
+pub(crate) const LEASE: SignedDuration = SignedDuration::from_secs(120);
+
+/// What must never happen, and did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The virtual time.
+    pub at: Timestamp,
+    /// The rule that was broken.
+    pub rule: &'static str,
+    /// The node, and the details.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.0} {}: {}", self.at, self.rule, self.what)
+    }
+}
+
+/// A call that reached AWS.
+#[derive(Debug, Clone)]
+pub(crate) struct MadeCall {
+    pub(crate) number: usize,
+    pub(crate) call: ApiCall,
+    pub(crate) answer: CallAnswer,
+    pub(crate) at: Timestamp,
+    /// When a handler had applied CloudTrail's event of it.
+    pub(crate) reported: Option<Timestamp>,
+}
+
+/// What the store has of a group, and what its failures come from.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct StoredGroup {
+    pub(crate) failures: u32,
+    pub(crate) last_failure: Option<Timestamp>,
+    /// When repairs were given up because no replacement came.
+    pub(crate) given_up: Vec<Timestamp>,
+    pub(crate) suspended: bool,
+}
+
+/// Sees every read, write and call of the functions, and collects violations.
+pub(crate) struct Oracle {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) now: Timestamp,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) groups: Vec<StoredGroup>,
+    pub(crate) holds: Vec<(HoldScope, Timestamp, Timestamp)>,
+    pub(crate) refusing: Option<&'static str>,
+    /// The zone that a zonal shift moves traffic away from.
+    pub(crate) shifted: Option<usize>,
+    /// Observe mode is on.
+    pub(crate) observing: bool,
+    pub(crate) made_calls: Vec<MadeCall>,
+    /// How many records each request has.
+    pub(crate) recorded: HashMap<String, usize>,
+    /// When a call was last recorded.
+    pub(crate) last_written: Timestamp,
+    /// When a function last crashed, stalled or missed its minute.
+    pub(crate) last_fault: Timestamp,
+    /// How many invocations there were, and how many of their reads and writes.
+    pub(crate) invocations: usize,
+    pub(crate) operations: usize,
+    reads: Vec<Reads>,
+    free: Vec<usize>,
+    pub(crate) violations: Vec<Violation>,
+    /// What happened, if `verbose` was set.
+    pub(crate) trace: Option<Vec<String>>,
+    /// Something has changed since the last check.
+    pub(crate) changed: bool,
+    /// Nodes whose repair may be overdue.
+    pub(crate) watched: Vec<usize>,
+}
+
+impl Oracle {
+    pub(crate) fn new(plan: Arc<Plan>, verbose: bool) -> Self {
+        let nodes = plan.nodes.iter().enumerate();
+        let nodes = nodes
+            .map(|(number, (group, zone))| {
+                Node::new(number, *group, *zone, plan.groups[*group].gpu_grace, plan.start)
+            })
+            .collect();
+        Self {
+            now: plan.start,
+            nodes,
+            groups: vec![StoredGroup::default(); plan.groups.len()],
+            holds: Vec::new(),
+            refusing: None,
+            shifted: None,
+            observing: false,
+            made_calls: Vec::new(),
+            recorded: HashMap::default(),
+            last_written: plan.start,
+            last_fault: plan.start - SignedDuration::from_hours(1),
+            invocations: 0,
+            operations: 0,
+            reads: Vec::new(),
+            free: Vec::new(),
+            violations: Vec::new(),
+            trace: verbose.then(Vec::new),
+            changed: false,
+            watched: Vec::new(),
+            plan,
+        }
+    }
+
+    pub(crate) fn trace(&mut self, what: impl FnOnce() -> String) {
+        let now = self.now;
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{now:.0} {}", what()));
+        }
+    }
+
+    pub(crate) fn violation(&mut self, rule: &'static str, what: String) {
+        let violation = Violation { at: self.now, rule, what };
+        self.trace(|| format!("VIOLATION {}: {}", violation.rule, violation.what));
+        self.violations.push(violation);
+    }
+
+    pub(crate) fn group_plan(&self, number: usize) -> &GroupPlan {
+        &self.plan.groups[self.nodes[number].group]
+    }
+
+    /// A process begins, with facts to apply or without.
+    pub(crate) fn begins(&mut self, facts: Vec<(usize, Fact)>, arrival: Timestamp) -> usize {
+        self.invocations += 1;
+        let process = self.free.pop().unwrap_or_else(|| {
+            self.reads.push(Reads::default());
+            self.reads.len() - 1
+        });
+        self.reads[process].begin(facts, arrival);
+        process
+    }
+
+    /// The time of arrival, by the process's own clock.
+    pub(crate) fn arrives_at(&mut self, process: usize, arrival: Timestamp) {
+        self.reads[process].arrival = arrival;
+    }
+
+    /// A process has ended. If it succeeded, it has applied everything that it was given.
+    pub(crate) fn ends(&mut self, process: usize, succeeded: bool) {
+        let facts = std::mem::take(&mut self.reads[process].facts);
+        let arrival = self.reads[process].arrival;
+        for (number, fact) in facts.iter().filter(|_| succeeded) {
+            self.apply(*number, fact, arrival);
+            self.watch(*number);
+        }
+        self.free.push(process);
+    }
+
+    /// A process reads something.
+    pub(crate) fn read(&mut self, process: usize, note: impl FnOnce(&mut Reads, u64)) {
+        self.operations += 1;
+        let reads = &mut self.reads[process];
+        reads.order += 1;
+        reads.now = self.now;
+        let order = reads.order;
+        note(reads, order);
+    }
+
+    /// A process has written a case.
+    pub(crate) fn written(
+        &mut self,
+        process: usize,
+        case: &Case,
+        group: Option<&GroupState>,
+        entries: &[AuditEntry],
+    ) {
+        self.operations += 1;
+        let number = Node::number(case.instance_id());
+        if number >= self.nodes.len() {
+            self.violation(
+                "a case of an unknown instance",
+                format!("a case of {}, which does not exist", case.instance_id()),
+            );
+            return;
+        }
+        self.take_in(process, number);
+        let open = case.repair().is_some() && case.closed().is_none();
+        let calls = case.repair().map_or(0, |repair| repair.calls().len());
+        let before = self.nodes[number].stored.clone();
+        let pending = case.repair().and_then(|repair| repair.calls().last());
+        let pending = pending.filter(|call| call.result() == CallResult::Pending && calls > before.calls);
+        if let Some(call) = pending {
+            self.acting(process, number, case, call.action());
+            self.last_written = self.now;
+            self.reads[process].written.push((number, call.action()));
+        }
+        if let (Some(group), Some(Phase::Claimed { .. })) =
+            (group, case.repair().map(|repair| repair.phase()))
+        {
+            let reads = &mut self.reads[process];
+            if let Some(basis) = reads.basis(number, case.instance_id(), group.name()) {
+                reads.claims.insert(number, basis);
+            }
+        }
+        let node = &mut self.nodes[number];
+        let stored = &mut node.stored;
+        stored.version = case.version() + 1;
+        stored.at = Some(self.now);
+        stored.open = open;
+        stored.calls = calls;
+        stored.closed = case.closed().is_some();
+        stored.silent =
+            case.unhealthy_reason().as_ref().is_some_and(|unhealthy_reason| unhealthy_reason.silent);
+        stored.unhealthy =
+            case.unhealthy_reason().as_ref().is_some_and(|unhealthy_reason| unhealthy_reason.unhealthy);
+        let repair = case.repair().filter(|_| open);
+        stored.rebooted = repair.and_then(|repair| {
+            let reboots = repair.calls().iter().filter(|call| call.action() == RepairAction::Reboot);
+            reboots.filter(|call| call.is_effective()).map(|call| call.at()).next_back()
+        });
+        node.last_reboot = node.stored.rebooted.or(node.last_reboot);
+        if before.open && !open {
+            self.cured(number, &before, entries);
+            let node = &mut self.nodes[number];
+            (node.rebooted, node.refusals) = (None, 0);
+        }
+        let failures = self.groups[self.nodes[number].group].failures;
+        if let Some(group) = group {
+            self.group_written(number, before.open && !open, group);
+            let given_up = "no replacement registered";
+            if case.closed().as_ref().is_some_and(|closed| closed.outcome.contains(given_up)) && before.open {
+                self.counted(number, failures, group);
+            }
+        }
+        if self.trace.is_some() {
+            self.trace_written(number, case, entries);
+        }
+        self.watch(number);
+    }
+
+    /// A repair has ended. If it was closed because its reboot was a cure, an agent of the new boot must have reported that:
+    /// here only agents report what a reboot cures.
+    fn cured(&mut self, number: usize, before: &StoredCase, entries: &[AuditEntry]) {
+        let closed = entries.iter().any(|entry| entry.line.contains("\"RepairClosed\""));
+        let node = &self.nodes[number];
+        let lives_on = closed && before.rebooted.is_some() && !node.stored.closed;
+        if lives_on && (!node.agent_reported() || node.is_known_unhealthy()) {
+            self.violation(
+                "closed as cured without proof",
+                format!("node {number}: {:?}", node.known_conditions()),
+            );
+        }
+    }
+
+    /// What a process was given about a node is part of what it has written of it.
+    fn take_in(&mut self, process: usize, number: usize) {
+        let arrival = self.reads[process].arrival;
+        let mut facts = std::mem::take(&mut self.reads[process].facts);
+        facts.retain(|(of, fact)| {
+            if *of == number {
+                self.apply(number, fact, arrival);
+            }
+            *of != number
+        });
+        self.reads[process].facts = facts;
+    }
+
+    fn apply(&mut self, number: usize, fact: &Fact, arrival: Timestamp) {
+        if let Fact::CloudTrail { call } = fact {
+            self.made_calls[*call].reported.get_or_insert(self.now);
+        }
+        self.nodes[number].apply(fact, arrival);
+    }
+
+    fn trace_written(&mut self, number: usize, case: &Case, entries: &[AuditEntry]) {
+        let due = case.due().map(|due| format!("{due:.0}")).unwrap_or_default();
+        let phase = case.repair().map(|repair| format!("{:?}", repair.phase())).unwrap_or_default();
+        let blocked = case.blocked().as_ref().map(|blocked| blocked.guards.join(",")).unwrap_or_default();
+        let known = self.known_conditions(number).iter().any(|known| known.bad);
+        self.trace(|| {
+            format!(
+                "  node {number} v{} due {due} {phase} {blocked} known as bad: {known}",
+                case.version() + 1
+            )
+        });
+        for entry in entries {
+            let record: serde_json::Value = serde_json::from_str(&entry.line).unwrap_or_default();
+            self.trace(|| {
+                format!(
+                    "  node {number} #{} {} {} {} {}",
+                    entry.sequence,
+                    record["eventName"],
+                    record["nodemend"]["decision"],
+                    record["errorCode"],
+                    record["requestID"]
+                )
+            });
+        }
+    }
+
+    fn group_written(&mut self, number: usize, ended: bool, state: &GroupState) {
+        let Some(place) = self.plan.groups.iter().position(|group| group.name == *state.name()) else {
+            return;
+        };
+        for place in state.slots() {
+            let other = Node::number(&place.instance_id);
+            if self.nodes.get(other).is_none_or(|node| !node.stored.open) {
+                self.violation("a slot without a repair", format!("node {other} in {}", state.name()));
+            }
+        }
+        let (now, before) = (self.now, self.groups[place].failures);
+        let stored = &mut self.groups[place];
+        (stored.failures, stored.last_failure) = (state.failures(), state.last_failure());
+        if state.failures() > before {
+            let late = self.nodes[number].join_deadline().is_some_and(|late| late <= now + SLACK);
+            if ended {
+                self.groups[place].given_up.push(now);
+                self.given_up(number, place);
+            } else if !late {
+                self.violation(
+                    "a failure counted without cause",
+                    format!("node {number} has joined, or had time to"),
+                );
+            }
+        }
+    }
+
+    /// A repair that was given up is a failure of its group.
+    fn counted(&mut self, number: usize, before: u32, group: &GroupState) {
+        if group.failures() <= before {
+            self.violation(
+                "a failure that was not counted",
+                format!("the repair of node {number} was given up"),
+            );
+        }
+    }
+
+    /// A repair was given up because no replacement came: no more may be than wanted for one at their time. Auto Scaling does
+    /// not say which new instance replaces which.
+    fn given_up(&mut self, number: usize, group: usize) {
+        let of_group = self.nodes.iter().filter(|node| node.group == group);
+        let mut wanting: Vec<(Timestamp, Timestamp)> = of_group
+            .filter_map(|node| {
+                let from = node.terminated?;
+                // A slow process dates its call up to a lease before it reached AWS.
+                let late = from + SignedDuration::from_mins(60) - LEASE;
+                let joined = node.replaced_by.and_then(|by| self.nodes[by].known_joined_at);
+                Some((from, joined.filter(|joined| *joined < late - LEASE).unwrap_or(Timestamp::MAX)))
+            })
+            .collect();
+        // The one whose replacement came first is the first that can't be meant any more.
+        wanting.sort_unstable_by_key(|(_, until)| *until);
+        let meant = |at: &Timestamp| {
+            let place = wanting.iter().position(|(from, until)| from <= at && at < until);
+            place.map(|place| wanting.remove(place)).is_some()
+        };
+        if !self.groups[group].given_up.iter().all(meant) {
+            self.violation(
+                "a failure counted without cause",
+                format!("the repair of node {number} was given up, and its replacement had come"),
+            );
+        }
+    }
+
+    /// All conditions of a node as the handlers know them.
+    pub(crate) fn known_conditions(&self, number: usize) -> &[node::KnownCondition] {
+        self.nodes[number].known_conditions()
+    }
+
+    /// Adds a node that Auto Scaling will launch.
+    pub(crate) fn add(&mut self, group: usize, zone: usize) -> usize {
+        let gpu_grace = self.plan.groups[group].gpu_grace;
+        let mut node = Node::new(self.nodes.len(), group, zone, gpu_grace, self.now);
+        node.registered = None;
+        self.nodes.push(node);
+        self.nodes.len() - 1
+    }
+
+    /// A call reaches AWS. Returns the error code and a number for its request id, if AWS refuses it.
+    pub(crate) fn arrives(&mut self, process: usize, call: &ApiCall) -> Option<(&'static str, usize)> {
+        let number = Node::number(call.instance_id());
+        self.trace(|| format!("node {number}: {} reaches AWS", call.event_name()));
+        let reboot = matches!(call, ApiCall::RebootInstances { .. });
+        let action = if reboot { RepairAction::Reboot } else { RepairAction::Replace };
+        let written = &mut self.reads[process].written;
+        if let Some(place) = written.iter().position(|written| *written == (number, action)) {
+            written.swap_remove(place);
+        } else {
+            self.violation(
+                "a call that was not written down",
+                format!("node {number}: {}", call.event_name()),
+            );
+        }
+        let node = &self.nodes[number];
+        let twice = match (node.terminated, node.rebooted.filter(|_| reboot)) {
+            (Some(at), _) if node.ours => Some(("terminated twice", at)),
+            (Some(at), _) if self.now > at + LEASE => Some(("a call on what was gone", at)),
+            (None, Some(at)) => Some(("rebooted twice", at)),
+            _ => None,
+        };
+        if let Some((rule, at)) = twice {
+            self.violation(rule, format!("node {number}, first at {at:.0}"));
+        }
+        let applies = |code: &&str| !reboot || matches!(*code, "Throttling" | "AccessDenied");
+        self.refusing.filter(applies).map(|code| (code, self.made_calls.len()))
+    }
+
+    /// AWS has answered, whether or not the answer arrives.
+    pub(crate) fn answered(&mut self, call: &ApiCall, answer: &CallAnswer, at: Timestamp) {
+        let number = Node::number(call.instance_id());
+        self.trace(|| format!("node {number}: AWS answers {:?}", answer.outcome));
+        let reboot = matches!(call, ApiCall::RebootInstances { .. });
+        let node = &mut self.nodes[number];
+        match &answer.outcome {
+            CallOutcome::Accepted { .. } if reboot => node.rebooted = Some(at),
+            CallOutcome::Accepted { .. } => {
+                if node.terminated.is_none() {
+                    (node.terminated, node.ours) = (Some(at), true);
+                }
+            }
+            CallOutcome::Failed { code, .. } => {
+                node.refusals += 1;
+                node.not_clear_before = node.not_clear_before.max(at + overdue::pause(code, node.refusals));
+            }
+            CallOutcome::Unanswered { .. } => {}
+        }
+        self.made_calls.push(MadeCall {
+            number,
+            call: call.clone(),
+            answer: answer.clone(),
+            at,
+            reported: None,
+        });
+    }
+
+    /// A function has crashed or stalled, or a minute had no run: no repair can be overdue for as long as a lease runs.
+    pub(crate) fn fault(&mut self) {
+        self.last_fault = self.now;
+    }
+}

@@ -1,0 +1,199 @@
+//! The ports of a simulated function: the in-memory side of each, watched by the oracle, with an AWS that refuses calls
+//! and a clock that is a little wrong.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jiff::{SignedDuration, Timestamp};
+use nodemend_domain::{
+    audit_log::builder::AuditEntry,
+    audit_log::{ApiCall, CallAnswer, CallOutcome, Caller},
+    case::Case,
+    group::{ClusterFacts, Group, GroupState, InstanceLocation},
+    guard::UnhealthyNode,
+    ident::{AccountId, ClusterName, GroupName, InstanceId, NodeName},
+    policy::{Hold, Policy},
+};
+use nodemend_ports::{
+    audit_log::AuditLog,
+    clock::{Clock, VirtualClock},
+    cloud::{Cloud, CloudError, MemoryCloud},
+    store::{CaseKey, CaseWrite, Commit, MemoryStore, Store, StoreError},
+};
+
+use crate::oracle::Oracle;
+
+/// The oracle, shared by all ports. There is one thread: the lock never waits.
+#[derive(Clone)]
+pub(crate) struct SharedOracle(Arc<Mutex<Oracle>>);
+
+impl SharedOracle {
+    pub(crate) fn new(oracle: Oracle) -> Self {
+        Self(Arc::new(Mutex::new(oracle)))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Oracle> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A store of which the oracle sees each read and write of one process.
+#[derive(Clone)]
+pub(crate) struct WatchedStore {
+    pub(crate) store: MemoryStore,
+    pub(crate) oracle: SharedOracle,
+    pub(crate) process: usize,
+}
+
+impl Store for WatchedStore {
+    async fn case(&self, key: &CaseKey) -> Result<Option<Box<Case>>, StoreError> {
+        let case = self.store.case(key).await?;
+        let version = case.as_ref().map_or(0, |case| case.version());
+        self.oracle.lock().read(self.process, |reads, order| reads.case(&key.instance_id, version, order));
+        Ok(case)
+    }
+
+    async fn instances_of_node(
+        &self,
+        cluster: &ClusterName,
+        node: &NodeName,
+    ) -> Result<Vec<InstanceId>, StoreError> {
+        self.store.instances_of_node(cluster, node).await
+    }
+
+    async fn cluster_of_instance(&self, instance_id: &InstanceId) -> Result<Option<ClusterName>, StoreError> {
+        self.store.cluster_of_instance(instance_id).await
+    }
+
+    async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<CaseKey>, StoreError> {
+        self.store.due(until, limit).await
+    }
+
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.store.next_due().await
+    }
+
+    async fn unhealthy_nodes(&self, cluster: &ClusterName) -> Result<Vec<UnhealthyNode>, StoreError> {
+        let unhealthy_nodes = self.store.unhealthy_nodes(cluster).await?;
+        self.oracle
+            .lock()
+            .read(self.process, |reads, order| reads.unhealthy_nodes.push((unhealthy_nodes.clone(), order)));
+        Ok(unhealthy_nodes)
+    }
+
+    async fn group(&self, cluster: &ClusterName, name: &GroupName) -> Result<GroupState, StoreError> {
+        let state = self.store.group(cluster, name).await?;
+        self.oracle.lock().read(self.process, |reads, order| {
+            reads.states.insert(name.clone(), (state.clone(), order));
+        });
+        Ok(state)
+    }
+
+    async fn commit(&self, change: CaseWrite<'_>) -> Result<Commit, StoreError> {
+        let (case, group, entries) = (change.case, change.group, change.entries);
+        let commit = self.store.commit(CaseWrite { case, group, entries }).await?;
+        if commit == Commit::Won {
+            self.oracle.lock().written(self.process, case, group, entries);
+        }
+        Ok(commit)
+    }
+
+    async fn policy(&self, cluster: &ClusterName) -> Result<Option<Arc<Policy>>, StoreError> {
+        let policy = self.store.policy(cluster).await?;
+        self.oracle.lock().read(self.process, |reads, _| reads.policy = Some(policy.clone()));
+        Ok(policy)
+    }
+
+    async fn holds(&self, cluster: &ClusterName) -> Result<Vec<Hold>, StoreError> {
+        let holds = self.store.holds(cluster).await?;
+        self.oracle.lock().read(self.process, |reads, order| reads.holds.push((holds.clone(), order)));
+        Ok(holds)
+    }
+}
+
+impl AuditLog for WatchedStore {
+    async fn chain(&self, key: &CaseKey) -> Result<Vec<AuditEntry>, StoreError> {
+        self.store.chain(key).await
+    }
+
+    async fn call(&self, request_id: &str) -> Result<Option<(CaseKey, AuditEntry)>, StoreError> {
+        self.store.call(request_id).await
+    }
+}
+
+/// An AWS of which the oracle sees each read and call, and which refuses calls while an item says so.
+#[derive(Clone)]
+pub(crate) struct WatchedAws {
+    pub(crate) cloud: MemoryCloud,
+    pub(crate) clock: VirtualClock,
+    pub(crate) oracle: SharedOracle,
+    pub(crate) process: usize,
+}
+
+impl Cloud for WatchedAws {
+    async fn in_account(&self, account: Option<&AccountId>) -> Result<Self, CloudError> {
+        Ok(Self { cloud: self.cloud.in_account(account).await?, ..self.clone() })
+    }
+
+    async fn describe_instances(
+        &self,
+        instances: &[InstanceId],
+    ) -> Result<Vec<InstanceLocation>, CloudError> {
+        let found = self.cloud.describe_instances(instances).await?;
+        self.oracle.lock().read(self.process, |reads, order| {
+            if let ([instance], [found]) = (instances, found.as_slice()) {
+                reads.location.insert(instance.clone(), (found.clone(), order));
+            }
+        });
+        Ok(found)
+    }
+
+    async fn group(&self, name: &GroupName) -> Result<Option<Arc<Group>>, CloudError> {
+        let group = self.cloud.group(name).await?;
+        self.oracle.lock().read(self.process, |reads, order| {
+            reads.groups.insert(name.clone(), (group.clone(), order));
+        });
+        Ok(group)
+    }
+
+    async fn cluster(&self, name: &ClusterName) -> Result<Arc<ClusterFacts>, CloudError> {
+        let facts = self.cloud.cluster(name).await?;
+        self.oracle
+            .lock()
+            .read(self.process, |reads, order| reads.cluster_facts.push((facts.clone(), order)));
+        Ok(facts)
+    }
+
+    async fn console_output(&self, instance_id: &InstanceId) -> Result<Option<String>, CloudError> {
+        self.cloud.console_output(instance_id).await
+    }
+
+    async fn call(&self, call: &ApiCall) -> CallAnswer {
+        let aws_error = self.oracle.lock().arrives(self.process, call);
+        let answer = match aws_error {
+            Some((code, number)) => CallAnswer {
+                request_id: Some(format!("refused-{number}")),
+                outcome: CallOutcome::Failed { code: code.to_owned(), message: "Rate exceeded".to_owned() },
+            },
+            None => self.cloud.call(call).await,
+        };
+        self.oracle.lock().answered(call, &answer, self.clock.now());
+        answer
+    }
+
+    fn caller(&self) -> &Caller {
+        self.cloud.caller()
+    }
+}
+
+/// The clock of a function.
+#[derive(Clone)]
+pub(crate) struct SkewedClock {
+    pub(crate) clock: VirtualClock,
+    pub(crate) skew: SignedDuration,
+}
+
+impl Clock for SkewedClock {
+    fn now(&self) -> Timestamp {
+        self.clock.now() + self.skew
+    }
+}
