@@ -1,9 +1,10 @@
 #!/bin/sh
-# What is deployed: the template, the chart, the construct, and that each says the same as the code.
+# Tests what is deployed: the template, the chart, the construct and the documents, each against the programs themselves. The
+# programs must be built, as `cargo test --workspace --all-features` does.
 set -eu
 cd "$(dirname "$0")/.."
 
-# Our own, pinned, in a virtual environment. uv installs these 150 packages in seconds, where pip takes minutes.
+# Pinned, in a virtual environment of our own. uv installs these 150 packages in seconds, where pip takes minutes.
 pins=tests/infra/requirements.txt
 if ! cmp -s "$pins" .venv/infra.pins; then
     [ -x .venv/bin/python ] || python3 -m venv .venv

@@ -37,7 +37,7 @@ def manifests() -> dict:
                 "metadata:",
                 f"  name: {NAMESPACE}",
                 "  labels:",
-                "    # Agents see their node's devices, processes and network.",
+                "    # The agent reads the node's devices, processes and network.",
                 "    pod-security.kubernetes.io/enforce: privileged",
                 "",
             ]

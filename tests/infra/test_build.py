@@ -9,14 +9,11 @@ from pathlib import Path
 
 import pytest
 
+import programs
+from programs import PROGRAMS
 from template import ROOT
 
-BINARIES = {
-    "IntakeFunction": "nodemend-intake",
-    "RepairFunction": "nodemend-repair",
-    "AuditFunction": "nodemend-audit",
-    "DrainFunction": "nodemend-drain",
-}
+BINARIES = {function: PROGRAMS[name] for name, function in programs.FUNCTIONS.items()}
 
 # Takes cargo-lambda's place: writes down what it was told, and leaves a file where cargo-lambda would.
 STAND_IN = """#!/bin/sh

@@ -8,15 +8,12 @@ import subprocess
 
 import pytest
 
+import programs
+from programs import PROGRAMS
 from template import ROOT, written
 
 CDK = ROOT / "infra" / "cdk"
-FUNCTIONS = {
-    "IntakeFunction": "nodemend-intake",
-    "RepairFunction": "nodemend-repair",
-    "AuditFunction": "nodemend-audit",
-    "DrainFunction": "nodemend-drain",
-}
+FUNCTIONS = {function: PROGRAMS[name] for name, function in programs.FUNCTIONS.items()}
 
 pytestmark = pytest.mark.skipif(not shutil.which("npm"), reason="npm is not here, and nodemend is built without it")
 

@@ -9,25 +9,26 @@ import subprocess
 import pytest
 
 from iam import Request, allows
-from template import ACCOUNT, PARTITION, REGION, ROOT, beside, deployed, document, exports, of_type
+from template import ACCOUNT, PARTITION, REGION, ROOT, beside, deployed, document, exports, listed, of_type
 from test_cdk import CDK, installed, run as run_in_cdk  # noqa: F401: a fixture
-from test_permissions import INSTANCE, REQUESTS
-from test_template import constant, run
+from observed import OTHER, THERE
+from scenario import REPLACED_THERE
+from test_permissions import INSTANCE, sent
+from test_template import run
 
 INFRA = ROOT / "infra"
-THERE, OTHER = "444455556666", "test"
 INSTALLATION = "nodemend-prod"
 FILES = ["cluster.yaml", "member.yaml"]
 
 
 def hub(account=""):
-    return beside("cluster.yaml", Installation=INSTALLATION, ClusterName=OTHER, Account=account)
+    return beside("cluster.yaml", DeploymentStack=INSTALLATION, ClusterName=OTHER, Account=account)
 
 
 def member(installation_account="999900001111", **given):
     lines = f"arn:{PARTITION}:logs:{REGION}:{installation_account}:destination:nodemend-{OTHER}"
-    given = {"LinesTo": lines, **given}
-    return beside("member.yaml", Installation=INSTALLATION, ClusterName=OTHER, InstallationAccount=installation_account, **given)
+    given = {"LogDestinationArn": lines, **given}
+    return beside("member.yaml", DeploymentStack=INSTALLATION, ClusterName=OTHER, DeploymentAccount=installation_account, **given)
 
 
 def statements_for(resources, role):
@@ -67,7 +68,7 @@ def test_checkov_finds_what_is_explained_beside_it_and_nothing_else(file, tmp_pa
 
 def test_what_one_side_imports_the_installation_exports():
     text = (INFRA / "cluster.yaml").read_text()
-    wanted = {name.replace("${Installation}", INSTALLATION) for name in re.findall(r'"Fn::Sub": "([^"]+)"', text)}
+    wanted = {name.replace("${DeploymentStack}", INSTALLATION) for name in re.findall(r'"Fn::Sub": "([^"]+)"', text)}
     assert wanted == set(exports(deployed()["Outputs"]))
 
 
@@ -88,32 +89,39 @@ def test_the_rules_are_the_installations_and_lead_there(rule):
 
 def test_the_roles_are_called_as_the_functions_call_them():
     functions = deployed()["Resources"]
-    names = {role: member()["Resources"][role]["Properties"]["RoleName"] for role in ("RepairRole", "AuditRole")}
+    names = {role: member()["Resources"][role]["Properties"]["RoleName"] for role in ("RepairRole", "ConfirmRole")}
     environment = functions["RepairFunction"]["Properties"]["Environment"]["Variables"]
     assert environment["NODEMEND_MEMBER_ROLE"] == names["RepairRole"]
-    environment = functions["AuditFunction"]["Properties"]["Environment"]["Variables"]
-    assert environment["NODEMEND_MEMBER_ROLE"] == names["AuditRole"]
+    environment = functions["ConfirmFunction"]["Properties"]["Environment"]["Variables"]
+    assert environment["NODEMEND_MEMBER_ROLE"] == names["ConfirmRole"]
     assert environment["NODEMEND_REPAIR_MEMBER_ROLE"] == names["RepairRole"]
-    source = (ROOT / "functions/adapters/src/config/environment.rs").read_text()
-    assert constant("MEMBER_ROLE", source) == "NODEMEND_MEMBER_ROLE"
-    assert constant("REPAIR_MEMBER_ROLE", source) == "NODEMEND_REPAIR_MEMBER_ROLE"
 
 
-@pytest.mark.parametrize("role", ["RepairRole", "AuditRole"])
+@pytest.mark.parametrize("program", ["repair", "confirm"])
+def test_a_function_assumes_the_role_that_the_member_account_makes(program, observed):
+    name = member()["Resources"][f"{program.title()}Role"]["Properties"]["RoleName"]
+    assumed = {one.request.resource for one in sent(observed, program) if one.operation == "sts:AssumeRole"}
+    assert assumed == {f"arn:{PARTITION}:iam::{THERE}:role/{name}"}
+
+
+def test_whose_calls_are_ours_there_is_known_by_the_repair_functions_role(observed):
+    name = member()["Resources"]["RepairRole"]["Properties"]["RoleName"]
+    (confirmed,) = [line for line in observed.logs["confirm"] if line.get("step") == "confirmed" and line["cluster"] == OTHER]
+    caller = observed.call_of(REPLACED_THERE)["userIdentity"]["arn"]
+    assert f":assumed-role/{name}/" in caller
+
+
+@pytest.mark.parametrize("role", ["RepairRole", "ConfirmRole"])
 def test_the_installations_own_functions_alone_may_take_the_roles(role):
     (trust,) = document(member()["Resources"][role]["Properties"]["AssumeRolePolicyDocument"])["Statement"]
     assert trust["Principal"] == {"AWS": f"arn:{PARTITION}:iam::999900001111:root"}
     (wanted,) = trust["Condition"].values()
     assert wanted == {"aws:PrincipalArn": f"arn:{PARTITION}:iam::999900001111:role/{INSTALLATION}-{role}-*"}
     taken = statements_for(hub(THERE)["Resources"], role)
-    for name, allowed in ((role, True), ("RepairRole" if role == "AuditRole" else "AuditRole", False)):
+    for name, allowed in ((role, True), ("RepairRole" if role == "ConfirmRole" else "ConfirmRole", False)):
         arn = f"arn:{PARTITION}:iam::{THERE}:role/{member()['Resources'][name]['Properties']['RoleName']}"
         assert allows(taken, Request("sts:AssumeRole", arn)) == allowed
     assert not allows(taken, Request("sts:AssumeRole", f"arn:{PARTITION}:iam::{ACCOUNT}:role/Admin"))
-
-
-def asks_aws(request):
-    return request.action.split(":")[0] in ("autoscaling", "ec2", "eks", "arc-zonal-shift")
 
 
 def moved(request, tag=True):
@@ -123,75 +131,77 @@ def moved(request, tag=True):
     return Request(request.action, resource, context)
 
 
-@pytest.mark.parametrize("program", ["repair", "audit"])
-def test_there_each_may_ask_and_call_what_it_asks_and_calls_at_home(program):
+@pytest.mark.parametrize("program", ["repair", "confirm"])
+def test_there_each_may_ask_and_call_what_it_asked_and_called_and_nothing_else(program, observed):
     statements = of_role(member()["Resources"], f"{program.title()}Role")
-    wanted = [request for request in REQUESTS[program] if asks_aws(request)]
-    assert len(wanted) > 2
-    for request in wanted:
-        assert allows(statements, moved(request)), request
-    allowed = {action for one in statements for action in ([one["Action"]] if isinstance(one["Action"], str) else one["Action"])}
-    assert allowed == {request.action for request in wanted}
-    for request in wanted:
+    asked = [one.request for one in sent(observed, program, THERE)]
+    assert {str(request) for request in asked if not allows(statements, request)} == set()
+    allowed = {action for one in statements for action in listed(one["Action"])}
+    assert allowed == {request.action for request in asked}
+    # What is limited by a tag is limited to that of the cluster.
+    for request in asked:
         if request.context:
-            assert not allows(statements, moved(request, tag=False)), "another cluster's groups"
+            owner = f"kubernetes.io/cluster/{OTHER}"
+            others = {key.replace(owner, "kubernetes.io/cluster/prod"): value for key, value in request.context.items()}
+            assert not allows(statements, Request(request.action, request.resource, others)), "another cluster's groups"
             assert not allows(statements, Request(request.action, request.resource))
 
 
 @pytest.mark.parametrize("account", ["", THERE])
-@pytest.mark.parametrize("role", ["IntakeRole", "RepairRole", "AuditRole"])
+@pytest.mark.parametrize("role", ["IntakeRole", "RepairRole", "ConfirmRole"])
 def test_at_home_each_may_write_of_the_other_cluster_what_it_writes_of_its_own(role, account):
     statements = statements_for(hub(account)["Resources"], role)
     case, group, decided = f"case#{OTHER}#{INSTANCE}", f"group#{OTHER}#workers", f"cluster#{OTHER}"
     assert allows(statements, keyed("PutItem", "StateTable", case))
     assert allows(statements, keyed("PutItem", "StateTable", f"node#{OTHER}#ip-1"))
     assert allows(statements, keyed("PutItem", "StateTable", group)) == (role == "RepairRole")
-    assert allows(statements, keyed("PutItem", "AuditTable", case)) == (role != "IntakeRole")
+    assert allows(statements, keyed("PutItem", "AuditLogTable", case)) == (role != "IntakeRole")
     assert not allows(statements, keyed("PutItem", "StateTable", decided))
     assert not allows(statements, keyed("PutItem", "StateTable", "case#third#i-1"))
-    assert not allows(statements, keyed("UpdateItem", "AuditTable", case))
-    assert not allows(statements, keyed("DeleteItem", "AuditTable", case))
+    assert not allows(statements, keyed("UpdateItem", "AuditLogTable", case))
+    assert not allows(statements, keyed("DeleteItem", "AuditLogTable", case))
 
 
-def test_a_cluster_of_this_account_is_called_for_here_and_no_other_is():
+def test_a_cluster_of_this_account_is_called_for_here_and_no_other_is(observed):
+    tagged = [one.request for one in sent(observed, "repair") if any("ResourceTag/" in key for key in one.request.context)]
+    assert {request.action for request in tagged} > {"ec2:RebootInstances"}
     for account, allowed in (("", True), (THERE, False)):
         statements = statements_for(hub(account)["Resources"], "RepairRole")
-        for request in REQUESTS["repair"]:
-            if request.context and asks_aws(request):
-                assert allows(statements, moved(request)) == allowed
-                assert not allows(statements, moved(request, tag=False))
+        for request in tagged:
+            assert allows(statements, moved(request)) == allowed
+            assert not allows(statements, moved(request, tag=False))
 
 
 def test_lines_of_another_account_come_through_a_stream_of_that_account_alone():
     resources = hub(THERE)["Resources"]
-    destination = resources["LinesDestination"]["Properties"]
+    destination = resources["LogDestination"]["Properties"]
     (statement,) = document(destination["DestinationPolicy"])["Statement"]
     assert statement["Principal"] == {"AWS": THERE} and statement["Action"] == "logs:PutSubscriptionFilter"
-    arn = hub(THERE)["Outputs"]["LinesTo"]["Value"]
+    arn = hub(THERE)["Outputs"]["LogDestinationArn"]["Value"]
     assert statement["Resource"] == arn == f"arn:{PARTITION}:logs:{REGION}:{ACCOUNT}:destination:nodemend-{OTHER}"
-    mapping = resources["IntakeFromLines"]["Properties"]
+    mapping = resources["IntakeFromStream"]["Properties"]
     # The function answers with what it could not take in; without this Lambda would take that for success.
     assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
     given_up = mapping["DestinationConfig"]["OnFailure"]["Destination"]
-    assert given_up.endswith(":IntakeDeadLetters")
+    assert given_up.endswith(":IntakeDeadLetterQueue")
     assert allows(statements_for(resources, "IntakeRole"), Request("kinesis:GetRecords", mapping["EventSourceArn"]))
     assert allows(statements_for(resources, "IntakeRole"), Request("sqs:SendMessage", given_up))
 
 
 def test_in_the_same_account_there_is_no_stream_no_role_and_no_forwarding():
     arn = deployed()["Outputs"]["IntakeFunction"]["Value"]
-    resources = member(ACCOUNT, LinesTo=arn)["Resources"]
-    assert not {"RepairRole", "AuditRole", "ForwardRole", "ApiCalls"} & set(resources)
+    resources = member(ACCOUNT, LogDestinationArn=arn)["Resources"]
+    assert not {"RepairRole", "ConfirmRole", "ForwardRole", "ApiCalls"} & set(resources)
     assert resources["NodesSubscription"]["Properties"]["DestinationArn"] == arn
     assert resources["IntakeFromNodes"]["Properties"]["FunctionName"] == arn.split(":")[-1]
-    assert "Lines" not in hub()["Resources"] and "LinesTo" not in hub()["Outputs"]
+    assert "Lines" not in hub()["Resources"] and "LogDestinationArn" not in hub()["Outputs"]
     assert "IntakeFromNodes" not in member()["Resources"]
 
 
 @pytest.mark.skipif(not shutil.which("npm"), reason="npm is not here, and nodemend is built without it")
 def test_the_constructs_are_the_templates_and_leave_no_finding_unexplained(installed, tmp_path):  # noqa: F811
     environment = {**os.environ, "CI": "true", "CDK_DISABLE_CLI_TELEMETRY": "true"}
-    given = {"cluster": OTHER, "account": THERE, "installation": INSTALLATION, "installationAccount": ACCOUNT}
+    given = {"cluster": OTHER, "account": THERE, "deploymentStack": INSTALLATION, "deploymentAccount": ACCOUNT}
     context = [word for name, value in given.items() for word in ("--context", f"{name}={value}")]
     run_in_cdk("npx", "cdk", "synth", "--quiet", "--all", "--app", "npx tsx bin/accounts.ts", "--output", tmp_path, *context, env=environment)
     for stack, file in ((f"{INSTALLATION}-{OTHER}", "cluster.yaml"), (f"nodemend-member-{OTHER}", "member.yaml")):

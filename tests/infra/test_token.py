@@ -1,6 +1,6 @@
 """The token that the drain function enters a cluster with is the one that the AWS command makes.
 
-The Rust side compares its own with functions/adapters/fixtures/eks-token.json; here that file is made anew by the library
+The Rust side compares its own with functions/aws/fixtures/eks-token.json; here that file is made anew by the library
 that the command `aws eks get-token` stands on, in the way that it uses it.
 """
 
@@ -16,7 +16,7 @@ from botocore.compat import HAS_CRT
 
 from template import ROOT
 
-KNOWN = ROOT / "functions" / "adapters" / "fixtures" / "eks-token.json"
+KNOWN = ROOT / "functions" / "aws" / "fixtures" / "eks-token.json"
 HEADER = "x-k8s-aws-id"
 
 

@@ -1,0 +1,286 @@
+"""The scenario that every program runs through once: faults, repairs, their confirmation, drains, and an operator at work.
+
+It has to reach each permission of each role and each metric that an alarm or the dashboard shows: the tests fail for what
+is left out.
+"""
+
+import json
+
+from lambda_host import Failed
+from loopback import Group, node_of
+from observed import OTHER, THERE, Observed, cloud_trail_event, now, wait_for
+from programs import environment
+from template import ACCOUNT, CLUSTER, PARTITION, ROOT, deployed
+
+POLICY = """
+mode: repair
+nodeRepairConfig:
+  enabled: true
+  maxUnhealthyNodeThresholdCount: 100
+  nodeRepairConfigOverrides:
+  - {nodeMonitoringCondition: KernelReady, nodeUnhealthyReason: ForkFailedOutOfPIDs, minRepairWaitTimeMins: 10, repairAction: Reboot}
+silence: {agentSilentAfter: null}
+# Half of the few nodes here are unhealthy.
+zones: {minUnhealthy: 100}
+# Longer than the scenario: an invocation waits for what is due within a minute.
+recoveryHold: 6h
+"""
+# In the other cluster CloudTrail is late, and agents are silent as soon as they have reported.
+POLICY_THERE = POLICY.replace("agentSilentAfter: null", "agentSilentAfter: 1s") + f"account: '{THERE}'\nconfirmationTimeout: 1s\n"
+# Groups that EKS manages.
+GPU, GPU_THERE = "eks-gpu-1ac2f3e4", "eks-gpu-there-1ac2f3e4"
+FAULT = ("AcceleratedHardwareReady", "NvidiaXID79Error")
+FAULT_FOR_REBOOT = ("KernelReady", "ForkFailedOutOfPIDs")
+
+
+def instance(number: int) -> str:
+    return f"i-{number:017x}"
+
+
+# What becomes of each instance. All others are healthy.
+REPLACED, REBOOTED, UNANSWERED, OF_EKS, HELD, TAKEN, DRAINED, RECOVERED = map(instance, range(1, 9))
+NEW = instance(20)
+REPLACED_THERE, REBOOTED_THERE, OF_EKS_THERE, HALTED_THERE = map(instance, range(30, 34))
+
+
+def groups() -> dict:
+    zones = ("eu-west-1a", "eu-west-1b")
+    some = lambda *ids: {one: zones[number % 2] for number, one in enumerate(ids)}
+    owned = {f"kubernetes.io/cluster/{CLUSTER}": "owned", "Name": "worker"}
+    owned_there = {f"kubernetes.io/cluster/{OTHER}": "owned"}
+    healthy = [instance(number) for number in range(100, 106)]
+    there = [instance(number) for number in range(200, 204)]
+    return {
+        "workers": Group(owned, some(REPLACED, REBOOTED, UNANSWERED, HELD, TAKEN, DRAINED, RECOVERED, NEW, *healthy)),
+        # Managed by EKS, and its node group's tag was taken off: EKS is asked for all node groups of the cluster.
+        GPU: Group({**owned, "eks:cluster-name": CLUSTER}, some(OF_EKS, instance(110), instance(111))),
+        # Of a cluster of the same account that nodemend does not serve.
+        "eks-other-1ac2f3e4": Group({"eks:cluster-name": "other"}, some(instance(120))),
+        "workers-there": Group(owned_there, some(REPLACED_THERE, REBOOTED_THERE, HALTED_THERE, *there), THERE),
+        GPU_THERE: Group({**owned_there, "eks:cluster-name": OTHER}, some(OF_EKS_THERE, instance(211)), THERE),
+    }
+
+
+def observe(observed: Observed):
+    observed.make_tables()
+    apply(observed, POLICY, CLUSTER)
+    # An operator's policy is for one cluster: another operator's.
+    apply(observed, POLICY_THERE, OTHER, who="others")
+    nodes_fail(observed)
+    repairs_are_made(observed)
+    aws_reports_them(observed)
+    terminations_are_drained(observed)
+    an_operator_works(observed)
+    report_as_the_agent(observed)
+    other_events_arrive(observed)
+
+
+def apply(observed: Observed, policy: str, cluster: str, who: str = "operators"):
+    file = observed.folder / "policy.yaml"
+    file.write_text(policy)
+    observed.command(f"policy apply {file} --cluster {cluster}", who=who)
+
+
+def nodes_fail(observed: Observed):
+    # Of the one that is drained later nothing is known: EC2 is asked for its name.
+    for of in (REPLACED, REBOOTED, UNANSWERED, OF_EKS, HELD, TAKEN, RECOVERED):
+        observed.healthy(of)
+    for of in (REPLACED_THERE, REBOOTED_THERE, OF_EKS_THERE, HALTED_THERE):
+        observed.healthy(of, OTHER)
+    for of in (REPLACED, OF_EKS):
+        observed.unhealthy(of, *FAULT)
+    for of in (REPLACED_THERE, OF_EKS_THERE):
+        observed.unhealthy(of, *FAULT, OTHER)
+    observed.unhealthy(REBOOTED, *FAULT_FOR_REBOOT)
+    observed.unhealthy(REBOOTED_THERE, *FAULT_FOR_REBOOT, OTHER)
+    observed.unhealthy(RECOVERED, *FAULT, ago=10)
+    observed.healthy(RECOVERED, ago=5)
+    # What can't be read, is of no cluster that is served, or is of a node that nobody knows.
+    group = deployed()["Resources"]["NodesSubscription"]["Properties"]["LogGroupName"]
+    observed.delivered(group, REPLACED, [{"v": 1}])
+    observed.healthy(instance(130), "unknown")
+    logged_by_the_control_plane(observed, instance(131), "eks-audit-kubelet-patch-nodestatus-ready-false")
+    # Events that the bus does not take.
+    observed.aws.to_refuse["PutEvents"] = 10
+    observed.unhealthy(TAKEN, "NetworkingReady", "InterfaceNotUp", ago=10)
+    observed.aws.to_refuse.clear()
+
+
+def repairs_are_made(observed: Observed):
+    # First AWS can't be asked, and all stays due.
+    observed.aws.to_refuse["DescribeAutoScalingInstances"] = 100
+    repair = observed.function("repair")
+    repair.begin({})
+    wait_for(lambda: any("failure" in line for line in repair.lines()), repair)
+    observed.aws.to_refuse.clear()
+    try:
+        repair.finish()
+    except Failed:
+        pass
+    observed.invoke("repair", {})
+    # A replacement joins, and others that are none.
+    del observed.aws.groups["workers"].instances[REPLACED]
+    for group, of in (("workers", NEW), (GPU, instance(21)), ("eks-other-1ac2f3e4", instance(22))):
+        observed.launched(group, of)
+    for group, of in (("workers-there", instance(23)), (GPU_THERE, instance(24))):
+        observed.launched(group, of, THERE)
+    logged_by_the_control_plane(observed, NEW, "eks-audit-kubelet-create-node-registration")
+    logged_by_the_control_plane(observed, NEW, "eks-audit-kubelet-patch-nodestatus-ready-false", ready="True")
+    observed.healthy(NEW)
+    observed.invoke("repair", {})
+    # One more call, whose answer is lost.
+    observed.unhealthy(UNANSWERED, *FAULT)
+    observed.aws.to_lose["TerminateInstanceInAutoScalingGroup"] = 1
+    observed.invoke("repair", {})
+
+
+def aws_reports_them(observed: Observed):
+    for of, account in ((REPLACED, ACCOUNT), (REPLACED_THERE, THERE)):
+        observed.called(cloud_trail_event(observed.call_of(of)), account)
+    other = cloud_trail_event(observed.call_of(OF_EKS))
+    observed.called({**other, "requestParameters": {**other["requestParameters"], "shouldDecrementDesiredCapacity": True}})
+    (reboot,) = [one for one in observed.audit_log(REBOOTED) if one["eventName"] == "RebootInstances"]
+    observed.called(cloud_trail_event(reboot))
+    # The one of which we know no request id: the answer had it.
+    call = json.loads(json.dumps(cloud_trail_event(observed.call_of(REPLACED))).replace(REPLACED, UNANSWERED))
+    observed.called({**call, "requestID": "11111111-2222-3333-4444-555555555555", "eventTime": now()})
+    # Somebody else terminates a node: its case is closed, and what each function writes to it from then on expires.
+    observed.called({**json.loads(json.dumps(call).replace(UNANSWERED, TAKEN)), "requestID": "2", "userIdentity": SOMEBODY})
+    del observed.aws.groups["workers"].instances[TAKEN]
+    observed.invoke("repair", {})
+    for of in (REPLACED, TAKEN):
+        detail = {"instance-id": of, "state": "terminated"}
+        observed.happened("confirm", "aws.ec2", "EC2 Instance State-change Notification", detail)
+    # CloudTrail delivers late: a case that is closed by now is written once more.
+    observed.called({**json.loads(json.dumps(call).replace(UNANSWERED, REPLACED)), "requestID": "3", "userIdentity": SOMEBODY})
+    logged_by_the_control_plane(observed, TAKEN, "eks-audit-ccm-delete-node-instance-gone")
+    observed.invoke("repair", {})
+
+
+SOMEBODY = {
+    "type": "IAMUser", "principalId": "AIDA", "arn": f"arn:{PARTITION}:iam::{ACCOUNT}:user/alice", "accountId": ACCOUNT,
+    "userName": "alice",
+}
+
+
+def logged_by_the_control_plane(observed: Observed, of: str, template: str, ready: str = ""):
+    """An event of the control plane's log, about this node and now."""
+    text = (ROOT / "events" / "templates" / f"{template}.json").read_text()
+    name = json.loads(text)["objectRef"]["name"]
+    event = json.loads(text.replace(name, node_of(of)).replace("i-08736224042c4ee75", of))
+    event |= {"stageTimestamp": now(), "requestReceivedTimestamp": now()}
+    if ready:
+        for condition in event["requestObject"]["status"]["conditions"]:
+            if condition["type"] == "Ready":
+                condition |= {"status": ready, "reason": "KubeletReady", "message": "ready"}
+    group = deployed()["Resources"]["ControlPlaneSubscription"]["Properties"]["LogGroupName"]
+    observed.delivered(group, "kube-apiserver-audit-0123", [event])
+
+
+def held(observed: Observed, of: str, ago: int = 0):
+    """A termination that our hook holds."""
+    detail = {
+        "LifecycleActionToken": "token", "AutoScalingGroupName": "workers",
+        "LifecycleHookName": environment("drain")["NODEMEND_DRAIN_HOOK"],
+        "EC2InstanceId": of, "LifecycleTransition": "autoscaling:EC2_INSTANCE_TERMINATING",
+    }
+    return observed.happened("drain", "aws.autoscaling", "EC2 Instance-terminate Lifecycle Action", detail, ago=ago)
+
+
+def terminations_are_drained(observed: Observed):
+    held(observed, DRAINED)
+    # Its time was over before the event came.
+    observed.api_server.evicted = False
+    held(observed, RECOVERED, ago=3600)
+    # It never had a node, and the termination went on without us.
+    held(observed, instance(140))
+    observed.aws.to_refuse["RecordLifecycleActionHeartbeat"] = 1
+    held(observed, DRAINED)
+
+
+# Kinds of events that Auto Scaling, EC2 and CloudTrail have.
+# https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-event-reference.html
+# https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/automating_with_eventbridge.html
+KINDS = (
+    "AWS API Call via CloudTrail", "AWS Service Event via CloudTrail", "EC2 Instance Launch Successful",
+    "EC2 Instance Launch Unsuccessful", "EC2 Instance Terminate Successful", "EC2 Instance Terminate Unsuccessful",
+    "EC2 Instance-launch Lifecycle Action", "EC2 Instance-terminate Lifecycle Action", "EC2 Instance Rebalance Recommendation",
+    "EC2 Instance State-change Notification", "EC2 Spot Instance Interruption Warning", "EBS Volume Notification",
+)
+STATES = ("pending", "running", "stopping", "stopped", "shutting-down", "terminated")
+# Calls, made by somebody else, that stop or move an instance, and who records them.
+CALLS = {
+    "TerminateInstanceInAutoScalingGroup": "autoscaling", "DetachInstances": "autoscaling", "EnterStandby": "autoscaling",
+    "TerminateInstances": "ec2", "StopInstances": "ec2", "StartInstances": "ec2", "RebootInstances": "ec2",
+}
+
+
+def other_events_arrive(observed: Observed):
+    """Which events the functions read: of those a detail that says nothing is an error, and all others are left alone."""
+    for function in ("confirm", "drain"):
+        for kind in KINDS:
+            try:
+                observed.happened(function, "aws.ec2", kind, {})
+            except Failed:
+                observed.kinds_read[function].add(kind)
+    for number, state in enumerate(STATES):
+        # Each about an instance of its own: of one that is gone nothing more is learned.
+        of = instance(300 + number)
+        observed.healthy(of)
+        detail = {"instance-id": of, "state": state}
+        if observed.happened("confirm", "aws.ec2", "EC2 Instance State-change Notification", detail)["relevant"]:
+            observed.states_read.add(state)
+    call = cloud_trail_event(observed.call_of(REPLACED))
+    for number, (name, service) in enumerate(CALLS.items()):
+        of = instance(310 + number)
+        observed.healthy(of)
+        event = {
+            **json.loads(json.dumps(call).replace(REPLACED, of)), "requestID": str(number), "userIdentity": SOMEBODY,
+            "eventName": name, "eventSource": f"{service}.amazonaws.com", "responseElements": None,
+        }
+        if service == "ec2":
+            event["requestParameters"] = {"instancesSet": {"items": [{"instanceId": of}]}}
+        if observed.called(event)["relevant"]:
+            observed.calls_read.add((name, event["eventSource"]))
+
+
+def an_operator_works(observed: Observed):
+    of_cluster = f"--cluster {CLUSTER}"
+    hold = observed.command(f"hold --node {node_of(HELD)} --for 2h --reason test {of_cluster}").strip()
+    observed.unhealthy(HELD, *FAULT)
+    # In the other cluster one unhealthy node is too many from now on.
+    apply(observed, POLICY_THERE.replace("Count: 100", "Count: 1"), OTHER, who="others")
+    observed.unhealthy(HALTED_THERE, *FAULT, OTHER)
+    # An invocation waits for what is blocked, for as long as it may. It is ended before that, and its lease with it.
+    waiting = observed.function("repair")
+    waiting.begin({})
+    blocked = lambda: {line["instanceId"] for line in waiting.lines() if line.get("step") == "blocked"}
+    wait_for(lambda: blocked() >= {HELD, HALTED_THERE}, waiting)
+    observed.command(f"status {of_cluster}", expected=(2,))
+    observed.explained = json.loads(observed.command(f"explain {node_of(HELD)} {of_cluster} --format json", expected=(2,)))
+    observed.command(f"explain {node_of(OF_EKS)} {of_cluster}", expected=(0, 1, 2))
+    observed.end("repair")
+    observed.end_lease()
+    # What was blocked goes on at once, as soon as nothing is in its way.
+    observed.command(f"release {hold} {of_cluster}")
+    apply(observed, POLICY_THERE, OTHER, who="others")
+    observed.invoke("repair", {})
+    assert observed.calls_for(HELD) and observed.calls_for(HALTED_THERE)
+    for line in ("policy history", "policy show", "audit list", "audit verify", f"audit show {REPLACED}"):
+        observed.command(f"{line} {of_cluster}", expected=(0, 1))
+    for group in ("NodesSubscription", "ControlPlaneSubscription"):
+        name = deployed()["Resources"][group]["Properties"]["LogGroupName"]
+        observed.command(f"backtest --log-group {name} --since {now(3600)}", expected=(0, 1))
+
+
+def report_as_the_agent(observed: Observed):
+    """The agent runs until its first reports have arrived."""
+    root = observed.folder / "root"
+    boot_id = root / "proc" / "sys" / "kernel" / "random" / "boot_id"
+    boot_id.parent.mkdir(parents=True)
+    boot_id.write_text("3e5696ab-eba1-4b55-bf1c-9a80963b1cab\n")
+    agent = observed.agent("--node", node_of(NEW), "--instance-id", NEW, "--zone", "eu-west-1a", "--root", root)
+    # The first request finds no stream, and the agent creates it.
+    sent = lambda: [one for one in observed.aws.records if one.operation == "logs:PutLogEvents"]
+    wait_for(lambda: len(sent()) > 1, agent)
+    agent.end()
