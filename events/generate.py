@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes the incidents' events.jsonl, and lambda/'s payloads, from the captured records in templates/.
+"""Writes the events.jsonl of constructed incidents, and the payloads in lambda/, from the records in templates/.
 
-Ids, names, times and identities are substituted; every other field stays as it was captured. Run it after a
-change of this file and commit what it writes: `python3 events/generate.py`.
+It substitutes IDs, names, times and identities, and keeps every other field as captured. Run it after changing this
+file, and commit what it writes: `python3 events/generate.py`. Recorded incidents are not generated.
 """
 import base64
 import copy
@@ -23,7 +23,7 @@ def template(name):
 
 
 def at(clock):
-    """An instant of the day, from HH:MM:SS or HH:MM:SS.ffffff; hours past 24 are the next day's."""
+    """A time on the day of the incidents, from HH:MM:SS or HH:MM:SS.ffffff; hours from 24 are on the next day."""
     hours, minutes, seconds = clock.split(":")
     return DAY + timedelta(hours=int(hours), minutes=int(minutes), seconds=float(seconds))
 
@@ -49,11 +49,11 @@ def uuid(*parts):
 
 
 class Node:
-    """One node: what its agent, its kubelet and the control plane would write of it."""
+    """One node, with the records that its agent, its kubelet, the control plane and AWS would write about it."""
 
     def __init__(self, number=0, zone="us-east-1a"):
         self.zone = zone
-        # The first is the node of the captures.
+        # Number 0 is the node in the captured records.
         self.name = f"ip-10-0-{10 + number // 60}-{170 + number % 60}.ec2.internal"
         self.instance = f"i-08736224042c4e{number:03x}" if number else "i-08736224042c4ee75"
         self.boot = uuid("boot", number, 1)
@@ -69,20 +69,20 @@ class Node:
 
     # The agent's reports.
 
-    def stamp(self, clock):
+    def timestamp(self, clock):
         return rfc(later(clock, self.skew))
 
     def report(self, kind, clock, **fields):
         self.seq += 1
         head = {
             "v": 1, "kind": kind, "cluster": CLUSTER, "node": self.name, "instanceId": self.instance,
-            "zone": self.zone, "bootId": self.boot, "seq": self.seq, "at": self.stamp(clock),
+            "zone": self.zone, "bootId": self.boot, "seq": self.seq, "at": self.timestamp(clock),
         }
         return head | fields | {"agent": "0.1.0"}
 
     def finding(self, reason, since, last, message, severity="Condition", count=1):
         return {
-            "reason": reason, "severity": severity, "since": self.stamp(since), "last": self.stamp(last),
+            "reason": reason, "severity": severity, "since": self.timestamp(since), "last": self.timestamp(last),
             "count": count, "message": message,
         }
 
@@ -91,7 +91,7 @@ class Node:
         return self.report("event", clock, condition=condition, findings=[found])
 
     def condition(self, clock, condition, status, since, findings=(), sound=None):
-        fields = {"condition": condition, "status": status, "since": self.stamp(since)}
+        fields = {"condition": condition, "status": status, "since": self.timestamp(since)}
         if sound is not None:
             fields["soundSecs"] = sound
         if findings:
@@ -105,10 +105,10 @@ class Node:
     def heartbeat(self, clock, since="09:00:00", **bad):
         states = []
         for name in ("KernelReady", "NetworkingReady", "StorageReady", "ContainerRuntimeReady", "AcceleratedHardwareReady"):
-            states.append({"condition": name, "status": "True", "since": self.stamp(since)} | bad.get(name, {}))
+            states.append({"condition": name, "status": "True", "since": self.timestamp(since)} | bad.get(name, {}))
         return self.report("heartbeat", clock, conditions=states)
 
-    # The control plane's audit events.
+    # The control-plane audit log.
 
     def audited(self, name, clock, body=None):
         record = template(name)
@@ -197,7 +197,7 @@ class Node:
         return event
 
     def call_record(self, clock):
-        """The real record of a replacement by EKS, with our ids, and our identity for EKS's."""
+        """The recorded event of a replacement by EKS, with this node's IDs and the repair function's identity."""
         record = template("cloudtrail-terminate-by-eks-node-repair")
         record["userIdentity"] = us(clock)
         moment = at(clock)
@@ -250,7 +250,7 @@ class Node:
 
 
 def us(clock):
-    """Our repair function's identity, as a role that Lambda assumed."""
+    """The repair function's identity: a role that Lambda assumed."""
     identity = template("cloudtrail-reboot-success")["userIdentity"]
     text = json.dumps(identity).replace("node-repair-executor-role", "nodemend-repair")
     text = text.replace("node-repair-executor", "nodemend-repair")
@@ -268,7 +268,7 @@ def envelope(record, clock):
 
 
 def delivered(report, written, arrived):
-    """A report as `aws logs filter-log-events` prints it: with when it was written and when it arrived."""
+    """A report as `aws logs filter-log-events` prints it, with the times of writing and of arrival."""
     millis = lambda clock: int(at(clock).timestamp() * 1000)
     return {
         "logStreamName": report["instanceId"], "timestamp": millis(written), "ingestionTime": millis(arrived),
@@ -277,7 +277,7 @@ def delivered(report, written, arrived):
 
 
 def replaced(new, old, called, end, registered):
-    """The old instance's end, and the life of the one that takes its place."""
+    """The end of the old instance, and the launch and registration of its replacement."""
     return [
         old.terminated(end, called), new.launched(later(end, 40)), new.registers(registered),
         new.ready(later(registered, 31)), new.heartbeat(later(registered, 45), since=registered),
@@ -317,7 +317,7 @@ def incident_02():
 
 
 def incident_03():
-    """Ready goes and comes every four minutes, well for one minute at a time: never long enough."""
+    """Ready flaps every four minutes and is True for one minute each time: shorter than the recovery hold."""
     node, new = Node(0), Node(1)
     events = [node.ready("09:58:00")]
     for minute in range(0, 30, 4):
@@ -391,7 +391,7 @@ def fleet(count):
 def incident_09():
     nodes = fleet(30)
     events = [node.heartbeat(later("09:58:00", node.number)) for node in nodes]
-    # Three in two of the zones and one in the third: no zone is to blame.
+    # Three in two zones each and one in the third: no zone appears impaired.
     bad = [nodes[number] for number in (0, 1, 3, 4, 5, 6, 7)]
     events += [node.not_ready(later("10:00:00", 7 * place)) for place, node in enumerate(bad)]
     events += [node.heartbeat(later("10:12:00", node.number)) for node in nodes]
@@ -417,20 +417,20 @@ def incident_10():
 
 def incident_11():
     nodes = fleet(10)
-    sick = nodes[4]
+    unhealthy = nodes[4]
     events = [node.heartbeat(later("10:00:00", 3 * node.number)) for node in nodes]
-    down = lambda clock, sound=7_200: sick.bad(clock, "NetworkingReady", "10:02:00", "InterfaceNotUp", "eth1 is down", sound)
+    down = lambda clock, sound=7_200: unhealthy.bad(clock, "NetworkingReady", "10:02:00", "InterfaceNotUp", "eth1 is down", sound)
     events += [down("10:02:30")]
-    events += [node.heartbeat(later("10:05:00", 3 * node.number)) for node in nodes if node is not sick]
-    # Nothing of anybody until 10:50: a subscription filter is off. The sick one had recovered at 10:20.
-    back = lambda node: {"NetworkingReady": {"since": rfc("10:20:00")}} if node is sick else {}
+    events += [node.heartbeat(later("10:05:00", 3 * node.number)) for node in nodes if node is not unhealthy]
+    # No reports until 10:50: the subscription filter is disabled. The unhealthy node recovered at 10:20.
+    back = lambda node: {"NetworkingReady": {"since": rfc("10:20:00")}} if node is unhealthy else {}
     events += [node.heartbeat(later("10:50:00", 3 * node.number), **back(node)) for node in nodes]
     events += [node.heartbeat(later("10:55:00", 3 * node.number), **back(node)) for node in nodes]
     return events
 
 
 def incident_12():
-    """Reports from before a reboot, held up for 20 minutes, twice and in the wrong order."""
+    """Reports from before a reboot arrive 20 minutes late, twice and out of order."""
     node = Node(0)
     before = node.heartbeat("10:00:00")
     down = node.bad("10:03:00", "NetworkingReady", "10:02:30", "InterfaceNotUp", "eth1 is down", 7_200)
@@ -485,10 +485,10 @@ INCIDENTS = {
     "05-instance-gone": incident_05,
     "06-xid-79-replace": incident_06,
     "07-xid-95-reboot-cures": incident_07,
-    "08-xid-95-reboot-in-vain": incident_08,
+    "08-xid-95-reboot-fails": incident_08,
     "09-threshold-halts-then-resumes": incident_09,
     "10-one-zone-dark": incident_10,
-    "11-log-path-suspect": incident_11,
+    "11-log-pipeline-suspect": incident_11,
     "12-stale-reports-after-reboot": incident_12,
     "13-foreign-termination": incident_13,
     "14-no-cloudtrail-event": incident_14,
@@ -498,7 +498,7 @@ INCIDENTS = {
 
 
 def subscription(group, stream, lines):
-    """What a subscription of CloudWatch Logs invokes a function with: base64 of gzip of JSON."""
+    """The payload of a CloudWatch Logs subscription: JSON, compressed by gzip, in base64."""
     moment = int(at("10:00:00").timestamp() * 1000)
     data = {
         "messageType": "DATA_MESSAGE", "owner": ACCOUNT, "logGroup": group, "logStream": stream,
@@ -513,7 +513,7 @@ def subscription(group, stream, lines):
 
 
 def payloads():
-    """One payload for each function, of the cluster and the group that `nodemend up` has."""
+    """A payload for each function, about the cluster and group of `nodemend up`."""
     node, new = Node(0), Node(1)
     report = node.bad(
         "10:00:00", "AcceleratedHardwareReady", "10:00:00", "NvidiaXID79Error",
@@ -528,7 +528,7 @@ def payloads():
     return {
         "intake": subscription("/nodemend/local/nodes", node.instance, [report | {"cluster": "local"}]),
         "repair": schedule,
-        "audit": launch,
+        "confirm": launch,
     }
 
 

@@ -1,4 +1,4 @@
-// What cdk-nag and CDK's own validation find in the template, and why it stays.
+// The findings of cdk-nag and of CDK's validation that are accepted, each with its reason.
 
 import { Validations } from "aws-cdk-lib";
 import type { CfnInclude } from "aws-cdk-lib/cloudformation-include";
@@ -6,32 +6,32 @@ import type { CfnInclude } from "aws-cdk-lib/cloudformation-include";
 const ARN = (service: string, rest: string) => `arn:<AWS::Partition>:${service}:<AWS::Region>:<AWS::AccountId>:${rest}`;
 const IAM5 = (resource: string) => `AwsSolutions::AwsSolutions-IAM5[Resource::${resource}]`;
 
-const READS = "reads that IAM can't limit to a resource, or whose resource is known only once a group was read; nothing is written";
-const IS_DEAD_LETTERS = "it is the dead-letter queue: of a function, and of EventBridge's rules";
+const READS = "read-only; IAM cannot limit these actions to a resource, or the resource is only known after a group was read";
+const IS_DEAD_LETTERS = "it is itself the dead-letter queue of a function or of EventBridge rules";
 
-const STREAMS = "the streams of one cluster's nodes, each named by its instance";
-const JSON_TEXT = "a text that is JSON, as the cluster's name is in the name of a condition's key; CloudFormation takes both forms";
+const STREAMS = "the log streams of one cluster's nodes, each named by its instance ID";
+const JSON_TEXT = "a JSON string, because the cluster's name is in a condition key; CloudFormation accepts both forms";
 
 const FINDINGS: [resource: string, id: string, reason: string][] = [
-  ["IntakeDeadLetters", "AwsSolutions::AwsSolutions-SQS3", IS_DEAD_LETTERS],
-  ["AuditDeadLetters", "AwsSolutions::AwsSolutions-SQS3", IS_DEAD_LETTERS],
+  ["IntakeDeadLetterQueue", "AwsSolutions::AwsSolutions-SQS3", IS_DEAD_LETTERS],
+  ["ConfirmDeadLetterQueue", "AwsSolutions::AwsSolutions-SQS3", IS_DEAD_LETTERS],
   ["RepairRole", IAM5("*"), READS],
   ["RepairRole", IAM5(ARN("eks", "cluster/*")), READS],
   ["RepairRole", IAM5(ARN("eks", "nodegroup/*/*/*")), READS],
-  ["AuditRole", IAM5("*"), READS],
-  ["AuditRole", IAM5(ARN("eks", "cluster/*")), READS],
-  ["AuditRole", IAM5(ARN("eks", "nodegroup/*/*/*")), READS],
-  ["DrainDeadLetters", "AwsSolutions::AwsSolutions-SQS3", IS_DEAD_LETTERS],
+  ["ConfirmRole", IAM5("*"), READS],
+  ["ConfirmRole", IAM5(ARN("eks", "cluster/*")), READS],
+  ["ConfirmRole", IAM5(ARN("eks", "nodegroup/*/*/*")), READS],
+  ["DrainDeadLetterQueue", "AwsSolutions::AwsSolutions-SQS3", IS_DEAD_LETTERS],
   ["DrainRole", IAM5("*"), READS],
   [
     "DrainCalls",
     "CloudFormation-Validate::E3510",
-    "a text that is JSON, as the cluster's name is in the name of a condition's key; CloudFormation takes both forms",
+    "a JSON string, because the cluster's name is in a condition key; CloudFormation accepts both forms",
   ],
   ["OperatorPolicy", IAM5("*"), READS],
   ["OperatorPolicy", IAM5(ARN("eks", "cluster/*")), READS],
   ["OperatorPolicy", IAM5(ARN("eks", "nodegroup/*/*/*")), READS],
-  ["OperatorPolicy", IAM5(ARN("logs", "log-group:/aws/eks/<ClusterName>/cluster:*")), "one log group: the end of its ARN stands for its streams"],
+  ["OperatorPolicy", IAM5(ARN("logs", "log-group:/aws/eks/<ClusterName>/cluster:*")), "one log group: the wildcard at the end of its ARN matches its streams"],
   [
     "AgentPolicy",
     IAM5(ARN("logs", "log-group:/nodemend/<ClusterName>/nodes:log-stream:i-*")),
@@ -46,23 +46,23 @@ const OF_CLUSTER: typeof FINDINGS = [
 
 const OF_MEMBER: typeof FINDINGS = [
   ["RepairRole", "CloudFormation-Validate::E3510", JSON_TEXT],
-  ["AuditRole", IAM5("*"), READS],
-  ["AuditRole", IAM5(ARN("eks", "cluster/*")), READS],
-  ["AuditRole", IAM5(ARN("eks", "nodegroup/*/*/*")), READS],
+  ["ConfirmRole", IAM5("*"), READS],
+  ["ConfirmRole", IAM5(ARN("eks", "cluster/*")), READS],
+  ["ConfirmRole", IAM5(ARN("eks", "nodegroup/*/*/*")), READS],
   ["AgentRole", IAM5(ARN("logs", "log-group:/nodemend/<ClusterName>/nodes:log-stream:i-*")), STREAMS],
 ];
 
-/** Says of each finding why it stays, so that whoever checks sees only what is new. */
+/** Acknowledges each accepted finding with its reason, so that only new findings are reported. */
 export function explain(template: CfnInclude): void {
   acknowledge(template, FINDINGS);
 }
 
-/** The same of the installation's side of a further cluster. */
+/** The same for cluster.yaml. */
 export function explainCluster(template: CfnInclude): void {
   acknowledge(template, OF_CLUSTER);
 }
 
-/** The same of the cluster's own side. */
+/** The same for member.yaml. */
 export function explainMember(template: CfnInclude): void {
   acknowledge(template, OF_MEMBER);
 }

@@ -1,5 +1,5 @@
-// Turns infra/cluster.yaml and infra/member.yaml into constructs: the two sides of a cluster that an installation elsewhere
-// serves. The templates stay the one truth, as in node-repair.ts.
+// Constructs for infra/cluster.yaml and infra/member.yaml: the two sides of one more cluster for an existing deployment.
+// The templates remain the only definition of the resources, as in node-repair.ts.
 
 import * as path from "node:path";
 import type { CfnParameter } from "aws-cdk-lib";
@@ -8,36 +8,36 @@ import { Construct } from "constructs";
 import { explainCluster, explainMember } from "./findings";
 
 export interface FurtherClusterProps {
-  /** The cluster's name: no other cluster of the installation has it. */
+  /** The name of the EKS cluster. Unique within a deployment. */
   readonly clusterName: string;
-  /** The name of the installation's stack, which is deployed before. */
-  readonly installation: string;
-  /** The cluster's account. Default: the installation's own. */
+  /** The name of the deployment's stack, which must exist. */
+  readonly deploymentStack: string;
+  /** The cluster's account. Default: the deployment's account. */
   readonly account?: string;
 }
 
 export interface MemberClusterProps {
-  /** The cluster's name. */
+  /** The name of the EKS cluster. */
   readonly clusterName: string;
-  /** The account of the installation. */
-  readonly installationAccount: string;
-  /** The name of the installation's stack there. */
-  readonly installation: string;
-  /** The output `LinesTo` of the other side; in the installation's own account its output `IntakeFunction`. */
-  readonly linesTo: string;
-  /** Whether the cluster writes an audit log. Default: true. */
+  /** The account that nodemend is deployed in. */
+  readonly deploymentAccount: string;
+  /** The name of the deployment's stack there. */
+  readonly deploymentStack: string;
+  /** The output `LogDestinationArn` of cluster.yaml; in the deployment's account, its output `IntakeFunction`. */
+  readonly logDestinationArn: string;
+  /** Whether the cluster writes its control-plane audit log to CloudWatch Logs. Default: true. */
   readonly controlPlaneLogs?: boolean;
   /** The cluster's OIDC issuer without https://, for IRSA. Default: EKS Pod Identity. */
   readonly oidcProvider?: string;
-  /** The agents' namespace. */
+  /** The agent's namespace. Default: nodemend. */
   readonly agentNamespace?: string;
-  /** The agents' service account. */
+  /** The agent's service account. Default: nodemend-agent. */
   readonly agentServiceAccount?: string;
-  /** How long reports are kept. */
+  /** Retention of reports, in days. Default: 30. */
   readonly retentionDays?: number;
 }
 
-/** The installation's side: what its account adds for one more cluster. */
+/** The resources in the deployment's account for one more cluster. */
 export class FurtherCluster extends Construct {
   readonly template: CfnInclude;
 
@@ -45,14 +45,14 @@ export class FurtherCluster extends Construct {
     super(scope, id);
     this.template = include(this, "cluster.yaml", {
       ClusterName: props.clusterName,
-      Installation: props.installation,
+      DeploymentStack: props.deploymentStack,
       Account: props.account,
     });
     explainCluster(this.template);
   }
 }
 
-/** The cluster's side, in its own account. */
+/** The resources in the cluster's account. */
 export class MemberCluster extends Construct {
   readonly template: CfnInclude;
 
@@ -60,9 +60,9 @@ export class MemberCluster extends Construct {
     super(scope, id);
     this.template = include(this, "member.yaml", {
       ClusterName: props.clusterName,
-      InstallationAccount: props.installationAccount,
-      Installation: props.installation,
-      LinesTo: props.linesTo,
+      DeploymentAccount: props.deploymentAccount,
+      DeploymentStack: props.deploymentStack,
+      LogDestinationArn: props.logDestinationArn,
       ControlPlaneLogs: props.controlPlaneLogs === undefined ? undefined : props.controlPlaneLogs ? "enabled" : "disabled",
       OidcProvider: props.oidcProvider,
       AgentNamespace: props.agentNamespace,

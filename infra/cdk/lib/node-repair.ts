@@ -1,5 +1,5 @@
-// Turns infra/template.yaml into a construct. The template stays the one truth: nothing of it is said again here but the
-// names of its parameters, and those are held to it by a test.
+// A construct for infra/template.yaml. The template remains the only definition of the resources. Only the names of its
+// parameters are repeated here, and a test compares them.
 
 import * as path from "node:path";
 import { CfnOutput, type CfnParameter } from "aws-cdk-lib";
@@ -10,35 +10,35 @@ import { Construct } from "constructs";
 import { explain } from "./findings";
 
 export interface NodeRepairProps {
-  /** The EKS cluster's name. */
+  /** The name of the EKS cluster. */
   readonly clusterName: string;
-  /** Where `cargo lambda build --release --arm64` left the functions: a folder for each. Default: target/lambda. */
+  /** The output directory of `cargo lambda build --release --arm64`. Default: target/lambda. */
   readonly functions?: string;
-  /** What they were built for. Default: arm64. */
+  /** The functions' architecture. Default: arm64. */
   readonly architecture?: "arm64" | "x86_64";
-  /** Whether to read the control plane's audit log, which the cluster must write then. Default: true. */
+  /** Whether to read the control-plane audit log; the cluster must write it. Default: true. */
   readonly controlPlaneLogs?: boolean;
   /** The cluster's OIDC issuer without https://, for IRSA. Default: EKS Pod Identity. */
   readonly oidcProvider?: string;
-  /** The agents' namespace. */
+  /** The agent's namespace. Default: nodemend. */
   readonly agentNamespace?: string;
-  /** The agents' service account. */
+  /** The agent's service account. Default: nodemend-agent. */
   readonly agentServiceAccount?: string;
-  /** Whether to keep two executions for the sweep, and to allow it no third. Default: true. */
+  /** Whether to reserve two concurrent executions for the repair function, and to limit it to two. Default: true. */
   readonly reserveConcurrency?: boolean;
-  /** How long reports and the functions' logs are kept. */
+  /** Retention of reports and function logs, in days. Default: 30. */
   readonly retentionDays?: number;
-  /** The name of the lifecycle hooks by which nodes are drained. Default: nodemend-drain. */
+  /** The name of the termination lifecycle hook that nodes are drained for. Default: nodemend-drain. */
   readonly drainHook?: string;
-  /** For so many minutes at most a node is drained. */
+  /** The maximum time to drain a node, in minutes. Default: 10. */
   readonly drainMinutes?: number;
-  /** The EventBridge bus that is told what happens; empty means none. Default: the account's own bus. */
+  /** The EventBridge bus that repair events are published to; empty, none. Default: the account's default bus. */
   readonly eventBus?: string;
-  /** Who is told of alarms. */
+  /** The email address that alarms are sent to. Default: none. */
   readonly alarmEmail?: string;
-  /** So many calls within an hour ring an alarm. */
+  /** The number of repair calls within an hour that raises the alarm RepairsCalled. Default: 3. */
   readonly repairsAnHour?: number;
-  /** So many agents that fall silent at once ring an alarm. */
+  /** The number of agents silent within 15 minutes that raises the alarm AgentsSilent. Default: 3. */
   readonly silentAgents?: number;
 }
 
@@ -46,18 +46,18 @@ const TEMPLATE = path.join(__dirname, "..", "..", "template.yaml");
 const FUNCTIONS = {
   IntakeFunction: "nodemend-intake",
   RepairFunction: "nodemend-repair",
-  AuditFunction: "nodemend-audit",
+  ConfirmFunction: "nodemend-confirm",
   DrainFunction: "nodemend-drain",
 };
 
-/** nodemend for one cluster. It watches from the first; it acts once a policy says so. A stack holds one. */
+/** nodemend for one cluster. It makes no calls until a policy sets `mode: repair`. A stack holds one. */
 export class NodeRepair extends Construct {
-  /** The template, for whatever else of it is wanted. */
+  /** The included template: gives access to every resource, parameter and output. */
   readonly template: CfnInclude;
 
   constructor(scope: Construct, id: string, props: NodeRepairProps) {
     super(scope, id);
-    // SAM's Globals name resources and parameters, and CDK reads them not: all keep their names.
+    // SAM's Globals refer to resources and parameters, and CDK does not rewrite them: all keep their logical IDs.
     this.template = new CfnInclude(this, "Template", { templateFile: TEMPLATE, preserveLogicalIds: true });
     this.set("ClusterName", props.clusterName);
     this.set("Architecture", props.architecture);
