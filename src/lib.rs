@@ -1,11 +1,12 @@
-//! The operator's command: one module a subcommand.
+//! The operator's command: one module for each subcommand, and one for what they print.
 
+pub mod arguments;
 pub mod backtest;
 pub mod cost;
+#[cfg(feature = "local")]
+pub mod local;
 #[cfg(feature = "aws")]
 pub mod operate;
+pub mod output;
 pub mod policy;
 pub mod replay;
-mod table;
-#[cfg(feature = "local")]
-pub mod up;

@@ -1,57 +1,67 @@
-//! `nodemend`: what operators type.
+//! `nodemend`: parses the command line, runs one subcommand, and maps its result to an exit code.
 
 use std::{io, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
+#[cfg(feature = "local")]
+use nodemend::local::{self, UpError, child};
 #[cfg(feature = "aws")]
 use nodemend::operate;
-#[cfg(feature = "local")]
-use nodemend::up::{self, UpError, child};
 use nodemend::{
     backtest::{self, BacktestError},
-    cost,
+    cost, output,
     policy::{self, PolicyCommandError},
     replay::{self, ReplayError},
 };
 
 /// Provable auto-repair for Amazon EKS nodes
 #[derive(Parser)]
-#[command(name = "nodemend", version, max_term_width = 110)]
+#[command(name = "nodemend", version, max_term_width = 80, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+const AFTER_HELP: &str = "\
+Examples:
+  nodemend replay events/01-metadata-service-blocked   # no AWS account needed
+  nodemend status --cluster prod
+  nodemend explain ip-10-0-1-23.ec2.internal --cluster prod
+  nodemend hold --all --for 30m --reason 'cluster upgrade' --cluster prod
+
+Exit codes: 0 success, 1 failure or problems found, 2 a node is unhealthy,
+64 usage or configuration error. See nodemend COMMAND --help for examples.";
+
 #[derive(Subcommand)]
 enum Command {
-    /// Run captured events through the very handlers that Lambda runs, and see what would have happened
-    Replay(replay::Options),
-    /// Try policies on real history: what each would have done, and whether it had been right
-    Backtest(backtest::Options),
-    /// Check a policy, or take one over from eksctl
+    /// Run captured events through the Lambda handlers and show what they would do
+    Replay(replay::ReplayOptions),
+    /// Compare policies on recorded history: repairs, unnecessary repairs, missed repairs
+    Backtest(backtest::BacktestOptions),
+    /// Check, import, apply and show policies
     #[command(subcommand)]
-    Policy(policy::Command),
-    /// Reckon what an installation costs in AWS
-    Cost(cost::Options),
-    /// Say which nodes are in trouble or in repair, what is held, and which groups rest
+    Policy(policy::PolicyCommand),
+    /// Estimate the monthly AWS cost
+    Cost(cost::CostOptions),
+    /// Show unhealthy nodes, repairs, holds, and groups in backoff
     #[cfg(feature = "aws")]
-    Status(operate::status::Options),
-    /// Say why a node is repaired, why not yet, and what stands in the way, guard by guard
+    Status(operate::status::StatusOptions),
+    /// Explain why a node is or is not repaired, guard by guard
     #[cfg(feature = "aws")]
-    Explain(operate::explain::Options),
-    /// Allow no repairs of a node, a group or the cluster for a while
+    Explain(operate::explain::ExplainOptions),
+    /// Forbid repairs of a node, a group or the cluster for a time
     #[cfg(feature = "aws")]
-    Hold(operate::hold::Options),
-    /// Take a hold back
+    Hold(operate::hold::HoldOptions),
+    /// End a hold
     #[cfg(feature = "aws")]
     Release(operate::hold::ReleaseOptions),
-    /// List, show and verify the trail
+    /// List, show and verify the audit log
     #[cfg(feature = "aws")]
     #[command(subcommand)]
-    Audit(operate::audit::Command),
-    /// Run the whole pipeline on this machine: the real functions, with DynamoDB and AWS emulated
+    Audit(operate::audit::AuditCommand),
+    /// Run the whole pipeline on this machine, with DynamoDB and AWS emulated
     #[cfg(feature = "local")]
-    Up(up::Options),
+    Up(local::UpOptions),
     #[cfg(feature = "local")]
     #[command(name = child::LAUNCH, hide = true)]
     Launch(child::Launch),
@@ -64,7 +74,7 @@ enum Command {
     },
 }
 
-/// The exit code of a wrong command line or configuration.
+/// The exit code of a usage or configuration error, as in sysexits.h.
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
@@ -94,7 +104,7 @@ fn main() -> ExitCode {
             Ok(code) => ExitCode::from(code),
             Err(PolicyCommandError::Output(error)) if is_closed(&error) => ExitCode::SUCCESS,
             #[cfg(feature = "aws")]
-            Err(PolicyCommandError::Operate(error)) => operated(Err(error)),
+            Err(PolicyCommandError::Operate(error)) => exit_of(Err(error)),
             Err(error) => failed(&error, error.is_usage()),
         },
         Command::Cost(options) => match cost::run(&options) {
@@ -102,17 +112,17 @@ fn main() -> ExitCode {
             _ => ExitCode::SUCCESS,
         },
         #[cfg(feature = "aws")]
-        Command::Status(options) => operated(operate::block_on(operate::status::run(&options))),
+        Command::Status(options) => exit_of(operate::block_on(operate::status::run(&options))),
         #[cfg(feature = "aws")]
-        Command::Explain(options) => operated(operate::block_on(operate::explain::run(&options))),
+        Command::Explain(options) => exit_of(operate::block_on(operate::explain::run(&options))),
         #[cfg(feature = "aws")]
-        Command::Hold(options) => operated(operate::block_on(operate::hold::run(&options))),
+        Command::Hold(options) => exit_of(operate::block_on(operate::hold::run(&options))),
         #[cfg(feature = "aws")]
-        Command::Release(options) => operated(operate::block_on(operate::hold::release(&options))),
+        Command::Release(options) => exit_of(operate::block_on(operate::hold::release(&options))),
         #[cfg(feature = "aws")]
-        Command::Audit(command) => operated(operate::block_on(operate::audit::run(&command))),
+        Command::Audit(command) => exit_of(operate::block_on(operate::audit::run(&command))),
         #[cfg(feature = "local")]
-        Command::Up(options) => match up::run(&options) {
+        Command::Up(options) => match local::run(&options) {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::from(1),
             Err(UpError::Output(error)) if is_closed(&error) => ExitCode::SUCCESS,
@@ -123,9 +133,9 @@ fn main() -> ExitCode {
         #[cfg(not(feature = "local"))]
         Command::Up { options: _ } => {
             anstream::eprintln!(
-                "nodemend: this build has no local stack; build one that has:\n  \
+                "nodemend: this build has no local stack. Build with:\n  \
                  cargo build --release --features local\n  \
-                 cargo build --release --features lambda -p nodemend-intake -p nodemend-repair -p nodemend-audit"
+                 cargo build --release --features lambda -p nodemend-intake -p nodemend-repair -p nodemend-confirm"
             );
             ExitCode::from(USAGE)
         }
@@ -133,7 +143,7 @@ fn main() -> ExitCode {
 }
 
 #[cfg(feature = "aws")]
-fn operated(result: Result<u8, operate::OperateError>) -> ExitCode {
+fn exit_of(result: Result<u8, operate::OperateError>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(operate::OperateError::Output(error)) if is_closed(&error) => ExitCode::SUCCESS,
@@ -141,12 +151,12 @@ fn operated(result: Result<u8, operate::OperateError>) -> ExitCode {
     }
 }
 
-/// Whoever reads our output has seen enough: `| head` is no failure.
+/// Whether the reader of our output closed it: `| head` is no failure.
 fn is_closed(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
 }
 
 fn failed(error: &dyn std::error::Error, usage: bool) -> ExitCode {
-    anstream::eprintln!("nodemend: {error}");
+    anstream::eprintln!("nodemend: {}", output::error_chain(error));
     ExitCode::from(if usage { USAGE } else { 1 })
 }

@@ -1,49 +1,51 @@
-//! What operators ask of an installation, and tell it: where nodes stand and why, holds, policies, the trail.
+//! The commands that operate a deployment: status, explain, holds, policies and the audit log.
+//!
+//! They read and write the deployment's DynamoDB tables directly, with the credentials of the AWS environment.
 
 pub mod audit;
 pub mod explain;
 pub mod hold;
 pub mod policies;
+mod reschedule;
 pub mod status;
-mod wake;
 
 use std::{io, path::PathBuf};
 
 use clap::Args;
-use jiff::{SignedDuration, Timestamp};
-use nodemend_adapters::{
-    aws::{self, NoRegion},
-    clock::{Clock, SystemClock},
-    cloud::{AwsCloud, Cloud, CloudError},
-    config::environment::EnvironmentError,
-    store::{
-        CaseKey, Store, StoreError,
-        dynamodb::{DynamoStore, Tables},
-    },
+use jiff::Timestamp;
+use nodemend_aws::{
+    clock::SystemClock,
+    cloud::AwsCloud,
+    dynamodb::{DynamoStore, Tables},
+    sdk::{self, NoRegion},
 };
-use nodemend_domain::{
-    ident::{ClusterName, InstanceId, NodeName},
-    stamp,
+use nodemend_domain::ident::{ClusterName, InstanceId, NodeName};
+use nodemend_ports::{
+    clock::Clock,
+    cloud::{Cloud, CloudError},
+    config::environment::EnvironmentError,
+    store::{CaseKey, Store, StoreError},
+    write::WriteError,
 };
 use nodemend_repair::RepairError;
 
-pub use crate::table::Format;
+use crate::output;
 
-/// Found well, or found something.
-pub const WELL: u8 = 0;
-/// Problems were found.
-pub const PROBLEMS: u8 = 1;
-/// A node is unhealthy.
+/// The exit code of a command that did what was asked, and found all nodes healthy.
+pub const SUCCESS: u8 = 0;
+/// The exit code where a check found problems, or there was nothing to change.
+pub const PROBLEMS_FOUND: u8 = 1;
+/// The exit code where a node is unhealthy.
 pub const UNHEALTHY: u8 = 2;
 
-/// Which installation is meant. AWS's own environment says which account and region.
+/// Which deployment. The account and the region come from AWS's own environment variables and profiles.
 #[derive(Debug, Clone, Args)]
-pub struct Installation {
+pub struct Deployment {
     /// The cluster
     #[arg(long, env = "NODEMEND_CLUSTER", value_name = "NAME", global = true, hide_env_values = true)]
     pub cluster: Option<ClusterName>,
 
-    /// The table of cases, holds and policies
+    /// The DynamoDB table of cases, holds and policies
     #[arg(
         long,
         env = "NODEMEND_STATE_TABLE",
@@ -53,113 +55,120 @@ pub struct Installation {
     )]
     pub state_table: String,
 
-    /// The table of the trail
+    /// The DynamoDB table of the audit log
     #[arg(
         long,
-        env = "NODEMEND_AUDIT_TABLE",
+        env = "NODEMEND_AUDIT_LOG_TABLE",
         value_name = "TABLE",
-        default_value = "nodemend-audit",
+        default_value = "nodemend-audit-log",
         hide_env_values = true
     )]
-    pub audit_table: String,
+    pub audit_log_table: String,
 }
 
-/// Why it could not be done.
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum OperateError {
-    /// The command line leaves something open, or a file it names is wrong.
+    /// An argument is missing or invalid, or a file that it names is.
     #[error("{0}")]
     Usage(String),
-    /// A file can't be read.
-    #[error("failed to read {}: {source}", path.display())]
+    /// A file is not readable.
+    #[error("failed to read {}", path.display())]
     Read {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// What was asked for is not there.
+    /// There is no such node, policy or audit log.
     #[error("{0}")]
-    Unknown(String),
-    /// AWS has regions.
+    NotFound(String),
+    /// No AWS region is configured.
     #[error(transparent)]
     Region(#[from] NoRegion),
-    /// A variable is wrong.
+    /// An environment variable is invalid.
     #[error(transparent)]
     Environment(#[from] EnvironmentError),
-    /// The store.
+    /// DynamoDB failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// AWS.
+    /// A case could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// Another AWS service failed.
     #[error(transparent)]
     Cloud(#[from] CloudError),
-    /// The repairer could not decide.
+    /// The decision for a node failed.
     #[error(transparent)]
     Repair(#[from] RepairError),
-    /// The output can't be written.
-    #[error("failed to write the output: {0}")]
+    /// Standard output cannot be written.
+    #[error("failed to write the output")]
     Output(#[from] io::Error),
 }
 
 impl OperateError {
-    /// Whether the command line or a file it names is at fault.
+    /// Whether the command line or a file that it names is at fault, for exit code 64.
     pub fn is_usage(&self) -> bool {
         matches!(self, Self::Usage(_) | Self::Read { .. } | Self::Region(_) | Self::Environment(_))
     }
 }
 
-/// An installation that is connected to.
+/// A connection to a deployment's tables.
 pub struct Connection {
     /// The cluster.
     pub cluster: ClusterName,
-    /// Its store.
+    /// The tables.
     pub store: DynamoStore,
-    /// Now, once for a command.
+    /// The current time, read once so that all output of a command agrees.
     pub now: Timestamp,
 }
 
-impl Installation {
-    /// Connects to the store. Nothing is read yet.
+impl Deployment {
+    /// Loads the AWS configuration. No request is sent yet.
     pub async fn connect(&self) -> Result<Connection, OperateError> {
-        let cluster = self.cluster.clone().ok_or_else(|| {
-            OperateError::Usage("which cluster? --cluster NAME, or NODEMEND_CLUSTER".to_owned())
-        })?;
-        let tables = Tables { state: self.state_table.clone(), audit: self.audit_table.clone() };
-        let store = DynamoStore::connect(&aws::load().await?, tables);
+        let cluster = self
+            .cluster
+            .clone()
+            .ok_or_else(|| OperateError::Usage("--cluster: missing (or set NODEMEND_CLUSTER)".to_owned()))?;
+        let tables = Tables { state: self.state_table.clone(), audit: self.audit_log_table.clone() };
+        let store = DynamoStore::connect(&sdk::load().await?, tables);
         Ok(Connection { cluster, store, now: SystemClock.now() })
     }
 }
 
 impl Connection {
-    /// The case that a node's name or an instance's id means: of a name's instances, the last to bear it.
-    pub async fn case_of(&self, what: &str) -> Result<CaseKey, OperateError> {
+    /// The case of a node name, an instance id or a case id. A name may have had several instances: the latest counts.
+    pub async fn case_of(&self, id: &str) -> Result<CaseKey, OperateError> {
         let key = |instance_id| CaseKey { cluster: self.cluster.clone(), instance_id };
-        // A case's id names its instance: `i-0123456789abcdef0#2`.
-        if let Ok(instance_id) = InstanceId::new(what.split('#').next().unwrap_or_default()) {
+        // A case id starts with its instance id: `i-0123456789abcdef0#2`.
+        if let Ok(instance_id) = InstanceId::new(id.split('#').next().unwrap_or_default()) {
             return Ok(key(instance_id));
         }
-        let node = NodeName::new(what).map_err(|error| OperateError::Usage(error.to_string()))?;
+        let node = NodeName::new(id).map_err(|error| OperateError::Usage(error.to_string()))?;
         let instances = self.store.instances_of_node(&self.cluster, &node).await?;
         instances.into_iter().next_back().map(key).ok_or_else(|| {
-            OperateError::Unknown(format!("no node {node} was ever heard of in cluster {}", self.cluster))
+            OperateError::NotFound(format!(
+                "no report or audit event of node {node} in cluster {} was received",
+                self.cluster
+            ))
         })
     }
 }
 
-/// Who asks: as said, else as AWS knows the caller.
-async fn whoever(said: Option<&String>) -> Result<String, OperateError> {
-    match said {
-        Some(said) => Ok(said.clone()),
-        None => Ok(AwsCloud::connect(&aws::load().await?).await?.caller().arn.clone()),
+/// Who runs the command: `--by`, else the ARN from AWS STS.
+async fn identity(by: Option<&String>) -> Result<String, OperateError> {
+    match by {
+        Some(by) => Ok(by.clone()),
+        None => Ok(AwsCloud::connect(&sdk::load().await?).await?.caller().arn.clone()),
     }
 }
 
-/// How long it is from one instant to a later one, to the second.
+/// The duration between two times, to the second.
 fn between(earlier: Timestamp, later: Timestamp) -> String {
-    stamp::length(SignedDuration::from_secs(later.duration_since(earlier).as_secs()))
+    output::duration_of_seconds(later.duration_since(earlier).as_secs())
 }
 
-/// Runs one command to its end.
+/// Runs one command on a runtime of its own.
 pub fn block_on<T>(command: impl Future<Output = Result<T, OperateError>>) -> Result<T, OperateError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(command)

@@ -1,95 +1,99 @@
-//! Turns one large JSON document, as the AWS CLI prints it, into the elements of its list of events, one by one.
+//! Splits a large JSON document, as the AWS CLI prints it, into the elements of its list of events, without holding it
+//! in memory.
 
 use std::io::{self, Read};
 
-use super::lines::{Lines, MAX_LINE};
+use super::lines::{LineReader, MAX_LINE};
 
-/// The lists whose elements are events: of `filter-log-events`, of `lookup-events`, of CloudTrail's files.
+/// The lists whose elements are events: in `filter-log-events`, in `lookup-events`, in CloudTrail's log files.
 const LISTS: [&str; 3] = ["events", "Events", "Records"];
-/// An event with its envelope, and every quote in it escaped.
+/// The longest element: an event with its envelope, and each byte escaped.
 const MAX_ELEMENT: usize = 2 * MAX_LINE;
 
-/// One element.
+/// One element of a list of events.
 #[derive(Debug)]
-pub(super) struct Element<'a> {
-    /// In which list; none for a document that is a list itself.
+pub(super) struct ListElement<'a> {
+    /// The name of the list; none where the document itself is a list.
     pub(super) list: Option<&'static str>,
-    /// The line on which it begins.
+    /// The line on which the element starts.
     pub(super) line: u64,
-    /// Its JSON; none where it is longer than any event.
+    /// Its JSON; none where it is longer than [`MAX_ELEMENT`].
     pub(super) json: Option<&'a [u8]>,
 }
 
-/// How the bytes before this one nest.
+/// The state of the parser after the bytes so far.
 #[derive(Default)]
-struct Place {
-    /// Whether each level is a list.
+struct ParserState {
+    /// For each open level, whether it is a list.
     lists: Vec<bool>,
     in_string: bool,
     escaped: bool,
-    /// The last string, while it can be the key of a list: only the outermost object's are kept.
+    /// The last string of the outermost object, which may be the key of a list.
     key: Vec<u8>,
     line: u64,
 }
 
-/// Hands every element to `take`; how many documents ended amid something.
-pub(super) fn elements(lines: &mut Lines<impl Read>, mut take: impl FnMut(Element<'_>)) -> io::Result<usize> {
-    let mut place = Place { line: 1, ..Place::default() };
+/// Passes every element to `take`; returns 1 if the document is incomplete, else 0.
+pub(super) fn elements(
+    lines: &mut LineReader<impl Read>,
+    mut take: impl FnMut(ListElement<'_>),
+) -> io::Result<usize> {
+    let mut state = ParserState { line: 1, ..ParserState::default() };
     let mut list: Option<&'static str> = None;
     let mut element: Vec<u8> = Vec::new();
-    let (mut begun, mut too_long) = (None, false);
+    let (mut started, mut too_long) = (None, false);
     loop {
         let chunk = lines.take_chunk()?;
         if chunk.is_empty() {
-            return Ok(usize::from(!place.lists.is_empty()));
+            return Ok(usize::from(!state.lists.is_empty()));
         }
         let mut rest = chunk;
         while let Some(&byte) = rest.first() {
-            // Within a string, everything up to the next quote or escape is of no account.
-            let length = if place.in_string && !place.escaped {
+            // Within a string, skip to the next quote or escape.
+            let length = if state.in_string && !state.escaped {
                 memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len()).max(1)
             } else {
                 1
             };
             let (piece, after) = rest.split_at(length);
             rest = after;
-            let depth = place.lists.len();
-            if begun.is_none() && !place.in_string && byte == b'{' {
-                let in_list = depth == 2 && place.lists == [false, true] && list.is_some();
-                if in_list || (depth == 1 && place.lists == [true]) {
-                    begun = Some((depth, place.line));
+            let depth = state.lists.len();
+            if started.is_none() && !state.in_string && byte == b'{' {
+                let in_list = depth == 2 && state.lists == [false, true] && list.is_some();
+                if in_list || (depth == 1 && state.lists == [true]) {
+                    started = Some((depth, state.line));
                     element.clear();
                     too_long = false;
                 }
             }
-            if begun.is_some() {
+            if started.is_some() {
                 too_long |= element.len() + length > MAX_ELEMENT;
                 if !too_long {
                     element.extend_from_slice(piece);
                 }
             }
-            let opened = place.step(piece);
-            if opened && place.lists == [false, true] {
-                list = LISTS.into_iter().find(|name| name.as_bytes() == place.key);
+            let opened = state.step(piece);
+            if opened && state.lists == [false, true] {
+                list = LISTS.into_iter().find(|name| name.as_bytes() == state.key);
             }
-            if let Some((depth, line)) = begun
-                && place.lists.len() == depth
+            if let Some((depth, line)) = started
+                && state.lists.len() == depth
                 && byte == b'}'
-                && !place.in_string
+                && !state.in_string
             {
-                take(Element {
+                take(ListElement {
                     list: if depth == 1 { None } else { list },
                     line,
                     json: (!too_long).then_some(&element[..]),
                 });
-                begun = None;
+                started = None;
             }
         }
     }
 }
 
-impl Place {
-    /// Goes past one byte, or a piece of a string; whether a list was opened.
+impl ParserState {
+    /// Consumes one byte, or a piece of a string; returns whether a list was opened.
     fn step(&mut self, piece: &[u8]) -> bool {
         let byte = piece[0];
         if self.in_string {
@@ -103,7 +107,7 @@ impl Place {
             } else if byte == b'"' {
                 self.in_string = false;
             }
-            // A line break within a string is not JSON, but it is a line.
+            // A line break within a string is invalid JSON, but it counts as a line.
             self.line += memchr::memchr_iter(b'\n', piece).count() as u64;
             return false;
         }
@@ -137,7 +141,7 @@ mod tests {
 
     fn read(text: &str) -> (Vec<Found>, usize) {
         let mut found = Vec::new();
-        let mut lines = Lines::new(text.as_bytes());
+        let mut lines = LineReader::new(text.as_bytes());
         let broken = elements(&mut lines, |element| {
             let json = element.json.map(|json| String::from_utf8(json.to_vec()).expect("text"));
             found.push((element.list, element.line, json.unwrap_or_default()));
@@ -146,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_elements_of_every_known_list_are_found_and_those_of_others_are_not() {
+    fn elements_of_known_lists_are_found_and_no_others() {
         let text = "{\n  \"nextToken\": \"events\",\n  \"searchedLogStreams\": [{\"a\": 1}],\n  \"events\": [\n    \
                     {\"message\": \"{\\\"x\\\": [\\\"}]\\\"]}\"},\n    {\"y\": {\"z\": []}}\n  ]\n}\n";
         let (found, broken) = read(text);
@@ -160,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_that_is_cut_off_says_so() {
+    fn an_incomplete_document_is_reported() {
         let (found, broken) = read("{\"events\": [{\"a\": 1}, {\"b\": ");
         assert_eq!((found.len(), broken), (1, 1));
     }

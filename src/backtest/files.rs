@@ -1,35 +1,34 @@
-//! Turns paths into the files to read, in the order in which replay would read them.
+//! Finds the files to read, in the order of a replay.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use super::BacktestError;
+use super::error::BacktestError;
 use crate::replay::input;
 
 /// One file of history.
 #[derive(Debug, Clone)]
-pub(super) struct File {
+pub(super) struct HistoryFile {
     pub(super) path: PathBuf,
-    /// As it lies on the disk.
+    /// Its size on disk, compressed or not.
     pub(super) bytes: u64,
-    /// The log stream that its folder is named after, in an export to S3.
+    /// The log stream, where the file is part of an export to S3.
     pub(super) stream: Option<String>,
 }
 
-/// What there is to read.
+/// The files under the given paths.
 #[derive(Debug, Default)]
-pub(super) struct Found {
-    /// What may tell of a node.
-    pub(super) files: Vec<File>,
-    /// How many exported streams are plain text of the control plane's other parts.
-    pub(super) other_streams: usize,
+pub(super) struct FoundFiles {
+    pub(super) files: Vec<HistoryFile>,
+    /// Exported streams of control-plane components without audit events.
+    pub(super) skipped_streams: usize,
 }
 
 /// Finds the files under paths.
-pub(super) fn find(paths: &[PathBuf]) -> Result<Found, BacktestError> {
-    let mut found = Found::default();
+pub(super) fn find(paths: &[PathBuf]) -> Result<FoundFiles, BacktestError> {
+    let mut found = FoundFiles::default();
     for path in paths {
         let mut files = Vec::new();
         if path.is_dir() {
@@ -41,11 +40,11 @@ pub(super) fn find(paths: &[PathBuf]) -> Result<Found, BacktestError> {
         for path in files {
             let bytes = fs::metadata(&path).map_err(|source| failed(&path, source))?.len();
             let stream = exported_stream(&path);
-            if stream.as_deref().is_some_and(input::is_plain_text) {
-                found.other_streams += 1;
+            if stream.as_deref().is_some_and(input::is_component_log) {
+                found.skipped_streams += 1;
                 continue;
             }
-            found.files.push(File { path, bytes, stream });
+            found.files.push(HistoryFile { path, bytes, stream });
         }
     }
     Ok(found)
@@ -55,9 +54,9 @@ fn failed(path: &Path, source: std::io::Error) -> BacktestError {
     BacktestError::Read { path: path.to_owned(), source }
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), BacktestError> {
-    for entry in fs::read_dir(folder).map_err(|source| failed(folder, source))? {
-        let path = entry.map_err(|source| failed(folder, source))?.path();
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), BacktestError> {
+    for entry in fs::read_dir(directory).map_err(|source| failed(directory, source))? {
+        let path = entry.map_err(|source| failed(directory, source))?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         if path.is_dir() {
             collect(&path, files)?;
@@ -70,7 +69,8 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), BacktestError>
     Ok(())
 }
 
-/// An export writes `TASK/STREAM/000000.gz`, with the slashes of the stream's name as dashes.
+/// An export to S3 has files `TASK/STREAM/000000.gz`; slashes in the stream's name are dashes.
+/// <https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/S3Export.html>
 fn exported_stream(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?.strip_suffix(".gz")?;
     let numbered = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit());
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_folder_of_an_export_names_its_stream() {
+    fn the_stream_is_the_directory_of_an_export() {
         for (path, stream) in [
             ("task/i-08736224042c4ee75/000000.gz", Some("i-08736224042c4ee75")),
             ("task/kube-apiserver-audit-0a1b/000012.gz", Some("kube-apiserver-audit-0a1b")),

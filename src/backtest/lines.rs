@@ -1,35 +1,35 @@
-//! Turns a stream of bytes into lines of bounded length, without copying those that lie whole in the buffer.
+//! Splits a stream into lines of bounded length, without copying lines that are whole in the buffer.
 
 use std::io::{self, Read};
 
-/// CloudWatch Logs takes no event over 1 MB, and the audit reader none over 2: what is longer is no log line.
+/// CloudWatch Logs accepts log events up to 1 MB, and the reader of audit events 2 MB: a longer line is no log event.
 pub(super) const MAX_LINE: usize = 2 * 1024 * 1024 + 64;
 const CHUNK: usize = 128 * 1024;
 
-/// One line, without its end.
+/// One line without its line break.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line<'a> {
+pub(super) enum LogLine<'a> {
     Text(&'a [u8]),
-    /// Longer than any log line; it was left out.
+    /// Longer than [`MAX_LINE`]; its text was dropped.
     TooLong,
 }
 
-/// Reads lines.
-pub(super) struct Lines<R> {
+/// Reads lines from a stream.
+pub(super) struct LineReader<R> {
     from: R,
     buffer: Vec<u8>,
     start: usize,
     end: usize,
     ended: bool,
-    /// Why it ended, if not because it was at its end. Told when what was read before is taken.
+    /// The error that ended the stream, returned after the lines that were read before it.
     failed: Option<io::Error>,
-    /// How many lines were read.
+    /// Lines read so far.
     number: u64,
-    /// How many bytes were read.
+    /// Bytes read so far.
     bytes: u64,
 }
 
-impl<R: Read> Lines<R> {
+impl<R: Read> LineReader<R> {
     pub(super) fn new(from: R) -> Self {
         Self {
             from,
@@ -43,17 +43,17 @@ impl<R: Read> Lines<R> {
         }
     }
 
-    /// The number of the line that was read last, from 1.
+    /// The number of the last line, counted from 1.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
 
-    /// How many bytes came out of the stream so far.
+    /// Bytes read from the stream so far.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// What is in the buffer and was not taken yet: at least so much, where there is so much.
+    /// The unread part of the buffer: at least `length` bytes, unless the stream ends before.
     pub(super) fn peek(&mut self, length: usize) -> &[u8] {
         while self.end - self.start < length && !self.ended {
             self.fill();
@@ -61,7 +61,7 @@ impl<R: Read> Lines<R> {
         &self.buffer[self.start..self.end]
     }
 
-    /// Takes everything that is in the buffer, and some more where it is empty; nothing at the end.
+    /// Takes the unread part of the buffer and fills it first where it is empty; empty at the end of the stream.
     pub(super) fn take_chunk(&mut self) -> io::Result<&[u8]> {
         if self.start == self.end && !self.ended {
             self.fill();
@@ -76,26 +76,26 @@ impl<R: Read> Lines<R> {
         Ok(&self.buffer[chunk])
     }
 
-    /// The next line; none at the end.
-    pub(super) fn next(&mut self) -> io::Result<Option<Line<'_>>> {
-        let mut looked_at = 0;
+    /// The next line; none at the end of the stream.
+    pub(super) fn next(&mut self) -> io::Result<Option<LogLine<'_>>> {
+        let mut searched = 0;
         let mut too_long = false;
         loop {
-            let unread = &self.buffer[self.start + looked_at..self.end];
-            if let Some(place) = memchr::memchr(b'\n', unread) {
-                let line = self.start..self.start + looked_at + place;
+            let unread = &self.buffer[self.start + searched..self.end];
+            if let Some(offset) = memchr::memchr(b'\n', unread) {
+                let line = self.start..self.start + searched + offset;
                 self.start = line.end + 1;
                 self.number += 1;
                 return Ok(Some(if too_long {
-                    Line::TooLong
+                    LogLine::TooLong
                 } else {
-                    Line::Text(trimmed(&self.buffer[line]))
+                    LogLine::Text(without_carriage_return(&self.buffer[line]))
                 }));
             }
-            looked_at = self.end - self.start;
-            if looked_at > MAX_LINE {
+            searched = self.end - self.start;
+            if searched > MAX_LINE {
                 too_long = true;
-                (self.start, looked_at) = (self.end, 0);
+                (self.start, searched) = (self.end, 0);
             }
             if self.ended {
                 if self.start == self.end && !too_long {
@@ -105,9 +105,9 @@ impl<R: Read> Lines<R> {
                 self.start = self.end;
                 self.number += 1;
                 return Ok(Some(if too_long {
-                    Line::TooLong
+                    LogLine::TooLong
                 } else {
-                    Line::Text(trimmed(&self.buffer[line]))
+                    LogLine::Text(without_carriage_return(&self.buffer[line]))
                 }));
             }
             self.fill();
@@ -138,7 +138,7 @@ impl<R: Read> Lines<R> {
     }
 }
 
-fn trimmed(line: &[u8]) -> &[u8] {
+fn without_carriage_return(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
@@ -147,13 +147,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_come_whole_whatever_the_pieces_they_are_read_in() {
+    fn lines_are_whole_however_the_stream_is_split() {
         let long = "x".repeat(3 * CHUNK);
         let text = format!("a\r\n\n{long}\nlast");
-        let mut lines = Lines::new(text.as_bytes());
+        let mut lines = LineReader::new(text.as_bytes());
         let mut read = Vec::new();
         while let Some(line) = lines.next().expect("read") {
-            let Line::Text(line) = line else { panic!("too long") };
+            let LogLine::Text(line) = line else { panic!("too long") };
             read.push(String::from_utf8(line.to_vec()).expect("text"));
         }
         assert_eq!(read, ["a", "", &long, "last"]);
@@ -161,13 +161,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_longer_than_any_log_line_is_left_out_and_the_rest_goes_on() {
+    fn a_line_that_is_too_long_is_dropped_and_the_next_is_read() {
         let text = format!("a\n{}\nb\n{}", "x".repeat(3 * MAX_LINE), "y".repeat(2 * MAX_LINE));
-        let mut lines = Lines::new(text.as_bytes());
-        assert_eq!(lines.next().expect("read"), Some(Line::Text(b"a")));
-        assert_eq!(lines.next().expect("read"), Some(Line::TooLong));
-        assert_eq!(lines.next().expect("read"), Some(Line::Text(b"b")));
-        assert_eq!(lines.next().expect("read"), Some(Line::TooLong));
+        let mut lines = LineReader::new(text.as_bytes());
+        assert_eq!(lines.next().expect("read"), Some(LogLine::Text(b"a")));
+        assert_eq!(lines.next().expect("read"), Some(LogLine::TooLong));
+        assert_eq!(lines.next().expect("read"), Some(LogLine::Text(b"b")));
+        assert_eq!(lines.next().expect("read"), Some(LogLine::TooLong));
         assert_eq!(lines.next().expect("read"), None);
         assert!(lines.buffer.len() <= 4 * MAX_LINE, "{}", lines.buffer.len());
     }

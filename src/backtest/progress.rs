@@ -1,23 +1,26 @@
-//! Turns how far the reading is into one line that is drawn over itself.
+//! Shows the progress of reading as one line on the terminal, and measures the peak memory.
 
 use std::{
     io::{self, IsTerminal, Write},
     time::Duration,
 };
 
+use crate::output::bytes;
+
+/// The width of the bar in characters.
 const WIDTH: usize = 30;
 
-/// A bar on a terminal.
-pub(super) struct Bar(());
+/// A progress bar on stderr.
+pub(super) struct ProgressBar(());
 
-impl Bar {
-    /// A bar, if anybody can see it.
+impl ProgressBar {
+    /// A progress bar, if stderr is a terminal.
     pub(super) fn on_terminal() -> Option<Self> {
         io::stderr().is_terminal().then_some(Self(()))
     }
 
-    pub(super) fn draw(&mut self, part: f64, unpacked: u64, took: Duration) {
-        let _ = write!(io::stderr().lock(), "\r{}\u{1b}[K", line(part, unpacked, took));
+    pub(super) fn draw(&mut self, fraction: f64, bytes_read: u64, elapsed: Duration) {
+        let _ = write!(io::stderr().lock(), "\r{}\u{1b}[K", line(fraction, bytes_read, elapsed));
     }
 
     pub(super) fn clear(self) {
@@ -25,34 +28,22 @@ impl Bar {
     }
 }
 
-fn line(part: f64, unpacked: u64, took: Duration) -> String {
-    let part = part.clamp(0.0, 1.0);
-    let full = (part * WIDTH as f64) as usize;
-    let seconds = took.as_secs_f64();
-    let left = if part > 0.0 { seconds / part - seconds } else { 0.0 };
+fn line(fraction: f64, bytes_read: u64, elapsed: Duration) -> String {
+    let fraction = fraction.clamp(0.0, 1.0);
+    let full = (fraction * WIDTH as f64) as usize;
+    let seconds = elapsed.as_secs_f64();
+    let left = if fraction > 0.0 { seconds / fraction - seconds } else { 0.0 };
     format!(
         "reading [{}{}] {:3.0} %  {}  {}/s  {left:.0} s left",
         "#".repeat(full),
         ".".repeat(WIDTH - full),
-        part * 100.0,
-        bytes(unpacked),
-        bytes((unpacked as f64 / seconds.max(0.001)) as u64),
+        fraction * 100.0,
+        bytes(bytes_read),
+        bytes((bytes_read as f64 / seconds.max(0.001)) as u64),
     )
 }
 
-/// `512 B`, `3.4 MB`, `12 GB`: powers of ten, as disks and networks are sold.
-pub(super) fn bytes(bytes: u64) -> String {
-    let (unit, name) = match bytes {
-        0..1_000 => return format!("{bytes} B"),
-        1_000..1_000_000 => (1e3, "kB"),
-        1_000_000..1_000_000_000 => (1e6, "MB"),
-        _ => (1e9, "GB"),
-    };
-    let number = bytes as f64 / unit;
-    if number < 10.0 { format!("{number:.1} {name}") } else { format!("{number:.0} {name}") }
-}
-
-/// The most memory that this process has had, where the system tells.
+/// The peak resident memory of this process in bytes, where the system reports it (Linux).
 pub(super) fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -64,11 +55,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bar_says_how_far_and_how_fast() {
+    fn the_bar_shows_progress_speed_and_remaining_time() {
         assert_eq!(
             line(0.5, 3_400_000_000, Duration::from_secs(10)),
             "reading [###############...............]  50 %  3.4 GB  340 MB/s  10 s left"
         );
-        assert_eq!(bytes(999), "999 B");
     }
 }

@@ -1,43 +1,41 @@
-//! Turns what each policy would have done into the comparison: what JSON says, and tables and pictures are drawn from.
+//! The comparison of policies, as JSON has it; tables, chart and page are drawn from it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
-use nodemend_domain::stamp;
+use nodemend_domain::timestamp;
 use serde::Serialize;
 
 use super::{
-    judge::Ending,
-    trial::{Outcome, Repair, Want, Withheld},
+    classify::Resolution,
+    policy_run::{BlockedRepair, DueRepair, PolicyOutcome, SimulatedRepair},
 };
 
-/// Everything that a backtest tells.
+/// The output of a backtest.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Comparison {
-    /// What was read.
-    pub(super) history: Facts,
-    /// What was supposed of what can't be known.
-    pub(super) assumed: Terms,
-    /// One for each policy, in the order in which they were named.
-    pub(super) policies: Vec<Verdicts>,
+    pub(super) history: HistoryFacts,
+    pub(super) assumptions: Assumptions,
+    /// In the order of the command line.
+    pub(super) policies: Vec<PolicyReport>,
 }
 
 /// What was read.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Facts {
-    #[serde(with = "stamp::option")]
+pub(super) struct HistoryFacts {
+    #[serde(with = "timestamp::option")]
     pub(super) from: Option<Timestamp>,
-    #[serde(with = "stamp::option")]
+    #[serde(with = "timestamp::option")]
     pub(super) to: Option<Timestamp>,
     pub(super) nodes: usize,
     pub(super) files: usize,
-    /// Streams of the control plane's other parts, which tell of no node and were left unread.
-    pub(super) streams_left_out: usize,
+    /// Log streams of control-plane components without audit events; they were not read.
+    pub(super) skipped_streams: usize,
     pub(super) lines: u64,
-    /// Lines that could change a case, and were taken in.
-    pub(super) taken_in: u64,
+    /// Lines that can change a case; the others were not parsed.
+    pub(super) relevant_lines: u64,
     pub(super) bytes: u64,
     pub(super) bytes_on_disk: u64,
     pub(super) unreadable: u64,
@@ -48,89 +46,89 @@ pub(super) struct Facts {
     pub(super) peak_memory_bytes: Option<u64>,
 }
 
-/// What was supposed.
+/// What the backtest assumes where the history has no answer.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Terms {
-    /// A repair is false if its node was well by itself within so many seconds of the call.
-    pub(super) false_within_seconds: i64,
-    /// A replacement is ready so many seconds after a call of which the history does not tell.
+pub(super) struct Assumptions {
+    /// A repair is unnecessary if its node recovered without it within so many seconds after the call.
+    pub(super) unnecessary_within_seconds: i64,
+    /// The replacement is Ready so many seconds after a call that is not in the history.
     pub(super) replacement_after_seconds: Option<i64>,
-    /// The clock ran on for so many seconds after the last line.
-    pub(super) run_on_seconds: i64,
-    /// `repair`, `observe`, or `own`: as each policy says.
+    /// The virtual clock ran for so many seconds after the last line.
+    pub(super) continue_for_seconds: i64,
+    /// `repair`, `observe`, or `own` for the mode of each policy.
     pub(super) mode: &'static str,
 }
 
-/// One policy's part.
+/// What one policy would have done.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Verdicts {
+pub(super) struct PolicyReport {
     pub(super) name: String,
-    /// How many repairs fell due.
+    /// Repairs that became due.
     pub(super) due: usize,
-    pub(super) totals: Sums,
-    pub(super) groups: Vec<GroupSums>,
-    /// How many repairs each guard withheld to the end.
-    pub(super) lost_to: BTreeMap<String, usize>,
-    pub(super) repairs: Vec<Line>,
-    pub(super) withheld: Vec<Line>,
+    pub(super) totals: RepairTotals,
+    pub(super) groups: Vec<GroupReport>,
+    /// For each guard, the missed repairs that it blocked.
+    pub(super) missed_by_guard: BTreeMap<String, usize>,
+    pub(super) repairs: Vec<RepairRow>,
+    pub(super) blocked: Vec<RepairRow>,
 }
 
-/// One group's part, day by day.
+/// What one policy would have done in one group.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct GroupSums {
+pub(super) struct GroupReport {
     pub(super) group: String,
-    pub(super) totals: Sums,
-    /// By day, UTC: `2026-08-20`.
-    pub(super) days: BTreeMap<String, Sums>,
+    pub(super) totals: RepairTotals,
+    /// By UTC day, like `2026-08-20`.
+    pub(super) days: BTreeMap<String, RepairTotals>,
 }
 
-/// What came of repairs.
+/// Counts and times of repairs.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Sums {
+pub(super) struct RepairTotals {
     /// Repairs that were, or would have been, called.
     pub(super) repairs: usize,
-    /// Of those, reboots that were enough.
+    /// Of these, repairs by a reboot alone.
     pub(super) reboots: usize,
-    /// Of those, on nodes that were well by themselves soon after.
-    pub(super) false_repairs: usize,
-    /// Of those, on nodes of which the history ends too soon to tell.
+    /// Of these, repairs whose node recovered without them in time.
+    pub(super) unnecessary: usize,
+    /// Repairs, called or blocked, after which the history ends too early to classify them.
     pub(super) unclear: usize,
-    /// Repairs that guards withheld, of nodes that stayed sick.
-    pub(super) lost_to_guards: usize,
-    /// Repairs that guards withheld, of nodes that were well by themselves soon after.
-    pub(super) spared_by_guards: usize,
-    /// From the trouble's start to the call, half of the repairs were faster.
+    /// Repairs that guards blocked although the node did not recover in time.
+    pub(super) missed: usize,
+    /// Repairs that guards blocked and whose node recovered without them in time.
+    pub(super) avoided: usize,
+    /// From the start of the incident to the call: the median.
     pub(super) median_seconds: Option<i64>,
-    /// The slowest.
+    /// From the start of the incident to the call: the maximum.
     pub(super) max_seconds: Option<i64>,
-    /// How much sooner than in the history the troubles that were not false would have been acted on, in all.
-    pub(super) sooner_seconds: i64,
+    /// The sum, over necessary repairs, of the time from the call to the end of the incident in the history.
+    pub(super) time_saved_seconds: i64,
     #[serde(skip)]
     waits: Vec<i64>,
 }
 
-/// What is said of one repair.
+/// How a repair is classified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Verdict {
-    /// Its node would not have become well by itself in time.
-    True,
-    /// It would have.
-    False,
-    /// The history ends too soon to tell.
+pub(super) enum Assessment {
+    /// The node did not recover without it in time.
+    Necessary,
+    /// The node recovered without it in time.
+    Unnecessary,
+    /// The history ends too early.
     Unclear,
 }
 
-/// One repair, made or withheld.
+/// One repair, called or blocked.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Line {
-    /// When it was called, or due where it was withheld.
-    #[serde(with = "stamp")]
+pub(super) struct RepairRow {
+    /// When it was called; for a blocked repair, when it became due.
+    #[serde(with = "timestamp")]
     pub(super) at: Timestamp,
     pub(super) node: String,
     pub(super) instance_id: String,
@@ -138,113 +136,144 @@ pub(super) struct Line {
     pub(super) group: String,
     pub(super) condition: String,
     pub(super) reason: String,
-    pub(super) why: String,
-    #[serde(with = "stamp")]
+    pub(super) detail: String,
+    #[serde(with = "timestamp")]
     pub(super) since: Timestamp,
-    #[serde(with = "stamp")]
+    #[serde(with = "timestamp")]
     pub(super) due: Timestamp,
-    /// The call, where one was made.
+    /// The API operation; none for a blocked repair.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) call: Option<String>,
-    /// How often AWS was called for it.
+    /// How many API calls it took, refused ones included.
     pub(super) calls: u32,
-    /// The history tells of this very call: it was made.
-    pub(super) made_in_history: bool,
-    /// What stood in its way, for a while or to the end.
+    /// Whether this very call is in the history.
+    pub(super) call_in_history: bool,
+    /// The guards that blocked it, temporarily or until the incident was over.
     pub(super) guards: BTreeSet<String>,
-    pub(super) verdict: Verdict,
-    /// How its trouble ended in the history.
-    pub(super) ending: String,
-    /// When; none, where the history ended first.
-    #[serde(with = "stamp::option")]
-    pub(super) ended: Option<Timestamp>,
+    pub(super) assessment: Assessment,
+    /// How the incident ended in the history.
+    pub(super) resolution: String,
+    /// When the incident ended; none if the history ended first.
+    #[serde(with = "timestamp::option")]
+    pub(super) resolved_at: Option<Timestamp>,
 }
 
-impl Verdict {
-    fn of(at: Timestamp, ending: &Ending, within: SignedDuration, last: Timestamp) -> Self {
-        match ending {
-            Ending::Recovered(end) if end.duration_since(at) <= within => Self::False,
-            Ending::Lasted(_) | Ending::Open if last.duration_since(at) < within => Self::Unclear,
-            _ => Self::True,
-        }
-    }
+/// What tables and chart show for a repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mark {
+    Necessary,
+    Unnecessary,
+    Unclear,
+    Missed,
+    Avoided,
+}
 
+impl Mark {
     pub(super) fn as_str(self) -> &'static str {
         match self {
-            Self::True => "true",
-            Self::False => "false",
+            Self::Necessary => "necessary",
+            Self::Unnecessary => "unnecessary",
             Self::Unclear => "unclear",
+            Self::Missed => "missed",
+            Self::Avoided => "avoided",
         }
     }
 }
 
-impl Ending {
+impl Assessment {
+    fn of(at: Timestamp, resolution: &Resolution, within: SignedDuration, last: Timestamp) -> Self {
+        match resolution {
+            Resolution::Recovered(end) if end.duration_since(at) <= within => Self::Unnecessary,
+            Resolution::Ongoing(_) | Resolution::Unknown if last.duration_since(at) < within => Self::Unclear,
+            _ => Self::Necessary,
+        }
+    }
+}
+
+impl Resolution {
     fn at(&self) -> Option<Timestamp> {
         match self {
-            Self::Recovered(at) | Self::Rebooted(at) | Self::Gone(at, _) => Some(*at),
-            Self::Open | Self::Made | Self::Lasted(_) => None,
+            Self::Recovered(at) | Self::Rebooted(at) | Self::InstanceGone(at, _) => Some(*at),
+            Self::Unknown | Self::Called | Self::Ongoing(_) => None,
         }
     }
 
     fn sentence(&self, from: Timestamp) -> String {
-        let after = |at: &Timestamp| stamp::length(at.duration_since(from));
+        let after = |at: &Timestamp| timestamp::duration(at.duration_since(from));
         match self {
-            Self::Recovered(at) => format!("well again by itself {} later", after(at)),
-            Self::Rebooted(at) => format!("well again after a reboot {} later", after(at)),
-            Self::Gone(at, how) => format!("{}, {} later", how.trim_end_matches('.'), after(at)),
-            Self::Lasted(at) if *at < from => "the history had ended".to_owned(),
-            Self::Lasted(at) => format!("still sick when the history ended {} later", after(at)),
-            Self::Open | Self::Made => "not known".to_owned(),
+            Self::Recovered(at) => format!("recovered without repair after {}", after(at)),
+            Self::Rebooted(at) => format!("recovered by a reboot after {}", after(at)),
+            Self::InstanceGone(at, how) => format!("{}, after {}", how.trim_end_matches('.'), after(at)),
+            Self::Ongoing(at) if *at < from => "the history ends before the call".to_owned(),
+            Self::Ongoing(at) => format!("still unhealthy after {}, when the history ends", after(at)),
+            Self::Unknown | Self::Called => "unknown".to_owned(),
         }
     }
 }
 
-impl Line {
-    fn new(want: &Want, at: Timestamp, ending: &Ending, within: SignedDuration, last: Timestamp) -> Self {
+impl RepairRow {
+    fn new(
+        due: &DueRepair,
+        at: Timestamp,
+        resolution: &Resolution,
+        within: SignedDuration,
+        last: Timestamp,
+    ) -> Self {
         Self {
             at,
-            node: want.node.clone(),
-            instance_id: want.instance_id.to_string(),
-            case: want.case.clone(),
-            group: want.group.clone(),
-            condition: want.condition.clone(),
-            reason: want.reason.clone(),
-            why: want.why.clone(),
-            since: want.since,
-            due: want.due,
+            node: due.node.clone(),
+            instance_id: due.instance_id.to_string(),
+            case: due.case.clone(),
+            group: due.group.clone(),
+            condition: due.condition.clone(),
+            reason: due.reason.clone(),
+            detail: due.detail.clone(),
+            since: due.since,
+            due: due.due,
             call: None,
             calls: 0,
-            made_in_history: false,
-            guards: want.guards.clone(),
-            verdict: Verdict::of(at, ending, within, last),
-            ending: ending.sentence(at),
-            ended: ending.at(),
+            call_in_history: false,
+            guards: due.guards.clone(),
+            assessment: Assessment::of(at, resolution, within, last),
+            resolution: resolution.sentence(at),
+            resolved_at: resolution.at(),
         }
+    }
+
+    pub(super) fn mark(&self) -> Mark {
+        match (self.call.is_some(), self.assessment) {
+            (_, Assessment::Unclear) => Mark::Unclear,
+            (true, Assessment::Necessary) => Mark::Necessary,
+            (true, Assessment::Unnecessary) => Mark::Unnecessary,
+            (false, Assessment::Necessary) => Mark::Missed,
+            (false, Assessment::Unnecessary) => Mark::Avoided,
+        }
+    }
+
+    /// The guards that blocked it, separated by commas.
+    pub(super) fn guard_names(&self) -> String {
+        self.guards.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
     }
 }
 
-impl Sums {
-    fn repair(&mut self, line: &Line) {
-        self.repairs += 1;
-        self.reboots += usize::from(line.call.as_deref() == Some("RebootInstances"));
-        self.waits.push(line.at.duration_since(line.since).as_secs());
-        match line.verdict {
-            Verdict::False => self.false_repairs += 1,
-            Verdict::Unclear => self.unclear += 1,
-            // A call that was made gains nothing on itself.
-            Verdict::True if line.made_in_history => {}
-            Verdict::True => {
-                let sooner = line.ended.map_or(0, |ended| ended.duration_since(line.at).as_secs());
-                self.sooner_seconds += sooner.max(0);
-            }
+impl RepairTotals {
+    fn add(&mut self, row: &RepairRow) {
+        if row.call.is_some() {
+            self.repairs += 1;
+            self.reboots += usize::from(row.call.as_deref() == Some("RebootInstances"));
+            self.waits.push(row.at.duration_since(row.since).as_secs());
         }
-    }
-
-    fn withheld(&mut self, line: &Line) {
-        match line.verdict {
-            Verdict::False => self.spared_by_guards += 1,
-            Verdict::True => self.lost_to_guards += 1,
-            Verdict::Unclear => self.unclear += 1,
+        match row.mark() {
+            Mark::Unnecessary => self.unnecessary += 1,
+            Mark::Unclear => self.unclear += 1,
+            Mark::Missed => self.missed += 1,
+            Mark::Avoided => self.avoided += 1,
+            // A call that is in the history saves no time compared with itself.
+            Mark::Necessary if row.call_in_history => {}
+            Mark::Necessary => {
+                let saved = row.resolved_at.map_or(0, |end| end.duration_since(row.at).as_secs());
+                self.time_saved_seconds += saved.max(0);
+            }
         }
     }
 
@@ -255,51 +284,49 @@ impl Sums {
     }
 }
 
-impl Verdicts {
-    /// Judges and adds up.
-    pub(super) fn new(name: &str, outcome: &Outcome, within: SignedDuration, last: Timestamp) -> Self {
-        let made = outcome.repairs.iter().map(|Repair { want, call, at, calls, in_history, ending }| Line {
-            call: Some(call.clone()),
-            calls: *calls,
-            made_in_history: *in_history,
-            ..Line::new(want, *at, ending, within, last)
+impl PolicyReport {
+    /// Classifies each repair and adds them up.
+    pub(super) fn new(name: &str, outcome: &PolicyOutcome, within: SignedDuration, last: Timestamp) -> Self {
+        let called = outcome.repairs.iter().map(|repair| {
+            let SimulatedRepair { due, call, at, calls, call_in_history, resolution } = repair;
+            RepairRow {
+                call: Some(call.clone()),
+                calls: *calls,
+                call_in_history: *call_in_history,
+                ..RepairRow::new(due, *at, resolution, within, last)
+            }
         });
-        let withheld = outcome
-            .withheld
+        let blocked = outcome
+            .blocked
             .iter()
-            .map(|Withheld { want, ending }| Line::new(want, want.due, ending, within, last));
-        let (repairs, withheld): (Vec<Line>, Vec<Line>) = (made.collect(), withheld.collect());
-        let mut totals = Sums::default();
-        let mut groups: BTreeMap<&str, GroupSums> = BTreeMap::new();
-        let mut lost_to: BTreeMap<String, usize> = BTreeMap::new();
-        let all = repairs.iter().map(|line| (line, true)).chain(withheld.iter().map(|line| (line, false)));
-        for (line, made) in all {
-            let group = groups.entry(&line.group).or_insert_with(|| GroupSums {
-                group: line.group.clone(),
-                totals: Sums::default(),
+            .map(|BlockedRepair { due, resolution }| RepairRow::new(due, due.due, resolution, within, last));
+        let (repairs, blocked): (Vec<RepairRow>, Vec<RepairRow>) = (called.collect(), blocked.collect());
+        let mut totals = RepairTotals::default();
+        let mut groups: BTreeMap<&str, GroupReport> = BTreeMap::new();
+        let mut missed_by_guard: BTreeMap<String, usize> = BTreeMap::new();
+        for row in repairs.iter().chain(&blocked) {
+            let group = groups.entry(&row.group).or_insert_with(|| GroupReport {
+                group: row.group.clone(),
+                totals: RepairTotals::default(),
                 days: BTreeMap::new(),
             });
-            let day = group.days.entry(line.at.strftime("%Y-%m-%d").to_string()).or_default();
+            let day = group.days.entry(row.at.strftime("%Y-%m-%d").to_string()).or_default();
             for sums in [&mut totals, &mut group.totals, day] {
-                if made {
-                    sums.repair(line);
-                } else {
-                    sums.withheld(line);
-                }
+                sums.add(row);
             }
-            if !made && line.verdict == Verdict::True {
-                for guard in &line.guards {
-                    *lost_to.entry(guard.clone()).or_default() += 1;
+            if row.mark() == Mark::Missed {
+                for guard in &row.guards {
+                    *missed_by_guard.entry(guard.clone()).or_default() += 1;
                 }
             }
         }
         totals.finish();
-        let mut groups: Vec<GroupSums> = groups.into_values().collect();
+        let mut groups: Vec<GroupReport> = groups.into_values().collect();
         for group in &mut groups {
             group.totals.finish();
-            group.days.values_mut().for_each(Sums::finish);
+            group.days.values_mut().for_each(RepairTotals::finish);
         }
-        Self { name: name.to_owned(), due: outcome.due, totals, groups, lost_to, repairs, withheld }
+        Self { name: name.to_owned(), due: outcome.due, totals, groups, missed_by_guard, repairs, blocked }
     }
 }
 
@@ -308,19 +335,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_repair_is_false_only_if_its_node_was_well_by_itself_in_time() {
+    fn a_repair_is_unnecessary_only_if_its_node_recovered_without_it_in_time() {
         let at = |minute: i64| Timestamp::from_second(1_790_000_000 + minute * 60).expect("a time");
         let within = SignedDuration::from_mins(30);
-        for (ending, last, expected) in [
-            (Ending::Recovered(at(30)), 500, Verdict::False),
-            (Ending::Recovered(at(31)), 500, Verdict::True),
-            (Ending::Rebooted(at(5)), 500, Verdict::True),
-            (Ending::Gone(at(5), "alice terminated it".to_owned()), 500, Verdict::True),
-            (Ending::Lasted(at(500)), 500, Verdict::True),
-            (Ending::Lasted(at(29)), 29, Verdict::Unclear),
-            (Ending::Lasted(at(-5)), -5, Verdict::Unclear),
+        for (resolution, last, expected) in [
+            (Resolution::Recovered(at(30)), 500, Assessment::Unnecessary),
+            (Resolution::Recovered(at(31)), 500, Assessment::Necessary),
+            (Resolution::Rebooted(at(5)), 500, Assessment::Necessary),
+            (Resolution::InstanceGone(at(5), "alice terminated it".to_owned()), 500, Assessment::Necessary),
+            (Resolution::Ongoing(at(500)), 500, Assessment::Necessary),
+            (Resolution::Ongoing(at(29)), 29, Assessment::Unclear),
+            (Resolution::Ongoing(at(-5)), -5, Assessment::Unclear),
         ] {
-            assert_eq!(Verdict::of(at(0), &ending, within, at(last)), expected, "{ending:?}");
+            assert_eq!(Assessment::of(at(0), &resolution, within, at(last)), expected, "{resolution:?}");
         }
     }
 }

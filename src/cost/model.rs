@@ -1,25 +1,25 @@
-//! Turns counts and prices into a bill.
+//! Multiplies the measured usage of each event by its frequency and by the list prices.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-const MINUTES_A_MONTH: f64 = 730.0 * 60.0;
+const MINUTES_PER_MONTH: f64 = 730.0 * 60.0;
 const GB: f64 = 1024.0 * 1024.0 * 1024.0;
 
-/// What the functions have, as the template gives it to them.
+/// The memory of each function in infra/template.yaml.
 const MEMORY_GB: f64 = 0.25;
-/// What an invocation takes besides waiting for DynamoDB: our own code, and the runtime's.
+/// The duration of an invocation without its requests to DynamoDB: our code and the Lambda runtime.
 const OVERHEAD_MS: f64 = 5.0;
-/// An invocation waits for deadlines for so long where there is one in its minute.
-const TURN_SECONDS: f64 = 65.0;
-/// Numbers that are sent all the time. Others are billed in the hours alone in which there is something to count.
+/// The duration of an invocation that waits for a deadline within its minute.
+const RUN_SECONDS: f64 = 65.0;
+/// Metrics that are always published. The others are billed only in hours with data.
 const METRICS: f64 = 3.0;
-/// Those of the template.
+/// The alarms of infra/template.yaml; a test counts them.
 const ALARMS: f64 = 20.0;
-/// Lambda asks an empty queue from five places at once, for twenty seconds each.
+/// Lambda polls an empty queue with five long polls of 20 seconds each.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html>
-const POLLS: f64 = 5.0 * 3.0 * MINUTES_A_MONTH;
+const POLLS: f64 = 5.0 * 3.0 * MINUTES_PER_MONTH;
 
 /// List prices of us-east-1 in USD, without free tiers.
 mod price {
@@ -38,86 +38,86 @@ mod price {
     pub(super) const SQS_REQUEST: f64 = 0.40 / 1e6;
 }
 
-/// What one event asks of AWS.
+/// What one event causes in AWS.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Measured {
-    /// Invocations of functions that answer something that happened.
+pub struct Usage {
+    /// Invocations of functions by an event.
     pub invocations: f64,
-    /// Sweeps that found something due.
-    pub sweeps: f64,
+    /// Runs of the repair function that found a due case.
+    pub repair_runs: f64,
     /// Requests to DynamoDB.
     pub requests: f64,
-    /// Units that they read.
+    /// Read request units.
     pub read_units: f64,
-    /// Units that they wrote.
+    /// Write request units.
     pub write_units: f64,
-    /// Bytes that agents write to their log.
+    /// Bytes of node reports in CloudWatch Logs.
     pub report_bytes: f64,
-    /// Bytes that the functions write to theirs.
+    /// Bytes of the functions' logs.
     pub log_bytes: f64,
 }
 
-/// What is reckoned for.
+/// What the estimate is for.
 #[derive(Debug, Clone, Copy)]
-pub struct Fleet {
-    /// How many nodes.
+pub struct Workload {
+    /// Number of nodes.
     pub nodes: f64,
-    /// Repairs of a node in a month.
+    /// Repairs per node and month.
     pub repairs: f64,
-    /// Troubles of a node in a month that end by themselves.
-    pub troubles: f64,
-    /// Between two heartbeats.
+    /// Incidents per node and month that recover without a repair.
+    pub recoveries: f64,
+    /// Minutes between two heartbeats of an agent.
     pub heartbeat_minutes: f64,
-    /// Of a request to DynamoDB.
+    /// The latency of a request to DynamoDB.
     pub round_trip_ms: f64,
 }
 
-/// What one thing costs in a month.
+/// The monthly cost of one item.
 #[derive(Debug, Clone, Serialize)]
-pub struct Line {
-    /// What.
-    pub what: &'static str,
-    /// How much of it.
+pub struct CostLine {
+    /// The service, and what is billed.
+    pub item: &'static str,
+    /// The amount per month.
     pub amount: f64,
-    /// In what.
+    /// The unit of the amount.
     pub unit: &'static str,
-    /// What it costs.
+    /// The cost in USD.
     pub usd: f64,
-    /// Whether it costs the same for any number of nodes.
+    /// Whether the cost does not depend on the number of nodes.
     pub fixed: bool,
 }
 
-/// What everything costs in a month.
+/// The monthly cost of a deployment.
 #[derive(Debug, Clone)]
-pub struct Bill {
-    /// Each thing.
-    pub lines: Vec<Line>,
+pub struct CostEstimate {
+    /// One line for each item.
+    pub lines: Vec<CostLine>,
 }
 
-impl Bill {
-    /// The bill of a fleet. An event that was not counted costs nothing.
-    pub fn of(fleet: &Fleet, measured: &BTreeMap<String, Measured>) -> Self {
-        let of = |event: &str| measured.get(event).copied().unwrap_or_default();
-        let heartbeats = MINUTES_A_MONTH / fleet.heartbeat_minutes;
-        let node = of("heartbeat")
+impl CostEstimate {
+    /// The cost of a workload. An event that was not measured costs nothing.
+    pub fn of(workload: &Workload, measured: &BTreeMap<String, Usage>) -> Self {
+        let usage = |event: &str| measured.get(event).copied().unwrap_or_default();
+        let heartbeats = MINUTES_PER_MONTH / workload.heartbeat_minutes;
+        let node = usage("heartbeat")
             .times(heartbeats)
-            .and(of("trouble").times(fleet.troubles))
-            .and(of("repair").times(fleet.repairs));
-        let nodes = node.times(fleet.nodes);
-        let installation = of("sweep").times(MINUTES_A_MONTH);
+            .and(usage("recovery").times(workload.recoveries))
+            .and(usage("repair").times(workload.repairs));
+        let nodes = node.times(workload.nodes);
+        let deployment = usage("idleRun").times(MINUTES_PER_MONTH);
         let mut lines = Vec::new();
-        for (all, fixed) in [(nodes, false), (installation, true)] {
-            let mut add = |what, amount: f64, unit, price: f64| {
-                lines.push(Line { what, amount, unit, usd: amount * price, fixed });
+        for (all, fixed) in [(nodes, false), (deployment, true)] {
+            let mut add = |item, amount: f64, unit, price: f64| {
+                lines.push(CostLine { item, amount, unit, usd: amount * price, fixed });
             };
             add("Lambda, invocations", all.invocations, "", price::INVOCATION);
-            add("Lambda, memory and time", all.gb_seconds(fleet.round_trip_ms), "GB-s", price::GB_SECOND);
+            add("Lambda, duration", all.gb_seconds(workload.round_trip_ms), "GB-s", price::GB_SECOND);
             add("DynamoDB, writes", all.write_units, "units", price::WRITE_UNIT);
             add("DynamoDB, reads", all.read_units, "units", price::READ_UNIT);
             if !fixed {
                 add(
-                    "CloudWatch Logs, reports",
+                    "CloudWatch Logs, node reports",
                     all.report_bytes / GB,
                     "GB",
                     price::LOG_GB + price::LOG_GB_MONTH,
@@ -125,27 +125,27 @@ impl Bill {
             }
             add("CloudWatch Logs, functions", all.log_bytes / GB, "GB", price::LOG_GB + price::LOG_GB_MONTH);
         }
-        for (what, amount, price) in [
+        for (item, amount, price) in [
             ("CloudWatch, metrics", METRICS, price::METRIC),
             ("CloudWatch, alarms", ALARMS, price::ALARM),
-            ("SQS, asking for retries", POLLS, price::SQS_REQUEST),
+            ("SQS, polling the retry queue", POLLS, price::SQS_REQUEST),
         ] {
-            lines.push(Line { what, amount, unit: "", usd: amount * price, fixed: true });
+            lines.push(CostLine { item, amount, unit: "", usd: amount * price, fixed: true });
         }
         Self { lines }
     }
 
-    /// All of it.
+    /// The total in USD per month.
     pub fn month(&self) -> f64 {
         self.lines.iter().map(|line| line.usd).sum()
     }
 }
 
-impl Measured {
+impl Usage {
     fn times(self, n: f64) -> Self {
         Self {
             invocations: self.invocations * n,
-            sweeps: self.sweeps * n,
+            repair_runs: self.repair_runs * n,
             requests: self.requests * n,
             read_units: self.read_units * n,
             write_units: self.write_units * n,
@@ -157,7 +157,7 @@ impl Measured {
     fn and(self, other: Self) -> Self {
         Self {
             invocations: self.invocations + other.invocations,
-            sweeps: self.sweeps + other.sweeps,
+            repair_runs: self.repair_runs + other.repair_runs,
             requests: self.requests + other.requests,
             read_units: self.read_units + other.read_units,
             write_units: self.write_units + other.write_units,
@@ -166,9 +166,9 @@ impl Measured {
         }
     }
 
-    /// As if no two requests were under way at once, and each deadline had a turn of its own.
+    /// An upper bound: no two requests overlap, and each deadline has a run of its own.
     fn gb_seconds(self, round_trip_ms: f64) -> f64 {
         let busy = (self.invocations * OVERHEAD_MS + self.requests * round_trip_ms) / 1_000.0;
-        (busy + self.sweeps * TURN_SECONDS) * MEMORY_GB
+        (busy + self.repair_runs * RUN_SECONDS) * MEMORY_GB
     }
 }

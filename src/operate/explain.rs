@@ -1,62 +1,65 @@
-//! `nodemend explain NODE`: why a node is repaired, why not yet, and what stands in the way, guard by guard.
+//! `nodemend explain NODE`: why a node is repaired, why not yet, and which guards block it.
+//!
+//! The decision is the repair function's own, with the same reads; this command only prints it.
 
 use std::io::{self, Write};
 
-use anstyle::{AnsiColor, Effects, Style};
+use anstyle::{AnsiColor, Style};
 use clap::Args;
 use jiff::Timestamp;
-use nodemend_adapters::{aws, clock::SystemClock, cloud::AwsCloud, config::environment::Environment};
+use nodemend_aws::{clock::SystemClock, cloud::AwsCloud, sdk};
 use nodemend_domain::{
-    case::{Fault, State},
+    case::{CaseState, Fault},
     decide::Decision,
-    group::{Lifecycle, Whereabouts},
-    repair::{Call, CallResult, CallVerdict},
-    stamp,
+    group::{InstanceLocation, Lifecycle},
+    repair::{Call, CallResult, Confirmation},
+    timestamp,
 };
+use nodemend_ports::config::environment::Environment;
 use nodemend_repair::{Explanation, Repairer};
 use serde_json::{Value, json};
 
-use super::{Format, Installation, OperateError, UNHEALTHY, WELL, between};
-use crate::table;
+use super::{Deployment, OperateError, SUCCESS, UNHEALTHY, between};
+use crate::output::{BOLD, Format, printable, table};
 
-const BOLD: Style = Style::new().effects(Effects::BOLD);
-
-/// What `nodemend explain` is told.
+/// The arguments of `nodemend explain`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   nodemend explain ip-10-0-1-23.eu-west-1.compute.internal --cluster prod
-  nodemend explain i-0123456789abcdef0 --format json | jq '.guards[] | select(.passes | not)'
+  nodemend explain i-0123456789abcdef0 --format json |
+    jq '.guards[] | select(.passes | not)'
 
-It asks AWS and the store what a sweep would ask, decides as a sweep would, and changes nothing. Where nothing is
-wrong, the guards are asked of a kubelet that fell silent now: what would happen if.
+It reads and decides as the repair function does, and changes nothing. For a
+healthy node it evaluates the guards as if its kubelet had stopped reporting.
 
-Exit codes: 0 nothing is wrong with it, 2 it is unhealthy, 1 it is unknown or could not be read, 64 wrong usage")]
-pub struct Options {
-    /// A node's name, an instance id, or a case's id
+Exit codes: 0 healthy, 2 unhealthy, 1 unknown node or failed to read,
+64 usage or configuration error")]
+pub struct ExplainOptions {
+    /// A node name, an instance id or a case id
     #[arg(value_name = "NODE")]
     node: String,
 
     #[command(flatten)]
-    installation: Installation,
+    deployment: Deployment,
 
-    /// Sentences for people, or one JSON object for programs
+    /// Text to read, or one JSON object for scripts
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
 }
 
-/// Explains one node.
-pub async fn run(options: &Options) -> Result<u8, OperateError> {
-    let connection = options.installation.connect().await?;
+/// Explains one node and returns the exit code.
+pub async fn run(options: &ExplainOptions) -> Result<u8, OperateError> {
+    let connection = options.deployment.connect().await?;
     let key = connection.case_of(&options.node).await?;
-    let shared = aws::load().await?;
+    let shared = sdk::load().await?;
     let cloud = AwsCloud::connect(&shared).await?;
     let cloud = cloud.with_members(&shared, Environment::of_process().members()?);
     let repairer = Repairer::new(connection.store, cloud, SystemClock);
     let explained = repairer.explain(&key).await?.ok_or_else(|| {
         let (node, cluster) = (&options.node, &connection.cluster);
-        OperateError::Unknown(format!(
-            "nothing was ever heard of {node} in cluster {cluster}, or it has no policy"
+        OperateError::NotFound(format!(
+            "{node} has no case: cluster {cluster} has no policy, or no report of the node was received"
         ))
     })?;
     let mut out = anstream::stdout().lock();
@@ -65,14 +68,14 @@ pub async fn run(options: &Options) -> Result<u8, OperateError> {
         Format::Json => writeln!(out, "{}", to_json(&explained, connection.now))?,
     }
     out.flush()?;
-    Ok(if explained.state.is_unhealthy() { UNHEALTHY } else { WELL })
+    Ok(if explained.state.is_unhealthy() { UNHEALTHY } else { SUCCESS })
 }
 
-/// Writes it for people.
+/// Writes the explanation as text.
 pub fn write(out: &mut impl Write, explained: &Explanation, now: Timestamp) -> io::Result<()> {
     let case = &explained.case;
-    let zone = case.zone.as_ref().map(|zone| format!(" · {zone}")).unwrap_or_default();
-    writeln!(out, "{BOLD}{}{BOLD:#} · {} · {}{zone}", case.label(), case.instance_id, place(explained))?;
+    let zone = case.zone().as_ref().map(|zone| format!(" · {zone}")).unwrap_or_default();
+    writeln!(out, "{BOLD}{}{BOLD:#} · {} · {}{zone}", case.label(), case.instance_id(), location(explained))?;
     writeln!(out, "{}", sentence(explained, now))?;
     if !explained.faults.is_empty() {
         writeln!(out)?;
@@ -82,73 +85,74 @@ pub fn write(out: &mut impl Write, explained: &Explanation, now: Timestamp) -> i
     let calls: Vec<_> = case.calls().map(call_row).collect();
     if !calls.is_empty() {
         writeln!(out)?;
-        table::write(out, "", ["call", "at", "answer", "CloudTrail", "request"], &calls)?;
+        table::write(out, "", ["call", "at", "answer", "CloudTrail", "request id"], &calls)?;
     }
-    if explained.state == State::Closed {
+    if explained.state == CaseState::Closed {
         return Ok(());
     }
-    let supposed = if explained.faults.is_empty() { ", if its kubelet fell silent now" } else { "" };
-    writeln!(out, "\nWhat the guards say{supposed}:")?;
+    let assumption = if explained.faults.is_empty() { " (if the kubelet stopped reporting now)" } else { "" };
+    writeln!(out, "\nGuards{assumption}:")?;
     for answer in &explained.answers {
-        let (sign, colour) = match answer.block {
+        let (symbol, color) = match answer.block {
             None => ('✓', AnsiColor::Green),
             Some(_) => ('✗', AnsiColor::Red),
         };
-        let style = Style::new().fg_color(Some(colour.into()));
-        let says = answer.block.as_ref().map_or("", |block| &block.sentence);
-        let line = format!("  {style}{sign}{style:#} {:20}{}", answer.guard.name(), table::plain(says));
+        let style = Style::new().fg_color(Some(color.into()));
+        let message = answer.block.as_ref().map_or("", |block| &block.sentence);
+        let line = format!("  {style}{symbol}{style:#} {:25}{}", answer.guard.name(), printable(message));
         writeln!(out, "{}", line.trim_end())?;
     }
     Ok(())
 }
 
-fn place(explained: &Explanation) -> String {
-    match &explained.whereabouts {
-        Whereabouts::Member { group, lifecycle } => {
+fn location(explained: &Explanation) -> String {
+    match &explained.location {
+        InstanceLocation::Member { group, lifecycle } => {
             let state = match lifecycle {
                 Lifecycle::Pending => "Pending",
                 Lifecycle::InService => "InService",
-                Lifecycle::SetAside => "set aside",
+                Lifecycle::OutOfService => "not in service",
                 Lifecycle::Terminating => "Terminating",
                 Lifecycle::WarmPool => "in the warm pool",
             };
             format!("group {group}, {state}")
         }
-        Whereabouts::Ungrouped => "in no Auto Scaling group".to_owned(),
-        Whereabouts::Gone => "its instance is gone".to_owned(),
+        InstanceLocation::Ungrouped => "in no Auto Scaling group".to_owned(),
+        InstanceLocation::Gone => "instance terminated".to_owned(),
     }
 }
 
-/// What would be done now, or is waited for.
+/// What the next run of the repair function will do, or what the case waits for.
 fn sentence(explained: &Explanation, now: Timestamp) -> String {
     let case = &explained.case;
-    let at = |at: Timestamp| stamp::seconds(at);
-    if let Some(closed) = &case.closed {
+    let at = |at: Timestamp| timestamp::seconds(at);
+    if let Some(closed) = &case.closed() {
         return format!("Closed at {}: {}.", at(closed.at), closed.outcome);
     }
     match &explained.decision {
         Decision::Act { fault, action } => {
-            format!("The next sweep will {}: {} {}.", action.as_str(), fault.condition, fault.reason)
+            format!("{} in the next run: {} {}.", action.as_str(), fault.condition, fault.reason)
         }
         Decision::Blocked { action, blocks, until, .. } => {
             let names: Vec<String> = blocks.iter().map(|block| block.guard.name()).collect();
             format!(
-                "{} is due and blocked by {}; looked at again at {}.",
+                "{} is due and blocked by {}. Next evaluation: {}.",
                 action.as_str(),
                 names.join(", "),
                 at(*until)
             )
         }
-        Decision::Adopt => "Its call took effect though no answer came: the next sweep notes it.".to_owned(),
-        Decision::Release(why) => format!("The next sweep gives its claim back: {why}."),
-        Decision::Close(outcome) => {
-            format!("The next sweep closes its case: {}.", outcome.sentence(case, now))
+        Decision::ConfirmByState => {
+            "The call took effect but its answer was lost: the next run records it as confirmed by state."
+                .to_owned()
         }
-        Decision::TellMissing { call } => {
-            format!("CloudTrail is overdue with the call of {}: the next sweep says so.", at(*call))
+        Decision::Release(why) => format!("The next run releases the claim: {why}."),
+        Decision::Close(outcome) => format!("The next run closes the case: {}.", outcome.sentence(case, now)),
+        Decision::RecordMissing { call } => {
+            format!("No CloudTrail event for the call of {}: the next run records it as missing.", at(*call))
         }
-        Decision::TellSilence(since) => format!("Its agent has been silent since {}.", at(*since)),
-        Decision::Introduce(_) => "It has just come; its group is told by the next sweep.".to_owned(),
+        Decision::RecordSilence(since) => format!("The agent stopped reporting at {}.", at(*since)),
+        Decision::RecordJoin(_) => "A new instance: the next run records it in its group.".to_owned(),
         Decision::Wait => waiting(explained, now),
     }
 }
@@ -157,33 +161,35 @@ fn waiting(explained: &Explanation, now: Timestamp) -> String {
     let case = &explained.case;
     let earliest = explained.faults.iter().find(|fault| fault.is_bad() && fault.deadline.is_some());
     match (explained.state, earliest.and_then(|fault| Some((fault, fault.deadline?)))) {
-        (State::Suspect, Some((fault, deadline))) => format!(
-            "Not yet: {} at {}, in {}, unless it recovers{}.",
+        (CaseState::Suspect, Some((fault, deadline))) => format!(
+            "In the grace period: {} at {} (in {}) unless the node recovers{}.",
             fault.action.as_str(),
-            stamp::seconds(deadline),
+            timestamp::seconds(deadline),
             between(now, deadline),
-            if fault.rebooted { "; the reboot did not cure it" } else { "" }
+            if fault.rebooted { "; the reboot did not fix it" } else { "" }
         ),
-        (State::Suspect | State::Due, _) => "Looked at by the next sweep.".to_owned(),
-        (State::Recovering, _) => {
+        (CaseState::Suspect | CaseState::Due, _) => "The next run evaluates it.".to_owned(),
+        (CaseState::Recovering, _) => {
             let heals = explained.faults.iter().filter_map(|fault| fault.heals_at).max();
             format!(
-                "Well again; its clock runs on until that has held, at {}.",
-                heals.map_or_else(String::new, stamp::seconds)
+                "Healthy again. The grace period resets if the node stays healthy until {}.",
+                heals.map_or_else(String::new, timestamp::seconds)
             )
         }
-        (State::Healthy, _) if explained.faults.is_empty() => "Nothing is wrong.".to_owned(),
-        (State::Healthy, _) => "Nothing that is wrong is ever repaired: its action is NoAction.".to_owned(),
-        (State::Silent, _) => {
-            let since = case.silent_since.map_or_else(String::new, stamp::seconds);
-            format!("Its agent has been silent since {since}. That alone repairs nothing.")
+        (CaseState::Healthy, _) if explained.faults.is_empty() => "Healthy.".to_owned(),
+        (CaseState::Healthy, _) => "The action of every reported fault is NoAction: no repair.".to_owned(),
+        (CaseState::Silent, _) => {
+            let since = case.silent_since().map_or_else(String::new, timestamp::seconds);
+            format!("The agent stopped reporting at {since}. This alone starts no repair.")
         }
-        (State::Confirming, _) => "Called for: CloudTrail's word and the replacement are awaited.".to_owned(),
-        (State::Rebooting, _) => "Rebooting: a new boot that stays sound is awaited.".to_owned(),
+        (CaseState::Confirming, _) => {
+            "The call was made. Waiting for its CloudTrail event and for the replacement.".to_owned()
+        }
+        (CaseState::Rebooting, _) => "Rebooting. Waiting for a new boot that stays healthy.".to_owned(),
         (state, _) => format!(
-            "{}: looked at again at {}.",
+            "{}. Next evaluation: {}.",
             state.as_str(),
-            case.due.map_or_else(|| "its next news".to_owned(), stamp::seconds)
+            case.due().map_or_else(|| "at the next report".to_owned(), timestamp::seconds)
         ),
     }
 }
@@ -196,34 +202,34 @@ fn fault_row(fault: &Fault, now: Timestamp) -> [String; 7] {
         health.to_lowercase(),
         between(fault.since, now),
         fault.action.as_str().to_owned(),
-        fault.deadline.map_or_else(|| "never".to_owned(), stamp::seconds),
+        fault.deadline.map_or_else(|| "never".to_owned(), timestamp::seconds),
         fault.message.chars().take(100).collect(),
     ]
 }
 
 fn call_row(call: &Call) -> [String; 5] {
-    let answer = match call.result {
-        CallResult::Pending => "awaited",
+    let answer = match call.result() {
+        CallResult::Pending => "pending",
         CallResult::Accepted => "accepted",
         CallResult::Refused => "refused",
-        CallResult::Lost => "lost",
+        CallResult::Unanswered => "no answer",
     };
-    let verdict = match call.verdict {
-        None => "awaited",
-        Some(CallVerdict::Confirmed) => "Confirmed",
-        Some(CallVerdict::Mismatch) => "Mismatch",
-        Some(CallVerdict::Missing) => "Missing",
+    let confirmation = match call.confirmation() {
+        None => "pending",
+        Some(Confirmation::Confirmed) => "Confirmed",
+        Some(Confirmation::Mismatch) => "Mismatch",
+        Some(Confirmation::Missing) => "Missing",
     };
     [
-        call.action.as_str().to_owned(),
-        stamp::millis(call.at),
+        call.action().as_str().to_owned(),
+        timestamp::millis(call.at()),
         answer.to_owned(),
-        verdict.to_owned(),
-        call.request_id.clone().unwrap_or_else(|| "-".to_owned()),
+        confirmation.to_owned(),
+        call.request_id().unwrap_or("-").to_owned(),
     ]
 }
 
-/// All of it, for programs.
+/// The explanation as JSON.
 pub fn to_json(explained: &Explanation, now: Timestamp) -> Value {
     let case = &explained.case;
     let guards: Vec<Value> = explained
@@ -234,26 +240,26 @@ pub fn to_json(explained: &Explanation, now: Timestamp) -> Value {
             json!({
                 "guard": answer.guard.name(),
                 "passes": block.is_none(),
-                "why": block.map(|block| &block.sentence),
-                "until": block.and_then(|block| block.until).map(stamp::millis),
+                "message": block.map(|block| &block.sentence),
+                "until": block.and_then(|block| block.until).map(timestamp::millis),
             })
         })
         .collect();
     json!({
-        "at": stamp::millis(now),
+        "at": timestamp::millis(now),
         "case": case.id(),
-        "cluster": case.cluster,
-        "node": case.node,
-        "instanceId": case.instance_id,
+        "cluster": case.cluster(),
+        "node": case.node(),
+        "instanceId": case.instance_id(),
         "group": explained.group,
-        "zone": case.zone,
-        "place": place(explained),
+        "zone": case.zone(),
+        "location": location(explained),
         "state": explained.state,
         "decision": sentence(explained, now),
         "faults": explained.faults,
         "guards": guards,
         "calls": case.calls().collect::<Vec<_>>(),
-        "closed": case.closed,
-        "nextLook": case.due.map(stamp::millis),
+        "closed": case.closed(),
+        "nextEvaluation": case.due().map(timestamp::millis),
     })
 }

@@ -1,4 +1,4 @@
-//! `nodemend hold` and `nodemend release`: no repairs of a node, a group or a cluster for a while, and again.
+//! `nodemend hold` and `nodemend release`: forbid repairs of a node, a group or a cluster for a time, and allow them.
 
 use std::io::Write;
 
@@ -7,29 +7,33 @@ use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
     ident::{GroupName, NodeName},
     policy::{Hold, Policy},
-    stamp,
+    timestamp,
 };
 
-use super::{Installation, OperateError, PROBLEMS, WELL, wake::wake, whoever};
-use crate::table;
+use super::{Deployment, OperateError, PROBLEMS_FOUND, SUCCESS, identity, reschedule::reschedule_blocked};
+use crate::output::printable;
 
-/// What `nodemend hold` is told.
+/// The arguments of `nodemend hold`.
 #[derive(Debug, Args)]
 #[command(
-    group = clap::ArgGroup::new("what").required(true).args(["node", "group", "all"]),
+    override_usage = "nodemend hold --node <NODE>|--group <GROUP>|--all\n                     \
+                      --for <DURATION>|--until <TIME> --reason <TEXT> [OPTIONS]",
+    group = clap::ArgGroup::new("scope").required(true).args(["node", "group", "all"]),
     group = clap::ArgGroup::new("end").required(true).args(["for_", "until"]),
     after_help = "\
 Examples:
-  nodemend hold --node ip-10-0-1-23.ec2.internal --for 2h --reason 'debugging the CNI'
-  nodemend hold --group workers-a --until 2026-12-01T08:00:00Z --reason 'kernel rollout'
+  nodemend hold --node ip-10-0-1-23.ec2.internal --for 2h --reason 'CNI test'
+  nodemend hold --group workers-a --until 2026-12-01T08:00:00Z \\
+    --reason 'kernel rollout'
   nodemend hold --all --for 30m --reason 'cluster upgrade' --by alice
 
-It holds from the moment that this command ends: everything is read again right before a call. A call that was made
-before it is not taken back.
+The hold is in effect when this command ends: repairs read holds again before
+each call. It does not undo a call that was already made.
 
-Exit codes: 0 placed, 1 could not be placed, 64 wrong usage"
+Exit codes: 0 success, 1 the hold could not be stored,
+64 usage or configuration error"
 )]
-pub struct Options {
+pub struct HoldOptions {
     /// Only this node
     #[arg(long, value_name = "NODE")]
     node: Option<NodeName>,
@@ -42,102 +46,102 @@ pub struct Options {
     #[arg(long)]
     all: bool,
 
-    /// Why: whoever is paged reads it
+    /// Why, for the person on call
     #[arg(long, value_name = "TEXT")]
     reason: String,
 
-    /// For how long from now
-    #[arg(long = "for", id = "for_", value_name = "LENGTH")]
-    length: Option<SignedDuration>,
+    /// For how long, from now
+    #[arg(long = "for", id = "for_", value_name = "DURATION")]
+    duration: Option<SignedDuration>,
 
     /// Until when
     #[arg(long, value_name = "TIME")]
     until: Option<Timestamp>,
 
-    /// Whose hold it is [default: the ARN that AWS knows you by]
+    /// The owner of the hold [default: your ARN, from AWS STS]
     #[arg(long, value_name = "WHO")]
     by: Option<String>,
 
     #[command(flatten)]
-    installation: Installation,
+    deployment: Deployment,
 }
 
-/// What `nodemend release` is told.
+/// The arguments of `nodemend release`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   nodemend release 3f9a0c1d2e4b
 
-What waited for the hold is decided anew by the next sweep.
+The next run of the repair function evaluates the nodes that the hold blocked.
 
-Exit codes: 0 released, 1 there is no such hold, 64 wrong usage")]
+Exit codes: 0 success, 1 there is no such hold, 64 usage or configuration error")]
 pub struct ReleaseOptions {
-    /// The hold's id, as nodemend hold printed it and nodemend status shows it
+    /// The id of the hold, from nodemend hold or nodemend status
     #[arg(value_name = "ID")]
     id: String,
 
     #[command(flatten)]
-    installation: Installation,
+    deployment: Deployment,
 }
 
-/// Places a hold.
-pub async fn run(options: &Options) -> Result<u8, OperateError> {
-    let connection = options.installation.connect().await?;
+/// Places a hold and prints its id.
+pub async fn run(options: &HoldOptions) -> Result<u8, OperateError> {
+    let connection = options.deployment.connect().await?;
     let now = connection.now;
     if options.reason.trim().is_empty() {
-        return Err(OperateError::Usage("--reason says nothing".to_owned()));
+        return Err(OperateError::Usage("--reason: must not be empty".to_owned()));
     }
-    let ends = options.length.map(|length| now.checked_add(length).ok()).or(Some(options.until)).flatten();
-    let until = ends.filter(|until| *until > now).ok_or_else(|| {
-        OperateError::Usage("the hold would be over already, or never end: see --for and --until".to_owned())
+    let end =
+        options.duration.map(|duration| now.checked_add(duration).ok()).or(Some(options.until)).flatten();
+    let until = end.filter(|until| *until > now).ok_or_else(|| {
+        OperateError::Usage("--for or --until: the end of the hold is not in the future".to_owned())
     })?;
     let hold = Hold {
         cluster: Some(connection.cluster.clone()),
         group: options.group.clone(),
         node: options.node.clone(),
-        owner: whoever(options.by.as_ref()).await?,
+        owner: identity(options.by.as_ref()).await?,
         reason: options.reason.clone(),
         from: None,
         until,
     };
-    // What a policy's file may not say, a command may not either.
+    // The same checks as for a hold in a policy file.
     let checked = Policy { holds: vec![hold.clone()], ..Policy::default() }.check();
     checked.map_err(|error| OperateError::Usage(error.to_string()))?;
     let id = connection.store.place_hold(&connection.cluster, &hold).await?;
     let mut out = anstream::stdout().lock();
     writeln!(out, "{id}")?;
-    let what = match (&hold.node, &hold.group) {
-        (Some(node), _) => format!("node {node}"),
-        (None, Some(group)) => format!("group {group}"),
-        (None, None) => "everything".to_owned(),
+    let scope = match (&hold.node, &hold.group) {
+        (Some(node), _) => format!("node {node} of cluster {}", connection.cluster),
+        (None, Some(group)) => format!("group {group} of cluster {}", connection.cluster),
+        (None, None) => format!("cluster {}", connection.cluster),
     };
     anstream::eprintln!(
-        "{what} in cluster {} is held until {}; nodemend release {id} ends it",
-        connection.cluster,
-        stamp::seconds(until)
+        "No repairs of {scope} until {}. To end the hold earlier: nodemend release {id}",
+        timestamp::seconds(until)
     );
-    Ok(WELL)
+    Ok(SUCCESS)
 }
 
-/// Takes a hold back, and wakes what waited for it.
+/// Removes a hold, and makes the cases due that it blocked.
 pub async fn release(options: &ReleaseOptions) -> Result<u8, OperateError> {
-    let connection = options.installation.connect().await?;
+    let connection = options.deployment.connect().await?;
     let (store, cluster) = (&connection.store, &connection.cluster);
     let Some(hold) = store.release_hold(cluster, &options.id).await? else {
-        anstream::eprintln!("nodemend: cluster {cluster} has no hold {}", table::plain(&options.id));
-        return Ok(PROBLEMS);
+        anstream::eprintln!("nodemend: cluster {cluster} has no hold {}", printable(&options.id));
+        return Ok(PROBLEMS_FOUND);
     };
     let policy = store.newest_policy(cluster).await?.map(|newest| newest.policy).unwrap_or_default();
-    let woken = wake(store, cluster, &policy, connection.now).await?;
-    let waited = match woken {
-        0 => "nothing waited for it".to_owned(),
-        1 => "1 blocked case is decided anew".to_owned(),
-        more => format!("{more} blocked cases are decided anew"),
+    let rescheduled = reschedule_blocked(store, cluster, &policy, connection.now).await?;
+    let next = match rescheduled {
+        0 => "no case was blocked",
+        1 => "1 blocked case is now due",
+        more => &format!("{more} blocked cases are now due"),
     };
     anstream::println!(
-        "released: {} held by {}; {waited}",
-        table::plain(&hold.reason),
-        table::plain(&hold.owner)
+        "Released the hold of {} ({}): {next}.",
+        printable(&hold.owner),
+        printable(&hold.reason)
     );
-    Ok(WELL)
+    Ok(SUCCESS)
 }

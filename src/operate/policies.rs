@@ -1,118 +1,141 @@
-//! `nodemend policy apply | show | history`: the policy that holds, and those that held before it.
+//! `nodemend policy apply | show | history`: the cluster's policy, and its earlier versions.
 
 use std::{fs, io::Write, path::PathBuf};
 
 use clap::Args;
-use nodemend_adapters::{config, store::dynamodb::PolicyVersion};
+use nodemend_aws::dynamodb::PolicyVersion;
 use nodemend_domain::{
     policy::{Mode, Policy},
-    stamp,
+    timestamp,
 };
+use nodemend_ports::config;
 use serde_json::json;
 
-use super::{Format, Installation, OperateError, WELL, wake::wake, whoever};
-use crate::{policy::describe, table};
+use super::{Deployment, OperateError, SUCCESS, identity, reschedule::reschedule_blocked};
+use crate::output::{Format, policy_effect::describe, printable, table};
 
-/// How many versions are shown, if nobody says.
-const SHOWN: usize = 20;
+/// How many versions `history` lists by default.
+const DEFAULT_LIMIT: usize = 20;
 
-/// What `nodemend policy apply` is told.
+/// The arguments of `nodemend policy apply`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   nodemend policy apply policy.yaml --cluster prod
   nodemend policy apply policy.yaml --dry-run
-  nodemend policy show --version 3 > policy.yaml && nodemend policy apply policy.yaml   # back to version 3
+  nodemend policy show --version 3 > v3.yaml && nodemend policy apply v3.yaml
 
-The first policy makes the cluster known: before it, what its nodes say is dropped.
+Until the first policy is applied, all reports from the cluster are dropped.
 
-Exit codes: 0 applied, or already so; 1 could not be applied; 64 wrong usage or policy")]
-pub struct ApplyOptions {
+Exit codes: 0 applied or already in effect, 1 the policy could not be stored,
+64 usage or configuration error")]
+pub struct PolicyApplyOptions {
     /// The policy, YAML or JSON
     #[arg(value_name = "FILE")]
     file: PathBuf,
 
-    /// Say what would change, and change nothing
+    /// Show the effect of the policy without applying it
     #[arg(long)]
     dry_run: bool,
 
-    /// Who applies it [default: the ARN that AWS knows you by]
+    /// Who applies it [default: your ARN, from AWS STS]
     #[arg(long, value_name = "WHO")]
     by: Option<String>,
 
     #[command(flatten)]
-    installation: Installation,
+    deployment: Deployment,
 }
 
-/// What `nodemend policy show` is told.
+/// The arguments of `nodemend policy show`.
 #[derive(Debug, Args)]
-pub struct ShowOptions {
-    /// An earlier version
+#[command(after_help = "\
+Examples:
+  nodemend policy show --cluster prod
+  nodemend policy show --version 3 > v3.yaml
+
+Exit codes: 0 success, 1 there is no such policy, 64 usage or configuration
+error")]
+pub struct PolicyShowOptions {
+    /// An earlier version [default: the version in effect]
     #[arg(long, value_name = "NUMBER")]
     version: Option<u64>,
 
     #[command(flatten)]
-    installation: Installation,
+    deployment: Deployment,
 }
 
-/// What `nodemend policy history` is told.
+/// The arguments of `nodemend policy history`.
 #[derive(Debug, Args)]
-pub struct HistoryOptions {
-    /// How many versions, the newest first
-    #[arg(long, value_name = "NUMBER", default_value_t = SHOWN)]
+#[command(after_help = "\
+Examples:
+  nodemend policy history --cluster prod
+  nodemend policy history --limit 1 --format json | jq .by
+
+Exit codes: 0 success, 1 the history could not be read,
+64 usage or configuration error")]
+pub struct PolicyHistoryOptions {
+    /// How many versions, newest first
+    #[arg(long, value_name = "NUMBER", default_value_t = DEFAULT_LIMIT)]
     limit: usize,
 
-    /// A table for people, or one JSON object a line for programs
+    /// A table to read, or one JSON object per line for scripts
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
 
     #[command(flatten)]
-    installation: Installation,
+    deployment: Deployment,
 }
 
 /// Applies a policy.
-pub async fn apply(options: &ApplyOptions) -> Result<u8, OperateError> {
+pub async fn apply(options: &PolicyApplyOptions) -> Result<u8, OperateError> {
     let path = &options.file;
     let text =
         fs::read_to_string(path).map_err(|source| OperateError::Read { path: path.clone(), source })?;
     let policy = config::read_policy(&text)
         .map_err(|error| OperateError::Usage(format!("{}: {error}", path.display())))?;
-    let connection = options.installation.connect().await?;
+    let connection = options.deployment.connect().await?;
     let (store, cluster, now) = (&connection.store, &connection.cluster, connection.now);
     let before = store.newest_policy(cluster).await?;
     let mut out = anstream::stdout().lock();
     describe(&mut out, &policy)?;
     if let Some(same) = before.as_ref().filter(|before| before.policy == policy) {
-        writeln!(out, "\nVersion {} says the same: nothing to apply.", same.version)?;
-        return Ok(WELL);
+        writeln!(out, "\nNo change: version {} of cluster {cluster} is the same policy.", same.version)?;
+        return Ok(SUCCESS);
     }
-    let arms = before.as_ref().is_none_or(|before| !repairs(&before.policy)) && repairs(&policy);
+    let was = before.as_ref().map(|before| overall_mode(&before.policy));
     if options.dry_run {
         let next = before.map_or(1, |before| before.version + 1);
-        writeln!(out, "\nIt would be version {next} for cluster {cluster}.")?;
-        return Ok(WELL);
+        writeln!(out, "\nDry run: this would become version {next} for cluster {cluster}.")?;
+        return Ok(SUCCESS);
     }
-    let by = whoever(options.by.as_ref()).await?;
+    let by = identity(options.by.as_ref()).await?;
     let version = store.put_policy(cluster, &policy, &by, now).await?;
-    let woken = wake(store, cluster, &policy, now).await?;
-    writeln!(out, "\nVersion {version} holds for cluster {cluster}.")?;
-    if woken > 0 {
-        writeln!(out, "{woken} blocked {} decided anew.", if woken == 1 { "case is" } else { "cases are" })?;
+    let rescheduled = reschedule_blocked(store, cluster, &policy, now).await?;
+    writeln!(out, "\nVersion {version} is in effect for cluster {cluster}.")?;
+    match rescheduled {
+        0 => {}
+        1 => writeln!(out, "1 blocked case is now due.")?,
+        more => writeln!(out, "{more} blocked cases are now due.")?,
     }
-    if arms {
-        writeln!(out, "Calls are made from now on: until now they were only told of.")?;
+    match (was, overall_mode(&policy)) {
+        (None, Mode::Repair) => writeln!(out, "Repairs are now ENABLED (there was no policy).")?,
+        (Some(Mode::Observe), Mode::Repair) => writeln!(out, "Repairs are now ENABLED (was: observe).")?,
+        (Some(Mode::Repair), Mode::Observe) => writeln!(out, "Repairs are now DISABLED (was: repair).")?,
+        _ => {}
     }
-    Ok(WELL)
+    Ok(SUCCESS)
 }
 
-/// Whether any group is repaired under it.
-fn repairs(policy: &Policy) -> bool {
-    policy.mode == Mode::Repair || policy.groups.iter().any(|rule| rule.mode == Some(Mode::Repair))
+/// Repair mode where it is the mode of any group.
+fn overall_mode(policy: &Policy) -> Mode {
+    let repairs =
+        policy.mode == Mode::Repair || policy.groups.iter().any(|rule| rule.mode == Some(Mode::Repair));
+    if repairs { Mode::Repair } else { Mode::Observe }
 }
 
-/// Shows a policy as the file that would apply it.
-pub async fn show(options: &ShowOptions) -> Result<u8, OperateError> {
-    let connection = options.installation.connect().await?;
+/// Prints a policy as a file that `apply` takes.
+pub async fn show(options: &PolicyShowOptions) -> Result<u8, OperateError> {
+    let connection = options.deployment.connect().await?;
     let (store, cluster) = (&connection.store, &connection.cluster);
     let found = match options.version {
         None => store.newest_policy(cluster).await?,
@@ -122,22 +145,27 @@ pub async fn show(options: &ShowOptions) -> Result<u8, OperateError> {
         }
     };
     let found = found.ok_or_else(|| match options.version {
-        None => OperateError::Unknown(format!("cluster {cluster} has no policy")),
-        Some(version) => OperateError::Unknown(format!("cluster {cluster} never had a policy {version}")),
+        None => OperateError::NotFound(format!("cluster {cluster} has no policy")),
+        Some(version) => OperateError::NotFound(format!("cluster {cluster} has no policy version {version}")),
     })?;
     let yaml =
-        config::write_policy(&found.policy).map_err(|error| OperateError::Unknown(error.to_string()))?;
+        config::write_policy(&found.policy).map_err(|error| OperateError::NotFound(error.to_string()))?;
     let mut out = anstream::stdout().lock();
-    let by = table::plain(&found.by);
-    writeln!(out, "# cluster {cluster}, version {}, by {by}, {}", found.version, stamp::seconds(found.at))?;
+    let by = printable(&found.by);
+    writeln!(
+        out,
+        "# cluster {cluster}, version {}, by {by}, {}",
+        found.version,
+        timestamp::seconds(found.at)
+    )?;
     out.write_all(yaml.as_bytes())?;
     out.flush()?;
-    Ok(WELL)
+    Ok(SUCCESS)
 }
 
-/// Lists the versions.
-pub async fn history(options: &HistoryOptions) -> Result<u8, OperateError> {
-    let connection = options.installation.connect().await?;
+/// Lists the versions, newest first.
+pub async fn history(options: &PolicyHistoryOptions) -> Result<u8, OperateError> {
+    let connection = options.deployment.connect().await?;
     let history = connection.store.policy_history(&connection.cluster, options.limit).await?;
     let mut out = anstream::stdout().lock();
     match options.format {
@@ -152,15 +180,14 @@ pub async fn history(options: &HistoryOptions) -> Result<u8, OperateError> {
         }
     }
     out.flush()?;
-    Ok(WELL)
+    Ok(SUCCESS)
 }
 
 fn row(version: &PolicyVersion) -> [String; 5] {
-    let mode = if repairs(&version.policy) { Mode::Repair } else { Mode::Observe };
     [
         version.version.to_string(),
-        stamp::seconds(version.at),
-        mode.as_str().to_owned(),
+        timestamp::seconds(version.at),
+        overall_mode(&version.policy).as_str().to_owned(),
         version.policy.groups.len().to_string(),
         version.by.clone(),
     ]

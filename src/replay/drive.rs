@@ -1,169 +1,174 @@
-//! Drives the handlers through the inputs on a virtual clock.
+//! Runs inputs through the handlers on a virtual clock, with the in-memory side of each port.
+//!
+//! Invariant: the clock never passes an input, a fleet change or a due time before it is handled.
 
 use std::{borrow::Cow, collections::VecDeque};
 
 use jiff::{SignedDuration, Timestamp};
-use nodemend_adapters::{
+use nodemend_confirm::{ConfirmError, Confirmer};
+use nodemend_domain::{
+    group::Group, ident::ClusterName, policy::Policy, repair_event::RepairEvent, timestamp,
+};
+use nodemend_intake::{Intake, IntakeResult};
+use nodemend_ports::{
     clock::{Clock, VirtualClock},
     cloud::MemoryCloud,
     store::MemoryStore,
     subscription::{Batch, Decoder, LogEvent},
 };
-use nodemend_audit::{Audit, AuditError};
-use nodemend_domain::{group::Group, ident::ClusterName, occurrence::Occurrence, policy::Policy, stamp};
-use nodemend_intake::{Intake, Intaken};
 use nodemend_repair::Repairer;
 
 use super::{
-    ReplayError,
-    input::{self, Group as LogGroup, Input, What},
-    world::{Turn, World},
+    environment::{FleetChange, ReplayEnvironment},
+    error::ReplayError,
+    input::{self, Input, LogGroup, Payload},
 };
 
-/// A sweep that leaves something due at the same instant so often makes no progress.
-const MAX_SWEEPS_AT_ONCE: usize = 10_000;
+/// So many runs at the same virtual time mean that a case stays due: a bug.
+const MAX_RUNS_AT_ONE_TIME: usize = 10_000;
 
-/// What a replay did.
+/// The result of a replay.
 #[derive(Debug, Default)]
 pub(super) struct Replayed {
-    /// What happened, in order.
-    pub(super) occurrences: Vec<Occurrence>,
-    /// What the handlers could not read, as `file:line: why`.
-    pub(super) bad: Vec<String>,
+    /// Every step, in order.
+    pub(super) events: Vec<RepairEvent>,
+    /// What the handlers rejected, as `file:line: cause`.
+    pub(super) unreadable: Vec<String>,
 }
 
-/// The handlers over the memory side of each port, under one policy.
+/// The handlers with the in-memory side of each port, under one policy.
 pub(crate) struct Driver {
-    /// What they take for the time.
     pub(crate) clock: VirtualClock,
-    /// What they know.
     pub(crate) store: MemoryStore,
-    /// What they ask and call.
     pub(crate) cloud: MemoryCloud,
-    /// What CloudTrail and Auto Scaling tell goes in here.
-    pub(crate) audit: Audit<MemoryStore, MemoryCloud>,
-    /// What happened since it was last taken away, in order.
-    pub(crate) told: Vec<Occurrence>,
-    /// What they could not read, as `file:line: why`.
-    pub(crate) bad: Vec<String>,
+    /// The handler of CloudTrail, Auto Scaling and EC2 events.
+    pub(crate) confirm: Confirmer<MemoryStore, MemoryCloud>,
+    /// The steps since the caller last took them, in order.
+    pub(crate) events: Vec<RepairEvent>,
+    /// What the handlers rejected, as `file:line: cause`.
+    pub(crate) unreadable: Vec<String>,
     intake: Intake<MemoryStore>,
     repairer: Repairer<MemoryStore, MemoryCloud, VirtualClock>,
     policy: Policy,
     cluster: ClusterName,
-    turns: VecDeque<(Timestamp, Turn)>,
-    sweeps_at_once: usize,
+    fleet_changes: VecDeque<(Timestamp, FleetChange)>,
+    runs_at_this_time: usize,
 }
 
-/// Replays.
+/// Runs all inputs, then continues for `until` while cases are open.
 pub(super) fn drive(
     inputs: &[Input],
     policy: Policy,
     groups: Option<&[Group]>,
     until: SignedDuration,
 ) -> Result<Replayed, ReplayError> {
-    let mut world = World::default();
+    let mut environment = ReplayEnvironment::default();
     for input in inputs {
-        world.take_in(input);
+        environment.observe(input);
     }
-    let Some(mut driver) = Driver::new(&world, policy, groups) else { return Ok(Replayed::default()) };
+    let Some(mut driver) = Driver::new(&environment, policy, groups) else { return Ok(Replayed::default()) };
     for input in inputs {
-        while let Some((at, turn)) = driver.next_turn(input.at) {
-            driver.sweep_until(at, false)?;
+        while let Some((at, change)) = driver.next_fleet_change(input.at) {
+            driver.run_until(at, false)?;
             driver.clock.advance_to(at);
-            world.turn(&driver.cloud, &turn);
+            environment.apply(&driver.cloud, &change);
         }
-        driver.sweep_until(input.at, false)?;
+        driver.run_until(input.at, false)?;
         driver.deliver(input);
     }
-    while let Some((_, turn)) = driver.next_turn(Timestamp::MAX) {
-        world.turn(&driver.cloud, &turn);
+    while let Some((_, change)) = driver.next_fleet_change(Timestamp::MAX) {
+        environment.apply(&driver.cloud, &change);
     }
     driver.end_of_recording();
     let end = driver.clock.now().checked_add(until).unwrap_or(Timestamp::MAX);
-    driver.sweep_until(end, true)?;
-    Ok(Replayed { occurrences: driver.told, bad: driver.bad })
+    driver.run_until(end, true)?;
+    Ok(Replayed { events: driver.events, unreadable: driver.unreadable })
 }
 
 impl Driver {
-    /// Handlers that know nothing yet; none, if no cluster's name can be had.
-    pub(crate) fn new(world: &World, policy: Policy, groups: Option<&[Group]>) -> Option<Self> {
+    /// Handlers without any case. None only if the environment names no cluster and the fallback name is refused.
+    pub(crate) fn new(
+        environment: &ReplayEnvironment,
+        policy: Policy,
+        groups: Option<&[Group]>,
+    ) -> Option<Self> {
         let clock = VirtualClock::default();
-        let (cloud, turns) = world.stage(&clock, groups);
+        let (cloud, fleet_changes) = environment.build(&clock, groups);
         let store = MemoryStore::with_policy(policy.clone());
         Some(Self {
             intake: Intake::new(store.clone()),
             repairer: Repairer::new(store.clone(), cloud.clone(), clock.clone()),
-            audit: Audit::new(store.clone(), cloud.clone()),
-            cluster: world.cluster.clone().or_else(|| ClusterName::new("replay").ok())?,
+            confirm: Confirmer::new(store.clone(), cloud.clone()),
+            cluster: environment.cluster.clone().or_else(|| ClusterName::new("replay").ok())?,
             clock,
             store,
             cloud,
-            told: Vec::new(),
-            bad: Vec::new(),
+            events: Vec::new(),
+            unreadable: Vec::new(),
             policy,
-            turns: turns.into(),
-            sweeps_at_once: 0,
+            fleet_changes: fleet_changes.into(),
+            runs_at_this_time: 0,
         })
     }
 
-    /// The next change of the world, if it comes by then.
-    pub(crate) fn next_turn(&mut self, until: Timestamp) -> Option<(Timestamp, Turn)> {
-        self.turns.pop_front_if(|(at, _)| *at <= until)
+    /// Takes the next change of the fleet that is not later than `until`.
+    pub(crate) fn next_fleet_change(&mut self, until: Timestamp) -> Option<(Timestamp, FleetChange)> {
+        self.fleet_changes.pop_front_if(|(at, _)| *at <= until)
     }
 
-    /// The recording ends here; that no heartbeat follows says nothing about any agent.
+    /// Call it at the end of the recording: that no heartbeat follows must not make any agent silent.
     pub(crate) fn end_of_recording(&mut self) {
         self.policy.silence.agent_silent_after = None;
         self.store.set_any_policy(self.policy.clone());
     }
 
-    /// Sweeps whenever something is due before an instant, or at it.
-    pub(crate) fn sweep_until(&mut self, end: Timestamp, inclusive: bool) -> Result<(), ReplayError> {
+    /// Runs the repair function at each due time before `end`, or also at it.
+    pub(crate) fn run_until(&mut self, end: Timestamp, inclusive: bool) -> Result<(), ReplayError> {
         while let Some(due) = self.next_due()?.filter(|due| *due < end || inclusive && *due == end) {
-            self.sweep_at(due)?;
+            self.run_at(due)?;
         }
         Ok(())
     }
 
-    /// When something is due next.
+    /// The earliest due time of all cases.
     pub(crate) fn next_due(&self) -> Result<Option<Timestamp>, ReplayError> {
-        pollster::block_on(self.repairer.next_due()).map_err(|error| self.stuck(&error.to_string()))
+        pollster::block_on(self.repairer.next_due()).map_err(|error| self.no_progress(&error.to_string()))
     }
 
-    /// Sweeps at the time at which something is due.
-    pub(crate) fn sweep_at(&mut self, due: Timestamp) -> Result<(), ReplayError> {
+    /// Runs the repair function at a due time.
+    pub(crate) fn run_at(&mut self, due: Timestamp) -> Result<(), ReplayError> {
         if due > self.clock.now() {
-            self.sweeps_at_once = 0;
+            self.runs_at_this_time = 0;
         }
-        self.sweeps_at_once += 1;
-        if self.sweeps_at_once > MAX_SWEEPS_AT_ONCE {
-            return Err(self.stuck("something stays due"));
+        self.runs_at_this_time += 1;
+        if self.runs_at_this_time > MAX_RUNS_AT_ONE_TIME {
+            return Err(self.no_progress("a case stays due"));
         }
         self.clock.advance_to(due);
-        let swept =
-            pollster::block_on(self.repairer.sweep()).map_err(|error| self.stuck(&error.to_string()))?;
-        if let Some(failure) = swept.failures.first() {
-            return Err(self.stuck(&failure.to_string()));
+        let report = pollster::block_on(self.repairer.run_once())
+            .map_err(|error| self.no_progress(&error.to_string()))?;
+        if let Some(failure) = report.failures.first() {
+            return Err(self.no_progress(&failure.to_string()));
         }
-        self.told.extend(swept.occurrences);
+        self.events.extend(report.repair_events);
         Ok(())
     }
 
-    fn stuck(&self, why: &str) -> ReplayError {
-        ReplayError::Stuck { at: stamp::millis(self.clock.now()), why: why.to_owned() }
+    fn no_progress(&self, why: &str) -> ReplayError {
+        ReplayError::NoProgress { at: timestamp::millis(self.clock.now()), why: why.to_owned() }
     }
 
-    /// Hands an input to the handler that is for it, at the time at which it arrived.
+    /// Passes an input to its handler, at the time of its arrival.
     pub(crate) fn deliver(&mut self, input: &Input) {
         self.clock.advance_to(input.at);
         let now = self.clock.now();
-        match &input.what {
-            What::Payload(bytes) => {
+        match &input.payload {
+            Payload::Subscription(bytes) => {
                 let mut decoder = Decoder::new();
-                let taken = pollster::block_on(self.intake.handle(&mut decoder, bytes, now));
-                self.taken(taken.map_err(|error| error.to_string()), &input.place);
+                let result = pollster::block_on(self.intake.handle(&mut decoder, bytes, now));
+                self.apply_intake(result.map_err(|error| error.to_string()), &input.source);
             }
-            What::Log { group, stream, at, message } => {
+            Payload::Log { group, stream, at, message } => {
                 let log_group = match group {
                     LogGroup::Named(name) => Cow::Borrowed(name.as_str()),
                     LogGroup::AnyControlPlane => format!("/aws/eks/{}/cluster", self.cluster).into(),
@@ -176,34 +181,34 @@ impl Driver {
                     events: vec![LogEvent { id: Cow::Borrowed(""), timestamp: *at, message: message.into() }],
                     rejected: Vec::new(),
                 };
-                let taken = pollster::block_on(self.intake.take(batch, now));
-                self.taken(taken.map_err(|error| error.to_string()), &input.place);
+                let result = pollster::block_on(self.intake.take(batch, now));
+                self.apply_intake(result.map_err(|error| error.to_string()), &input.source);
             }
-            What::Event(value) => self.audit(value.to_string().as_bytes(), &input.place),
-            What::CloudTrail(event) => {
-                self.audit(input::envelope(event).to_string().as_bytes(), &input.place);
+            Payload::Event(value) => self.handle_event(value.to_string().as_bytes(), &input.source),
+            Payload::CloudTrail(event) => {
+                self.handle_event(input::envelope(event).to_string().as_bytes(), &input.source);
             }
         }
     }
 
-    fn taken(&mut self, taken: Result<Intaken, String>, place: &str) {
-        match taken {
+    fn apply_intake(&mut self, result: Result<IntakeResult, String>, source: &str) {
+        match result {
             Ok(taken) => {
-                self.told.extend(taken.occurrences);
+                self.events.extend(taken.repair_events);
                 for rejected in taken.rejected {
-                    self.bad.push(format!("{place}: {}", rejected.why));
+                    self.unreadable.push(format!("{source}: {}", rejected.why));
                 }
             }
-            Err(why) => self.bad.push(format!("{place}: {why}")),
+            Err(why) => self.unreadable.push(format!("{source}: {why}")),
         }
     }
 
-    fn audit(&mut self, payload: &[u8], place: &str) {
-        match pollster::block_on(self.audit.handle(payload, self.clock.now())) {
-            Ok(audited) => self.told.extend(audited.occurrences),
-            // Here a call's record comes with the call: this one was not made.
-            Err(AuditError::Early(_)) => {}
-            Err(error) => self.bad.push(format!("{place}: {error}")),
+    fn handle_event(&mut self, payload: &[u8], source: &str) {
+        match pollster::block_on(self.confirm.handle(payload, self.clock.now())) {
+            Ok(result) => self.events.extend(result.repair_events),
+            // In a replay a call's record is written with the call, so this policy did not make the call.
+            Err(ConfirmError::Early(_)) => {}
+            Err(error) => self.unreadable.push(format!("{source}: {error}")),
         }
     }
 }

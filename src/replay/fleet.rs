@@ -1,6 +1,6 @@
-//! Turns the output of `aws autoscaling describe-auto-scaling-groups` into groups.
+//! Reads the output of `aws autoscaling describe-auto-scaling-groups` as groups.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use nodemend_domain::{
     group::{Group, Lifecycle, Member},
@@ -8,29 +8,29 @@ use nodemend_domain::{
 };
 use serde::Deserialize;
 
-use super::{ReplayError, text_of};
+use super::error::ReplayError;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Output {
-    auto_scaling_groups: Vec<Described>,
+struct DescribeOutput {
+    auto_scaling_groups: Vec<DescribedGroup>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Described {
+struct DescribedGroup {
     auto_scaling_group_name: GroupName,
     #[serde(default)]
-    instances: Vec<Instance>,
+    instances: Vec<DescribedInstance>,
     #[serde(default)]
-    suspended_processes: Vec<Suspended>,
+    suspended_processes: Vec<SuspendedProcess>,
     #[serde(default)]
     tags: Vec<Tag>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Instance {
+struct DescribedInstance {
     instance_id: InstanceId,
     availability_zone: Zone,
     lifecycle_state: String,
@@ -38,7 +38,7 @@ struct Instance {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Suspended {
+struct SuspendedProcess {
     process_name: String,
 }
 
@@ -50,18 +50,19 @@ struct Tag {
     value: String,
 }
 
-/// Reads a file of groups.
+/// Reads the groups of a file; an error names the field that is wrong.
 pub(crate) fn read(path: &Path) -> Result<Vec<Group>, ReplayError> {
-    let text = text_of(path)?;
+    let text =
+        fs::read_to_string(path).map_err(|source| ReplayError::Read { path: path.to_owned(), source })?;
     let deserializer = &mut serde_json::Deserializer::from_str(&text);
-    let wrong = |why: String| ReplayError::Config { path: path.to_owned(), why };
-    let output: Output =
-        serde_path_to_error::deserialize(&mut *deserializer).map_err(|error| wrong(error.to_string()))?;
-    deserializer.end().map_err(|error| wrong(error.to_string()))?;
-    Ok(output.auto_scaling_groups.into_iter().map(Described::group).collect())
+    let invalid = |why: String| ReplayError::Config { path: path.to_owned(), why };
+    let output: DescribeOutput =
+        serde_path_to_error::deserialize(&mut *deserializer).map_err(|error| invalid(error.to_string()))?;
+    deserializer.end().map_err(|error| invalid(error.to_string()))?;
+    Ok(output.auto_scaling_groups.into_iter().map(DescribedGroup::group).collect())
 }
 
-impl Described {
+impl DescribedGroup {
     fn group(self) -> Group {
         let tags: BTreeMap<String, String> = self.tags.into_iter().map(|tag| (tag.key, tag.value)).collect();
         Group {
@@ -78,15 +79,15 @@ impl Described {
                 .collect(),
             suspended: self.suspended_processes.into_iter().map(|process| process.process_name).collect(),
             tags,
-            eks_repairs: false,
+            eks_repair_enabled: false,
         }
     }
 }
 
-/// The cluster that a group's tags name, as EKS, eksctl and the cluster autoscaler write them.
+/// The cluster in a group's tags, as EKS, eksctl and the Cluster Autoscaler write them.
 fn cluster_of(tags: &BTreeMap<String, String>) -> Option<ClusterName> {
-    let named = tags.get("eks:cluster-name").and_then(|name| ClusterName::new(name).ok());
-    named.or_else(|| {
+    let eks = tags.get("eks:cluster-name").and_then(|name| ClusterName::new(name).ok());
+    eks.or_else(|| {
         tags.keys()
             .filter_map(|key| {
                 key.strip_prefix("kubernetes.io/cluster/").or_else(|| key.strip_prefix("k8s.io/cluster/"))

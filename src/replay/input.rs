@@ -1,4 +1,6 @@
-//! Turns files of captured events into inputs, each with the time at which it would have arrived.
+//! Reads files of captured events as inputs, each with the time at which it would have arrived.
+//!
+//! An unreadable line or event stops nothing: it is kept with its file, line and cause.
 
 use std::{
     fs,
@@ -6,60 +8,62 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use nodemend_domain::{ident::ClusterName, trail::CloudTrailEvent};
+use nodemend_domain::{audit_log::CloudTrailEvent, ident::ClusterName};
 use serde_json::{Value, json};
 
-use super::ReplayError;
+use super::error::ReplayError;
+use crate::output::error_chain;
 
-/// CloudTrail says when a call was made, never when its record arrived: about five minutes later, on average.
+/// CloudTrail records when a call was made, not when its event was delivered: on average about five minutes later.
+/// <https://docs.aws.amazon.com/awscloudtrail/latest/userguide/how-cloudtrail-works.html>
 pub(crate) const CLOUDTRAIL_DELAY: SignedDuration = SignedDuration::from_mins(5);
 
-/// A file larger than this is a backtest's, not a replay's.
+/// A replay holds its files in memory. Larger ones are for `nodemend backtest`, which streams them.
 const MAX_FILE_BYTES: u64 = 512 * 1024 * 1024;
 
-/// Everything that was read.
+/// What was read of all files.
 #[derive(Debug, Default)]
-pub(crate) struct Read {
-    /// In the order in which it arrived.
+pub(crate) struct Inputs {
+    /// In the order of arrival.
     pub(crate) inputs: Vec<Input>,
-    /// What could not be read, as `file:line: why`.
-    pub(crate) bad: Vec<String>,
+    /// What was not readable, as `file:line: cause`.
+    pub(crate) unreadable: Vec<String>,
 }
 
-/// One thing that arrived.
+/// One input for a handler.
 #[derive(Debug)]
 pub(crate) struct Input {
-    /// When.
+    /// When it arrived.
     pub(crate) at: Timestamp,
-    /// From where, as `file:line`.
-    pub(crate) place: String,
-    /// What.
-    pub(crate) what: What,
+    /// Where it was read, as `file:line`.
+    pub(crate) source: String,
+    pub(crate) payload: Payload,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) enum What {
-    /// A Lambda event with a subscription payload, as it is.
-    Payload(Vec<u8>),
-    /// One log event. Bare lines don't say which cluster's control plane wrote them.
-    Log { group: Group, stream: String, at: Timestamp, message: String },
-    /// An EventBridge event.
+pub(crate) enum Payload {
+    /// A Lambda event with a subscription payload, as captured.
+    Subscription(Vec<u8>),
+    /// One log event.
+    Log { group: LogGroup, stream: String, at: Timestamp, message: String },
+    /// An EventBridge event that is no API call.
     Event(Value),
-    /// A call that CloudTrail recorded.
+    /// An API call that CloudTrail recorded.
     CloudTrail(Box<CloudTrailEvent>),
 }
 
+/// The log group of a log event.
 #[derive(Debug, Clone)]
-pub(crate) enum Group {
-    /// Named by the event, or by what it says.
+pub(crate) enum LogGroup {
+    /// Named by the capture, or known from the report's cluster.
     Named(String),
-    /// A control plane's, of the one cluster that is replayed.
+    /// The control plane's, of the one cluster in the replay: bare audit events name no cluster.
     AnyControlPlane,
 }
 
-/// Reads files, and folders of them.
-pub(crate) fn read(paths: &[PathBuf]) -> Result<Read, ReplayError> {
-    let mut read = Read::default();
+/// Reads files, and directories of them.
+pub(crate) fn read(paths: &[PathBuf]) -> Result<Inputs, ReplayError> {
+    let mut read = Inputs::default();
     for path in paths {
         if path.is_dir() {
             let mut files = Vec::new();
@@ -72,14 +76,14 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Read, ReplayError> {
             read_file(path, &mut read)?;
         }
     }
-    // Stable: what arrived at the same instant stays in the order of its file.
+    // The sort is stable: inputs of the same time stay in the order of their file.
     read.inputs.sort_by_key(|input| input.at);
     Ok(read)
 }
 
-fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), ReplayError> {
-    let failed = |source| ReplayError::Read { path: folder.to_owned(), source };
-    for entry in fs::read_dir(folder).map_err(failed)? {
+fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), ReplayError> {
+    let failed = |source| ReplayError::Read { path: directory.to_owned(), source };
+    for entry in fs::read_dir(directory).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         if path.is_dir() {
@@ -93,20 +97,22 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), ReplayError> {
     Ok(())
 }
 
-fn read_file(path: &Path, read: &mut Read) -> Result<(), ReplayError> {
+fn read_file(path: &Path, read: &mut Inputs) -> Result<(), ReplayError> {
     let failed = |source| ReplayError::Read { path: path.to_owned(), source };
     let size = fs::metadata(path).map_err(failed)?.len();
     if size > MAX_FILE_BYTES {
-        let why = format!("{size} bytes are more than a replay's {MAX_FILE_BYTES}");
+        let why = format!(
+            "{size} bytes exceed the limit of {MAX_FILE_BYTES}: use nodemend backtest for large files"
+        );
         return Err(ReplayError::Config { path: path.to_owned(), why });
     }
     let text = String::from_utf8_lossy(&fs::read(path).map_err(failed)?).into_owned();
     let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    // One document over many lines, as the AWS CLI prints it, or one document a line.
+    // One document over many lines, as the AWS CLI prints it; else one document per line.
     if serde_json::from_str::<Value>(first).is_err()
         && let Ok(whole) = serde_json::from_str::<Value>(&text)
     {
-        take(whole, &path.display().to_string(), 1, read);
+        read_value(whole, &path.display().to_string(), 1, read);
         return Ok(());
     }
     for (number, line) in text.lines().enumerate().map(|(index, line)| (index + 1, line)) {
@@ -114,117 +120,128 @@ fn read_file(path: &Path, read: &mut Read) -> Result<(), ReplayError> {
             continue;
         }
         match serde_json::from_str::<Value>(line) {
-            Ok(value) => take(value, &path.display().to_string(), number, read),
-            Err(error) => read.bad.push(format!("{}:{number}: {error}", path.display())),
+            Ok(value) => read_value(value, &path.display().to_string(), number, read),
+            Err(error) => read.unreadable.push(format!("{}:{number}: {error}", path.display())),
         }
     }
     Ok(())
 }
 
-/// Tells the shapes apart, and takes every event out of one.
-pub(crate) fn take(value: Value, file: &str, line: usize, read: &mut Read) {
-    let place = format!("{file}:{line}");
+/// Recognizes the format of a document and reads every event in it.
+pub(crate) fn read_value(value: Value, file: &str, line: usize, read: &mut Inputs) {
+    let source = format!("{file}:{line}");
     let has = |field: &str| value.get(field).is_some_and(|value| !value.is_null());
     let result = if let Value::Array(values) = value {
-        return values.into_iter().for_each(|value| take(value, file, line, read));
+        return values.into_iter().for_each(|value| read_value(value, file, line, read));
     } else if value.pointer("/awslogs/data").is_some() {
-        payload(&value).map(|(at, what)| vec![(at, what)])
+        subscription(&value).map(|input| vec![input])
     } else if has("detail-type") && has("detail") {
-        event(value).map(|input| vec![input])
+        eventbridge(value).map(|input| vec![input])
     } else if has("eventVersion") && has("eventSource") {
         cloud_trail(value).map(|input| vec![input])
     } else if let Some(Value::Array(events)) = value.get("Events") {
-        each(events, &place, read, |event| {
+        read_each(events, &source, read, |event| {
             let text = event.get("CloudTrailEvent").and_then(Value::as_str).ok_or("no CloudTrailEvent")?;
             cloud_trail(serde_json::from_str(text).map_err(|error| format!("CloudTrailEvent: {error}"))?)
         });
         return;
     } else if let Some(Value::Array(records)) = value.get("Records") {
-        each(records, &place, read, |record| cloud_trail(record.clone()));
+        read_each(records, &source, read, |record| cloud_trail(record.clone()));
         return;
     } else if let Some(Value::Array(events)) = value.get("events") {
-        each(events, &place, read, |event| filtered(event, None));
+        read_each(events, &source, read, |event| filtered_event(event, None));
         return;
     } else if let (Some(Value::Array(events)), Some(group)) = (value.get("logEvents"), value.get("logGroup"))
     {
         let (group, stream) =
             (group.as_str().unwrap_or_default(), value.get("logStream").and_then(Value::as_str));
-        each(events, &place, read, |event| filtered(event, Some((group, stream.unwrap_or_default()))));
+        read_each(events, &source, read, |event| {
+            filtered_event(event, Some((group, stream.unwrap_or_default())))
+        });
         return;
     } else if has("message") && has("timestamp") {
-        filtered(&value, None).map(|input| vec![input])
+        filtered_event(&value, None).map(|input| vec![input])
     } else {
-        bare(&value.to_string(), &value, None).map(|input| vec![input])
+        bare_event(&value.to_string(), &value, None).map(|input| vec![input])
     };
     match result {
         Ok(inputs) => {
-            read.inputs.extend(inputs.into_iter().map(|(at, what)| Input { at, place: place.clone(), what }));
+            read.inputs.extend(inputs.into_iter().map(|(at, payload)| Input {
+                at,
+                source: source.clone(),
+                payload,
+            }));
         }
-        Err(why) => read.bad.push(format!("{place}: {why}")),
+        Err(why) => read.unreadable.push(format!("{source}: {why}")),
     }
 }
 
-fn each(
+fn read_each(
     values: &[Value],
-    place: &str,
-    read: &mut Read,
-    one: impl Fn(&Value) -> Result<(Timestamp, What), String>,
+    source: &str,
+    read: &mut Inputs,
+    one: impl Fn(&Value) -> Result<(Timestamp, Payload), String>,
 ) {
     for (number, value) in values.iter().enumerate() {
         match one(value) {
-            Ok((at, what)) => read.inputs.push(Input { at, place: format!("{place}[{number}]"), what }),
-            Err(why) => read.bad.push(format!("{place}[{number}]: {why}")),
+            Ok((at, payload)) => {
+                read.inputs.push(Input { at, source: format!("{source}[{number}]"), payload });
+            }
+            Err(why) => read.unreadable.push(format!("{source}[{number}]: {why}")),
         }
     }
 }
 
-/// A Lambda event: it arrives whole, with its last event.
-fn payload(value: &Value) -> Result<(Timestamp, What), String> {
-    use nodemend_adapters::subscription::{Decoder, Message};
+/// A subscription payload: all of it arrives with its last log event.
+fn subscription(value: &Value) -> Result<(Timestamp, Payload), String> {
+    use nodemend_ports::subscription::{Decoder, Message};
     let bytes = value.to_string().into_bytes();
     let mut decoder = Decoder::new();
     let at = match decoder.decode(&bytes).map_err(|error| error.to_string())? {
         Message::Control => Some(Timestamp::MIN),
         Message::Data(batch) => batch.events.iter().map(|event| event.timestamp).max(),
     };
-    Ok((at.ok_or("no log event of it can be read")?, What::Payload(bytes)))
+    Ok((at.ok_or("no readable log event in the payload")?, Payload::Subscription(bytes)))
 }
 
-fn event(value: Value) -> Result<(Timestamp, What), String> {
+fn eventbridge(value: Value) -> Result<(Timestamp, Payload), String> {
     if value.get("detail-type").and_then(Value::as_str) == Some("AWS API Call via CloudTrail") {
         return cloud_trail(value.get("detail").cloned().unwrap_or_default());
     }
-    let at = value.get("time").and_then(time).ok_or("time: missing, or no RFC 3339 time")?;
-    Ok((at, What::Event(value)))
+    let at = value.get("time").and_then(time).ok_or("time: missing, or not an RFC 3339 time")?;
+    Ok((at, Payload::Event(value)))
 }
 
-fn cloud_trail(value: Value) -> Result<(Timestamp, What), String> {
-    let event = CloudTrailEvent::try_from(value).map_err(|error| chain(&error))?;
-    Ok((event.event_time + CLOUDTRAIL_DELAY, What::CloudTrail(Box::new(event))))
+fn cloud_trail(value: Value) -> Result<(Timestamp, Payload), String> {
+    let event = CloudTrailEvent::try_from(value).map_err(|error| error_chain(&error))?;
+    Ok((event.event_time + CLOUDTRAIL_DELAY, Payload::CloudTrail(Box::new(event))))
 }
 
-/// One event of `filter-log-events`, or of a decoded subscription message.
-pub(crate) fn filtered(event: &Value, from: Option<(&str, &str)>) -> Result<(Timestamp, What), String> {
+/// One event of `filter-log-events`, or of a decoded subscription message, whose log group and stream are in `from`.
+pub(crate) fn filtered_event(
+    event: &Value,
+    from: Option<(&str, &str)>,
+) -> Result<(Timestamp, Payload), String> {
     let message = event.get("message").and_then(Value::as_str).ok_or("message: missing")?;
     let at = event.get("timestamp").and_then(millis).ok_or("timestamp: missing, or not milliseconds")?;
     let arrival = event.get("ingestionTime").and_then(millis).unwrap_or(at);
     if let Some((group, stream)) = from {
         let (group, stream, message) =
-            (Group::Named(group.to_owned()), stream.to_owned(), message.to_owned());
-        return Ok((arrival, What::Log { group, stream, at, message }));
+            (LogGroup::Named(group.to_owned()), stream.to_owned(), message.to_owned());
+        return Ok((arrival, Payload::Log { group, stream, at, message }));
     }
     let stream = event.get("logStreamName").and_then(Value::as_str);
-    if let Some(stream) = stream.filter(|stream| is_plain_text(stream)) {
+    if let Some(stream) = stream.filter(|stream| is_component_log(stream)) {
         let (stream, message) = (stream.to_owned(), message.to_owned());
-        return Ok((arrival, What::Log { group: Group::AnyControlPlane, stream, at, message }));
+        return Ok((arrival, Payload::Log { group: LogGroup::AnyControlPlane, stream, at, message }));
     }
     let value: Value = serde_json::from_str(message).map_err(|error| format!("message: {error}"))?;
-    let (_, what) = bare(message, &value, stream)?;
-    Ok((arrival, what))
+    let (_, payload) = bare_event(message, &value, stream)?;
+    Ok((arrival, payload))
 }
 
-/// A control plane's log group holds more than audit events; its other streams are text, and tell us nothing.
-pub(crate) fn is_plain_text(stream: &str) -> bool {
+/// Whether a stream of the control plane's log group is a component's plain-text log, without audit events.
+pub(crate) fn is_component_log(stream: &str) -> bool {
     const PREFIXES: [&str; 5] = [
         "kube-apiserver-",
         "authenticator-",
@@ -235,28 +252,32 @@ pub(crate) fn is_plain_text(stream: &str) -> bool {
     !stream.starts_with("kube-apiserver-audit-") && PREFIXES.iter().any(|prefix| stream.starts_with(prefix))
 }
 
-/// A report or an audit event by itself.
-pub(crate) fn bare(message: &str, value: &Value, stream: Option<&str>) -> Result<(Timestamp, What), String> {
+/// A node report or a control-plane audit event without the envelope of CloudWatch Logs.
+pub(crate) fn bare_event(
+    message: &str,
+    value: &Value,
+    stream: Option<&str>,
+) -> Result<(Timestamp, Payload), String> {
     let text = |field: &str| value.get(field).and_then(Value::as_str);
     if value.get("v").is_some() {
         let cluster = text("cluster").ok_or("cluster: missing")?;
         let cluster = ClusterName::new(cluster).map_err(|error| format!("cluster: {error}"))?;
-        let at = value.get("at").and_then(time).ok_or("at: missing, or no RFC 3339 time")?;
+        let at = value.get("at").and_then(time).ok_or("at: missing, or not an RFC 3339 time")?;
         let stream = stream.or_else(|| text("instanceId")).ok_or("instanceId: missing")?.to_owned();
-        let group = Group::Named(format!("/nodemend/{cluster}/nodes"));
-        return Ok((at, What::Log { group, stream, at, message: message.to_owned() }));
+        let group = LogGroup::Named(format!("/nodemend/{cluster}/nodes"));
+        return Ok((at, Payload::Log { group, stream, at, message: message.to_owned() }));
     }
     if text("kind") == Some("Event") && value.get("verb").is_some() {
         let at = value.get("stageTimestamp").or_else(|| value.get("requestReceivedTimestamp")).and_then(time);
-        let at = at.ok_or("stageTimestamp: missing, or no RFC 3339 time")?;
+        let at = at.ok_or("stageTimestamp: missing, or not an RFC 3339 time")?;
         let stream = stream.filter(|stream| stream.starts_with("kube-apiserver-audit"));
         let stream = stream.unwrap_or("kube-apiserver-audit-replay").to_owned();
         return Ok((
             at,
-            What::Log { group: Group::AnyControlPlane, stream, at, message: message.to_owned() },
+            Payload::Log { group: LogGroup::AnyControlPlane, stream, at, message: message.to_owned() },
         ));
     }
-    Err("neither a report, an audit event, a CloudTrail record, an EventBridge event nor a subscription payload".to_owned())
+    Err("not a node report, an audit event, a CloudTrail event, an EventBridge event or a subscription payload".to_owned())
 }
 
 fn time(value: &Value) -> Option<Timestamp> {
@@ -267,18 +288,7 @@ fn millis(value: &Value) -> Option<Timestamp> {
     value.as_i64().and_then(|millis| Timestamp::from_millisecond(millis).ok())
 }
 
-/// An error with what caused it.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
-/// EventBridge's envelope around a CloudTrail record.
+/// The EventBridge event that carries a CloudTrail event.
 pub(crate) fn envelope(event: &CloudTrailEvent) -> Value {
     json!({
         "detail-type": "AWS API Call via CloudTrail",

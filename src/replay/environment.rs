@@ -1,0 +1,248 @@
+//! The AWS side of a replay: which instances exist, and how AWS answered calls.
+//!
+//! It is derived from the events. Without `--fleet`, every instance in them is InService in one group from the start;
+//! an instance that is launched or registers joins at that time. A call that nodemend made when the events were
+//! captured gets the answer that it got then.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use nodemend_confirm::AutoScalingEvent;
+use nodemend_domain::{
+    audit_log::{Activity, ApiCall, CallAnswer, CallOutcome, Caller, CloudTrailEvent},
+    control_plane_log::{self, ParsedEvent},
+    group::Group,
+    ident::{ClusterName, GroupName, InstanceId, Zone},
+    observation::{Deleter, What},
+    report::Report,
+};
+use nodemend_ports::{
+    clock::VirtualClock,
+    cloud::{Fleet, MemoryCloud, Recorded},
+    subscription::{Decoder, Message},
+};
+
+use super::input::{Input, LogGroup, Payload};
+
+/// The zone of an instance whose events name none.
+const UNKNOWN_ZONE: &str = "unknown";
+
+/// One change of the fleet.
+#[derive(Debug, Clone)]
+pub(crate) enum FleetChange {
+    /// An instance joins a group.
+    Join { group: GroupName, instance_id: InstanceId },
+    /// An instance is terminated.
+    Leave(InstanceId),
+}
+
+/// What the events contain about AWS.
+#[derive(Debug, Default)]
+pub(crate) struct ReplayEnvironment {
+    /// The cluster of events that name none.
+    pub(crate) cluster: Option<ClusterName>,
+    /// Terminations, in the order of the events.
+    fleet_changes: Vec<(Timestamp, FleetChange)>,
+    instances: BTreeMap<InstanceId, Option<Zone>>,
+    nodes: BTreeMap<String, InstanceId>,
+    arrivals: BTreeMap<InstanceId, (Timestamp, Option<GroupName>)>,
+    group: Option<GroupName>,
+    calls: Vec<CloudTrailEvent>,
+    caller: Option<Caller>,
+}
+
+impl ReplayEnvironment {
+    /// Adds one input. Call it in the order of arrival.
+    pub(crate) fn observe(&mut self, input: &Input) {
+        match &input.payload {
+            Payload::Subscription(bytes) => {
+                if let Ok(Message::Data(batch)) = Decoder::new().decode(bytes) {
+                    for event in &batch.events {
+                        self.observe_message(&batch.log_group, &event.message);
+                    }
+                }
+            }
+            Payload::Log { group, message, .. } => {
+                let group = match group {
+                    LogGroup::Named(name) => name.as_str(),
+                    LogGroup::AnyControlPlane => "",
+                };
+                self.observe_message(group, message);
+            }
+            Payload::Event(value) => {
+                if let Ok(event) = AutoScalingEvent::read(value.to_string().as_bytes()) {
+                    self.observe_event(event);
+                }
+            }
+            Payload::CloudTrail(event) => self.observe_call(event),
+        }
+    }
+
+    fn add_instance(&mut self, instance_id: &InstanceId, zone: Option<Zone>) {
+        let known = self.instances.entry(instance_id.clone()).or_default();
+        if known.is_none() {
+            *known = zone;
+        }
+    }
+
+    fn observe_message(&mut self, log_group: &str, message: &str) {
+        let named = log_group.strip_prefix("/aws/eks/").and_then(|rest| rest.strip_suffix("/cluster"));
+        if let Some(cluster) = named.and_then(|name| ClusterName::new(name).ok()) {
+            self.cluster.get_or_insert(cluster);
+        }
+        if let Ok(report) = Report::decode(message) {
+            self.add_instance(&report.instance_id, report.zone.clone());
+            self.nodes.insert(report.node.to_string(), report.instance_id);
+            self.cluster.get_or_insert(report.cluster);
+        } else if let Ok(ParsedEvent::Observation(observation)) = control_plane_log::read(message) {
+            if let Some(instance_id) = &observation.instance_id {
+                self.add_instance(instance_id, observation.zone.clone());
+                self.nodes.insert(observation.node.to_string(), instance_id.clone());
+                if matches!(observation.what, What::Registered { .. }) {
+                    self.arrivals.entry(instance_id.clone()).or_insert((observation.at, None));
+                }
+            }
+            if let What::Deleted { by: Deleter::CloudController, .. } = &observation.what
+                && let Some(instance_id) = self.nodes.get(observation.node.as_str())
+            {
+                self.fleet_changes.push((observation.at, FleetChange::Leave(instance_id.clone())));
+            }
+        }
+    }
+
+    fn observe_event(&mut self, event: AutoScalingEvent) {
+        match event {
+            AutoScalingEvent::Launched { group, instance_id, zone, at } => {
+                self.add_instance(&instance_id, zone);
+                self.group.get_or_insert_with(|| group.clone());
+                self.arrivals.insert(instance_id, (at, Some(group)));
+            }
+            AutoScalingEvent::Left { instance_id, at, .. } => {
+                self.fleet_changes.push((at, FleetChange::Leave(instance_id)));
+            }
+            AutoScalingEvent::LaunchFailed { group, .. } => {
+                self.group.get_or_insert(group);
+            }
+            AutoScalingEvent::ApiCall(_) | AutoScalingEvent::Irrelevant => {}
+        }
+    }
+
+    fn observe_call(&mut self, event: &CloudTrailEvent) {
+        let activity = event.response_elements.pointer("/activity/autoScalingGroupName");
+        if let Some(group) =
+            activity.and_then(|name| name.as_str()).and_then(|name| GroupName::new(name).ok())
+        {
+            self.group.get_or_insert(group);
+        }
+        if let Some(caller) = our_caller(event) {
+            self.caller.get_or_insert(caller);
+            self.calls.push(event.clone());
+        } else if event.is_termination() && event.succeeded() {
+            for instance_id in event.instance_ids() {
+                self.fleet_changes.push((event.event_time, FleetChange::Leave(instance_id)));
+            }
+        }
+        // An instance that only CloudTrail names may be of any group, so it is not added.
+    }
+
+    /// AWS before the first event, and the changes of the fleet by time.
+    pub(crate) fn build(
+        &self,
+        clock: &VirtualClock,
+        groups: Option<&[Group]>,
+    ) -> (MemoryCloud, Vec<(Timestamp, FleetChange)>) {
+        let mut fleet = Fleet::default();
+        let Ok(unknown_zone) = Zone::new(UNKNOWN_ZONE) else { unreachable!("a valid constant") };
+        let fallback = self.group.clone().or_else(|| GroupName::new("nodes").ok());
+        for group in groups.into_iter().flatten() {
+            fleet.add_group(group.clone());
+        }
+        let mut changes = self.fleet_changes.clone();
+        changes.sort_by_key(|(at, _)| *at);
+        for (instance_id, zone) in &self.instances {
+            let arrival = self.arrivals.get(instance_id);
+            let group = arrival.and_then(|(_, group)| group.clone()).or_else(|| fallback.clone());
+            let Some(group) = group else { continue };
+            match arrival {
+                Some((at, named)) if !fleet.knows(instance_id) && (named.is_some() || groups.is_none()) => {
+                    changes.push((*at, FleetChange::Join { group, instance_id: instance_id.clone() }));
+                }
+                None if groups.is_none() => {
+                    let zone = zone.as_ref().unwrap_or(&unknown_zone);
+                    fleet.join(&group, self.cluster.as_ref(), instance_id, zone);
+                }
+                _ => {}
+            }
+        }
+        changes.sort_by_key(|(at, _)| *at);
+        let caller = self.caller.clone().unwrap_or_else(|| Caller {
+            account: "123456789012".to_owned(),
+            region: "us-east-1".to_owned(),
+            arn: "arn:aws:sts::123456789012:assumed-role/nodemend-repair/nodemend-repair".to_owned(),
+            principal_id: None,
+            user_agent: None,
+        });
+        let cloud = MemoryCloud::new(clock.clone(), caller, fleet);
+        for event in &self.calls {
+            cloud.record(recorded_answer(event));
+        }
+        (cloud, changes)
+    }
+
+    /// Whether the events contain the call with this request id, and so its effects, too.
+    pub(crate) fn contains_call(&self, request_id: &str) -> bool {
+        self.calls.iter().any(|event| event.request_id.as_deref() == Some(request_id))
+    }
+
+    /// Applies one change of the fleet.
+    pub(crate) fn apply(&self, cloud: &MemoryCloud, change: &FleetChange) {
+        match change {
+            FleetChange::Leave(instance_id) => cloud.change(|fleet| fleet.leave(instance_id)),
+            FleetChange::Join { group, instance_id } => {
+                let zone = self
+                    .instances
+                    .get(instance_id)
+                    .cloned()
+                    .flatten()
+                    .or_else(|| Zone::new(UNKNOWN_ZONE).ok());
+                if let Some(zone) = zone {
+                    cloud.change(|fleet| fleet.join(group, self.cluster.as_ref(), instance_id, &zone));
+                }
+            }
+        }
+    }
+}
+
+/// Our identity when the events were captured: an assumed role with our name in its ARN.
+fn our_caller(event: &CloudTrailEvent) -> Option<Caller> {
+    let identity = &event.user_identity;
+    let arn =
+        identity.arn.as_deref().filter(|arn| arn.contains(":assumed-role/") && arn.contains("nodemend"))?;
+    Some(Caller {
+        account: identity.account_id.clone().unwrap_or_default(),
+        region: event.aws_region.clone().unwrap_or_default(),
+        arn: arn.to_owned(),
+        principal_id: identity.principal_id.clone(),
+        user_agent: event.user_agent.clone(),
+    })
+}
+
+/// The answer of AWS, from its CloudTrail event.
+fn recorded_answer(event: &CloudTrailEvent) -> Recorded {
+    let instance_id = event.instance_ids().into_iter().next();
+    let call = instance_id.map(|instance_id| match event.event_name.as_str() {
+        "RebootInstances" => ApiCall::RebootInstances { instance_id },
+        _ => ApiCall::TerminateInstanceInAutoScalingGroup { instance_id },
+    });
+    let activity = event.response_elements.get("activity").cloned();
+    let activity: Option<Activity> = activity.and_then(|activity| serde_json::from_value(activity).ok());
+    let outcome = match &event.error_code {
+        Some(code) => CallOutcome::Failed {
+            code: code.clone(),
+            message: event.error_message.clone().unwrap_or_default(),
+        },
+        None => CallOutcome::Accepted { activity },
+    };
+    let answer = CallAnswer { request_id: event.request_id.clone(), outcome };
+    Recorded { call, event_name: event.event_name.clone(), at: event.event_time, answer }
+}
