@@ -1,157 +1,154 @@
-//! One node's trouble: what was heard of it, and what is being done about it.
+//! A case: everything known of one node, and the repair under way.
 //!
-//! A case takes reports and observations in, in any order and any number of times; what follows from them, the
-//! [faults](fault) and the time at which somebody must look again, is computed, never stored twice.
-//! It is fenced by instance id and boot id: what was said before a reboot changes nothing.
+//! A case applies reports and observations in any order and any number of times. [Faults](fault) and the time of the
+//! next evaluation follow from it and are computed, never stored twice. It is fenced by instance id and boot id: what
+//! was reported before a reboot changes nothing after it.
+//!
+//! Every field is private. [`transition`] holds every step of a repair, [`confirmation`] every step of a call after its
+//! answer, [`presence`] how a node joins and leaves; [`agent`] and [`control_plane`] apply what was reported.
 
 mod agent;
 mod calls;
+mod confirmation;
 mod control_plane;
+mod counter;
 pub mod fault;
 mod presence;
+pub mod repair;
 mod state;
-mod tally;
+pub mod transition;
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use self::repair::{Call, Repair};
 pub use self::{
-    fault::{Fault, Testimony},
-    state::State,
-    tally::Tally,
+    confirmation::EventMatch,
+    counter::EventCounter,
+    fault::{Fault, Source},
+    presence::NewInstance,
+    state::CaseState,
+    transition::{CallMade, Effects, IllegalTransition, TransitionContext},
 };
 use crate::{
-    clock::{History, Onset, Statement},
+    audit_log::{AuditEntry, Chain, Record},
+    clock::{History, LatestReport, Onset},
     condition::{ConditionType, RepairAction},
     ident::{BootId, ClusterName, GroupName, InstanceId, NodeName, Zone},
     observation::Deleter,
-    repair::{Call, Repair},
-    stamp,
-    trail::Chain,
+    timestamp,
 };
 
 const MAX_CONDITIONS: usize = 32;
-const MAX_TALLIES: usize = 64;
+const MAX_COUNTERS: usize = 64;
 const MAX_OLD_BOOTS: usize = 8;
 
-/// Everything known of one node, as one item.
+/// Everything known of one node: one item of the state table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Case {
-    /// Its cluster.
-    pub cluster: ClusterName,
-    /// Its instance: with the cluster, the item's key.
-    pub instance_id: InstanceId,
-    /// Its name in Kubernetes, once it has one.
+    cluster: ClusterName,
+    instance_id: InstanceId,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node: Option<NodeName>,
-    /// Its zone, once known.
+    node: Option<NodeName>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub zone: Option<Zone>,
-    /// Its Auto Scaling group, once somebody had to ask.
+    zone: Option<Zone>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub group: Option<GroupName>,
-    /// The present boot.
+    group: Option<GroupName>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub boot: Option<Boot>,
+    boot: Option<Boot>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     old_boots: Vec<BootId>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     conditions: Vec<Condition>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    tallies: Vec<Tally>,
-    /// When the agent was last heard, by our clock.
-    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
-    pub heard_agent: Option<Timestamp>,
-    /// When the kubelet last wrote anything, by the API server's clock.
-    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
-    pub heard_kubelet: Option<Timestamp>,
-    /// When its kubelet registered last: what is told late of before it is of another life.
-    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
+    counters: Vec<EventCounter>,
+    /// When the agent's latest report arrived, by our clock.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    agent_last_seen: Option<Timestamp>,
+    /// When the kubelet last wrote its node, by the API server's clock.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    kubelet_last_seen: Option<Timestamp>,
+    /// When its kubelet last registered. What happened before that no longer counts, however late it arrives.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     registered: Option<Timestamp>,
-    /// When its agent or kubelet was first heard.
-    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
-    first_heard: Option<Timestamp>,
-    /// The agent has been silent since then, and that was told.
-    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
-    pub silent_since: Option<Timestamp>,
-    /// How it came into the cluster, while that matters.
+    /// When its agent or kubelet was first seen.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    first_seen: Option<Timestamp>,
+    /// Since when the agent is silent, once that was reported.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    silent_since: Option<Timestamp>,
+    /// How it joined the cluster, until its group has recorded it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub arrival: Option<Arrival>,
-    /// Its group knows all of its arrival. Told again, late or twice, the same arrival would pass for another
+    arrival: Option<Arrival>,
+    /// Its group has recorded the whole arrival. A late or repeated event of the same arrival must not pass for another
     /// node's replacement.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    welcomed: bool,
-    /// How it left, if it did.
+    join_recorded: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub departure: Option<Departure>,
-    /// The repair that is going on. Boxed: most cases have none.
+    departure: Option<Departure>,
+    /// Boxed: most cases have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub repair: Option<Box<Repair>>,
-    /// How many repairs there have been, this one included.
+    repair: Option<Box<Repair>>,
+    /// The number of repairs so far, the current one included.
     #[serde(default)]
-    pub repairs: u32,
-    /// The calls of repairs that are over.
+    repairs: u32,
+    /// Calls of ended repairs: CloudTrail's events of them may still arrive.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     past_calls: Vec<Call>,
-    /// What stands in the way of a repair that is due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub blocked: Option<Blocked>,
-    /// The end of this case; the instance is no more.
+    blocked: Option<Blocked>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub closed: Option<Closed>,
-    /// Where its trail ends.
+    closed: Option<Closed>,
+    /// The end of its audit log.
     #[serde(default)]
-    pub trail: Chain,
-    /// When somebody must look at this node next.
-    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
-    pub due: Option<Timestamp>,
-    /// Why it counts among its cluster's unhealthy nodes, if it does.
+    audit_log: Chain,
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    due: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub attention: Option<Attention>,
-    /// Rises by one with each write.
+    unhealthy_reason: Option<UnhealthyReason>,
+    /// Rises by one with each write: the condition of the next one.
     #[serde(default)]
-    pub version: u64,
+    version: u64,
 }
 
 /// One boot of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Boot {
-    /// Its id.
+    /// The kernel's boot id.
     pub id: BootId,
-    /// When it was first heard of, by our clock.
-    #[serde(with = "stamp")]
-    pub heard: Timestamp,
-    /// The newest report of it, by the node's clock.
-    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
+    /// When anything of this boot first arrived, by our clock.
+    #[serde(with = "timestamp")]
+    pub first_seen: Timestamp,
+    /// The time of its newest report, by the node's clock.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     node_at: Option<Timestamp>,
 }
 
-/// One condition, as one witness has it.
+/// One condition, as one source reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Condition {
     condition: ConditionType,
-    witness: Witness,
-    /// The findings of the newest bad state; kept while a recovery has yet to hold.
-    /// Shared, as all that is written once and goes with every copy of the case.
+    state: SourceState,
+    /// The findings of the newest bad state, kept until a recovery has held. Shared: written once, copied with the case.
     #[serde(default, skip_serializing_if = "is_empty")]
     findings: Arc<[Found]>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Witness {
+enum SourceState {
     /// The node's own agent.
     Agent {
-        statement: Statement,
-        /// When in the present trouble a reason was there first that some rule acts on.
+        latest: LatestReport,
+        /// When a reason that some rule acts on first appeared in the current episode.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         acting: Option<Onset>,
-        /// When one was there first that none does.
+        /// When a reason that no rule acts on first appeared.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         idle: Option<Onset>,
     },
@@ -171,34 +168,34 @@ pub(crate) struct Found {
     pub(crate) message: Box<str>,
 }
 
-/// How a node came.
+/// How a node joined.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Arrival {
-    /// Auto Scaling launched it.
-    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
+    /// When Auto Scaling launched its instance.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     pub launched: Option<Timestamp>,
-    /// Its kubelet registered, or was heard at all.
-    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
+    /// When its kubelet registered, or was first seen.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     pub registered: Option<Timestamp>,
-    /// Its kubelet said Ready.
-    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
+    /// When its kubelet first reported Ready.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     pub ready: Option<Timestamp>,
-    /// Whose place it took. Written together with the group's own note of it, so that whoever goes on after a
-    /// crash gives it to nobody else.
+    /// The terminated instance that it replaces. Written in one transaction with the group's slot, so that a process that
+    /// continues after a crash matches it with no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<InstanceId>,
-    /// How much of this its group has been told.
+    /// How much of this the group has recorded.
     #[serde(default)]
-    pub told: Told,
+    pub recorded: JoinStage,
 }
 
-/// How much of an arrival its group knows.
+/// How much of an arrival its group has recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
-pub enum Told {
-    /// Nothing.
+pub enum JoinStage {
+    /// Nothing yet.
     #[default]
-    Nothing,
+    Unrecorded,
     /// That it failed to join in time.
     FailedToJoin,
     /// That it registered.
@@ -207,33 +204,33 @@ pub enum Told {
     Ready,
 }
 
-/// How a node went, and how we know.
+/// How a node left.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Departure {
-    /// When.
-    #[serde(with = "stamp")]
+    /// When it left.
+    #[serde(with = "timestamp")]
     pub at: Timestamp,
-    /// What happened, as one clause: `alice (IAM user) terminated it`.
+    /// The cause, as one clause: `alice (IAM user) terminated it`.
     pub how: String,
-    /// By a call that was not ours.
+    /// Whether somebody else's call caused it.
     #[serde(default)]
     pub foreign: bool,
 }
 
-/// A repair that is due and may not be made yet.
+/// A repair that is due and that guards block.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Blocked {
-    /// Since when.
-    #[serde(with = "stamp")]
+    /// When the first guard blocked it.
+    #[serde(with = "timestamp")]
     pub since: Timestamp,
-    /// The names of the guards in the way.
+    /// The names of the guards that block it.
     pub guards: Vec<String>,
-    /// When to look again.
-    #[serde(with = "stamp")]
+    /// When to ask the guards again.
+    #[serde(with = "timestamp")]
     pub until: Timestamp,
-    /// Observe mode has told what it would have done.
+    /// Whether observe mode has recorded the call that it would have made.
     #[serde(default)]
     pub observed: bool,
 }
@@ -241,60 +238,60 @@ pub struct Blocked {
 /// The end of a case.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Closed {
-    /// When.
-    #[serde(with = "stamp")]
+    /// When it was closed.
+    #[serde(with = "timestamp")]
     pub at: Timestamp,
-    /// How.
+    /// The outcome, as one clause.
     pub outcome: String,
 }
 
-/// Why a node counts among the unhealthy.
+/// Why a node counts among its cluster's unhealthy nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attention {
-    /// Since when.
-    #[serde(with = "stamp")]
+pub struct UnhealthyReason {
+    /// Start of the oldest fault.
+    #[serde(with = "timestamp")]
     pub since: Timestamp,
-    /// Because nobody hears it, rather than because somebody complains.
+    /// Whether nothing is reported of it, rather than something bad.
     pub silent: bool,
-    /// Its trouble is of a kind that is repaired.
+    /// Whether it has a fault that the policy repairs.
     pub unhealthy: bool,
 }
 
-/// What taking something in changed, for people to read.
+/// A change that a report or an observation made to a case.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
-    /// An event worth telling.
-    Event {
-        /// Its condition.
+pub enum CaseEvent {
+    /// A new finding of severity Event.
+    FindingReported {
+        /// The condition it belongs to.
         condition: ConditionType,
-        /// Its reason.
+        /// Its reason, as in the catalogue.
         reason: String,
-        /// What was seen.
+        /// The line or reading that shows it.
         message: String,
     },
-    /// A condition went bad.
-    Trouble(ConditionType),
-    /// A condition went well again.
-    Recovery(ConditionType),
+    /// A condition became False or Unknown.
+    Unhealthy(ConditionType),
+    /// A condition is healthy again.
+    Recovered(ConditionType),
     /// The kubelet registered the node.
     Registered,
-    /// A node that had registered is ready for the first time.
+    /// A registered node is Ready for the first time.
     Ready,
     /// The Node object was deleted.
     Deleted {
-        /// By whom.
+        /// The kind of caller.
         by: Deleter,
-        /// Its name.
+        /// The caller's user name.
         user: String,
     },
-    /// A new boot.
+    /// A new boot id was reported.
     Rebooted,
-    /// The agent is heard again.
-    AgentHeard,
+    /// A silent agent reports again.
+    AgentReporting,
 }
 
 impl Case {
-    /// A node of which nothing is known yet.
+    /// A case with nothing reported yet.
     pub fn new(cluster: ClusterName, instance_id: InstanceId) -> Self {
         Self {
             cluster,
@@ -305,28 +302,28 @@ impl Case {
             boot: None,
             old_boots: Vec::new(),
             conditions: Vec::new(),
-            tallies: Vec::new(),
-            heard_agent: None,
-            heard_kubelet: None,
+            counters: Vec::new(),
+            agent_last_seen: None,
+            kubelet_last_seen: None,
             registered: None,
-            first_heard: None,
+            first_seen: None,
             silent_since: None,
             arrival: None,
-            welcomed: false,
+            join_recorded: false,
             departure: None,
             repair: None,
             repairs: 0,
             past_calls: Vec::new(),
             blocked: None,
             closed: None,
-            trail: Chain::start(),
+            audit_log: Chain::start(),
             due: None,
-            attention: None,
+            unhealthy_reason: None,
             version: 0,
         }
     }
 
-    /// The name under which its repair is spoken of: `i-0123456789abcdef0#1`.
+    /// The id under which logs and records name its current repair: `i-0123456789abcdef0#1`.
     pub fn id(&self) -> String {
         let number = if self.repair.is_some() || self.closed.is_some() {
             self.repairs.max(1)
@@ -336,13 +333,122 @@ impl Case {
         format!("{}#{number}", self.instance_id)
     }
 
-    /// The name that people know: the node's, else the instance's.
+    /// The node's name, or the instance id while it has none.
     pub fn label(&self) -> &str {
         self.node.as_ref().map_or(self.instance_id.as_str(), NodeName::as_str)
     }
 
-    /// The action that is going on, if any.
+    /// Its cluster.
+    pub fn cluster(&self) -> &ClusterName {
+        &self.cluster
+    }
+
+    /// Its instance: with the cluster, the item's key.
+    pub fn instance_id(&self) -> &InstanceId {
+        &self.instance_id
+    }
+
+    /// The Node's name, once it registered.
+    pub fn node(&self) -> Option<&NodeName> {
+        self.node.as_ref()
+    }
+
+    /// Its Availability Zone, once known.
+    pub fn zone(&self) -> Option<&Zone> {
+        self.zone.as_ref()
+    }
+
+    /// Its Auto Scaling group, once known.
+    pub fn group(&self) -> Option<&GroupName> {
+        self.group.as_ref()
+    }
+
+    /// The current boot, once an id of it was reported.
+    pub fn boot(&self) -> Option<&Boot> {
+        self.boot.as_ref()
+    }
+
+    /// When the agent's latest report arrived, by our clock.
+    pub fn agent_last_seen(&self) -> Option<Timestamp> {
+        self.agent_last_seen
+    }
+
+    /// When the kubelet last wrote its node, by the API server's clock.
+    pub fn kubelet_last_seen(&self) -> Option<Timestamp> {
+        self.kubelet_last_seen
+    }
+
+    /// Since when the agent is silent, once that was reported.
+    pub fn silent_since(&self) -> Option<Timestamp> {
+        self.silent_since
+    }
+
+    /// How it joined, until its group has recorded all of it.
+    pub fn arrival(&self) -> Option<&Arrival> {
+        self.arrival.as_ref()
+    }
+
+    /// How it left, if it did.
+    pub fn departure(&self) -> Option<&Departure> {
+        self.departure.as_ref()
+    }
+
+    /// The repair under way.
+    pub fn repair(&self) -> Option<&Repair> {
+        self.repair.as_deref()
+    }
+
+    /// The number of repairs so far, the current one included.
+    pub fn repairs(&self) -> u32 {
+        self.repairs
+    }
+
+    /// The action of the repair under way.
     pub fn action(&self) -> Option<RepairAction> {
-        self.repair.as_ref().map(|repair| repair.action)
+        self.repair.as_ref().map(|repair| repair.action())
+    }
+
+    /// What blocks the repair that is due.
+    pub fn blocked(&self) -> Option<&Blocked> {
+        self.blocked.as_ref()
+    }
+
+    /// How it ended; its instance is gone.
+    pub fn closed(&self) -> Option<&Closed> {
+        self.closed.as_ref()
+    }
+
+    /// The end of its audit log.
+    pub fn audit_log(&self) -> &Chain {
+        &self.audit_log
+    }
+
+    /// When it must be evaluated next.
+    pub fn due(&self) -> Option<Timestamp> {
+        self.due
+    }
+
+    /// Why it counts among its cluster's unhealthy nodes, if it does.
+    pub fn unhealthy_reason(&self) -> Option<&UnhealthyReason> {
+        self.unhealthy_reason.as_ref()
+    }
+
+    /// The version that it was read at.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The case as a store writes it: under its next version.
+    #[must_use]
+    pub fn next_version(&self) -> Self {
+        Self { version: self.version + 1, ..self.clone() }
+    }
+
+    /// Appends a record to its audit log.
+    pub(crate) fn append_record(&mut self, record: &Record) -> AuditEntry {
+        let line = record.to_json_line();
+        self.audit_log.append(&line);
+        let (sequence, request_id) = (record.nodemend.sequence, record.request_id.clone());
+        AuditEntry { sequence, case: record.nodemend.case.clone(), line, request_id }
     }
 }

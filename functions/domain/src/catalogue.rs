@@ -14,7 +14,7 @@ use crate::condition::{ConditionType, RepairAction, Severity};
 
 /// One reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct ReasonEntry {
     /// Its name.
     pub reason: &'static str,
     /// The condition that it belongs to.
@@ -48,7 +48,7 @@ pub enum Clear {
 
 /// What the catalogue says of a reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct KnownReason {
     /// The condition that it belongs to.
     pub condition: ConditionType,
     /// How much it weighs, at most.
@@ -67,10 +67,10 @@ const REBOOT_XIDS: [u32; 15] = [46, 48, 62, 63, 64, 95, 109, 110, 119, 120, 136,
 const REPLACE_XIDS: [u32; 6] = [54, 74, 79, 140, 142, 151];
 
 /// Looks a reason up: by its name, or by the family that its name shows.
-pub fn lookup(reason: &str) -> Option<Found> {
+pub fn lookup(reason: &str) -> Option<KnownReason> {
     if let Ok(place) = ENTRIES.binary_search_by(|entry| entry.reason.cmp(reason)) {
         let entry = &ENTRIES[place];
-        return Some(Found {
+        return Some(KnownReason {
             condition: entry.condition.clone(),
             severity: entry.severity,
             action: entry.action,
@@ -92,11 +92,11 @@ pub fn xid_action(xid: u32) -> Option<RepairAction> {
     }
 }
 
-fn xid(reason: &str) -> Option<Found> {
+fn xid(reason: &str) -> Option<KnownReason> {
     let rest = reason.strip_prefix("NvidiaXID")?;
     let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let number: u32 = rest[..digits].parse().ok()?;
-    let found = |severity, action, clears, meaning| Found {
+    let found = |severity, action, clears, meaning| KnownReason {
         condition: ConditionType::AcceleratedHardwareReady,
         severity,
         action,
@@ -121,8 +121,8 @@ fn xid(reason: &str) -> Option<Found> {
 }
 
 /// Whatever DCGM says is told and never acted on: its host engine has cost people good nodes.
-fn dcgm(reason: &str) -> Option<Found> {
-    reason.starts_with("DCGM").then_some(Found {
+fn dcgm(reason: &str) -> Option<KnownReason> {
+    reason.starts_with("DCGM").then_some(KnownReason {
         condition: ConditionType::AcceleratedHardwareReady,
         severity: Severity::Condition,
         action: RepairAction::NoAction,
@@ -131,10 +131,10 @@ fn dcgm(reason: &str) -> Option<Found> {
     })
 }
 
-fn repeated_restart(reason: &str) -> Option<Found> {
+fn repeated_restart(reason: &str) -> Option<KnownReason> {
     let unit = reason.strip_suffix("RepeatedRestart")?;
     let is_name = !unit.is_empty() && unit.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    is_name.then_some(Found {
+    is_name.then_some(KnownReason {
         condition: ConditionType::ContainerRuntimeReady,
         severity: Severity::Event,
         action: RepairAction::NoAction,
@@ -159,15 +159,16 @@ pub fn default_grace(condition: &ConditionType) -> Option<SignedDuration> {
 /// The catalogue as `docs/catalogue.md`.
 pub fn markdown() -> String {
     let mut text = String::from(
-        "# What nodemend detects\n\nGenerated from `functions/domain/src/catalogue/table.rs`. A **+** marks what EKS's own agent does not \
-         report.\nSeverity `Condition` starts the repair clock; `Event` is told and repairs nothing unless a policy promotes it.\n",
+        "# What nodemend detects\n\nGenerated from `functions/domain/src/catalogue/table.rs`. **+** marks a reason that EKS's\n\
+         node monitoring agent does not report. A `Condition` starts the grace period. An `Event` is only\n\
+         reported, unless a policy promotes it.\n",
     );
     let conditions = ConditionType::AGENT.into_iter().chain([ConditionType::Ready]);
     for condition in conditions {
         let grace = default_grace(&condition).map_or(0, |grace| grace.as_mins());
         let _ = write!(
             text,
-            "\n## {condition}\n\nRepaired after {grace} minutes.\n\n| Reason | Severity | Action | Clears | Meaning |\n|---|---|---|---|---|\n"
+            "\n## {condition}\n\nGrace period: {grace} minutes.\n\n| Reason | Severity | Action | Clears | Meaning |\n|---|---|---|---|---|\n"
         );
         for entry in ENTRIES.iter().filter(|entry| entry.condition == condition) {
             let _ = writeln!(
@@ -186,8 +187,8 @@ pub fn markdown() -> String {
     let list = |xids: &[u32]| xids.iter().map(u32::to_string).collect::<Vec<_>>().join(" ");
     let _ = write!(
         text,
-        "\n## Families\n\n- `NvidiaXID<n>Error`: Reboot for {}; Replace for {}. A reboot that does not cure escalates to Replace.\n\
-         - `NvidiaXID<n>Warning`: any other XID; an event.\n- `DCGM*`: told, never acted on.\n- `<Unit>RepeatedRestart`: an event.\n",
+        "\n## Families\n\n- `NvidiaXID<n>Error`: Reboot for {};\n  Replace for {}.\n  A node that is not healthy 15 minutes after a reboot is replaced.\n\
+         - `NvidiaXID<n>Warning`: any other XID; an event.\n- `DCGM*`: reported, no action.\n- `<Unit>RepeatedRestart`: an event.\n",
         list(&REBOOT_XIDS),
         list(&REPLACE_XIDS)
     );
@@ -201,7 +202,7 @@ impl Clear {
             Self::Probe => "next healthy reading".to_owned(),
             Self::Quiet(minutes) => format!("quiet {minutes} min"),
             Self::Boot => "next boot".to_owned(),
-            Self::Line => "a later line".to_owned(),
+            Self::Line => "a later log line".to_owned(),
         }
     }
 }

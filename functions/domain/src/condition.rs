@@ -148,7 +148,7 @@ impl Status {
     pub fn health(self, polarity: Polarity) -> Health {
         match (self, polarity) {
             (Self::Unknown, _) => Health::Unknown,
-            (Self::True, Polarity::TrueIsGood) | (Self::False, Polarity::TrueIsBad) => Health::Sound,
+            (Self::True, Polarity::TrueIsGood) | (Self::False, Polarity::TrueIsBad) => Health::Healthy,
             (Self::False, Polarity::TrueIsGood) | (Self::True, Polarity::TrueIsBad) => Health::Bad,
         }
     }
@@ -167,7 +167,7 @@ impl Status {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Health {
     /// Somebody says that it is well.
-    Sound,
+    Healthy,
     /// Somebody says that it is not.
     Bad,
     /// Nobody can say. It counts as bad: silence is no proof of health.
@@ -177,7 +177,7 @@ pub enum Health {
 impl Health {
     /// Anything but sound.
     pub fn is_bad(self) -> bool {
-        self != Self::Sound
+        self != Self::Healthy
     }
 }
 
@@ -208,6 +208,15 @@ impl RepairAction {
             Self::NoAction => "NoAction",
             Self::Reboot => "Reboot",
             Self::Replace => "Replace",
+        }
+    }
+
+    /// The action as a verb: "would replace".
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::NoAction => "take no action",
+            Self::Reboot => "reboot",
+            Self::Replace => "replace",
         }
     }
 }

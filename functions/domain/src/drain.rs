@@ -12,7 +12,7 @@ use crate::{
     case::Case,
     condition::ConditionType,
     ident::{GroupName, InstanceId},
-    stamp,
+    timestamp,
 };
 
 /// A termination that a lifecycle hook holds.
@@ -72,10 +72,10 @@ pub enum Dead {
 /// What our own case says against a drain.
 pub fn dead_by_case(case: &Case) -> Option<Dead> {
     // A foreign departure is a call that somebody made: the very termination, as a rule, that is being held.
-    if let Some(departure) = case.departure.as_ref().filter(|departure| !departure.foreign) {
-        return Some(Dead::Gone { at: stamp::seconds(departure.at), how: departure.how.clone() });
+    if let Some(departure) = case.departure().filter(|departure| !departure.foreign) {
+        return Some(Dead::Gone { at: timestamp::seconds(departure.at), how: departure.how.clone() });
     }
-    let fault = case.repair.as_ref().map(|repair| &repair.fault)?;
+    let fault = case.repair().map(|repair| repair.fault())?;
     (fault.condition == ConditionType::AcceleratedHardwareReady).then(|| Dead::Hardware(fault.reason.clone()))
 }
 
@@ -96,10 +96,12 @@ pub fn dead_by_node(node: Option<&Node>, instance_id: &InstanceId) -> Option<Dea
 mod tests {
     use super::*;
     use crate::{
-        case::{Fault, Testimony},
+        audit_log::Caller,
+        case::{Fault, Source, TransitionContext},
         condition::{Health, RepairAction},
+        group::GroupState,
         ident::ClusterName,
-        repair::{Phase, Repair},
+        policy::Policy,
     };
 
     fn at(minute: i64) -> Timestamp {
@@ -119,7 +121,7 @@ mod tests {
             condition,
             reason: "NvidiaXID79".to_owned(),
             message: String::new(),
-            testimony: Testimony::Agent,
+            source: Source::Agent,
             health: Health::Bad,
             since: at(0),
             heals_at: None,
@@ -127,18 +129,18 @@ mod tests {
             deadline: Some(at(10)),
             rebooted: false,
         };
-        let repair = Repair {
-            action: RepairAction::Replace,
-            group: GroupName::new("workers").expect("a name"),
-            fault,
-            claimed_at: at(10),
-            phase: Phase::Confirming,
-            calls: Vec::new(),
-            sightings: Vec::new(),
-            replacement: None,
-        };
         let mut case = case();
-        case.repair = Some(Box::new(repair));
+        let name = GroupName::new("workers").expect("a name");
+        let mut group = GroupState::new(case.cluster().clone(), name);
+        let caller = Caller {
+            account: "123456789012".to_owned(),
+            region: "us-east-1".to_owned(),
+            arn: "arn:aws:sts::123456789012:assumed-role/repair/repair".to_owned(),
+            principal_id: None,
+            user_agent: None,
+        };
+        let ctx = TransitionContext { policy: &Policy::eks_defaults(), caller: &caller, now: at(10) };
+        let _ = case.claim(&mut group, &fault, RepairAction::Replace, &ctx).expect("a claim");
         case
     }
 

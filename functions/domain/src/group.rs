@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ident::{ClusterName, GroupName, InstanceId, Zone},
     policy::Policy,
-    stamp,
+    timestamp,
 };
 
 /// Where an instance is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Whereabouts {
+pub enum InstanceLocation {
     /// In a group.
     Member {
         /// Which.
@@ -35,7 +35,7 @@ pub enum Lifecycle {
     /// `InService`.
     InService,
     /// `Standby`, `EnteringStandby`, `Detaching`, `Detached`: somebody took it out on purpose.
-    SetAside,
+    OutOfService,
     /// `Terminating`, and its waits; `Terminated`.
     Terminating,
     /// `Warmed:*`: its instances can't be terminated through the group.
@@ -51,7 +51,7 @@ impl Lifecycle {
             state if state.starts_with("Pending") => Self::Pending,
             state if state.starts_with("Terminat") => Self::Terminating,
             // A state that we don't know is not one to terminate from.
-            _ => Self::SetAside,
+            _ => Self::OutOfService,
         }
     }
 }
@@ -70,7 +70,7 @@ pub struct Group {
     /// Its tags.
     pub tags: BTreeMap<String, String>,
     /// EKS's own node auto repair is on for it.
-    pub eks_repairs: bool,
+    pub eks_repair_enabled: bool,
 }
 
 /// One instance of a group.
@@ -112,105 +112,135 @@ impl ClusterFacts {
     }
 }
 
-/// What we have under way in a group, as one item.
+/// The repairs under way in a group: one item of the state table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GroupState {
-    /// The group.
-    pub name: GroupName,
-    /// Its cluster.
-    pub cluster: ClusterName,
-    /// The repairs that have a place in it.
+    name: GroupName,
+    cluster: ClusterName,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub in_flight: Vec<InFlight>,
-    /// How many replacements in a row did not come up.
+    slots: Vec<Slot>,
     #[serde(default)]
-    pub failures: u32,
-    /// When the last of them didn't.
-    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
-    pub last_failure: Option<Timestamp>,
-    /// Rises by one with each write.
+    failures: u32,
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    last_failure: Option<Timestamp>,
     #[serde(default)]
-    pub version: u64,
+    version: u64,
 }
 
-/// A repair's place in its group.
+/// A repair's slot in its group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct InFlight {
-    /// The instance.
+pub struct Slot {
+    /// The instance under repair.
     pub instance_id: InstanceId,
-    /// When it was claimed.
-    #[serde(with = "stamp")]
+    /// When the repair was claimed.
+    #[serde(with = "timestamp")]
     pub claimed_at: Timestamp,
-    /// When its instance was terminated; a reboot needs no replacement.
-    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
+    /// When the instance was terminated; none for a reboot, which needs no replacement.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     pub terminated_at: Option<Timestamp>,
-    /// What came in its place.
+    /// The instance that replaced it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replacement: Option<InstanceId>,
 }
 
 impl GroupState {
-    /// A group in which nothing is under way.
+    /// A group with no repair under way.
     pub fn new(cluster: ClusterName, name: GroupName) -> Self {
-        Self { name, cluster, in_flight: Vec::new(), failures: 0, last_failure: None, version: 0 }
+        Self { name, cluster, slots: Vec::new(), failures: 0, last_failure: None, version: 0 }
     }
 
-    /// A repair's place, if it has one.
-    pub fn place(&self, instance_id: &InstanceId) -> Option<&InFlight> {
-        self.in_flight.iter().find(|place| place.instance_id == *instance_id)
+    /// The group.
+    pub fn name(&self) -> &GroupName {
+        &self.name
     }
 
-    /// Gives a repair its place.
-    pub fn take_place(&mut self, instance_id: InstanceId, now: Timestamp) {
-        if self.place(&instance_id).is_none() {
-            let place = InFlight { instance_id, claimed_at: now, terminated_at: None, replacement: None };
-            self.in_flight.push(place);
+    /// Its cluster.
+    pub fn cluster(&self) -> &ClusterName {
+        &self.cluster
+    }
+
+    /// The slots of the repairs under way, oldest first.
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// How many replacements in a row failed.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// When the last of them failed.
+    pub fn last_failure(&self) -> Option<Timestamp> {
+        self.last_failure
+    }
+
+    /// The version that it was read at.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The group as a store writes it: under its next version.
+    #[must_use]
+    pub fn next_version(&self) -> Self {
+        Self { version: self.version + 1, ..self.clone() }
+    }
+
+    /// The slot of an instance's repair.
+    pub fn slot(&self, instance_id: &InstanceId) -> Option<&Slot> {
+        self.slots.iter().find(|slot| slot.instance_id == *instance_id)
+    }
+
+    /// Gives the repair of an instance a slot, if it has none.
+    pub fn acquire_slot(&mut self, instance_id: InstanceId, now: Timestamp) {
+        if self.slot(&instance_id).is_none() {
+            let slot = Slot { instance_id, claimed_at: now, terminated_at: None, replacement: None };
+            self.slots.push(slot);
         }
     }
 
-    /// Its instance is on its way out.
-    pub fn terminated(&mut self, instance_id: &InstanceId, at: Timestamp) {
-        if let Some(place) = self.in_flight.iter_mut().find(|place| place.instance_id == *instance_id) {
-            place.terminated_at.get_or_insert(at);
+    /// Records that AWS terminates the instance: from then on a replacement is awaited.
+    pub fn record_termination(&mut self, instance_id: &InstanceId, at: Timestamp) {
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.instance_id == *instance_id) {
+            slot.terminated_at.get_or_insert(at);
         }
     }
 
-    /// Takes a repair's place away.
-    pub fn release(&mut self, instance_id: &InstanceId) {
-        self.in_flight.retain(|place| place.instance_id != *instance_id);
+    /// Releases the slot of an instance's repair.
+    pub fn release_slot(&mut self, instance_id: &InstanceId) {
+        self.slots.retain(|slot| slot.instance_id != *instance_id);
     }
 
-    /// Gives a newcomer to the last repair that was called for before it came; the instance it replaces, if any.
-    /// Not to the one that has waited longest: a slow newcomer would then find only places that are younger than itself,
-    /// and its group would rest for want of it. A group that launches when nothing is awaited has merely grown.
-    pub fn welcome(&mut self, newcomer: &InstanceId, came: Timestamp) -> Option<InstanceId> {
-        if let Some(place) = self.in_flight.iter().find(|place| place.replacement.as_ref() == Some(newcomer))
-        {
-            return Some(place.instance_id.clone());
+    /// Matches a new instance with the terminated one that it replaces, if any: the one terminated last before the new
+    /// one was launched. Not the one that has waited longest: a slow instance would then find only slots that are younger
+    /// than itself, and its group would back off for want of it. A group that launches when no replacement is awaited has
+    /// merely grown.
+    pub fn match_replacement(&mut self, new: &InstanceId, came: Timestamp) -> Option<InstanceId> {
+        if let Some(slot) = self.slots.iter().find(|slot| slot.replacement.as_ref() == Some(new)) {
+            return Some(slot.instance_id.clone());
         }
-        let place = self
-            .in_flight
+        let slot = self
+            .slots
             .iter_mut()
-            .filter(|place| place.replacement.is_none() && place.terminated_at.is_some_and(|at| at <= came))
-            .min_by_key(|place| Reverse(place.terminated_at))?;
-        place.replacement = Some(newcomer.clone());
+            .filter(|slot| slot.replacement.is_none() && slot.terminated_at.is_some_and(|at| at <= came))
+            .min_by_key(|slot| Reverse(slot.terminated_at))?;
+        slot.replacement = Some(new.clone());
         (self.failures, self.last_failure) = (0, None);
-        Some(place.instance_id.clone())
+        Some(slot.instance_id.clone())
     }
 
-    /// A replacement did not come up.
-    pub fn failed(&mut self, at: Timestamp) {
+    /// Records that a replacement failed.
+    pub fn record_failure(&mut self, at: Timestamp) {
         self.failures += 1;
         self.last_failure = self.last_failure.max(Some(at));
     }
 
-    /// Until when the group rests after replacements that did not come up; the wait doubles with each.
-    pub fn rests_until(&self, policy: &Policy) -> Option<Timestamp> {
+    /// Until when the group is in backoff after failed replacements; the wait doubles with each, up to 24 h.
+    pub fn backoff_until(&self, policy: &Policy) -> Option<Timestamp> {
         let doublings = self.failures.checked_sub(1)?.min(10);
-        let rest = (policy.failure_backoff * (1 << doublings)).min(SignedDuration::from_hours(24));
-        self.last_failure?.checked_add(rest).ok()
+        let backoff = (policy.failure_backoff * (1 << doublings)).min(SignedDuration::from_hours(24));
+        self.last_failure?.checked_add(backoff).ok()
     }
 }
 
@@ -235,40 +265,44 @@ mod tests {
     fn newcomers_go_to_the_last_call_before_them_and_each_to_one_only() {
         let mut state = state();
         for n in [1, 2] {
-            state.take_place(id(n), at(0));
+            state.acquire_slot(id(n), at(0));
         }
-        assert_eq!(state.welcome(&id(8), at(1)), None, "nothing was terminated yet");
-        state.terminated(&id(2), at(5));
-        state.terminated(&id(1), at(6));
-        assert_eq!(state.welcome(&id(9), at(7)), Some(id(1)));
-        assert_eq!(state.welcome(&id(9), at(7)), Some(id(1)), "told twice");
-        assert_eq!(state.welcome(&id(10), at(8)), Some(id(2)));
-        assert_eq!(state.welcome(&id(11), at(9)), None);
+        assert_eq!(state.match_replacement(&id(8), at(1)), None, "nothing was terminated yet");
+        state.record_termination(&id(2), at(5));
+        state.record_termination(&id(1), at(6));
+        assert_eq!(state.match_replacement(&id(9), at(7)), Some(id(1)));
+        assert_eq!(state.match_replacement(&id(9), at(7)), Some(id(1)), "told twice");
+        assert_eq!(state.match_replacement(&id(10), at(8)), Some(id(2)));
+        assert_eq!(state.match_replacement(&id(11), at(9)), None);
     }
 
     #[test]
     fn a_slow_newcomer_still_finds_the_place_that_it_was_launched_for() {
         let mut state = state();
         for (n, minute) in [(3, 16), (40, 50)] {
-            state.take_place(id(n), at(minute));
-            state.terminated(&id(n), at(minute));
+            state.acquire_slot(id(n), at(minute));
+            state.record_termination(&id(n), at(minute));
         }
-        assert_eq!(state.welcome(&id(51), at(53)), Some(id(40)));
-        assert_eq!(state.welcome(&id(50), at(33)), Some(id(3)), "it registers last, and came first");
+        assert_eq!(state.match_replacement(&id(51), at(53)), Some(id(40)));
+        assert_eq!(
+            state.match_replacement(&id(50), at(33)),
+            Some(id(3)),
+            "it registers last, and came first"
+        );
     }
 
     #[test]
     fn each_failed_replacement_doubles_the_rest() {
         let (mut state, policy) = (state(), Policy::default());
-        assert_eq!(state.rests_until(&policy), None);
+        assert_eq!(state.backoff_until(&policy), None);
         for rest in [15, 30, 60, 120] {
-            state.failed(at(100));
-            assert_eq!(state.rests_until(&policy), Some(at(100 + rest)));
+            state.record_failure(at(100));
+            assert_eq!(state.backoff_until(&policy), Some(at(100 + rest)));
         }
         for _ in 0..40 {
-            state.failed(at(100));
+            state.record_failure(at(100));
         }
-        assert_eq!(state.rests_until(&policy), Some(at(100 + 24 * 60)));
+        assert_eq!(state.backoff_until(&policy), Some(at(100 + 24 * 60)));
     }
 
     #[test]
@@ -278,8 +312,8 @@ mod tests {
             ("Terminating:Wait", Lifecycle::Terminating),
             ("Warmed:Stopped", Lifecycle::WarmPool),
             ("Pending:Proceed", Lifecycle::Pending),
-            ("Standby", Lifecycle::SetAside),
-            ("ReplacingRootVolume", Lifecycle::SetAside),
+            ("Standby", Lifecycle::OutOfService),
+            ("ReplacingRootVolume", Lifecycle::OutOfService),
         ] {
             assert_eq!(Lifecycle::from_aws(state), expected);
         }

@@ -9,22 +9,22 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    case::{Attention, Case, Fault, Testimony},
-    group::{ClusterFacts, Group, GroupState, Lifecycle, Whereabouts},
+    case::{Case, Fault, Source, UnhealthyReason},
+    group::{ClusterFacts, Group, GroupState, InstanceLocation, Lifecycle},
     ident::{InstanceId, Zone},
     policy::{Hold, Mode, Policy, Rules, next_opening},
-    stamp,
+    timestamp,
 };
 
 /// Everything that a guard may look at.
 #[derive(Debug, Clone, Copy)]
-pub struct Scene<'a> {
+pub struct GuardContext<'a> {
     /// The case.
     pub case: &'a Case,
     /// The fault that is due.
     pub fault: &'a Fault,
     /// What is around it.
-    pub around: &'a Surroundings<'a>,
+    pub context: &'a DecisionContext<'a>,
     /// The rules of the group.
     pub rules: Rules<'a>,
     /// The policy.
@@ -35,9 +35,9 @@ pub struct Scene<'a> {
 
 /// What a decision needs besides the case.
 #[derive(Debug, Clone, Copy)]
-pub struct Surroundings<'a> {
+pub struct DecisionContext<'a> {
     /// Where AWS has the instance.
-    pub whereabouts: &'a Whereabouts,
+    pub location: &'a InstanceLocation,
     /// Its group, as AWS describes it.
     pub group: Option<&'a Group>,
     /// What we have under way in that group.
@@ -45,7 +45,7 @@ pub struct Surroundings<'a> {
     /// The cluster.
     pub cluster: &'a ClusterFacts,
     /// The cluster's unhealthy nodes, counted.
-    pub ailing: &'a Ailing,
+    pub unhealthy_counts: &'a UnhealthyCounts,
     /// How many of them are in the group.
     pub unhealthy_in_group: usize,
     /// The holds that operators placed.
@@ -54,18 +54,18 @@ pub struct Surroundings<'a> {
 
 /// One of a cluster's unhealthy nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unwell {
+pub struct UnhealthyNode {
     /// Its instance.
     pub instance_id: InstanceId,
     /// Its zone.
     pub zone: Option<Zone>,
     /// Why it counts.
-    pub attention: Attention,
+    pub unhealthy_reason: UnhealthyReason,
 }
 
 /// A cluster's unhealthy nodes, counted once for all the decisions of a sweep.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Ailing {
+pub struct UnhealthyCounts {
     /// How many there are.
     pub unhealthy: usize,
     /// How many in each zone.
@@ -74,33 +74,36 @@ pub struct Ailing {
     pub silent_at_once: usize,
 }
 
-impl Ailing {
+impl UnhealthyCounts {
     /// Counts.
-    pub fn of(unwell: &[Unwell], policy: &Policy) -> Self {
-        let mut ailing = Self::default();
+    pub fn of(unhealthy_nodes: &[UnhealthyNode], policy: &Policy) -> Self {
+        let mut unhealthy_counts = Self::default();
         let mut silences = Vec::new();
-        for node in unwell {
-            if node.attention.unhealthy {
-                ailing.unhealthy += 1;
+        for node in unhealthy_nodes {
+            if node.unhealthy_reason.unhealthy {
+                unhealthy_counts.unhealthy += 1;
                 if let Some(zone) = &node.zone {
-                    *ailing.by_zone.entry(zone.clone()).or_default() += 1;
+                    *unhealthy_counts.by_zone.entry(zone.clone()).or_default() += 1;
                 }
             }
-            if node.attention.silent {
-                silences.push(node.attention.since);
+            if node.unhealthy_reason.silent {
+                silences.push(node.unhealthy_reason.since);
             }
         }
         silences.sort_unstable();
-        ailing.silent_at_once = most_within(&silences, policy.silence.within);
-        ailing
+        unhealthy_counts.silent_at_once = most_within(&silences, policy.silence.within);
+        unhealthy_counts
     }
 }
 
 /// How many of a group's nodes are unhealthy.
-pub fn unhealthy_in(group: &Group, unwell: &[Unwell]) -> usize {
+pub fn unhealthy_in(group: &Group, unhealthy_nodes: &[UnhealthyNode]) -> usize {
     // Of two sets the one that is small where all is well.
-    let unhealthy: BTreeSet<&InstanceId> =
-        unwell.iter().filter(|node| node.attention.unhealthy).map(|node| &node.instance_id).collect();
+    let unhealthy: BTreeSet<&InstanceId> = unhealthy_nodes
+        .iter()
+        .filter(|node| node.unhealthy_reason.unhealthy)
+        .map(|node| &node.instance_id)
+        .collect();
     group.members.iter().filter(|member| unhealthy.contains(&member.instance_id)).count()
 }
 
@@ -110,7 +113,7 @@ pub enum Guard {
     /// The group's `nodeRepairConfig.enabled` is false.
     Disabled,
     /// EKS repairs this group itself.
-    EksRepairs,
+    EksRepairEnabled,
     /// Somebody set the opt-out tag.
     OptedOut,
     /// The instance is in no Auto Scaling group.
@@ -118,19 +121,19 @@ pub enum Guard {
     /// The instance is not in service in its group.
     NotInService,
     /// Its group can't terminate or replace.
-    Suspended,
+    ScalingSuspended,
     /// What it rests on was said before the last reboot.
     Fenced,
     /// Somebody asked for no repairs.
     Held,
     /// No maintenance window is open.
-    OutsideWindow,
+    OutsideMaintenanceWindow,
     /// Too many of the group's nodes are unhealthy for this to be the nodes' fault.
     UnhealthyThreshold,
     /// The zone is unhealthy, not its nodes.
     ZoneImpaired,
     /// The log path is silent, not the nodes.
-    LogPathSuspect,
+    LogPipelineSuspect,
     /// The group's last replacements did not come up.
     ReplacementsFailing,
     /// So many repairs are under way in the group.
@@ -147,34 +150,34 @@ pub struct Block {
     /// Why, for people.
     pub sentence: String,
     /// Until when, where it is known.
-    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
 }
 
-type Question = fn(&Scene<'_>) -> Option<Block>;
+type Question = fn(&GuardContext<'_>) -> Option<Block>;
 
 /// All guards, those that no waiting helps first.
 pub const GUARDS: [(Guard, Question); 15] = [
     (Guard::Disabled, disabled),
-    (Guard::EksRepairs, eks_repairs),
+    (Guard::EksRepairEnabled, eks_repair_enabled),
     (Guard::OptedOut, opted_out),
     (Guard::NotInGroup, not_in_group),
     (Guard::NotInService, not_in_service),
-    (Guard::Suspended, suspended),
+    (Guard::ScalingSuspended, scaling_suspended),
     (Guard::Fenced, fenced),
     (Guard::Held, held),
-    (Guard::OutsideWindow, outside_window),
+    (Guard::OutsideMaintenanceWindow, outside_maintenance_window),
     (Guard::UnhealthyThreshold, unhealthy_threshold),
     (Guard::ZoneImpaired, zone_impaired),
-    (Guard::LogPathSuspect, log_path_suspect),
+    (Guard::LogPipelineSuspect, log_pipeline_suspect),
     (Guard::ReplacementsFailing, replacements_failing),
     (Guard::ParallelLimit, parallel_limit),
     (Guard::ObserveMode, observe_mode),
 ];
 
 /// Asks every guard; what stands in the way.
-pub fn ask_all(scene: &Scene<'_>) -> Vec<Block> {
-    GUARDS.iter().filter_map(|(_, question)| question(scene)).collect()
+pub fn ask_all(input: &GuardContext<'_>) -> Vec<Block> {
+    GUARDS.iter().filter_map(|(_, question)| question(input)).collect()
 }
 
 impl Guard {
@@ -188,94 +191,98 @@ fn block(guard: Guard, sentence: String) -> Option<Block> {
     Some(Block { guard, sentence, until: None })
 }
 
-fn group_name<'a>(scene: &Scene<'a>) -> &'a str {
-    scene.around.state.name.as_str()
+fn group_name<'a>(input: &GuardContext<'a>) -> &'a str {
+    input.context.state.name().as_str()
 }
 
 /// `nodeRepairConfig.enabled` is false for the group: EKS's own default.
-pub fn disabled(scene: &Scene<'_>) -> Option<Block> {
-    if scene.rules.node_repair_config.enabled {
+pub fn disabled(input: &GuardContext<'_>) -> Option<Block> {
+    if input.rules.node_repair_config.enabled {
         return None;
     }
-    block(Guard::Disabled, format!("repair is not enabled for group {}", group_name(scene)))
+    block(Guard::Disabled, format!("repair is not enabled for group {}", group_name(input)))
 }
 
 /// A managed group whose EKS node auto repair is on is EKS's to repair: two repairers would terminate twice.
-pub fn eks_repairs(scene: &Scene<'_>) -> Option<Block> {
-    if !scene.around.group.is_some_and(|group| group.eks_repairs) {
+pub fn eks_repair_enabled(input: &GuardContext<'_>) -> Option<Block> {
+    if !input.context.group.is_some_and(|group| group.eks_repair_enabled) {
         return None;
     }
-    block(Guard::EksRepairs, format!("EKS repairs group {} itself", group_name(scene)))
+    block(Guard::EksRepairEnabled, format!("EKS node auto repair is enabled for group {}", group_name(input)))
 }
 
 /// The opt-out tag on the group.
-pub fn opted_out(scene: &Scene<'_>) -> Option<Block> {
-    let tag = &scene.policy.opt_out_tag;
-    if scene.around.group?.tags.get(tag)? != "disabled" {
+pub fn opted_out(input: &GuardContext<'_>) -> Option<Block> {
+    let tag = &input.policy.opt_out_tag;
+    if input.context.group?.tags.get(tag)? != "disabled" {
         return None;
     }
-    block(Guard::OptedOut, format!("group {} carries the tag {tag}=disabled", group_name(scene)))
+    block(Guard::OptedOut, format!("group {} has the tag {tag}=disabled", group_name(input)))
 }
 
 /// Only a group replaces what is terminated in it.
-pub fn not_in_group(scene: &Scene<'_>) -> Option<Block> {
-    match scene.around.whereabouts {
-        Whereabouts::Member { .. } if scene.around.group.is_some() => None,
-        Whereabouts::Member { group, .. } => {
-            block(Guard::NotInGroup, format!("group {group} can't be read or is not this cluster's"))
-        }
-        Whereabouts::Ungrouped | Whereabouts::Gone => block(
+pub fn not_in_group(input: &GuardContext<'_>) -> Option<Block> {
+    match input.context.location {
+        InstanceLocation::Member { .. } if input.context.group.is_some() => None,
+        InstanceLocation::Member { group, .. } => block(
             Guard::NotInGroup,
-            format!("{} is in no Auto Scaling group: nothing would replace it", scene.case.instance_id),
+            format!("group {group} cannot be described or belongs to another cluster"),
+        ),
+        InstanceLocation::Ungrouped | InstanceLocation::Gone => block(
+            Guard::NotInGroup,
+            format!("{} is in no Auto Scaling group: nothing would replace it", input.case.instance_id()),
         ),
     }
 }
 
 /// Somebody set it aside, or it comes, goes, or waits in a warm pool.
-pub fn not_in_service(scene: &Scene<'_>) -> Option<Block> {
-    let Whereabouts::Member { lifecycle, .. } = scene.around.whereabouts else {
+pub fn not_in_service(input: &GuardContext<'_>) -> Option<Block> {
+    let InstanceLocation::Member { lifecycle, .. } = input.context.location else {
         return None;
     };
     let state = match lifecycle {
         Lifecycle::InService => return None,
         // A replacement that never joins hangs here, and is what this repair is for.
-        Lifecycle::Pending if scene.fault.reason == "FailedToJoin" => return None,
-        Lifecycle::Pending => "still being launched",
-        Lifecycle::SetAside => "on standby or detached: somebody set it aside",
-        Lifecycle::Terminating => "already being terminated",
-        Lifecycle::WarmPool => "in a warm pool, where it can't be terminated through its group",
+        Lifecycle::Pending if input.fault.reason == "FailedToJoin" => return None,
+        Lifecycle::Pending => "still launching",
+        Lifecycle::OutOfService => "on standby or detached",
+        Lifecycle::Terminating => "already terminating",
+        Lifecycle::WarmPool => "in a warm pool, and cannot be terminated through its group",
     };
-    block(Guard::NotInService, format!("{} is {state}", scene.case.instance_id))
+    block(Guard::NotInService, format!("{} is {state}", input.case.instance_id()))
 }
 
 /// With Terminate suspended the call is refused; with Launch suspended nothing comes in its place.
-pub fn suspended(scene: &Scene<'_>) -> Option<Block> {
-    let suspended = &scene.around.group?.suspended;
+pub fn scaling_suspended(input: &GuardContext<'_>) -> Option<Block> {
+    let suspended = &input.context.group?.suspended;
     let process = suspended.iter().find(|process| matches!(process.as_str(), "Launch" | "Terminate"))?;
-    block(Guard::Suspended, format!("the process {process} is suspended in group {}", group_name(scene)))
+    block(
+        Guard::ScalingSuspended,
+        format!("the process {process} is suspended in group {}", group_name(input)),
+    )
 }
 
 /// The agent's word counts for the boot that it was said in.
-pub fn fenced(scene: &Scene<'_>) -> Option<Block> {
-    let boot = scene.case.boot.as_ref();
-    let unfounded = scene.fault.testimony == Testimony::Agent && boot.is_none();
+pub fn fenced(input: &GuardContext<'_>) -> Option<Block> {
+    let boot = input.case.boot();
+    let unfounded = input.fault.source == Source::Agent && boot.is_none();
     if !unfounded {
         return None;
     }
-    block(Guard::Fenced, "what it rests on was not said in the present boot".to_owned())
+    block(Guard::Fenced, "the agent has not reported from the current boot".to_owned())
 }
 
 /// Holds: of everything, a cluster, a group or a node.
-pub fn held(scene: &Scene<'_>) -> Option<Block> {
+pub fn held(input: &GuardContext<'_>) -> Option<Block> {
     let mine = |hold: &&Hold| {
-        hold.until > scene.now
-            && hold.from.is_none_or(|from| from <= scene.now)
-            && hold.cluster.as_ref().is_none_or(|cluster| *cluster == scene.case.cluster)
-            && hold.group.as_ref().is_none_or(|group| *group == scene.around.state.name)
-            && hold.node.as_ref().is_none_or(|node| Some(node) == scene.case.node.as_ref())
+        hold.until > input.now
+            && hold.from.is_none_or(|from| from <= input.now)
+            && hold.cluster.as_ref().is_none_or(|cluster| cluster == input.case.cluster())
+            && hold.group.as_ref().is_none_or(|group| group == input.context.state.name())
+            && hold.node.as_ref().is_none_or(|node| Some(node) == input.case.node())
     };
     let hold =
-        scene.policy.holds.iter().chain(scene.around.holds).filter(mine).max_by_key(|hold| hold.until)?;
+        input.policy.holds.iter().chain(input.context.holds).filter(mine).max_by_key(|hold| hold.until)?;
     let what = match (&hold.node, &hold.group, &hold.cluster) {
         (Some(node), ..) => format!("node {node}"),
         (_, Some(group), _) => format!("group {group}"),
@@ -283,31 +290,31 @@ pub fn held(scene: &Scene<'_>) -> Option<Block> {
         _ => "everything".to_owned(),
     };
     let sentence =
-        format!("{} holds {what} until {}: {}", hold.owner, stamp::seconds(hold.until), hold.reason);
+        format!("{} holds {what} until {}: {}", hold.owner, timestamp::seconds(hold.until), hold.reason);
     Some(Block { guard: Guard::Held, sentence, until: Some(hold.until) })
 }
 
 /// Windows limit when calls may be made; where there is none they may always.
-pub fn outside_window(scene: &Scene<'_>) -> Option<Block> {
-    let windows = scene.rules.maintenance_windows;
-    if windows.is_empty() || windows.iter().any(|window| window.contains(scene.now)) {
+pub fn outside_maintenance_window(input: &GuardContext<'_>) -> Option<Block> {
+    let windows = input.rules.maintenance_windows;
+    if windows.is_empty() || windows.iter().any(|window| window.contains(input.now)) {
         return None;
     }
-    let until = next_opening(windows, scene.now);
+    let until = next_opening(windows, input.now);
     let sentence = match until {
-        Some(opens) => format!("no maintenance window is open before {}", stamp::seconds(opens)),
+        Some(opens) => format!("the next maintenance window opens at {}", timestamp::seconds(opens)),
         None => "no maintenance window is open".to_owned(),
     };
-    Some(Block { guard: Guard::OutsideWindow, sentence, until })
+    Some(Block { guard: Guard::OutsideMaintenanceWindow, sentence, until })
 }
 
 /// EKS's own stop: more than five nodes and more than 20 % of them unhealthy, or the configured threshold.
 /// What waits is named, and goes on when enough have recovered.
-pub fn unhealthy_threshold(scene: &Scene<'_>) -> Option<Block> {
-    let group = scene.around.group?;
-    let unhealthy = scene.around.unhealthy_in_group;
+pub fn unhealthy_threshold(input: &GuardContext<'_>) -> Option<Block> {
+    let group = input.context.group?;
+    let unhealthy = input.context.unhealthy_in_group;
     let size = group.size();
-    let (exceeded, limit) = match scene.rules.node_repair_config.max_unhealthy_node_threshold {
+    let (exceeded, limit) = match input.rules.node_repair_config.max_unhealthy_node_threshold {
         Some(limit) => (limit.is_exceeded_by(unhealthy, size), limit.to_string()),
         None => (size > 5 && unhealthy * 100 > size * 20, "20 %".to_owned()),
     };
@@ -318,26 +325,23 @@ pub fn unhealthy_threshold(scene: &Scene<'_>) -> Option<Block> {
         Guard::UnhealthyThreshold,
         format!(
             "{unhealthy} of {size} nodes of group {} are unhealthy, more than {limit}",
-            group_name(scene)
+            group_name(input)
         ),
     )
 }
 
 /// One zone dark, the others well: replacing its nodes would launch more of them into the dark.
-pub fn zone_impaired(scene: &Scene<'_>) -> Option<Block> {
-    let zone = scene
-        .case
-        .zone
-        .as_ref()
-        .or_else(|| Some(&scene.around.group?.member(&scene.case.instance_id)?.zone))?;
-    if scene.around.cluster.zonal_shifts.contains(zone) {
-        return block(Guard::ZoneImpaired, format!("an ARC zonal shift leads traffic away from {zone}"));
+pub fn zone_impaired(input: &GuardContext<'_>) -> Option<Block> {
+    let zone =
+        input.case.zone().or_else(|| Some(&input.context.group?.member(input.case.instance_id())?.zone))?;
+    if input.context.cluster.zonal_shifts.contains(zone) {
+        return block(Guard::ZoneImpaired, format!("an ARC zonal shift is active for {zone}"));
     }
     let (of_zone, in_all) =
-        (scene.around.cluster.zones.get(zone).copied().unwrap_or(0), scene.around.cluster.zones.len());
-    let all = scene.around.ailing.unhealthy;
-    let here = scene.around.ailing.by_zone.get(zone).copied().unwrap_or(0);
-    let limits = &scene.policy.zones;
+        (input.context.cluster.zones.get(zone).copied().unwrap_or(0), input.context.cluster.zones.len());
+    let all = input.context.unhealthy_counts.unhealthy;
+    let here = input.context.unhealthy_counts.by_zone.get(zone).copied().unwrap_or(0);
+    let limits = &input.policy.zones;
     let impaired = in_all > 1
         && here >= limits.min_unhealthy
         && here * 100 >= of_zone * limits.zone_percentage
@@ -348,24 +352,24 @@ pub fn zone_impaired(scene: &Scene<'_>) -> Option<Block> {
     block(
         Guard::ZoneImpaired,
         format!(
-            "{here} of the {of_zone} nodes in {zone} are unhealthy, and {all} in the whole cluster: the zone is suspect"
+            "{here} of the {of_zone} nodes in {zone} are unhealthy (cluster: {all}): the Availability Zone appears impaired"
         ),
     )
 }
 
 /// Most of a cluster fell silent at once: nobody can say which of its nodes are well.
-pub fn log_path_suspect(scene: &Scene<'_>) -> Option<Block> {
-    let limits = &scene.policy.silence;
-    let nodes = scene.around.cluster.nodes();
-    let at_once = scene.around.ailing.silent_at_once;
+pub fn log_pipeline_suspect(input: &GuardContext<'_>) -> Option<Block> {
+    let limits = &input.policy.silence;
+    let nodes = input.context.cluster.nodes();
+    let at_once = input.context.unhealthy_counts.silent_at_once;
     if at_once < limits.min_silent || at_once * 100 < nodes * limits.percentage {
         return None;
     }
     block(
-        Guard::LogPathSuspect,
+        Guard::LogPipelineSuspect,
         format!(
-            "{at_once} of {nodes} nodes fell silent within {}: the log path is suspect, not the nodes",
-            stamp::length(limits.within)
+            "{at_once} of {nodes} nodes went silent within {}: the log pipeline appears down, not the nodes",
+            timestamp::duration(limits.within)
         ),
     )
 }
@@ -384,42 +388,45 @@ fn most_within(sorted: &[Timestamp], length: SignedDuration) -> usize {
 }
 
 /// Replacing more would only lose more.
-pub fn replacements_failing(scene: &Scene<'_>) -> Option<Block> {
-    let until = scene.around.state.rests_until(scene.policy).filter(|until| *until > scene.now)?;
-    let failures = scene.around.state.failures;
+pub fn replacements_failing(input: &GuardContext<'_>) -> Option<Block> {
+    let until = input.context.state.backoff_until(input.policy).filter(|until| *until > input.now)?;
+    let failures = input.context.state.failures();
     let sentence = format!(
-        "the last {failures} replacement{} of group {} did not come up: it rests until {}",
+        "backoff until {}: the last {failures} replacement{} of group {} failed to join",
+        timestamp::seconds(until),
         if failures == 1 { "" } else { "s" },
-        group_name(scene),
-        stamp::seconds(until)
+        group_name(input)
     );
     Some(Block { guard: Guard::ReplacementsFailing, sentence, until: Some(until) })
 }
 
 /// `maxParallelNodesRepaired…`; a percentage is one of the unhealthy nodes, as in EKS.
-pub fn parallel_limit(scene: &Scene<'_>) -> Option<Block> {
-    let limit = scene.rules.node_repair_config.max_parallel_nodes_repaired?;
-    if scene.around.state.place(&scene.case.instance_id).is_some() {
+pub fn parallel_limit(input: &GuardContext<'_>) -> Option<Block> {
+    let limit = input.rules.node_repair_config.max_parallel_nodes_repaired?;
+    if input.context.state.slot(input.case.instance_id()).is_some() {
         return None;
     }
-    let under_way = scene.around.state.in_flight.len();
-    let allowed = limit.of(scene.around.unhealthy_in_group.max(1));
+    let under_way = input.context.state.slots().len();
+    let allowed = limit.of(input.context.unhealthy_in_group.max(1));
     if under_way < allowed {
         return None;
     }
     block(
         Guard::ParallelLimit,
-        format!("{under_way} repairs are under way in group {}, of {allowed} at once", group_name(scene)),
+        format!("{under_way} repairs are in progress in group {}, the limit is {allowed}", group_name(input)),
     )
 }
 
 /// The last one: everything else would let it pass.
-pub fn observe_mode(scene: &Scene<'_>) -> Option<Block> {
-    match scene.rules.mode {
+pub fn observe_mode(input: &GuardContext<'_>) -> Option<Block> {
+    match input.rules.mode {
         Mode::Repair => None,
         Mode::Observe => {
-            let action = scene.fault.action.as_str();
-            block(Guard::ObserveMode, format!("mode is observe: {action} is only told of"))
+            let action = input.fault.action.as_str();
+            block(
+                Guard::ObserveMode,
+                format!("observe mode: would {}; no action taken", action.to_lowercase()),
+            )
         }
     }
 }

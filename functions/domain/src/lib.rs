@@ -2,23 +2,22 @@
 #![warn(missing_docs)]
 
 pub mod audit_log;
+pub mod aws_error;
 pub mod case;
 pub mod catalogue;
 pub mod clock;
 pub mod condition;
-pub mod confirm;
+pub mod control_plane_log;
 pub mod decide;
 pub mod drain;
 pub mod group;
 pub mod guard;
 pub mod ident;
-pub mod ledger;
 pub mod log_source;
 pub mod observation;
-pub mod occurrence;
 pub mod policy;
-pub mod refusal;
-pub mod repair;
+pub mod repair_event;
 pub mod report;
-pub mod stamp;
-pub mod trail;
+pub mod timestamp;
+
+pub use self::case::repair;

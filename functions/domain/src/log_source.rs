@@ -6,9 +6,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use crate::{
-    case::{Case, Fault, Testimony},
+    case::{Case, Fault, Source},
     ident::ClusterName,
-    stamp,
+    timestamp,
 };
 
 /// The stream names of the API server's audit log begin so.
@@ -66,27 +66,27 @@ pub struct LogPointer {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter_pattern: Option<String>,
     /// From when on.
-    #[serde(with = "stamp")]
+    #[serde(with = "timestamp")]
     pub start_time: Timestamp,
 }
 
 /// Where the words that these faults rest on stand: one place for each witness, from the oldest fault on.
 pub fn pointers(case: &Case, faults: &[Fault]) -> Vec<LogPointer> {
-    let witnesses: BTreeSet<Testimony> = faults.iter().map(|fault| fault.testimony).collect();
-    let place = |witness| {
-        let (source, log_stream_name_prefix, filter_pattern) = match witness {
-            Testimony::Agent => {
-                (LogSource::Agents(case.cluster.clone()), case.instance_id.as_str().to_owned(), None)
+    let witnesses: BTreeSet<Source> = faults.iter().map(|fault| fault.source).collect();
+    let place = |state| {
+        let (source, log_stream_name_prefix, filter_pattern) = match state {
+            Source::Agent => {
+                (LogSource::Agents(case.cluster().clone()), case.instance_id().as_str().to_owned(), None)
             }
-            Testimony::ControlPlane => {
+            Source::ControlPlane => {
                 let about = |node| format!("{{ $.objectRef.name = \"{node}\" }}");
-                let filter = case.node.as_ref().map(about);
-                (LogSource::ControlPlane(case.cluster.clone()), AUDIT_STREAMS.to_owned(), filter)
+                let filter = case.node().map(about);
+                (LogSource::ControlPlane(case.cluster().clone()), AUDIT_STREAMS.to_owned(), filter)
             }
             // Nobody said it: that is the fault.
-            Testimony::Inference => return None,
+            Source::Inference => return None,
         };
-        let said = faults.iter().filter(|fault| fault.testimony == witness);
+        let said = faults.iter().filter(|fault| fault.source == state);
         let since = said.map(|fault| fault.since).min()?;
         Some(LogPointer {
             log_group_name: source.to_string(),

@@ -1,6 +1,6 @@
 //! What the control plane's audit log tells of a node, in our words.
 //!
-//! [`audit_log`](crate::audit_log) turns Kubernetes audit events into these; [`case`](crate::case) takes them in.
+//! [`control_plane_log`](crate::control_plane_log) turns Kubernetes audit events into these; [`case`](crate::case) takes them in.
 
 use jiff::Timestamp;
 
@@ -33,7 +33,7 @@ pub enum What {
     /// so the list may be empty: a kubelet's heartbeat.
     Conditions {
         /// Who wrote them.
-        by: Reporter,
+        by: StatusWriter,
         /// Those that carry a status.
         conditions: Vec<ObservedCondition>,
     },
@@ -66,7 +66,7 @@ pub struct ObservedCondition {
 
 /// Who wrote a node's conditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reporter {
+pub enum StatusWriter {
     /// The node's own kubelet.
     Kubelet,
     /// The node lifecycle controller: it speaks when the kubelet does not.

@@ -20,48 +20,48 @@ pub use self::{
 use crate::{
     condition::{ConditionType, RepairAction},
     ident::{AccountId, ClusterName, GroupName, NodeName},
-    stamp,
+    timestamp,
 };
 
-/// Everything that an operator decides for one cluster.
+/// The settings of one cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Policy {
-    /// Whether calls are made, or only told of. A new install only tells.
+    /// `repair` makes calls; `observe` only reports what it would do.
     pub mode: Mode,
-    /// The account that the cluster is in, where that is not nodemend's own. What any other account tells of a cluster
-    /// of this name is nobody's.
+    /// The cluster's AWS account, if it is not nodemend's own. Events from other accounts for this cluster name are
+    /// ignored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub account: Option<AccountId>,
-    /// EKS's own block, for every group that has none of its own.
+    /// EKS's `nodeRepairConfig`, for every group without its own.
     pub node_repair_config: NodeRepairConfig,
-    /// Waits that differ from EKS's, for every group.
+    /// Grace periods that differ from EKS's, for every group.
     pub grace: Grace,
-    /// When calls may be made; always, where there is none.
+    /// When calls can be made. Without any: always.
     pub maintenance_windows: Vec<MaintenanceWindow>,
-    /// Rules for some groups: the first that matches holds.
+    /// Rules for some groups. The first rule that matches a group applies.
     pub groups: Vec<GroupRule>,
-    /// Who has asked for no repairs, of what, and until when.
+    /// Requests not to repair, each with a scope and an end.
     pub holds: Vec<Hold>,
-    /// Events that shall count as conditions.
+    /// Events that count as conditions.
     pub promotions: Vec<Promotion>,
-    /// When a zone, not its nodes, is taken for the patient.
+    /// When an Availability Zone counts as impaired.
     pub zones: ZonePolicy,
-    /// When the log path, not the nodes, is taken for the patient.
+    /// When the log pipeline, not the nodes, counts as down.
     pub silence: SilencePolicy,
-    /// How long a recovery must hold to end a case.
+    /// How long a node must stay healthy before its recovery counts.
     pub recovery_hold: SignedDuration,
-    /// How long a rebooted node has to come back sound.
+    /// How long a rebooted node can take to become healthy. Then it is replaced.
     pub reboot_timeout: SignedDuration,
-    /// How long a launched instance has to register.
+    /// How long a launched instance can take to register as a node.
     pub join_timeout: SignedDuration,
-    /// How long a replacement has, from the call, before the repair counts as failed.
+    /// How long a replacement can take, from the call, before the repair counts as failed.
     pub replacement_timeout: SignedDuration,
-    /// How long a group rests after a replacement that did not come up; doubles with each one.
+    /// The backoff of a group after a replacement that failed to join. It doubles with each failure.
     pub failure_backoff: SignedDuration,
-    /// How long CloudTrail has to tell of a call.
+    /// How long to wait for CloudTrail's event of a call.
     pub confirmation_timeout: SignedDuration,
-    /// A group with this tag, set to `disabled`, is left alone.
+    /// A group whose tag of this name is `disabled` is not repaired.
     pub opt_out_tag: String,
 }
 
@@ -110,41 +110,41 @@ impl Mode {
     }
 }
 
-/// Waits that differ from EKS's defaults. A `nodeRepairConfigOverrides` entry is more exact and wins.
+/// Grace periods that differ from EKS's defaults. `nodeRepairConfigOverrides` takes precedence.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Grace {
     /// By condition type.
     pub conditions: BTreeMap<ConditionType, SignedDuration>,
-    /// By reason; wins over its condition.
+    /// By reason. Takes precedence over the condition's.
     pub reasons: BTreeMap<String, SignedDuration>,
 }
 
-/// What differs for some groups.
+/// Settings that differ for some groups.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GroupRule {
-    /// Groups by name; `*` stands for any run of characters.
+    /// Matches groups by name. `*` matches any characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Groups by tags: all of them must be there, with these values (`*` as above).
+    /// Matches groups by tags: all must be present with these values. `*` matches any characters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,
-    /// As in the policy.
+    /// Overrides the policy's field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
-    /// As in the policy; the whole block, not merged with it.
+    /// Overrides the policy's field: the whole block, not merged with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_repair_config: Option<NodeRepairConfig>,
-    /// As in the policy.
+    /// Overrides the policy's field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace: Option<Grace>,
-    /// As in the policy.
+    /// Overrides the policy's field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance_windows: Option<Vec<MaintenanceWindow>>,
 }
 
-/// A request for no repairs. It has an owner, a reason and an end, so that none is forgotten.
+/// A request not to repair. It has an owner, a reason and an end, so that none is forgotten.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Hold {
@@ -157,29 +157,29 @@ pub struct Hold {
     /// Only this node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeName>,
-    /// Who asked.
+    /// Who requested it.
     pub owner: String,
-    /// Why.
+    /// Why, for other operators.
     pub reason: String,
-    /// From when; at once, where it is not said.
-    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
+    /// The start. Default: at once.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     pub from: Option<Timestamp>,
-    /// Until when.
-    #[serde(with = "stamp")]
+    /// The end.
+    #[serde(with = "timestamp")]
     pub until: Timestamp,
 }
 
-/// An event that counts as a condition once it comes often enough.
+/// An event that counts as a condition after `count` occurrences within `window`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Promotion {
     /// The event's reason.
     pub reason: String,
-    /// How often.
+    /// The number of occurrences.
     pub count: u64,
-    /// Within how long.
+    /// The time within which they must occur.
     pub window: SignedDuration,
-    /// What is done then.
+    /// The repair action.
     #[serde(default = "replace")]
     pub repair_action: RepairAction,
 }
@@ -188,16 +188,15 @@ fn replace() -> RepairAction {
     RepairAction::Replace
 }
 
-/// A zone is impaired when this many of its nodes, this part of them, and this part of all unhealthy nodes
-/// of the cluster are unhealthy there.
+/// An Availability Zone counts as impaired when all three limits are reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ZonePolicy {
-    /// At least so many unhealthy nodes.
+    /// The minimum number of unhealthy nodes in the zone.
     pub min_unhealthy: usize,
-    /// At least this percentage of the zone's nodes.
+    /// The minimum percentage of the zone's nodes that are unhealthy.
     pub zone_percentage: usize,
-    /// At least this percentage of the cluster's unhealthy nodes.
+    /// The minimum percentage of the cluster's unhealthy nodes that are in the zone.
     pub share_percentage: usize,
 }
 
@@ -207,17 +206,17 @@ impl Default for ZonePolicy {
     }
 }
 
-/// Silence is suspicious when it falls on most of a cluster at once.
+/// The log pipeline counts as down when many agents stop reporting at about the same time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct SilencePolicy {
-    /// An agent unheard for so long is silent; null: never.
+    /// An agent that has not reported for this long is silent. `null`: never.
     pub agent_silent_after: Option<SignedDuration>,
-    /// At least so many silent nodes.
+    /// The minimum number of silent nodes.
     pub min_silent: usize,
-    /// At least this percentage of the cluster's nodes.
+    /// The minimum percentage of the cluster's nodes that are silent.
     pub percentage: usize,
-    /// Begun within so long of each other.
+    /// The time within which they must have stopped reporting.
     pub within: SignedDuration,
 }
 

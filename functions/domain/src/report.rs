@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     condition::{ConditionType, Severity, Status},
     ident::{BootId, ClusterName, InstanceId, NodeName, Zone},
-    stamp,
+    timestamp,
 };
 
 /// A report is at most this long, so that a thousand of them fit a PutLogEvents batch four times over.
@@ -75,7 +75,7 @@ pub struct ConditionState<'a> {
     /// Its status.
     pub status: Status,
     /// Since when; for a bad status the start of the trouble, short recoveries bridged.
-    #[serde(with = "stamp")]
+    #[serde(with = "timestamp")]
     pub since: Timestamp,
     /// For how many seconds it had been well right before `since`; absent where the agent can't know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,10 +94,10 @@ pub struct Finding<'a> {
     /// How much it weighs.
     pub severity: Severity,
     /// First seen.
-    #[serde(with = "stamp")]
+    #[serde(with = "timestamp")]
     pub since: Timestamp,
     /// Last seen.
-    #[serde(with = "stamp")]
+    #[serde(with = "timestamp")]
     pub last: Timestamp,
     /// How often since `since`.
     pub count: u64,
@@ -140,13 +140,13 @@ struct Wire<'a> {
     zone: Option<Zone>,
     boot_id: BootId,
     seq: u64,
-    #[serde(with = "stamp")]
+    #[serde(with = "timestamp")]
     at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     condition: Option<ConditionType>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     status: Option<Status>,
-    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     since: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sound_secs: Option<u64>,

@@ -1,9 +1,9 @@
 //! The API server logs a dry run like the deed, with code 200: it changed nothing, and must start no clock.
 
-use nodemend_domain::audit_log::{self, Reading};
+use nodemend_domain::control_plane_log::{self, ParsedEvent};
 use serde_json::{Value, json};
 
-fn delete(verb: &str, uri: &str, body: Value) -> Reading {
+fn delete(verb: &str, uri: &str, body: Value) -> ParsedEvent {
     let event = json!({
         "kind": "Event",
         "stage": "ResponseComplete",
@@ -16,7 +16,7 @@ fn delete(verb: &str, uri: &str, body: Value) -> Reading {
         "requestObject": body,
         "stageTimestamp": "2026-11-29T21:15:14.000000Z",
     });
-    audit_log::read(&event.to_string()).expect("an audit event")
+    control_plane_log::read(&event.to_string()).expect("an audit event")
 }
 
 const NODE: &str = "/api/v1/nodes/ip-10-0-1-26.ec2.internal";
@@ -31,7 +31,7 @@ fn a_deletion_that_was_only_tried_is_no_observation() {
         ("after another parameter", query("gracePeriodSeconds=0&dryRun=All"), Value::Null),
         ("percent-encoded", query("dry%52un=All"), Value::Null),
     ] {
-        assert!(matches!(delete("delete", &uri, body), Reading::Irrelevant(_)), "{what}");
+        assert!(matches!(delete("delete", &uri, body), ParsedEvent::Irrelevant(_)), "{what}");
     }
 }
 
@@ -48,7 +48,7 @@ fn a_deletion_that_was_made_is_one_whatever_its_options() {
         ("dryRun null", NODE.to_owned(), json!({ "kind": "DeleteOptions", "dryRun": null })),
         ("a value that only looks like it", format!("{NODE}?fieldManager=dryRun=All"), Value::Null),
     ] {
-        assert!(matches!(delete("delete", &uri, body), Reading::Observation(_)), "{what}");
+        assert!(matches!(delete("delete", &uri, body), ParsedEvent::Observation(_)), "{what}");
     }
 }
 
@@ -72,9 +72,9 @@ fn a_status_or_a_registration_that_was_only_tried_is_no_observation() {
             "requestObject": { "status": { "conditions": conditions } },
             "stageTimestamp": "2026-11-29T21:15:14.000000Z",
         });
-        let read = |event: &Value| audit_log::read(&event.to_string()).expect("an audit event");
-        assert!(matches!(read(&event), Reading::Irrelevant(_)), "{verb}");
+        let read = |event: &Value| control_plane_log::read(&event.to_string()).expect("an audit event");
+        assert!(matches!(read(&event), ParsedEvent::Irrelevant(_)), "{verb}");
         event["requestURI"] = json!(uri.replace("dryRun=All", "timeout=10s"));
-        assert!(matches!(read(&event), Reading::Observation(_)), "{verb}");
+        assert!(matches!(read(&event), ParsedEvent::Observation(_)), "{verb}");
     }
 }

@@ -23,13 +23,13 @@ struct Known {
     bad: bool,
     changed: i64,
     /// Start of the trouble, recoveries shorter than the hold bridged.
-    trouble: i64,
+    episode: i64,
     sound_before: Option<u64>,
 }
 
 /// A reference agent: it reports every change at once, everything every five minutes, and everything at the end.
 fn reports(changes: &[(i64, usize)], end: i64, boot: u32) -> Vec<Report<'static>> {
-    let mut known = vec![Known { bad: false, changed: 0, trouble: 0, sound_before: None }; CONDITIONS.len()];
+    let mut known = vec![Known { bad: false, changed: 0, episode: 0, sound_before: None }; CONDITIONS.len()];
     let mut reports = Vec::new();
     let mut heartbeat = 0;
     let mut seq = 0;
@@ -52,8 +52,8 @@ fn reports(changes: &[(i64, usize)], end: i64, boot: u32) -> Vec<Report<'static>
             (condition.bad, condition.changed) = (false, time);
         } else {
             let sound = time - condition.changed;
-            if sound >= HOLD || (condition.trouble == 0 && condition.sound_before.is_none()) {
-                condition.trouble = time;
+            if sound >= HOLD || (condition.episode == 0 && condition.sound_before.is_none()) {
+                condition.episode = time;
                 condition.sound_before = (sound >= HOLD).then_some(sound as u64);
             }
             (condition.bad, condition.changed) = (true, time);
@@ -69,13 +69,13 @@ fn states(known: &[Known], now: i64) -> Vec<ConditionState<'static>> {
     let state = |(known, condition): (&Known, &ConditionType)| ConditionState {
         condition: condition.clone(),
         status: if known.bad { Status::False } else { Status::True },
-        since: at(if known.bad { known.trouble } else { known.changed }),
+        since: at(if known.bad { known.episode } else { known.changed }),
         sound_secs: if known.bad { known.sound_before } else { None },
         findings: if known.bad {
             vec![Finding {
                 reason: "Broken".into(),
                 severity: Severity::Condition,
-                since: at(known.trouble),
+                since: at(known.episode),
                 last: at(now),
                 count: 1,
                 message: "it is broken".into(),
@@ -112,14 +112,19 @@ fn amounts_to(reports: &[Report<'_>], now: Timestamp) -> impl PartialEq + std::f
     let first = &reports[0];
     let mut case = Case::new(first.cluster.clone(), first.instance_id.clone());
     for report in reports {
-        case.hear_report(report, arrival(report), &policy);
+        case.apply_report(report, arrival(report), &policy);
     }
     let mut faults = case.faults(&policy.default_rules(), &policy, now);
     // How long a recovery has held is known from when it began; what is bad counts from its start.
     faults.retain(|fault| fault.is_bad());
     faults.sort_by(|one, other| one.condition.cmp(&other.condition));
     case.plan(&policy, now);
-    (faults, case.heard_agent, case.boot.map(|boot| boot.id), case.attention)
+    (
+        faults,
+        case.agent_last_seen(),
+        case.boot().map(|boot| boot.id.clone()),
+        case.unhealthy_reason().cloned(),
+    )
 }
 
 proptest! {

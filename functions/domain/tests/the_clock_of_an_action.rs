@@ -19,7 +19,7 @@ fn at(minute: i64) -> Timestamp {
 }
 
 /// A report, written and arrived in the same minute unless told otherwise.
-struct Told {
+struct JoinStage {
     seq: u64,
     written: i64,
     arrives: i64,
@@ -27,12 +27,12 @@ struct Told {
     findings: &'static [(&'static str, i64)],
 }
 
-fn told(seq: u64, minute: i64, since: i64, findings: &'static [(&'static str, i64)]) -> Told {
-    Told { seq, written: minute, arrives: minute, since, findings }
+fn told(seq: u64, minute: i64, since: i64, findings: &'static [(&'static str, i64)]) -> JoinStage {
+    JoinStage { seq, written: minute, arrives: minute, since, findings }
 }
 
 /// In which minute the first due reason's grace began, after all this; none where nothing will be done.
-fn start(reports: &[Told]) -> Option<i64> {
+fn start(reports: &[JoinStage]) -> Option<i64> {
     let policy = Policy::eks_defaults();
     let id = InstanceId::new("i-00000000000000001").expect("an id");
     let mut case = Case::new(ClusterName::new("prod").expect("a name"), id.clone());
@@ -48,7 +48,7 @@ fn start(reports: &[Told]) -> Option<i64> {
             message: "as asked for".into(),
         };
         let said = Report {
-            cluster: case.cluster.clone(),
+            cluster: case.cluster().clone(),
             node: NodeName::new("ip-10-0-0-1.ec2.internal").expect("a name"),
             instance_id: id.clone(),
             zone: None,
@@ -64,7 +64,7 @@ fn start(reports: &[Told]) -> Option<i64> {
                 findings: report.findings.iter().map(finding).collect(),
             }),
         };
-        case.hear_report(&said, at(report.arrives), &policy);
+        case.apply_report(&said, at(report.arrives), &policy);
         last = last.max(at(report.arrives));
     }
     let faults = case.faults(&policy.default_rules(), &policy, last);
@@ -106,13 +106,14 @@ fn a_new_reason_never_sets_the_clock_back() {
 #[test]
 fn which_reason_came_first_the_nodes_own_clock_tells() {
     // The report of the idle reason is three minutes late.
-    let late = Told { seq: 1, written: 0, arrives: 3, since: 0, findings: &[(IDLE, 0)] };
+    let late = JoinStage { seq: 1, written: 0, arrives: 3, since: 0, findings: &[(IDLE, 0)] };
     assert_eq!(start(&[late, told(2, 4, 0, &[(ACTED_ON, 1)])]), Some(1));
 }
 
 #[test]
 fn what_is_said_late_of_an_earlier_trouble_does_not_start_the_clock_of_this_one() {
-    let late = || Told { seq: 2, written: 5, arrives: 25, since: 0, findings: &[(IDLE, 0), (ACTED_ON, 4)] };
+    let late =
+        || JoinStage { seq: 2, written: 5, arrives: 25, since: 0, findings: &[(IDLE, 0), (ACTED_ON, 4)] };
     let now = || told(4, 20, 20, &[(IDLE, 20)]);
     let well = || told(3, 10, 10, &[]);
     let first = || told(1, 0, 0, &[(IDLE, 0)]);

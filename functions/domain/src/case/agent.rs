@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Boot, Case, Condition, Found, MAX_CONDITIONS, MAX_OLD_BOOTS, MAX_TALLIES, News, Tally, Witness};
+use super::{
+    Boot, Case, CaseEvent, Condition, EventCounter, Found, MAX_CONDITIONS, MAX_COUNTERS, MAX_OLD_BOOTS,
+    SourceState,
+};
 use crate::{
-    clock::{Noted, Onset, Saying, Statement},
+    clock::{ConditionReport, LatestReport, Onset, Recency},
     condition::{ConditionType, Health, Polarity, Severity},
     ident::BootId,
     policy::Policy,
@@ -15,43 +18,48 @@ use crate::{
 
 impl Case {
     /// Takes an agent's report in.
-    pub fn hear_report(&mut self, report: &Report<'_>, arrival: Timestamp, policy: &Policy) -> Vec<News> {
-        let mut news = Vec::new();
-        if self.closed.is_some() || !self.accepts_boot(report, arrival, &mut news) {
-            return news;
+    pub fn apply_report(
+        &mut self,
+        report: &Report<'_>,
+        arrival: Timestamp,
+        policy: &Policy,
+    ) -> Vec<CaseEvent> {
+        let mut events = Vec::new();
+        if self.closed.is_some() || !self.accepts_boot(report, arrival, &mut events) {
+            return events;
         }
         self.node.get_or_insert_with(|| report.node.clone());
         if self.zone.is_none() {
             self.zone.clone_from(&report.zone);
         }
-        if self.heard_agent.is_none_or(|heard| arrival > heard) {
-            self.heard_agent = Some(arrival);
+        if self.agent_last_seen.is_none_or(|first_seen| arrival > first_seen) {
+            self.agent_last_seen = Some(arrival);
             if self.silent_since.take().is_some() {
-                news.push(News::AgentHeard);
+                events.push(CaseEvent::AgentReporting);
             }
         }
         self.joined(arrival);
         match &report.body {
-            Body::Condition(state) => self.hear_state(report, state, arrival, policy, &mut news),
+            Body::Condition(state) => self.apply_state(report, state, arrival, policy, &mut events),
             Body::Heartbeat(states) => {
                 for state in states {
-                    self.hear_state(report, state, arrival, policy, &mut news);
+                    self.apply_state(report, state, arrival, policy, &mut events);
                 }
             }
             Body::Event { condition, findings } => {
                 for finding in findings {
-                    self.hear_finding(report, condition, finding, arrival, &mut news);
+                    self.apply_finding(report, condition, finding, arrival, &mut events);
                 }
             }
         }
-        news
+        events
     }
 
     /// Fences by boot: a report of the present boot passes, one of an older boot doesn't, and the first of a
     /// newer one ends what was said of the present one. Which boot is newer, the node's own clock tells.
-    fn accepts_boot(&mut self, report: &Report<'_>, arrival: Timestamp, news: &mut Vec<News>) -> bool {
+    fn accepts_boot(&mut self, report: &Report<'_>, arrival: Timestamp, events: &mut Vec<CaseEvent>) -> bool {
         if let Some(boot) = self.boot.as_mut().filter(|boot| boot.id == report.boot_id) {
-            boot.heard = boot.heard.min(arrival);
+            boot.first_seen = boot.first_seen.min(arrival);
             if boot.node_at.is_none_or(|node_at| report.at > node_at) {
                 boot.node_at = Some(report.at);
             }
@@ -62,41 +70,41 @@ impl Case {
         if !newer || self.old_boots.contains(&report.boot_id) {
             return false;
         }
-        self.begin_boot(report.boot_id.clone(), arrival, Some(report.at), news);
+        self.begin_boot(report.boot_id.clone(), arrival, Some(report.at), events);
         true
     }
 
     pub(super) fn begin_boot(
         &mut self,
         id: BootId,
-        heard: Timestamp,
+        first_seen: Timestamp,
         node_at: Option<Timestamp>,
-        news: &mut Vec<News>,
+        events: &mut Vec<CaseEvent>,
     ) {
-        if let Some(old) = self.boot.replace(Boot { id, heard, node_at }) {
-            news.push(News::Rebooted);
+        if let Some(old) = self.boot.replace(Boot { id, first_seen, node_at }) {
+            events.push(CaseEvent::Rebooted);
             self.old_boots.push(old.id);
             if self.old_boots.len() > MAX_OLD_BOOTS {
                 self.old_boots.remove(0);
             }
             // What was said in the old boot ends with it. Its trouble is not bridged into the new one, else a
             // case would depend on whether the old reports or the new ones came first.
-            self.conditions.retain(|condition| !matches!(condition.witness, Witness::Agent { .. }));
+            self.conditions.retain(|condition| !matches!(condition.state, SourceState::Agent { .. }));
         }
     }
 
-    fn hear_state(
+    fn apply_state(
         &mut self,
         report: &Report<'_>,
         state: &ConditionState<'_>,
         arrival: Timestamp,
         policy: &Policy,
-        news: &mut Vec<News>,
+        events: &mut Vec<CaseEvent>,
     ) {
         for finding in state.findings.iter().filter(|finding| finding.severity == Severity::Event) {
-            self.hear_finding(report, &state.condition, finding, arrival, news);
+            self.apply_finding(report, &state.condition, finding, arrival, events);
         }
-        let saying = Saying {
+        let reported = ConditionReport {
             seq: report.seq,
             health: state.status.health(state.condition.polarity().unwrap_or(Polarity::TrueIsGood)),
             node_since: state.since,
@@ -110,34 +118,34 @@ impl Case {
         let found: Vec<&Finding<'_>> =
             state.findings.iter().filter(|finding| finding.severity == Severity::Condition).collect();
         let place = self.conditions.iter().position(|known| {
-            known.condition == state.condition && matches!(known.witness, Witness::Agent { .. })
+            known.condition == state.condition && matches!(known.state, SourceState::Agent { .. })
         });
         let (place, before, noted) = match place {
             Some(place) => {
-                let Witness::Agent { statement, .. } = &mut self.conditions[place].witness else {
+                let SourceState::Agent { latest, .. } = &mut self.conditions[place].state else {
                     return;
                 };
-                let before = statement.health;
-                (place, before, statement.note(saying, policy.recovery_hold))
+                let before = latest.health;
+                (place, before, latest.note(reported, policy.recovery_hold))
             }
             None if self.conditions.len() >= MAX_CONDITIONS => return,
             None => {
-                let statement = Statement::first(saying);
+                let latest = LatestReport::first(reported);
                 self.conditions.push(Condition {
                     condition: state.condition.clone(),
-                    witness: Witness::Agent { statement, acting: None, idle: None },
+                    state: SourceState::Agent { latest, acting: None, idle: None },
                     findings: Arc::default(),
                 });
-                (self.conditions.len() - 1, Health::Sound, Noted::News)
+                (self.conditions.len() - 1, Health::Healthy, Recency::Newest)
             }
         };
         let known = &mut self.conditions[place];
-        let Witness::Agent { statement, acting, idle } = &mut known.witness else {
+        let SourceState::Agent { latest, acting, idle } = &mut known.state else {
             return;
         };
         // What was said of an earlier trouble, and comes late, says nothing of this one.
-        if saying.health.is_bad()
-            && let Some(trouble) = statement.trouble_of(&saying)
+        if reported.health.is_bad()
+            && let Some(episode) = latest.episode_of(&reported)
         {
             let actionable = |reason: &str| {
                 policy.all_rules().any(|rules| rules.remedy(&state.condition, reason).is_some())
@@ -150,47 +158,47 @@ impl Case {
                 };
                 such.map(onset).reduce(Onset::min)
             };
-            let nameless = if found.is_empty() { Some(trouble) } else { None };
-            note_earliest(acting, earliest(true).or(nameless), trouble);
-            note_earliest(idle, earliest(false), trouble);
+            let nameless = if found.is_empty() { Some(episode) } else { None };
+            note_earliest(acting, earliest(true).or(nameless), episode);
+            note_earliest(idle, earliest(false), episode);
         }
-        if noted == Noted::Stale {
+        if noted == Recency::Stale {
             return;
         }
-        if saying.health.is_bad() {
+        if reported.health.is_bad() {
             known.findings = found
                 .iter()
                 .map(|finding| Found { reason: (*finding.reason).into(), message: (*finding.message).into() })
                 .collect();
         }
-        match (before.is_bad(), saying.health.is_bad()) {
-            (false, true) => news.push(News::Trouble(state.condition.clone())),
-            (true, false) => news.push(News::Recovery(state.condition.clone())),
+        match (before.is_bad(), reported.health.is_bad()) {
+            (false, true) => events.push(CaseEvent::Unhealthy(state.condition.clone())),
+            (true, false) => events.push(CaseEvent::Recovered(state.condition.clone())),
             _ => {}
         }
     }
 
-    fn hear_finding(
+    fn apply_finding(
         &mut self,
         report: &Report<'_>,
         condition: &ConditionType,
         finding: &Finding<'_>,
         arrival: Timestamp,
-        news: &mut Vec<News>,
+        events: &mut Vec<CaseEvent>,
     ) {
-        let tally = match self.tallies.iter_mut().find(|tally| *tally.reason == *finding.reason) {
-            Some(tally) => tally,
+        let counter = match self.counters.iter_mut().find(|counter| *counter.reason == *finding.reason) {
+            Some(counter) => counter,
             None => {
-                if self.tallies.len() >= MAX_TALLIES {
-                    self.tallies.remove(0);
+                if self.counters.len() >= MAX_COUNTERS {
+                    self.counters.remove(0);
                 }
-                self.tallies.push(Tally::new(condition.clone(), &finding.reason));
-                let last = self.tallies.len() - 1;
-                &mut self.tallies[last]
+                self.counters.push(EventCounter::new(condition.clone(), &finding.reason));
+                let last = self.counters.len() - 1;
+                &mut self.counters[last]
             }
         };
-        if tally.note(report, finding, arrival) {
-            news.push(News::Event {
+        if counter.note(report, finding, arrival) {
+            events.push(CaseEvent::FindingReported {
                 condition: condition.clone(),
                 reason: finding.reason.to_string(),
                 message: finding.message.to_string(),
@@ -200,10 +208,10 @@ impl Case {
 }
 
 /// Keeps the earliest onset within a trouble: what is older than the trouble was noted of another.
-fn note_earliest(known: &mut Option<Onset>, heard: Option<Onset>, trouble: Onset) {
-    let of_this_trouble = known.filter(|known| known.node_since >= trouble.node_since);
-    let heard = heard.map(|heard| heard.max(trouble));
-    *known = of_this_trouble.into_iter().chain(heard).reduce(Onset::min);
+fn note_earliest(known: &mut Option<Onset>, first_seen: Option<Onset>, episode: Onset) {
+    let of_this_trouble = known.filter(|known| known.node_since >= episode.node_since);
+    let first_seen = first_seen.map(|first_seen| first_seen.max(episode));
+    *known = of_this_trouble.into_iter().chain(first_seen).reduce(Onset::min);
 }
 
 /// An instant of the node's clock by ours: the arrival less the age. A start after the report has no age, and one that

@@ -9,7 +9,7 @@ use super::Case;
 use crate::{
     condition::RepairAction,
     policy::Policy,
-    repair::{Call, CallResult},
+    repair::{Call, CallResult, Phase},
 };
 
 /// How many calls of earlier repairs are kept. Those that have their verdict go first.
@@ -26,10 +26,17 @@ impl Case {
         self.calls().find(|call| call.at.as_millisecond() == at.as_millisecond())
     }
 
-    /// One call, to write its answer or its verdict.
-    pub fn call_mut(&mut self, at: Timestamp) -> Option<&mut Call> {
+    pub(super) fn call_mut(&mut self, at: Timestamp) -> Option<&mut Call> {
         let present = self.repair.iter_mut().flat_map(|repair| &mut repair.calls);
         self.past_calls.iter_mut().chain(present).find(|call| call.at.as_millisecond() == at.as_millisecond())
+    }
+
+    /// When the lease of the claim or of the call in flight ends.
+    pub fn lease_end(&self) -> Option<Timestamp> {
+        match self.repair.as_ref()?.phase {
+            Phase::Claimed { until } | Phase::Acting { until } => Some(until),
+            Phase::Confirming | Phase::Rebooting => None,
+        }
     }
 
     /// The call without an answer, if there is one.
@@ -38,21 +45,21 @@ impl Case {
     }
 
     /// The first call of which CloudTrail should have told by now.
-    pub fn unconfirmed(&self, policy: &Policy, now: Timestamp) -> Option<&Call> {
-        self.calls().find(|call| call.verdict_due(policy).is_some_and(|due| due <= now))
+    pub fn overdue_confirmation(&self, policy: &Policy, now: Timestamp) -> Option<&Call> {
+        self.calls().find(|call| call.confirmation_due(policy).is_some_and(|due| due <= now))
     }
 
     /// When CloudTrail should have told of the next call.
-    pub(super) fn next_verdict(&self, policy: &Policy) -> Option<Timestamp> {
-        self.calls().filter_map(|call| call.verdict_due(policy)).min()
+    pub(super) fn next_confirmation_due(&self, policy: &Policy) -> Option<Timestamp> {
+        self.calls().filter_map(|call| call.confirmation_due(policy)).min()
     }
 
     /// Ends the repair that goes on. Its calls are kept: CloudTrail's word on them may be on its way.
-    pub fn end_repair(&mut self) {
+    pub(super) fn end_repair(&mut self) {
         let Some(repair) = self.repair.take() else { return };
         self.past_calls.extend(repair.calls);
         while self.past_calls.len() > MAX_PAST_CALLS {
-            let settled = self.past_calls.iter().position(|call| !call.awaits_verdict());
+            let settled = self.past_calls.iter().position(|call| !call.awaits_confirmation());
             self.past_calls.remove(settled.unwrap_or(0));
         }
     }
@@ -64,13 +71,14 @@ impl Case {
         let boot = self.boot.as_ref()?;
         let after = |at: Timestamp, length| at.checked_add(length).ok();
         // A boot that was well for as long as a recovery must hold was a cure, and what breaks in it is another trouble.
-        after(boot.heard, policy.recovery_hold).filter(|cured| since < *cured)?;
+        after(boot.first_seen, policy.recovery_hold).filter(|cured| since < *cured)?;
         let reboots = self.past_calls.iter().rev();
         let mut reboots = reboots.filter(|call| call.action == RepairAction::Reboot && call.is_effective());
         // Whoever boots it long after is somebody else.
         let late = policy.reboot_timeout.saturating_add(policy.recovery_hold);
-        let reboot = reboots
-            .find(|call| boot.heard > call.at && after(call.at, late).is_some_and(|latest| since < latest))?;
+        let reboot = reboots.find(|call| {
+            boot.first_seen > call.at && after(call.at, late).is_some_and(|latest| since < latest)
+        })?;
         after(reboot.at, policy.reboot_timeout)
     }
 

@@ -4,22 +4,22 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Case, Condition, Found, MAX_CONDITIONS, News, Witness};
+use super::{Case, CaseEvent, Condition, Found, MAX_CONDITIONS, SourceState};
 use crate::{
-    clock::{Change, History},
+    clock::{ConditionChange, History},
     condition::{ConditionType, Health},
     ident::BootId,
-    observation::{Deleter, Observation, ObservedCondition, Reporter, What},
+    observation::{Deleter, Observation, ObservedCondition, StatusWriter, What},
     policy::Policy,
 };
 
 impl Case {
     /// Takes what the control plane's audit log says in.
-    pub fn hear_observation(&mut self, observation: &Observation, policy: &Policy) -> Vec<News> {
-        let mut news = Vec::new();
+    pub fn apply_observation(&mut self, observation: &Observation, policy: &Policy) -> Vec<CaseEvent> {
+        let mut events = Vec::new();
         let at = observation.at;
         if self.closed.is_some() {
-            return news;
+            return events;
         }
         self.node.get_or_insert_with(|| observation.node.clone());
         if self.zone.is_none() {
@@ -27,33 +27,33 @@ impl Case {
         }
         match &observation.what {
             What::Conditions { by, conditions } => {
-                if *by == Reporter::Kubelet {
-                    self.heard_kubelet = self.heard_kubelet.max(Some(at));
+                if *by == StatusWriter::Kubelet {
+                    self.kubelet_last_seen = self.kubelet_last_seen.max(Some(at));
                     self.joined(at);
                 }
                 if let Some(boot_id) = &observation.boot_id {
-                    self.hear_boot_id(boot_id, at, &mut news);
+                    self.apply_boot_id(boot_id, at, &mut events);
                 }
-                self.hear_conditions(conditions, at, policy, &mut news);
+                self.apply_conditions(conditions, at, policy, &mut events);
             }
             What::Registered { conditions } => {
                 self.registered(at);
                 self.registered = self.registered.max(Some(at));
-                self.heard_kubelet = self.heard_kubelet.max(Some(at));
+                self.kubelet_last_seen = self.kubelet_last_seen.max(Some(at));
                 self.departure.take_if(|departure| departure.at < at && !departure.foreign);
                 for condition in &mut self.conditions {
-                    if let Witness::ControlPlane(history) = &mut condition.witness {
+                    if let SourceState::ControlPlane(history) = &mut condition.state {
                         history.restart(at);
                     }
                 }
-                news.push(News::Registered);
+                events.push(CaseEvent::Registered);
                 // A kubelet registers before it is ready: that is no trouble to tell of.
-                self.hear_conditions(conditions, at, policy, &mut Vec::new());
+                self.apply_conditions(conditions, at, policy, &mut Vec::new());
             }
             // A name comes again. What is older than this instance is the end of the one that had its name before.
             What::Deleted { .. } if self.came_after(at) => {}
             What::Deleted { by, user } => {
-                news.push(News::Deleted { by: *by, user: user.clone() });
+                events.push(CaseEvent::Deleted { by: *by, user: user.clone() });
                 match by {
                     // The instance may well be running: its node is missing, and that is its trouble.
                     Deleter::Manual => {
@@ -63,7 +63,7 @@ impl Case {
                             reason: "NodeDeleted".to_owned(),
                             message: format!("{user} deleted the Node object"),
                         };
-                        self.hear_conditions(&[gone], at, policy, &mut news);
+                        self.apply_conditions(&[gone], at, policy, &mut events);
                     }
                     Deleter::CloudController => {
                         self.depart(at, "the cloud controller found its instance gone".to_owned(), false);
@@ -73,26 +73,26 @@ impl Case {
                 }
             }
         }
-        news
+        events
     }
 
-    fn hear_boot_id(&mut self, boot_id: &BootId, at: Timestamp, news: &mut Vec<News>) {
-        let known = self.boot.as_ref().is_some_and(|boot| boot.id == *boot_id || boot.heard > at);
+    fn apply_boot_id(&mut self, boot_id: &BootId, at: Timestamp, events: &mut Vec<CaseEvent>) {
+        let known = self.boot.as_ref().is_some_and(|boot| boot.id == *boot_id || boot.first_seen > at);
         if !known && !self.old_boots.contains(boot_id) {
-            self.begin_boot(boot_id.clone(), at, None, news);
+            self.begin_boot(boot_id.clone(), at, None, events);
         }
     }
 
-    fn hear_conditions(
+    fn apply_conditions(
         &mut self,
         conditions: &[ObservedCondition],
         at: Timestamp,
         policy: &Policy,
-        news: &mut Vec<News>,
+        events: &mut Vec<CaseEvent>,
     ) {
         for observed in conditions {
             let place = self.conditions.iter().position(|known| {
-                known.condition == observed.condition && matches!(known.witness, Witness::ControlPlane(_))
+                known.condition == observed.condition && matches!(known.state, SourceState::ControlPlane(_))
             });
             let place = match place {
                 Some(place) => place,
@@ -104,19 +104,20 @@ impl Case {
                     }
                     self.conditions.push(Condition {
                         condition: observed.condition.clone(),
-                        witness: Witness::ControlPlane(history),
+                        state: SourceState::ControlPlane(history),
                         findings: Arc::default(),
                     });
                     self.conditions.len() - 1
                 }
             };
             let known = &mut self.conditions[place];
-            let Witness::ControlPlane(history) = &mut known.witness else {
+            let SourceState::ControlPlane(history) = &mut known.state else {
                 continue;
             };
             let hold = policy.recovery_hold;
             let before = history.read(hold).is_some_and(|reading| reading.health.is_bad());
-            let change = Change { at, health: observed.health, reason: observed.reason.as_str().into() };
+            let change =
+                ConditionChange { at, health: observed.health, reason: observed.reason.as_str().into() };
             let newest = !history.is_after(at);
             if !history.note(change, hold) {
                 continue;
@@ -131,16 +132,16 @@ impl Case {
             let after = history.read(hold).is_some_and(|reading| reading.health.is_bad());
             if newest
                 && observed.condition == ConditionType::Ready
-                && observed.health == Health::Sound
+                && observed.health == Health::Healthy
                 && let Some(arrival) = self.arrival.as_mut().filter(|arrival| arrival.ready.is_none())
             {
                 arrival.ready = Some(at);
-                news.push(News::Ready);
+                events.push(CaseEvent::Ready);
                 continue;
             }
             match (before, after) {
-                (false, true) => news.push(News::Trouble(observed.condition.clone())),
-                (true, false) => news.push(News::Recovery(observed.condition.clone())),
+                (false, true) => events.push(CaseEvent::Unhealthy(observed.condition.clone())),
+                (true, false) => events.push(CaseEvent::Recovered(observed.condition.clone())),
                 _ => {}
             }
         }

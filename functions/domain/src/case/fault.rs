@@ -5,13 +5,13 @@ use std::borrow::Cow;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{Attention, Case, Condition, Told, Witness};
+use super::{Case, Condition, JoinStage, SourceState, UnhealthyReason};
 use crate::{
     catalogue,
     condition::{ConditionType, Health, RepairAction, Severity},
     policy::{Policy, Remedy, Rules},
     repair::{Phase, READY_TIMEOUT, Repair},
-    stamp,
+    timestamp,
 };
 
 /// Something that is wrong with a node, or was and has yet to stay well.
@@ -26,19 +26,19 @@ pub struct Fault {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// Who says so.
-    pub testimony: Testimony,
+    pub source: Source,
     /// Bad, Unknown, or Sound while a recovery has yet to hold.
     pub health: Health,
     /// When the trouble began.
-    #[serde(with = "stamp")]
+    #[serde(with = "timestamp")]
     pub since: Timestamp,
     /// When it counts as over, if it stays well.
-    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     pub heals_at: Option<Timestamp>,
     /// What will be done.
     pub action: RepairAction,
     /// When; never, for NoAction.
-    #[serde(default, with = "stamp::option", skip_serializing_if = "Option::is_none")]
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
     /// The reboot of an earlier repair did not cure it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -47,7 +47,7 @@ pub struct Fault {
 
 /// Who says that something is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Testimony {
+pub enum Source {
     /// The node's own agent.
     Agent,
     /// The control plane's audit log.
@@ -74,11 +74,11 @@ fn is_due(heals_at: Option<Timestamp>, deadline: Option<Timestamp>, now: Timesta
 
 /// A fault whose words are still its case's. Every group's rules are tried on a case whose group is unknown; what is told
 /// in the end is one's.
-struct Symptom<'c> {
+struct FaultView<'c> {
     condition: &'c ConditionType,
     reason: &'c str,
     message: Cow<'c, str>,
-    testimony: Testimony,
+    source: Source,
     health: Health,
     since: Timestamp,
     heals_at: Option<Timestamp>,
@@ -87,12 +87,12 @@ struct Symptom<'c> {
     rebooted: bool,
 }
 
-impl<'c> Symptom<'c> {
+impl<'c> FaultView<'c> {
     /// Of which a remedy takes its wait from a start.
     fn new(
         condition: &'c ConditionType,
         reason: &'c str,
-        testimony: Testimony,
+        source: Source,
         health: Health,
         since: Timestamp,
         remedy: Option<(Remedy, Timestamp)>,
@@ -101,7 +101,7 @@ impl<'c> Symptom<'c> {
             condition,
             reason,
             message: Cow::Borrowed(""),
-            testimony,
+            source,
             health,
             since,
             heals_at: None,
@@ -121,66 +121,64 @@ impl<'c> Symptom<'c> {
     }
 }
 
-impl From<Symptom<'_>> for Fault {
-    fn from(symptom: Symptom<'_>) -> Self {
+impl From<FaultView<'_>> for Fault {
+    fn from(view: FaultView<'_>) -> Self {
         Self {
-            condition: symptom.condition.clone(),
-            reason: symptom.reason.to_owned(),
-            message: symptom.message.into_owned(),
-            testimony: symptom.testimony,
-            health: symptom.health,
-            since: symptom.since,
-            heals_at: symptom.heals_at,
-            action: symptom.action,
-            deadline: symptom.deadline,
-            rebooted: symptom.rebooted,
+            condition: view.condition.clone(),
+            reason: view.reason.to_owned(),
+            message: view.message.into_owned(),
+            source: view.source,
+            health: view.health,
+            since: view.since,
+            heals_at: view.heals_at,
+            action: view.action,
+            deadline: view.deadline,
+            rebooted: view.rebooted,
         }
     }
 }
 
-fn told(symptoms: Vec<Symptom<'_>>) -> Vec<Fault> {
-    symptoms.into_iter().map(Fault::from).collect()
+fn told(fault_views: Vec<FaultView<'_>>) -> Vec<Fault> {
+    fault_views.into_iter().map(Fault::from).collect()
 }
 
 impl Case {
     /// Everything that is wrong, the earliest deadline first.
     pub fn faults(&self, rules: &Rules<'_>, policy: &Policy, now: Timestamp) -> Vec<Fault> {
-        told(self.symptoms(rules, policy, now))
+        told(self.fault_views(rules, policy, now))
     }
 
     /// Whether any may be acted on, whatever group's rules hold.
     pub fn may_be_due(&self, policy: &Policy, now: Timestamp) -> bool {
         policy.all_rules().any(|rules| {
-            self.symptoms(&rules, policy, now)
-                .iter()
-                .any(|symptom| is_due(symptom.heals_at, symptom.deadline, now))
+            self.fault_views(&rules, policy, now).iter().any(|view| is_due(view.heals_at, view.deadline, now))
         })
     }
 
-    fn symptoms<'c>(&'c self, rules: &Rules<'_>, policy: &Policy, now: Timestamp) -> Vec<Symptom<'c>> {
-        let mut symptoms = Vec::new();
+    fn fault_views<'c>(&'c self, rules: &Rules<'_>, policy: &Policy, now: Timestamp) -> Vec<FaultView<'c>> {
+        let mut fault_views = Vec::new();
         for condition in &self.conditions {
-            condition.symptoms(rules, policy.recovery_hold, now, &mut symptoms);
+            condition.fault_views(rules, policy.recovery_hold, now, &mut fault_views);
         }
-        symptoms.extend(self.failed_to_join(rules, policy, now));
-        self.promoted(rules, policy, now, &mut symptoms);
-        for symptom in &mut symptoms {
-            if let Some(time_is_up) = self.outlived_reboot(symptom.since, policy) {
-                symptom.escalate(time_is_up);
+        fault_views.extend(self.failed_to_join(rules, policy, now));
+        self.promoted(rules, policy, now, &mut fault_views);
+        for view in &mut fault_views {
+            if let Some(time_is_up) = self.outlived_reboot(view.since, policy) {
+                view.escalate(time_is_up);
             }
         }
-        symptoms.sort_by_key(|symptom| (symptom.deadline.is_none(), symptom.deadline, symptom.since));
-        symptoms
+        fault_views.sort_by_key(|view| (view.deadline.is_none(), view.deadline, view.since));
+        fault_views
     }
 
-    fn failed_to_join(&self, rules: &Rules<'_>, policy: &Policy, now: Timestamp) -> Option<Symptom<'_>> {
+    fn failed_to_join(&self, rules: &Rules<'_>, policy: &Policy, now: Timestamp) -> Option<FaultView<'_>> {
         let late = self.join_deadline(policy).filter(|late| *late <= now)?;
         let (condition, reason) = (&ConditionType::Ready, "FailedToJoin");
         let remedy = rules.remedy(condition, reason).map(|remedy| (remedy, late));
         let message =
-            format!("no node registered within {} of the launch", stamp::length(policy.join_timeout));
-        let symptom = Symptom::new(condition, reason, Testimony::Inference, Health::Bad, late, remedy);
-        Some(Symptom { message: message.into(), ..symptom })
+            format!("no node registered within {} of the launch", timestamp::duration(policy.join_timeout));
+        let view = FaultView::new(condition, reason, Source::Inference, Health::Bad, late, remedy);
+        Some(FaultView { message: message.into(), ..view })
     }
 
     /// When a launched instance is late, while it has not registered.
@@ -194,32 +192,33 @@ impl Case {
         rules: &Rules<'_>,
         policy: &Policy,
         now: Timestamp,
-        symptoms: &mut Vec<Symptom<'c>>,
+        fault_views: &mut Vec<FaultView<'c>>,
     ) {
         for promotion in &policy.promotions {
-            let tally = self.tallies.iter().find(|tally| *tally.reason == promotion.reason);
-            let reached =
-                tally.and_then(|tally| Some((tally, tally.reached(promotion.count, promotion.window, now)?)));
-            let Some((tally, since)) = reached else { continue };
+            let counter = self.counters.iter().find(|counter| *counter.reason == promotion.reason);
+            let reached = counter.and_then(|counter| {
+                Some((counter, counter.reached(promotion.count, promotion.window, now)?))
+            });
+            let Some((counter, since)) = reached else { continue };
             // The event's own default is to do nothing: the promotion says what is done, its condition when.
-            let grace = rules.grace_for(&tally.condition, &tally.reason);
+            let grace = rules.grace_for(&counter.condition, &counter.reason);
             let remedy = grace.map(|grace| Remedy { action: promotion.repair_action, grace });
             let remedy =
                 remedy.filter(|remedy| remedy.action != RepairAction::NoAction).map(|remedy| (remedy, since));
-            let (condition, reason) = (&tally.condition, &*tally.reason);
-            let symptom = Symptom::new(condition, reason, Testimony::Agent, Health::Bad, since, remedy);
-            symptoms.push(Symptom { message: Cow::Borrowed(&tally.message), ..symptom });
+            let (condition, reason) = (&counter.condition, &*counter.reason);
+            let view = FaultView::new(condition, reason, Source::Agent, Health::Bad, since, remedy);
+            fault_views.push(FaultView { message: Cow::Borrowed(&counter.message), ..view });
         }
     }
 
     /// Since when the agent is silent, if it is: it was heard once, and its next words are overdue.
     pub fn silence(&self, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
-        let heard = self.heard_agent?;
-        (self.silence_due(policy)? <= now).then_some(heard)
+        let first_seen = self.agent_last_seen?;
+        (self.silence_due(policy)? <= now).then_some(first_seen)
     }
 
     fn silence_due(&self, policy: &Policy) -> Option<Timestamp> {
-        self.heard_agent?.checked_add(policy.silence.agent_silent_after?).ok()
+        self.agent_last_seen?.checked_add(policy.silence.agent_silent_after?).ok()
     }
 
     /// Sets the two attributes by which the store finds this case: when to look again, and why it counts
@@ -227,7 +226,7 @@ impl Case {
     pub fn plan(&mut self, policy: &Policy, now: Timestamp) {
         if self.closed.is_some() {
             // Of a call that was made, CloudTrail tells even when its instance is no more.
-            (self.due, self.attention) = (self.next_verdict(policy), None);
+            (self.due, self.unhealthy_reason) = (self.next_confirmation_due(policy), None);
             return;
         }
         // A healthy node's next heartbeat is the only thing to wait for, and the commonest case.
@@ -236,21 +235,22 @@ impl Case {
         if self.repair.is_none() && !faults.iter().any(|fault| fault.is_due(now)) {
             self.blocked = None;
         }
-        self.due = self.next_look(&faults, policy, now).into_iter().chain(self.next_verdict(policy)).min();
-        self.attention = self.why_unhealthy(&faults, now);
+        self.due =
+            self.next_look(&faults, policy, now).into_iter().chain(self.next_confirmation_due(policy)).min();
+        self.unhealthy_reason = self.find_unhealthy_reason(&faults, now);
     }
 
     /// Nothing bad was ever heard, or not since the item was last tidied.
     fn is_quiet(&self, policy: &Policy) -> bool {
-        let no_promotions = self.tallies.is_empty() || policy.promotions.is_empty();
+        let no_promotions = self.counters.is_empty() || policy.promotions.is_empty();
         no_promotions && self.arrival.is_none() && self.conditions.iter().all(Condition::is_quiet)
     }
 
     /// The faults under the rules of its group; while that is unknown, each under the hastiest rules.
     pub(super) fn earliest_faults(&self, policy: &Policy, now: Timestamp) -> Vec<Fault> {
         let earliest =
-            policy.all_rules().map(|rules| self.symptoms(&rules, policy, now)).min_by_key(|symptoms| {
-                symptoms.first().and_then(|first| first.deadline).unwrap_or(Timestamp::MAX)
+            policy.all_rules().map(|rules| self.fault_views(&rules, policy, now)).min_by_key(|fault_views| {
+                fault_views.first().and_then(|first| first.deadline).unwrap_or(Timestamp::MAX)
             });
         told(earliest.unwrap_or_default())
     }
@@ -275,12 +275,12 @@ impl Case {
             faults.iter().filter(|fault| fault.is_bad()).filter_map(|fault| fault.deadline).map(|deadline| {
                 self.blocked.as_ref().map_or(deadline, |blocked| deadline.max(blocked.until))
             });
-        let arriving = self.arrival.as_ref().and_then(|arrival| match arrival.told {
-            Told::Nothing | Told::FailedToJoin if arrival.registered.is_some() => Some(now),
-            Told::Registered if arrival.ready.is_some() => Some(now),
-            Told::Nothing => self.join_deadline(policy),
+        let arriving = self.arrival.as_ref().and_then(|arrival| match arrival.recorded {
+            JoinStage::Unrecorded | JoinStage::FailedToJoin if arrival.registered.is_some() => Some(now),
+            JoinStage::Registered if arrival.ready.is_some() => Some(now),
+            JoinStage::Unrecorded => self.join_deadline(policy),
             // It was late by another function's clock, which is ahead of this one's.
-            Told::FailedToJoin => self.join_deadline(policy).filter(|late| *late > now),
+            JoinStage::FailedToJoin => self.join_deadline(policy).filter(|late| *late > now),
             _ => None,
         });
         let silent = if self.silent_since.is_none() { self.silence_due(policy) } else { None };
@@ -294,17 +294,17 @@ impl Case {
         let boot = self
             .boot
             .as_ref()
-            .filter(|boot| repair.effective_at().is_some_and(|called| boot.heard > called))?;
+            .filter(|boot| repair.effective_at().is_some_and(|called| boot.first_seen > called))?;
         let agent_spoke = boot.node_at.is_some();
         let acting = || faults.iter().filter(|fault| fault.deadline.is_some());
-        if acting().any(Fault::is_bad) || repair.fault.testimony == Testimony::Agent && !agent_spoke {
+        if acting().any(Fault::is_bad) || repair.fault.source == Source::Agent && !agent_spoke {
             return None;
         }
-        let held = boot.heard.checked_add(policy.recovery_hold).ok()?;
+        let held = boot.first_seen.checked_add(policy.recovery_hold).ok()?;
         Some(acting().filter_map(|fault| fault.heals_at).fold(held, Timestamp::max))
     }
 
-    fn why_unhealthy(&self, faults: &[Fault], now: Timestamp) -> Option<Attention> {
+    fn find_unhealthy_reason(&self, faults: &[Fault], now: Timestamp) -> Option<UnhealthyReason> {
         // A node that has only just registered is not unhealthy yet, or every scale-out would stop repair.
         let arriving = self
             .arrival
@@ -320,37 +320,37 @@ impl Case {
         let unknown = bad.clone().any(|fault| fault.health == Health::Unknown);
         if let Some(since) = since {
             let silent = unknown || self.silent_since.is_some();
-            return Some(Attention { since, silent, unhealthy: true });
+            return Some(UnhealthyReason { since, silent, unhealthy: true });
         }
         if let Some(repair) = &self.repair {
-            return Some(Attention { since: repair.claimed_at, silent: false, unhealthy: true });
+            return Some(UnhealthyReason { since: repair.claimed_at, silent: false, unhealthy: true });
         }
-        self.silent_since.map(|since| Attention { since, silent: true, unhealthy: false })
+        self.silent_since.map(|since| UnhealthyReason { since, silent: true, unhealthy: false })
     }
 }
 
 impl Condition {
     fn is_quiet(&self) -> bool {
-        match &self.witness {
-            Witness::Agent { statement, .. } => statement.read().trouble.is_none(),
-            Witness::ControlPlane(history) => {
-                history.read(SignedDuration::ZERO).is_none_or(|r| r.trouble.is_none())
+        match &self.state {
+            SourceState::Agent { latest, .. } => latest.read().episode.is_none(),
+            SourceState::ControlPlane(history) => {
+                history.read(SignedDuration::ZERO).is_none_or(|r| r.episode.is_none())
             }
         }
     }
 
-    fn symptoms<'c>(
+    fn fault_views<'c>(
         &'c self,
         rules: &Rules<'_>,
         hold: SignedDuration,
         now: Timestamp,
-        symptoms: &mut Vec<Symptom<'c>>,
+        fault_views: &mut Vec<FaultView<'c>>,
     ) {
-        let reading = match &self.witness {
-            Witness::Agent { statement, .. } => Some(statement.read()),
-            Witness::ControlPlane(history) => history.read(hold),
+        let reading = match &self.state {
+            SourceState::Agent { latest, .. } => Some(latest.read()),
+            SourceState::ControlPlane(history) => history.read(hold),
         };
-        let Some((reading, since)) = reading.and_then(|reading| Some((reading, reading.trouble?))) else {
+        let Some((reading, since)) = reading.and_then(|reading| Some((reading, reading.episode?))) else {
             return;
         };
         let heals_at = if reading.health.is_bad() { None } else { reading.since.checked_add(hold).ok() };
@@ -361,33 +361,33 @@ impl Condition {
         let named = self.findings.iter().map(|found| (&*found.reason, &*found.message));
         for (reason, message) in named.chain(nameless) {
             let remedy = rules.remedy(&self.condition, reason);
-            let (testimony, start) = match &self.witness {
+            let (source, start) = match &self.state {
                 // A new reason never sets the clock back to a later start; but reasons that nobody acts on don't start
                 // the clock of one that comes to them, or takes their place.
-                Witness::Agent { acting, idle, .. } => {
+                SourceState::Agent { acting, idle, .. } => {
                     let idled =
                         acting.zip(*idle).filter(|(acting, idle)| idle.node_since < acting.node_since);
-                    (Testimony::Agent, Some(idled.map_or(since, |(acting, _)| acting.start.max(since))))
+                    (Source::Agent, Some(idled.map_or(since, |(acting, _)| acting.start.max(since))))
                 }
-                Witness::ControlPlane(history) => {
+                SourceState::ControlPlane(history) => {
                     let acted_on = |reason: &str| rules.remedy(&self.condition, reason).is_some();
                     let first = history.bad_changes(hold).find(|change| acted_on(&change.reason));
-                    (Testimony::ControlPlane, first.map(|change| change.at).or(Some(since)))
+                    (Source::ControlPlane, first.map(|change| change.at).or(Some(since)))
                 }
             };
             let remedy = remedy.zip(start);
-            let symptom = Symptom::new(&self.condition, reason, testimony, reading.health, since, remedy);
-            symptoms.push(Symptom { message: Cow::Borrowed(message), heals_at, ..symptom });
+            let view = FaultView::new(&self.condition, reason, source, reading.health, since, remedy);
+            fault_views.push(FaultView { message: Cow::Borrowed(message), heals_at, ..view });
         }
     }
 }
 
 impl Fault {
     /// What a node would have if its kubelet fell silent now: what guards are asked about where nothing is wrong.
-    pub fn supposed(rules: &Rules<'_>, now: Timestamp) -> Self {
+    pub fn hypothetical(rules: &Rules<'_>, now: Timestamp) -> Self {
         let (condition, reason) = (&ConditionType::Ready, "NodeStatusUnknown");
         let remedy = rules.remedy(condition, reason).map(|remedy| (remedy, now));
-        Symptom::new(condition, reason, Testimony::ControlPlane, Health::Unknown, now, remedy).into()
+        FaultView::new(condition, reason, Source::ControlPlane, Health::Unknown, now, remedy).into()
     }
 
     /// What the catalogue says that this is.

@@ -1,68 +1,172 @@
-//! Turns word of launches, registrations and ends into how a node came and how it went.
+//! How a node joins and leaves: launches, registrations, replacements and departures.
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Arrival, Case, Departure, Told};
-use crate::ident::{GroupName, Zone};
+use super::{Arrival, Case, Departure, Effects, IllegalTransition, JoinStage, TransitionContext};
+use crate::{
+    group::GroupState,
+    ident::{GroupName, InstanceId, Zone},
+    repair::Replacement,
+    repair_event::{RepairEvent, Step},
+    timestamp,
+};
 
-/// An agent is heard by our clock, a kubelet by the API server's.
+/// An agent's first report is stamped by our clock, a registration by the API server's.
 const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_secs(60);
+
+/// An instance that joined the group of a terminated one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewInstance {
+    /// Its id.
+    pub instance_id: InstanceId,
+    /// Its node's name, or its id.
+    pub label: String,
+    /// When its node registered.
+    pub registered: Timestamp,
+    /// When its node became Ready, if it is.
+    pub ready: Option<Timestamp>,
+}
 
 impl Case {
     /// Auto Scaling launched this instance into a group.
-    pub fn hear_launch(&mut self, group: &GroupName, zone: Option<&Zone>, at: Timestamp) {
+    pub fn record_launch(
+        &mut self,
+        group: &GroupName,
+        zone: Option<&Zone>,
+        at: Timestamp,
+        ctx: &TransitionContext<'_>,
+    ) -> Effects {
+        self.note_launch(group, zone, at);
+        Effects::of(RepairEvent::new(self, Step::Event, format!("launched into group {group}"), ctx.now))
+    }
+
+    fn note_launch(&mut self, group: &GroupName, zone: Option<&Zone>, at: Timestamp) {
         self.group.get_or_insert_with(|| group.clone());
         if self.zone.is_none() {
             self.zone = zone.cloned();
         }
-        if self.welcomed {
+        if self.join_recorded {
             return;
         }
-        let first_heard = self.first_heard;
+        let first_seen = self.first_seen;
         let arrival = self.arrival.get_or_insert_with(Arrival::default);
         arrival.launched.get_or_insert(at);
         if arrival.registered.is_none() {
-            arrival.registered = first_heard;
+            arrival.registered = first_seen;
         }
     }
 
-    /// Its group was told so much of its arrival. Ready is the last thing to be told.
-    pub fn introduced(&mut self, told: Told) {
-        if let Some(arrival) = &mut self.arrival {
-            arrival.told = arrival.told.max(told);
+    /// The instance left. A departure that our own call caused is that call's result, and no cause of its own.
+    pub fn record_departure(&mut self, at: Timestamp, how: &str, ctx: &TransitionContext<'_>) -> Effects {
+        let ours = self.repair.as_ref().is_some_and(|repair| repair.effective_at().is_some());
+        if !ours && self.closed.is_none() {
+            self.depart(at, how.to_owned(), false);
         }
-        if self.arrival.take_if(|arrival| arrival.told == Told::Ready).is_some() {
-            self.welcomed = true;
-        }
+        Effects::of(RepairEvent::new(self, Step::Event, how.to_owned(), ctx.now))
     }
 
-    /// The instance left.
-    pub fn depart(&mut self, at: Timestamp, how: String, foreign: bool) {
+    pub(crate) fn depart(&mut self, at: Timestamp, how: String, foreign: bool) {
         let earlier = self.departure.as_ref().is_some_and(|known| known.foreign || !foreign);
-        // Who did it is worth knowing even where that it happened was known first.
+        // The author is worth knowing even where the departure itself was known first.
         if (self.closed.is_none() || foreign) && !earlier {
             self.departure = Some(Departure { at, how, foreign });
         }
     }
 
-    /// Whether the instance was launched, or its kubelet registered, after this. That it was first heard later says
-    /// nothing: its first words may have been on their way.
+    /// Records with its group that this instance failed to join; refused where it registered meanwhile.
+    pub fn record_join_failure(
+        &mut self,
+        group: &mut GroupState,
+        ctx: &TransitionContext<'_>,
+    ) -> Result<Effects, IllegalTransition> {
+        match &mut self.arrival {
+            Some(arrival) if arrival.recorded < JoinStage::FailedToJoin && arrival.registered.is_none() => {
+                arrival.recorded = JoinStage::FailedToJoin;
+                group.record_failure(ctx.now);
+                Ok(Effects::default())
+            }
+            _ => Err(self.refused("record the join failure of")),
+        }
+    }
+
+    /// Matches this new instance with the terminated one that it replaces, if it replaces one: once, and for good.
+    pub fn match_replacement(&mut self, group: &mut GroupState, came: Timestamp) -> Option<InstanceId> {
+        let arrival = self.arrival.as_mut()?;
+        if arrival.replaces.is_none() {
+            arrival.replaces = group.match_replacement(&self.instance_id, came);
+        }
+        arrival.replaces.clone()
+    }
+
+    /// Records which instance replaced this terminated one, and when that became Ready.
+    pub fn record_replacement(
+        &mut self,
+        new: &NewInstance,
+        ctx: &TransitionContext<'_>,
+    ) -> Result<Effects, IllegalTransition> {
+        let Some(repair) = self.repair.as_mut() else {
+            return Err(self.refused("record the replacement of"));
+        };
+        let known = repair.replacement.is_some();
+        repair.replacement = Some(Replacement {
+            instance_id: new.instance_id.clone(),
+            label: new.label.clone(),
+            registered: new.registered,
+            ready: new.ready,
+        });
+        if known {
+            return Ok(Effects::default());
+        }
+        let took = timestamp::duration(new.registered.duration_since(repair.fault.since));
+        let detail = format!("{} ({}) registered, {took} after the fault", new.label, new.instance_id);
+        Ok(Effects::of(RepairEvent::new(self, Step::Replaced, detail, ctx.now)))
+    }
+
+    /// Notes how much of its arrival its group has recorded. Ready is the last stage.
+    pub fn record_join_stage(&mut self, stage: JoinStage, group: Option<&GroupName>) {
+        if let Some(group) = group {
+            self.group.get_or_insert_with(|| group.clone());
+        }
+        if let Some(arrival) = &mut self.arrival {
+            arrival.recorded = arrival.recorded.max(stage);
+        }
+        if self.arrival.take_if(|arrival| arrival.recorded == JoinStage::Ready).is_some() {
+            self.join_recorded = true;
+        }
+    }
+
+    /// Takes an agent that has reported for one that goes on to report until then; whether that changes anything. For a
+    /// history of which only the first and the last of many equal heartbeats are applied.
+    pub fn assume_agent_reports_until(&mut self, until: Timestamp) -> bool {
+        match self.agent_last_seen {
+            Some(seen) if seen < until && self.closed.is_none() => {
+                self.agent_last_seen = Some(until);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the instance was launched, or its kubelet registered, after this. When it was first seen does not count:
+    /// its first reports may have been late.
     pub(super) fn came_after(&self, at: Timestamp) -> bool {
         let launched = self.arrival.as_ref().and_then(|arrival| arrival.launched);
         launched.into_iter().chain(self.registered).any(|came| came > at)
     }
 
-    /// Whoever is heard has joined.
+    /// A node that is seen at all has joined.
     pub(super) fn joined(&mut self, at: Timestamp) {
-        self.first_heard = Some(self.first_heard.map_or(at, |first| first.min(at)));
+        self.first_seen = Some(self.first_seen.map_or(at, |first| first.min(at)));
         if let Some(arrival) = &mut self.arrival {
             arrival.registered = Some(arrival.registered.map_or(at, |known| known.min(at)));
         }
     }
 
-    /// A node that registers before anything else was heard of it is new; one that registers again is not.
+    /// A node that registers before anything else was seen of it is new; one that registers again is not.
     pub(super) fn registered(&mut self, at: Timestamp) {
-        if !self.welcomed && self.first_heard.is_none_or(|first| at.duration_since(first) <= CLOCKS_DIFFER) {
+        if !self.join_recorded
+            && self.first_seen.is_none_or(|first| at.duration_since(first) <= CLOCKS_DIFFER)
+        {
             self.arrival.get_or_insert_with(Arrival::default);
         }
         self.joined(at);
@@ -96,11 +200,11 @@ mod tests {
             what,
         };
         let deleted = || What::Deleted { by: Deleter::Manual, user: "alice".to_owned() };
-        case.hear_observation(&observed(4, What::Registered { conditions: Vec::new() }), &policy);
-        case.hear_observation(&observed(5, deleted()), &policy);
+        case.apply_observation(&observed(4, What::Registered { conditions: Vec::new() }), &policy);
+        case.apply_observation(&observed(5, deleted()), &policy);
         let since = |case: &Case| case.faults(&policy.default_rules(), &policy, at(6))[0].since;
         assert_eq!(since(&case), at(5));
-        case.hear_observation(&observed(1, deleted()), &policy);
+        case.apply_observation(&observed(1, deleted()), &policy);
         assert_eq!(since(&case), at(5));
     }
 
@@ -109,7 +213,7 @@ mod tests {
         let deleted_at = |minute: i64| {
             let id = InstanceId::new("i-00000000000000001").expect("an id");
             let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
-            case.hear_launch(&GroupName::new("workers").expect("a name"), None, at(10));
+            case.note_launch(&GroupName::new("workers").expect("a name"), None, at(10));
             let deletion = Observation {
                 at: at(minute),
                 node: NodeName::new("ip-10-0-0-1.ec2.internal").expect("a name"),
@@ -118,7 +222,7 @@ mod tests {
                 boot_id: None,
                 what: What::Deleted { by: Deleter::CloudController, user: "ccm".to_owned() },
             };
-            case.hear_observation(&deletion, &Policy::eks_defaults());
+            case.apply_observation(&deletion, &Policy::eks_defaults());
             case.departure.is_some()
         };
         assert!(!deleted_at(5), "before it was launched");
@@ -140,7 +244,7 @@ mod tests {
             boot_id: None,
             what: What::Deleted { by: Deleter::Manual, user: "alice".to_owned() },
         };
-        case.hear_observation(&deletion, &policy);
+        case.apply_observation(&deletion, &policy);
         assert_eq!(case.faults(&policy.default_rules(), &policy, at(11))[0].since, at(5));
     }
 
@@ -149,8 +253,8 @@ mod tests {
         let id = InstanceId::new("i-00000000000000001").expect("an id");
         let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
         let policy = Policy::eks_defaults();
-        case.hear_launch(&GroupName::new("workers").expect("a name"), None, at(0));
-        case.arrival.as_mut().expect("a launch").told = Told::FailedToJoin;
+        case.note_launch(&GroupName::new("workers").expect("a name"), None, at(0));
+        case.arrival.as_mut().expect("a launch").recorded = JoinStage::FailedToJoin;
         // Written once more, by a function whose clock has not come so far.
         case.plan(&policy, at(15) - SignedDuration::from_millis(300));
         assert_eq!(case.due, Some(at(15)));

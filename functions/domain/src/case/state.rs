@@ -13,32 +13,32 @@ use crate::{
 /// Where a case stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
-    /// Nothing is wrong that is ever repaired.
+pub enum CaseState {
+    /// No condition that starts a repair is bad.
     Healthy,
-    /// Its agent is not heard; nobody complains.
+    /// The agent has stopped reporting; no other source reports a problem.
     Silent,
-    /// It is well again, and that has yet to hold.
+    /// The node is healthy again, but not yet for the recovery hold.
     Recovering,
-    /// Something is wrong, and its wait runs.
+    /// A condition is bad, and its grace period runs.
     Suspect,
-    /// The wait is over.
+    /// The grace period is over.
     Due,
-    /// The wait is over, and something stands in the way.
+    /// The grace period is over, and a guard blocks the repair.
     Blocked,
-    /// A repair has its place.
+    /// A repair has claimed the case, and a slot in its group.
     Claimed,
-    /// A call is being made.
+    /// The call to AWS is in progress.
     Acting,
-    /// The instance was called for; CloudTrail and the replacement are awaited.
+    /// The instance was terminated; the CloudTrail event and the replacement are awaited.
     Confirming,
     /// The instance is rebooting.
     Rebooting,
-    /// The instance is no more.
+    /// The instance is gone.
     Closed,
 }
 
-impl State {
+impl CaseState {
     /// As it is written in tables and in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -72,12 +72,12 @@ impl Blocked {
 impl Case {
     /// Where it stands, and what is wrong, the earliest deadline first. Without a group's rules, whose tags only AWS
     /// knows, the hastiest rules count, as for its due time.
-    pub fn standing(
+    pub fn state_and_faults(
         &self,
         rules: Option<&Rules<'_>>,
         policy: &Policy,
         now: Timestamp,
-    ) -> (State, Vec<Fault>) {
+    ) -> (CaseState, Vec<Fault>) {
         let faults = match rules {
             Some(rules) => self.faults(rules, policy, now),
             None => self.earliest_faults(policy, now),
@@ -102,30 +102,35 @@ impl Case {
         }
     }
 
-    fn state(&self, faults: &[Fault], now: Timestamp) -> State {
+    fn state(&self, faults: &[Fault], now: Timestamp) -> CaseState {
         if self.closed.is_some() {
-            return State::Closed;
+            return CaseState::Closed;
         }
         if let Some(repair) = &self.repair {
-            return match &repair.phase {
-                Phase::Claimed { .. } if self.blocked.is_some() => State::Blocked,
-                Phase::Claimed { .. } => State::Claimed,
-                Phase::Acting { .. } => State::Acting,
-                Phase::Confirming => State::Confirming,
-                Phase::Rebooting => State::Rebooting,
-            };
+            return phase_state(&repair.phase, self.blocked.is_some());
         }
         let mut acting = faults.iter().filter(|fault| fault.deadline.is_some());
         if acting.clone().any(|fault| fault.is_due(now)) {
-            return if self.blocked.is_some() { State::Blocked } else { State::Due };
+            return if self.blocked.is_some() { CaseState::Blocked } else { CaseState::Due };
         }
         if acting.clone().any(Fault::is_bad) {
-            return State::Suspect;
+            return CaseState::Suspect;
         }
         if acting.next().is_some() {
-            return State::Recovering;
+            return CaseState::Recovering;
         }
-        if self.silent_since.is_some() { State::Silent } else { State::Healthy }
+        if self.silent_since.is_some() { CaseState::Silent } else { CaseState::Healthy }
+    }
+}
+
+/// The state of a case whose repair is in this phase.
+pub(super) fn phase_state(phase: &Phase, blocked: bool) -> CaseState {
+    match phase {
+        Phase::Claimed { .. } if blocked => CaseState::Blocked,
+        Phase::Claimed { .. } => CaseState::Claimed,
+        Phase::Acting { .. } => CaseState::Acting,
+        Phase::Confirming => CaseState::Confirming,
+        Phase::Rebooting => CaseState::Rebooting,
     }
 }
 
@@ -135,7 +140,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        case::{Closed, Testimony},
+        case::{Closed, Source},
         condition::{ConditionType, Health, RepairAction},
         ident::{ClusterName, GroupName, InstanceId},
     };
@@ -159,7 +164,7 @@ mod tests {
             condition: ConditionType::Ready,
             reason: "KubeletNotReady".to_owned(),
             message: String::new(),
-            testimony: Testimony::ControlPlane,
+            source: Source::ControlPlane,
             health: Health::Bad,
             since: at(0),
             heals_at: None,
@@ -174,7 +179,7 @@ mod tests {
             claimed_at: at(40),
             phase,
             calls: Vec::new(),
-            sightings: Vec::new(),
+            stashed_events: Vec::new(),
             replacement: None,
         }))
     }

@@ -2,13 +2,13 @@
 
 use super::{
     Clear::{Boot, Line, Probe, Quiet},
-    Entry,
+    ReasonEntry,
 };
 use crate::condition::{ConditionType, RepairAction, Severity};
 
 macro_rules! entry {
     ($severity:ident $action:ident, $may_be_event:literal, $ours:literal, $reason:literal, $condition:ident, $clears:expr, $meaning:literal) => {
-        Entry {
+        ReasonEntry {
             reason: $reason,
             condition: ConditionType::$condition,
             severity: Severity::$severity,
@@ -39,9 +39,19 @@ macro_rules! our_fault {
 }
 
 /// Every reason, sorted by name: it is searched by halves.
-pub static ENTRIES: &[Entry] = &[
-    our_event!("AgentSilent", Ready, &[Line], "the agent is not heard; what it watches is not watched"),
-    event!("AppBlocked", KernelReady, &[Quiet(10)], "a task has waited minutes for storage or a lock"),
+pub static ENTRIES: &[ReasonEntry] = &[
+    our_event!(
+        "AgentSilent",
+        Ready,
+        &[Line],
+        "the agent has stopped reporting; what it watches is not watched"
+    ),
+    event!(
+        "AppBlocked",
+        KernelReady,
+        &[Quiet(10)],
+        "a task has been blocked for minutes on storage or a lock"
+    ),
     event!("AppCrash", KernelReady, &[Quiet(10)], "a program crashed on a memory fault"),
     event!(
         "ApproachingKernelPidMax",
@@ -59,13 +69,13 @@ pub static ENTRIES: &[Entry] = &[
         "BandwidthInExceeded",
         NetworkingReady,
         &[Probe],
-        "the instance exceeds its allowance of inbound traffic; packets are queued or dropped"
+        "the instance exceeds its inbound bandwidth allowance; packets are queued or dropped"
     ),
     event!(
         "BandwidthOutExceeded",
         NetworkingReady,
         &[Probe],
-        "the instance exceeds its allowance of outbound traffic; packets are queued or dropped"
+        "the instance exceeds its outbound bandwidth allowance; packets are queued or dropped"
     ),
     event!("BlockDeviceIOError", StorageReady, &[Quiet(10)], "a block device failed to read or write"),
     event!(
@@ -78,7 +88,7 @@ pub static ENTRIES: &[Entry] = &[
         "ConntrackExceeded",
         NetworkingReady,
         &[Probe],
-        "the instance exceeds its allowance of connections; packets are queued or dropped"
+        "the instance exceeds its connection tracking allowance; packets are queued or dropped"
     ),
     event!(
         "ConntrackExceededKernel",
@@ -108,25 +118,25 @@ pub static ENTRIES: &[Entry] = &[
         "EBSInstanceIOPSExceeded",
         StorageReady,
         &[Probe],
-        "the EBS instance exceeds its operations a second; storage is slowed down"
+        "the instance exceeds its EBS IOPS limit; storage is throttled"
     ),
     event!(
         "EBSInstanceThroughputExceeded",
         StorageReady,
         &[Probe],
-        "the EBS instance exceeds its throughput; storage is slowed down"
+        "the instance exceeds its EBS throughput limit; storage is throttled"
     ),
     event!(
         "EBSVolumeIOPSExceeded",
         StorageReady,
         &[Probe],
-        "the EBS volume exceeds its operations a second; storage is slowed down"
+        "an EBS volume exceeds its IOPS limit; storage is throttled"
     ),
     event!(
         "EBSVolumeThroughputExceeded",
         StorageReady,
         &[Probe],
-        "the EBS volume exceeds its throughput; storage is slowed down"
+        "an EBS volume exceeds its throughput limit; storage is throttled"
     ),
     event!("EFAErrorMetric", NetworkingReady, &[Probe], "an EFA device reports errors at a high rate"),
     event!(
@@ -139,7 +149,7 @@ pub static ENTRIES: &[Entry] = &[
         "ExcessiveZombieProcesses",
         KernelReady,
         &[Probe],
-        "dead processes that nobody collects pile up and hold process ids"
+        "zombie processes accumulate and hold process IDs"
     ),
     fault!(
         "FabricManagerNotRunning",
@@ -147,7 +157,7 @@ pub static ENTRIES: &[Entry] = &[
         &[Probe],
         "the NVSwitch fabric manager failed; multi-GPU jobs cannot start"
     ),
-    our_fault!("FailedToJoin", Ready, &[Line], "an instance was launched and no node registered"),
+    our_fault!("FailedToJoin", Ready, &[Line], "an instance was launched and did not register as a node"),
     our_fault!("FilesystemCorruption", StorageReady, &[Boot], "the kernel found a host filesystem corrupted"),
     fault!(
         "ForkFailedOutOfPIDs",
@@ -155,7 +165,7 @@ pub static ENTRIES: &[Entry] = &[
         &[Probe, Quiet(10)],
         "no new process or thread can start; pods fail to start and probes fail"
     ),
-    our_event!("HardLockup", KernelReady, &[Quiet(10)], "a processor does not even take interrupts any more"),
+    our_event!("HardLockup", KernelReady, &[Quiet(10)], "a CPU no longer handles interrupts"),
     event!(
         "IODelays",
         StorageReady,
@@ -187,17 +197,12 @@ pub static ENTRIES: &[Entry] = &[
         &[Probe],
         "the VPC CNI is installed but its daemon does not run; pods get no addresses"
     ),
-    event!(
-        "IPAMDRepeatedlyRestart",
-        NetworkingReady,
-        &[Quiet(30)],
-        "the VPC CNI daemon restarts again and again"
-    ),
+    event!("IPAMDRepeatedlyRestart", NetworkingReady, &[Quiet(30)], "the VPC CNI daemon restarts repeatedly"),
     our_event!(
         "InodesExhausted",
         StorageReady,
         &[Probe],
-        "a host filesystem is almost out of inodes; no more files can be made"
+        "a host filesystem is almost out of inodes; then no more files can be created"
     ),
     fault!(
         "InterfaceNotRunning",
@@ -211,17 +216,12 @@ pub static ENTRIES: &[Entry] = &[
         &[Probe],
         "a network interface is down; pods on it are cut off"
     ),
-    event!(
-        "KernelBug",
-        KernelReady,
-        &[Boot],
-        "the kernel hit a bug of its own; what it damaged lasts until a reboot"
-    ),
+    event!("KernelBug", KernelReady, &[Boot], "the kernel hit a bug; the damage lasts until a reboot"),
     our_event!(
         "KernelLogOverrun",
         KernelReady,
         &[Quiet(10)],
-        "kernel records were lost before they were read; faults among them were not seen"
+        "kernel log records were lost before they were read; faults in them are not detected"
     ),
     event!(
         "KubeProxyNotReady",
@@ -236,13 +236,8 @@ pub static ENTRIES: &[Entry] = &[
         "the kubelet takes long to measure its disks; storage is slow"
     ),
     event!("KubeletFailed", ContainerRuntimeReady, &[Probe], "the kubelet service is in state failed"),
-    our_event!(
-        "KubeletNotHealthy",
-        ContainerRuntimeReady,
-        &[Probe],
-        "the kubelet says of itself that it is not healthy"
-    ),
-    fault!("KubeletNotReady", Ready, &[Probe], "the kubelet says that it cannot run pods"),
+    our_event!("KubeletNotHealthy", ContainerRuntimeReady, &[Probe], "the kubelet's health check fails"),
+    fault!("KubeletNotReady", Ready, &[Probe], "the kubelet reports that it cannot run pods"),
     event!(
         "LargeEnvironment",
         KernelReady,
@@ -253,7 +248,7 @@ pub static ENTRIES: &[Entry] = &[
         "LinkLocalExceeded",
         NetworkingReady,
         &[Probe],
-        "the instance exceeds its allowance of DNS and metadata packets; packets are queued or dropped"
+        "the instance exceeds its allowance for DNS and metadata packets; packets are queued or dropped"
     ),
     event!(
         "LivenessProbeFailures",
@@ -267,7 +262,7 @@ pub static ENTRIES: &[Entry] = &[
         &[Probe],
         "systemd changes the addresses of pod interfaces; pods lose their network"
     ),
-    entry!(Condition Replace, true, true,  "MemoryHardwareError", KernelReady, &[Boot], "the memory reports errors: corrected ones warn, uncorrectable ones corrupt"),
+    entry!(Condition Replace, true, true,  "MemoryHardwareError", KernelReady, &[Boot], "the memory reports errors: corrected (a warning) or uncorrectable (data corruption)"),
     our_event!(
         "MetadataServiceBlocked",
         NetworkingReady,
@@ -278,19 +273,19 @@ pub static ENTRIES: &[Entry] = &[
         "MissingDefaultRoutes",
         NetworkingReady,
         &[Probe],
-        "a secondary route table has no default route; its pods reach nothing outside"
+        "a secondary route table has no default route; its pods reach nothing outside the subnet"
     ),
     event!(
         "MissingIPRoutes",
         NetworkingReady,
         &[Probe],
-        "routes of pod addresses are missing; those pods are cut off"
+        "routes of pod addresses are missing; these pods have no network"
     ),
     event!(
         "MissingIPRules",
         NetworkingReady,
         &[Probe],
-        "routing rules of pod addresses are missing; those pods are cut off"
+        "routing rules of pod addresses are missing; these pods have no network"
     ),
     fault!(
         "MissingLoopbackInterface",
@@ -302,7 +297,7 @@ pub static ENTRIES: &[Entry] = &[
         "NPABPFRecoveryError",
         NetworkingReady,
         &[Quiet(10)],
-        "the network policy agent cannot recover its programs in the kernel"
+        "the network policy agent cannot recover its eBPF programs"
     ),
     fault!(
         "NPANotRunning",
@@ -314,7 +309,7 @@ pub static ENTRIES: &[Entry] = &[
         "NPARepeatedlyRestart",
         NetworkingReady,
         &[Quiet(10)],
-        "the network policy agent restarts again and again"
+        "the network policy agent restarts repeatedly"
     ),
     event!(
         "NetworkSysctl",
@@ -356,14 +351,14 @@ pub static ENTRIES: &[Entry] = &[
         "NodeDeleted",
         Ready,
         &[Line],
-        "somebody deleted the Node object while its instance runs; it serves no pods"
+        "the Node object was deleted while its instance runs; it serves no pods"
     ),
     fault!("NodeStatusNeverUpdated", Ready, &[Probe], "the kubelet has never reported since it registered"),
     fault!(
         "NodeStatusUnknown",
         Ready,
         &[Probe],
-        "the control plane has not heard the kubelet for 40 seconds or more"
+        "the kubelet has not reported to the control plane for 40 seconds or more"
     ),
     fault!(
         "NvidiaDeviceCountMismatch",
@@ -389,24 +384,19 @@ pub static ENTRIES: &[Entry] = &[
         &[Boot],
         "an NVLink or NVSwitch failed; GPUs cannot reach each other"
     ),
-    event!("NvidiaPCIeError", AcceleratedHardwareReady, &[Probe], "a GPU repeats transfers on its bus"),
+    event!("NvidiaPCIeError", AcceleratedHardwareReady, &[Probe], "a GPU replays transfers on the PCIe bus"),
     event!(
         "NvidiaPageRetirement",
         AcceleratedHardwareReady,
         &[Boot],
         "a GPU has memory pages waiting to be retired at the next boot"
     ),
-    event!(
-        "NvidiaPowerError",
-        AcceleratedHardwareReady,
-        &[Probe],
-        "a GPU slows itself down for lack of power"
-    ),
+    event!("NvidiaPowerError", AcceleratedHardwareReady, &[Probe], "a GPU is throttled for lack of power"),
     event!(
         "NvidiaThermalError",
         AcceleratedHardwareReady,
         &[Probe],
-        "a GPU slows itself down because it is too hot"
+        "a GPU is throttled because it is too hot"
     ),
     our_event!(
         "OOMKilling",
@@ -418,13 +408,13 @@ pub static ENTRIES: &[Entry] = &[
         "PPSExceeded",
         NetworkingReady,
         &[Probe],
-        "the instance exceeds its allowance of packets a second; packets are queued or dropped"
+        "the instance exceeds its packets-per-second allowance; packets are queued or dropped"
     ),
     our_event!(
         "PodPidsExhausted",
         KernelReady,
         &[Probe],
-        "one pod has used up its process limit; the pod suffers, not the node"
+        "one pod has reached its process limit; only this pod is affected"
     ),
     fault!(
         "PodStuckTerminating",
@@ -439,12 +429,7 @@ pub static ENTRIES: &[Entry] = &[
         "a rule diverts port 10250; the API server cannot reach the kubelet"
     ),
     event!("RapidCron", KernelReady, &[Quiet(15)], "a cron job runs more often than every five minutes"),
-    our_event!(
-        "RcuStall",
-        KernelReady,
-        &[Quiet(10)],
-        "a processor holds up the kernel clean-up for too long"
-    ),
+    our_event!("RcuStall", KernelReady, &[Quiet(10)], "a CPU has stalled RCU for too long"),
     event!(
         "ReadinessProbeFailures",
         ContainerRuntimeReady,
@@ -462,7 +447,7 @@ pub static ENTRIES: &[Entry] = &[
         "SoftLockup",
         KernelReady,
         &[Quiet(10)],
-        "a processor ran kernel code for tens of seconds without a pause"
+        "a CPU ran kernel code for tens of seconds without a pause"
     ),
     event!(
         "UnexpectedRejectRule",

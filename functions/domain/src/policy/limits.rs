@@ -53,22 +53,22 @@ impl NodeRepairConfig {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Wire {
-    /// Whether the group is repaired at all.
+    /// Enables repair for the group.
     #[serde(default)]
     enabled: bool,
-    /// Above so many unhealthy nodes repair stops. Without it and the next: above 20 % of more than five nodes.
+    /// Repairs stop above this number of unhealthy nodes. Default: above 20 % of more than five nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_unhealthy_node_threshold_count: Option<Number>,
-    /// The same in percent of the group, 1 to 100. One of the two.
+    /// The same as a percentage of the group's nodes, 1 to 100. Set only one of the two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_unhealthy_node_threshold_percentage: Option<Number>,
-    /// So many repairs at once. Without it and the next: no limit.
+    /// The maximum number of parallel repairs. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_parallel_nodes_repaired_count: Option<Number>,
-    /// The same in percent of the unhealthy nodes, 1 to 100; at least one. One of the two.
+    /// The same as a percentage of the unhealthy nodes, 1 to 100; at least one node. Set only one of the two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     max_parallel_nodes_repaired_percentage: Option<Number>,
-    /// What differs for a condition and reason; all four fields of each are needed.
+    /// Actions and grace periods for one condition and reason each. All four fields are required.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     node_repair_config_overrides: Vec<WireOverride>,
 }
@@ -82,9 +82,9 @@ struct WireOverride {
     node_monitoring_condition: ConditionType,
     /// The reason.
     node_unhealthy_reason: String,
-    /// How long to wait, in minutes, 1 to 10,080.
+    /// The grace period in minutes, 1 to 10,080.
     min_repair_wait_time_mins: Number,
-    /// What to do then: `Replace`, `Reboot` or `NoAction`.
+    /// The repair action: `Replace`, `Reboot` or `NoAction`.
     repair_action: RepairAction,
 }
 

@@ -20,14 +20,14 @@ pub struct MaintenanceWindow {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Wire {
-    /// On which days it opens: Mon, Tue, Wed, Thu, Fri, Sat, Sun. Without any: on all.
+    /// The days on which it opens: Mon, Tue, Wed, Thu, Fri, Sat, Sun. Default: every day.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     days: Vec<String>,
-    /// When it opens, like 22:30.
+    /// The opening time, like 22:30.
     start: String,
-    /// When it shuts; at or before the start, on the next day.
+    /// The closing time. If it is not after the opening time: on the next day.
     end: String,
-    /// Whose time that is, like Europe/Berlin. Without it: UTC.
+    /// The IANA time zone, like Europe/Berlin. Default: UTC.
     #[serde(default = "utc")]
     time_zone: String,
 }

@@ -9,7 +9,7 @@ fn nobody_takes_a_step_for_an_aws_call() {
     let call = ApiCall::RebootInstances {
         instance_id: InstanceId::new("i-0ab76e62066c9730c").expect("an instance id"),
     };
-    let record = step(Step::Observed, call.to_value(), Chain::start());
+    let record = step(RecordStep::Observed, call.to_value(), Chain::start());
     let line: Value = serde_json::from_str(&record.to_json_line()).expect("JSON");
     assert_eq!(line["eventSource"], "nodemend");
     assert_eq!(line["eventType"], "NodemendStep");
@@ -24,8 +24,8 @@ fn nobody_takes_a_step_for_an_aws_call() {
 #[test]
 fn a_line_is_read_back_as_the_record_that_wrote_it() {
     let steps = [
-        step(Step::Claimed, Value::Null, Chain::start()),
-        step(Step::Closed, json!({"activity": {"activityId": "x"}, "_return": 1}), Chain::start()),
+        step(RecordStep::Claimed, Value::Null, Chain::start()),
+        step(RecordStep::Closed, json!({"activity": {"activityId": "x"}, "_return": 1}), Chain::start()),
     ];
     for record in pairs().into_iter().map(|(_, record)| record).chain(steps) {
         let line = record.to_json_line();
@@ -43,12 +43,12 @@ fn chain() -> (Vec<String>, Chain) {
         lines.push(record.to_json_line());
         chain.follow(&lines[lines.len() - 1]).expect("a chain");
     };
-    write(step(Step::Claimed, Value::Null, chain.clone()), &mut chain, &mut lines);
+    write(step(RecordStep::Claimed, Value::Null, chain.clone()), &mut chain, &mut lines);
     let mut call = golden();
     call.nodemend.sequence = chain.next_sequence();
     chain.sha256().clone_into(&mut call.nodemend.previous_sha256);
     write(call, &mut chain, &mut lines);
-    for at in [Step::Confirmed, Step::Closed] {
+    for at in [RecordStep::Confirmed, RecordStep::Closed] {
         write(step(at, json!({"seconds": 190}), chain.clone()), &mut chain, &mut lines);
     }
     (lines, chain)
@@ -106,7 +106,7 @@ fn no_record_of_a_chain_can_be_removed_swapped_repeated_or_foreign() {
         assert_eq!(verify_chain(&repeated).expect_err("broken").sequence, number as u64 + 2);
     }
     // A record of another case, written after ours and correctly linked.
-    let mut stranger = step(Step::Closed, Value::Null, head);
+    let mut stranger = step(RecordStep::Closed, Value::Null, head);
     "another".clone_into(&mut stranger.nodemend.case);
     let mut foreign = lines;
     foreign.push(stranger.to_json_line());
@@ -118,7 +118,7 @@ fn no_record_of_a_chain_can_be_removed_swapped_repeated_or_foreign() {
 #[test]
 fn the_next_case_of_an_instance_goes_on_in_its_chain() {
     let (mut lines, head) = chain();
-    let mut next = step(Step::Claimed, Value::Null, head);
+    let mut next = step(RecordStep::Claimed, Value::Null, head);
     let instance = next.nodemend.case.split('#').next().unwrap_or_default().to_owned();
     next.nodemend.case = format!("{instance}#2");
     lines.push(next.to_json_line());

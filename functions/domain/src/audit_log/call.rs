@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Item, Items, RequestParameters, UserIdentity, time};
-use crate::ident::InstanceId;
+use crate::{condition::RepairAction, ident::InstanceId};
 
 /// Who we are to AWS: what STS GetCallerIdentity and the SDK's configuration say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +88,16 @@ pub enum ApiCall {
 }
 
 impl ApiCall {
+    /// The call that carries an action out. Nothing but a reboot is a reboot; no action is never called for.
+    pub fn of(instance_id: InstanceId, action: RepairAction) -> Self {
+        match action {
+            RepairAction::Reboot => Self::RebootInstances { instance_id },
+            RepairAction::Replace | RepairAction::NoAction => {
+                Self::TerminateInstanceInAutoScalingGroup { instance_id }
+            }
+        }
+    }
+
     /// `eventSource`.
     pub fn event_source(&self) -> &'static str {
         match self {
@@ -137,16 +147,16 @@ impl ApiCall {
 
 /// What came back from AWS.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer {
+pub struct CallAnswer {
     /// The request id that the SDK returns, with an error too: what CloudTrail's event is found by.
     pub request_id: Option<String>,
     /// What it said.
-    pub outcome: Outcome,
+    pub outcome: CallOutcome,
 }
 
 /// What AWS said to the call.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
+pub enum CallOutcome {
     /// It is being done.
     Accepted {
         /// Auto Scaling's activity; EC2 has none.
@@ -160,7 +170,7 @@ pub enum Outcome {
         message: String,
     },
     /// No answer came: a timeout, a broken connection. AWS may have done it all the same.
-    Lost {
+    Unanswered {
         /// What the SDK said instead.
         why: String,
     },
@@ -222,7 +232,7 @@ mod tests {
             principal_id: None,
             user_agent: None,
         };
-        let event = crate::trail::tests::event("real/terminate-by-eks-node-repair.json");
+        let event = crate::audit_log::tests::event("real/terminate-by-eks-node-repair.json");
         assert!(caller.is_same_principal(&event.user_identity));
         assert!(!caller.is_same_principal(&UserIdentity::default()));
     }

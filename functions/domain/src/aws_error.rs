@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 
 /// What to make of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum AwsErrorKind {
     /// The instance is gone, or left its group: read where it is before anything else.
     NotFound,
     /// The group is busy with this or another activity: it will be free.
@@ -15,7 +15,7 @@ pub enum Refusal {
     Denied,
 }
 
-impl Refusal {
+impl AwsErrorKind {
     /// Reads AWS's code and message. Codes are spelled differently by the API and by CloudTrail.
     pub fn of(code: &str, message: &str) -> Self {
         let code = code.strip_prefix("Client.").or_else(|| code.strip_prefix("Server.")).unwrap_or(code);
@@ -66,30 +66,34 @@ mod tests {
             (
                 "ValidationError",
                 "Instance Id not found - No managed instance found for instance ID: i-0abc",
-                Refusal::NotFound,
+                AwsErrorKind::NotFound,
             ),
-            ("ValidationException", "No managed instance found for instance ID i-0abc", Refusal::NotFound),
-            ("InvalidInstanceID.NotFound", "The instance ID 'i-0abc' does not exist", Refusal::NotFound),
-            ("ValidationError", "Currently, desiredSize equals minSize (1).", Refusal::Denied),
-            ("ScalingActivityInProgress", "", Refusal::InProgress),
-            ("ResourceContention", "", Refusal::InProgress),
-            ("Throttling", "Rate exceeded", Refusal::Throttled),
-            ("ThrottlingException", "Rate exceeded", Refusal::Throttled),
-            ("Client.RequestLimitExceeded", "", Refusal::Throttled),
-            ("NotSent", "connection refused", Refusal::Throttled),
-            ("AccessDenied", "", Refusal::Denied),
-            ("Client.UnauthorizedOperation", "", Refusal::Denied),
-            ("SomethingNew", "", Refusal::Denied),
+            (
+                "ValidationException",
+                "No managed instance found for instance ID i-0abc",
+                AwsErrorKind::NotFound,
+            ),
+            ("InvalidInstanceID.NotFound", "The instance ID 'i-0abc' does not exist", AwsErrorKind::NotFound),
+            ("ValidationError", "Currently, desiredSize equals minSize (1).", AwsErrorKind::Denied),
+            ("ScalingActivityInProgress", "", AwsErrorKind::InProgress),
+            ("ResourceContention", "", AwsErrorKind::InProgress),
+            ("Throttling", "Rate exceeded", AwsErrorKind::Throttled),
+            ("ThrottlingException", "Rate exceeded", AwsErrorKind::Throttled),
+            ("Client.RequestLimitExceeded", "", AwsErrorKind::Throttled),
+            ("NotSent", "connection refused", AwsErrorKind::Throttled),
+            ("AccessDenied", "", AwsErrorKind::Denied),
+            ("Client.UnauthorizedOperation", "", AwsErrorKind::Denied),
+            ("SomethingNew", "", AwsErrorKind::Denied),
         ] {
-            assert_eq!(Refusal::of(code, message), expected, "{code}");
+            assert_eq!(AwsErrorKind::of(code, message), expected, "{code}");
         }
     }
 
     #[test]
     fn pauses_grow_and_stay_bounded() {
-        assert_eq!(Refusal::Throttled.pause(1).as_secs(), 15);
-        assert_eq!(Refusal::Throttled.pause(3).as_secs(), 60);
-        assert_eq!(Refusal::Throttled.pause(u32::MAX).as_secs(), 600);
-        assert_eq!(Refusal::Denied.pause(9).as_secs(), 3_600);
+        assert_eq!(AwsErrorKind::Throttled.pause(1).as_secs(), 15);
+        assert_eq!(AwsErrorKind::Throttled.pause(3).as_secs(), 60);
+        assert_eq!(AwsErrorKind::Throttled.pause(u32::MAX).as_secs(), 600);
+        assert_eq!(AwsErrorKind::Denied.pause(9).as_secs(), 3_600);
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     condition::ConditionType,
     report::{Finding, Report},
-    stamp,
+    timestamp,
 };
 
 const MAX_SPELLS: usize = 16;
@@ -15,7 +15,7 @@ const MAX_COUNT: u64 = 1 << 32;
 
 /// How often an event was seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tally {
+pub struct EventCounter {
     /// The condition that it belongs to.
     pub condition: ConditionType,
     /// Its reason.
@@ -30,16 +30,16 @@ pub struct Tally {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Spell {
-    #[serde(with = "stamp")]
+    #[serde(with = "timestamp")]
     node_since: Timestamp,
-    #[serde(with = "stamp")]
+    #[serde(with = "timestamp")]
     first: Timestamp,
-    #[serde(with = "stamp")]
+    #[serde(with = "timestamp")]
     last: Timestamp,
     count: u64,
 }
 
-impl Tally {
+impl EventCounter {
     pub(super) fn new(condition: ConditionType, reason: &str) -> Self {
         Self { condition, reason: reason.into(), message: Box::default(), spells: Vec::new() }
     }
@@ -77,13 +77,14 @@ impl Tally {
     /// If the event now comes at least so often within any such window: since when it has.
     pub fn reached(&self, count: u64, window: SignedDuration, now: Timestamp) -> Option<Timestamp> {
         let until_now = |(at, _): &(Timestamp, u64)| *at <= now;
-        let sightings: Vec<_> = self.spells.iter().flat_map(Spell::sightings).filter(until_now).collect();
+        let stashed_events: Vec<_> =
+            self.spells.iter().flat_map(Spell::stashed_events).filter(until_now).collect();
         let mut reached: Option<(Timestamp, Timestamp)> = None;
         let (mut oldest, mut sum) = (0, 0);
-        for (at, weight) in &sightings {
+        for (at, weight) in &stashed_events {
             sum += weight;
-            while at.duration_since(sightings[oldest].0) > window {
-                sum -= sightings[oldest].1;
+            while at.duration_since(stashed_events[oldest].0) > window {
+                sum -= stashed_events[oldest].1;
                 oldest += 1;
             }
             if sum < count {
@@ -91,11 +92,11 @@ impl Tally {
             }
             // It stays reached until so many have left the window that too few are left.
             let (mut left, mut leaving) = (sum, oldest);
-            while left - sightings[leaving].1 >= count {
-                left -= sightings[leaving].1;
+            while left - stashed_events[leaving].1 >= count {
+                left -= stashed_events[leaving].1;
                 leaving += 1;
             }
-            let until = sightings[leaving].0.checked_add(window).unwrap_or(Timestamp::MAX);
+            let until = stashed_events[leaving].0.checked_add(window).unwrap_or(Timestamp::MAX);
             reached = match reached {
                 Some((start, end)) if *at <= end => Some((start, end.max(until))),
                 _ => Some((*at, until)),
@@ -107,7 +108,7 @@ impl Tally {
 
 impl Spell {
     /// The spell's sightings, taken to be evenly spread; at most 32, each with its weight.
-    fn sightings(&self) -> impl Iterator<Item = (Timestamp, u64)> {
+    fn stashed_events(&self) -> impl Iterator<Item = (Timestamp, u64)> {
         let points = self.count.clamp(1, 32);
         let step = self.last.duration_since(self.first).as_millis() / i128::from(points.max(2) - 1);
         let step = i64::try_from(step).unwrap_or(0);
@@ -126,23 +127,23 @@ mod tests {
         Timestamp::from_second(1_790_000_000 + seconds).expect("a time")
     }
 
-    fn tally(spells: &[(i64, i64, u64)]) -> Tally {
-        let mut tally = Tally::new(ConditionType::KernelReady, "OOMKilling");
+    fn counter(spells: &[(i64, i64, u64)]) -> EventCounter {
+        let mut counter = EventCounter::new(ConditionType::KernelReady, "OOMKilling");
         for (first, last, count) in spells {
-            tally.spells.push(Spell {
+            counter.spells.push(Spell {
                 node_since: at(*first),
                 first: at(*first),
                 last: at(*last),
                 count: *count,
             });
         }
-        tally
+        counter
     }
 
     #[test]
     fn a_promotion_begins_when_its_count_is_reached_and_holds_while_it_is() {
         let five_minutes = SignedDuration::from_mins(5);
-        let reached = |spells: &[(i64, i64, u64)], now| tally(spells).reached(3, five_minutes, at(now));
+        let reached = |spells: &[(i64, i64, u64)], now| counter(spells).reached(3, five_minutes, at(now));
         assert_eq!(reached(&[(0, 0, 2)], 0), None);
         assert_eq!(reached(&[(0, 0, 2), (60, 60, 1)], 60), Some(at(60)));
         assert_eq!(reached(&[(0, 0, 2), (60, 60, 1)], 300), Some(at(60)));
@@ -158,8 +159,8 @@ mod tests {
 
     #[test]
     fn what_comes_after_now_is_not_counted_yet() {
-        let tally = tally(&[(0, 3_100, 32), (10, 10, 1)]);
-        assert_eq!(tally.reached(3, SignedDuration::from_mins(5), at(10)), None);
+        let counter = counter(&[(0, 3_100, 32), (10, 10, 1)]);
+        assert_eq!(counter.reached(3, SignedDuration::from_mins(5), at(10)), None);
     }
 
     #[test]
@@ -167,17 +168,17 @@ mod tests {
         let line = r#"{"v":1,"kind":"event","cluster":"prod","node":"n","instanceId":"i-08736224042c4ee75","bootId":"3c2f687e-27bd-4642-bee9-8503552bada0","seq":1,"at":"9999-12-30T21:59:59Z","condition":"KernelReady","findings":[{"reason":"OOMKilling","severity":"Event","since":"-009999-01-02T01:59:59Z","last":"9999-12-30T21:59:59Z","count":18446744073709551615}],"agent":"0.1.0"}"#;
         let report = Report::decode(line).expect("a report");
         let crate::report::Body::Event { findings, .. } = &report.body else { panic!("an event") };
-        let mut tally = Tally::new(ConditionType::KernelReady, "OOMKilling");
+        let mut counter = EventCounter::new(ConditionType::KernelReady, "OOMKilling");
         for seconds in [0, 1] {
             // Another spell each time.
             let finding = Finding {
                 since: findings[0].since + SignedDuration::from_secs(seconds),
                 ..findings[0].clone()
             };
-            assert!(tally.note(&report, &finding, at(0)));
+            assert!(counter.note(&report, &finding, at(0)));
         }
-        assert_eq!(tally.span(), Some((at(0), at(0), 2 * MAX_COUNT)));
-        assert_eq!(tally.reached(u64::MAX, SignedDuration::from_mins(5), at(0)), None);
-        assert_eq!(tally.reached(1, SignedDuration::from_mins(5), at(0)), Some(at(0)));
+        assert_eq!(counter.span(), Some((at(0), at(0), 2 * MAX_COUNT)));
+        assert_eq!(counter.reached(u64::MAX, SignedDuration::from_mins(5), at(0)), None);
+        assert_eq!(counter.reached(1, SignedDuration::from_mins(5), at(0)), Some(at(0)));
     }
 }

@@ -123,10 +123,10 @@ fn only_the_major_version_is_insisted_upon() {
 #[test]
 fn what_is_too_long_or_no_event_is_refused() {
     let long = " ".repeat(MAX_EVENT_BYTES + 1);
-    assert!(matches!(CloudTrailEvent::read(&long), Err(TrailError::TooLong { .. })));
-    assert!(matches!(Record::read(&" ".repeat(MAX_RECORD_BYTES + 1)), Err(TrailError::TooLong { .. })));
+    assert!(matches!(CloudTrailEvent::read(&long), Err(AuditLogError::TooLong { .. })));
+    assert!(matches!(Record::read(&" ".repeat(MAX_RECORD_BYTES + 1)), Err(AuditLogError::TooLong { .. })));
     for text in ["", "null", "[]", "{}", "{\"eventVersion\":\"1.08\"}", &"[".repeat(100_000)] {
-        assert!(matches!(CloudTrailEvent::read(text), Err(TrailError::Malformed(_))));
+        assert!(matches!(CloudTrailEvent::read(text), Err(AuditLogError::Malformed(_))));
         assert!(Record::read(text).is_err());
     }
     // Without userIdentity, or with null for it, an event is still one.

@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{BrokenChain, Chain, Record, ResponseElements, Step, verify_chain};
+use super::{BrokenChain, Chain, Record, RecordStep, ResponseElements, verify_chain};
 
 /// A trail that holds.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,14 +29,14 @@ pub struct RecordedCall {
     /// AWS's id of it, if an answer came.
     pub request_id: Option<String>,
     /// The last thing that was found out by comparing it with CloudTrail's: Confirmed, Mismatch or Missing.
-    pub verdict: Option<Step>,
+    pub confirmation: Option<RecordStep>,
 }
 
 impl RecordedCall {
     /// Whether CloudTrail contradicts it, or has been silent about it for longer than it may.
     pub fn is_doubtful(&self, confirmation_timeout: SignedDuration, now: Timestamp) -> bool {
-        match self.verdict {
-            Some(Step::Confirmed) => false,
+        match self.confirmation {
+            Some(RecordStep::Confirmed) => false,
             Some(_) => true,
             // A sweep tells of it within a minute; none does where none runs.
             None => now.duration_since(self.at) > confirmation_timeout + SignedDuration::from_mins(5),
@@ -53,17 +53,17 @@ pub fn verify<L: AsRef<str>>(lines: &[L]) -> Result<Verified, BrokenChain> {
             .map_err(|error| BrokenChain { sequence: number, why: format!("it can't be read: {error}") })?;
         let step = record.nodemend.step;
         match step {
-            Step::Called => verified.calls.push(RecordedCall {
+            RecordStep::Called => verified.calls.push(RecordedCall {
                 sequence: number,
                 case: record.nodemend.case,
                 event_name: record.event_name,
                 at: record.nodemend.at,
                 request_id: record.request_id,
-                verdict: None,
+                confirmation: None,
             }),
-            Step::Confirmed | Step::Mismatch | Step::Missing => {
+            RecordStep::Confirmed | RecordStep::Mismatch | RecordStep::Missing => {
                 let of = match &record.response_elements {
-                    Some(ResponseElements::Step(data)) => data["sequence"].as_u64(),
+                    Some(ResponseElements::RecordStep(data)) => data["sequence"].as_u64(),
                     _ => None,
                 };
                 let call = verified.calls.iter_mut().find(|call| Some(call.sequence) == of);
@@ -71,10 +71,10 @@ pub fn verify<L: AsRef<str>>(lines: &[L]) -> Result<Verified, BrokenChain> {
                     sequence: number,
                     why: "it tells of a call that stands nowhere before it".to_owned(),
                 })?;
-                call.verdict = Some(step);
+                call.confirmation = Some(step);
             }
-            Step::Foreign => verified.foreign += 1,
-            Step::Claimed | Step::Released | Step::Observed | Step::Closed => {}
+            RecordStep::Foreign => verified.foreign += 1,
+            RecordStep::Claimed | RecordStep::Released | RecordStep::Observed | RecordStep::Closed => {}
         }
     }
     Ok(verified)

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use super::{MAX_EVENT_BYTES, TrailError, bounded, call::Principal, time};
+use super::{AuditLogError, MAX_EVENT_BYTES, bounded, call::Principal, time};
 use crate::ident::InstanceId;
 
 /// One event of CloudTrail's.
@@ -129,17 +129,17 @@ fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
 
 impl CloudTrailEvent {
     /// Reads one event: a line of a trail's file, or `detail` of EventBridge's envelope.
-    pub fn read(text: &str) -> Result<Self, TrailError> {
+    pub fn read(text: &str) -> Result<Self, AuditLogError> {
         serde_json::from_str::<Self>(bounded(text, MAX_EVENT_BYTES)?)?.of_known_version()
     }
 
-    fn of_known_version(self) -> Result<Self, TrailError> {
+    fn of_known_version(self) -> Result<Self, AuditLogError> {
         // 1.05, 1.08, 1.09, 1.10, 1.11: a minor version only adds fields.
         match self.event_version.split_once('.') {
             Some(("1", minor)) if !minor.is_empty() && minor.bytes().all(|byte| byte.is_ascii_digit()) => {
                 Ok(self)
             }
-            _ => Err(TrailError::Version { found: self.event_version.chars().take(20).collect() }),
+            _ => Err(AuditLogError::Version { found: self.event_version.chars().take(20).collect() }),
         }
     }
 
@@ -196,10 +196,10 @@ impl CloudTrailEvent {
 }
 
 impl TryFrom<Value> for CloudTrailEvent {
-    type Error = TrailError;
+    type Error = AuditLogError;
 
     /// Takes an event that was read already, under the reader's own bound.
-    fn try_from(value: Value) -> Result<Self, TrailError> {
+    fn try_from(value: Value) -> Result<Self, AuditLogError> {
         serde_json::from_value::<Self>(value)?.of_known_version()
     }
 }

@@ -70,7 +70,7 @@ fn caller(event: &Value) -> Caller {
 }
 
 /// Our record of the call that a fixture tells of, made as the repair makes it: from the SDK's values.
-fn ours(name: &str, outcome: Outcome) -> Record {
+fn ours(name: &str, outcome: CallOutcome) -> Record {
     let event = value(name);
     let instance = |id: &Value| InstanceId::new(string(id)).expect("an instance id");
     let parameters = &event["requestParameters"];
@@ -85,8 +85,9 @@ fn ours(name: &str, outcome: Outcome) -> Record {
             ApiCall::TerminateInstanceInAutoScalingGroup { instance_id: instance(&parameters["instanceId"]) }
         }
     };
-    let answer = Answer {
-        request_id: Some(string(&event["requestID"])).filter(|_| !matches!(outcome, Outcome::Lost { .. })),
+    let answer = CallAnswer {
+        request_id: Some(string(&event["requestID"]))
+            .filter(|_| !matches!(outcome, CallOutcome::Unanswered { .. })),
         outcome,
     };
     let sent = at(&string(&event["eventTime"])) + SignedDuration::from_millis(21);
@@ -94,10 +95,10 @@ fn ours(name: &str, outcome: Outcome) -> Record {
 }
 
 /// The activity as the SDK gives it: with milliseconds, and as a typed instant.
-fn accepted(name: &str, start_time: &str) -> Outcome {
+fn accepted(name: &str, start_time: &str) -> CallOutcome {
     let event = value(name);
     let activity = &event["responseElements"]["activity"];
-    Outcome::Accepted {
+    CallOutcome::Accepted {
         activity: Some(Activity {
             activity_id: string(&activity["activityId"]),
             auto_scaling_group_name: string(&activity["autoScalingGroupName"]),
@@ -115,8 +116,8 @@ fn golden() -> Record {
     ours(REAL, accepted(REAL, "2024-12-28T14:06:13.394Z"))
 }
 
-fn failed(code: &str, message: &str) -> Outcome {
-    Outcome::Failed { code: code.to_owned(), message: message.to_owned() }
+fn failed(code: &str, message: &str) -> CallOutcome {
+    CallOutcome::Failed { code: code.to_owned(), message: message.to_owned() }
 }
 
 /// The pairs that agree: our record and the fixture of the same call.
@@ -126,7 +127,7 @@ fn pairs() -> Vec<(&'static str, Record)> {
     vec![
         (REAL, golden()),
         (OURS, ours(OURS, accepted(OURS, "2026-08-20T10:31:07.536Z"))),
-        (REBOOT, ours(REBOOT, Outcome::Accepted { activity: None })),
+        (REBOOT, ours(REBOOT, CallOutcome::Accepted { activity: None })),
         (DENIED, ours(DENIED, failed("AccessDenied", &denied))),
         (THROTTLED, ours(THROTTLED, failed("Throttling", "Rate exceeded"))),
         (
@@ -143,7 +144,7 @@ fn pairs() -> Vec<(&'static str, Record)> {
     ]
 }
 
-fn step(step: Step, data: Value, chain: Chain) -> Record {
+fn step(step: RecordStep, data: Value, chain: Chain) -> Record {
     let instance = InstanceId::new("i-0ab76e62066c9730c").expect("an instance id");
     let at = at("2024-12-28T14:06:12.5Z");
     Record::step(&caller(&value(REAL)), step, &instance, data, at, about(chain))

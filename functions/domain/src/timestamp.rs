@@ -16,7 +16,7 @@ pub fn seconds(at: Timestamp) -> String {
 }
 
 /// A length of time as people say it: `45s`, `30m`, `1h 5m`, `2d 3h`.
-pub fn length(length: jiff::SignedDuration) -> String {
+pub fn duration(length: jiff::SignedDuration) -> String {
     let seconds = length.as_secs();
     let (sign, seconds) = if seconds < 0 { ("-", -seconds) } else { ("", seconds) };
     let (major, minor) = match seconds {
@@ -95,7 +95,7 @@ mod tests {
             (97_300, "1d 3h"),
             (-90, "-1m 30s"),
         ] {
-            assert_eq!(length(SignedDuration::from_secs(seconds)), text);
+            assert_eq!(duration(SignedDuration::from_secs(seconds)), text);
         }
     }
 }

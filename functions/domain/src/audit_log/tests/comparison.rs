@@ -177,7 +177,7 @@ fn an_answer_that_cloudtrail_says_was_empty_differs() {
 
 #[test]
 fn a_list_of_another_length_differs_as_a_whole() {
-    let record = ours(REBOOT, Outcome::Accepted { activity: None });
+    let record = ours(REBOOT, CallOutcome::Accepted { activity: None });
     let mut theirs = event(REBOOT);
     theirs.request_parameters["instancesSet"]["items"] =
         json!([{"instanceId": "i-08736224042c4ee75"}, {"instanceId": "i-08736224042c4ee76"}]);
@@ -257,7 +257,7 @@ fn another_request_id_is_another_call() {
 
 #[test]
 fn a_lost_answer_is_found_by_who_what_and_when() {
-    let lost = || Outcome::Lost { why: "timed out after 10 s".to_owned() };
+    let lost = || CallOutcome::Unanswered { why: "timed out after 10 s".to_owned() };
     let record = ours(REAL, lost());
     assert_eq!(record.error_code, None, "we do not know that it failed");
     assert_eq!(Verdict::of(&record, &event(REAL)), Verdict::Confirmed);

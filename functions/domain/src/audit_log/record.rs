@@ -6,10 +6,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Activity, Answer, ApiCall, Caller, Chain, MAX_RECORD_BYTES, Outcome, TrailError, bounded,
+    Activity, ApiCall, AuditLogError, CallAnswer, CallOutcome, Caller, Chain, MAX_RECORD_BYTES, bounded,
     call::Principal, time,
 };
-use crate::{ident::InstanceId, stamp};
+use crate::{ident::InstanceId, timestamp};
 
 const EVENT_VERSION: &str = "1.11";
 
@@ -44,7 +44,7 @@ pub struct GuardNote {
 /// A step of a repair. `Called` is an AWS call; no other step is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Step {
+pub enum RecordStep {
     /// AWS was called: what [`Record::call`] writes.
     Called,
     /// The case and a place in the group's in-flight set are ours.
@@ -65,7 +65,7 @@ pub enum Step {
     Closed,
 }
 
-impl Step {
+impl RecordStep {
     /// `eventName` of a step that is no AWS call.
     pub fn event_name(self) -> &'static str {
         match self {
@@ -165,7 +165,7 @@ pub enum RequestParameters {
         instances_set: Items,
     },
     /// A step's.
-    Step {
+    RecordStep {
         /// The instance that the step is about.
         instance_id: InstanceId,
     },
@@ -175,7 +175,7 @@ impl RequestParameters {
     /// The one instance that every record is about.
     pub fn instance_id(&self) -> Option<&InstanceId> {
         match self {
-            Self::Terminate { instance_id, .. } | Self::Step { instance_id } => Some(instance_id),
+            Self::Terminate { instance_id, .. } | Self::RecordStep { instance_id } => Some(instance_id),
             Self::Reboot { instances_set } => instances_set.items.first().map(|item| &item.instance_id),
         }
     }
@@ -206,7 +206,7 @@ pub enum ResponseElements {
     /// EC2's.
     Done(DoneElement),
     /// A step's data.
-    Step(Value),
+    RecordStep(Value),
 }
 
 /// `{"activity": {…}}`.
@@ -238,9 +238,9 @@ pub struct Nodemend {
     /// 1, 2, 3… within the case.
     pub sequence: u64,
     /// Which step.
-    pub step: Step,
+    pub step: RecordStep,
     /// `eventTime` to the millisecond.
-    #[serde(with = "stamp")]
+    #[serde(with = "timestamp")]
     pub at: Timestamp,
     /// Why no answer came. It stands here and not in `errorCode`, which would say that AWS refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -257,13 +257,13 @@ pub struct Nodemend {
 
 impl Record {
     /// The record of a call that was sent at `at`.
-    pub fn call(caller: &Caller, call: &ApiCall, answer: Answer, at: Timestamp, about: About) -> Self {
-        let mut record = Self::envelope(caller, Step::Called, call.request_parameters(), at, about);
+    pub fn call(caller: &Caller, call: &ApiCall, answer: CallAnswer, at: Timestamp, about: About) -> Self {
+        let mut record = Self::envelope(caller, RecordStep::Called, call.request_parameters(), at, about);
         call.event_source().clone_into(&mut record.event_source);
         call.event_name().clone_into(&mut record.event_name);
         "AwsApiCall".clone_into(&mut record.event_type);
         match answer.outcome {
-            Outcome::Accepted { activity } => {
+            CallOutcome::Accepted { activity } => {
                 record.response_elements = match call {
                     ApiCall::TerminateInstanceInAutoScalingGroup { .. } => activity.map(|mut activity| {
                         activity.start_time = time::whole_second(activity.start_time);
@@ -275,11 +275,11 @@ impl Record {
                     })),
                 };
             }
-            Outcome::Failed { code, message } => {
+            CallOutcome::Failed { code, message } => {
                 record.error_code = Some(code);
                 record.error_message = Some(message);
             }
-            Outcome::Lost { why } => record.nodemend.lost = Some(why),
+            CallOutcome::Unanswered { why } => record.nodemend.lost = Some(why),
         }
         record.request_id = answer.request_id;
         record
@@ -288,23 +288,23 @@ impl Record {
     /// The record of a step that is no AWS call; `data` is null or what the step has to say.
     pub fn step(
         caller: &Caller,
-        step: Step,
+        step: RecordStep,
         instance_id: &InstanceId,
         data: Value,
         at: Timestamp,
         about: About,
     ) -> Self {
-        let parameters = RequestParameters::Step { instance_id: instance_id.clone() };
+        let parameters = RequestParameters::RecordStep { instance_id: instance_id.clone() };
         let mut record = Self::envelope(caller, step, parameters, at, about);
         if !data.is_null() {
-            record.response_elements = Some(ResponseElements::Step(data));
+            record.response_elements = Some(ResponseElements::RecordStep(data));
         }
         record
     }
 
     fn envelope(
         caller: &Caller,
-        step: Step,
+        step: RecordStep,
         request_parameters: RequestParameters,
         at: Timestamp,
         about: About,
@@ -349,7 +349,7 @@ impl Record {
     }
 
     /// Reads a line that [`Record::to_json_line`] wrote.
-    pub fn read(line: &str) -> Result<Self, TrailError> {
+    pub fn read(line: &str) -> Result<Self, AuditLogError> {
         Ok(serde_json::from_str(bounded(line, MAX_RECORD_BYTES)?)?)
     }
 

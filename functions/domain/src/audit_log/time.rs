@@ -41,19 +41,19 @@ pub(super) mod seconds {
     use jiff::Timestamp;
     use serde::{Deserializer, Serializer};
 
-    use crate::stamp;
+    use crate::timestamp;
 
-    pub(in crate::trail) fn serialize<S: Serializer>(
+    pub(in crate::audit_log) fn serialize<S: Serializer>(
         at: &Timestamp,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&stamp::seconds(super::whole_second(*at)))
+        serializer.serialize_str(&timestamp::seconds(super::whole_second(*at)))
     }
 
-    pub(in crate::trail) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(in crate::audit_log) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Timestamp, D::Error> {
-        stamp::deserialize(deserializer).map(super::whole_second)
+        timestamp::deserialize(deserializer).map(super::whole_second)
     }
 }
 
@@ -64,14 +64,14 @@ pub(super) mod medium {
     use jiff::Timestamp;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(in crate::trail) fn serialize<S: Serializer>(
+    pub(in crate::audit_log) fn serialize<S: Serializer>(
         at: &Timestamp,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&super::us_english(super::whole_second(*at)))
     }
 
-    pub(in crate::trail) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(in crate::audit_log) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Timestamp, D::Error> {
         #[derive(Deserialize)]
@@ -139,7 +139,7 @@ mod tests {
         fn any_second_survives_both_formats(second in 631_152_000_i64..4_102_444_800) {
             let at = Timestamp::from_second(second).expect("in range");
             prop_assert_eq!(instant(&us_english(at)), Some(at));
-            prop_assert_eq!(instant(&crate::stamp::seconds(at)), Some(at));
+            prop_assert_eq!(instant(&crate::timestamp::seconds(at)), Some(at));
         }
 
         #[test]

@@ -118,3 +118,16 @@ struct Link {
     sequence: u64,
     previous_sha256: String,
 }
+
+/// One record of an audit log, as the bytes that the next record's hash covers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// Its number in the case's audit log, from 1.
+    pub sequence: u64,
+    /// The case's id.
+    pub case: String,
+    /// The record, one line of JSON.
+    pub line: String,
+    /// The AWS request that it records, if it records one.
+    pub request_id: Option<String>,
+}

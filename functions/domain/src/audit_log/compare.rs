@@ -105,8 +105,8 @@ pub fn compare(ours: &Record, theirs: &CloudTrailEvent) -> Vec<Difference> {
     if !is_in_time(ours, theirs) {
         found.push(Difference {
             field: "eventTime".to_owned(),
-            ours: crate::stamp::seconds(ours.event_time).into(),
-            theirs: crate::stamp::seconds(theirs.event_time).into(),
+            ours: crate::timestamp::seconds(ours.event_time).into(),
+            theirs: crate::timestamp::seconds(theirs.event_time).into(),
         });
     }
     if !ours.is_lost() && ours.error_code.is_some() != theirs.error_code.is_some() {

@@ -1,0 +1,122 @@
+//! Builds the records of a case's audit log, each chained to the one before.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+pub use super::AuditEntry;
+use crate::{
+    audit_log::{About, ApiCall, CallAnswer, Caller, GuardNote, Record, RecordStep},
+    case::{Case, Fault},
+    guard::{Block, GUARDS},
+    log_source,
+};
+
+/// A step that is not a call to AWS.
+#[derive(Debug)]
+pub struct StepRecord<'a> {
+    /// Which step.
+    pub step: RecordStep,
+    /// Why, as one sentence.
+    pub decision: &'a str,
+    /// What the guards answered.
+    pub guards: GuardResults<'a>,
+    /// The step's own data.
+    pub data: Value,
+}
+
+impl<'a> StepRecord<'a> {
+    /// A step for which no guard is asked.
+    pub fn new(step: RecordStep, decision: &'a str, data: Value) -> Self {
+        Self { step, decision, guards: GuardResults::NotAsked, data }
+    }
+
+    /// The same, with what the guards answered.
+    #[must_use]
+    pub fn with_guards(self, guards: GuardResults<'a>) -> Self {
+        Self { guards, ..self }
+    }
+}
+
+/// A call to AWS and its answer.
+#[derive(Debug)]
+pub struct CallRecord<'a> {
+    /// The call.
+    pub call: &'a ApiCall,
+    /// When it was made.
+    pub at: Timestamp,
+    /// The answer.
+    pub answer: CallAnswer,
+    /// Why it was made, as one sentence.
+    pub decision: &'a str,
+    /// What the repair rests on.
+    pub evidence: Value,
+}
+
+/// Records a step of the case's current repair.
+pub fn record_step(case: &mut Case, step: StepRecord<'_>, caller: &Caller, now: Timestamp) -> AuditEntry {
+    let id = case.id();
+    record_step_of(case, id, step, caller, now)
+}
+
+/// Records a step of the repair with this id, which may be over.
+pub fn record_step_of(
+    case: &mut Case,
+    id: String,
+    step: StepRecord<'_>,
+    caller: &Caller,
+    now: Timestamp,
+) -> AuditEntry {
+    let about = about(case, id, step.decision, step.guards, Value::Null);
+    let record = Record::step(caller, step.step, case.instance_id(), step.data, now, about);
+    case.append_record(&record)
+}
+
+/// Records a call to AWS.
+pub fn record_call(case: &mut Case, call: CallRecord<'_>, caller: &Caller) -> (AuditEntry, Record) {
+    let about = about(case, case.id(), call.decision, GuardResults::Passed, call.evidence);
+    let record = Record::call(caller, call.call, call.answer, call.at, about);
+    (case.append_record(&record), record)
+}
+
+/// What the guards answered before a step.
+#[derive(Debug, Clone, Copy)]
+pub enum GuardResults<'a> {
+    /// They were not asked.
+    NotAsked,
+    /// All passed.
+    Passed,
+    /// These blocked it.
+    Blocked(&'a [Block]),
+}
+
+impl GuardResults<'_> {
+    fn notes(self) -> Vec<GuardNote> {
+        let note = |guard: crate::guard::Guard, block: Option<&Block>| GuardNote {
+            guard: guard.name(),
+            passed: block.is_none(),
+            why: block.map(|block| block.sentence.clone()).unwrap_or_default(),
+        };
+        let blocks = match self {
+            Self::NotAsked => return Vec::new(),
+            Self::Passed => &[],
+            Self::Blocked(blocks) => blocks,
+        };
+        let block_of = |guard| blocks.iter().find(|block| block.guard == guard);
+        GUARDS.iter().map(|(guard, _)| note(*guard, block_of(*guard))).collect()
+    }
+}
+
+fn about(case: &Case, id: String, decision: &str, guards: GuardResults<'_>, evidence: Value) -> About {
+    About {
+        case: id,
+        chain: case.audit_log().clone(),
+        decision: Value::String(decision.to_owned()),
+        guards: guards.notes(),
+        evidence,
+    }
+}
+
+/// What a repair rests on, for its record.
+pub fn evidence(case: &Case, faults: &[Fault], console: Option<&str>) -> Value {
+    json!({ "faults": faults, "logs": log_source::pointers(case, faults), "consoleOutput": console })
+}

@@ -1,0 +1,305 @@
+//! One repair of a node: its phase, the calls it made, and whether CloudTrail confirmed each of them.
+//!
+//! Fields change only in [`transition`](super::transition) and [`confirmation`](super::confirmation).
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    case::Fault,
+    condition::RepairAction,
+    ident::{GroupName, InstanceId},
+    policy::Policy,
+    timestamp,
+};
+
+/// How long one process may take from one write to the next before another may take the repair over.
+/// Longer than any call to AWS can last, so that no two calls are in flight at once.
+pub const LEASE: SignedDuration = SignedDuration::from_secs(120);
+
+/// How long a registered replacement may take to become Ready before the case closes on its registration.
+pub const READY_TIMEOUT: SignedDuration = SignedDuration::from_mins(10);
+
+/// Calls kept for one repair; an item has 400 KB.
+const MAX_CALLS: usize = 64;
+
+/// A repair, from its claim to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Repair {
+    pub(super) action: RepairAction,
+    pub(super) group: GroupName,
+    pub(super) fault: Fault,
+    #[serde(with = "timestamp")]
+    pub(super) claimed_at: Timestamp,
+    pub(super) phase: Phase,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) calls: Vec<Call>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) stashed_events: Vec<serde_json::Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) replacement: Option<Replacement>,
+}
+
+/// How far a repair has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "phase", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Phase {
+    /// It holds a slot of its group. The process that claimed it takes the next step, or anybody after `until`.
+    Claimed {
+        /// End of the lease, or of the pause after AWS refused a call.
+        #[serde(with = "timestamp")]
+        until: Timestamp,
+    },
+    /// A call is in flight. After the lease nobody knows whether it took effect.
+    Acting {
+        /// End of the lease.
+        #[serde(with = "timestamp")]
+        until: Timestamp,
+    },
+    /// AWS is terminating the instance; its replacement and CloudTrail's event are awaited.
+    Confirming,
+    /// The instance is rebooting.
+    Rebooting,
+}
+
+/// One call to AWS. It is identified by its time, to the millisecond: no two calls of a case share one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Call {
+    #[serde(default)]
+    pub(super) repair: u32,
+    pub(super) action: RepairAction,
+    #[serde(with = "timestamp")]
+    pub(super) at: Timestamp,
+    pub(super) result: CallResult,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) request_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) sequence: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) confirmation: Option<Confirmation>,
+}
+
+/// The result of a call, as far as its caller knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum CallResult {
+    /// It is in flight.
+    Pending,
+    /// AWS accepted it.
+    Accepted,
+    /// AWS refused it.
+    Refused,
+    /// No answer came: it may have taken effect.
+    Unanswered,
+}
+
+/// What CloudTrail recorded of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Confirmation {
+    /// The same as our record, in every shared field.
+    Confirmed,
+    /// At least one shared field differs.
+    Mismatch,
+    /// No event within the policy's `confirmationTimeout`.
+    Missing,
+}
+
+/// The instance that replaced a terminated one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Replacement {
+    /// The new instance.
+    pub instance_id: InstanceId,
+    /// Its node's name, or its id while it has none.
+    pub label: String,
+    /// When its node registered.
+    #[serde(with = "timestamp")]
+    pub registered: Timestamp,
+    /// When its node became Ready.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Timestamp>,
+}
+
+impl Repair {
+    pub(super) fn new(action: RepairAction, group: GroupName, fault: Fault, claimed_at: Timestamp) -> Self {
+        Self {
+            action,
+            group,
+            fault,
+            claimed_at,
+            phase: Phase::Claimed { until: claimed_at },
+            calls: Vec::new(),
+            stashed_events: Vec::new(),
+            replacement: None,
+        }
+    }
+
+    /// Replace or Reboot.
+    pub fn action(&self) -> RepairAction {
+        self.action
+    }
+
+    /// The group whose slot it holds.
+    pub fn group(&self) -> &GroupName {
+        &self.group
+    }
+
+    /// The fault that it repairs.
+    pub fn fault(&self) -> &Fault {
+        &self.fault
+    }
+
+    /// When it was claimed.
+    pub fn claimed_at(&self) -> Timestamp {
+        self.claimed_at
+    }
+
+    /// How far it has come.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Its calls, oldest first.
+    pub fn calls(&self) -> &[Call] {
+        &self.calls
+    }
+
+    /// CloudTrail's events that arrived before the call's own answer was recorded.
+    pub fn stashed_events(&self) -> &[serde_json::Value] {
+        &self.stashed_events
+    }
+
+    /// The instance that replaced this one, once it registered.
+    pub fn replacement(&self) -> Option<&Replacement> {
+        self.replacement.as_ref()
+    }
+
+    /// The latest call.
+    pub fn last_call(&self) -> Option<&Call> {
+        self.calls.last()
+    }
+
+    /// When the last call was made that took effect, or may have.
+    pub fn effective_at(&self) -> Option<Timestamp> {
+        self.calls.iter().rev().find(|call| call.is_effective()).map(|call| call.at)
+    }
+
+    /// How many calls in a row AWS has refused since it accepted one.
+    pub fn refusals(&self) -> u32 {
+        let refused = self.calls.iter().rev().take_while(|call| call.result == CallResult::Refused);
+        u32::try_from(refused.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether no call awaits its confirmation.
+    pub fn is_confirmed(&self) -> bool {
+        !self.calls.iter().any(Call::awaits_confirmation)
+    }
+
+    /// Whether its latest call has no answer yet.
+    pub fn has_pending_call(&self) -> bool {
+        self.last_call().is_some_and(|call| call.result == CallResult::Pending)
+    }
+
+    /// Whether it replaces what its own reboot did not cure. A reboot that AWS refused does not count.
+    pub fn has_escalated(&self) -> bool {
+        self.action == RepairAction::Replace
+            && self.calls.iter().any(|call| call.action == RepairAction::Reboot && call.is_effective())
+    }
+
+    /// Whether it replaces what a reboot did not cure: its own, or that of an earlier repair.
+    pub fn follows_reboot(&self) -> bool {
+        self.has_escalated() || self.fault.rebooted
+    }
+
+    /// Adds a call that is about to be made. AWS may refuse for days: of a long series, the oldest refusals that
+    /// CloudTrail has confirmed are dropped. Their records stay in the audit log.
+    pub(super) fn push_call(&mut self, call: Call) {
+        if self.calls.len() >= MAX_CALLS {
+            let old = |call: &Call| call.result == CallResult::Refused && !call.awaits_confirmation();
+            if let Some(position) = self.calls.iter().position(old) {
+                self.calls.remove(position);
+            }
+        }
+        self.calls.push(call);
+    }
+
+    /// When this repair must be evaluated next. Guards that block its next call do so until `blocked`.
+    /// Missing confirmations are the case's own to watch.
+    pub(super) fn next_look(
+        &self,
+        policy: &Policy,
+        blocked: Option<Timestamp>,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let after_call = |wait: SignedDuration| self.effective_at()?.checked_add(wait).ok();
+        match &self.phase {
+            Phase::Claimed { until } | Phase::Acting { until } => Some(*until),
+            Phase::Confirming => match &self.replacement {
+                Some(replacement) if replacement.ready.is_some() && self.is_confirmed() => Some(now),
+                Some(replacement) => {
+                    let given_up = replacement.registered.checked_add(READY_TIMEOUT).ok();
+                    if self.is_confirmed() { given_up } else { None }
+                }
+                None => after_call(policy.replacement_timeout),
+            },
+            Phase::Rebooting => {
+                after_call(policy.reboot_timeout).map(|late| blocked.map_or(late, |at| at.max(late)))
+            }
+        }
+    }
+}
+
+impl Call {
+    /// Which repair of its case made it, from 1.
+    pub fn repair(&self) -> u32 {
+        self.repair
+    }
+
+    /// Replace or Reboot.
+    pub fn action(&self) -> RepairAction {
+        self.action
+    }
+
+    /// When it was made: its identity within the case.
+    pub fn at(&self) -> Timestamp {
+        self.at
+    }
+
+    /// Its result, as far as its caller knows.
+    pub fn result(&self) -> CallResult {
+        self.result
+    }
+
+    /// AWS's request id, where an answer carried one.
+    pub fn request_id(&self) -> Option<&str> {
+        self.request_id.as_deref()
+    }
+
+    /// The number of its audit record.
+    pub fn sequence(&self) -> Option<u64> {
+        self.sequence
+    }
+
+    /// What CloudTrail recorded of it.
+    pub fn confirmation(&self) -> Option<Confirmation> {
+        self.confirmation
+    }
+
+    /// Whether it took effect, or may have.
+    pub fn is_effective(&self) -> bool {
+        matches!(self.result, CallResult::Accepted | CallResult::Unanswered)
+    }
+
+    /// Whether CloudTrail's event is still awaited.
+    pub fn awaits_confirmation(&self) -> bool {
+        self.confirmation.is_none() && self.result != CallResult::Pending
+    }
+
+    /// When CloudTrail's event is overdue, while it is awaited.
+    pub fn confirmation_due(&self, policy: &Policy) -> Option<Timestamp> {
+        if self.awaits_confirmation() { self.at.checked_add(policy.confirmation_timeout).ok() } else { None }
+    }
+}

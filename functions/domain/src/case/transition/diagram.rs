@@ -1,0 +1,58 @@
+//! The state machine as a table: what the tests hold the code to, and what `docs/deciding.md` draws.
+
+use std::fmt::Write as _;
+
+use crate::case::CaseState::{
+    self, Acting, Blocked, Claimed, Closed, Confirming, Due, Healthy, Rebooting, Suspect,
+};
+
+/// One kind of step from one state to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transition {
+    /// The method, or what happens by itself.
+    pub name: &'static str,
+    /// The states that allow it.
+    pub from: &'static [CaseState],
+    /// The states that it leads to.
+    pub to: &'static [CaseState],
+}
+
+const fn transition(name: &'static str, from: &'static [CaseState], to: &'static [CaseState]) -> Transition {
+    Transition { name, from, to }
+}
+
+/// Every step that changes the state of a case.
+pub const TRANSITIONS: [Transition; 13] = [
+    transition("a condition goes bad", &[Healthy], &[Suspect]),
+    transition("it recovers and that holds", &[Suspect, Due, Blocked], &[Healthy]),
+    transition("the grace period ends", &[Suspect], &[Due]),
+    transition("block", &[Due, Claimed, Acting], &[Blocked]),
+    transition("claim", &[Due, Blocked, Acting, Rebooting], &[Claimed]),
+    transition("begin call", &[Claimed], &[Acting]),
+    transition("withdraw call", &[Acting], &[Claimed]),
+    transition("record answer", &[Acting], &[Claimed, Confirming, Rebooting]),
+    transition("confirm by state", &[Acting], &[Confirming, Rebooting]),
+    transition("release", &[Claimed, Blocked, Acting, Rebooting], &[Healthy]),
+    transition("close (cured by the reboot)", &[Rebooting], &[Healthy]),
+    transition("close (replaced, or no replacement)", &[Confirming], &[Closed]),
+    transition(
+        "close (the instance is gone)",
+        &[Healthy, Suspect, Due, Blocked, Claimed, Acting, Confirming, Rebooting],
+        &[Closed],
+    ),
+];
+
+/// The state diagram, in Mermaid's syntax. The instance can go from every state; that is drawn once.
+pub fn mermaid() -> String {
+    let mut diagram = "stateDiagram-v2\n    [*] --> healthy\n".to_owned();
+    for transition in TRANSITIONS {
+        let from: &[CaseState] =
+            if transition.to == [Closed] && transition.from.len() > 1 { &[Healthy] } else { transition.from };
+        for from in from {
+            for to in transition.to {
+                let _ = writeln!(diagram, "    {} --> {}: {}", from.as_str(), to.as_str(), transition.name);
+            }
+        }
+    }
+    diagram
+}
