@@ -1,28 +1,32 @@
-# What people and CI type. Nothing but the tests and fuzzing needs more than Rust >= 1.95, a C compiler and make.
+# What people and CI type. It needs Rust, a C compiler and make; `make test` also python3, nightly-fuzz a C++ compiler and
+# nightly-browser npm. tests/README.md says how long each target takes.
 
 CARGO ?= cargo
 
-.PHONY: help demo test check format lints dependencies bench backtest-bench measure goldens fuzz simulate million
+.PHONY: help demo quick test format lints dependencies mutants-apply bench backtest-bench measure goldens simulate fuzz mutants \
+    nightly nightly-simulation nightly-mutants nightly-fuzz nightly-chaos nightly-browser
 
-help: ## Say what there is
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s  %s\n", $$1, $$2 }'
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-20s %s\n", $$1, $$2 }'
 
 demo: ## Replay the reference incident, from the blocked metadata service to the healthy replacement
 	$(CARGO) run --release --locked --quiet -- replay events/01-metadata-service-blocked
 
-# Clippy's driver is the compiler with more lints. Under it, what is tested is looked at while it is built; Clippy by itself would
-# read every dependency once more, which took three and a half minutes (ADR 23).
+# Clippy's driver is the compiler with more lints: it lints the tests while it builds them (ADR 23). `cargo clippy` would
+# read every dependency once more.
 LINTED = RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS=-Dwarnings
 
-test: format lints dependencies ## Everything that CI runs
+QUICK = -p nodemend-domain -p nodemend-ports -p nodemend-intake -p nodemend-repair -p nodemend-confirm
+quick: format ## While you work: format, lints and tests of the domain and the handlers, without the AWS SDK
+	$(LINTED) $(CARGO) test $(QUICK) --locked --quiet
+	$(LINTED) $(CARGO) check -p nodemend-drain --lib --locked --quiet
+
+# One profile and one set of features: nothing is built twice.
+test: export NODEMEND_CHAOS_EVERY ?= 10
+test: format lints dependencies mutants-apply ## Before you merge, and what CI runs: all tests, with a sample of simulation and chaos
 	$(LINTED) $(CARGO) test --workspace --all-targets --all-features --locked --quiet --no-run
 	$(LINTED) $(CARGO) test --workspace --all-features --locked --quiet
-	$(CARGO) test --profile simulation --locked --quiet -p nodemend-simulation
 	./tests/infra.sh
-	FUZZ_SEED=1 ./tests/fuzz.sh functions/fuzz
-
-check: format dependencies ## Format, lints, and what may depend on what
-	$(CARGO) clippy --workspace --all-targets --all-features --locked --quiet -- -D warnings
 
 format:
 	$(CARGO) fmt --all --check
@@ -33,28 +37,46 @@ lints:
 dependencies:
 	./tests/dependencies.sh
 
-bench: ## The figures of the README
-	$(CARGO) bench --locked --benches -p nodemend-agent -p nodemend-adapters -p nodemend-intake -p nodemend-repair
+mutants-apply:
+	./tests/mutants.sh check
 
-backtest-bench: ## Backtest a made-up month of 1,000 nodes (NODES, DAYS): seconds, MB/s, memory
+nightly: nightly-simulation nightly-mutants nightly-fuzz nightly-chaos nightly-browser ## Everything that takes long; each part is a target of its own
+
+nightly-simulation: ## A million schedules, and 20,000 that proptest chooses
+	$(MAKE) simulate SEEDS=1000000
+	$(LINTED) PROPTEST_CASES=20000 $(CARGO) test -p nodemend-simulation --test properties --locked --quiet
+
+nightly-mutants: mutants ## The simulation finds every mutant
+
+nightly-fuzz: fuzz ## libFuzzer on every decoder, a minute each
+
+nightly-chaos: ## Kill each function before and after every await of a repair
+	$(LINTED) NODEMEND_CHAOS_EVERY=1 $(CARGO) test --workspace --all-features --locked --quiet --test chaos
+
+nightly-browser: ## The page of `nodemend backtest` in a real browser, which npm installs
+	$(LINTED) $(CARGO) test --workspace --all-features --locked --quiet --test page -- --ignored
+
+SEEDS ?= 10000
+FROM ?= 0
+simulate: ## Run SEEDS random schedules of the whole service from seed FROM on, and shrink the first with a violation
+	$(CARGO) run --profile simulation --locked --quiet -p nodemend-simulation -- --seeds $(SEEDS) --from $(FROM)
+
+mutants: ## Run the simulation against the mutants in MUTANTS (all), or against PART=1/3 of them
+	./tests/mutants.sh run $(MUTANTS)
+
+fuzz: ## Run the decoders in FUZZ (all) under libFuzzer for FUZZ_SECONDS (60) each: FUZZ="functions/fuzz rule_file"
+	./tests/fuzz.sh $(FUZZ)
+
+goldens: ## Write the goldens of the replays again; the diff is for review
+	UPDATE_GOLDEN=1 $(CARGO) test --locked --test replay every_incident_reads_as_its_golden
+
+bench: ## Measure the figures in the README
+	$(CARGO) bench --locked --benches -p nodemend-agent -p nodemend-ports -p nodemend-intake -p nodemend-repair
+
+backtest-bench: ## Backtest a generated month of 1,000 nodes (NODES, DAYS): seconds, MB/s, memory
 	$(CARGO) build --release --locked --quiet -p nodemend
 	$(CARGO) run --release --locked --quiet -p nodemend-history -- target/release/nodemend target
 
 measure: ## From deadline to call over 200 repairs in the local stack; size, start and memory of each function
-	$(CARGO) build --release --locked --features lambda -p nodemend-intake -p nodemend-repair -p nodemend-audit -p nodemend-drain
+	$(CARGO) build --release --locked --features lambda -p nodemend-intake -p nodemend-repair -p nodemend-confirm -p nodemend-drain
 	NODEMEND_FUNCTIONS="$(CURDIR)/target/release" $(CARGO) test --workspace --all-features --locked --test measure -- --ignored --nocapture
-
-goldens: ## Write the replays' goldens anew; the diff is for review
-	UPDATE_GOLDEN=1 $(CARGO) test --locked --test replay every_incident_reads_as_its_golden
-
-SEEDS ?= 10000
-FROM ?= 0
-
-simulate: ## Run SEEDS random schedules of the whole service from seed FROM on, and shrink the first that fails
-	$(CARGO) run --profile million --locked --quiet -p nodemend-simulation -- --seeds $(SEEDS) --from $(FROM)
-
-million: ## A million schedules by a simulation that the compiler has seen at work: the figure for schedules a core-second
-	./tests/million.sh
-
-fuzz: ## Each reader of outside bytes under libFuzzer for FUZZ_SECONDS (60), or those of FUZZ="functions/fuzz rule_file"
-	./tests/fuzz.sh $(FUZZ)

@@ -1,5 +1,5 @@
-//! What each event of a node's life asks of AWS, counted on the real handlers and a real DynamoDB API: the counts that
-//! `nodemend cost` reckons with.
+//! Measures the usage of AWS by each event, on the real handlers and a real DynamoDB API. `nodemend cost` estimates from
+//! these numbers.
 
 #[path = "cost/meter.rs"]
 mod meter;
@@ -8,32 +8,32 @@ mod run;
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
-use nodemend::cost::Measured;
+use nodemend::cost::Usage;
 
 const FILE: &str = "src/cost/measured.json";
 
-/// A line of a log holds times, and each has its own length.
+/// Log lines contain times and durations of different length.
 const SLACK: f64 = 0.05;
 
 #[test]
-fn the_counts_that_cost_reckons_with_are_those_of_this_code() {
+fn the_estimate_uses_the_usage_of_this_version() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(FILE);
-    let counted = run::measure();
+    let measured = run::measure();
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        let text = serde_json::to_string_pretty(&counted).expect("JSON");
+        let text = serde_json::to_string_pretty(&measured).expect("JSON");
         fs::write(&path, text + "\n").expect("written");
     }
-    let kept: BTreeMap<String, Measured> =
-        serde_json::from_str(&fs::read_to_string(&path).expect("a file")).expect("counts");
-    assert_eq!(kept.keys().collect::<Vec<_>>(), counted.keys().collect::<Vec<_>>());
-    for (event, counted) in &counted {
+    let kept: BTreeMap<String, Usage> =
+        serde_json::from_str(&fs::read_to_string(&path).expect("a file")).expect("the usage of each event");
+    assert_eq!(kept.keys().collect::<Vec<_>>(), measured.keys().collect::<Vec<_>>());
+    for (event, measured) in &measured {
         let kept = &kept[event];
-        let exact = |of: &Measured| (of.invocations, of.sweeps, of.requests, of.read_units, of.write_units);
-        assert_eq!(exact(kept), exact(counted), "{event}: UPDATE_GOLDEN=1 writes {FILE} anew");
-        for (kept, counted) in
-            [(kept.report_bytes, counted.report_bytes), (kept.log_bytes, counted.log_bytes)]
+        let exact = |of: &Usage| (of.invocations, of.repair_runs, of.requests, of.read_units, of.write_units);
+        assert_eq!(exact(kept), exact(measured), "{event}: UPDATE_GOLDEN=1 rewrites {FILE}");
+        for (kept, measured) in
+            [(kept.report_bytes, measured.report_bytes), (kept.log_bytes, measured.log_bytes)]
         {
-            assert!((kept - counted).abs() <= counted * SLACK, "{event}: {kept} bytes, now {counted}");
+            assert!((kept - measured).abs() <= measured * SLACK, "{event}: {kept} bytes, now {measured}");
         }
     }
 }
@@ -49,22 +49,22 @@ fn cost(arguments: &[&str]) -> (i32, String, String) {
 fn a_node_costs_at_most_five_cents_a_month_at_the_defaults() {
     let (code, out, _) = cost(&["--format", "json"]);
     assert_eq!(code, 0);
-    let told: serde_json::Value = serde_json::from_str(&out).expect("JSON");
-    let per_node = told["perNodeMonth"].as_f64().expect("a number");
+    let estimate: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    let per_node = estimate["perNodeMonth"].as_f64().expect("a number");
     assert!(per_node > 0.001 && per_node <= 0.05, "{per_node}");
     let sum: f64 =
-        told["lines"].as_array().expect("lines").iter().filter_map(|line| line["usd"].as_f64()).sum();
-    assert!((sum - told["month"].as_f64().expect("a number")).abs() < 1e-6);
+        estimate["lines"].as_array().expect("lines").iter().filter_map(|line| line["usd"].as_f64()).sum();
+    assert!((sum - estimate["month"].as_f64().expect("a number")).abs() < 1e-6);
 }
 
 #[test]
-fn every_alarm_of_the_template_is_paid_for() {
+fn every_alarm_of_the_template_is_in_the_estimate() {
     let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("infra/template.yaml");
     let template = fs::read_to_string(template).expect("a template");
     let (_, out, _) = cost(&["--format", "json"]);
-    let told: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    let estimate: serde_json::Value = serde_json::from_str(&out).expect("JSON");
     let alarms =
-        told["lines"].as_array().expect("lines").iter().find(|line| line["what"] == "CloudWatch, alarms");
+        estimate["lines"].as_array().expect("lines").iter().find(|line| line["item"] == "CloudWatch, alarms");
     let there = template.matches("Type: AWS::CloudWatch::Alarm").count();
     assert_eq!(alarms.expect("a line")["amount"], there as f64);
 }
@@ -73,15 +73,15 @@ fn every_alarm_of_the_template_is_paid_for() {
 fn more_nodes_cost_less_each_and_more_repairs_cost_more() {
     let per_node = |arguments: &[&str]| {
         let (_, out, _) = cost(&[arguments, &["--format", "json"]].concat());
-        let told: serde_json::Value = serde_json::from_str(&out).expect("JSON");
-        told["perNodeMonth"].as_f64().expect("a number")
+        let estimate: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+        estimate["perNodeMonth"].as_f64().expect("a number")
     };
     assert!(per_node(&["--nodes", "5000"]) < per_node(&["--nodes", "50"]));
     assert!(per_node(&["--rate", "1"]) > per_node(&["--rate", "0"]));
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_by_name() {
+fn an_invalid_argument_is_named() {
     for (arguments, named) in
         [(["--nodes", "0"], "--nodes"), (["--rate", "-1"], "--rate"), (["--rate", "NaN"], "--rate")]
     {

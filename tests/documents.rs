@@ -1,9 +1,13 @@
-//! The pages of `docs/` say what the code says: the policy's reference and the states' picture are made from it, and the
-//! guards' page is held to it. `UPDATE_GOLDEN=1` writes what is made anew.
+//! The pages of `docs/` agree with the code: the policy's reference, the picture of the states and the diagram of the
+//! transitions are generated from it, and the guards' page is checked against it. `UPDATE_GOLDEN=1` generates them again.
 
 use std::{collections::BTreeSet, fmt::Write, fs, path::PathBuf};
 
-use nodemend_domain::{case::State, guard::GUARDS, policy::Policy};
+use nodemend_domain::{
+    case::{CaseState, transition},
+    guard::GUARDS,
+    policy::Policy,
+};
 use serde_json::Value;
 
 fn path(name: &str) -> PathBuf {
@@ -90,12 +94,12 @@ fn kind(rust: &str) -> String {
         return format!("map of {} to {}", kind(key), kind(value));
     }
     match rust {
-        "String" | "ConditionType" | "ClusterName" | "GroupName" | "NodeName" => "text".to_owned(),
-        "AccountId" => "text of 12 digits".to_owned(),
+        "String" | "ConditionType" | "ClusterName" | "GroupName" | "NodeName" => "string".to_owned(),
+        "AccountId" => "string of 12 digits".to_owned(),
         "bool" => "true or false".to_owned(),
         "u64" | "usize" | "Number" => "number".to_owned(),
-        "SignedDuration" => "length".to_owned(),
-        "Timestamp" => "instant".to_owned(),
+        "SignedDuration" => "duration".to_owned(),
+        "Timestamp" => "timestamp".to_owned(),
         "Mode" => "`observe` or `repair`".to_owned(),
         "RepairAction" => "`Replace`, `Reboot` or `NoAction`".to_owned(),
         "WireOverride" => link("Override"),
@@ -119,7 +123,7 @@ fn default(value: &Value) -> String {
         },
         Value::Array(values) if values.is_empty() => "none".to_owned(),
         Value::Object(fields) if fields.is_empty() => "none".to_owned(),
-        Value::Object(_) => "see there".to_owned(),
+        Value::Object(_) => "see its section".to_owned(),
         other => format!("`{other}`"),
     }
 }
@@ -128,9 +132,10 @@ const POLICY: &str = "functions/domain/src/policy.rs";
 
 fn policy_reference() -> String {
     let mut made = String::from(
-        "# The policy\n\nGenerated from `functions/domain/src/policy.rs`. A policy is YAML or JSON; a field that is not here is refused.\n\
-         A *length* is written like `90s`, `15m` or `1h 30m`, an *instant* like `2026-08-20T10:00:00Z`, and `*` in a name stands for any\n\
-         run of characters. Everything may be left out that has a default. `nodemend policy check FILE` says what a policy means.\n\n\
+        "# Policy\n\nGenerated from `functions/domain/src/policy.rs`. A policy is YAML or JSON. Unknown fields\n\
+         are refused. A *duration* is written like `90s`, `15m` or `1h 30m`, a *timestamp* like\n\
+         `2026-08-20T10:00:00Z`. `*` in a name matches any characters. Fields with a default can be left out.\n\
+         `nodemend policy check FILE` prints what a policy means.\n\n\
          ```yaml\nmode: repair\nnodeRepairConfig: {enabled: true, maxParallelNodesRepairedCount: 2}\ngroups:\n- name: gpu-*\n  mode: observe\n\
          maintenanceWindows:\n- {days: [Sat, Sun], start: \"22:00\", end: \"04:00\", timeZone: Europe/Berlin}\n```\n",
     );
@@ -154,9 +159,11 @@ fn policy_reference() -> String {
     ] {
         let (about, fields) = members(file, start);
         let about = match title {
-            "NodeRepairConfig" => "EKS's own block, field for field. Off by default, as in EKS.",
-            "Override" => "What differs for one condition and reason.",
-            "MaintenanceWindow" => "Hours of a day, on some days, in a place's own time.",
+            "NodeRepairConfig" => {
+                "EKS's `nodeRepairConfig`, field for field. Disabled by default, as in EKS."
+            }
+            "Override" => "An action and a grace period for one condition and reason.",
+            "MaintenanceWindow" => "A daily time window, on some or all days of the week.",
             _ => &about,
         };
         let _ = write!(
@@ -166,7 +173,7 @@ fn policy_reference() -> String {
         for field in fields {
             let name = camel_case(&field.name);
             let default = match defaults.get(&name) {
-                None if field.needed && !defaults.is_object() => "needed".to_owned(),
+                None if field.needed && !defaults.is_object() => "required".to_owned(),
                 known => default(known.unwrap_or(&Value::Null)),
             };
             let _ = writeln!(made, "| `{name}` | {} | {default} | {} |", kind(&field.kind), field.doc);
@@ -185,12 +192,12 @@ fn the_policy_in_the_reference_can_be_applied() {
     let reference = text("docs/policy.md");
     let example =
         reference.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("YAML");
-    nodemend_adapters::config::read_policy(example).expect("a policy");
+    nodemend_ports::config::read_policy(example).expect("a policy");
 }
 
 #[test]
 fn every_state_is_told_of_as_in_the_code() {
-    let (_, states) = members("functions/domain/src/case/state.rs", "pub enum State {");
+    let (_, states) = members("functions/domain/src/case/state.rs", "pub enum CaseState {");
     let page = text("docs/deciding.md");
     let table =
         page.split("<!-- states").nth(1).and_then(|rest| rest.split("<!-- end").next()).expect("a table");
@@ -234,7 +241,7 @@ fn every_guard_has_its_place_and_its_words() {
     assert_eq!(titles, names, "the guards, in the order in which they are asked");
     let source = text("functions/domain/src/guard.rs");
     for (name, section) in sections {
-        for part in ["**Says no**", "**Reads**", "**To clear it**"] {
+        for part in ["**Blocks when**", "**Message**", "**How to resolve**"] {
             assert!(section.contains(part), "{name} lacks {part}");
         }
         // As it stands on the page, over however many lines.
@@ -258,7 +265,7 @@ fn every_guard_has_its_place_and_its_words() {
         assert!(shown > 0, "{name} says nothing");
         // And nothing is shown that is not said.
         let reads =
-            said.split("**Reads**").nth(1).and_then(|rest| rest.split("- **To clear").next()).expect(name);
+            said.split("**Message**").nth(1).and_then(|rest| rest.split("- **How to").next()).expect(name);
         for shown in reads.split('`').skip(1).step_by(2) {
             assert!(sentences.contains(shown), "{name} never says `{shown}`");
         }
@@ -266,41 +273,48 @@ fn every_guard_has_its_place_and_its_words() {
 }
 
 /// Where a state stands in the picture.
-const PLACES: [(State, i32, i32); 11] = [
-    (State::Healthy, 20, 120),
-    (State::Silent, 20, 20),
-    (State::Suspect, 210, 120),
-    (State::Recovering, 210, 240),
-    (State::Due, 400, 120),
-    (State::Blocked, 400, 240),
-    (State::Claimed, 590, 120),
-    (State::Acting, 780, 120),
-    (State::Confirming, 970, 120),
-    (State::Rebooting, 780, 240),
-    (State::Closed, 970, 240),
+const PLACES: [(CaseState, i32, i32); 11] = [
+    (CaseState::Healthy, 20, 120),
+    (CaseState::Silent, 20, 20),
+    (CaseState::Suspect, 210, 120),
+    (CaseState::Recovering, 210, 240),
+    (CaseState::Due, 400, 120),
+    (CaseState::Blocked, 400, 240),
+    (CaseState::Claimed, 590, 120),
+    (CaseState::Acting, 780, 120),
+    (CaseState::Confirming, 970, 120),
+    (CaseState::Rebooting, 780, 240),
+    (CaseState::Closed, 970, 240),
 ];
 
 /// What leads from one to another: the line's points, what it is called, and where that stands.
-const WAYS: [(State, State, &str, &str, i32, i32); 19] = [
-    (State::Healthy, State::Suspect, "M130 134 H210", "goes bad", 170, 128),
-    (State::Healthy, State::Silent, "M60 120 V56", "unheard", 28, 92),
-    (State::Silent, State::Healthy, "M95 56 V120", "heard", 120, 92),
-    (State::Suspect, State::Due, "M320 138 H400", "wait over", 360, 132),
-    (State::Suspect, State::Recovering, "M245 156 V240", "well", 228, 202),
-    (State::Recovering, State::Suspect, "M285 240 V156", "bad again", 316, 186),
-    (State::Recovering, State::Healthy, "M210 258 H75 V156", "it held", 110, 252),
-    (State::Due, State::Claimed, "M510 138 H590", "free to go", 550, 132),
-    (State::Due, State::Blocked, "M435 156 V240", "a guard", 408, 202),
-    (State::Due, State::Recovering, "M415 156 L320 245", "well", 362, 224),
-    (State::Blocked, State::Claimed, "M510 250 L600 156", "free to go", 590, 216),
-    (State::Blocked, State::Recovering, "M400 262 H320", "well", 360, 276),
-    (State::Claimed, State::Acting, "M700 138 H780", "recorded", 740, 132),
-    (State::Claimed, State::Recovering, "M640 156 V310 H250 V276", "well, before the call", 470, 304),
-    (State::Acting, State::Confirming, "M890 138 H970", "replaced", 930, 132),
-    (State::Acting, State::Rebooting, "M835 156 V240", "rebooted", 866, 202),
-    (State::Acting, State::Claimed, "M780 150 H700", "refused", 740, 164),
-    (State::Confirming, State::Closed, "M1025 156 V240", "the end", 1052, 202),
-    (State::Rebooting, State::Claimed, "M800 240 L690 156", "not cured", 772, 192),
+const WAYS: [(CaseState, CaseState, &str, &str, i32, i32); 19] = [
+    (CaseState::Healthy, CaseState::Suspect, "M130 134 H210", "condition bad", 170, 128),
+    (CaseState::Healthy, CaseState::Silent, "M60 120 V56", "silent", 28, 92),
+    (CaseState::Silent, CaseState::Healthy, "M95 56 V120", "reports", 120, 92),
+    (CaseState::Suspect, CaseState::Due, "M320 138 H400", "grace over", 360, 132),
+    (CaseState::Suspect, CaseState::Recovering, "M245 156 V240", "healthy", 228, 202),
+    (CaseState::Recovering, CaseState::Suspect, "M285 240 V156", "bad again", 316, 186),
+    (CaseState::Recovering, CaseState::Healthy, "M210 258 H75 V156", "recovery held", 110, 252),
+    (CaseState::Due, CaseState::Claimed, "M510 138 H590", "no guard", 550, 132),
+    (CaseState::Due, CaseState::Blocked, "M435 156 V240", "guard", 408, 202),
+    (CaseState::Due, CaseState::Recovering, "M415 156 L320 245", "healthy", 362, 224),
+    (CaseState::Blocked, CaseState::Claimed, "M510 250 L600 156", "no guard", 590, 216),
+    (CaseState::Blocked, CaseState::Recovering, "M400 262 H320", "healthy", 360, 276),
+    (CaseState::Claimed, CaseState::Acting, "M700 138 H780", "recorded", 740, 132),
+    (
+        CaseState::Claimed,
+        CaseState::Recovering,
+        "M640 156 V310 H250 V276",
+        "healthy before the call",
+        470,
+        304,
+    ),
+    (CaseState::Acting, CaseState::Confirming, "M890 138 H970", "called", 930, 132),
+    (CaseState::Acting, CaseState::Rebooting, "M835 156 V240", "rebooted", 866, 202),
+    (CaseState::Acting, CaseState::Claimed, "M780 150 H700", "refused", 740, 164),
+    (CaseState::Confirming, CaseState::Closed, "M1025 156 V240", "closed", 1052, 202),
+    (CaseState::Rebooting, CaseState::Claimed, "M800 240 L690 156", "not healthy", 772, 192),
 ];
 
 /// A reboot that cured leads back to where all is well: a way around everything else.
@@ -312,8 +326,8 @@ fn picture() -> String {
          <title>the states of a case</title>\n\
          <style>text { font: 12px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; fill: #24292f; text-anchor: middle } \
          .way { font-size: 10px; fill: #6e7781 } path { stroke: #6e7781; fill: none } .tip { fill: #6e7781; stroke: none } \
-         rect { fill: #f6f8fa; stroke: #d0d7de } .back { fill: #ffffff; stroke: none } .sick { fill: #f2cc60 } .held { fill: #d8b9ff } \
-         .acting { fill: #9ecbff } .end { fill: #d0d7de } .well { fill: #b4e6c0 } \
+         rect { fill: #f6f8fa; stroke: #d0d7de } .back { fill: #ffffff; stroke: none } .unhealthy { fill: #f2cc60 } .blocked { fill: #d8b9ff } \
+         .acting { fill: #9ecbff } .end { fill: #d0d7de } .healthy { fill: #b4e6c0 } \
          @media (prefers-color-scheme: dark) { .back { fill: #0d1117 } .way { fill: #8d96a0 } path { stroke: #8d96a0 } .tip { fill: #8d96a0 } }</style>\n\
          <defs><marker id=\"tip\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"7\" markerHeight=\"7\" orient=\"auto\">\
          <path class=\"tip\" d=\"M0 0 L8 4 L0 8 Z\"/></marker></defs>\n\
@@ -329,15 +343,15 @@ fn picture() -> String {
     }
     let _ = writeln!(
         made,
-        "<path d=\"{CURED}\" marker-end=\"url(#tip)\"><title>rebooting to healthy</title></path>\n<text class=\"way\" x=\"470\" y=\"334\">cured, and it held</text>"
+        "<path d=\"{CURED}\" marker-end=\"url(#tip)\"><title>rebooting to healthy</title></path>\n<text class=\"way\" x=\"470\" y=\"334\">healthy after the reboot</text>"
     );
     for (state, x, y) in PLACES {
         let class = match state {
-            State::Healthy => "well",
-            State::Silent | State::Recovering | State::Suspect | State::Due => "sick",
-            State::Blocked => "held",
-            State::Claimed | State::Acting | State::Confirming | State::Rebooting => "acting",
-            State::Closed => "end",
+            CaseState::Healthy => "healthy",
+            CaseState::Silent | CaseState::Recovering | CaseState::Suspect | CaseState::Due => "unhealthy",
+            CaseState::Blocked => "blocked",
+            CaseState::Claimed | CaseState::Acting | CaseState::Confirming | CaseState::Rebooting => "acting",
+            CaseState::Closed => "end",
         };
         let _ = writeln!(
             made,
@@ -353,7 +367,7 @@ fn picture() -> String {
 
 #[test]
 fn every_state_is_in_the_picture_once_and_can_be_reached() {
-    let (_, states) = members("functions/domain/src/case/state.rs", "pub enum State {");
+    let (_, states) = members("functions/domain/src/case/state.rs", "pub enum CaseState {");
     let drawn: BTreeSet<_> = PLACES.iter().map(|(state, ..)| state.as_str().to_owned()).collect();
     assert_eq!(drawn, states.iter().map(|state| state.name.to_lowercase()).collect());
     assert_eq!(drawn.len(), PLACES.len());
@@ -361,4 +375,14 @@ fn every_state_is_in_the_picture_once_and_can_be_reached() {
         assert!(WAYS.iter().any(|(_, to, ..)| *to == state), "nothing leads to {}", state.as_str());
     }
     hold("docs/pictures/states.svg", &picture());
+}
+
+#[test]
+fn the_transitions_are_those_of_the_state_machine() {
+    const BEGIN: &str = "by tests/documents.rs -->\n\n```mermaid\n";
+    const END: &str = "```\n\n<!-- end of transitions -->";
+    let page = text("docs/deciding.md");
+    let (before, rest) = page.split_once(BEGIN).expect("where the diagram begins");
+    let (_, after) = rest.split_once(END).expect("where it ends");
+    hold("docs/deciding.md", &format!("{before}{BEGIN}{}{END}{after}", transition::mermaid()));
 }

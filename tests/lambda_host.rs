@@ -3,9 +3,9 @@
 
 use std::{path::Path, time::Duration};
 
-use nodemend::up::{
+use nodemend_stack::{
     child::Launcher,
-    lambda::{Failure, Function, Process, Spec, Word},
+    lambda::{Failure, Function, NodeUpdate, Process, Spec},
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -18,13 +18,13 @@ fn run<T>(test: impl Future<Output = T>) -> T {
 }
 
 /// A function of ours, beside the `nodemend` under test, whose AWS is nowhere.
-fn function(name: &str, unset: &str) -> (Function, UnboundedReceiver<(String, Word)>) {
+fn function(name: &str, unset: &str) -> (Function, UnboundedReceiver<(String, NodeUpdate)>) {
     let nodemend = Path::new(env!("CARGO_BIN_EXE_nodemend"));
     let program = nodemend.with_file_name(name);
     assert!(program.is_file(), "{} is not built", program.display());
     let environment = [
         ("NODEMEND_STATE_TABLE", "state"),
-        ("NODEMEND_AUDIT_TABLE", "audit"),
+        ("NODEMEND_AUDIT_LOG_TABLE", "audit"),
         ("NODEMEND_REPAIR_ROLE", "arn:aws:iam::123456789012:role/nodemend-repair"),
         ("AWS_REGION", "us-east-1"),
         ("AWS_ACCESS_KEY_ID", "x"),
@@ -40,8 +40,8 @@ fn function(name: &str, unset: &str) -> (Function, UnboundedReceiver<(String, Wo
         concurrency: 2,
         retries: vec![Duration::from_millis(1), Duration::from_millis(2)],
     };
-    let (words, heard) = unbounded_channel();
-    (Function::new(spec, Launcher::new(nodemend), words), heard)
+    let (words, first_seen) = unbounded_channel();
+    (Function::new(spec, Launcher::new(nodemend), words), first_seen)
 }
 
 /// An event of EventBridge's that is about nothing of ours.
@@ -50,7 +50,7 @@ const IRRELEVANT: &str = r#"{"detail-type":"another","detail":{}}"#;
 #[test]
 fn an_invocation_is_answered_and_the_next_one_by_the_same_process() {
     run(async {
-        let (audit, _heard) = function("nodemend-audit", "");
+        let (audit, _heard) = function("nodemend-confirm", "");
         let answer = audit.invoke(IRRELEVANT.into()).await.expect("an answer");
         assert_eq!(answer, r#"{"relevant":false,"steps":0}"#);
         let first = audit.processes();
@@ -65,7 +65,7 @@ fn an_invocation_is_answered_and_the_next_one_by_the_same_process() {
 #[test]
 fn two_at_once_have_a_process_each() {
     run(async {
-        let (audit, _heard) = function("nodemend-audit", "");
+        let (audit, _heard) = function("nodemend-confirm", "");
         let (one, other) = tokio::join!(audit.invoke(IRRELEVANT.into()), audit.invoke(IRRELEVANT.into()));
         assert!(one.is_ok() && other.is_ok(), "{one:?} {other:?}");
         assert_eq!(audit.processes().len(), 2);
@@ -75,13 +75,13 @@ fn two_at_once_have_a_process_each() {
 #[test]
 fn an_event_that_fails_is_tried_twice_more_and_given_up() {
     run(async {
-        let (audit, mut heard) = function("nodemend-audit", "");
+        let (audit, mut first_seen) = function("nodemend-confirm", "");
         audit.send("{}".into());
         let mut tries = Vec::new();
         while tries.len() < 3 {
-            let (name, word) = heard.recv().await.expect("a word");
-            assert_eq!(name, "nodemend-audit");
-            if let Word::Failed { why: Failure::Error(why), again } = word {
+            let (name, word) = first_seen.recv().await.expect("a word");
+            assert_eq!(name, "nodemend-confirm");
+            if let NodeUpdate::Failed { why: Failure::Error(why), again } = word {
                 assert!(why.contains("not an EventBridge event"), "{why}");
                 tries.push(again.map(|wait| wait.as_millis()));
             }
@@ -99,7 +99,7 @@ fn kill(process: &Process) {
 #[test]
 fn a_process_that_died_is_replaced() {
     run(async {
-        let (audit, _heard) = function("nodemend-audit", "");
+        let (audit, _heard) = function("nodemend-confirm", "");
         audit.invoke(IRRELEVANT.into()).await.expect("an answer");
         let dead = audit.processes();
         kill(&dead[0]);
@@ -114,15 +114,15 @@ fn a_process_that_died_is_replaced() {
 fn a_process_that_dies_over_an_event_fails_it() {
     run(async {
         // Nothing listens where its store should be: it is busy for as long as it tries.
-        let (repair, mut heard) = function("nodemend-intake", "");
-        let payload = nodemend_adapters::subscription::envelope(
+        let (repair, mut first_seen) = function("nodemend-intake", "");
+        let payload = nodemend_ports::subscription::envelope(
             r#"{"messageType":"DATA_MESSAGE","owner":"1","logGroup":"/nodemend/a/nodes","logStream":"s","subscriptionFilters":[],"logEvents":[{"id":"1","timestamp":1,"message":"x"}]}"#,
         );
         repair.send(payload.into());
         let mut killed = None;
         let failure = loop {
             tokio::select! {
-                word = heard.recv() => if let Some((_, Word::Failed { why, .. })) = word { break why },
+                word = first_seen.recv() => if let Some((_, NodeUpdate::Failed { why, .. })) = word { break why },
                 () = tokio::time::sleep(Duration::from_millis(1)), if killed.is_none() => {
                     killed = repair.processes().first().cloned().inspect(kill);
                 }
@@ -138,12 +138,12 @@ fn a_process_that_dies_over_an_event_fails_it() {
 #[test]
 fn what_cannot_start_says_why() {
     run(async {
-        let (audit, mut heard) = function("nodemend-audit", "NODEMEND_STATE_TABLE");
+        let (audit, mut first_seen) = function("nodemend-confirm", "NODEMEND_STATE_TABLE");
         let failure = audit.invoke(IRRELEVANT.into()).await.expect_err("no start");
         assert!(matches!(failure, Failure::Init(_)), "{failure:?}");
         loop {
-            let (_, word) = heard.recv().await.expect("a word");
-            if matches!(word, Word::Stderr(line) if line.contains("NODEMEND_STATE_TABLE is not set")) {
+            let (_, word) = first_seen.recv().await.expect("a word");
+            if matches!(word, NodeUpdate::Stderr(line) if line.contains("NODEMEND_STATE_TABLE is not set")) {
                 break;
             }
         }

@@ -2,12 +2,12 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use nodemend::up::{
+use nodemend_domain::{ident::ClusterName, policy::Policy};
+use nodemend_stack::{
     child::Launcher,
     emulator,
     stack::{Config, Stack},
 };
-use nodemend_domain::{ident::ClusterName, policy::Policy};
 use serde_json::Value;
 
 fn payload(name: &str) -> String {
@@ -45,8 +45,8 @@ fn each_functions_documented_payload_comes_to_the_documented_answer() {
         };
         let taken = answer(0, "intake").await;
         assert_eq!((&taken["reports"], &taken["rejected"]), (&1.into(), &0.into()), "{taken}");
-        assert!(answer(1, "repair").await["lookedAt"].is_u64());
-        assert_eq!(answer(2, "audit").await, serde_json::json!({ "relevant": true, "steps": 1 }));
+        assert!(answer(1, "repair").await["evaluated"].is_u64());
+        assert_eq!(answer(2, "confirm").await, serde_json::json!({ "relevant": true, "steps": 1 }));
         stack.stop().await;
     });
 }

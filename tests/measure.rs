@@ -9,19 +9,18 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use nodemend::up::{
-    self,
+use nodemend_domain::{
+    ident::{ClusterName, InstanceId},
+    policy::{Limit, Policy},
+    repair_event::{RepairEvent, Step},
+};
+use nodemend_ports::audit_log::AuditLog;
+use nodemend_stack::{
     child::Launcher,
     emulator,
     fault::Fault,
-    lambda::{Function, Word},
+    lambda::{Function, NodeUpdate},
     stack::{Config, FUNCTIONS, Stack},
-};
-use nodemend_adapters::trail::Trail;
-use nodemend_domain::{
-    ident::{ClusterName, InstanceId},
-    occurrence::{Occurrence, Step},
-    policy::{Limit, Policy},
 };
 use tokio::time::{Instant, interval, timeout};
 
@@ -48,7 +47,7 @@ fn functions() -> PathBuf {
 
 fn policy() -> Policy {
     let mut policy = Policy::eks_defaults();
-    up::shorten(&mut policy, GRACE);
+    nodemend_stack::shorten(&mut policy, GRACE);
     // So many at once are what is wanted here.
     policy.node_repair_config.max_unhealthy_node_threshold = Some(Limit::Percentage(100));
     policy
@@ -77,7 +76,7 @@ async fn start() -> Stack {
 async fn repairs(
     stack: &mut Stack,
     processes: &mut Processes,
-    told_of: &mut BTreeMap<InstanceId, Vec<Occurrence>>,
+    told_of: &mut BTreeMap<InstanceId, Vec<RepairEvent>>,
 ) -> (BTreeMap<InstanceId, Timestamp>, usize) {
     let mut well: VecDeque<InstanceId> = stack.fleet.played().await.into();
     let (mut broken, mut closed) = (BTreeSet::new(), 0);
@@ -89,7 +88,7 @@ async fn repairs(
                 broken.insert(node);
             },
             word = stack.words.recv() => match word.expect("a word").1 {
-                Word::Log(line) => if let Ok(told) = serde_json::from_str::<Occurrence>(&line) {
+                NodeUpdate::Log(line) => if let Ok(told) = serde_json::from_str::<RepairEvent>(&line) {
                     closed += usize::from(told.step == Step::Closed);
                     if told.step == Step::Called {
                         last_call = Instant::now();
@@ -101,7 +100,7 @@ async fn repairs(
                 },
                 other => eprintln!("{other:?}"),
             },
-            trouble = stack.troubles.recv() => panic!("{trouble:?}"),
+            episode = stack.troubles.recv() => panic!("{episode:?}"),
             () = tokio::time::sleep(CLOSING) => {}
         }
         processes.look(&stack.functions);

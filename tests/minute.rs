@@ -1,19 +1,19 @@
 //! One invocation a minute, calls at their deadlines.
 
 use jiff::{SignedDuration, Timestamp};
-use nodemend_adapters::{
+use nodemend_domain::{
+    audit_log::Caller,
+    ident::{ClusterName, GroupName, InstanceId, Zone},
+    policy::{Mode, Policy},
+    repair_event::Step,
+};
+use nodemend_intake::Intake;
+use nodemend_ports::{
     clock::{Clock, VirtualClock},
     cloud::{Fleet, MemoryCloud},
     store::MemoryStore,
     subscription::{Batch, LogEvent},
 };
-use nodemend_domain::{
-    ident::{ClusterName, GroupName, InstanceId, Zone},
-    occurrence::Step,
-    policy::{Mode, Policy},
-    trail::Caller,
-};
-use nodemend_intake::Intake;
 use nodemend_repair::Repairer;
 use serde_json::json;
 
@@ -83,13 +83,13 @@ fn a_call_leaves_at_its_deadline_and_not_at_the_minute() {
         let mut called = Vec::new();
         let waits = clock.clone();
         let wait_until = async move |until: Timestamp| waits.advance_to(until);
-        let report = |swept: &nodemend_repair::Swept| {
+        let report = |swept: &nodemend_repair::RunReport| {
             assert!(swept.failures.is_empty(), "{:?}", swept.failures);
             called.extend(
-                swept.occurrences.iter().filter(|told| told.step == Step::Called).map(|told| told.at),
+                swept.repair_events.iter().filter(|told| told.step == Step::Called).map(|told| told.at),
             );
         };
-        repairer.sweep_until(at(1_860), wait_until, report).await.expect("swept");
+        repairer.run_until(at(1_860), wait_until, report).await.expect("swept");
         assert_eq!(called, [at(1_807), at(1_812) + SignedDuration::from_millis(500)]);
         assert!(clock.now() < at(1_860), "the next invocation takes over");
         assert_eq!(cloud.calls().len(), 2, "the third is due in the next minute");

@@ -1,4 +1,4 @@
-//! The operator's commands as operators run them, against a DynamoDB over a real socket.
+//! The operator's commands as operators run them, against DynamoDB over a real socket.
 
 mod installation;
 
@@ -18,8 +18,8 @@ silence:
   agentSilentAfter: null
 ";
 
-/// A cluster whose node 1 has been bad for 40 minutes.
-fn sick() -> Installation {
+/// A cluster whose node 1 has been unhealthy for 40 minutes.
+fn with_unhealthy_node() -> Installation {
     let installation = Installation::new();
     installation.apply(POLICY);
     installation.hear(1, 40);
@@ -27,40 +27,39 @@ fn sick() -> Installation {
 }
 
 #[test]
-fn a_cluster_without_a_policy_is_told_what_it_lacks() {
+fn status_of_a_cluster_without_a_policy_names_the_command_that_applies_one() {
     let installation = Installation::new();
     let (code, out, _) = installation.nodemend(&["status"]);
     assert_eq!(code, 0);
-    assert!(out.contains("has no policy") && out.contains("No node is in trouble."), "{out}");
+    assert!(out.contains("has no policy") && out.contains("nodemend policy apply"), "{out}");
     assert_eq!(installation.nodemend(&["policy", "show"]).0, 1);
 }
 
 #[test]
-fn each_policy_that_held_can_be_shown_and_applied_again() {
+fn each_policy_version_can_be_shown_and_applied_again() {
     let installation = Installation::new();
     let (_, out) = installation.apply(POLICY);
-    assert!(
-        out.contains("Version 1 holds for cluster prod.") && out.contains("Calls are made from now on"),
-        "{out}"
-    );
-    assert!(installation.apply(POLICY).1.contains("Version 1 says the same"));
-    installation.apply(&POLICY.replace("repair\n", "observe\n"));
+    assert!(out.contains("Version 1 ") && out.contains("ENABLED"), "{out}");
+    let (_, out) = installation.apply(POLICY);
+    assert!(out.contains("No change") && !out.contains("ENABLED"), "{out}");
+    let (_, out) = installation.apply(&POLICY.replace("repair\n", "observe\n"));
+    assert!(out.contains("Version 2 ") && out.contains("DISABLED"), "{out}");
     let (_, history, _) = installation.nodemend(&["policy", "history"]);
     let rows: Vec<Vec<&str>> = history.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!((rows[1][0], rows[1][2], rows[1][4]), ("2", "observe", "alice"), "{history}");
     assert_eq!((rows[2][0], rows[2][2]), ("1", "repair"), "{history}");
     let (_, first, _) = installation.nodemend(&["policy", "show", "--version", "1"]);
     assert!(first.starts_with("# cluster prod, version 1, by alice, "), "{first}");
-    assert!(installation.apply(&first).1.contains("Version 3 holds"), "what is shown can be applied");
+    assert!(installation.apply(&first).1.contains("Version 3 "), "what is shown can be applied");
     assert_eq!(installation.nodemend(&["policy", "show", "--version", "9"]).0, 1);
 }
 
 #[test]
-fn a_policy_that_is_only_tried_or_wrong_changes_nothing() {
+fn a_dry_run_or_an_invalid_policy_changes_nothing() {
     let installation = Installation::new();
     let file = installation.file("policy.yaml", POLICY);
     let (code, out, _) = installation.nodemend(&["policy", "apply", &file, "--dry-run", "--by", "alice"]);
-    assert_eq!((code, out.contains("It would be version 1")), (0, true), "{out}");
+    assert_eq!((code, out.contains("version 1")), (0, true), "{out}");
     let wrong = installation.file("wrong.yaml", "mode: kill\n");
     let (code, _, error) = installation.nodemend(&["policy", "apply", &wrong, "--by", "alice"]);
     assert_eq!((code, error.contains("wrong.yaml: mode: unknown variant")), (64, true), "{error}");
@@ -68,8 +67,8 @@ fn a_policy_that_is_only_tried_or_wrong_changes_nothing() {
 }
 
 #[test]
-fn status_names_what_is_wrong_and_what_comes_next() {
-    let installation = sick();
+fn status_shows_unhealthy_nodes_and_the_next_action() {
+    let installation = with_unhealthy_node();
     installation.hear(2, 5);
     let (code, out, _) = installation.nodemend(&["status"]);
     assert_eq!(code, 2);
@@ -88,45 +87,45 @@ fn status_names_what_is_wrong_and_what_comes_next() {
 }
 
 #[test]
-fn a_hold_holds_until_it_is_released_and_what_waited_goes_on_at_once() {
-    let installation = sick();
+fn a_hold_blocks_repairs_until_it_is_released_and_blocked_cases_are_then_due() {
+    let installation = with_unhealthy_node();
     let name = node(1);
     let hold = ["hold", "--node", name.as_str(), "--for", "2h", "--reason", "kernel test", "--by", "alice"];
-    let (code, id, told) = installation.nodemend(&hold);
+    let (code, id, message) = installation.nodemend(&hold);
     assert_eq!(code, 0);
-    assert!(told.contains("held until"), "{told}");
-    installation.sweep();
+    assert!(message.contains(&format!("nodemend release {}", id.trim())), "{message}");
+    installation.run_once();
     assert_eq!(installation.cloud.calls(), []);
     let (code, out, _) = installation.nodemend(&["status"]);
-    assert!(code == 2 && out.contains("blocked") && out.contains("waits for Held"), "{out}");
+    assert!(code == 2 && out.contains("blocked by Held"), "{out}");
     assert!(out.contains(id.trim()) && out.contains("alice") && out.contains("kernel test"), "{out}");
     let (code, out, _) = installation.nodemend(&["release", id.trim()]);
-    assert_eq!((code, out.contains("1 blocked case is decided anew")), (0, true), "{out}");
-    installation.sweep();
+    assert_eq!((code, out.contains("1 blocked case is now due")), (0, true), "{out}");
+    installation.run_once();
     assert_eq!(installation.cloud.calls().len(), 1);
     let (code, _, error) = installation.nodemend(&["release", id.trim()]);
     assert_eq!((code, error.contains("has no hold")), (1, true), "{error}");
 }
 
 #[test]
-fn a_policy_that_allows_what_was_blocked_takes_effect_at_once() {
+fn a_policy_that_allows_a_blocked_repair_takes_effect_at_once() {
     let installation = Installation::new();
     installation.apply(&POLICY.replace("enabled: true", "enabled: false"));
     installation.hear(1, 40);
-    installation.sweep();
+    installation.run_once();
     assert_eq!(installation.cloud.calls(), []);
-    assert!(installation.apply(POLICY).1.contains("1 blocked case is decided anew."));
-    installation.sweep();
+    assert!(installation.apply(POLICY).1.contains("1 blocked case is now due."));
+    installation.run_once();
     assert_eq!(installation.cloud.calls().len(), 1);
 }
 
 #[test]
-fn what_is_left_open_or_makes_no_sense_is_named() {
-    let installation = sick();
+fn a_missing_or_invalid_argument_is_named() {
+    let installation = with_unhealthy_node();
     for (arguments, expected) in [
         (&["hold", "--all", "--reason", "x", "--by", "alice"][..], "--for"),
-        (&["hold", "--all", "--for", "0s", "--reason", "x", "--by", "alice"], "over already"),
-        (&["hold", "--all", "--for", "1h", "--reason", " ", "--by", "alice"], "--reason says nothing"),
+        (&["hold", "--all", "--for", "0s", "--reason", "x", "--by", "alice"], "--until"),
+        (&["hold", "--all", "--for", "1h", "--reason", " ", "--by", "alice"], "--reason"),
         (&["hold", "--for", "1h", "--reason", "x", "--by", "alice"], "--node"),
         (&["status", "--cluster", ""], "--cluster"),
     ] {
@@ -134,12 +133,12 @@ fn what_is_left_open_or_makes_no_sense_is_named() {
         assert_eq!((code, error.contains(expected)), (64, true), "{arguments:?}: {error}");
     }
     let (code, _, error) = installation.nodemend(&["audit", "show", "ip-10-0-0-77.ec2.internal"]);
-    assert_eq!((code, error.contains("was ever heard of")), (1, true), "{error}");
+    assert_eq!((code, error.contains("ip-10-0-0-77.ec2.internal")), (1, true), "{error}");
 }
 
 #[test]
-fn explain_says_why_not_yet_and_what_blocks_guard_by_guard() {
-    let installation = sick();
+fn explain_shows_the_next_action_and_each_guard() {
+    let installation = with_unhealthy_node();
     installation.hear(2, 5);
     let explain = |number| {
         let now = installation.now();
@@ -150,15 +149,15 @@ fn explain_says_why_not_yet_and_what_blocks_guard_by_guard() {
         (String::from_utf8(out.into_inner()).expect("text"), json)
     };
     let (text, json) = explain(2);
-    assert!(text.contains("Not yet: Replace at "), "{text}");
+    assert!(text.contains("In the grace period: Replace at "), "{text}");
     assert!(text.contains("eth1 is down") && text.contains("group workers, InService"), "{text}");
     assert_eq!(json["guards"].as_array().map(Vec::len), Some(15));
     let (text, _) = explain(1);
-    assert!(text.contains("The next sweep will Replace: NetworkingReady InterfaceNotUp."), "{text}");
-    installation.cloud.change(|fleet| fleet.set_lifecycle(&instance(1), Lifecycle::SetAside));
+    assert!(text.contains("Replace in the next run: NetworkingReady InterfaceNotUp."), "{text}");
+    installation.cloud.change(|fleet| fleet.set_lifecycle(&instance(1), Lifecycle::OutOfService));
     let (text, json) = explain(1);
     assert!(text.contains("Replace is due and blocked by NotInService"), "{text}");
-    assert!(text.contains("✗ NotInService        ") && text.contains("✓ Held\n"), "{text}");
+    assert!(text.contains("✗ NotInService ") && text.contains("✓ Held\n"), "{text}");
     let blocked: Vec<&Value> =
         json["guards"].as_array().expect("guards").iter().filter(|guard| guard["passes"] == false).collect();
     assert_eq!(blocked.len(), 1);
@@ -166,14 +165,14 @@ fn explain_says_why_not_yet_and_what_blocks_guard_by_guard() {
 }
 
 #[test]
-fn a_trail_that_holds_is_proved_and_one_that_does_not_is_named() {
-    let installation = sick();
-    installation.sweep();
+fn an_intact_audit_log_is_verified_and_a_changed_one_is_reported() {
+    let installation = with_unhealthy_node();
+    installation.run_once();
     let (code, out, _) = installation.nodemend(&["audit", "verify"]);
-    assert_eq!((code, out.contains("2 records in 1 trails: all of it holds")), (0, true), "{out}");
+    assert_eq!((code, out.contains("2 records of 1 instance: verified")), (0, true), "{out}");
     installation.cloudtrail_tells(1);
     let (code, out, _) = installation.nodemend(&["audit", "verify"]);
-    assert_eq!((code, out.contains("3 records in 1 trails: all of it holds")), (0, true), "{out}");
+    assert_eq!((code, out.contains("3 records of 1 instance: verified")), (0, true), "{out}");
 
     let (_, list, _) = installation.nodemend(&["audit", "list", "--since", "1d"]);
     for name in ["RepairClaimed", "TerminateInstance", "RepairConfirmed"] {
@@ -187,10 +186,10 @@ fn a_trail_that_holds_is_proved_and_one_that_does_not_is_named() {
     let (_, by_node, _) = installation.nodemend(&["audit", "show", node(1).as_str(), "--format", "json"]);
     assert_eq!(by_node.lines().count(), 3);
 
-    // Somebody who may write the table takes the last record away, or changes one.
+    // Someone with write access to the table removes the last record, or changes one.
     let removed = installation.take_record(1, 3);
     let (code, out, _) = installation.nodemend(&["audit", "verify"]);
-    assert_eq!((code, out.contains("the case knows of 3 records")), (1, true), "{out}");
+    assert_eq!((code, out.contains("the case has 3 records")), (1, true), "{out}");
     installation.put_record(removed);
     assert_eq!(installation.nodemend(&["audit", "verify"]).0, 0);
     installation.forge_record(
@@ -201,13 +200,13 @@ fn a_trail_that_holds_is_proved_and_one_that_does_not_is_named() {
     );
     let (code, out, _) = installation.nodemend(&["audit", "verify", "--format", "json"]);
     let finding: Value = serde_json::from_str(out.trim()).expect("JSON");
-    assert_eq!((code, &finding["holds"]), (1, &Value::Bool(false)));
-    assert!(finding["problems"].to_string().contains("the trail is broken at record 3"), "{finding}");
+    assert_eq!((code, &finding["verified"]), (1, &Value::Bool(false)));
+    assert!(finding["problems"].to_string().contains("record 3"), "{finding}");
 }
 
 #[test]
-fn a_call_of_which_cloudtrail_never_told_is_no_sound_trail() {
-    let installation = sick();
+fn a_call_without_a_cloudtrail_event_is_a_problem() {
+    let installation = with_unhealthy_node();
     let now = installation.now();
     installation.sweep_at(now - SignedDuration::from_mins(5));
     installation.sweep_at(now + SignedDuration::from_mins(40));
@@ -216,18 +215,35 @@ fn a_call_of_which_cloudtrail_never_told_is_no_sound_trail() {
 }
 
 #[test]
-fn help_has_examples_and_exit_codes() {
+fn help_has_examples_and_exit_codes_and_fits_80_columns() {
     let installation = Installation::new();
-    for command in
-        [&["status"][..], &["explain"], &["hold"], &["release"], &["policy", "apply"], &["audit", "verify"]]
-    {
+    for command in [
+        &[][..],
+        &["replay"],
+        &["backtest"],
+        &["cost"],
+        &["status"],
+        &["explain"],
+        &["hold"],
+        &["release"],
+        &["policy", "check"],
+        &["policy", "import"],
+        &["policy", "apply"],
+        &["policy", "show"],
+        &["policy", "history"],
+        &["audit", "list"],
+        &["audit", "show"],
+        &["audit", "verify"],
+    ] {
         let (code, out, _) = installation.nodemend(&[command, &["--help"]].concat());
         assert!(code == 0 && out.contains("Examples:") && out.contains("Exit codes:"), "{command:?}: {out}");
+        let wide = out.lines().find(|line| line.chars().count() > 80);
+        assert_eq!(wide, None, "{command:?} is wider than a terminal of 80 columns");
     }
 }
 
 #[test]
-fn nothing_that_a_node_says_repaints_the_terminal() {
+fn text_from_a_node_cannot_control_the_terminal() {
     let installation = Installation::new();
     installation.apply(POLICY);
     installation.hear_of(1, 40, "\u{1b}[2J\u{1b}]0;owned\u{7}");

@@ -4,17 +4,17 @@
 
 mod reference;
 
-use nodemend_adapters::store::CaseKey;
-use nodemend_audit::Audit;
+use nodemend_confirm::Confirmer;
 use nodemend_domain::{
-    case::State,
+    audit_log::ApiCall,
+    case::CaseState,
     group::Lifecycle,
     guard::Guard,
-    occurrence::Step,
     policy::{Hold, Limit},
-    repair::CallVerdict,
-    trail::ApiCall,
+    repair::Confirmation,
+    repair_event::Step,
 };
+use nodemend_ports::store::CaseKey;
 use serde_json::json;
 
 use self::reference::{Said, World, cluster, group, instance, minute, policy, second};
@@ -35,11 +35,11 @@ fn a_condition_that_went_well_again_is_forgotten_and_nothing_is_called() {
     for number in [1, 2] {
         world.report(number, 1, 1, Said::bad("NetworkingReady", "InterfaceNotUp", 0));
     }
-    world.sweep_until(minute(20));
+    world.run_until(minute(20));
     world.report(1, 1, 2, Said::sound("NetworkingReady", 20 * 60));
     world.report(2, 1, 2, Said::bad("NetworkingReady", "InterfaceNotUp", 0));
-    world.sweep_until(minute(180));
-    assert_eq!(world.state(1), State::Healthy);
+    world.run_until(minute(180));
+    assert_eq!(world.state(1), CaseState::Healthy);
     assert_eq!(world.cloud.calls(), [terminate(2)], "only the one that stayed bad");
 }
 
@@ -51,7 +51,7 @@ fn reasons_that_take_turns_do_not_reset_the_clock() {
     world.kubelet(2, 0, "Ready", "True", "KubeletReady");
     for turn in 0..19 {
         let at = turn * 30;
-        world.sweep_until(second(at));
+        world.run_until(second(at));
         let reason = ["NvidiaXID79Error", "NvidiaXID74Error"][usize::try_from(turn % 2).expect("0 or 1")];
         // Our agent's word, and the same from somebody else's agent in the audit log.
         world.report(
@@ -62,9 +62,9 @@ fn reasons_that_take_turns_do_not_reset_the_clock() {
         );
         world.third_party(2, at, "AcceleratedHardwareReady", "False", reason);
     }
-    world.sweep_until(second(599));
+    world.run_until(second(599));
     assert_eq!(world.cloud.calls(), []);
-    world.sweep_until(minute(10));
+    world.run_until(minute(10));
     let mut calls = world.cloud.calls();
     calls.sort_by_key(|call| call.instance_id().clone());
     assert_eq!(calls, [terminate(1), terminate(2)], "ten minutes after the first reason, to the second");
@@ -78,12 +78,12 @@ fn a_group_beyond_its_threshold_names_who_waits_and_goes_on_when_it_can() {
     for number in [1, 2, 3] {
         world.kubelet(number, 0, "Ready", "False", "KubeletNotReady");
     }
-    world.sweep_until(minute(40));
+    world.run_until(minute(40));
     assert_eq!(world.cloud.calls(), []);
     for number in [1, 2, 3] {
         let case = world.case(number);
-        assert_eq!(world.state(number), State::Blocked);
-        let blocked = case.blocked.expect("blocked");
+        assert_eq!(world.state(number), CaseState::Blocked);
+        let blocked = case.blocked().expect("blocked");
         assert_eq!(blocked.guards, [Guard::UnhealthyThreshold.name()]);
         let told = world.told(Step::Blocked, number);
         assert!(
@@ -93,7 +93,7 @@ fn a_group_beyond_its_threshold_names_who_waits_and_goes_on_when_it_can() {
     }
     // One recovers by itself, and that holds: two of ten are not more than 20 %.
     world.kubelet(3, 40 * 60, "Ready", "True", "KubeletReady");
-    world.sweep_until(minute(43));
+    world.run_until(minute(43));
     let mut calls = world.cloud.calls();
     calls.sort_by_key(|call| call.instance_id().clone());
     assert_eq!(calls, [terminate(1), terminate(2)]);
@@ -109,7 +109,7 @@ fn a_small_group_is_repaired() {
         policy.node_repair_config.max_parallel_nodes_repaired = Some(Limit::Percentage(10));
         let world = World::new(nodes, policy);
         world.kubelet(1, 0, "Ready", "False", "KubeletNotReady");
-        world.sweep_until(minute(30));
+        world.run_until(minute(30));
         assert_eq!(world.cloud.calls(), [terminate(1)], "a group of {nodes}");
     }
 }
@@ -122,18 +122,18 @@ fn what_was_said_before_a_reboot_reboots_nothing_after_it_however_often_it_comes
     let old: Vec<String> = (1..=3)
         .map(|seq| world.report(1, 1, seq, Said::bad("AcceleratedHardwareReady", "NvidiaXID95Error", 0)))
         .collect();
-    world.sweep_until(minute(10));
+    world.run_until(minute(10));
     assert_eq!(world.cloud.calls(), [reboot(1)]);
-    world.sweep_until(minute(13));
+    world.run_until(minute(13));
     world.report(1, 2, 1, Said::sound("AcceleratedHardwareReady", 12 * 60));
-    world.sweep_until(minute(60));
+    world.run_until(minute(60));
     // Every handler begins with nothing but the store, as after a cold start, and hears all of it again.
     for _ in 0..3 {
         world.take_lines(&old);
-        world.sweep_until(world.minutes_on(30));
+        world.run_until(world.minutes_on(30));
     }
     assert_eq!(world.cloud.calls(), [reboot(1)]);
-    assert_eq!(world.state(1), State::Healthy);
+    assert_eq!(world.state(1), CaseState::Healthy);
 }
 
 /// aws/aws-node-termination-handler #787, #408 and #272: a message about another cluster's node was taken up again and
@@ -141,7 +141,7 @@ fn what_was_said_before_a_reboot_reboots_nothing_after_it_however_often_it_comes
 #[test]
 fn what_is_of_no_node_of_ours_is_taken_once_and_leaves_nothing() {
     let world = World::new(1, policy());
-    let audit = Audit::new(world.store.clone(), world.cloud.clone());
+    let audit = Confirmer::new(world.store.clone(), world.cloud.clone());
     let detail = json!({ "instance-id": "i-0fffffffffffffff1", "state": "terminated" });
     let terminated = json!({
         "AutoScalingGroupName": "another-clusters", "EC2InstanceId": "i-0fffffffffffffff1", "Cause": "scaled in",
@@ -150,15 +150,15 @@ fn what_is_of_no_node_of_ours_is_taken_once_and_leaves_nothing() {
     let launched =
         json!({ "AutoScalingGroupName": "another-clusters", "EC2InstanceId": "i-0fffffffffffffff2" });
     for (kind, detail) in [
-        ("EC2 Instance State-change Notification", detail),
+        ("EC2 Instance CaseState-change Notification", detail),
         ("EC2 Instance Terminate Successful", terminated),
         ("EC2 Instance Launch Successful", launched),
         ("EC2 Spot Instance Interruption Warning", json!({ "instance-id": "i-0fffffffffffffff1" })),
     ] {
         let event = json!({ "detail-type": kind, "time": "2026-09-21T14:13:20Z", "detail": detail });
         // No error: Lambda takes that for done, and nothing comes again.
-        let audited = pollster::block_on(audit.handle(event.to_string().as_bytes(), minute(1))).expect(kind);
-        assert!(!audited.relevant && audited.occurrences.is_empty(), "{kind}");
+        let result = pollster::block_on(audit.handle(event.to_string().as_bytes(), minute(1))).expect(kind);
+        assert!(!result.relevant && result.repair_events.is_empty(), "{kind}");
     }
     let line = Said::bad("NetworkingReady", "InterfaceNotUp", 0).line("other", 7, 1, 1, minute(1));
     let taken = world.try_take("/nodemend/other/nodes", instance(7).as_str(), &[line]).expect("taken in");
@@ -174,7 +174,7 @@ fn what_is_of_no_node_of_ours_is_taken_once_and_leaves_nothing() {
 fn an_instance_that_a_hook_holds_is_not_called_for_again_and_keeps_no_place() {
     let world = World::new(6, policy());
     world.kubelet(1, 0, "Ready", "False", "KubeletNotReady");
-    world.sweep_until(minute(30));
+    world.run_until(minute(30));
     assert_eq!(world.cloud.calls(), [terminate(1)]);
     // In Terminating:Wait its kubelet goes on complaining.
     for later in [31, 45, 60] {
@@ -185,20 +185,20 @@ fn an_instance_that_a_hook_holds_is_not_called_for_again_and_keeps_no_place() {
             if later % 2 == 0 { "Unknown" } else { "False" },
             "KubeletNotReady",
         );
-        world.sweep_until(minute(later));
-        assert_eq!(world.state(1), State::Confirming);
-        assert_eq!(world.group().in_flight.len(), 1, "its place is its own while it may yet be replaced");
+        world.run_until(minute(later));
+        assert_eq!(world.state(1), CaseState::Confirming);
+        assert_eq!(world.group().slots().len(), 1, "its place is its own while it may yet be replaced");
     }
-    world.sweep_until(minute(300));
+    world.run_until(minute(300));
     assert_eq!(world.cloud.calls(), [terminate(1)]);
     let told = world.told(Step::Closed, 1);
     assert!(told.iter().any(|end| end.contains("no replacement registered")), "{told:?}");
-    assert_eq!(world.state(1), State::Closed);
-    assert_eq!((world.group().in_flight.len(), world.group().failures), (0, 1));
+    assert_eq!(world.state(1), CaseState::Closed);
+    assert_eq!((world.group().slots().len(), world.group().failures()), (0, 1));
     // Its call has an end in the trail, too: CloudTrail said nothing of it.
     let case = world.case(1);
     assert!(
-        case.calls().all(|call| call.verdict == Some(CallVerdict::Missing)),
+        case.calls().all(|call| call.confirmation() == Some(Confirmation::Missing)),
         "{:?}",
         case.calls().collect::<Vec<_>>()
     );
@@ -223,22 +223,22 @@ fn a_repair_that_was_held_and_is_no_longer_needed_leaves_nothing_behind() {
     for number in [1, 2] {
         world.kubelet(number, 0, "Ready", "False", "KubeletNotReady");
     }
-    world.sweep_until(minute(40));
-    assert_eq!((world.state(1), world.state(2)), (State::Blocked, State::Blocked));
+    world.run_until(minute(40));
+    assert_eq!((world.state(1), world.state(2)), (CaseState::Blocked, CaseState::Blocked));
     let told = world.told(Step::Blocked, 1);
     assert!(told.iter().any(|detail| detail.contains("alice holds group workers")), "{told:?}");
     world.kubelet(1, 40 * 60, "Ready", "True", "KubeletReady");
-    world.sweep_until(minute(49));
+    world.run_until(minute(49));
     assert_eq!(world.cloud.calls(), []);
-    world.sweep_until(minute(50));
+    world.run_until(minute(50));
     assert_eq!(world.cloud.calls(), [terminate(2)], "as the hold ends, and only what still needs it");
-    assert_eq!(world.state(1), State::Healthy);
-    assert_eq!((world.case(1).repair, world.case(1).blocked), (None, None));
-    assert_eq!(world.case(2).blocked, None);
+    assert_eq!(world.state(1), CaseState::Healthy);
+    assert_eq!((world.case(1).repair(), world.case(1).blocked()), (None, None));
+    assert_eq!(world.case(2).blocked(), None);
     world.cloud.change(|fleet| fleet.set_lifecycle(&instance(2), Lifecycle::Terminating));
-    world.sweep_until(minute(300));
+    world.run_until(minute(300));
     assert_eq!(world.cloud.calls(), [terminate(2)]);
-    assert!(world.group().in_flight.is_empty());
+    assert!(world.group().slots().is_empty());
     let keys: Vec<_> = world.store.cases().iter().map(CaseKey::of).collect();
     assert_eq!(keys.len(), 2, "nobody else's case was touched: {keys:?}");
 }

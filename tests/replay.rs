@@ -1,6 +1,6 @@
-//! `nodemend replay` as operators run it: each incident against its golden, its JSON, its picture, bad input.
+//! `nodemend replay` as operators run it: the golden of each incident, JSON, pictures and invalid input.
 //!
-//! `UPDATE_GOLDEN=1 cargo test --test replay` writes the goldens anew; the diff is for review.
+//! `UPDATE_GOLDEN=1 cargo test --test replay` rewrites the goldens; review the diff.
 
 use std::{
     collections::BTreeMap,
@@ -60,7 +60,7 @@ fn incident(number: &str) -> String {
     found.unwrap_or_else(|| panic!("no incident {number}"))
 }
 
-/// Every line of a replay's JSON but the last, and the summary.
+/// The steps of a replay's JSON output, and the summary from its last line.
 fn lines_of(output: &Output) -> (Vec<Value>, Value) {
     let mut lines: Vec<Value> = stdout(output)
         .lines()
@@ -81,7 +81,7 @@ fn steps<'a>(lines: &'a [Value], step: &str) -> Vec<&'a Value> {
     lines.iter().filter(|line| line["step"] == step).collect()
 }
 
-/// A folder of the test's own.
+/// An empty directory for one test.
 fn folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = fs::remove_dir_all(&folder);
@@ -116,11 +116,11 @@ fn every_incident_reads_as_its_golden() {
             ));
         }
     }
-    assert!(wrong.is_empty(), "UPDATE_GOLDEN=1 writes them anew\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "UPDATE_GOLDEN=1 rewrites them\n{}", wrong.join("\n"));
 }
 
 #[test]
-fn every_line_of_json_has_the_promised_keys_and_the_summary_counts_them() {
+fn every_json_line_has_the_documented_keys_and_the_summary_counts_the_steps() {
     for incident in incidents() {
         let output = nodemend(&["replay", &incident, "--format", "json"]);
         assert_eq!(output.status.code(), Some(0), "{incident}: {}", stderr(&output));
@@ -150,7 +150,7 @@ fn every_line_of_json_has_the_promised_keys_and_the_summary_counts_them() {
 
 #[test]
 fn the_incidents_end_as_their_names_say() {
-    // Calls, confirmations, replacements, Foreign, Missing, blocked decisions: what people would count first.
+    // Calls, confirmations, replacements, foreign terminations, missing events, blocked decisions.
     for (number, called, confirmed, replaced, foreign, missing, blocked) in [
         ("01", 1, 1, 1, 0, 0, 0),
         ("02", 0, 0, 0, 0, 0, 0),
@@ -197,7 +197,8 @@ fn the_reference_incident_calls_at_its_deadline_without_shrinking_the_group() {
     assert_eq!(reasons, ["UnexpectedRejectRule", "MetadataServiceBlocked"]);
 }
 
-/// The real record of EKS's own node repair, told of our incident: ids, identity and times substituted, formats not.
+/// The captured CloudTrail event of EKS's own node repair, with the ids, identity and times of our incident; the formats
+/// stay.
 #[test]
 fn the_reference_incidents_record_is_that_of_eks_own_node_repair() {
     let (lines, _) = replay_json("01", &[]);
@@ -236,7 +237,7 @@ fn the_reference_incidents_record_is_that_of_eks_own_node_repair() {
         real = real.replace(theirs, &ours);
     }
     let real: Value = serde_json::from_str(&real).expect("JSON");
-    // What is ours to say: the version of the format, our own event id, and our SDK's user agent.
+    // Only these fields may differ: the format version, our own event id, our SDK's user agent, and our own block.
     let own = ["eventVersion", "eventID", "userAgent", "nodemend"];
     let mut shared = 0;
     for (field, value) in ours.as_object().expect("an object") {
@@ -257,11 +258,11 @@ fn the_reference_incidents_record_is_that_of_eks_own_node_repair() {
     assert_eq!(shared, 16, "fewer fields were compared than a call's record has");
     let only_theirs: Vec<&String> =
         real.as_object().expect("an object").keys().filter(|field| ours.get(*field).is_none()).collect();
-    assert_eq!(only_theirs, ["sourceIPAddress"], "what CloudTrail alone can know");
+    assert_eq!(only_theirs, ["sourceIPAddress"], "only CloudTrail knows the source address");
 }
 
 #[test]
-fn observe_mode_calls_nothing_and_says_what_it_would_have_done() {
+fn observe_mode_calls_nothing_and_logs_what_it_would_do() {
     let (lines, summary) = replay_json("01", &["--mode", "observe"]);
     assert_eq!(summary["called"], 0);
     let blocked = steps(&lines, "blocked");
@@ -271,7 +272,7 @@ fn observe_mode_calls_nothing_and_says_what_it_would_have_done() {
 }
 
 #[test]
-fn a_line_that_cannot_be_read_is_named_and_the_rest_runs() {
+fn an_unreadable_line_is_reported_and_the_rest_runs() {
     let folder = folder("bad-lines");
     let good =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(incident("01")).join("events.jsonl"))
@@ -289,14 +290,14 @@ fn a_line_that_cannot_be_read_is_named_and_the_rest_runs() {
         complaints.contains("events.jsonl:3: ") && complaints.contains("events.jsonl:6: "),
         "{complaints}"
     );
-    assert!(!complaints.contains('\u{1b}'), "a line of a log must not drive the terminal");
+    assert!(!complaints.contains('\u{1b}'), "a log line must not control the terminal");
     let (got, mut summary) = lines_of(&output);
     assert_eq!(got, expected.0);
     assert_eq!(summary["unreadable"].take(), 2);
 }
 
 #[test]
-fn wrong_usage_is_64_and_names_what_is_wrong() {
+fn a_usage_error_exits_with_64_and_names_the_argument() {
     let folder = folder("bad-usage");
     let policy = folder.join("policy.yaml");
     fs::write(
@@ -327,22 +328,22 @@ fn wrong_usage_is_64_and_names_what_is_wrong() {
 }
 
 #[test]
-fn help_shows_examples_and_goes_well() {
+fn help_has_examples_and_exits_with_0() {
     let output = nodemend(&["replay", "--help"]);
     assert_eq!(output.status.code(), Some(0));
     assert!(stdout(&output).contains("nodemend replay events/01-metadata-service-blocked"));
 }
 
 #[test]
-fn nothing_but_a_terminal_gets_colour() {
+fn output_has_colors_only_on_a_terminal() {
     for number in ["01", "09"] {
         assert!(!stdout(&nodemend(&["replay", &incident(number)])).contains('\u{1b}'));
     }
 }
 
 #[test]
-fn the_same_events_in_any_packing_tell_the_same_story() {
-    // The very lines of an incident as two files, given in the wrong order, and twice.
+fn the_order_and_repetition_of_files_do_not_change_the_steps() {
+    // The lines of an incident in two files, given in the wrong order, one of them twice.
     let folder = folder("packing");
     let lines =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(incident("06")).join("events.jsonl"))
@@ -368,10 +369,10 @@ fn the_same_events_in_any_packing_tell_the_same_story() {
     assert_eq!(telling(&got), telling(&expected));
 }
 
-/// An incident's lines in the forms in which people have them.
+/// An incident in the formats of the AWS CLI and of Lambda events.
 #[test]
-fn every_form_of_export_tells_the_same_story() {
-    use nodemend_adapters::subscription::{Batch, LogEvent, encode};
+fn every_input_format_gives_the_same_steps() {
+    use nodemend_ports::subscription::{Batch, LogEvent, encode};
 
     let lines =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(incident("01")).join("events.jsonl"))
@@ -389,7 +390,7 @@ fn every_form_of_export_tells_the_same_story() {
             .collect()
     };
 
-    // As the AWS CLI prints it: the logs of nodes and control plane, CloudTrail's calls, and events as they came.
+    // As the AWS CLI prints them: logs of nodes and control plane, CloudTrail events, and EventBridge events.
     let mut noise = vec![json!({
         "logStreamName": "authenticator-2f9c", "timestamp": 1_787_220_000_000_i64, "eventId": "1",
         "message": "time=\"2026-08-20T10:00:00Z\" level=info msg=\"access granted\"",
@@ -451,7 +452,7 @@ fn every_form_of_export_tells_the_same_story() {
 }
 
 #[test]
-fn the_readmes_picture_is_what_is_drawn_today() {
+fn the_picture_of_the_readme_is_up_to_date() {
     let folder = folder("readme-picture");
     let svg = folder.join("09.svg");
     let output = nodemend(&["replay", &incident("09"), "--svg", text(&svg)]);
@@ -462,12 +463,12 @@ fn the_readmes_picture_is_what_is_drawn_today() {
     }
     assert!(
         fs::read(&svg).expect("a picture") == fs::read(&golden).expect("the README's picture"),
-        "UPDATE_GOLDEN=1 draws docs/pictures/09-threshold.svg anew"
+        "UPDATE_GOLDEN=1 redraws docs/pictures/09-threshold.svg"
     );
 }
 
 #[test]
-fn the_picture_has_a_lane_a_node_and_opens_in_a_browser() {
+fn the_picture_has_one_lane_for_each_node() {
     let folder = folder("picture");
     let svg = folder.join("incident.svg");
     let output = nodemend(&["replay", &incident("01"), "--svg", text(&svg)]);

@@ -24,26 +24,26 @@ fn up(arguments: &[&str]) -> Command {
 }
 
 /// What a run of one incident printed.
-struct Told {
+struct JoinStage {
     code: Option<i32>,
     lines: Vec<Value>,
     stderr: String,
 }
 
 /// Runs one incident to its end.
-fn incident(fault: &str) -> Told {
+fn incident(fault: &str) -> JoinStage {
     let output = up(&["--fault", fault, "--once", "--grace", "8s", "--format", "json"])
         .output()
         .expect("nodemend runs");
     let stdout = String::from_utf8(output.stdout).expect("UTF-8");
-    Told {
+    JoinStage {
         code: output.status.code(),
         lines: stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect(),
         stderr: String::from_utf8(output.stderr).expect("UTF-8"),
     }
 }
 
-impl Told {
+impl JoinStage {
     /// The steps of the node that the incident happened to.
     fn steps(&self) -> Vec<&str> {
         let happens = self.stderr.lines().find_map(|line| line.split_once(" happens to "));

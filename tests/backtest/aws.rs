@@ -1,4 +1,4 @@
-//! Log groups through the API.
+//! Log groups that are read through the API.
 
 use std::{
     collections::BTreeMap,
@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 
 use crate::{comparison, folder, incidents, stderr, stdout, text};
 
-/// CloudWatch Logs on a real socket: two log groups, three events a page. What was asked, too.
+/// CloudWatch Logs on a real socket, with three events per page; returns its address and the requests.
 fn cloudwatch(groups: BTreeMap<&'static str, Vec<Value>>) -> (String, mpsc::Receiver<Value>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = format!("http://{}", listener.local_addr().expect("an address"));
-    let (asked, heard) = mpsc::channel();
+    let (asked, first_seen) = mpsc::channel();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = BufReader::new(stream.expect("a connection"));
@@ -66,11 +66,11 @@ fn cloudwatch(groups: BTreeMap<&'static str, Vec<Value>>) -> (String, mpsc::Rece
             }
         }
     });
-    (address, heard)
+    (address, first_seen)
 }
 
 #[test]
-fn log_groups_are_read_from_aws_page_by_page_and_tell_what_the_same_lines_tell_in_a_file() {
+fn log_groups_are_read_page_by_page_with_the_same_result_as_a_file() {
     let folder = folder("backtest-aws");
     let incident =
         incidents().into_iter().find(|path| path.ends_with("01-metadata-service-blocked")).expect("it");
@@ -97,7 +97,7 @@ fn log_groups_are_read_from_aws_page_by_page_and_tell_what_the_same_lines_tell_i
     assert_eq!(expected["policies"][0]["totals"]["repairs"], 1);
 
     let pages = nodes.len().div_ceil(3) + cluster.len().div_ceil(3);
-    let (address, heard) =
+    let (address, first_seen) =
         cloudwatch([("/nodemend/prod/nodes", nodes), ("/aws/eks/prod/cluster", cluster)].into());
     let ask = |groups: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nodemend"));
@@ -127,7 +127,7 @@ fn log_groups_are_read_from_aws_page_by_page_and_tell_what_the_same_lines_tell_i
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let got: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
     assert_eq!(got["policies"], expected["policies"]);
-    let asked: Vec<Value> = heard.try_iter().collect();
+    let asked: Vec<Value> = first_seen.try_iter().collect();
     assert_eq!(asked.len(), pages);
     assert!(asked.iter().all(|asked| asked["startTime"] == 1_787_184_000_000_i64), "{asked:?}");
     let audit = asked.last().expect("the last");

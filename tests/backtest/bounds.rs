@@ -1,4 +1,4 @@
-//! What can go wrong, what is bounded, and what is printed.
+//! Invalid input, limits, and the text output.
 
 use std::{fs, io::Write};
 
@@ -13,7 +13,7 @@ use crate::{comparison, folder, kubelet, nodemend, policies, stderr, stdout, tex
 fn ten_days_of_200_nodes_are_read_in_less_than_64_mib() {
     let folder = folder("backtest-memory");
     let plan = Plan { seed: 3, nodes: 200, days: 10, days_between: 20 };
-    // The agents' words alone: what has to be remembered is the same.
+    // Only the agents' reports: the memory that is needed is the same.
     let export = folder.join("export");
     for instance in plan.instances() {
         let stream = export.join(&instance.id);
@@ -36,14 +36,14 @@ fn ten_days_of_200_nodes_are_read_in_less_than_64_mib() {
     arguments.extend(named.iter().map(String::as_str));
     let history = comparison(&arguments)["history"].take();
     let bytes = history["bytes"].as_u64().expect("a number");
-    assert!(bytes > 300_000_000, "{bytes} bytes are no history");
+    assert!(bytes > 300_000_000, "{bytes} bytes are too few for this test");
     if let Some(peak) = history["peakMemoryBytes"].as_u64() {
         assert!(peak < 64 << 20, "{peak} bytes of memory");
     }
 }
 
 #[test]
-fn what_cannot_be_read_is_counted_and_the_first_of_it_named() {
+fn unreadable_lines_are_counted_and_the_first_reported() {
     let folder = folder("backtest-bad");
     let mut text_of = fs::read_to_string(kubelet(&folder, &[(10, false)], 600)).expect("lines");
     for n in 0..30 {
@@ -58,18 +58,17 @@ fn what_cannot_be_read_is_counted_and_the_first_of_it_named() {
     fs::write(&cut, &packed[..packed.len() - 8]).expect("written");
     let output = nodemend(&["backtest", text(&bad), text(&cut), "--format", "json", "--threads", "1"]);
     assert_eq!(output.status.code(), Some(1));
-    let told = stderr(&output);
-    assert!(told.contains("bad.jsonl:4: EOF while parsing"), "{told}");
-    assert!(told.contains("more lines that could not be read"), "{told}");
-    assert!(told.lines().count() < 30, "{told}");
+    let errors = stderr(&output);
+    assert!(errors.contains("bad.jsonl:4: EOF while parsing"), "{errors}");
+    assert!(errors.lines().count() < 30, "{errors}");
     let json: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
-    // Thirty lines, an empty object, a line without its time, and the end that is missing.
-    assert_eq!(json["history"]["unreadable"], 33, "{told}");
-    assert_eq!(json["policies"][0]["totals"]["repairs"], 1, "the rest goes on");
+    // Thirty lines, an empty object, a line without its time, and the truncated end.
+    assert_eq!(json["history"]["unreadable"], 33, "{errors}");
+    assert_eq!(json["policies"][0]["totals"]["repairs"], 1, "the rest is read");
 }
 
 #[test]
-fn time_can_be_bounded_and_a_limit_of_false_repairs_set() {
+fn the_time_range_and_the_number_of_unnecessary_repairs_can_be_limited() {
     let folder = folder("backtest-bounds");
     let history = kubelet(&folder, &[(10, false), (50, true)], 600);
     let some =
@@ -77,12 +76,15 @@ fn time_can_be_bounded_and_a_limit_of_false_repairs_set() {
     assert_eq!(some["policies"][0]["totals"]["repairs"], 0);
     assert_eq!(some["history"]["from"], "2026-07-01T00:50:00.000Z");
     for (limit, code) in [("0", 1), ("1", 0)] {
-        assert_eq!(nodemend(&["backtest", text(&history), "--max-false", limit]).status.code(), Some(code));
+        assert_eq!(
+            nodemend(&["backtest", text(&history), "--max-unnecessary", limit]).status.code(),
+            Some(code)
+        );
     }
 }
 
 #[test]
-fn wrong_usage_is_64_and_names_what_is_wrong() {
+fn a_usage_error_exits_with_64_and_names_the_argument() {
     let folder = folder("backtest-usage");
     let history = kubelet(&folder, &[], 10);
     let wrong = folder.join("wrong.yaml");
@@ -91,8 +93,8 @@ fn wrong_usage_is_64_and_names_what_is_wrong() {
         (&["backtest"][..], "required"),
         (&["backtest", "no-such-file"], "failed to read no-such-file"),
         (&["backtest", text(&history), "--policy", text(&wrong)], "recoveryHold"),
-        (&["backtest", text(&history), "--policy", "=x"], "is no name"),
-        (&["backtest", text(&history), "--false-within", "soon"], "not a length of time"),
+        (&["backtest", text(&history), "--policy", "=x"], "--policy"),
+        (&["backtest", text(&history), "--unnecessary-within", "soon"], "--unnecessary-within"),
         (
             &[
                 "backtest",
@@ -115,17 +117,33 @@ fn wrong_usage_is_64_and_names_what_is_wrong() {
 }
 
 #[test]
-fn the_tables_are_for_people_and_have_no_colour_elsewhere_than_on_terminals() {
+fn the_tables_have_the_totals_and_no_colors_without_a_terminal() {
     let folder = folder("backtest-text");
     let history = kubelet(&folder, &[(10, false), (50, true)], 600);
-    let told = stdout(&nodemend(&["backtest", text(&history)]));
-    assert!(!told.contains('\u{1b}'), "{told}");
+    let output = stdout(&nodemend(&["backtest", text(&history)]));
+    assert!(!output.contains('\u{1b}'), "{output}");
     for expected in [
         "eks-defaults  1    1        0        1",
         "nodes  2026-07-01  1",
-        "False repairs",
-        "well again by itself 10m later",
+        "recovered without repair after 10m",
     ] {
-        assert!(told.contains(expected), "{expected:?} is not in\n{told}");
+        assert!(output.contains(expected), "{expected:?} is not in\n{output}");
     }
+}
+
+#[test]
+fn the_page_has_a_mark_and_a_row_for_each_repair_and_escapes_names() {
+    let folder = folder("backtest-page");
+    let history = kubelet(&folder, &[(10, false), (50, true)], 600);
+    let policy = folder.join("policy.yaml");
+    fs::write(&policy, "nodeRepairConfig:\n  enabled: true\n").expect("a policy");
+    let (named, page) = (format!("<b>&\"={}", policy.display()), folder.join("page.html"));
+    let comparison = comparison(&[text(&history), "--policy", &named, "--html", text(&page)]);
+    assert_eq!(comparison["policies"][0]["totals"]["repairs"], 1);
+    let page = fs::read_to_string(&page).expect("a page");
+    assert!(page.starts_with("<!doctype html>") && page.trim_end().ends_with("</html>"), "{page}");
+    assert!(!page.contains("<b>") && !page.contains("<script"), "{page}");
+    assert_eq!(page.matches("<tr><td>").count(), 1);
+    let chart = page.split("<svg id=\"timeline\"").nth(1).and_then(|rest| rest.split("</svg>").next());
+    assert_eq!(chart.expect("a chart").matches("<title>").count(), 1);
 }

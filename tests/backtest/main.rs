@@ -1,9 +1,9 @@
-//! `nodemend backtest` as operators run it: held to replay line for line, its verdicts, its bounds, what it prints.
+//! `nodemend backtest` as operators run it: the same steps as a replay, the classification of repairs, limits and output.
 
 #[cfg(feature = "aws")]
 mod aws;
 mod bounds;
-mod judged;
+mod classified;
 mod same;
 
 use std::{
@@ -32,7 +32,7 @@ pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).expect("UTF-8")
 }
 
-/// A folder of the test's own.
+/// An empty directory for one test.
 pub(crate) fn folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let _ = fs::remove_dir_all(&folder);
@@ -61,7 +61,7 @@ pub(crate) const BOLD: &str = "nodeRepairConfig:\n  enabled: true\n  maxParallel
 pub(crate) const SLOW: &str = "nodeRepairConfig:\n  enabled: true\n  maxUnhealthyNodeThresholdCount: 3\ngrace:\n  conditions:\n    Ready: 55m\n\
                     recoveryHold: 10m\n";
 
-/// Policies that differ in what a history can tell of, in a folder.
+/// Policies that act differently on the same history, written to a directory.
 pub(crate) fn policies(folder: &Path) -> [(&'static str, PathBuf); 3] {
     [("bold", BOLD), ("slow", SLOW), ("eks", "nodeRepairConfig:\n  enabled: true\n")].map(|(name, policy)| {
         let path = folder.join(format!("{name}.yaml"));
@@ -76,8 +76,8 @@ pub(crate) fn comparison(arguments: &[&str]) -> Value {
     serde_json::from_str(&stdout(&output)).expect("JSON")
 }
 
-/// Lines of one node's kubelet: minutes, and whether it says that it is ready.
-pub(crate) fn kubelet(folder: &Path, words: &[(i64, bool)], last: i64) -> PathBuf {
+/// Audit events of one node's kubelet: at which minute, and whether it reports Ready.
+pub(crate) fn kubelet(folder: &Path, reports: &[(i64, bool)], last: i64) -> PathBuf {
     let line = |minute: i64, status: Option<bool>| {
         let at = Timestamp::from_second(history::START + minute * 60).expect("a time");
         let status = match status {
@@ -90,7 +90,7 @@ pub(crate) fn kubelet(folder: &Path, words: &[(i64, bool)], last: i64) -> PathBu
         )
     };
     let mut lines: Vec<(i64, String)> =
-        words.iter().map(|(at, ready)| (*at, line(*at, Some(*ready)))).collect();
+        reports.iter().map(|(at, ready)| (*at, line(*at, Some(*ready)))).collect();
     lines.extend([(0, line(0, None)), (last, line(last, None))]);
     lines.sort();
     let path = folder.join("audit.jsonl");
@@ -98,7 +98,7 @@ pub(crate) fn kubelet(folder: &Path, words: &[(i64, bool)], last: i64) -> PathBu
     path
 }
 
-/// Writes lines.
+/// Writes lines to a file.
 pub(crate) fn write_lines<'a>(path: &Path, lines: impl Iterator<Item = &'a str>) {
     let mut text = String::new();
     for line in lines {

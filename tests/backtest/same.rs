@@ -1,4 +1,4 @@
-//! A backtest that assumes nothing takes the very steps that replay takes.
+//! A backtest without assumptions makes the same steps as a replay.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::{comparison, folder, incidents, nodemend, policies, stderr, stdout, text, write_lines};
 
-/// Every step that replay takes, as it prints them.
+/// The steps of a replay, as JSON lines.
 fn replayed(paths: &[&Path], policy: Option<&Path>, more: &[&str]) -> String {
     let mut arguments = vec!["replay", "--format", "json"];
     arguments.extend(paths.iter().map(|path| text(path)));
@@ -25,10 +25,10 @@ fn replayed(paths: &[&Path], policy: Option<&Path>, more: &[&str]) -> String {
     if steps.is_empty() { String::new() } else { format!("{steps}\n") }
 }
 
-/// Every step that each policy takes in a backtest that knows no more than replay.
+/// The steps of each policy in a backtest without assumptions.
 fn backtested(into: &Path, paths: &[&Path], policies: &[(&str, PathBuf)], more: &[&str]) -> Vec<String> {
     let mut arguments =
-        vec!["backtest", "--run-on", "24h", "--replacement-after", "never", "--steps", text(into)];
+        vec!["backtest", "--continue-for", "24h", "--replacement-after", "never", "--steps", text(into)];
     arguments.extend(paths.iter().map(|path| text(path)));
     let named: Vec<String> =
         policies.iter().map(|(name, path)| format!("{name}={}", path.display())).collect();
@@ -44,7 +44,7 @@ fn backtested(into: &Path, paths: &[&Path], policies: &[(&str, PathBuf)], more: 
         .collect()
 }
 
-/// Two tellings are the same, else where they part.
+/// Fails with the first difference.
 fn assert_same(what: &str, expected: &str, got: &str) {
     let parts = expected.lines().zip(got.lines()).position(|(expected, got)| expected != got);
     let place = parts.unwrap_or_else(|| expected.lines().count().min(got.lines().count()));
@@ -59,7 +59,7 @@ fn assert_same(what: &str, expected: &str, got: &str) {
 }
 
 #[test]
-fn every_incident_goes_as_replay_says_under_every_policy_and_in_either_mode() {
+fn every_incident_has_the_steps_of_a_replay_under_every_policy_and_mode() {
     let folder = folder("backtest-incidents");
     let policies = policies(&folder);
     let mut steps = 0;
@@ -72,11 +72,11 @@ fn every_incident_goes_as_replay_says_under_every_policy_and_in_either_mode() {
                 steps += expected.lines().count();
             }
         }
-        // And under its own policy, where it has one.
+        // Also under its own policy, if it has one.
         let output = nodemend(&[
             "backtest",
             text(&incident),
-            "--run-on",
+            "--continue-for",
             "24h",
             "--replacement-after",
             "never",
@@ -91,11 +91,11 @@ fn every_incident_goes_as_replay_says_under_every_policy_and_in_either_mode() {
     assert!(steps > 500, "only {steps} steps were compared");
 }
 
-/// A made-up history as an export, and the same lines as replay reads them.
+/// A generated history as an export, and the same events in the format of the API.
 fn made_up(plan: Plan, folder: &Path) -> (PathBuf, Vec<PathBuf>) {
     let export = folder.join("export");
     plan.export(&export).expect("an export");
-    // As the API gives them, in the order in which a backtest takes files of the same instant: by their names.
+    // File names are in the order in which a backtest reads events of the same time.
     let mut lines: Vec<(i64, String)> = Vec::new();
     let instances = plan.instances();
     let millis = |at: i64| (history::START + at) * 1_000;
@@ -130,7 +130,7 @@ fn made_up(plan: Plan, folder: &Path) -> (PathBuf, Vec<PathBuf>) {
 const SMALL: Plan = Plan { seed: 7, nodes: 24, days: 3, days_between: 2 };
 
 #[test]
-fn three_days_of_24_nodes_go_as_replay_says_though_nine_lines_in_ten_are_never_parsed() {
+fn a_generated_history_has_the_steps_of_a_replay_though_nine_of_ten_lines_are_skipped() {
     let folder = folder("backtest-made-up");
     let (export, flat) = made_up(SMALL, &folder);
     let policies = policies(&folder);
@@ -138,12 +138,12 @@ fn three_days_of_24_nodes_go_as_replay_says_though_nine_lines_in_ten_are_never_p
     for mode in ["repair", "observe"] {
         let more = ["--fleet", text(fleet), "--mode", mode];
         let got = backtested(&folder.join("steps"), &[&export], &policies, &more);
-        // Read as they are by one thread, one file after the other; and out of order, by several.
+        // The export is read by several threads, the other files one after the other.
         let same = backtested(&folder.join("again"), &[cluster, events, nodes], &policies, &more);
         let reads = comparison(&[&[text(&export)], &more[..]].concat());
-        let (lines, taken) = (reads["history"]["lines"].as_u64(), reads["history"]["takenIn"].as_u64());
+        let (lines, taken) = (reads["history"]["lines"].as_u64(), reads["history"]["relevantLines"].as_u64());
         let (lines, taken) = (lines.expect("a number"), taken.expect("a number"));
-        assert!(lines > 30_000 && taken * 10 < lines, "{taken} of {lines} lines taken in");
+        assert!(lines > 30_000 && taken * 10 < lines, "{taken} of {lines} lines are relevant");
         let mut all = String::new();
         for (((name, path), got), same) in policies.iter().zip(&got).zip(&same) {
             let expected = replayed(&[cluster, events, nodes], Some(path), &more);
@@ -156,12 +156,12 @@ fn three_days_of_24_nodes_go_as_replay_says_though_nine_lines_in_ten_are_never_p
 }
 
 #[test]
-fn files_that_overlap_and_repeat_each_other_tell_the_same_story() {
+fn overlapping_files_do_not_change_the_steps() {
     let folder = folder("backtest-overlap");
     let (_, flat) = made_up(Plan { nodes: 8, days: 2, ..SMALL }, &folder);
     let [cluster, events, nodes, fleet] = &flat[..] else { panic!("four files") };
     let policies = policies(&folder);
-    // Every other line of the agents' in one file, the rest in another, and a stretch in both.
+    // The agents' lines alternate between two files, and a third of them is in both.
     let lines: Vec<String> = fs::read_to_string(nodes).expect("lines").lines().map(str::to_owned).collect();
     let (one, two) = (folder.join("one.jsonl"), folder.join("two.jsonl"));
     let third = lines.len() / 3;
@@ -176,7 +176,7 @@ fn files_that_overlap_and_repeat_each_other_tell_the_same_story() {
     let got = backtested(&folder.join("steps"), &paths, &policies, &["--fleet", text(fleet)]);
     for ((name, path), got) in policies.iter().zip(&got) {
         let expected = replayed(&paths, Some(path), &["--fleet", text(fleet)]);
-        assert!(expected.lines().count() > 20, "{name}: nothing happens");
+        assert!(expected.lines().count() > 20, "{name}: too few steps");
         assert_same(name, &expected, got);
     }
 }

@@ -1,4 +1,4 @@
-// Opens a page in a real browser, in light and in dark, wide and narrow, and says as JSON what is to be seen there.
+// Opens a page in a real browser, in light and dark, wide and narrow, and prints what it finds as JSON.
 // usage: node page.mjs PAGE PICTURES
 
 import { pathToFileURL } from "node:url";
@@ -20,26 +20,26 @@ try {
   page.on("pageerror", (error) => errors.push(String(error)));
   await page.setViewport({ width: 1280, height: 900 });
   await page.goto(pathToFileURL(file).href);
-  const told = { version: await browser.version(), schemes: {} };
+  const report = { version: await browser.version(), schemes: {} };
   for (const scheme of ["light", "dark"]) {
     await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
-    told.schemes[scheme] = await page.evaluate(contrasts);
+    report.schemes[scheme] = await page.evaluate(contrasts);
     if (pictures) await page.screenshot({ path: `${pictures}/${scheme}.png`, fullPage: true });
   }
-  told.seen = await page.evaluate(seen);
+  report.seen = await page.evaluate(seen);
   const tree = await page.accessibility.snapshot({ interestingOnly: false });
-  told.roles = count(tree, {});
+  report.roles = count(tree, {});
   await page.setViewport({ width: 390, height: 800 });
-  told.narrow = await page.evaluate(() => document.documentElement.scrollWidth <= window.innerWidth);
+  report.narrow = await page.evaluate(() => document.documentElement.scrollWidth <= window.innerWidth);
   // The summary opens by the keyboard alone.
   if (await page.$("summary")) {
     await page.focus("summary");
     await page.keyboard.press("Enter");
-    told.opened = await page.evaluate(() => document.querySelector("details").open);
+    report.opened = await page.evaluate(() => document.querySelector("details").open);
   }
-  told.requests = requests;
-  told.errors = errors;
-  console.log(JSON.stringify(told));
+  report.requests = requests;
+  report.errors = errors;
+  console.log(JSON.stringify(report));
 } finally {
   await browser.close();
 }
@@ -60,7 +60,7 @@ function seen() {
     const it = mark.getBoundingClientRect();
     return it.width > 0 && it.left >= box.left && it.right <= box.right && it.top >= box.top && it.bottom <= box.bottom;
   };
-  const marks = svg ? of("g.true, g.false, g.unclear, g.lost, g.spared", svg) : [];
+  const marks = svg ? of("g.necessary, g.unnecessary, g.unclear, g.missed, g.avoided", svg) : [];
   const labels = svg ? of("text", svg).map((text) => text.getBoundingClientRect()) : [];
   const overlap = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
   return {
@@ -74,7 +74,7 @@ function seen() {
     ragged: of("table").filter((table) => new Set(of("tr", table).map((row) => row.cells.length)).size !== 1).length,
     marks: marks.length,
     outside: marks.filter((mark) => !inside(mark)).length,
-    untold: marks.filter((mark) => !mark.querySelector("title")?.textContent).length,
+    untitled: marks.filter((mark) => !mark.querySelector("title")?.textContent).length,
     overlapping: labels.filter((a, n) => labels.slice(n + 1).some((b) => overlap(a, b))).length,
     scripts: of("script").length,
   };
@@ -103,7 +103,7 @@ function contrasts() {
   const words = [...document.querySelectorAll("h1, h2, p, td, th, caption, li, summary, strong, em")];
   const text = words.map((element) => ratio(getComputedStyle(element).color, seenThrough(element)));
   const labels = [...document.querySelectorAll("svg text")].map((element) => ratio(getComputedStyle(element).fill, back));
-  const marks = ["true", "false", "unclear", "lost", "spared"].map((kind) => {
+  const marks = ["necessary", "unnecessary", "unclear", "missed", "avoided"].map((kind) => {
     const style = getComputedStyle(document.querySelector(`.key g.${kind}`));
     return ratio(style.stroke === "none" ? style.fill : style.stroke, back);
   });

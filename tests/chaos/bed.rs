@@ -11,33 +11,36 @@ use std::{
 };
 
 use jiff::{SignedDuration, Timestamp};
-use nodemend::up::{
-    self,
+use nodemend_aws::{
+    clock::SystemClock,
+    dynamodb::DynamoStore,
+    failpoints::{self, Point},
+};
+use nodemend_domain::{
+    audit_log::{Record, RecordStep, verify_chain},
+    condition::ConditionType,
+    ident::{ClusterName, GroupName, InstanceId},
+    log_source::{AUDIT_STREAMS, LogSource},
+    policy::Policy,
+};
+use nodemend_ports::{
+    audit_log::AuditLog,
+    clock::Clock,
+    store::{CaseKey, Store},
+    subscription::{self, Batch, LogEvent, our_patterns},
+};
+use nodemend_stack::{
     child::Launcher,
     dynamodb,
     emulator::{self, Emulator},
     fleet::{Fleet, GROUP},
     front::{self, Calls, Happened},
-    lambda::{Failure, Function, Word},
+    lambda::{Failure, Function, NodeUpdate},
     node::Node,
     stack::{self, FUNCTIONS},
     wire::Wire,
 };
-use nodemend_adapters::{
-    clock::{Clock, SystemClock},
-    failpoints::{self, Point},
-    filter_pattern::{Pattern, our_patterns},
-    store::{CaseKey, Store, dynamodb::DynamoStore},
-    subscription::{self, Batch, LogEvent},
-    trail::Trail,
-};
-use nodemend_domain::{
-    condition::ConditionType,
-    ident::{ClusterName, GroupName, InstanceId},
-    log_source::{AUDIT_STREAMS, LogSource},
-    policy::Policy,
-    trail::{Record, Step, verify_chain},
-};
+use nodemend_testkit::filter_pattern::Pattern;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 const INTAKE: usize = 0;
@@ -99,8 +102,8 @@ pub(crate) struct Bed {
     next: Node,
     happened: UnboundedReceiver<Happened>,
     calls: Calls,
-    say: mpsc::UnboundedSender<(String, Word)>,
-    words: UnboundedReceiver<(String, Word)>,
+    say: mpsc::UnboundedSender<(String, NodeUpdate)>,
+    words: UnboundedReceiver<(String, NodeUpdate)>,
     well: [Function; 3],
     runs: usize,
     queue: BinaryHeap<Reverse<Parcel>>,
@@ -128,7 +131,7 @@ impl Bed {
         let store = dynamodb::store(dynamodb).await.expect("tables");
         let cluster = ClusterName::new("local").expect("a name");
         let mut policy = Policy::eks_defaults();
-        up::shorten(&mut policy, GRACE);
+        nodemend_stack::shorten(&mut policy, GRACE);
         // Nobody plays the nodes that are well.
         policy.silence.agent_silent_after = None;
         store.put_policy(&cluster, &policy, "chaos", SystemClock.now()).await.expect("a policy");
@@ -249,8 +252,8 @@ impl Bed {
         // The minute's sweep comes at the very deadline, and one that would find nothing is left out.
         let (mut minute, mut due) = (fails_at + GRACE, None);
         loop {
-            let sweep = due.map_or(minute, |due: Timestamp| due.max(minute));
-            if self.queue.peek().is_some_and(|Reverse(parcel)| parcel.at <= sweep) {
+            let run_once = due.map_or(minute, |due: Timestamp| due.max(minute));
+            if self.queue.peek().is_some_and(|Reverse(parcel)| parcel.at <= run_once) {
                 let Some(Reverse(parcel)) = self.queue.pop() else { break };
                 failpoints::pass_to(parcel.at);
                 let answer = functions[parcel.function].invoke(parcel.payload.clone().into()).await;
@@ -259,11 +262,11 @@ impl Bed {
                     self.queue.push(Reverse(Parcel { at, tries: parcel.tries + 1, ..parcel }));
                 }
             } else {
-                failpoints::pass_to(sweep);
+                failpoints::pass_to(run_once);
                 let swept = functions[REPAIR].invoke(r#"{"detail-type":"Scheduled Event"}"#.into()).await;
                 // The next minute's takes up what a death has left.
                 self.died(REPAIR, swept.err(), &mut death, &mut problems);
-                minute = SystemClock.now().max(sweep + MINUTE);
+                minute = SystemClock.now().max(run_once + MINUTE);
             }
             self.hear().await?;
             due = self.store.next_due().await.map_err(|error| error.to_string())?;
@@ -343,7 +346,7 @@ impl Bed {
     fn log_event(&mut self, source: &LogSource, stream: String, pattern: &str, line: String, at: Timestamp) {
         assert!(Pattern::parse(pattern).expect("a pattern").matches(&line), "{line}");
         let payload = subscription::encode(&Batch {
-            owner: up::ids::ACCOUNT.into(),
+            owner: nodemend_stack::ids::ACCOUNT.into(),
             log_group: source.to_string().into(),
             log_stream: stream.into(),
             subscription_filters: vec!["nodemend".into()],
@@ -360,7 +363,7 @@ impl Bed {
     /// Whether the repair completed, once.
     async fn judge(&self, victim: &Node) -> Result<Ran, String> {
         let key = CaseKey { cluster: self.cluster.clone(), instance_id: victim.instance_id.clone() };
-        let failed = |error: nodemend_adapters::store::StoreError| error.to_string();
+        let failed = |error: nodemend_ports::store::StoreError| error.to_string();
         let case = self.store.case(&key).await.map_err(failed)?.ok_or("there is no case")?;
         let chain = self.store.chain(&key).await.map_err(failed)?;
         let group = GroupName::new(GROUP).map_err(|error| error.to_string())?;
@@ -378,22 +381,25 @@ impl Bed {
             *steps.entry(record.event_name.clone()).or_default() += 1;
         }
         let wrong = |what: &str| Err(format!("{what}: {steps:?}, {case:?}, {group:?}, {ours:?}"));
-        let count = |step: Step| records.iter().filter(|record| record.nodemend.step == step).count();
+        let count = |step: RecordStep| records.iter().filter(|record| record.nodemend.step == step).count();
         if ours.len() != 1 || ours[0].name != "TerminateInstanceInAutoScalingGroup" || ours[0].answer.is_err()
         {
             return wrong("not one call at AWS");
         }
-        if case.closed.as_ref().is_none_or(|closed| !closed.outcome.starts_with("replaced by")) {
+        if case.closed().as_ref().is_none_or(|closed| !closed.outcome.starts_with("replaced by")) {
             return wrong("not replaced");
         }
-        if !group.in_flight.is_empty() || group.failures > 0 {
+        if !group.slots().is_empty() || group.failures() > 0 {
             return wrong("a place is kept, or a failure was counted");
         }
-        let lost = count(Step::Called) - 1;
-        if count(Step::Confirmed) != 1 || count(Step::Closed) != 1 || count(Step::Mismatch) != 0 {
+        let lost = count(RecordStep::Called) - 1;
+        if count(RecordStep::Confirmed) != 1
+            || count(RecordStep::Closed) != 1
+            || count(RecordStep::Mismatch) != 0
+        {
             return wrong("not confirmed and closed once");
         }
-        if count(Step::Missing) != lost || lost > 1 || count(Step::Foreign) != 0 {
+        if count(RecordStep::Missing) != lost || lost > 1 || count(RecordStep::Foreign) != 0 {
             return wrong("not one record of the call");
         }
         Ok(Ran { calls: ours.len(), lost, awaits: Default::default() })

@@ -1,8 +1,9 @@
 //! Chaos: each of the three functions, as the binaries that Lambda runs, is killed before and after every await of a whole
 //! repair, from the first report to the confirmed call and the closed case. Whatever dies, the repair completes once.
 //!
-//! A first run counts the awaits of each function. Then each of them is met, on both sides, in a repair of its own. Time
-//! is the test's: a lease of two minutes is over at once, and the same repair has the same awaits in each run.
+//! A first run counts the awaits of each function. Then the process is killed at each of them, before and after, in a
+//! repair of its own. The test sets the time: a lease of two minutes is over at once, and the same repair has the same
+//! awaits in each run. With `NODEMEND_CHAOS_EVERY=10` it is every tenth death alone, as in `make test`.
 
 mod bed;
 
@@ -12,8 +13,8 @@ use std::{
     thread,
 };
 
-use nodemend::up::stack::FUNCTIONS;
-use nodemend_adapters::failpoints::{Point, Side};
+use nodemend_aws::failpoints::{Point, Side};
+use nodemend_stack::stack::FUNCTIONS;
 
 use self::bed::{Bed, Death, Ran};
 
@@ -53,7 +54,11 @@ fn whichever_function_dies_at_whichever_await_the_repair_completes_once() {
         let sides = |number| [Side::Before, Side::After].map(|side| Point { number, side });
         numbers.flat_map(sides).map(move |point| Death { function, point })
     };
-    let mut all: Vec<Death> = (0..FUNCTIONS.len()).flat_map(deaths).collect();
+    let every = std::env::var_os("NODEMEND_CHAOS_EVERY").map_or(1, |every| {
+        let every = every.to_str().and_then(|every| every.parse().ok()).filter(|every| *every > 0);
+        every.expect("NODEMEND_CHAOS_EVERY is a number from 1 on")
+    });
+    let mut all: Vec<Death> = (0..FUNCTIONS.len()).flat_map(deaths).step_by(every).collect();
     // `nodemend-repair died before:43`, as a failure names it, for whoever looks for its cause.
     if let Some(only) = std::env::var_os("NODEMEND_CHAOS") {
         all.retain(|death| *death.to_string() == *only);

@@ -1,4 +1,4 @@
-//! A DynamoDB that keeps count: a proxy asks it to tell what each request consumed, as AWS would bill it.
+//! A proxy before DynamoDB that adds up the consumed capacity of each request, as AWS would bill it.
 
 use std::{
     net::SocketAddr,
@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 
 const MAX_BODY: usize = 16 * 1024 * 1024;
 
-/// What was asked of DynamoDB.
+/// Requests to DynamoDB and the capacity that they consumed.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Consumed {
     pub(crate) requests: f64,
@@ -48,7 +48,7 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// Counts what goes to a database; where to send it.
+    /// Starts a proxy before a database; returns it and its address.
     pub(crate) async fn before(database: SocketAddr) -> (Self, SocketAddr) {
         let client = Client::builder(TokioExecutor::new()).build_http();
         let meter = Self { database, client, consumed: Arc::default() };
@@ -66,14 +66,14 @@ impl Meter {
     fn count(&self, operation: &str, answer: &Value) {
         let mut consumed = self.consumed.lock().unwrap_or_else(PoisonError::into_inner);
         consumed.requests += 1.0;
-        let told = &answer["ConsumedCapacity"];
-        let tables = told.as_array().map_or(std::slice::from_ref(told), Vec::as_slice);
+        let capacity = &answer["ConsumedCapacity"];
+        let tables = capacity.as_array().map_or(std::slice::from_ref(capacity), Vec::as_slice);
         for table in tables {
             let units = table["CapacityUnits"].as_f64().unwrap_or_else(|| panic!("{operation}: {answer}"));
             match operation {
                 "GetItem" | "Query" => consumed.read_units += units,
                 "PutItem" | "UpdateItem" | "TransactWriteItems" => consumed.write_units += units,
-                other => panic!("{other} is not counted"),
+                other => panic!("the capacity of {other} is unknown to this test"),
             }
         }
     }
@@ -85,7 +85,7 @@ async fn pass(State(meter): State<Meter>, request: Request<Body>) -> Response<Bo
     let body = to_bytes(body, MAX_BODY).await.expect("a body");
     let Some(operation) = target.as_deref().and_then(|target| target.strip_prefix("DynamoDB_20120810."))
     else {
-        return who_am_i();
+        return caller_identity();
     };
     let mut asked: Value = serde_json::from_slice(&body).expect("JSON");
     let counted = !operation.ends_with("Table") && !operation.ends_with("TimeToLive");
@@ -103,8 +103,8 @@ async fn pass(State(meter): State<Meter>, request: Request<Body>) -> Response<Bo
     Response::from_parts(parts, Body::from(body))
 }
 
-/// STS, which the repair function asks once.
-fn who_am_i() -> Response<Body> {
+/// The answer of STS GetCallerIdentity, which the repair function calls once.
+fn caller_identity() -> Response<Body> {
     let answer = "<GetCallerIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><GetCallerIdentityResult>\
         <Arn>arn:aws:sts::123456789012:assumed-role/nodemend-repair/nodemend</Arn><UserId>AROAEXAMPLE:nodemend</UserId>\
         <Account>123456789012</Account></GetCallerIdentityResult></GetCallerIdentityResponse>";

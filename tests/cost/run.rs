@@ -1,34 +1,30 @@
-//! Takes nodes through what happens to them, and counts.
+//! Runs each event through the handlers and measures its usage of AWS.
 
 use std::{borrow::Cow, collections::BTreeMap, fs, path::Path, time::Duration};
 
 use aws_sdk_dynamodb::config::{Credentials, Region};
 use jiff::{SignedDuration, Timestamp};
-use nodemend::{
-    cost::Measured,
-    up::{
-        child::Launcher,
-        dynamodb::{self, tables},
-        lambda::{Function, Spec, Word},
-    },
-};
-use nodemend_adapters::{
-    aws,
-    clock::{Clock, SystemClock, VirtualClock},
-    cloud::{Fleet, MemoryCloud},
-    store::dynamodb::DynamoStore,
-    subscription::{self, Batch, LogEvent},
-    telemetry,
-};
-use nodemend_audit::Audit;
+use nodemend::cost::Usage;
+use nodemend_aws::{clock::SystemClock, dynamodb::DynamoStore, sdk, telemetry};
+use nodemend_confirm::Confirmer;
 use nodemend_domain::{
+    audit_log::Caller,
     ident::{ClusterName, GroupName, InstanceId, Zone},
-    occurrence::Occurrence,
     policy::Policy,
-    trail::Caller,
+    repair_event::RepairEvent,
 };
 use nodemend_intake::Intake;
+use nodemend_ports::{
+    clock::{Clock, VirtualClock},
+    cloud::{Fleet, MemoryCloud},
+    subscription::{self, Batch, LogEvent},
+};
 use nodemend_repair::Repairer;
+use nodemend_stack::{
+    child::Launcher,
+    dynamodb::{self, tables},
+    lambda::{Function, NodeUpdate, Spec},
+};
 use serde_json::Value;
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -38,14 +34,14 @@ use crate::meter::{Consumed, Meter};
 const EVENT_OVERHEAD: usize = 26;
 const HEARTBEAT: &str = r#""kind":"heartbeat""#;
 
-pub(crate) fn measure() -> BTreeMap<String, Measured> {
+pub(crate) fn measure() -> BTreeMap<String, Usage> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let logs = invocation_logs().await;
         let heartbeat = heartbeat(&logs).await;
-        let mut measured = BTreeMap::from([("sweep".to_owned(), idle(&logs).await)]);
+        let mut measured = BTreeMap::from([("idleRun".to_owned(), idle(&logs).await)]);
         for (event, incident) in
-            [("trouble", "02-transient-interface-loss"), ("repair", "01-metadata-service-blocked")]
+            [("recovery", "02-transient-interface-loss"), ("repair", "01-metadata-service-blocked")]
         {
             measured.insert(event.to_owned(), incident_of(incident, &logs).await);
         }
@@ -54,17 +50,17 @@ pub(crate) fn measure() -> BTreeMap<String, Measured> {
     })
 }
 
-/// An installation whose DynamoDB keeps count.
-struct Counted {
+/// A deployment whose DynamoDB is metered.
+struct MeteredDeployment {
     meter: Meter,
     store: DynamoStore,
     cloud: MemoryCloud,
     clock: VirtualClock,
-    told: Measured,
+    usage: Usage,
     logs: Logs,
 }
 
-/// What an invocation of each function writes to its log whatever happens.
+/// The bytes that an invocation of each function always writes to its log.
 #[derive(Clone, Copy)]
 struct Logs {
     intake: f64,
@@ -76,7 +72,7 @@ fn cluster() -> ClusterName {
     ClusterName::new("prod").expect("a name")
 }
 
-impl Counted {
+impl MeteredDeployment {
     async fn new(logs: &Logs) -> Self {
         let (meter, store) = metered().await;
         let mut policy = Policy::eks_defaults();
@@ -92,16 +88,16 @@ impl Counted {
             user_agent: None,
         };
         let cloud = MemoryCloud::new(clock.clone(), caller, Fleet::default());
-        Self { meter, store, cloud, clock, told: Measured::default(), logs: *logs }
+        Self { meter, store, cloud, clock, usage: Usage::default(), logs: *logs }
     }
 
-    fn told(&mut self, occurrences: &[Occurrence]) {
-        let bytes = |told| telemetry::occurrence_line(told).to_string().len() + EVENT_OVERHEAD;
-        self.told.log_bytes += occurrences.iter().map(bytes).sum::<usize>() as f64;
+    fn add_log_lines(&mut self, repair_events: &[RepairEvent]) {
+        let bytes = |event| telemetry::event_line(event).to_string().len() + EVENT_OVERHEAD;
+        self.usage.log_bytes += repair_events.iter().map(bytes).sum::<usize>() as f64;
     }
 
     async fn report(&mut self, group: &str, stream: &str, line: &str, at: Timestamp) {
-        self.sweep_until(at).await;
+        self.run_repairs_until(at).await;
         let batch = Batch {
             owner: Cow::Borrowed("123456789012"),
             log_group: group.into(),
@@ -113,70 +109,70 @@ impl Counted {
         let intake = Intake::new(self.store.clone());
         let taken = intake.take(batch, at).await.expect("taken in");
         assert!(taken.rejected.is_empty() && taken.unknown_cluster == 0, "{:?}", taken.rejected);
-        self.told.invocations += 1.0;
-        self.told.log_bytes += self.logs.intake;
-        self.told(&taken.occurrences);
+        self.usage.invocations += 1.0;
+        self.usage.log_bytes += self.logs.intake;
+        self.add_log_lines(&taken.repair_events);
         if group.starts_with("/nodemend") {
-            self.told.report_bytes += (line.len() + EVENT_OVERHEAD) as f64;
+            self.usage.report_bytes += (line.len() + EVENT_OVERHEAD) as f64;
         }
     }
 
     async fn event(&mut self, line: &str, at: Timestamp) {
-        self.sweep_until(at).await;
-        let audit = Audit::new(self.store.clone(), self.cloud.clone());
-        let audited = audit.handle(line.as_bytes(), at).await.expect("audited");
-        self.told.invocations += 1.0;
-        self.told.log_bytes += self.logs.audit;
-        self.told(&audited.occurrences);
+        self.run_repairs_until(at).await;
+        let audit = Confirmer::new(self.store.clone(), self.cloud.clone());
+        let result = audit.handle(line.as_bytes(), at).await.expect("audited");
+        self.usage.invocations += 1.0;
+        self.usage.log_bytes += self.logs.audit;
+        self.add_log_lines(&result.repair_events);
     }
 
-    /// Sweeps at each deadline until then. The sweeps that find nothing are counted by themselves, a minute each.
-    async fn sweep_until(&mut self, end: Timestamp) {
+    /// Runs the repair function at each deadline until `end`. Idle runs are measured separately.
+    async fn run_repairs_until(&mut self, end: Timestamp) {
         let repairer = Repairer::new(self.store.clone(), self.cloud.clone(), self.clock.clone());
         loop {
             let before = self.meter.consumed();
             let due = repairer.next_due().await.expect("a time").filter(|due| *due <= end);
             let asked = self.meter.consumed() - before;
             let Some(due) = due else {
-                // Only a driver of ours asks that.
-                self.take_back(asked);
+                // This read is the test's, not the function's.
+                self.subtract(asked);
                 break;
             };
             self.clock.advance_to(due);
-            let swept = Box::pin(repairer.sweep()).await.expect("swept");
+            let swept = Box::pin(repairer.run_once()).await.expect("swept");
             assert!(swept.failures.is_empty(), "{:?}", swept.failures);
-            self.told.sweeps += 1.0;
-            self.told(&swept.occurrences);
+            self.usage.repair_runs += 1.0;
+            self.add_log_lines(&swept.repair_events);
         }
         self.clock.advance_to(end);
     }
 
-    fn take_back(&mut self, asked: Consumed) {
-        self.told.requests -= asked.requests;
-        self.told.read_units -= asked.read_units;
-        self.told.write_units -= asked.write_units;
+    fn subtract(&mut self, asked: Consumed) {
+        self.usage.requests -= asked.requests;
+        self.usage.read_units -= asked.read_units;
+        self.usage.write_units -= asked.write_units;
     }
 
-    fn finish(mut self, since: Consumed) -> Measured {
+    fn finish(mut self, since: Consumed) -> Usage {
         let consumed = self.meter.consumed() - since;
-        self.told.requests += consumed.requests;
-        self.told.read_units += consumed.read_units;
-        self.told.write_units += consumed.write_units;
-        self.told
+        self.usage.requests += consumed.requests;
+        self.usage.read_units += consumed.read_units;
+        self.usage.write_units += consumed.write_units;
+        self.usage
     }
 }
 
 async fn metered() -> (Meter, DynamoStore) {
     let database = dynamodb::serve().expect("a database");
     let (meter, address) = Meter::before(database).await;
-    let shared = aws::defaults()
+    let shared = sdk::defaults()
         .endpoint_url(format!("http://{address}"))
         .region(Region::new("us-east-1"))
         .credentials_provider(Credentials::new("test", "test", None, None, "a test"))
         .load()
         .await;
     let client = aws_sdk_dynamodb::Client::new(&shared);
-    nodemend_adapters::store::dynamodb::create_tables(&client, &tables()).await.expect("tables");
+    nodemend_aws::dynamodb::create_tables(&client, &tables()).await.expect("tables");
     (meter, DynamoStore::new(client, tables()))
 }
 
@@ -190,7 +186,7 @@ fn lines(incident: &str) -> Vec<(String, Value, Timestamp)> {
             let time = |at: &str| value[at].as_str().and_then(|at| at.parse::<Timestamp>().ok());
             let mut at = time("at").or(time("stageTimestamp")).or(time("time")).expect("a time");
             if value["detail-type"] == "AWS API Call via CloudTrail" {
-                // CloudTrail's way takes minutes.
+                // CloudTrail delivers events with a delay of minutes.
                 at += SignedDuration::from_mins(5);
             }
             (line.to_owned(), value, at)
@@ -204,61 +200,61 @@ fn instance_of(value: &Value) -> Option<InstanceId> {
     value["instanceId"].as_str().and_then(|id| InstanceId::new(id).ok())
 }
 
-/// All that an incident asks for besides its heartbeats, to the end of its case.
-async fn incident_of(name: &str, logs: &Logs) -> Measured {
-    let mut counted = Counted::new(logs).await;
+/// The usage of an incident without its heartbeats, to the end of its case.
+async fn incident_of(name: &str, logs: &Logs) -> Usage {
+    let mut metered = MeteredDeployment::new(logs).await;
     let (group, zone) =
         (GroupName::new("workers").expect("a name"), Zone::new("us-east-1a").expect("a name"));
     let lines = lines(name);
     let first = lines.iter().find_map(|(_, value, _)| instance_of(value)).expect("a node");
-    counted.cloud.change(|fleet| fleet.join(&group, Some(&cluster()), &first, &zone));
-    let since = counted.meter.consumed();
+    metered.cloud.change(|fleet| fleet.join(&group, Some(&cluster()), &first, &zone));
+    let since = metered.meter.consumed();
     let mut last = Timestamp::UNIX_EPOCH;
     for (line, value, at) in &lines {
         last = *at;
         if value["detail-type"] == "EC2 Instance Launch Successful" {
             let id = value.pointer("/detail/EC2InstanceId").and_then(Value::as_str).expect("an id");
-            let newcomer = InstanceId::new(id).expect("an id");
-            counted.cloud.change(|fleet| fleet.join(&group, Some(&cluster()), &newcomer, &zone));
+            let new_instance = InstanceId::new(id).expect("an id");
+            metered.cloud.change(|fleet| fleet.join(&group, Some(&cluster()), &new_instance, &zone));
         }
         if value["detail-type"] == "EC2 Instance Terminate Successful" {
-            counted.cloud.change(|fleet| fleet.leave(&first));
+            metered.cloud.change(|fleet| fleet.leave(&first));
         }
         if value.get("detail-type").is_some() {
-            counted.event(line, *at).await;
+            metered.event(line, *at).await;
         } else if value.get("auditID").is_some() {
-            counted.report("/aws/eks/prod/cluster", "kube-apiserver-audit-1", line, *at).await;
+            metered.report("/aws/eks/prod/cluster", "kube-apiserver-audit-1", line, *at).await;
         } else {
-            let before = (counted.told, counted.meter.consumed());
+            let before = (metered.usage, metered.meter.consumed());
             let stream = instance_of(value).expect("a node");
-            counted.report("/nodemend/prod/nodes", stream.as_str(), line, *at).await;
-            let sound = line.contains(HEARTBEAT) && !line.contains(r#""status":"False""#);
-            if sound && counted.told.sweeps == before.0.sweeps {
-                // Such heartbeats come anyway, and are counted as such.
-                let asked = counted.meter.consumed() - before.1;
-                counted.told = before.0;
-                counted.take_back(asked);
+            metered.report("/nodemend/prod/nodes", stream.as_str(), line, *at).await;
+            let healthy = line.contains(HEARTBEAT) && !line.contains(r#""status":"False""#);
+            if healthy && metered.usage.repair_runs == before.0.repair_runs {
+                // Healthy heartbeats are sent without an incident, too, and measured separately.
+                let asked = metered.meter.consumed() - before.1;
+                metered.usage = before.0;
+                metered.subtract(asked);
             }
         }
     }
-    counted.sweep_until(last + SignedDuration::from_mins(10)).await;
-    counted.finish(since)
+    metered.run_repairs_until(last + SignedDuration::from_mins(10)).await;
+    metered.finish(since)
 }
 
-/// A sound node's heartbeat, after another.
-async fn heartbeat(logs: &Logs) -> Measured {
-    let mut counted = Counted::new(logs).await;
+/// The second heartbeat of a healthy node.
+async fn heartbeat(logs: &Logs) -> Usage {
+    let mut metered = MeteredDeployment::new(logs).await;
     let (line, _, at) = heartbeat_line();
     let stream = "i-08736224042c4ee75";
-    counted.report("/nodemend/prod/nodes", stream, &line, at).await;
-    (counted.told, counted.logs) = (Measured::default(), *logs);
-    let since = counted.meter.consumed();
+    metered.report("/nodemend/prod/nodes", stream, &line, at).await;
+    (metered.usage, metered.logs) = (Usage::default(), *logs);
+    let since = metered.meter.consumed();
     let next = at + SignedDuration::from_mins(5);
     let line = line
         .replace(r#""seq":1,"#, r#""seq":2,"#)
-        .replace(&nodemend_domain::stamp::millis(at), &nodemend_domain::stamp::millis(next));
-    counted.report("/nodemend/prod/nodes", stream, &line, next).await;
-    counted.finish(since)
+        .replace(&nodemend_domain::timestamp::millis(at), &nodemend_domain::timestamp::millis(next));
+    metered.report("/nodemend/prod/nodes", stream, &line, next).await;
+    metered.finish(since)
 }
 
 fn heartbeat_line() -> (String, Value, Timestamp) {
@@ -266,23 +262,23 @@ fn heartbeat_line() -> (String, Value, Timestamp) {
     lines.into_iter().find(|(line, _, _)| line.contains(HEARTBEAT)).expect("a heartbeat")
 }
 
-/// A sweep that finds nothing due, as the function makes it: two that come together agree on who waits.
-async fn idle(logs: &Logs) -> Measured {
-    let counted = Counted::new(logs).await;
-    let since = counted.meter.consumed();
-    let now = counted.clock.now();
+/// A run without a due case, as the function does it: it also takes and ends the lease of the run.
+async fn idle(logs: &Logs) -> Usage {
+    let metered = MeteredDeployment::new(logs).await;
+    let since = metered.meter.consumed();
+    let now = metered.clock.now();
     let end = now + SignedDuration::from_secs(65);
-    counted.store.lease_sweep(now, end).await.expect("a lease");
-    let repairer = Repairer::new(counted.store.clone(), counted.cloud.clone(), counted.clock.clone());
-    let wait = async |_: Timestamp| panic!("nothing is waited for");
-    Box::pin(repairer.sweep_until(end, wait, |_| ())).await.expect("swept");
-    counted.store.end_sweep(end, now).await.expect("ended");
-    let mut told = counted.finish(since);
-    (told.invocations, told.log_bytes) = (1.0, logs.repair);
-    told
+    metered.store.lease_run(now, end).await.expect("a lease");
+    let repairer = Repairer::new(metered.store.clone(), metered.cloud.clone(), metered.clock.clone());
+    let wait = async |_: Timestamp| panic!("there is no deadline to wait for");
+    Box::pin(repairer.run_until(end, wait, |_| ())).await.expect("swept");
+    metered.store.end_run(end, now).await.expect("ended");
+    let mut usage = metered.finish(since);
+    (usage.invocations, usage.log_bytes) = (1.0, logs.repair);
+    usage
 }
 
-/// Invokes the real functions with what leads to nothing, and counts the lines that they write.
+/// Invokes the real functions with events without effect, and counts the bytes that they log.
 async fn invocation_logs() -> Logs {
     let database = dynamodb::serve().expect("a database");
     let (_, address) = Meter::before(database).await;
@@ -298,7 +294,8 @@ async fn invocation_logs() -> Logs {
     Logs {
         intake: logged("nodemend-intake", address, intake).await,
         repair: logged("nodemend-repair", address, "{}".to_owned()).await,
-        audit: logged("nodemend-audit", address, r#"{"detail-type":"another","detail":{}}"#.to_owned()).await,
+        audit: logged("nodemend-confirm", address, r#"{"detail-type":"another","detail":{}}"#.to_owned())
+            .await,
     }
 }
 
@@ -306,7 +303,7 @@ async fn logged(name: &str, aws: std::net::SocketAddr, payload: String) -> f64 {
     let nodemend = Path::new(env!("CARGO_BIN_EXE_nodemend"));
     let environment = [
         ("NODEMEND_STATE_TABLE", tables().state),
-        ("NODEMEND_AUDIT_TABLE", tables().audit),
+        ("NODEMEND_AUDIT_LOG_TABLE", tables().audit),
         ("NODEMEND_REPAIR_ROLE", "arn:aws:iam::123456789012:role/nodemend-repair".to_owned()),
         ("AWS_REGION", "us-east-1".to_owned()),
         ("AWS_ACCESS_KEY_ID", "x".to_owned()),
@@ -321,14 +318,14 @@ async fn logged(name: &str, aws: std::net::SocketAddr, payload: String) -> f64 {
         concurrency: 1,
         retries: Vec::new(),
     };
-    let (words, mut heard) = unbounded_channel();
+    let (words, mut first_seen) = unbounded_channel();
     let function = Function::new(spec, Launcher::new(nodemend), words);
     function.invoke(payload.into()).await.expect("an answer");
     function.stop().await;
     drop(function);
     let mut bytes = PLATFORM_LINES;
-    while let Some((_, word)) = heard.recv().await {
-        if let Word::Log(line) = word {
+    while let Some((_, word)) = first_seen.recv().await {
+        if let NodeUpdate::Log(line) = word {
             bytes += line.len() + EVENT_OVERHEAD;
         }
     }

@@ -6,32 +6,34 @@ use aws_config::Region;
 use aws_sdk_dynamodb::{Client, config::Credentials, types::AttributeValue};
 use dynoxide::Database;
 use jiff::{SignedDuration, Timestamp};
-use nodemend_adapters::{
-    aws,
-    clock::{Clock, SystemClock, VirtualClock},
-    cloud::{Fleet, MemoryCloud},
-    store::{
-        CaseKey, Change, Commit, Store,
-        dynamodb::{DynamoStore, Tables, create_tables},
-    },
-    trail::Trail,
+use nodemend_aws::{
+    clock::SystemClock,
+    dynamodb::{DynamoStore, Tables, create_tables},
+    sdk,
 };
-use nodemend_audit::Audit;
+use nodemend_confirm::Confirmer;
 use nodemend_domain::{
+    audit_log::Caller,
     case::Case,
     condition::{ConditionType, Severity, Status},
     ident::{BootId, ClusterName, GroupName, InstanceId, NodeName, Zone},
     report::{Body, ConditionState, Finding, Report},
-    trail::Caller,
+};
+use nodemend_ports::{
+    audit_log::AuditLog,
+    clock::{Clock, VirtualClock},
+    cloud::{Fleet, MemoryCloud},
+    store::{CaseKey, CaseWrite, Commit, Store},
 };
 use nodemend_repair::{Explanation, Repairer};
+use nodemend_testkit::edit;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, runtime::Runtime};
 
 type Item = std::collections::HashMap<String, AttributeValue>;
 
 const STATE: &str = "nodemend-state";
-const AUDIT: &str = "nodemend-audit";
+const AUDIT: &str = "nodemend-audit-log";
 
 pub(crate) fn cluster() -> ClusterName {
     ClusterName::new("prod").expect("a name")
@@ -65,7 +67,7 @@ impl Installation {
         let address = serve();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let client = runtime.block_on(async {
-            let config = aws::defaults()
+            let config = sdk::defaults()
                 .endpoint_url(format!("http://{address}"))
                 .region(Region::new("us-east-1"))
                 .credentials_provider(Credentials::new("test", "test", None, None, "a test"))
@@ -166,10 +168,10 @@ impl Installation {
         self.runtime.block_on(async {
             let policy = self.store.policy(&cluster()).await.expect("a store").expect("a policy");
             let mut case = Case::new(cluster(), instance(number));
-            case.hear_report(&report, now, &policy);
-            case.group = Some(GroupName::new("workers").expect("a name"));
+            case.apply_report(&report, now, &policy);
+            edit(&mut case, json!({ "group": GroupName::new("workers").expect("a name") }));
             case.plan(&policy, now);
-            let change = Change { case: &case, group: None, entries: &[] };
+            let change = CaseWrite { case: &case, group: None, entries: &[] };
             assert_eq!(self.store.commit(change).await, Ok(Commit::Won));
         });
     }
@@ -178,13 +180,13 @@ impl Installation {
         Repairer::new(self.store.clone(), self.cloud.clone(), self.clock.clone())
     }
 
-    pub(crate) fn sweep(&self) {
+    pub(crate) fn run_once(&self) {
         self.sweep_at(self.now());
     }
 
     pub(crate) fn sweep_at(&self, now: Timestamp) {
         self.clock.advance_to(now);
-        let swept = self.runtime.block_on(self.repairer().sweep()).expect("swept");
+        let swept = self.runtime.block_on(self.repairer().run_once()).expect("swept");
         assert!(swept.failures.is_empty(), "{:?}", swept.failures);
     }
 
@@ -204,9 +206,9 @@ impl Installation {
                 "version": "0", "detail-type": "AWS API Call via CloudTrail", "source": "aws.autoscaling",
                 "account": "123456789012", "region": "us-east-1", "time": detail["eventTime"], "detail": detail,
             });
-            let audit = Audit::new(self.store.clone(), self.cloud.clone());
-            let audited = audit.handle(event.to_string().as_bytes(), self.clock.now()).await.expect("heard");
-            assert_eq!(audited.occurrences.len(), 1);
+            let audit = Confirmer::new(self.store.clone(), self.cloud.clone());
+            let result = audit.handle(event.to_string().as_bytes(), self.clock.now()).await.expect("heard");
+            assert_eq!(result.repair_events.len(), 1);
         });
     }
 

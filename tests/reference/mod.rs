@@ -4,21 +4,21 @@
 use std::cell::RefCell;
 
 use jiff::{SignedDuration, Timestamp};
-use nodemend_adapters::{
+use nodemend_domain::{
+    audit_log::Caller,
+    case::{Case, CaseState},
+    group::GroupState,
+    ident::{ClusterName, GroupName, InstanceId, Zone},
+    policy::Policy,
+    repair_event::{RepairEvent, Step},
+};
+use nodemend_intake::{Intake, IntakeError, IntakeResult};
+use nodemend_ports::{
     clock::{Clock, VirtualClock},
     cloud::{Fleet, MemoryCloud},
     store::{CaseKey, MemoryStore, Store},
     subscription::{Batch, Decoder, LogEvent, encode},
 };
-use nodemend_domain::{
-    case::{Case, State},
-    group::GroupState,
-    ident::{ClusterName, GroupName, InstanceId, Zone},
-    occurrence::{Occurrence, Step},
-    policy::Policy,
-    trail::Caller,
-};
-use nodemend_intake::{Intake, IntakeError, Intaken};
 use nodemend_repair::Repairer;
 use serde_json::json;
 
@@ -93,7 +93,7 @@ pub(crate) struct World {
     pub(crate) clock: VirtualClock,
     pub(crate) store: MemoryStore,
     pub(crate) cloud: MemoryCloud,
-    told: RefCell<Vec<Occurrence>>,
+    told: RefCell<Vec<RepairEvent>>,
 }
 
 impl World {
@@ -173,7 +173,7 @@ impl World {
     fn take(&self, log_group: &str, stream: &str, lines: &[String]) {
         let mut taken = self.try_take(log_group, stream, lines).expect("taken in");
         assert!(taken.rejected.is_empty(), "{:?}", taken.rejected);
-        self.told.borrow_mut().append(&mut taken.occurrences);
+        self.told.borrow_mut().append(&mut taken.repair_events);
     }
 
     /// A payload, as Lambda hands it over.
@@ -182,7 +182,7 @@ impl World {
         log_group: &str,
         stream: &str,
         lines: &[String],
-    ) -> Result<Intaken, IntakeError> {
+    ) -> Result<IntakeResult, IntakeError> {
         let event = |line: &String| LogEvent {
             id: "1".into(),
             timestamp: self.clock.now(),
@@ -202,7 +202,7 @@ impl World {
     }
 
     /// Sweeps whenever something is due, until then and at that instant.
-    pub(crate) fn sweep_until(&self, end: Timestamp) {
+    pub(crate) fn run_until(&self, end: Timestamp) {
         for _ in 0..10_000 {
             let due = pollster::block_on(self.store.next_due()).expect("a memory");
             let Some(due) = due.filter(|due| *due <= end) else {
@@ -211,9 +211,9 @@ impl World {
             };
             self.clock.advance_to(due);
             let repairer = Repairer::new(self.store.clone(), self.cloud.clone(), self.clock.clone());
-            let mut swept = pollster::block_on(repairer.sweep()).expect("swept");
+            let mut swept = pollster::block_on(repairer.run_once()).expect("swept");
             assert!(swept.failures.is_empty(), "{:?}", swept.failures);
-            self.told.borrow_mut().append(&mut swept.occurrences);
+            self.told.borrow_mut().append(&mut swept.repair_events);
         }
         panic!("something stays due at {}", self.clock.now());
     }
@@ -227,9 +227,9 @@ impl World {
         *pollster::block_on(self.store.case(&key)).expect("a memory").expect("a case")
     }
 
-    pub(crate) fn state(&self, number: u64) -> State {
+    pub(crate) fn state(&self, number: u64) -> CaseState {
         let policy = pollster::block_on(self.store.policy(&cluster())).expect("a memory").expect("a policy");
-        self.case(number).standing(Some(&policy.default_rules()), &policy, self.clock.now()).0
+        self.case(number).state_and_faults(Some(&policy.default_rules()), &policy, self.clock.now()).0
     }
 
     pub(crate) fn group(&self) -> GroupState {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use nodemend_domain::{
     drain::Hook,
     ident::{GroupName, InstanceId},
-    stamp,
+    timestamp,
 };
 use serde::Deserialize;
 
@@ -35,7 +35,7 @@ pub enum EventError {
 struct Envelope<'a> {
     #[serde(rename = "detail-type")]
     detail_type: String,
-    #[serde(with = "stamp")]
+    #[serde(with = "timestamp")]
     time: Timestamp,
     #[serde(borrow)]
     detail: &'a serde_json::value::RawValue,

@@ -8,17 +8,17 @@ pub mod event;
 mod step;
 
 use jiff::{SignedDuration, Timestamp};
-use nodemend_adapters::{
-    clock::Clock,
-    cloud::CloudError,
-    kubernetes::Kubernetes,
-    lifecycle::{Hooks, Owner, Standing},
-    store::{CaseKey, Store},
-};
 use nodemend_domain::{
     case::Case,
     drain::{self, Dead, Hook, Left},
     ident::{ClusterName, GroupName, InstanceId, NodeName},
+};
+use nodemend_ports::{
+    clock::Clock,
+    cloud::CloudError,
+    kubernetes::Kubernetes,
+    lifecycle::{HookState, Hooks, Owner},
+    store::{CaseKey, Store},
 };
 
 pub use self::event::{EventError, Heard};
@@ -61,7 +61,7 @@ pub struct Drained {
     /// Its node, where it had one.
     pub node: Option<NodeName>,
     /// How it ended.
-    pub outcome: Outcome,
+    pub outcome: DrainOutcome,
     /// How many evictions the cluster took.
     pub evicted: usize,
     /// How long it took.
@@ -70,7 +70,7 @@ pub struct Drained {
 
 /// How a drain ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub enum DrainOutcome {
     /// The node was empty, and the termination goes on.
     Emptied,
     /// There was nothing to drain, and it goes on.
@@ -160,10 +160,10 @@ impl<S: Store, H: Hooks, A: Kubernetes, K: Clock> Drainer<S, H, A, K> {
         let deadline = (hook.since + self.settings.time).min(began + self.settings.time);
         let mut turn = Turn { hook: &hook, node: None, deadline, next_beat: began, evicted: 0 };
         let outcome = match self.drain(&mut turn, &wait_until).await {
-            Outcome::Over => Outcome::Over,
+            DrainOutcome::Over => DrainOutcome::Over,
             outcome => match self.complete(&hook, &wait_until).await? {
-                Standing::Held => outcome,
-                Standing::Over => Outcome::Over,
+                HookState::Held => outcome,
+                HookState::Over => DrainOutcome::Over,
             },
         };
         let Turn { node, evicted, .. } = turn;
@@ -175,7 +175,7 @@ impl<S: Store, H: Hooks, A: Kubernetes, K: Clock> Drainer<S, H, A, K> {
         &self,
         hook: &Hook,
         wait_until: &impl AsyncFn(Timestamp),
-    ) -> Result<Standing, DrainError> {
+    ) -> Result<HookState, DrainError> {
         let mut tries = 1;
         loop {
             match self.hooks.complete(hook).await {
@@ -197,10 +197,10 @@ impl<S: Store, H: Hooks, A: Kubernetes, K: Clock> Drainer<S, H, A, K> {
     }
 
     /// Tells Auto Scaling, when it is time to, that we are still here. What it can't be told now it is told soon.
-    async fn beat(&self, turn: &mut Turn<'_>) -> Standing {
+    async fn beat(&self, turn: &mut Turn<'_>) -> HookState {
         let now = self.clock.now();
         if now < turn.next_beat {
-            return Standing::Held;
+            return HookState::Held;
         }
         match self.hooks.heartbeat(turn.hook).await {
             Ok(standing) => {
@@ -209,7 +209,7 @@ impl<S: Store, H: Hooks, A: Kubernetes, K: Clock> Drainer<S, H, A, K> {
             }
             Err(_) => {
                 turn.next_beat = now + RETRY;
-                Standing::Held
+                HookState::Held
             }
         }
     }
@@ -217,5 +217,5 @@ impl<S: Store, H: Hooks, A: Kubernetes, K: Clock> Drainer<S, H, A, K> {
 
 /// What our own case says against a drain, and its node's name, if it knows one.
 fn known(case: Option<&Case>) -> (Option<Dead>, Option<NodeName>) {
-    (case.and_then(drain::dead_by_case), case.and_then(|case| case.node.clone()))
+    (case.and_then(drain::dead_by_case), case.and_then(|case| case.node().cloned()))
 }

@@ -2,16 +2,16 @@
 
 use jiff::Timestamp;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
-use nodemend_adapters::{
-    aws,
-    clock::{Clock, SystemClock},
+use nodemend_aws::{
+    clock::SystemClock,
     cloud::AwsHooks,
-    config::environment::Environment,
+    dynamodb::{DynamoStore, Tables},
     kubernetes::EksCluster,
-    store::dynamodb::{DynamoStore, Tables},
+    sdk,
     telemetry::{self, Metric},
 };
-use nodemend_drain::{Drained, Drainer, Outcome, Settings};
+use nodemend_drain::{DrainOutcome, Drained, Drainer, Settings};
+use nodemend_ports::{clock::Clock, config::environment::Environment};
 use serde_json::{Value, json, value::RawValue};
 
 type Lambda = Drainer<DynamoStore, AwsHooks, EksCluster<SystemClock>, SystemClock>;
@@ -22,7 +22,7 @@ async fn main() -> Result<(), Error> {
     let tables = Tables::of(&environment).map_err(one_line)?;
     let (cluster, hook, time) = environment.drain().map_err(one_line)?;
     let settings = Settings { cluster, hook, time };
-    let shared = aws::load().await.map_err(one_line)?;
+    let shared = sdk::load().await.map_err(one_line)?;
     let hooks = AwsHooks::new(&shared);
     let kubernetes = EksCluster::new(&shared, settings.cluster.clone(), SystemClock).map_err(one_line)?;
     let store = DynamoStore::connect(&shared, tables);
@@ -41,10 +41,10 @@ async fn take(drainer: &Lambda, settings: &Settings, payload: &str) -> Result<Va
     let told = tell(&drained);
     telemetry::log(&json!({ "cluster": settings.cluster, "drain": told }));
     let metric = match drained.outcome {
-        Outcome::Emptied => Metric::Drained,
-        Outcome::Skipped(_) => Metric::DrainsSkipped,
-        Outcome::Incomplete { .. } => Metric::DrainsIncomplete,
-        Outcome::Over => Metric::DrainsOver,
+        DrainOutcome::Emptied => Metric::Drained,
+        DrainOutcome::Skipped(_) => Metric::DrainsSkipped,
+        DrainOutcome::Incomplete { .. } => Metric::DrainsIncomplete,
+        DrainOutcome::Over => Metric::DrainsSuperseded,
     };
     telemetry::measured(SystemClock.now(), Some(&settings.cluster), &[(metric, 1)]);
     Ok(told)
@@ -52,10 +52,10 @@ async fn take(drainer: &Lambda, settings: &Settings, payload: &str) -> Result<Va
 
 fn tell(drained: &Drained) -> Value {
     let (outcome, why, left) = match &drained.outcome {
-        Outcome::Emptied => ("emptied", None, None),
-        Outcome::Skipped(dead) => ("skipped", Some(dead.to_string()), None),
-        Outcome::Incomplete { left, why } => ("incomplete", why.clone(), Some(left)),
-        Outcome::Over => ("over", None, None),
+        DrainOutcome::Emptied => ("emptied", None, None),
+        DrainOutcome::Skipped(dead) => ("skipped", Some(dead.to_string()), None),
+        DrainOutcome::Incomplete { left, why } => ("incomplete", why.clone(), Some(left)),
+        DrainOutcome::Over => ("over", None, None),
     };
     json!({
         "instanceId": drained.hook.instance_id,

@@ -2,18 +2,18 @@
 //! done in the time that there is, is told.
 
 use jiff::{SignedDuration, Timestamp};
-use nodemend_adapters::{
-    clock::Clock,
-    kubernetes::{Kubernetes, KubernetesError},
-    lifecycle::{Hooks, Standing},
-    store::Store,
-};
 use nodemend_domain::{
     drain::{self, Drain, Evicted, Left, Next, PodId},
     ident::NodeName,
 };
+use nodemend_ports::{
+    clock::Clock,
+    kubernetes::{Kubernetes, KubernetesError},
+    lifecycle::{HookState, Hooks},
+    store::Store,
+};
 
-use crate::{Dead, Drainer, Outcome, RETRY, Turn, known};
+use crate::{Dead, DrainOutcome, Drainer, RETRY, Turn, known};
 
 /// Who is not let in now may be in a moment: a right that was just given takes its time.
 const DENIED_PATIENCE: SignedDuration = SignedDuration::from_secs(30);
@@ -26,20 +26,24 @@ enum Stop {
 }
 
 impl<S: Store, H: Hooks, A: Kubernetes, K: Clock> Drainer<S, H, A, K> {
-    pub(crate) async fn drain(&self, turn: &mut Turn<'_>, wait_until: &impl AsyncFn(Timestamp)) -> Outcome {
-        if self.beat(turn).await == Standing::Over {
-            return Outcome::Over;
+    pub(crate) async fn drain(
+        &self,
+        turn: &mut Turn<'_>,
+        wait_until: &impl AsyncFn(Timestamp),
+    ) -> DrainOutcome {
+        if self.beat(turn).await == HookState::Over {
+            return DrainOutcome::Over;
         }
         let (dead, name) = known(self.case(&turn.hook.instance_id).await.as_deref());
         if let Some(dead) = dead {
-            return Outcome::Skipped(dead);
+            return DrainOutcome::Skipped(dead);
         }
         let name = match name {
             Some(name) => name,
             None => match self.private_name(turn, wait_until).await {
                 Ok(Some(name)) => name,
-                Ok(None) => return Outcome::Skipped(Dead::Nameless),
-                Err(why) => return Outcome::Incomplete { left: Vec::new(), why: Some(why) },
+                Ok(None) => return DrainOutcome::Skipped(Dead::Nameless),
+                Err(why) => return DrainOutcome::Incomplete { left: Vec::new(), why: Some(why) },
             },
         };
         turn.node = Some(name.clone());
@@ -47,8 +51,8 @@ impl<S: Store, H: Hooks, A: Kubernetes, K: Clock> Drainer<S, H, A, K> {
         let mut last_seen = Vec::new();
         let mut denied_since = None;
         let outcome = loop {
-            if self.beat(turn).await == Standing::Over {
-                break Outcome::Over;
+            if self.beat(turn).await == HookState::Over {
+                break DrainOutcome::Over;
             }
             match self.look(turn, &name, &mut drain, &mut last_seen).await {
                 Ok(Next::Evict(_)) => denied_since = None,
@@ -56,10 +60,10 @@ impl<S: Store, H: Hooks, A: Kubernetes, K: Clock> Drainer<S, H, A, K> {
                     denied_since = None;
                     wait_until(at.min(turn.next_beat)).await;
                 }
-                Ok(Next::Empty) => break Outcome::Emptied,
-                Ok(Next::GiveUp(left)) => break Outcome::Incomplete { left, why: None },
-                Err(Stop::Over) => break Outcome::Over,
-                Err(Stop::Dead(dead)) => break Outcome::Skipped(dead),
+                Ok(Next::Empty) => break DrainOutcome::Emptied,
+                Ok(Next::GiveUp(left)) => break DrainOutcome::Incomplete { left, why: None },
+                Err(Stop::Over) => break DrainOutcome::Over,
+                Err(Stop::Dead(dead)) => break DrainOutcome::Skipped(dead),
                 Err(Stop::Failed(error)) => {
                     let now = self.clock.now();
                     let hopeless = match error {
@@ -69,7 +73,7 @@ impl<S: Store, H: Hooks, A: Kubernetes, K: Clock> Drainer<S, H, A, K> {
                         KubernetesError::Unavailable(_) | KubernetesError::Broken(_) => false,
                     };
                     if hopeless || now >= turn.deadline {
-                        break Outcome::Incomplete { left: last_seen, why: Some(error.to_string()) };
+                        break DrainOutcome::Incomplete { left: last_seen, why: Some(error.to_string()) };
                     }
                     wait_until((now + RETRY).min(turn.deadline)).await;
                 }
@@ -108,7 +112,7 @@ impl<S: Store, H: Hooks, A: Kubernetes, K: Clock> Drainer<S, H, A, K> {
             if self.clock.now() >= turn.deadline {
                 return Ok(());
             }
-            if self.beat(turn).await == Standing::Over {
+            if self.beat(turn).await == HookState::Over {
                 return Err(Stop::Over);
             }
             let evicted = match self.kubernetes.evict(pod).await {

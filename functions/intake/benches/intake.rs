@@ -7,10 +7,6 @@ use std::borrow::Cow;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use jiff::{SignedDuration, Timestamp};
-use nodemend_adapters::{
-    store::MemoryStore,
-    subscription::{Batch, Decoder, LogEvent, encode},
-};
 use nodemend_domain::{
     condition::{ConditionType, Severity, Status},
     ident::{BootId, ClusterName, InstanceId, NodeName, Zone},
@@ -18,6 +14,10 @@ use nodemend_domain::{
     report::{Body, ConditionState, Finding, Report},
 };
 use nodemend_intake::Intake;
+use nodemend_ports::{
+    store::MemoryStore,
+    subscription::{Batch, Decoder, LogEvent, encode},
+};
 
 const NODES: u64 = 50;
 const ROUNDS: u64 = 4;

@@ -6,26 +6,22 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
-use nodemend_adapters::{
-    store::{CaseKey, Change, Commit, Store, StoreError},
-    subscription::{Batch, Decoder, LogEvent, Message, Record, Rejected, SubscriptionError},
-    telemetry::excerpt,
-};
 use nodemend_domain::{
-    audit_log::{self, Reading},
-    case::{Case, News},
-    condition::{Health, RepairAction},
+    case::Effects,
+    control_plane_log::{self, ParsedEvent},
     ident::{AccountId, ClusterName, InstanceId},
     log_source::{AUDIT_STREAMS, LogSource},
-    observation::{Deleter, Observation},
-    occurrence::{Occurrence, Step},
+    observation::Observation,
     policy::Policy,
+    repair_event::RepairEvent,
     report::Report,
-    stamp,
 };
-
-/// How often a race for one case may be lost before the payload is handed back to be tried again.
-const MAX_RACES: usize = 16;
+use nodemend_ports::{
+    excerpt::excerpt,
+    store::{CaseKey, Store, StoreError},
+    subscription::{Batch, Decoder, LogEvent, Message, Record, Rejected, SubscriptionError},
+    write::{self, Target, WriteError},
+};
 
 /// Takes log events in.
 #[derive(Debug, Clone)]
@@ -36,13 +32,13 @@ pub struct Intake<S> {
 
 /// What became of a payload.
 #[derive(Debug, Default)]
-pub struct Intaken {
+pub struct IntakeResult {
     /// Whose log it is, if it is one that we know.
     pub cluster: Option<ClusterName>,
     /// When its youngest line was written.
     pub youngest: Option<Timestamp>,
     /// What happened, in order.
-    pub occurrences: Vec<Occurrence>,
+    pub repair_events: Vec<RepairEvent>,
     /// How many reports of agents there were.
     pub reports: usize,
     /// How many facts of the control plane.
@@ -50,7 +46,7 @@ pub struct Intaken {
     /// How many lines tell nothing of a node's health.
     pub irrelevant: usize,
     /// How many facts are of a node that nobody knows the instance of.
-    pub unplaced: usize,
+    pub instance_unknown: usize,
     /// How many lines are of a cluster that is not ours to serve.
     pub unknown_cluster: usize,
     /// What could not be read, and why.
@@ -71,7 +67,7 @@ pub struct Failure {
     pub error: IntakeError,
 }
 
-impl Intaken {
+impl IntakeResult {
     /// Why the payload must come again, if it must. Of two reasons the one that may pass: a payload that may yet be taken
     /// in is not given up for one that can't.
     pub fn failure(&mut self) -> Option<IntakeError> {
@@ -89,23 +85,24 @@ pub enum IntakeError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Others wrote the same case again and again.
-    #[error("failed to write the case of {0}: {MAX_RACES} races lost")]
-    Contended(InstanceId),
+    /// A case could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
 }
 
 impl IntakeError {
     /// Whether trying again can help.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Payload(_) | Self::Store(StoreError::Broken(_)) => false,
-            Self::Store(StoreError::Unavailable(_)) | Self::Contended(_) => true,
+            Self::Payload(_) => false,
+            Self::Store(error) => error.is_retryable(),
+            Self::Write(error) => error.is_retryable(),
         }
     }
 }
 
 /// What one line says of one instance.
-enum Word<'a> {
+enum NodeUpdate<'a> {
     Report(Box<Report<'a>>),
     Observation(Box<Observation>),
 }
@@ -129,7 +126,7 @@ impl<S: Store> Intake<S> {
         decoder: &mut Decoder,
         payload: &[u8],
         now: Timestamp,
-    ) -> Result<Intaken, IntakeError> {
+    ) -> Result<IntakeResult, IntakeError> {
         let mut taken = self.take_in(decoder, payload, now).await?;
         taken.failure().map_or(Ok(taken), Err)
     }
@@ -140,7 +137,7 @@ impl<S: Store> Intake<S> {
         decoder: &mut Decoder,
         payload: &[u8],
         now: Timestamp,
-    ) -> Result<Intaken, IntakeError> {
+    ) -> Result<IntakeResult, IntakeError> {
         self.hear(decoder.decode(payload)?, now).await
     }
 
@@ -150,7 +147,7 @@ impl<S: Store> Intake<S> {
         decoder: &mut Decoder,
         record: &Record<'_>,
         now: Timestamp,
-    ) -> Result<Intaken, IntakeError> {
+    ) -> Result<IntakeResult, IntakeError> {
         let message = match record {
             Record::Stream { kinesis } => decoder.decode_data(&kinesis.data)?,
             Record::Queue { body, .. } => decoder.decode(body.as_bytes())?,
@@ -158,22 +155,22 @@ impl<S: Store> Intake<S> {
         self.hear(message, now).await
     }
 
-    async fn hear(&self, message: Message<'_>, now: Timestamp) -> Result<Intaken, IntakeError> {
+    async fn hear(&self, message: Message<'_>, now: Timestamp) -> Result<IntakeResult, IntakeError> {
         match message {
-            Message::Control => Ok(Intaken::default()),
+            Message::Control => Ok(IntakeResult::default()),
             Message::Data(batch) => self.take_what_can_be(batch, now).await,
         }
     }
 
     /// Takes a decoded batch in, or says why it must come again.
-    pub async fn take(&self, batch: Batch<'_>, now: Timestamp) -> Result<Intaken, IntakeError> {
+    pub async fn take(&self, batch: Batch<'_>, now: Timestamp) -> Result<IntakeResult, IntakeError> {
         let mut taken = self.take_what_can_be(batch, now).await?;
         taken.failure().map_or(Ok(taken), Err)
     }
 
-    async fn take_what_can_be(&self, batch: Batch<'_>, now: Timestamp) -> Result<Intaken, IntakeError> {
+    async fn take_what_can_be(&self, batch: Batch<'_>, now: Timestamp) -> Result<IntakeResult, IntakeError> {
         let youngest = batch.events.iter().map(|event| event.timestamp).max();
-        let mut taken = Intaken { rejected: batch.rejected, youngest, ..Intaken::default() };
+        let mut taken = IntakeResult { rejected: batch.rejected, youngest, ..IntakeResult::default() };
         let Some(source) = LogSource::of(&batch.log_group) else {
             taken.rejected.extend(batch.events.iter().enumerate().map(|(index, event)| Rejected {
                 index,
@@ -189,25 +186,25 @@ impl<S: Store> Intake<S> {
             taken.unknown_cluster = batch.events.len();
             return Ok(taken);
         };
-        let mut words: BTreeMap<InstanceId, Vec<Word<'_>>> = BTreeMap::new();
+        let mut words: BTreeMap<InstanceId, Vec<NodeUpdate<'_>>> = BTreeMap::new();
         for (index, event) in batch.events.iter().enumerate() {
             match read(&source, &batch.log_stream, event) {
-                Ok(Some(Word::Report(report))) => {
+                Ok(Some(NodeUpdate::Report(report))) => {
                     taken.reports += 1;
                     match words.get_mut(&report.instance_id) {
-                        Some(known) => known.push(Word::Report(report)),
+                        Some(known) => known.push(NodeUpdate::Report(report)),
                         None => {
-                            words.insert(report.instance_id.clone(), vec![Word::Report(report)]);
+                            words.insert(report.instance_id.clone(), vec![NodeUpdate::Report(report)]);
                         }
                     }
                 }
-                Ok(Some(Word::Observation(observation))) => {
+                Ok(Some(NodeUpdate::Observation(observation))) => {
                     taken.observations += 1;
                     match self.place(source.cluster(), &observation).await {
                         Ok(Some(instance_id)) => {
-                            words.entry(instance_id).or_default().push(Word::Observation(observation));
+                            words.entry(instance_id).or_default().push(NodeUpdate::Observation(observation));
                         }
-                        Ok(None) => taken.unplaced += 1,
+                        Ok(None) => taken.instance_unknown += 1,
                         Err(error) => {
                             taken.failures.push(Failure {
                                 instance_id: None,
@@ -221,11 +218,15 @@ impl<S: Store> Intake<S> {
                 Err(why) => taken.rejected.push(Rejected { index, why, excerpt: excerpt(&event.message) }),
             }
         }
-        for (instance_id, words) in &words {
+        for (instance_id, updates) in &words {
             let key = CaseKey { cluster: source.cluster().clone(), instance_id: instance_id.clone() };
-            let mut id = None;
-            if let Err(error) = self.fold(&key, words, &policy, now, &mut taken.occurrences, &mut id).await {
-                taken.failures.push(Failure { instance_id: Some(key.instance_id), case: id, error });
+            match self.fold(&key, updates, &policy, now).await {
+                Ok(events) => taken.repair_events.extend(events),
+                Err(error) => {
+                    let case = error.case().map(ToOwned::to_owned);
+                    let instance_id = Some(key.instance_id);
+                    taken.failures.push(Failure { instance_id, case, error: error.into() });
+                }
             }
         }
         Ok(taken)
@@ -243,49 +244,35 @@ impl<S: Store> Intake<S> {
         // A name goes from an instance to the one that replaces it: the newest that still lives has it.
         for instance_id in self.store.instances_of_node(cluster, &observation.node).await?.into_iter().rev() {
             let key = CaseKey { cluster: cluster.clone(), instance_id };
-            if self.store.case(&key).await?.is_some_and(|case| case.closed.is_none()) {
+            if self.store.case(&key).await?.is_some_and(|case| case.closed().is_none()) {
                 return Ok(Some(key.instance_id));
             }
         }
         Ok(None)
     }
 
+    /// Applies all updates of one node with one write.
     async fn fold(
         &self,
         key: &CaseKey,
-        words: &[Word<'_>],
+        updates: &[NodeUpdate<'_>],
         policy: &Arc<Policy>,
         now: Timestamp,
-        occurrences: &mut Vec<Occurrence>,
-        id: &mut Option<String>,
-    ) -> Result<(), IntakeError> {
-        for _ in 0..MAX_RACES {
-            let known = self.store.case(key).await?;
-            let mut case = known
-                .clone()
-                .unwrap_or_else(|| Box::new(Case::new(key.cluster.clone(), key.instance_id.clone())));
-            let mut told = Vec::new();
-            for word in words {
-                let news = match word {
-                    Word::Report(report) => case.hear_report(report, now, policy),
-                    Word::Observation(observation) => case.hear_observation(observation, policy),
+    ) -> Result<Vec<RepairEvent>, WriteError> {
+        let target = Target::case(key).or_new();
+        let update = write::update(&self.store, target, policy, now, |case, _| {
+            let mut effects = Effects::default();
+            for update in updates {
+                let changes = match update {
+                    NodeUpdate::Report(report) => case.apply_report(report, now, policy),
+                    NodeUpdate::Observation(observation) => case.apply_observation(observation, policy),
                 };
-                tell(&case, news, policy, now, &mut told);
+                let event = |change| RepairEvent::of_change(case, change, policy, now);
+                effects.events.extend(changes.into_iter().filter_map(event));
             }
-            case.plan(policy, now);
-            if known.as_ref() == Some(&case) {
-                return Ok(());
-            }
-            let commit = self.store.commit(Change { case: &case, group: None, entries: &[] }).await;
-            if commit != Ok(Commit::Won) {
-                *id = Some(case.id());
-            }
-            if commit? == Commit::Won {
-                occurrences.append(&mut told);
-                return Ok(());
-            }
-        }
-        Err(IntakeError::Contended(key.instance_id.clone()))
+            Ok(effects)
+        });
+        Ok(update.await?.into_events())
     }
 }
 
@@ -294,7 +281,7 @@ fn read<'a>(
     source: &LogSource,
     log_stream: &str,
     event: &'a LogEvent<'_>,
-) -> Result<Option<Word<'a>>, String> {
+) -> Result<Option<NodeUpdate<'a>>, String> {
     match source {
         LogSource::Agents(cluster) => {
             let report = Report::decode(&event.message).map_err(|error| error.to_string())?;
@@ -305,95 +292,14 @@ fn read<'a>(
             if report.instance_id.as_str() != log_stream {
                 return Err(format!("instanceId: {} is not this log stream's", report.instance_id));
             }
-            Ok(Some(Word::Report(Box::new(report))))
+            Ok(Some(NodeUpdate::Report(Box::new(report))))
         }
         LogSource::ControlPlane(_) if !log_stream.starts_with(AUDIT_STREAMS) => Ok(None),
         LogSource::ControlPlane(_) => {
-            match audit_log::read(&event.message).map_err(|error| error.to_string())? {
-                Reading::Observation(observation) => Ok(Some(Word::Observation(observation))),
-                Reading::Irrelevant(_) => Ok(None),
+            match control_plane_log::read(&event.message).map_err(|error| error.to_string())? {
+                ParsedEvent::Observation(observation) => Ok(Some(NodeUpdate::Observation(observation))),
+                ParsedEvent::Irrelevant(_) => Ok(None),
             }
         }
-    }
-}
-
-/// Turns what changed in a case into what people are told.
-fn tell(case: &Case, news: Vec<News>, policy: &Policy, now: Timestamp, told: &mut Vec<Occurrence>) {
-    for news in news {
-        let mut occurrence = Occurrence {
-            at: now,
-            cluster: case.cluster.clone(),
-            node: case.node.clone(),
-            instance_id: case.instance_id.clone(),
-            case: case.id(),
-            step: Step::Event,
-            condition: None,
-            reason: None,
-            detail: String::new(),
-            guards: Vec::new(),
-            record: None,
-        };
-        match news {
-            News::Event { condition, reason, message } => {
-                (occurrence.condition, occurrence.reason) = (Some(condition), Some(reason));
-                occurrence.detail = message;
-            }
-            News::Trouble(condition) => {
-                let faults = case.faults(&policy.default_rules(), policy, now);
-                let fault = faults.iter().find(|fault| fault.condition == condition && fault.is_bad());
-                let Some(fault) = fault else { continue };
-                if fault.deadline.is_none() && fault.health == Health::Unknown {
-                    // The pressures follow Ready into Unknown: one line says it all.
-                    continue;
-                }
-                if let Some(deadline) = fault.deadline {
-                    occurrence.step = Step::Suspect;
-                    occurrence.detail = format!(
-                        "{}{}{} due {}, {} after {}",
-                        fault.message.trim_end_matches('.'),
-                        if fault.message.is_empty() { "" } else { "; " },
-                        fault.action.as_str(),
-                        stamp::seconds(deadline),
-                        stamp::length(deadline.duration_since(fault.since)),
-                        stamp::seconds(fault.since),
-                    );
-                } else {
-                    occurrence.detail = fault.message.clone();
-                }
-                occurrence.reason = Some(fault.reason.clone());
-                occurrence.condition = Some(condition);
-            }
-            News::Recovery(condition) => {
-                let called = case.repair.as_ref().and_then(|repair| repair.effective_at());
-                if let Some(called) = called.filter(|_| case.action() == Some(RepairAction::Replace)) {
-                    occurrence.detail =
-                        format!("well again, but it was terminated at {}", stamp::seconds(called));
-                    occurrence.condition = Some(condition);
-                    told.push(occurrence);
-                    continue;
-                }
-                occurrence.step = Step::Recovered;
-                occurrence.detail = format!(
-                    "well again; its case ends when that has held for {}",
-                    stamp::length(policy.recovery_hold)
-                );
-                occurrence.condition = Some(condition);
-            }
-            News::Registered => "the kubelet registered the node".clone_into(&mut occurrence.detail),
-            News::Ready => "the node is ready".clone_into(&mut occurrence.detail),
-            News::Rebooted => "a new boot began".clone_into(&mut occurrence.detail),
-            News::AgentHeard => "the agent is heard again".clone_into(&mut occurrence.detail),
-            News::Deleted { by, user } => {
-                occurrence.detail = match by {
-                    Deleter::Manual => format!("{user} deleted the Node object"),
-                    Deleter::CloudController => {
-                        "the cloud controller deleted the node: its instance is gone".to_owned()
-                    }
-                    Deleter::Karpenter => "Karpenter deleted the node".to_owned(),
-                    Deleter::Eks => format!("EKS ({user}) deleted the node"),
-                };
-            }
-        }
-        told.push(occurrence);
     }
 }

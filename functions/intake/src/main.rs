@@ -4,17 +4,21 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
-use nodemend_adapters::{
-    aws,
-    clock::{Clock, SystemClock},
-    config::environment::Environment,
-    notify::{EventBridge, Herald},
-    store::dynamodb::{DynamoStore, Tables},
-    subscription::{self, Decoder, Record},
+use nodemend_aws::{
+    clock::SystemClock,
+    dynamodb::{DynamoStore, Tables},
+    eventbridge::EventBridge,
+    publisher::EventPublisher,
+    sdk,
     telemetry::{self, Failed, Metric},
 };
 use nodemend_domain::ident::AccountId;
-use nodemend_intake::{Intake, IntakeError, Intaken};
+use nodemend_intake::{Intake, IntakeError, IntakeResult};
+use nodemend_ports::{
+    clock::Clock,
+    config::environment::Environment,
+    subscription::{self, Decoder, Record},
+};
 use serde_json::{Value, json, value::RawValue};
 use tokio::sync::Mutex;
 
@@ -25,7 +29,7 @@ const TIME_TO_TELL: SignedDuration = SignedDuration::from_secs(2);
 async fn main() -> Result<(), Error> {
     let environment = Environment::of_process();
     let tables = Tables::of(&environment).map_err(one_line)?;
-    let shared = aws::load().await.map_err(one_line)?;
+    let shared = sdk::load().await.map_err(one_line)?;
     let intake = Intake::new(DynamoStore::connect(&shared, tables));
     let bus = environment.event_bus().map_err(one_line)?;
     let bus = bus.map(|bus| Arc::new(EventBridge::connect(&shared, bus)));
@@ -33,12 +37,12 @@ async fn main() -> Result<(), Error> {
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Box<RawValue>>| {
         let intake = intake.clone().in_account(account_of(&event.context.invoked_function_arn));
         let mut decoder = decoder.lock().await;
-        let herald = Herald::new(bus.clone(), TIME_TO_TELL);
+        let publisher = EventPublisher::new(bus.clone(), TIME_TO_TELL);
         // Its future is deep and large, and lives on the heap.
         Box::pin(async {
             match subscription::records(event.payload.get().as_bytes())? {
-                None => take(&intake, &mut decoder, herald, event.payload.get()).await,
-                Some(records) => Ok(take_records(&intake, &mut decoder, herald, &records).await),
+                None => take(&intake, &mut decoder, publisher, event.payload.get()).await,
+                Some(records) => Ok(take_records(&intake, &mut decoder, publisher, &records).await),
             }
         })
         .await
@@ -54,7 +58,7 @@ fn account_of(arn: &str) -> Option<AccountId> {
 async fn take(
     intake: &Intake<DynamoStore>,
     decoder: &mut Decoder,
-    mut herald: Herald<EventBridge>,
+    mut publisher: EventPublisher<EventBridge>,
     payload: &str,
 ) -> Result<Value, Error> {
     let now = SystemClock.now();
@@ -65,8 +69,8 @@ async fn take(
             return Err(one_line(error));
         }
     };
-    let answer = told(&taken, &mut herald, now);
-    herald.finish().await;
+    let answer = told(&taken, &mut publisher, now);
+    publisher.finish().await;
     // What was told above is written. The rest comes again with the payload.
     taken.failure().map_or(Ok(answer), |error| Err(one_line(error)))
 }
@@ -77,7 +81,7 @@ async fn take(
 async fn take_records(
     intake: &Intake<DynamoStore>,
     decoder: &mut Decoder,
-    mut herald: Herald<EventBridge>,
+    mut publisher: EventPublisher<EventBridge>,
     records: &[Record<'_>],
 ) -> Value {
     let mut failed = Vec::new();
@@ -85,7 +89,7 @@ async fn take_records(
         let now = SystemClock.now();
         let failure = match intake.take_record(decoder, record, now).await {
             Ok(mut taken) => {
-                told(&taken, &mut herald, now);
+                told(&taken, &mut publisher, now);
                 taken.failure()
             }
             Err(error) => {
@@ -103,14 +107,14 @@ async fn take_records(
             Record::Queue { .. } => failed.push(json!({ "itemIdentifier": record.id() })),
         }
     }
-    herald.finish().await;
+    publisher.finish().await;
     json!({ "batchItemFailures": failed })
 }
 
 /// Tells what became of one payload.
-fn told(taken: &Intaken, herald: &mut Herald<EventBridge>, now: Timestamp) -> Value {
-    taken.occurrences.iter().for_each(telemetry::occurred);
-    herald.tell(&taken.occurrences);
+fn told(taken: &IntakeResult, publisher: &mut EventPublisher<EventBridge>, now: Timestamp) -> Value {
+    taken.repair_events.iter().for_each(telemetry::emit);
+    publisher.tell(&taken.repair_events);
     for rejected in &taken.rejected {
         telemetry::log(&json!({ "rejected": rejected }));
     }
@@ -120,7 +124,7 @@ fn told(taken: &Intaken, herald: &mut Herald<EventBridge>, now: Timestamp) -> Va
         (Metric::Observations, taken.observations as u64),
         (Metric::Rejected, taken.rejected.len() as u64),
         (Metric::UnknownCluster, taken.unknown_cluster as u64),
-        (Metric::Unplaced, taken.unplaced as u64),
+        (Metric::InstanceUnknown, taken.instance_unknown as u64),
         (Metric::IntakeLag, lag.try_into().unwrap_or(u64::MAX)),
     ];
     // A cluster that nobody knows is somebody else's word: never a dimension.
@@ -136,7 +140,7 @@ fn told(taken: &Intaken, herald: &mut Herald<EventBridge>, now: Timestamp) -> Va
         "reports": taken.reports,
         "observations": taken.observations,
         "irrelevant": taken.irrelevant,
-        "unplaced": taken.unplaced,
+        "unplaced": taken.instance_unknown,
         "unknownCluster": taken.unknown_cluster,
         "rejected": taken.rejected.len(),
     })

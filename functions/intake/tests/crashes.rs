@@ -5,22 +5,22 @@ mod ward;
 use std::{future::Future, sync::Arc};
 
 use jiff::Timestamp;
-use nodemend_adapters::{
-    faults::{
-        Fate, Faults, Faulty,
-        schedule::{self, Process},
-    },
-    store::{CaseKey, Change, Commit, MemoryStore, Store, StoreError},
-    subscription::Decoder,
-};
 use nodemend_domain::{
     case::Case,
     group::GroupState,
-    guard::Unwell,
+    guard::UnhealthyNode,
     ident::{ClusterName, GroupName, InstanceId, NodeName},
     policy::{Hold, Policy},
 };
 use nodemend_intake::Intake;
+use nodemend_ports::{
+    store::{CaseKey, CaseWrite, Commit, MemoryStore, Store, StoreError},
+    subscription::Decoder,
+};
+use nodemend_testkit::faults::{
+    Fate, Faults, Faulty,
+    schedule::{self, Process},
+};
 use proptest::prelude::*;
 
 use self::ward::{
@@ -166,8 +166,11 @@ impl Store for Spoilt {
         self.0.next_due()
     }
 
-    fn unwell(&self, cluster: &ClusterName) -> impl Future<Output = Result<Vec<Unwell>, StoreError>> + Send {
-        self.0.unwell(cluster)
+    fn unhealthy_nodes(
+        &self,
+        cluster: &ClusterName,
+    ) -> impl Future<Output = Result<Vec<UnhealthyNode>, StoreError>> + Send {
+        self.0.unhealthy_nodes(cluster)
     }
 
     fn group(
@@ -178,7 +181,7 @@ impl Store for Spoilt {
         self.0.group(cluster, name)
     }
 
-    fn commit(&self, change: Change<'_>) -> impl Future<Output = Result<Commit, StoreError>> + Send {
+    fn commit(&self, change: CaseWrite<'_>) -> impl Future<Output = Result<Commit, StoreError>> + Send {
         self.0.commit(change)
     }
 

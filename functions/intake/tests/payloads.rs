@@ -2,12 +2,12 @@
 
 mod ward;
 
-use nodemend_adapters::{
+use nodemend_domain::{condition::ConditionType, ident::AccountId, policy::Policy, report::MAX_BYTES};
+use nodemend_intake::Intake;
+use nodemend_ports::{
     store::{CaseKey, Store},
     subscription::{Batch, Decoder, LogEvent, MAX_PAYLOAD, Record, StreamRecord, encode, envelope},
 };
-use nodemend_domain::{condition::ConditionType, ident::AccountId, policy::Policy, report::MAX_BYTES};
-use nodemend_intake::Intake;
 use proptest::prelude::*;
 
 use self::ward::{
@@ -19,8 +19,8 @@ use self::ward::{
 fn a_bad_report_makes_a_case_that_is_due_when_its_grace_ends() {
     let store = store();
     let taken = take(&store, &of_agent(1, &[report(1, 1, 0, Some(0))]), 0);
-    assert_eq!((taken.reports, taken.rejected.len(), taken.occurrences.len()), (1, 0, 1));
-    assert_eq!(case(&store, 1).due, Some(at(0) + minutes(30)));
+    assert_eq!((taken.reports, taken.rejected.len(), taken.repair_events.len()), (1, 0, 1));
+    assert_eq!(case(&store, 1).due(), Some(at(0) + minutes(30)));
     let due = pollster::block_on(store.due(at(1_800), 10)).expect("a memory");
     assert_eq!(due, [CaseKey { cluster: cluster(), instance_id: instance(1) }]);
 }
@@ -222,10 +222,10 @@ fn only_the_audit_streams_of_a_control_plane_are_read() {
 fn who_is_known_by_name_alone_is_placed_or_counted() {
     let store = store();
     let unknown = of_api_server(&[ready(1, 60, "Unknown", true)]);
-    assert_eq!(take(&store, &unknown, 60).unplaced, 1);
+    assert_eq!(take(&store, &unknown, 60).instance_unknown, 1);
     take(&store, &of_api_server(&[ready(1, 0, "True", false)]), 60);
     let taken = take(&store, &unknown, 60);
-    assert_eq!((taken.unplaced, taken.observations), (0, 1));
+    assert_eq!((taken.instance_unknown, taken.observations), (0, 1));
     assert_eq!(faults(&store, 1)[0].condition, ConditionType::Ready);
 }
 
@@ -274,7 +274,7 @@ proptest! {
             faults(store, 1).into_iter().map(|fault| (fault.condition, fault.since, fault.deadline, fault.health)).collect()
         };
         prop_assert_eq!(told(&shuffled), told(&expected));
-        let look = |store| (case(store, 1).due, case(store, 1).attention);
+        let look = |store| (case(store, 1).due(), case(store, 1).unhealthy_reason().cloned());
         prop_assert_eq!(look(&shuffled), look(&expected));
     }
 

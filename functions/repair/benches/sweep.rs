@@ -9,19 +9,19 @@ use std::collections::BTreeMap;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use jiff::{SignedDuration, Timestamp};
-use nodemend_adapters::{
-    clock::VirtualClock,
-    cloud::{Fleet, MemoryCloud},
-    store::{Change, Commit, MemoryStore, Store},
-};
 use nodemend_domain::{
+    audit_log::Caller,
     case::Case,
     condition::{ConditionType, Severity, Status},
     group::{Group, Lifecycle, Member},
     ident::{BootId, ClusterName, GroupName, InstanceId, NodeName, Zone},
     policy::{Mode, Policy},
     report::{Body, ConditionState, Finding, Report},
-    trail::Caller,
+};
+use nodemend_ports::{
+    clock::VirtualClock,
+    cloud::{Fleet, MemoryCloud},
+    store::{CaseWrite, Commit, MemoryStore, Store},
 };
 use nodemend_repair::Repairer;
 
@@ -101,7 +101,7 @@ fn cloud(nodes: usize) -> MemoryCloud {
             members: members.collect(),
             suspended: Vec::new(),
             tags: BTreeMap::new(),
-            eks_repairs: false,
+            eks_repair_enabled: false,
         });
     }
     let caller = Caller {
@@ -119,9 +119,9 @@ fn store(nodes: usize) -> MemoryStore {
     let store = MemoryStore::with_policy(policy.clone());
     for node in 0..nodes {
         let mut case = Case::new(cluster(), instance(node));
-        case.hear_report(&report(node), start(), &policy);
+        case.apply_report(&report(node), start(), &policy);
         case.plan(&policy, start());
-        let change = Change { case: &case, group: None, entries: &[] };
+        let change = CaseWrite { case: &case, group: None, entries: &[] };
         assert_eq!(pollster::block_on(store.commit(change)).unwrap(), Commit::Won);
     }
     store
@@ -132,7 +132,7 @@ fn chill(memory: &[u64]) -> u64 {
     std::hint::black_box(memory).iter().step_by(8).fold(0, |sum, word| sum ^ word)
 }
 
-fn sweep(c: &mut Criterion) {
+fn run_once(c: &mut Criterion) {
     let memory = vec![1_u64; 256 * 1024 * 1024 / 8];
     let mut group = c.benchmark_group("sweep");
     group.throughput(Throughput::Elements(DUE as u64)).sample_size(20);
@@ -148,10 +148,10 @@ fn sweep(c: &mut Criterion) {
                     Repairer::new(store, cloud.clone(), clock.clone())
                 },
                 |repairer| {
-                    let swept = pollster::block_on(repairer.sweep()).unwrap();
-                    assert_eq!((swept.looked_at, swept.failures.len()), (DUE, 0));
+                    let swept = pollster::block_on(repairer.run_once()).unwrap();
+                    assert_eq!((swept.evaluated, swept.failures.len()), (DUE, 0));
                     // A due case and what blocks it are told of each.
-                    assert_eq!(swept.occurrences.len(), 2 * DUE);
+                    assert_eq!(swept.repair_events.len(), 2 * DUE);
                     // The store is dropped outside of what is measured.
                     (repairer, swept)
                 },
@@ -162,5 +162,5 @@ fn sweep(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, sweep);
+criterion_group!(benches, run_once);
 criterion_main!(benches);

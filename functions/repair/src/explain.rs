@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use nodemend_adapters::{
-    clock::Clock,
-    cloud::Cloud,
-    store::{CaseKey, Store},
-    trail::Trail,
-};
 use nodemend_domain::{
-    case::{Case, Fault, State},
-    decide::{self, Answer, Decision, Triage},
-    group::Whereabouts,
+    case::{Case, CaseState, Fault},
+    decide::{self, Decision, GuardAnswer, Triage},
+    group::InstanceLocation,
     ident::GroupName,
     policy::Policy,
 };
+use nodemend_ports::{
+    audit_log::AuditLog,
+    clock::Clock,
+    cloud::Cloud,
+    store::{CaseKey, Store},
+};
 
-use crate::{RepairError, Repairer, view::View};
+use crate::{RepairError, Repairer, run_cache::RunCache};
 
 /// Everything that a decision rests on.
 #[derive(Debug)]
@@ -24,9 +24,9 @@ pub struct Explanation {
     /// The case.
     pub case: Box<Case>,
     /// Where it stands.
-    pub state: State,
+    pub state: CaseState,
     /// Where AWS has its instance.
-    pub whereabouts: Whereabouts,
+    pub location: InstanceLocation,
     /// The group whose rules hold.
     pub group: GroupName,
     /// The policy.
@@ -34,41 +34,41 @@ pub struct Explanation {
     /// What is wrong, the earliest deadline first.
     pub faults: Vec<Fault>,
     /// What every guard says of the first of them; where nothing is wrong, of a kubelet that fell silent now.
-    pub answers: Vec<Answer>,
+    pub answers: Vec<GuardAnswer>,
     /// What a sweep would decide now.
     pub decision: Decision,
 }
 
-impl<S: Store + Trail + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
+impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// Explains one case; none where it is unknown, or its cluster has no policy.
     pub async fn explain(&self, key: &CaseKey) -> Result<Option<Explanation>, RepairError> {
         let now = self.clock.now();
         let Some(case) = self.store.case(key).await? else {
             return Ok(None);
         };
-        let mut view = View::default();
+        let mut view = RunCache::default();
         let Some(policy) = view.policy(&self.store, &key.cluster).await? else {
             return Ok(None);
         };
         let here = self.here(&policy).await?;
-        view.locate(&here.cloud, std::slice::from_ref(&case)).await?;
-        let around = view.around(&self.store, &here.cloud, &case).await?;
-        let surroundings = around.borrow();
+        view.describe_instances(&here.cloud, std::slice::from_ref(&case)).await?;
+        let context = view.context(&self.store, &here.cloud, &case).await?;
+        let context = context.borrow();
         let no_tags = std::collections::BTreeMap::new();
-        let tags = surroundings.group.map_or(&no_tags, |group| &group.tags);
-        let rules = policy.rules_for(&around.state.name, tags);
-        let (state, faults) = case.standing(Some(&rules), &policy, now);
-        let subject = faults.first().cloned().unwrap_or_else(|| Fault::supposed(&rules, now));
-        let answers = decide::explain(&case, &subject, &surroundings, &policy, now);
+        let tags = context.group.map_or(&no_tags, |group| &group.tags);
+        let rules = policy.rules_for(context.state.name(), tags);
+        let (state, faults) = case.state_and_faults(Some(&rules), &policy, now);
+        let subject = faults.first().cloned().unwrap_or_else(|| Fault::hypothetical(&rules, now));
+        let answers = decide::explain(&case, &subject, &context, &policy, now);
         let decision = match decide::triage(&case, &policy, now) {
             Triage::Settled(decision) => decision,
-            Triage::NeedsSurroundings => decide::decide(&case, &surroundings, &policy, now),
+            Triage::NeedsContext => decide::decide(&case, &context, &policy, now),
         };
-        let (group, whereabouts) = (around.state.name.clone(), around.whereabouts.clone());
+        let (group, location) = (context.state.name().clone(), context.location.clone());
         Ok(Some(Explanation {
             case,
             state,
-            whereabouts,
+            location,
             group,
             policy: policy.clone(),
             faults,

@@ -4,17 +4,18 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
-use nodemend_adapters::{
-    aws,
-    clock::{Clock, SystemClock, wait_until},
+use nodemend_aws::{
+    clock::{SystemClock, wait_until},
     cloud::AwsCloud,
-    config::environment::Environment,
-    notify::{EventBridge, Herald},
-    store::dynamodb::{DynamoStore, Tables},
+    dynamodb::{DynamoStore, Tables},
+    eventbridge::EventBridge,
+    publisher::EventPublisher,
+    sdk,
     telemetry::{self, Failed, Metric},
 };
 use nodemend_domain::ident::ClusterName;
-use nodemend_repair::{RepairError, Repairer, Swept};
+use nodemend_ports::{clock::Clock, config::environment::Environment};
+use nodemend_repair::{RepairError, Repairer, RunReport};
 use serde_json::{Value, json, value::RawValue};
 
 /// How long an invocation waits for deadlines: longer than the minute until the next one, so that there is no moment in
@@ -31,7 +32,7 @@ const TIME_TO_TELL: SignedDuration = SignedDuration::from_secs(10);
 async fn main() -> Result<(), Error> {
     let environment = Environment::of_process();
     let tables = Tables::of(&environment).map_err(one_line)?;
-    let shared = aws::load().await.map_err(one_line)?;
+    let shared = sdk::load().await.map_err(one_line)?;
     let members = environment.members().map_err(one_line)?;
     let cloud = AwsCloud::connect(&shared).await.map_err(one_line)?.with_members(&shared, members);
     let store = DynamoStore::connect(&shared, tables);
@@ -39,18 +40,18 @@ async fn main() -> Result<(), Error> {
     let bus = environment.event_bus().map_err(one_line)?;
     let bus = bus.map(|bus| Arc::new(EventBridge::connect(&shared, bus)));
     lambda_runtime::run(service_fn(async |_: LambdaEvent<Box<RawValue>>| {
-        sweep(&repairer, &store, Herald::new(bus.clone(), TIME_TO_TELL)).await
+        run_once(&repairer, &store, EventPublisher::new(bus.clone(), TIME_TO_TELL)).await
     }))
     .await
 }
 
 /// What is due now is done by whoever comes; of two that a schedule woke, one waits.
-async fn sweep(
+async fn run_once(
     repairer: &Repairer<DynamoStore, AwsCloud, SystemClock>,
     store: &DynamoStore,
-    herald: Herald<EventBridge>,
+    publisher: EventPublisher<EventBridge>,
 ) -> Result<Value, Error> {
-    let mut done = Done { looked_at: 0, failed: 0, pending: BTreeMap::new(), herald };
+    let mut done = Done { evaluated: 0, failed: 0, pending: BTreeMap::new(), publisher };
     let end = SystemClock.now() + TURN;
     let swept = match waiter(store, end).await {
         None => done.turn(repairer, store, end).await,
@@ -74,7 +75,7 @@ async fn sweep(
 /// The end of the lease of the one that waits, if it is another. The lease spares money, and nothing rests on it: where
 /// it can't be had, this one waits.
 async fn waiter(store: &DynamoStore, end: Timestamp) -> Option<Timestamp> {
-    store.lease_sweep(SystemClock.now(), end).await.unwrap_or_else(|error| {
+    store.lease_run(SystemClock.now(), end).await.unwrap_or_else(|error| {
         telemetry::failed(&Failed::of(&error));
         None
     })
@@ -82,12 +83,12 @@ async fn waiter(store: &DynamoStore, end: Timestamp) -> Option<Timestamp> {
 
 /// What an invocation did.
 struct Done {
-    looked_at: usize,
+    evaluated: usize,
     failed: usize,
     /// Since when the longest waiting repair of each cluster waits.
     pending: BTreeMap<ClusterName, Timestamp>,
     /// Tells while the sweep goes on: no call waits for it.
-    herald: Herald<EventBridge>,
+    publisher: EventPublisher<EventBridge>,
 }
 
 impl Done {
@@ -99,8 +100,8 @@ impl Done {
         end: Timestamp,
     ) -> Result<(), RepairError> {
         // Its future is deep and large, and lives on the heap.
-        let swept = Box::pin(repairer.sweep_until(end, wait_until, |swept: &Swept| self.tell(swept))).await;
-        if let Err(error) = store.end_sweep(end, SystemClock.now()).await {
+        let swept = Box::pin(repairer.run_until(end, wait_until, |swept: &RunReport| self.tell(swept))).await;
+        if let Err(error) = store.end_run(end, SystemClock.now()).await {
             telemetry::failed(&Failed::of(&error));
         }
         swept
@@ -111,16 +112,16 @@ impl Done {
         repairer: &Repairer<DynamoStore, AwsCloud, SystemClock>,
         end: Timestamp,
     ) -> Result<(), RepairError> {
-        let swept = Box::pin(repairer.sweep_before(end)).await?;
+        let swept = Box::pin(repairer.run_before(end)).await?;
         self.tell(&swept);
         Ok(())
     }
 
-    fn tell(&mut self, swept: &Swept) {
-        self.looked_at += swept.looked_at;
+    fn tell(&mut self, swept: &RunReport) {
+        self.evaluated += swept.evaluated;
         self.failed += swept.failures.len();
-        swept.occurrences.iter().for_each(telemetry::occurred);
-        self.herald.tell(&swept.occurrences);
+        swept.repair_events.iter().for_each(telemetry::emit);
+        self.publisher.tell(&swept.repair_events);
         for (cluster, since) in &swept.pending {
             let oldest = self.pending.entry(cluster.clone()).or_insert(*since);
             *oldest = (*oldest).min(*since);
@@ -135,24 +136,25 @@ impl Done {
     }
 
     async fn told(self, swept: Result<(), RepairError>) -> Result<Value, Error> {
-        let Self { looked_at, failed, pending, herald } = self;
+        let Self { evaluated, failed, pending, publisher } = self;
         let now = SystemClock.now();
         for (cluster, since) in &pending {
             let age = now.duration_since(*since).as_secs().max(0).unsigned_abs();
-            telemetry::measured(now, Some(cluster), &[(Metric::PendingAge, age)]);
+            telemetry::measured(now, Some(cluster), &[(Metric::PendingRepairAge, age)]);
         }
-        let numbers = [(Metric::CasesSwept, looked_at as u64), (Metric::SweepFailures, failed as u64)];
+        let numbers =
+            [(Metric::CasesEvaluated, evaluated as u64), (Metric::EvaluationFailures, failed as u64)];
         telemetry::measured(now, None, &numbers);
-        herald.finish().await;
+        publisher.finish().await;
         if let Err(error) = swept {
             telemetry::failed(&Failed::of(&error));
             return Err(one_line(error));
         }
         if failed > 0 {
             // What failed stays due. The error makes the invocation count as failed, so that an alarm sees it.
-            return Err(format!("{failed} of {looked_at} cases could not be looked at").into());
+            return Err(format!("{failed} of {evaluated} cases could not be looked at").into());
         }
-        Ok(json!({ "lookedAt": looked_at }))
+        Ok(json!({ "evaluated": evaluated }))
     }
 }
 

@@ -2,21 +2,23 @@
 
 mod ward;
 
+use nodemend_testkit::edit;
+use serde_json::json;
 use std::sync::Arc;
 
-use nodemend_adapters::{
+use nodemend_domain::{
+    audit_log::{ApiCall, CallAnswer, Caller},
+    group::{ClusterFacts, Group, InstanceLocation},
+    ident::{AccountId, ClusterName, GroupName, InstanceId},
+    policy::Policy,
+};
+use nodemend_ports::{
     cloud::{Cloud, CloudError, MemoryCloud},
     store::{CaseKey, MemoryStore, Store},
 };
-use nodemend_domain::{
-    group::{ClusterFacts, Group, Whereabouts},
-    ident::{AccountId, ClusterName, GroupName, InstanceId},
-    policy::Policy,
-    trail::{Answer, ApiCall, Caller},
-};
 use nodemend_repair::Repairer;
 
-use self::ward::{Trouble, Ward, cluster, instance, minutes, policy, terminate};
+use self::ward::{Episode, Ward, cluster, instance, minutes, policy, terminate};
 
 /// Our own account, with one more beside it, or with one that lets nobody in.
 #[derive(Clone)]
@@ -42,8 +44,11 @@ impl Cloud for Accounts {
         Ok(Self { here, there: None })
     }
 
-    async fn locate(&self, instances: &[InstanceId]) -> Result<Vec<Whereabouts>, CloudError> {
-        self.here.locate(instances).await
+    async fn describe_instances(
+        &self,
+        instances: &[InstanceId],
+    ) -> Result<Vec<InstanceLocation>, CloudError> {
+        self.here.describe_instances(instances).await
     }
 
     async fn group(&self, name: &GroupName) -> Result<Option<Arc<Group>>, CloudError> {
@@ -58,7 +63,7 @@ impl Cloud for Accounts {
         self.here.console_output(instance_id).await
     }
 
-    async fn call(&self, call: &ApiCall) -> Answer {
+    async fn call(&self, call: &ApiCall) -> CallAnswer {
         self.here.call(call).await
     }
 
@@ -69,18 +74,16 @@ impl Cloud for Accounts {
 
 /// Node 1 of the cluster here, and node 1 of another cluster there, both bad since the start, in one store.
 fn two_clusters() -> (Ward, MemoryCloud, MemoryStore) {
-    let here = Ward::sick(1, Trouble::Network, policy(1));
+    let here = Ward::sick(1, Episode::Network, policy(1));
     let there = Ward::new(2, policy(1));
     let store = here.store.clone();
     let other = ClusterName::new("other").expect("a name");
     store.set_policy(&cluster(), policy(1));
     store.set_policy(&other, Policy { account: Some(member()), ..policy(1) });
     let mut case = here.case(1);
-    case.cluster = other;
-    case.instance_id = instance(2);
-    case.version = 0;
-    let change = nodemend_adapters::store::Change { case: &case, group: None, entries: &[] };
-    assert_eq!(pollster::block_on(store.commit(change)), Ok(nodemend_adapters::store::Commit::Won));
+    edit(&mut case, json!({ "cluster": other, "instanceId": instance(2), "version": 0 }));
+    let change = nodemend_ports::store::CaseWrite { case: &case, group: None, entries: &[] };
+    assert_eq!(pollster::block_on(store.commit(change)), Ok(nodemend_ports::store::Commit::Won));
     there.cloud.change(|fleet| {
         // What is there belongs to the other cluster.
         for name in fleet.group_names().cloned().collect::<Vec<_>>() {
@@ -99,7 +102,8 @@ fn each_cluster_is_repaired_in_its_own_account() {
     let (here, there, store) = two_clusters();
     here.clock.advance_to(minutes(31));
     let cloud = Accounts { here: here.cloud.clone(), there: Some(there.clone()) };
-    let swept = pollster::block_on(Repairer::new(store, cloud, here.clock.clone()).sweep()).expect("swept");
+    let swept =
+        pollster::block_on(Repairer::new(store, cloud, here.clock.clone()).run_once()).expect("swept");
     assert!(swept.failures.is_empty(), "{:?}", swept.failures);
     assert_eq!((here.cloud.calls(), there.calls()), (vec![terminate(1)], vec![terminate(2)]));
 }
@@ -110,7 +114,7 @@ fn an_account_that_lets_nobody_in_stops_no_other() {
     here.clock.advance_to(minutes(31));
     let cloud = Accounts { here: here.cloud.clone(), there: None };
     let repairer = Repairer::new(store.clone(), cloud, here.clock.clone());
-    let swept = pollster::block_on(repairer.sweep()).expect("swept");
+    let swept = pollster::block_on(repairer.run_once()).expect("swept");
     assert_eq!((here.cloud.calls(), there.calls()), (vec![terminate(1)], vec![]));
     assert!(
         !swept.failures.is_empty()
@@ -118,5 +122,5 @@ fn an_account_that_lets_nobody_in_stops_no_other() {
     );
     let key = CaseKey { cluster: ClusterName::new("other").expect("a name"), instance_id: instance(2) };
     let waits = pollster::block_on(store.case(&key)).expect("a memory").expect("a case");
-    assert!(waits.due.is_some_and(|due| due <= minutes(31)), "it stays due");
+    assert!(waits.due().is_some_and(|due| due <= minutes(31)), "it stays due");
 }

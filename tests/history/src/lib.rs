@@ -49,7 +49,7 @@ enum Ail {
 
 /// One trouble of one instance, in seconds since the beginning.
 #[derive(Debug, Clone, Copy)]
-struct Trouble {
+struct Episode {
     from: i64,
     /// None: until the instance is no more.
     to: Option<i64>,
@@ -70,7 +70,7 @@ pub struct Instance {
     launched: bool,
     terminated: bool,
     offset: i64,
-    troubles: Vec<Trouble>,
+    troubles: Vec<Episode>,
 }
 
 /// One line: when, of which stream, and what.
@@ -82,9 +82,9 @@ impl Instance {
         let sick = |at: i64| {
             // That a kubelet is silent shows when its lease has run out.
             let shows =
-                |trouble: &Trouble| trouble.from + i64::from(matches!(trouble.ail, Ail::Unknown { .. })) * 45;
-            let during = |trouble: &&Trouble| at >= shows(trouble) && trouble.to.is_none_or(|to| at < to);
-            self.troubles.iter().find(during).map(|trouble| trouble.to)
+                |episode: &Episode| episode.from + i64::from(matches!(episode.ail, Ail::Unknown { .. })) * 45;
+            let during = |episode: &&Episode| at >= shows(episode) && episode.to.is_none_or(|to| at < to);
+            self.troubles.iter().find(during).map(|episode| episode.to)
         };
         let mut well = at;
         loop {
@@ -168,25 +168,25 @@ impl Plan {
             };
             if fatal {
                 let to = at + HOUR + dice.below(8 * HOUR);
-                instance.troubles.push(Trouble { from: at, to: None, ail });
+                instance.troubles.push(Episode { from: at, to: None, ail });
                 (instance.to, instance.terminated) = (to, true);
                 return;
             }
             let end = at + length;
             if flaps {
                 while at < end {
-                    instance.troubles.push(Trouble { from: at, to: Some(at + 90), ail });
+                    instance.troubles.push(Episode { from: at, to: Some(at + 90), ail });
                     at += 90 + 30 + dice.below(60);
                 }
             } else {
-                instance.troubles.push(Trouble { from: at, to: Some(end), ail });
+                instance.troubles.push(Episode { from: at, to: Some(end), ail });
             }
             at = end + HOUR;
         }
         // A third of the way through, a zone is dark for a while.
         let dark = self.end() / 3;
-        let free = |trouble: &Trouble| {
-            trouble.to.is_some_and(|to| to + HOUR < dark) || trouble.from > dark + 3 * HOUR
+        let free = |episode: &Episode| {
+            episode.to.is_some_and(|to| to + HOUR < dark) || episode.from > dark + 3 * HOUR
         };
         if instance.zone == "us-east-1b"
             && instance.from + HOUR < dark
@@ -194,8 +194,8 @@ impl Plan {
             && instance.troubles.iter().all(free)
         {
             let ail = Ail::Unknown { agent_too: true };
-            instance.troubles.push(Trouble { from: dark, to: Some(dark + 50 * MINUTE), ail });
-            instance.troubles.sort_by_key(|trouble| trouble.from);
+            instance.troubles.push(Episode { from: dark, to: Some(dark + 50 * MINUTE), ail });
+            instance.troubles.sort_by_key(|episode| episode.from);
         }
     }
 
@@ -209,30 +209,30 @@ impl Plan {
     pub fn agent_lines(&self, instance: &Instance, mut take: impl FnMut(i64, &[u8])) {
         let mut line = Vec::with_capacity(1_024);
         let mut seq = 0;
-        let mut changes: Vec<(i64, &Trouble, bool)> = Vec::new();
-        for trouble in instance.troubles.iter().filter(|trouble| matches!(trouble.ail, Ail::Agent(..))) {
-            changes.push((trouble.from, trouble, true));
-            changes.extend(trouble.to.map(|to| (to, trouble, false)));
+        let mut changes: Vec<(i64, &Episode, bool)> = Vec::new();
+        for episode in instance.troubles.iter().filter(|episode| matches!(episode.ail, Ail::Agent(..))) {
+            changes.push((episode.from, episode, true));
+            changes.extend(episode.to.map(|to| (to, episode, false)));
         }
         changes.sort_by_key(|(at, ..)| *at);
         let mut changes = changes.into_iter().peekable();
-        let mut sick: Option<&Trouble> = None;
+        let mut sick: Option<&Episode> = None;
         let mut well_since = instance.from - HOUR;
         let mute = |at: i64| {
             self.silence().contains(&at)
-                || instance.troubles.iter().any(|trouble| {
-                    trouble.ail == (Ail::Unknown { agent_too: true })
-                        && at >= trouble.from
-                        && trouble.to.is_none_or(|to| at < to)
+                || instance.troubles.iter().any(|episode| {
+                    episode.ail == (Ail::Unknown { agent_too: true })
+                        && at >= episode.from
+                        && episode.to.is_none_or(|to| at < to)
                 })
         };
         let mut beat = instance.from + instance.offset + 60;
         while beat < instance.to {
-            while let Some((at, trouble, begins)) = changes.next_if(|(at, ..)| *at <= beat) {
+            while let Some((at, episode, begins)) = changes.next_if(|(at, ..)| *at <= beat) {
                 seq += 1;
-                (sick, well_since) = if begins { (Some(trouble), well_since) } else { (None, at) };
+                (sick, well_since) = if begins { (Some(episode), well_since) } else { (None, at) };
                 if !mute(at) {
-                    let Ail::Agent(condition, _) = trouble.ail else { continue };
+                    let Ail::Agent(condition, _) = episode.ail else { continue };
                     line.clear();
                     self.head(&mut line, instance, "condition", seq, at);
                     state(&mut line, condition, sick, well_since, at);
@@ -260,11 +260,11 @@ impl Plan {
                     }
                     line.push(b'{');
                     let own = sick
-                        .filter(|trouble| matches!(trouble.ail, Ail::Agent(name, _) if name == condition));
+                        .filter(|episode| matches!(episode.ail, Ail::Agent(name, _) if name == condition));
                     let ever = instance
                         .troubles
                         .iter()
-                        .any(|trouble| matches!(trouble.ail, Ail::Agent(name, _) if name == condition));
+                        .any(|episode| matches!(episode.ail, Ail::Agent(name, _) if name == condition));
                     state(
                         &mut line,
                         condition,
@@ -318,26 +318,26 @@ impl Plan {
         if instance.terminated {
             tell(instance.to + 90, deleted(instance, instance.to + 90));
         }
-        for trouble in &instance.troubles {
-            match trouble.ail {
-                Ail::Unknown { .. } => tell(trouble.from + 45, unknown(instance, trouble.from + 45)),
+        for episode in &instance.troubles {
+            match episode.ail {
+                Ail::Unknown { .. } => tell(episode.from + 45, unknown(instance, episode.from + 45)),
                 Ail::NotReady => tell(
-                    trouble.from,
-                    ready(instance, "False", "KubeletNotReady", "container runtime is down", trouble.from),
+                    episode.from,
+                    ready(instance, "False", "KubeletNotReady", "container runtime is down", episode.from),
                 ),
                 Ail::Agent(..) => continue,
             }
-            if let Some(to) = trouble.to {
+            if let Some(to) = episode.to {
                 tell(to, ready(instance, "True", "KubeletReady", "kubelet is posting ready status", to));
             }
         }
         let first = instance.from + (instance.offset + 150) % BEAT + BEAT;
         let mut beat = first + (from - first).max(0).div_euclid(BEAT) * BEAT;
         while beat < to.min(instance.to) {
-            let dead = instance.troubles.iter().any(|trouble| {
-                matches!(trouble.ail, Ail::Unknown { .. })
-                    && beat >= trouble.from
-                    && trouble.to.is_none_or(|to| beat < to)
+            let dead = instance.troubles.iter().any(|episode| {
+                matches!(episode.ail, Ail::Unknown { .. })
+                    && beat >= episode.from
+                    && episode.to.is_none_or(|to| beat < to)
             });
             if !dead {
                 tell(beat, heartbeat(instance, beat));

@@ -82,7 +82,7 @@ fn main() {
             of("bytesOnDisk") / 1e9,
             of("bytes") / 1e6 / of("readingSeconds"),
             of("bytes") / 1e6 / used.max(0.01),
-            facts["takenIn"],
+            facts["relevantLines"],
             facts["peakMemoryBytes"].as_f64().unwrap_or_default() / 1_048_576.0,
         );
         if threads.is_none() {

@@ -4,19 +4,19 @@ use std::io::Write;
 
 use jiff::Timestamp;
 
-use super::{Ail, Instance, MINUTE, START, Trouble};
+use super::{Ail, Episode, Instance, MINUTE, START};
 
 /// `2026-07-01T00:05:00`
 pub(super) fn clock(at: i64) -> impl std::fmt::Display {
     Timestamp::from_second(START + at).expect("a time").strftime("%Y-%m-%dT%H:%M:%S")
 }
 
-pub(super) fn state(line: &mut Vec<u8>, condition: &str, sick: Option<&Trouble>, well_since: i64, now: i64) {
+pub(super) fn state(line: &mut Vec<u8>, condition: &str, sick: Option<&Episode>, well_since: i64, now: i64) {
     let _ = match sick {
         None => {
             write!(line, r#""condition":"{condition}","status":"True","since":"{}.000Z""#, clock(well_since))
         }
-        Some(Trouble { from, ail: Ail::Agent(_, reason), .. }) => write!(
+        Some(Episode { from, ail: Ail::Agent(_, reason), .. }) => write!(
             line,
             r#""condition":"{condition}","status":"False","since":"{0}.000Z","findings":[{{"reason":"{reason}","severity":"Condition","since":"{0}.000Z","last":"{1}.000Z","count":{2},"message":"made up"}}]"#,
             clock(*from),

@@ -1,6 +1,6 @@
 //! Auto Scaling, EC2 and EKS on a real socket, as far as a drain asks them.
 
-use nodemend_adapters::clock::Clock;
+use nodemend_ports::clock::Clock;
 use serde_json::json;
 
 use crate::{

@@ -1,8 +1,10 @@
 //! What is not drained, and what goes on all the same.
 
-use nodemend_adapters::store::{Change, Commit, MemoryStore, Store};
 use nodemend_domain::{case::Case, ident::ClusterName};
-use nodemend_drain::Outcome;
+use nodemend_drain::DrainOutcome;
+use nodemend_ports::store::{CaseWrite, Commit, MemoryStore, Store};
+use nodemend_testkit::edit;
+use serde_json::json;
 
 use crate::{
     CLUSTER, cluster, connected, drained, drainer, emptied, instance, store, take,
@@ -14,7 +16,7 @@ async fn knowing(change: impl FnOnce(&mut Case)) -> MemoryStore {
     let store = store();
     let mut case = Case::new(ClusterName::new(CLUSTER).expect("a name"), instance());
     change(&mut case);
-    let commit = store.commit(Change { case: &case, group: None, entries: &[] }).await;
+    let commit = store.commit(CaseWrite { case: &case, group: None, entries: &[] }).await;
     assert_eq!(commit.expect("written"), Commit::Won);
     store
 }
@@ -23,7 +25,7 @@ async fn knowing(change: impl FnOnce(&mut Case)) -> MemoryStore {
 async fn skipped(world: World, store: MemoryStore) -> String {
     let drainer = drainer(&world, store).await;
     let drained = take(&drainer, &world, &world.event()).await.expect("an end").expect("one of ours");
-    let Outcome::Skipped(dead) = drained.outcome else { panic!("{drained:?}") };
+    let DrainOutcome::Skipped(dead) = drained.outcome else { panic!("{drained:?}") };
     let state = world.now();
     assert_eq!((state.completions.clone(), state.evictions.len()), (vec![began()], 0));
     dead.to_string()
@@ -49,8 +51,10 @@ async fn a_node_that_has_the_name_and_is_another_instances_is_not_touched() {
 
 #[tokio::test]
 async fn what_our_case_says_is_gone_is_asked_of_nobody() {
-    let store =
-        knowing(|case| case.depart(began(), "the cloud controller deleted it".to_owned(), false)).await;
+    let store = knowing(|case| {
+        edit(case, json!({ "departure": { "at": began(), "how": "the cloud controller deleted it" } }));
+    })
+    .await;
     let world = World::new(vec![pod("web")]);
     let said = skipped(world.clone(), store).await;
     assert_eq!(said, "its instance is gone since 2026-08-20T09:55:00Z: the cloud controller deleted it");
@@ -59,7 +63,7 @@ async fn what_our_case_says_is_gone_is_asked_of_nobody() {
 
 #[tokio::test]
 async fn the_name_that_our_case_knows_goes_before_the_one_that_aws_gave() {
-    let store = knowing(|case| case.node = Some(crate::node())).await;
+    let store = knowing(|case| edit(case, json!({ "node": crate::node() }))).await;
     let world = World::new(vec![pod("web")])
         .with(|state| "ip-10-9-9-9.eu-west-1.compute.internal".clone_into(&mut state.private_name));
     let drainer = drainer(&world, store).await;
@@ -78,7 +82,7 @@ async fn a_node_that_dies_while_it_is_drained_is_waited_for_no_longer() {
     let slow = crate::world::Pod { ends_in: jiff::SignedDuration::from_hours(1), ..pod("slow") };
     let world = World::new(vec![slow]).with(|state| state.dies_at = Some(after(60)));
     let drained = drained(&world).await;
-    assert!(matches!(drained.outcome, Outcome::Skipped(_)), "{drained:?}");
+    assert!(matches!(drained.outcome, DrainOutcome::Skipped(_)), "{drained:?}");
     assert!(world.now().completions[0] < after(70));
 }
 
@@ -119,7 +123,7 @@ async fn an_api_server_that_comes_back_is_waited_for() {
 async fn an_api_server_that_does_not_come_back_stops_no_termination() {
     let world = World::new(vec![pod("web")]).with(|state| state.down_until = Some(after(100_000)));
     let drained = drained(&world).await;
-    let Outcome::Incomplete { left, why: Some(why) } = drained.outcome else { panic!("{drained:?}") };
+    let DrainOutcome::Incomplete { left, why: Some(why) } = drained.outcome else { panic!("{drained:?}") };
     assert_eq!(
         (left.len(), why.as_str()),
         (0, "failed to reach the Kubernetes API: HTTP 503: apiserver is shutting down")
@@ -131,7 +135,7 @@ async fn an_api_server_that_does_not_come_back_stops_no_termination() {
 async fn who_is_not_let_in_gives_up_within_a_minute_and_says_so() {
     let world = World::new(vec![pod("web")]).with(|state| state.denied = true);
     let drained = drained(&world).await;
-    let Outcome::Incomplete { why: Some(why), .. } = drained.outcome else { panic!("{drained:?}") };
+    let DrainOutcome::Incomplete { why: Some(why), .. } = drained.outcome else { panic!("{drained:?}") };
     assert!(why.starts_with("failed to be let in by the Kubernetes API: nodes is forbidden"), "{why}");
     let completed = world.now().completions[0];
     assert!(completed >= after(30) && completed < after(60), "{completed}");
@@ -151,7 +155,7 @@ async fn a_server_that_another_authority_vouches_for_gets_no_token() {
     let ((_, authority), (tls, _)) = (cluster::tls(), cluster::tls());
     let drainer = connected(&world, store(), tls, authority).await;
     let drained = take(&drainer, &world, &world.event()).await.expect("an end").expect("one of ours");
-    let Outcome::Incomplete { why: Some(why), .. } = drained.outcome else { panic!("{drained:?}") };
+    let DrainOutcome::Incomplete { why: Some(why), .. } = drained.outcome else { panic!("{drained:?}") };
     assert!(why.contains("certificate"), "{why}");
     let state = world.now();
     assert!(state.requests.is_empty());

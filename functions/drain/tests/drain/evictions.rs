@@ -2,7 +2,7 @@
 
 use jiff::SignedDuration;
 use nodemend_domain::drain::{Left, Why};
-use nodemend_drain::Outcome;
+use nodemend_drain::DrainOutcome;
 
 use crate::{
     drained, emptied, longest_silence, node,
@@ -20,7 +20,7 @@ async fn a_node_is_cordoned_emptied_and_let_go() {
         Pod { controller: Some("Job"), phase: "Succeeded", ..pod("job") },
     ]);
     let drained = drained(&world).await;
-    assert_eq!((&drained.outcome, drained.evicted), (&Outcome::Emptied, 3));
+    assert_eq!((&drained.outcome, drained.evicted), (&DrainOutcome::Emptied, 3));
     assert_eq!(drained.node, Some(node()));
     let state = world.now();
     assert_eq!(state.cordoned, Some(began()));
@@ -66,7 +66,7 @@ async fn a_budget_that_never_opens_does_not_stop_the_repair() {
         Left { pod: "shop/web".to_owned(), why },
         Left { pod: "shop/slow".to_owned(), why: Why::StillEnding },
     ];
-    assert_eq!(drained.outcome, Outcome::Incomplete { left, why: None });
+    assert_eq!(drained.outcome, DrainOutcome::Incomplete { left, why: None });
     assert_eq!(world.now().completions, [after(600)], "when its time was up");
     assert!((1..=20).contains(&longest_silence(&world)));
 }
@@ -84,7 +84,7 @@ async fn what_nobody_lets_us_evict_is_told_and_not_waited_for() {
     let drained = drained(&world).await;
     let why = Why::Refused("pods/eviction is forbidden".to_owned());
     let left = vec![Left { pod: "shop/secret".to_owned(), why }];
-    assert_eq!((drained.outcome, drained.evicted), (Outcome::Incomplete { left, why: None }, 1));
+    assert_eq!((drained.outcome, drained.evicted), (DrainOutcome::Incomplete { left, why: None }, 1));
     assert!(world.now().completions[0] < after(30));
 }
 

@@ -13,12 +13,13 @@ use std::time::Duration;
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_sts::config::{Credentials, SharedCredentialsProvider};
 use jiff::{SignedDuration, Timestamp};
-use nodemend_adapters::{clock::VirtualClock, cloud::AwsHooks, kubernetes::EksCluster, store::MemoryStore};
+use nodemend_aws::{cloud::AwsHooks, kubernetes::EksCluster};
 use nodemend_domain::{
     ident::{ClusterName, InstanceId, NodeName},
     policy::Policy,
 };
-use nodemend_drain::{DrainError, Drained, Drainer, Outcome, Settings};
+use nodemend_drain::{DrainError, DrainOutcome, Drained, Drainer, Settings};
+use nodemend_ports::{clock::VirtualClock, store::MemoryStore};
 
 use self::world::{CLUSTER, HOOK, INSTANCE, NODE, World};
 
@@ -90,5 +91,5 @@ fn longest_silence(world: &World) -> i64 {
 }
 
 fn emptied(drained: &Drained) -> bool {
-    drained.outcome == Outcome::Emptied
+    drained.outcome == DrainOutcome::Emptied
 }

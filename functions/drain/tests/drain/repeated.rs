@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jiff::{SignedDuration, Timestamp};
-use nodemend_drain::Outcome;
+use nodemend_drain::DrainOutcome;
 
 use crate::{
     drained, drainer, emptied, store, take,
@@ -16,7 +16,7 @@ async fn an_event_that_comes_again_after_the_end_changes_nothing() {
     assert!(emptied(&drained(&world).await));
     let asked = world.now().requests.len();
     let again = drained(&world).await;
-    assert_eq!((again.outcome, again.evicted), (Outcome::Over, 0));
+    assert_eq!((again.outcome, again.evicted), (DrainOutcome::Over, 0));
     let state = world.now();
     assert_eq!((state.requests.len(), state.completions.len()), (asked, 1));
 }
@@ -29,9 +29,9 @@ async fn of_two_who_drain_at_once_each_is_right_and_one_completes() {
     let event = world.event();
     let (one, other) = tokio::join!(take(&one, &world, &event), take(&other, &world, &event));
     let outcomes = [one, other].map(|drained| drained.expect("an end").expect("one of ours").outcome);
-    assert!(outcomes.contains(&Outcome::Emptied), "{outcomes:?}");
+    assert!(outcomes.contains(&DrainOutcome::Emptied), "{outcomes:?}");
     assert!(
-        outcomes.iter().all(|outcome| matches!(outcome, Outcome::Emptied | Outcome::Over)),
+        outcomes.iter().all(|outcome| matches!(outcome, DrainOutcome::Emptied | DrainOutcome::Over)),
         "{outcomes:?}"
     );
     assert_eq!(world.now().completions.len(), 1);
@@ -78,7 +78,7 @@ async fn a_second_try_has_no_more_time_than_the_first() {
     let world = World::new(vec![Pod { guarded_until: Some(after(100_000)), ..pod("web") }]);
     world.clock.advance_to(after(540));
     let late = drained(&world).await;
-    assert!(matches!(late.outcome, Outcome::Incomplete { .. }));
+    assert!(matches!(late.outcome, DrainOutcome::Incomplete { .. }));
     assert_eq!(world.now().completions, [after(600)]);
     let world = World::new(vec![Pod { guarded_until: Some(after(100_000)), ..pod("web") }]);
     world.clock.advance_to(after(3_600));
@@ -131,6 +131,6 @@ async fn a_hook_that_somebody_else_completes_ends_the_drain() {
         }
     };
     let drained = subject.handle(world.event().as_bytes(), wait).await.expect("an end").expect("one of ours");
-    assert_eq!(drained.outcome, Outcome::Over);
+    assert_eq!(drained.outcome, DrainOutcome::Over);
     assert!(world.now().completions.is_empty());
 }

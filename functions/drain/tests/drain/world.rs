@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use jiff::{SignedDuration, Timestamp};
-use nodemend_adapters::clock::{Clock, VirtualClock};
+use nodemend_ports::clock::{Clock, VirtualClock};
 
 pub(crate) const CLUSTER: &str = "prod";
 pub(crate) const GROUP: &str = "workers";

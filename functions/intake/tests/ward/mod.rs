@@ -2,16 +2,16 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use jiff::{SignedDuration, Timestamp};
-use nodemend_adapters::{
-    store::{CaseKey, MemoryStore, Store},
-    subscription::{Batch, Decoder, LogEvent, encode},
-};
 use nodemend_domain::{
     case::{Case, Fault},
     ident::{ClusterName, InstanceId},
     policy::Policy,
 };
-use nodemend_intake::{Intake, IntakeError, Intaken};
+use nodemend_intake::{Intake, IntakeError, IntakeResult};
+use nodemend_ports::{
+    store::{CaseKey, MemoryStore, Store},
+    subscription::{Batch, Decoder, LogEvent, encode},
+};
 use serde_json::json;
 
 pub(crate) const AGENTS: &str = "/nodemend/prod/nodes";
@@ -112,11 +112,11 @@ pub(crate) fn of_api_server(lines: &[String]) -> Vec<u8> {
     encode(&batch(CONTROL_PLANE, AUDIT_STREAM, lines)).into_bytes()
 }
 
-pub(crate) fn try_take<S: Store>(store: S, payload: &[u8], now: i64) -> Result<Intaken, IntakeError> {
+pub(crate) fn try_take<S: Store>(store: S, payload: &[u8], now: i64) -> Result<IntakeResult, IntakeError> {
     pollster::block_on(Intake::new(store).handle(&mut Decoder::new(), payload, at(now)))
 }
 
-pub(crate) fn take(store: &MemoryStore, payload: &[u8], now: i64) -> Intaken {
+pub(crate) fn take(store: &MemoryStore, payload: &[u8], now: i64) -> IntakeResult {
     try_take(store.clone(), payload, now).expect("taken in")
 }
 
@@ -138,7 +138,7 @@ pub(crate) fn faults(store: &MemoryStore, number: u64) -> Vec<Fault> {
 pub(crate) fn state(store: &MemoryStore) -> Vec<Case> {
     let mut cases = store.cases();
     cases.sort_by_key(CaseKey::of);
-    cases.iter_mut().for_each(|case| case.version = 0);
+    cases.iter_mut().for_each(|case| nodemend_testkit::edit(case, serde_json::json!({ "version": 0 })));
     cases
 }
 

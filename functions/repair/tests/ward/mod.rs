@@ -2,24 +2,24 @@
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use jiff::{SignedDuration, Timestamp};
-use nodemend_adapters::{
-    clock::{Clock, VirtualClock},
-    cloud::{Fleet, MemoryCloud, Recorded},
-    faults::{Faults, Faulty},
-    store::{CaseKey, Change, Commit, MemoryStore, Store},
-    trail::Trail,
-};
 use nodemend_domain::{
-    case::Case,
+    audit_log::{ApiCall, CallAnswer, CallOutcome, Caller},
+    case::{Case, TransitionContext},
     condition::{ConditionType, Health, Severity, Status},
     group::GroupState,
     ident::{BootId, ClusterName, GroupName, InstanceId, NodeName, Zone},
-    observation::{Observation, ObservedCondition, Reporter, What},
+    observation::{Observation, ObservedCondition, StatusWriter, What},
     policy::{Hold, Limit, Policy},
     report::{Body, ConditionState, Finding, Report},
-    trail::{Answer, ApiCall, Caller, Outcome},
 };
-use nodemend_repair::{RepairError, Repairer, Swept};
+use nodemend_ports::{
+    audit_log::AuditLog,
+    clock::{Clock, VirtualClock},
+    cloud::{Fleet, MemoryCloud, Recorded},
+    store::{CaseKey, CaseWrite, Commit, MemoryStore, Store},
+};
+use nodemend_repair::{RepairError, Repairer, RunReport};
+use nodemend_testkit::faults::{Faults, Faulty};
 
 /// When every fault begins.
 pub(crate) const START: i64 = 1_790_000_000;
@@ -93,7 +93,7 @@ pub(crate) struct Ward {
 
 /// What is wrong: replaced after 30 minutes, or rebooted after 10.
 #[derive(Clone, Copy)]
-pub(crate) enum Trouble {
+pub(crate) enum Episode {
     Network,
     Accelerator,
 }
@@ -119,20 +119,20 @@ impl Ward {
     }
 
     /// Nodes that have all been bad since the start.
-    pub(crate) fn sick(nodes: u64, trouble: Trouble, policy: Policy) -> Self {
+    pub(crate) fn sick(nodes: u64, episode: Episode, policy: Policy) -> Self {
         let ward = Self::new(nodes, policy);
         for number in 1..=nodes {
-            ward.tell(number, trouble, true, 1, 1, 0);
+            ward.tell(number, episode, true, 1, 1, 0);
         }
         ward
     }
 
     /// An agent says, now, how its one condition is, and since when.
-    pub(crate) fn tell(&self, number: u64, trouble: Trouble, bad: bool, boot: u64, seq: u64, since: i64) {
+    pub(crate) fn tell(&self, number: u64, episode: Episode, bad: bool, boot: u64, seq: u64, since: i64) {
         let now = self.clock.now();
-        let (condition, reason) = match trouble {
-            Trouble::Network => (ConditionType::NetworkingReady, "InterfaceNotUp"),
-            Trouble::Accelerator => (ConditionType::AcceleratedHardwareReady, "NvidiaXID95Error"),
+        let (condition, reason) = match episode {
+            Episode::Network => (ConditionType::NetworkingReady, "InterfaceNotUp"),
+            Episode::Accelerator => (ConditionType::AcceleratedHardwareReady, "NvidiaXID95Error"),
         };
         let finding = Finding {
             reason: reason.into(),
@@ -160,7 +160,7 @@ impl Ward {
             }),
         };
         self.change(number, |case| {
-            case.hear_report(&report, now, &self.policy);
+            case.apply_report(&report, now, &self.policy);
         });
     }
 
@@ -168,7 +168,7 @@ impl Ward {
     pub(crate) fn ready(&self, number: u64, boot: u64, when: Timestamp) {
         let ready = ObservedCondition {
             condition: ConditionType::Ready,
-            health: Health::Sound,
+            health: Health::Healthy,
             reason: "KubeletReady".to_owned(),
             message: String::new(),
         };
@@ -178,26 +178,34 @@ impl Ward {
             instance_id: Some(instance(number)),
             zone: None,
             boot_id: Some(boot_id(boot)),
-            what: What::Conditions { by: Reporter::Kubelet, conditions: vec![ready] },
+            what: What::Conditions { by: StatusWriter::Kubelet, conditions: vec![ready] },
         };
         self.change(number, |case| {
-            case.hear_observation(&observation, &self.policy);
+            case.apply_observation(&observation, &self.policy);
         });
     }
 
     /// Changes a case as a handler would.
+    pub(crate) fn transition(&self) -> TransitionContext<'_> {
+        TransitionContext {
+            policy: &self.policy,
+            caller: nodemend_ports::cloud::Cloud::caller(&self.cloud),
+            now: self.clock.now(),
+        }
+    }
+
     pub(crate) fn change(&self, number: u64, change: impl FnOnce(&mut Case)) {
         let mut case = self.find(number).unwrap_or_else(|| Box::new(Case::new(cluster(), instance(number))));
         change(&mut case);
         case.plan(&self.policy, self.clock.now());
-        let change = Change { case: &case, group: None, entries: &[] };
+        let change = CaseWrite { case: &case, group: None, entries: &[] };
         assert_eq!(pollster::block_on(self.store.commit(change)), Ok(Commit::Won));
     }
 
     /// Writes the group's state, as news of its replacements would.
     pub(crate) fn put_group(&self, group: &GroupState) {
         let case = self.case(1);
-        let change = Change { case: &case, group: Some(group), entries: &[] };
+        let change = CaseWrite { case: &case, group: Some(group), entries: &[] };
         assert_eq!(pollster::block_on(self.store.commit(change)), Ok(Commit::Won));
     }
 
@@ -219,7 +227,7 @@ impl Ward {
         let key = CaseKey { cluster: cluster(), instance_id: instance(number) };
         let chain = pollster::block_on(self.store.chain(&key)).expect("a memory");
         let lines: Vec<&str> = chain.iter().map(|entry| entry.line.as_str()).collect();
-        nodemend_domain::trail::verify_chain(&lines).expect("a chain");
+        nodemend_domain::audit_log::verify_chain(&lines).expect("a chain");
         lines.iter().map(|line| serde_json::from_str(line).expect("a record")).collect()
     }
 
@@ -229,7 +237,7 @@ impl Ward {
     }
 
     /// Their names.
-    pub(crate) fn trail(&self, number: u64) -> Vec<String> {
+    pub(crate) fn audit_log(&self, number: u64) -> Vec<String> {
         let records = self.records(number);
         records.iter().map(|record| record["eventName"].as_str().expect("a name").to_owned()).collect()
     }
@@ -243,23 +251,23 @@ impl Ward {
         Repairer::new(store, Faulty::new(self.cloud.clone(), faults.clone()), self.clock.clone())
     }
 
-    pub(crate) fn try_sweep(&self) -> Result<Swept, RepairError> {
-        pollster::block_on(self.repairer(&Faults::none()).sweep())
+    pub(crate) fn try_sweep(&self) -> Result<RunReport, RepairError> {
+        pollster::block_on(self.repairer(&Faults::none()).run_once())
     }
 
-    pub(crate) fn sweep(&self) -> Swept {
+    pub(crate) fn run_once(&self) -> RunReport {
         let swept = self.try_sweep().expect("swept");
         assert!(swept.failures.is_empty(), "{:?}", swept.failures);
         swept
     }
 
-    pub(crate) fn sweep_at(&self, now: Timestamp) -> Swept {
+    pub(crate) fn sweep_at(&self, now: Timestamp) -> RunReport {
         self.clock.advance_to(now);
-        self.sweep()
+        self.run_once()
     }
 
     /// Sweeps whenever something is due, until then.
-    pub(crate) fn sweep_until(&self, end: Timestamp) {
+    pub(crate) fn run_until(&self, end: Timestamp) {
         for _ in 0..10_000 {
             let due = pollster::block_on(self.store.next_due()).expect("a memory");
             let Some(due) = due.filter(|due| *due <= end) else {
@@ -273,12 +281,12 @@ impl Ward {
 
     /// AWS answers the next such call, if it comes about now, with a refusal.
     pub(crate) fn refuse(&self, call: ApiCall, when: Timestamp, code: &str, message: &str) {
-        let outcome = Outcome::Failed { code: code.to_owned(), message: message.to_owned() };
+        let outcome = CallOutcome::Failed { code: code.to_owned(), message: message.to_owned() };
         self.cloud.record(Recorded {
             event_name: call.event_name().to_owned(),
             call: Some(call),
             at: when,
-            answer: Answer { request_id: Some(format!("request-{when}")), outcome },
+            answer: CallAnswer { request_id: Some(format!("request-{when}")), outcome },
         });
     }
 

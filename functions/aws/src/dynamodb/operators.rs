@@ -1,0 +1,156 @@
+//! What operators decide: policies, each version kept, and holds. No handler writes these.
+
+use jiff::Timestamp;
+use nodemend_domain::{
+    ident::ClusterName,
+    policy::{Hold, Policy},
+    timestamp,
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{
+    DynamoStore, all,
+    answer::failed,
+    item::{self, Item},
+    pages,
+    write::{Answered, Transaction, absent, at_version, put},
+};
+use nodemend_ports::store::StoreError;
+
+const POLICY: &str = "policy";
+const HISTORY: &str = "policy#";
+const HOLD: &str = "hold#";
+/// How often two operators at once may overtake each other.
+const MAX_RACES: usize = 8;
+
+/// A policy, and who applied it when.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PolicyVersion {
+    /// 1, 2, 3… for each cluster.
+    pub version: u64,
+    /// Who.
+    pub by: String,
+    /// When.
+    #[serde(with = "timestamp")]
+    pub at: Timestamp,
+    /// The policy.
+    pub policy: Policy,
+}
+
+/// A hold, under the name that it is released by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlacedHold {
+    /// The same for the same hold, so that one placed twice is there once.
+    pub id: String,
+    /// The hold.
+    pub hold: Hold,
+}
+
+impl DynamoStore {
+    /// Makes a policy the cluster's, and keeps those before it. The version that it then has.
+    pub async fn put_policy(
+        &self,
+        cluster: &ClusterName,
+        policy: &Policy,
+        by: &str,
+        at: Timestamp,
+    ) -> Result<u64, StoreError> {
+        for _ in 0..MAX_RACES {
+            let before = self.newest_policy(cluster).await?.map_or(0, |newest| newest.version);
+            let version = before + 1;
+            let applied = PolicyVersion { version, by: by.to_owned(), at, policy: policy.clone() };
+            let item = |sk: &str| -> Result<Item, StoreError> {
+                let mut item = item::cluster_key(cluster, sk);
+                item.insert(item::BODY.to_owned(), item::json(&applied)?);
+                item.insert(item::VERSION.to_owned(), item::number(version));
+                Ok(item)
+            };
+            let state = self.tables.state.as_str();
+            let mut puts = Transaction::default();
+            puts.add(at_version(put(state), before), item(POLICY)?)?;
+            // Of one length, so that the order of the text is that of the versions.
+            puts.add(absent(put(state)), item(&format!("{HISTORY}{version:020}"))?)?;
+            if let Answered::Won = self.send(puts).await? {
+                return Ok(version);
+            }
+        }
+        Err(StoreError::Unavailable(format!("others applied policies to {cluster} at the same time")))
+    }
+
+    /// The policy that holds, read consistently.
+    pub async fn newest_policy(&self, cluster: &ClusterName) -> Result<Option<PolicyVersion>, StoreError> {
+        let item = self.get(item::cluster_key(cluster, POLICY)).await?;
+        item.map(|item| item::read_json(&item, item::BODY)).transpose()
+    }
+
+    /// The cluster's policies, the newest first, at most so many.
+    pub async fn policy_history(
+        &self,
+        cluster: &ClusterName,
+        limit: usize,
+    ) -> Result<Vec<PolicyVersion>, StoreError> {
+        let mut items = pages(self.of_cluster(cluster, HISTORY).scan_index_forward(false)).send();
+        let mut history = Vec::new();
+        while history.len() < limit
+            && let Some(item) = items.next().await
+        {
+            history.push(item::read_json(&item.map_err(|error| failed(&error))?, item::BODY)?);
+        }
+        Ok(history)
+    }
+
+    /// Places a hold. It can be looked up for a while after it is over, and then goes by itself.
+    pub async fn place_hold(&self, cluster: &ClusterName, hold: &Hold) -> Result<String, StoreError> {
+        let body = item::json(hold)?;
+        let id = hold_id(body.as_s().map_or("", String::as_str));
+        let mut item = item::cluster_key(cluster, &format!("{HOLD}{id}"));
+        item.insert(item::BODY.to_owned(), body);
+        item.insert(item::EXPIRES.to_owned(), item::expires(hold.until));
+        let request = self.client.put_item().table_name(&self.tables.state).set_item(Some(item));
+        request.send().await.map_err(|error| failed(&error))?;
+        Ok(id)
+    }
+
+    /// Takes a hold back: the one that it was, if it was there.
+    pub async fn release_hold(&self, cluster: &ClusterName, id: &str) -> Result<Option<Hold>, StoreError> {
+        let request = self
+            .client
+            .delete_item()
+            .table_name(&self.tables.state)
+            .set_key(Some(item::cluster_key(cluster, &format!("{HOLD}{id}"))))
+            .return_values(aws_sdk_dynamodb::types::ReturnValue::AllOld);
+        let released = request.send().await.map_err(|error| failed(&error))?.attributes;
+        released.map(|item| item::read_json(&item, item::BODY)).transpose()
+    }
+
+    /// The cluster's holds with their ids, read consistently: a hold holds from the moment that it is placed.
+    pub async fn placed_holds(&self, cluster: &ClusterName) -> Result<Vec<PlacedHold>, StoreError> {
+        let placed = |item: &Item| {
+            let id = item::read_text(item, item::SK)?.trim_start_matches(HOLD).to_owned();
+            Ok(PlacedHold { id, hold: item::read_json(item, item::BODY)? })
+        };
+        all(self.of_cluster(cluster, HOLD)).await?.iter().map(placed).collect()
+    }
+
+    fn of_cluster(
+        &self,
+        cluster: &ClusterName,
+        prefix: &str,
+    ) -> aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder {
+        self.client
+            .query()
+            .table_name(&self.tables.state)
+            .consistent_read(true)
+            .key_condition_expression("#pk = :pk AND begins_with(#sk, :prefix)")
+            .expression_attribute_names("#pk", item::PK)
+            .expression_attribute_names("#sk", item::SK)
+            .expression_attribute_values(":pk", item::text(item::cluster_partition(cluster)))
+            .expression_attribute_values(":prefix", item::text(prefix))
+    }
+}
+
+/// Short enough to type.
+fn hold_id(body: &str) -> String {
+    Sha256::digest(body.as_bytes()).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,289 @@
+//! Turns what CloudTrail, Auto Scaling and EC2 tell through EventBridge into confirmed calls, and into what is
+//! known of nodes that come and go. Audit never decides.
+
+pub mod event;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use nodemend_domain::{
+    audit_log::{AuditLogError, Caller, CloudTrailEvent, Record},
+    case::{Case, Effects, EventMatch, IllegalTransition, TransitionContext},
+    ident::{AccountId, ClusterName, InstanceId},
+    policy::Policy,
+    repair::LEASE,
+    repair_event::RepairEvent,
+};
+use nodemend_ports::{
+    audit_log::AuditLog,
+    cloud::{Cloud, CloudError},
+    store::{CaseKey, Store, StoreError},
+    write::{self, Target, WriteError},
+};
+
+pub use self::event::{AutoScalingEvent, ConfirmEventError};
+
+/// How often the record of a call may be written between the two readings that match its event.
+const MAX_CROSSINGS: usize = 16;
+
+/// Takes EventBridge's events in.
+#[derive(Debug, Clone)]
+pub struct Confirmer<S, C> {
+    store: S,
+    cloud: C,
+    own: Option<AccountId>,
+}
+
+/// What became of an event.
+#[derive(Debug, Default)]
+pub struct ConfirmResult {
+    /// What happened, in order.
+    pub repair_events: Vec<RepairEvent>,
+    /// Whether it was about anything of ours.
+    pub relevant: bool,
+}
+
+/// Why an event must be tried again, or can't be read at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfirmError {
+    /// The event.
+    #[error(transparent)]
+    Event(#[from] ConfirmEventError),
+    /// A record of our own trail can't be read.
+    #[error("failed to read our own record of the call")]
+    Record(#[from] AuditLogError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// AWS.
+    #[error(transparent)]
+    Cloud(#[from] CloudError),
+    /// A case could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// A call of ours that can be known by its id alone, and whose record may yet come.
+    #[error("failed to find the record of request {0}: it may yet come")]
+    Early(String),
+}
+
+impl ConfirmError {
+    /// The id of the case that it is about, where that is known.
+    pub fn case(&self) -> Option<&str> {
+        match self {
+            Self::Write(error) => error.case(),
+            Self::Event(_) | Self::Record(_) | Self::Store(_) | Self::Cloud(_) | Self::Early(_) => None,
+        }
+    }
+}
+
+impl<S: Store + AuditLog, C: Cloud> Confirmer<S, C> {
+    /// An audit on these ports.
+    pub fn new(store: S, cloud: C) -> Self {
+        Self { store, cloud, own: None }
+    }
+
+    /// Believes of a cluster what the account tells that its policy names, or else this one, and no other.
+    #[must_use]
+    pub fn in_account(self, own: Option<AccountId>) -> Self {
+        Self { own, ..self }
+    }
+
+    /// Takes one EventBridge event in.
+    pub async fn handle(&self, payload: &[u8], now: Timestamp) -> Result<ConfirmResult, ConfirmError> {
+        let (account, happening) = AutoScalingEvent::read_of_account(payload)?;
+        self.take(happening, account.as_ref(), now).await
+    }
+
+    /// Applies a decoded event of an account.
+    pub async fn take(
+        &self,
+        event: AutoScalingEvent,
+        account: Option<&AccountId>,
+        now: Timestamp,
+    ) -> Result<ConfirmResult, ConfirmError> {
+        match event {
+            AutoScalingEvent::ApiCall(event) => self.api_call(&event, account, now).await,
+            AutoScalingEvent::Launched { group, instance_id, zone, at } => {
+                // Every group of the account reports its launches; only those of our clusters matter.
+                let cloud = self.cloud.in_account(account).await?;
+                let known = cloud.group(&group).await?;
+                let Some(cluster) = known.and_then(|group| group.cluster.clone()) else {
+                    return Ok(ConfirmResult::default());
+                };
+                let Some(policy) = self.served(&cluster, account).await? else {
+                    return Ok(ConfirmResult::default());
+                };
+                let ctx = TransitionContext { policy: &policy, caller: cloud.caller(), now };
+                let key = CaseKey { cluster, instance_id };
+                self.update(Target::case(&key).or_new(), &ctx, |case| {
+                    Ok(case.record_launch(&group, zone.as_ref(), at, &ctx))
+                })
+                .await
+            }
+            AutoScalingEvent::LaunchFailed { group, at, why } => {
+                let _ = (group, at, why);
+                Ok(ConfirmResult::default())
+            }
+            AutoScalingEvent::Left { instance_id, at, how } => {
+                let Some((key, policy)) = self.case_of(&instance_id, account).await? else {
+                    return Ok(ConfirmResult::default());
+                };
+                let ctx = TransitionContext { policy: &policy, caller: self.cloud.caller(), now };
+                self.update(Target::case(&key), &ctx, |case| Ok(case.record_departure(at, &how, &ctx))).await
+            }
+            AutoScalingEvent::Irrelevant => Ok(ConfirmResult::default()),
+        }
+    }
+
+    /// The policy of a cluster of ours, if the cluster is in the account that the event is from.
+    async fn served(
+        &self,
+        cluster: &ClusterName,
+        account: Option<&AccountId>,
+    ) -> Result<Option<Arc<Policy>>, ConfirmError> {
+        let policy = self.store.policy(cluster).await?;
+        Ok(policy.filter(|policy| policy.believes(account, self.own.as_ref())))
+    }
+
+    /// The case of an instance of this account, and its cluster's policy.
+    async fn case_of(
+        &self,
+        instance_id: &InstanceId,
+        account: Option<&AccountId>,
+    ) -> Result<Option<(CaseKey, Arc<Policy>)>, ConfirmError> {
+        let Some(cluster) = self.store.cluster_of_instance(instance_id).await? else {
+            return Ok(None);
+        };
+        let policy = self.served(&cluster, account).await?;
+        Ok(policy.map(|policy| (CaseKey { cluster, instance_id: instance_id.clone() }, policy)))
+    }
+
+    /// A call that CloudTrail recorded: one of ours, or somebody else's on one of our nodes.
+    async fn api_call(
+        &self,
+        event: &CloudTrailEvent,
+        account: Option<&AccountId>,
+        now: Timestamp,
+    ) -> Result<ConfirmResult, ConfirmError> {
+        let cloud = self.cloud.in_account(account).await?;
+        let caller = cloud.caller();
+        if let Some(result) = self.recorded(event, account, caller, now).await? {
+            return Ok(result);
+        }
+        let ours = caller.is_same_principal(&event.user_identity);
+        let instance_ids = event.instance_ids();
+        // For what was throttled or denied CloudTrail names no instance. Lambda tries again after one minute and after two.
+        if ours
+            && instance_ids.is_empty()
+            && now.duration_since(event.event_time).abs() < LEASE
+            && let Some(request_id) = &event.request_id
+        {
+            return Err(ConfirmError::Early(request_id.clone()));
+        }
+        let mut result = ConfirmResult::default();
+        for instance_id in instance_ids {
+            let Some((key, policy)) = self.case_of(&instance_id, account).await? else {
+                continue;
+            };
+            let ctx = TransitionContext { policy: &policy, caller, now };
+            let case = self.store.case(&key).await?;
+            let next = if ours && case.as_ref().is_some_and(|case| case.awaits_an_answer()) {
+                self.early_or_unanswered(&key, event, &ctx).await?
+            } else if ours && let Some(recorded) = self.recorded(event, account, caller, now).await? {
+                // The answer came, and the record with it, since that was looked for.
+                recorded
+            } else if ours && self.is_another_attempt(&key, event).await? {
+                continue;
+            } else if event.is_termination() && event.succeeded() {
+                self.update(Target::case(&key), &ctx, |case| Ok(case.record_foreign_termination(event, &ctx)))
+                    .await?
+            } else {
+                continue;
+            };
+            result.relevant |= next.relevant;
+            result.repair_events.extend(next.repair_events);
+        }
+        Ok(result)
+    }
+
+    /// Matches the event with the record under its request id, where there is one.
+    async fn recorded(
+        &self,
+        event: &CloudTrailEvent,
+        account: Option<&AccountId>,
+        caller: &Caller,
+        now: Timestamp,
+    ) -> Result<Option<ConfirmResult>, ConfirmError> {
+        let Some(request_id) = &event.request_id else { return Ok(None) };
+        let Some((key, entry)) = self.store.call(request_id).await? else { return Ok(None) };
+        let record = Record::read(&entry.line)?;
+        let Some(policy) = self.served(&key.cluster, account).await? else {
+            return Ok(Some(ConfirmResult::default()));
+        };
+        let ctx = TransitionContext { policy: &policy, caller, now };
+        let result = self.update(Target::case(&key), &ctx, |case| {
+            Ok(case.call_for(event).map_or_else(Effects::default, |call| {
+                match case.match_event(call, &record, event, &ctx) {
+                    EventMatch::Matched(effects) => effects,
+                    EventMatch::Known => Effects::default(),
+                }
+            }))
+        });
+        result.await.map(Some)
+    }
+
+    /// Whether a repair of this node made the call, and this is one more attempt at it.
+    async fn is_another_attempt(&self, key: &CaseKey, event: &CloudTrailEvent) -> Result<bool, ConfirmError> {
+        Ok(self.store.case(key).await?.is_some_and(|case| case.is_another_attempt(event)))
+    }
+
+    /// CloudTrail was faster than the answer, or the answer never came.
+    async fn early_or_unanswered(
+        &self,
+        key: &CaseKey,
+        event: &CloudTrailEvent,
+        ctx: &TransitionContext<'_>,
+    ) -> Result<ConfirmResult, ConfirmError> {
+        for _ in 0..MAX_CROSSINGS {
+            let records = self.store.chain(key).await?;
+            let mut crossed = false;
+            let result = self
+                .update(Target::case(key), ctx, |case| {
+                    let call = case.call_for(event);
+                    let sequence = call.and_then(|call| case.call(call)?.sequence());
+                    let entry = records.iter().find(|entry| Some(entry.sequence) == sequence);
+                    crossed = sequence.is_some() && entry.is_none();
+                    if crossed {
+                        return Ok(Effects::default());
+                    }
+                    if let (Some(call), Some(record)) =
+                        (call, entry.and_then(|entry| Record::read(&entry.line).ok()))
+                    {
+                        if let EventMatch::Matched(effects) = case.match_event(call, &record, event, ctx) {
+                            return Ok(effects);
+                        }
+                    } else {
+                        case.stash_event(event);
+                    }
+                    Ok(Effects::default())
+                })
+                .await?;
+            // The call's record was written since the audit log was read. A stashed event would wait for a record that
+            // exists already.
+            if !crossed {
+                return Ok(result);
+            }
+        }
+        Err(WriteError::Contended(key.instance_id.to_string()).into())
+    }
+
+    async fn update(
+        &self,
+        target: Target<'_>,
+        ctx: &TransitionContext<'_>,
+        mut change: impl FnMut(&mut Case) -> Result<Effects, IllegalTransition>,
+    ) -> Result<ConfirmResult, ConfirmError> {
+        let update = write::update(&self.store, target, ctx.policy, ctx.now, |case, _| change(case)).await?;
+        Ok(ConfirmResult { relevant: update.found(), repair_events: update.into_events() })
+    }
+}

@@ -1,0 +1,313 @@
+//! AWS in memory: groups that lose an instance when told to, and answers that were recorded elsewhere.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use nodemend_domain::{
+    audit_log::{self, Activity, ApiCall, CallAnswer, CallOutcome, Caller},
+    group::{ClusterFacts, Group, InstanceLocation, Lifecycle, Member},
+    ident::{AccountId, ClusterName, GroupName, InstanceId, Zone},
+};
+
+use super::{Cloud, CloudError};
+use crate::clock::{Clock, VirtualClock};
+
+/// The groups of an account.
+#[derive(Debug, Clone, Default)]
+pub struct Fleet {
+    groups: HashMap<GroupName, Arc<Group>>,
+    members: HashMap<InstanceId, GroupName>,
+    ungrouped: HashSet<InstanceId>,
+}
+
+impl Fleet {
+    /// Adds or replaces a group.
+    pub fn add_group(&mut self, group: Group) {
+        for member in &group.members {
+            self.members.insert(member.instance_id.clone(), group.name.clone());
+        }
+        self.groups.insert(group.name.clone(), Arc::new(group));
+    }
+
+    /// Whether any group is known.
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// The names of all groups.
+    pub fn group_names(&self) -> impl Iterator<Item = &GroupName> {
+        self.groups.keys()
+    }
+
+    /// Whether an instance is known, in a group or running outside of any.
+    pub fn knows(&self, instance_id: &InstanceId) -> bool {
+        self.members.contains_key(instance_id) || self.ungrouped.contains(instance_id)
+    }
+
+    /// An instance that runs outside of any group.
+    pub fn add_ungrouped(&mut self, instance_id: InstanceId) {
+        self.ungrouped.insert(instance_id);
+    }
+
+    /// Puts an instance into a group; the group is made where there is none.
+    pub fn join(
+        &mut self,
+        group: &GroupName,
+        cluster: Option<&ClusterName>,
+        instance_id: &InstanceId,
+        zone: &Zone,
+    ) {
+        let group_name = group.clone();
+        let group = self.groups.entry(group_name.clone()).or_insert_with(|| {
+            Arc::new(Group {
+                name: group_name.clone(),
+                cluster: cluster.cloned(),
+                members: Vec::new(),
+                suspended: Vec::new(),
+                tags: BTreeMap::new(),
+                eks_repair_enabled: false,
+            })
+        });
+        if group.member(instance_id).is_none() {
+            let member = Member {
+                instance_id: instance_id.clone(),
+                zone: zone.clone(),
+                lifecycle: Lifecycle::InService,
+            };
+            Arc::make_mut(group).members.push(member);
+        }
+        self.members.insert(instance_id.clone(), group_name);
+    }
+
+    /// Sets an instance's lifecycle state.
+    pub fn set_lifecycle(&mut self, instance_id: &InstanceId, lifecycle: Lifecycle) {
+        let group = self.members.get(instance_id).and_then(|name| self.groups.get_mut(name));
+        let Some(group) = group else { return };
+        for member in &mut Arc::make_mut(group).members {
+            if member.instance_id == *instance_id {
+                member.lifecycle = lifecycle;
+            }
+        }
+    }
+
+    /// Suspends these processes of a group, and resumes all others.
+    pub fn set_suspended(&mut self, group: &GroupName, processes: Vec<String>) {
+        if let Some(group) = self.groups.get_mut(group) {
+            Arc::make_mut(group).suspended = processes;
+        }
+    }
+
+    /// Takes an instance out: it is no more.
+    pub fn leave(&mut self, instance_id: &InstanceId) {
+        self.ungrouped.remove(instance_id);
+        let group = self.members.remove(instance_id).and_then(|name| self.groups.get_mut(&name));
+        if let Some(group) = group {
+            Arc::make_mut(group).members.retain(|member| member.instance_id != *instance_id);
+        }
+    }
+
+    fn facts(&self, cluster: &ClusterName) -> ClusterFacts {
+        let mut zones = BTreeMap::new();
+        let ours = |group: &&Arc<Group>| group.cluster.as_ref().is_none_or(|owner| owner == cluster);
+        for member in self.groups.values().filter(ours).flat_map(|group| &group.members) {
+            if member.lifecycle != Lifecycle::WarmPool {
+                *zones.entry(member.zone.clone()).or_insert(0) += 1;
+            }
+        }
+        ClusterFacts { zones, zonal_shifts: Vec::new() }
+    }
+}
+
+/// An answer that AWS gave once, to be given again.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// To which call; a throttled call's record names no instance.
+    pub call: Option<ApiCall>,
+    /// Its event name.
+    pub event_name: String,
+    /// When.
+    pub at: jiff::Timestamp,
+    /// What was answered.
+    pub answer: CallAnswer,
+}
+
+/// AWS in memory. Clones share it.
+#[derive(Debug, Clone)]
+pub struct MemoryCloud {
+    clock: VirtualClock,
+    caller: Caller,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    fleet: Fleet,
+    facts: HashMap<ClusterName, Arc<ClusterFacts>>,
+    zonal_shifts: Vec<Zone>,
+    recorded: VecDeque<Recorded>,
+    calls: Vec<ApiCall>,
+}
+
+/// How far from a recorded call's own second a call may be to be taken for the same.
+const SAME_CALL_SECONDS: i64 = 90;
+
+impl MemoryCloud {
+    /// An account with these groups, seen as this caller.
+    pub fn new(clock: VirtualClock, caller: Caller, fleet: Fleet) -> Self {
+        Self { clock, caller, inner: Arc::new(Mutex::new(Inner { fleet, ..Inner::default() })) }
+    }
+
+    /// Gives this answer to the call that it belongs to.
+    pub fn record(&self, recorded: Recorded) {
+        self.lock().recorded.push_back(recorded);
+    }
+
+    /// Changes the world.
+    pub fn change<T>(&self, change: impl FnOnce(&mut Fleet) -> T) -> T {
+        let mut inner = self.lock();
+        inner.facts.clear();
+        change(&mut inner.fleet)
+    }
+
+    /// Starts or ends zonal shifts.
+    pub fn set_zonal_shifts(&self, zones: Vec<Zone>) {
+        let mut inner = self.lock();
+        inner.facts.clear();
+        inner.zonal_shifts = zones;
+    }
+
+    /// Every call that was made.
+    pub fn calls(&self) -> Vec<ApiCall> {
+        self.lock().calls.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// The recorded answer to a call, if one was recorded about now.
+    fn recorded(&mut self, call: &ApiCall, now: jiff::Timestamp) -> Option<CallAnswer> {
+        let same = |recorded: &Recorded| {
+            let near = now.duration_since(recorded.at).as_secs().abs() <= SAME_CALL_SECONDS;
+            let fits = match &recorded.call {
+                Some(known) => known == call,
+                None => recorded.event_name == call.event_name(),
+            };
+            near && fits
+        };
+        let place = self.recorded.iter().position(same)?;
+        self.recorded.remove(place).map(|recorded| recorded.answer)
+    }
+
+    fn made_up(&self, call: &ApiCall, now: jiff::Timestamp) -> CallOutcome {
+        let instance_id = call.instance_id();
+        let group = self.fleet.members.get(instance_id).and_then(|name| self.fleet.groups.get(name));
+        let member = group.and_then(|group| group.member(instance_id));
+        match (call, group, member) {
+            (ApiCall::TerminateInstanceInAutoScalingGroup { .. }, Some(group), Some(member)) => {
+                let at = nodemend_domain::timestamp::seconds(now);
+                CallOutcome::Accepted {
+                    activity: Some(Activity {
+                        activity_id: made_up_id("activity", call, self.calls.len()),
+                        auto_scaling_group_name: group.name.to_string(),
+                        description: format!("Terminating EC2 instance: {instance_id}"),
+                        cause: format!(
+                            "At {at} instance {instance_id} was taken out of service in response to a user request."
+                        ),
+                        start_time: now,
+                        status_code: "InProgress".to_owned(),
+                        progress: 0,
+                        details: Some(format!(r#"{{"Availability Zone":"{}"}}"#, member.zone)),
+                    }),
+                }
+            }
+            (ApiCall::RebootInstances { .. }, ..) if self.fleet.knows(instance_id) => {
+                CallOutcome::Accepted { activity: None }
+            }
+            _ => CallOutcome::Failed {
+                code: "ValidationError".to_owned(),
+                message: format!(
+                    "Instance Id not found - No managed instance found for instance ID: {instance_id}"
+                ),
+            },
+        }
+    }
+}
+
+/// A made-up id, the same in every run.
+fn made_up_id(kind: &str, call: &ApiCall, number: usize) -> String {
+    let hex = audit_log::sha256(&format!("{kind} {} {} {number}", call.event_name(), call.instance_id()));
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..32])
+}
+
+impl Cloud for MemoryCloud {
+    /// All accounts are one.
+    async fn in_account(&self, _: Option<&AccountId>) -> Result<Self, CloudError> {
+        Ok(self.clone())
+    }
+
+    async fn describe_instances(
+        &self,
+        instances: &[InstanceId],
+    ) -> Result<Vec<InstanceLocation>, CloudError> {
+        let inner = self.lock();
+        let fleet = &inner.fleet;
+        Ok(instances
+            .iter()
+            .map(|instance_id| {
+                let group = fleet.members.get(instance_id).and_then(|name| fleet.groups.get(name));
+                match group.and_then(|group| Some((group, group.member(instance_id)?))) {
+                    Some((group, member)) => {
+                        InstanceLocation::Member { group: group.name.clone(), lifecycle: member.lifecycle }
+                    }
+                    None if fleet.ungrouped.contains(instance_id) => InstanceLocation::Ungrouped,
+                    None => InstanceLocation::Gone,
+                }
+            })
+            .collect())
+    }
+
+    async fn group(&self, name: &GroupName) -> Result<Option<Arc<Group>>, CloudError> {
+        Ok(self.lock().fleet.groups.get(name).cloned())
+    }
+
+    async fn cluster(&self, name: &ClusterName) -> Result<Arc<ClusterFacts>, CloudError> {
+        let mut inner = self.lock();
+        if let Some(facts) = inner.facts.get(name) {
+            return Ok(facts.clone());
+        }
+        let mut facts = inner.fleet.facts(name);
+        facts.zonal_shifts.clone_from(&inner.zonal_shifts);
+        let facts = Arc::new(facts);
+        inner.facts.insert(name.clone(), facts.clone());
+        Ok(facts)
+    }
+
+    async fn console_output(&self, _: &InstanceId) -> Result<Option<String>, CloudError> {
+        Ok(None)
+    }
+
+    async fn call(&self, call: &ApiCall) -> CallAnswer {
+        let now = self.clock.now();
+        let mut inner = self.lock();
+        let answer = inner.recorded(call, now).unwrap_or_else(|| CallAnswer {
+            request_id: Some(made_up_id("request", call, inner.calls.len())),
+            outcome: inner.made_up(call, now),
+        });
+        inner.calls.push(call.clone());
+        if let (ApiCall::TerminateInstanceInAutoScalingGroup { instance_id }, CallOutcome::Accepted { .. }) =
+            (call, &answer.outcome)
+        {
+            inner.fleet.set_lifecycle(instance_id, Lifecycle::Terminating);
+        }
+        answer
+    }
+
+    fn caller(&self) -> &Caller {
+        &self.caller
+    }
+}

@@ -1,0 +1,178 @@
+//! The one way in which a case is changed, with its group and its audit log.
+//!
+//! Every write is conditional on the versions that were read. There are two modes:
+//! - [`update`]: read, apply, plan, commit; again while others write first. For what is true whatever the others wrote: a
+//!   report, an answer, an event.
+//! - [`write_exactly`]: write what was decided on this very version, or nothing. For decisions: written to a later
+//!   version, the end of one repair could end the next one.
+
+use jiff::Timestamp;
+use nodemend_domain::{
+    audit_log::builder::AuditEntry,
+    case::{Case, Effects, IllegalTransition},
+    group::GroupState,
+    ident::GroupName,
+    policy::Policy,
+    repair_event::RepairEvent,
+};
+
+use crate::store::{CaseKey, CaseWrite, Commit, Store, StoreError};
+
+/// Tries of one update before it gives up.
+const MAX_TRIES: usize = 16;
+
+/// Why a case could not be written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// It could not be read.
+    #[error(transparent)]
+    Read(#[from] StoreError),
+    /// The store failed to write it: it may be written all the same.
+    #[error("failed to write case {case}")]
+    Commit {
+        /// The case's id.
+        case: String,
+        /// The store's error.
+        source: StoreError,
+    },
+    /// Others wrote the same case each time.
+    #[error("failed to write case {0}: others wrote it first {MAX_TRIES} times")]
+    Contended(String),
+}
+
+impl WriteError {
+    /// The id of the case, where it could be read.
+    pub fn case(&self) -> Option<&str> {
+        match self {
+            Self::Read(_) => None,
+            Self::Commit { case, .. } | Self::Contended(case) => Some(case),
+        }
+    }
+
+    /// Whether trying again can help.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Read(source) | Self::Commit { source, .. } => source.is_retryable(),
+            Self::Contended(_) => true,
+        }
+    }
+}
+
+/// What an update changes.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a> {
+    /// The case.
+    pub key: &'a CaseKey,
+    /// The group that changes with it.
+    pub group: Option<&'a GroupName>,
+    /// Whether the case is created where there is none.
+    pub create: bool,
+}
+
+impl<'a> Target<'a> {
+    /// An existing case alone.
+    pub fn case(key: &'a CaseKey) -> Self {
+        Self { key, group: None, create: false }
+    }
+
+    /// The same, with its group.
+    #[must_use]
+    pub fn with_group(self, group: Option<&'a GroupName>) -> Self {
+        Self { group, ..self }
+    }
+
+    /// The same, created where there is none.
+    #[must_use]
+    pub fn or_new(self) -> Self {
+        Self { create: true, ..self }
+    }
+}
+
+/// The result of an update.
+#[derive(Debug)]
+pub enum Update {
+    /// It is written; these are to be published.
+    Written(Vec<RepairEvent>),
+    /// It changes nothing, and nothing was written; these are to be published all the same.
+    Unchanged(Vec<RepairEvent>),
+    /// There is no such case.
+    NoCase,
+    /// The case's state does not allow it: another process was faster.
+    Refused(IllegalTransition),
+}
+
+impl Update {
+    /// What is to be published.
+    pub fn into_events(self) -> Vec<RepairEvent> {
+        match self {
+            Self::Written(events) | Self::Unchanged(events) => events,
+            Self::NoCase | Self::Refused(_) => Vec::new(),
+        }
+    }
+
+    /// Whether there is such a case.
+    pub fn found(&self) -> bool {
+        !matches!(self, Self::NoCase)
+    }
+}
+
+/// Reads the case, and its group, applies the change, plans the next evaluation and commits; again while others write
+/// first. The change may be applied several times, each time to the newest version.
+pub async fn update<S: Store>(
+    store: &S,
+    target: Target<'_>,
+    policy: &Policy,
+    now: Timestamp,
+    mut change: impl FnMut(&mut Case, Option<&mut GroupState>) -> Result<Effects, IllegalTransition>,
+) -> Result<Update, WriteError> {
+    let Target { key, group, create } = target;
+    let mut id = key.instance_id.to_string();
+    for _ in 0..MAX_TRIES {
+        let known = store.case(key).await?;
+        let mut case = match &known {
+            Some(case) => case.clone(),
+            None if create => Box::new(Case::new(key.cluster.clone(), key.instance_id.clone())),
+            None => return Ok(Update::NoCase),
+        };
+        let known_group = match group {
+            Some(name) => Some(store.group(&key.cluster, name).await?),
+            None => None,
+        };
+        let mut state = known_group.clone();
+        let Effects { records, events } = match change(&mut case, state.as_mut()) {
+            Ok(effects) => effects,
+            Err(refused) => return Ok(Update::Refused(refused)),
+        };
+        case.plan(policy, now);
+        if records.is_empty() && known.as_ref() == Some(&case) && known_group == state {
+            return Ok(Update::Unchanged(events));
+        }
+        id = case.id();
+        let write = CaseWrite { case: &case, group: state.as_ref(), entries: &records };
+        match store.commit(write).await {
+            Ok(Commit::Won) => return Ok(Update::Written(events)),
+            Ok(Commit::Lost) => {}
+            Err(source) => return Err(WriteError::Commit { case: id, source }),
+        }
+    }
+    Err(WriteError::Contended(id))
+}
+
+/// Plans the next evaluation and writes this very version of the case, or nothing. [`Commit::Lost`] means that others
+/// wrote first: what was decided may no longer hold, and is decided again. On [`Commit::Won`] the case in memory has the
+/// version that was written.
+pub async fn write_exactly<S: Store>(
+    store: &S,
+    case: &mut Case,
+    group: Option<&GroupState>,
+    records: &[AuditEntry],
+    policy: &Policy,
+    now: Timestamp,
+) -> Result<Commit, StoreError> {
+    case.plan(policy, now);
+    let commit = store.commit(CaseWrite { case, group, entries: records }).await?;
+    if commit == Commit::Won {
+        *case = case.next_version();
+    }
+    Ok(commit)
+}

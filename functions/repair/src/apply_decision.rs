@@ -1,0 +1,117 @@
+//! Carries out every decision but a call.
+
+use nodemend_domain::{
+    case::{Case, Effects, IllegalTransition, TransitionContext, transition::BlockedRepair},
+    decide::Decision,
+    group::GroupState,
+    ident::GroupName,
+};
+use nodemend_ports::{
+    audit_log::AuditLog,
+    clock::Clock,
+    cloud::Cloud,
+    store::{CaseKey, CaseWrite, Commit, Store},
+    write::{self, Target},
+};
+
+use crate::{RepairError, Repairer, RunReport};
+
+impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
+    /// Its future holds that of every decision: callers keep it on the heap.
+    pub(crate) async fn carry_out(
+        &self,
+        case: Box<Case>,
+        decision: Decision,
+        group: Option<GroupName>,
+        ctx: &TransitionContext<'_>,
+        report: &mut RunReport,
+    ) -> Result<(), RepairError> {
+        let own_group = case.repair().map(|repair| repair.group().clone());
+        match decision {
+            // A call is made where it is decided again, on a consistent read; never from here.
+            Decision::Act { .. } => Ok(()),
+            Decision::Wait => self.wait(case, ctx).await,
+            Decision::RecordSilence(since) => {
+                let change = |case: &mut Case, _: Option<&mut GroupState>| case.record_silence(since, ctx);
+                self.update(&CaseKey::of(&case), ctx, report, change).await
+            }
+            Decision::RecordMissing { call } => {
+                let change =
+                    |case: &mut Case, _: Option<&mut GroupState>| case.expire_confirmation(call, ctx);
+                self.update(&CaseKey::of(&case), ctx, report, change).await
+            }
+            Decision::Blocked { fault, action, blocks, until } => {
+                let blocked = BlockedRepair { fault: &fault, action, blocks: &blocks, until };
+                let change = |case: &mut Case, _: Option<&mut GroupState>| case.block(blocked, ctx);
+                self.write_as_decided(case, None, ctx, report, change).await
+            }
+            Decision::ConfirmByState => {
+                let change =
+                    |case: &mut Case, group: Option<&mut GroupState>| case.confirm_by_state(group, ctx);
+                self.write_as_decided(case, own_group, ctx, report, change).await
+            }
+            Decision::Release(why) => {
+                let change = |case: &mut Case, group: Option<&mut GroupState>| case.release(group, &why, ctx);
+                self.write_as_decided(case, own_group, ctx, report, change).await
+            }
+            Decision::RecordJoin(stage) => self.record_join(case, stage, ctx, report).await,
+            Decision::Close(outcome) => {
+                let change =
+                    |case: &mut Case, group: Option<&mut GroupState>| case.close(group, &outcome, ctx);
+                self.write_as_decided(case, own_group.or(group), ctx, report, change).await
+            }
+        }
+    }
+
+    /// Nothing to do. The item's own due time may have passed, so it is planned again.
+    pub(crate) async fn wait(
+        &self,
+        mut case: Box<Case>,
+        ctx: &TransitionContext<'_>,
+    ) -> Result<(), RepairError> {
+        if case.wait(ctx.policy, ctx.now) {
+            // A lost race means a change, and with it another due time.
+            let _ = self.store.commit(CaseWrite { case: &case, group: None, entries: &[] }).await?;
+        }
+        Ok(())
+    }
+
+    /// Changes the newest version of a case.
+    pub(crate) async fn update(
+        &self,
+        key: &CaseKey,
+        ctx: &TransitionContext<'_>,
+        report: &mut RunReport,
+        change: impl FnMut(&mut Case, Option<&mut GroupState>) -> Result<Effects, IllegalTransition>,
+    ) -> Result<(), RepairError> {
+        let update = write::update(&self.store, Target::case(key), ctx.policy, ctx.now, change).await?;
+        report.repair_events.extend(update.into_events());
+        Ok(())
+    }
+
+    /// Writes what was decided on this very version of the case, or nothing. After a lost race the case stays due, and is
+    /// decided again.
+    async fn write_as_decided(
+        &self,
+        mut case: Box<Case>,
+        group: Option<GroupName>,
+        ctx: &TransitionContext<'_>,
+        report: &mut RunReport,
+        change: impl FnOnce(&mut Case, Option<&mut GroupState>) -> Result<Effects, IllegalTransition>,
+    ) -> Result<(), RepairError> {
+        let mut state = match group {
+            Some(name) => Some(self.store.group(case.cluster(), &name).await?),
+            None => None,
+        };
+        let Ok(Effects { records, events }) = change(&mut case, state.as_mut()) else {
+            return Ok(());
+        };
+        let (policy, now) = (ctx.policy, ctx.now);
+        let commit =
+            write::write_exactly(&self.store, &mut case, state.as_ref(), &records, policy, now).await?;
+        if commit == Commit::Won {
+            report.repair_events.extend(events);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,151 @@
+//! Carries one repair from its claim to the answer of its call. Each step is one conditional write.
+//!
+//! claim → call, and the evidence beside it → record. A run that dies before the call leaves a claim whose lease ends;
+//! one that dies after it leaves a call without an answer, and the state of the instance shows whether it took effect.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use nodemend_domain::{
+    audit_log::{ApiCall, CallAnswer, CallOutcome, builder},
+    case::{CallMade, Case, Fault},
+    condition::RepairAction,
+    group::GroupState,
+    policy::Policy,
+};
+use nodemend_ports::{
+    audit_log::AuditLog,
+    clock::Clock,
+    cloud::Cloud,
+    store::{CaseKey, Commit, Store},
+    write::{self, Target},
+};
+
+use crate::{RepairError, Repairer, RunReport, concurrency::beside};
+
+/// The end of a console output that a record holds, in bytes.
+const MAX_CONSOLE: usize = 4 * 1024;
+
+/// A repair that was decided.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) fault: Fault,
+    pub(crate) action: RepairAction,
+    pub(crate) group: GroupState,
+}
+
+/// A repair that holds a slot of its group, and whose call is this process's to make.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    case: Box<Case>,
+    policy: Arc<Policy>,
+}
+
+impl Claimed {
+    /// The policy that it was decided by.
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+}
+
+impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
+    /// Claims the repair that was decided on this very version of the case and its group; none, if that has changed.
+    pub(crate) async fn claim(
+        &self,
+        mut case: Box<Case>,
+        plan: Plan,
+        policy: Arc<Policy>,
+        report: &mut RunReport,
+    ) -> Result<Option<Claimed>, RepairError> {
+        let ctx = self.transition(&policy, self.clock.now());
+        let mut group = plan.group;
+        let Ok(mut effects) = case.claim(&mut group, &plan.fault, plan.action, &ctx) else {
+            return Ok(None);
+        };
+        let commit =
+            write::write_exactly(&self.store, &mut case, Some(&group), &effects.records, &policy, ctx.now)
+                .await?;
+        if commit == Commit::Lost {
+            return Ok(None);
+        }
+        report.repair_events.append(&mut effects.events);
+        Ok(Some(Claimed { case, policy }))
+    }
+
+    /// Makes the call that was claimed, and records the answer.
+    pub(crate) async fn make(&self, claimed: Claimed, report: &mut RunReport) -> Result<(), RepairError> {
+        let Claimed { case, policy } = claimed;
+        let key = CaseKey::of(&case);
+        let faults = case.faults(&policy.default_rules(), &policy, self.clock.now());
+        // The console is read while the call is made, and recorded if it is there by then: it delays nothing, and one
+        // that can't be read stops nothing.
+        let console = self.cloud.console_output(case.instance_id());
+        let (called, console) = beside(self.call(case.clone(), &policy), console).await;
+        let Some((call, at, answer)) = called? else {
+            return Ok(());
+        };
+        let console = console.and_then(Result::ok).flatten();
+        let tail = console
+            .as_deref()
+            .map(|text| &text[text.ceil_char_boundary(text.len().saturating_sub(MAX_CONSOLE))..]);
+        let evidence = builder::evidence(&case, &faults, tail);
+        self.record(&key, &CallMade { call, at, answer, evidence }, &policy, report).await
+    }
+
+    /// Writes down that the call is about to be made, and makes it; none, if the case changed in between.
+    async fn call(
+        &self,
+        mut case: Box<Case>,
+        policy: &Policy,
+    ) -> Result<Option<(ApiCall, Timestamp, CallAnswer)>, RepairError> {
+        let ctx = self.transition(policy, self.clock.now());
+        let Ok(call) = case.begin_call(&ctx) else {
+            return Ok(None);
+        };
+        let commit = write::write_exactly(&self.store, &mut case, None, &[], policy, ctx.now).await?;
+        if commit == Commit::Lost {
+            // A report arrived in between. The claim stands; it is decided again at once.
+            let now = self.clock.now();
+            let end_lease = |case: &mut Case, _: Option<&mut GroupState>| {
+                case.end_lease(now).map(|()| Default::default())
+            };
+            write::update(&self.store, Target::case(&CaseKey::of(&case)), policy, now, end_lease).await?;
+            return Ok(None);
+        }
+        let now = self.clock.now();
+        if case.lease_end().is_none_or(|end| now >= end) {
+            // This process was frozen, and others may have taken the repair over. The call is withdrawn unsent, unless
+            // somebody did.
+            if case.withdraw_call(now).is_ok() {
+                let _ = write::write_exactly(&self.store, &mut case, None, &[], policy, now).await?;
+            }
+            return Ok(None);
+        }
+        let answer = self.cloud.call(&call).await;
+        Ok(Some((call, ctx.now, answer)))
+    }
+
+    /// Records what AWS answered. Only this process knows it: it is written whatever others write meanwhile.
+    async fn record(
+        &self,
+        key: &CaseKey,
+        made: &CallMade,
+        policy: &Policy,
+        report: &mut RunReport,
+    ) -> Result<(), RepairError> {
+        if matches!(made.answer.outcome, CallOutcome::Unanswered { .. }) {
+            // Nobody knows. The lease ends, and the state of the instance decides.
+            return Ok(());
+        }
+        let ctx = self.transition(policy, self.clock.now());
+        let case = self.store.case(key).await?;
+        let group = case.as_deref().and_then(Case::repair).map(|repair| repair.group().clone());
+        let target = Target::case(key).with_group(group.as_ref());
+        let update = write::update(&self.store, target, policy, ctx.now, |case, group| {
+            case.record_answer(group, made, &ctx)
+        })
+        .await?;
+        report.repair_events.extend(update.into_events());
+        Ok(())
+    }
+}

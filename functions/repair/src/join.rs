@@ -1,0 +1,135 @@
+//! Records with a group that a new instance joined or failed to, and matches it with the repair that awaits it.
+
+use jiff::Timestamp;
+use nodemend_domain::{
+    case::{Arrival, Case, Effects, JoinStage, NewInstance, TransitionContext},
+    condition::RepairAction,
+    group::{GroupState, InstanceLocation},
+    ident::{GroupName, InstanceId},
+};
+use nodemend_ports::{
+    audit_log::AuditLog,
+    clock::Clock,
+    cloud::Cloud,
+    store::{CaseKey, Store},
+    write::{self, Target},
+};
+
+use crate::{RepairError, Repairer, RunReport};
+
+impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
+    /// Records how far a new instance has come: with its group, and with the repair that it ends.
+    pub(crate) async fn record_join(
+        &self,
+        new: Box<Case>,
+        stage: JoinStage,
+        ctx: &TransitionContext<'_>,
+        report: &mut RunReport,
+    ) -> Result<(), RepairError> {
+        let key = CaseKey::of(&new);
+        let arrival = new.arrival().cloned().unwrap_or_default();
+        let came = arrival.launched.or(arrival.registered).unwrap_or(ctx.now);
+        // In no group, a node replaces nothing.
+        let Some(group) = self.group_of(&new).await? else {
+            return self.record_stage(&key, stage, None, ctx).await;
+        };
+        if stage == JoinStage::FailedToJoin {
+            let target = Target::case(&key).with_group(Some(&group));
+            let change = |case: &mut Case, group: Option<&mut GroupState>| match group {
+                Some(group) => case.record_join_failure(group, ctx),
+                None => Ok(Effects::default()),
+            };
+            write::update(&self.store, target, ctx.policy, ctx.now, change).await?;
+            return Ok(());
+        }
+        if arrival.replaces.is_none() && self.may_yet_be_awaited(&key, came, &group).await? {
+            return self.wait(new, ctx).await;
+        }
+        if let Some(replaced) = self.replaced_instance(&key, &arrival, came, &group, ctx).await? {
+            let replaced = CaseKey { cluster: key.cluster.clone(), instance_id: replaced };
+            let joined = NewInstance {
+                instance_id: key.instance_id.clone(),
+                label: new.label().to_owned(),
+                registered: arrival.registered.unwrap_or(ctx.now),
+                ready: arrival.ready,
+            };
+            let change = |case: &mut Case, _: Option<&mut GroupState>| case.record_replacement(&joined, ctx);
+            self.update(&replaced, ctx, report, change).await?;
+        }
+        self.record_stage(&key, stage, Some(&group), ctx).await
+    }
+
+    /// Whether a call without an answer yet would make this instance a replacement. Taken for growth meanwhile, it would
+    /// leave its repair without a replacement, and the group in backoff for a failure that was none.
+    async fn may_yet_be_awaited(
+        &self,
+        key: &CaseKey,
+        came: Timestamp,
+        group: &GroupName,
+    ) -> Result<bool, RepairError> {
+        for slot in self.store.group(&key.cluster, group).await?.slots() {
+            if slot.terminated_at.is_some() || slot.replacement.is_some() {
+                continue;
+            }
+            let key = CaseKey { cluster: key.cluster.clone(), instance_id: slot.instance_id.clone() };
+            let case = self.store.case(&key).await?;
+            let pending = case.as_deref().and_then(Case::pending_call);
+            if pending.is_some_and(|call| call.action() == RepairAction::Replace && call.at() <= came) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The terminated instance that a new one replaces, if any: decided once, and written to both in one transaction.
+    async fn replaced_instance(
+        &self,
+        key: &CaseKey,
+        arrival: &Arrival,
+        came: Timestamp,
+        group: &GroupName,
+        ctx: &TransitionContext<'_>,
+    ) -> Result<Option<InstanceId>, RepairError> {
+        if arrival.replaces.is_some() {
+            return Ok(arrival.replaces.clone());
+        }
+        // Most new instances replace nothing: no write of the group for those.
+        if self.store.group(&key.cluster, group).await?.match_replacement(&key.instance_id, came).is_none() {
+            return Ok(None);
+        }
+        let mut replaced = None;
+        let target = Target::case(key).with_group(Some(group));
+        write::update(&self.store, target, ctx.policy, ctx.now, |case, group| {
+            replaced = group.and_then(|group| case.match_replacement(group, came));
+            Ok(Effects::default())
+        })
+        .await?;
+        Ok(replaced)
+    }
+
+    async fn group_of(&self, case: &Case) -> Result<Option<GroupName>, RepairError> {
+        if let Some(group) = case.group() {
+            return Ok(Some(group.clone()));
+        }
+        let found = self.cloud.describe_instances(std::slice::from_ref(case.instance_id())).await?.pop();
+        Ok(match found {
+            Some(InstanceLocation::Member { group, .. }) => Some(group),
+            _ => None,
+        })
+    }
+
+    async fn record_stage(
+        &self,
+        key: &CaseKey,
+        stage: JoinStage,
+        group: Option<&GroupName>,
+        ctx: &TransitionContext<'_>,
+    ) -> Result<(), RepairError> {
+        write::update(&self.store, Target::case(key), ctx.policy, ctx.now, |case, _| {
+            case.record_join_stage(stage, group);
+            Ok(Effects::default())
+        })
+        .await?;
+        Ok(())
+    }
+}
