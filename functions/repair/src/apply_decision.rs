@@ -103,9 +103,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
             Some(name) => Some(self.store.group(case.cluster(), &name).await?),
             None => None,
         };
-        let Ok(Effects { records, events }) = change(&mut case, state.as_mut()) else {
-            return Ok(());
-        };
+        let Effects { records, events } = change(&mut case, state.as_mut())?;
         let (policy, now) = (ctx.policy, ctx.now);
         let commit =
             write::write_exactly(&self.store, &mut case, state.as_ref(), &records, policy, now).await?;

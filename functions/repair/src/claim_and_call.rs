@@ -59,9 +59,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
     ) -> Result<Option<Claimed>, RepairError> {
         let ctx = self.transition(&policy, self.clock.now());
         let mut group = plan.group;
-        let Ok(mut effects) = case.claim(&mut group, &plan.fault, plan.action, &ctx) else {
-            return Ok(None);
-        };
+        let mut effects = case.claim(&mut group, &plan.fault, plan.action, &ctx)?;
         let commit =
             write::write_exactly(&self.store, &mut case, Some(&group), &effects.records, &policy, ctx.now)
                 .await?;
@@ -99,9 +97,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         policy: &Policy,
     ) -> Result<Option<(ApiCall, Timestamp, CallAnswer)>, RepairError> {
         let ctx = self.transition(policy, self.clock.now());
-        let Ok(call) = case.begin_call(&ctx) else {
-            return Ok(None);
-        };
+        let call = case.begin_call(&ctx)?;
         let commit = write::write_exactly(&self.store, &mut case, None, &[], policy, ctx.now).await?;
         if commit == Commit::Lost {
             // A report arrived in between. The claim stands; it is decided again at once.

@@ -17,7 +17,7 @@ use std::{cell::RefCell, collections::BTreeMap};
 use futures_util::future::join;
 use jiff::Timestamp;
 use nodemend_domain::{
-    case::{Case, Fault, TransitionContext},
+    case::{Case, Fault, IllegalTransition, TransitionContext},
     decide::{self, Decision, Triage},
     ident::{AccountId, ClusterName, GroupName},
     policy::Policy,
@@ -100,6 +100,9 @@ pub enum RepairError {
     /// A case could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// A decision that the very version it was made on does not allow: a fault of ours, never passed over in silence.
+    #[error(transparent)]
+    Illegal(#[from] IllegalTransition),
     /// AWS could not be asked.
     #[error(transparent)]
     Cloud(#[from] CloudError),
