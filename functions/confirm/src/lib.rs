@@ -186,8 +186,7 @@ impl<S: Store + AuditLog, C: Cloud> Confirmer<S, C> {
                 continue;
             };
             let ctx = TransitionContext { policy: &policy, caller, now };
-            let case = self.store.case(&key).await?;
-            let next = if ours && case.as_ref().is_some_and(|case| case.awaits_an_answer()) {
+            let next = if ours && self.awaits_an_answer(&key).await? {
                 self.early_or_unanswered(&key, event, &ctx).await?
             } else if ours && let Some(recorded) = self.recorded(event, account, caller, now).await? {
                 // The answer came, and the record with it, since that was looked for.
@@ -230,6 +229,11 @@ impl<S: Store + AuditLog, C: Cloud> Confirmer<S, C> {
             }))
         });
         result.await.map(Some)
+    }
+
+    /// Whether a call of this node is in flight, or got no answer.
+    async fn awaits_an_answer(&self, key: &CaseKey) -> Result<bool, ConfirmError> {
+        Ok(self.store.case(key).await?.is_some_and(|case| case.awaits_an_answer()))
     }
 
     /// Whether a repair of this node made the call, and this is one more attempt at it.
