@@ -1,13 +1,13 @@
-//! Turns a call of ours into a record in CloudTrail's own shape, and compares it with CloudTrail's.
+//! The audit log: a record of each decision and call, in the format of CloudTrail's events, and its comparison with
+//! them.
 //!
-//! The record uses CloudTrail's names, casing and formats for everything that both sides know, so that the
-//! comparison is field by field and a reader who knows one trail can read the other. What CloudTrail cannot
-//! know (why we called) is in the block `nodemend`. What we cannot know is left out rather than guessed:
-//! `sourceIPAddress` (a function behind NAT does not see it), `tlsDetails`, `sessionContext`, `accessKeyId`.
+//! A record has CloudTrail's names, casing and formats for everything that both know, so that they are compared field
+//! by field, and can be read with the same tools. What CloudTrail cannot know (why we called) is in the block
+//! `nodemend`. What we cannot know is left out: `sourceIPAddress` (a function behind NAT does not see it),
+//! `tlsDetails`, `sessionContext`, `accessKeyId`.
 //!
-//! The records of one case form a chain: each holds the SHA-256 of the line before it.
+//! Records are only added. Those of one instance form a chain: each has the SHA-256 of the line before it.
 
-pub mod builder;
 mod call;
 mod chain;
 mod compare;
@@ -22,7 +22,7 @@ mod tests;
 pub use self::{
     call::{Activity, ApiCall, CallAnswer, CallOutcome, Caller},
     chain::{AuditEntry, BrokenChain, Chain, GENESIS, sha256, verify_chain},
-    compare::{Difference, NEVER_COMPARED, Verdict, compare},
+    compare::{ComparisonOutcome, Difference, NEVER_COMPARED, compare},
     event::{CloudTrailEvent, SessionContext, SessionIssuer, UserIdentity},
     record::{
         About, ActivityElement, DoneElement, GuardNote, Identity, Item, Items, Nodemend, Record, RecordStep,
@@ -31,30 +31,30 @@ pub use self::{
     verify::{RecordedCall, Verified, verify},
 };
 
-/// The longest CloudTrail event that is read: EventBridge carries none longer.
+/// The maximum length in bytes of a CloudTrail event: EventBridge's limit is 256 KB.
 pub const MAX_EVENT_BYTES: usize = 256 * 1024;
 
-/// The longest record of ours that is read: CloudWatch Logs takes no longer event.
+/// The maximum length in bytes of one of our records: CloudWatch Logs' limit for an event is 1 MB.
 pub const MAX_RECORD_BYTES: usize = 1024 * 1024;
 
-/// Why a text is no record.
+/// Why a text is not a valid record or CloudTrail event.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditLogError {
-    /// Longer than any genuine one.
-    #[error("failed to read a trail record: {bytes} bytes, more than {max}")]
+    /// It is longer than its maximum.
+    #[error("failed to read an audit record: {bytes} bytes, more than {max}")]
     TooLong {
-        /// How long it is.
+        /// Its length in bytes.
         bytes: usize,
-        /// How long it may be.
+        /// The maximum length in bytes.
         max: usize,
     },
-    /// Not JSON, or a field is missing or of another type.
-    #[error("failed to read a trail record")]
+    /// It is not JSON, or a field is missing or has another type.
+    #[error("failed to read an audit record")]
     Malformed(#[from] serde_json::Error),
-    /// A major version whose fields may mean something else.
-    #[error("failed to read a trail record: eventVersion {found:?} is not 1.x")]
+    /// It has another major version, whose fields can have another meaning.
+    #[error("failed to read an audit record: eventVersion {found:?} is not 1.x")]
     Version {
-        /// What `eventVersion` says, cut to 20 characters.
+        /// The value of `eventVersion`, shortened to 20 characters.
         found: String,
     },
 }

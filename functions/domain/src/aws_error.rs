@@ -1,22 +1,26 @@
-//! What each error of AWS means for a repair. One place for all of them.
+//! Classifies AWS's errors by what a repair does next: locate the instance, retry after a pause, or wait for an
+//! operator.
+//!
+//! Unknown codes count as denied, which has the longest pause.
 
 use jiff::SignedDuration;
 
-/// What to make of a refusal.
+/// What an error of AWS means for a repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AwsErrorKind {
-    /// The instance is gone, or left its group: read where it is before anything else.
+    /// The instance is gone, or is no longer in its group. Describe it again before the next call.
     NotFound,
-    /// The group is busy with this or another activity: it will be free.
+    /// Another scaling activity is in progress. Retry later.
     InProgress,
-    /// AWS has too much to do.
+    /// Throttled, or AWS is unavailable. Retry later.
     Throttled,
-    /// We may not, or not like this: only a person can change that.
+    /// Not allowed, or not valid: an operator must change something. Retries are rare.
     Denied,
 }
 
 impl AwsErrorKind {
-    /// Reads AWS's code and message. Codes are spelled differently by the API and by CloudTrail.
+    /// Classifies an error by its code and message. The API and CloudTrail spell some codes differently; both are
+    /// known.
     pub fn of(code: &str, message: &str) -> Self {
         let code = code.strip_prefix("Client.").or_else(|| code.strip_prefix("Server.")).unwrap_or(code);
         match code {
@@ -28,7 +32,7 @@ impl AwsErrorKind {
             "ServiceUnavailable" | "Unavailable" | "InternalFailure" | "InternalError" | "RequestTimeout" => {
                 Self::Throttled
             }
-            // Our own word for a request that never left: no connection could be made.
+            // Our own code for a request that was not sent, because no connection could be made.
             "NotSent" => Self::Throttled,
             "InvalidInstanceID.NotFound" => Self::NotFound,
             "ValidationError" | "ValidationException" if message.contains("nstance Id not found") => {
@@ -42,7 +46,7 @@ impl AwsErrorKind {
         }
     }
 
-    /// How long to wait before the next try, after so many refusals in a row.
+    /// The pause before the next try, after this number of refusals in a row.
     pub fn pause(self, refusals: u32) -> SignedDuration {
         let doubled = |first: i64, most: i64| {
             SignedDuration::from_secs((first << refusals.saturating_sub(1).min(10)).min(most))
@@ -61,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_known_error_has_its_meaning() {
+    fn known_errors_are_classified() {
         for (code, message, expected) in [
             (
                 "ValidationError",

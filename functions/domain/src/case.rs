@@ -1,13 +1,14 @@
-//! A case: everything known of one node, and the repair under way.
+//! A case: everything known about one instance, and its current repair.
 //!
-//! A case applies reports and observations in any order and any number of times. [Faults](fault) and the time of the
-//! next evaluation follow from it and are computed, never stored twice. It is fenced by instance id and boot id: what
-//! was reported before a reboot changes nothing after it.
+//! A case applies reports and observations in any order and any number of times, with the same result. [Faults](fault)
+//! are computed from it and never stored; the due time and the reason why it counts as unhealthy are computed before
+//! each write. It is fenced by instance id and boot id: a report from before a reboot changes nothing after it.
 //!
 //! Every field is private. [`transition`] holds every step of a repair, [`confirmation`] every step of a call after its
-//! answer, [`presence`] how a node joins and leaves; [`agent`] and [`control_plane`] apply what was reported.
+//! answer, [`presence`] how a node joins and leaves. [`agent`] and [`control_plane`] apply reports and observations.
 
 mod agent;
+pub mod audit_records;
 mod calls;
 mod confirmation;
 mod control_plane;
@@ -15,6 +16,7 @@ mod counter;
 pub mod fault;
 mod presence;
 pub mod repair;
+mod snapshot;
 mod state;
 pub mod transition;
 
@@ -29,14 +31,15 @@ pub use self::{
     counter::EventCounter,
     fault::{Fault, Source},
     presence::NewInstance,
+    snapshot::{Consistency, NotThisNode},
     state::CaseState,
-    transition::{CallMade, Effects, IllegalTransition, TransitionContext},
+    transition::{CallMade, Claim, Effects, IllegalTransition, TransitionContext},
 };
 use crate::{
     audit_log::{AuditEntry, Chain, Record},
-    clock::{History, LatestReport, Onset},
+    clock::{History, LatestReport, NodeClock, NodeOnset, NodeTime},
     condition::{ConditionType, RepairAction},
-    ident::{BootId, ClusterName, GroupName, InstanceId, NodeName, Zone},
+    ident::{BootId, ClusterName, GroupName, InstanceId, NodeName, NodeUid, Zone},
     observation::Deleter,
     timestamp,
 };
@@ -45,7 +48,7 @@ const MAX_CONDITIONS: usize = 32;
 const MAX_COUNTERS: usize = 64;
 const MAX_OLD_BOOTS: usize = 8;
 
-/// Everything known of one node: one item of the state table.
+/// Everything known about one instance: one item of the state table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Case {
@@ -53,6 +56,9 @@ pub struct Case {
     instance_id: InstanceId,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     node: Option<NodeName>,
+    /// The uid of its Node object: an object of the same name that another instance had has another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node_uid: Option<NodeUid>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     zone: Option<Zone>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,23 +74,29 @@ pub struct Case {
     /// When the agent's latest report arrived, by our clock.
     #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     agent_last_seen: Option<Timestamp>,
+    /// How its reports compare with our clock.
+    #[serde(default)]
+    node_clock: NodeClock,
     /// When the kubelet last wrote its node, by the API server's clock.
     #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     kubelet_last_seen: Option<Timestamp>,
-    /// When its kubelet last registered. What happened before that no longer counts, however late it arrives.
+    /// When its kubelet last registered. Earlier observations no longer count, however late they arrive.
     #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     registered: Option<Timestamp>,
     /// When its agent or kubelet was first seen.
     #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     first_seen: Option<Timestamp>,
-    /// Since when the agent is silent, once that was reported.
+    /// Since when the agent is silent. Set when the silence is published.
     #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     silent_since: Option<Timestamp>,
+    /// The control plane's log has been read for this case up to then: what deliveries lost before is applied.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    log_read_to: Option<Timestamp>,
     /// How it joined the cluster, until its group has recorded it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     arrival: Option<Arrival>,
-    /// Its group has recorded the whole arrival. A late or repeated event of the same arrival must not pass for another
-    /// node's replacement.
+    /// Its group has recorded the whole arrival. A late or repeated event of the same arrival must not be matched as
+    /// another node's replacement.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     join_recorded: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -102,14 +114,14 @@ pub struct Case {
     blocked: Option<Blocked>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     closed: Option<Closed>,
-    /// The end of its audit log.
+    /// The end of its audit log: what the next record follows.
     #[serde(default)]
     audit_log: Chain,
     #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     due: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unhealthy_reason: Option<UnhealthyReason>,
-    /// Rises by one with each write: the condition of the next one.
+    /// Rises by one with each write. The next write is conditional on it.
     #[serde(default)]
     version: u64,
 }
@@ -120,12 +132,15 @@ pub struct Case {
 pub struct Boot {
     /// The kernel's boot id.
     pub id: BootId,
-    /// When anything of this boot first arrived, by our clock.
+    /// When the first report of this boot arrived, by our clock.
     #[serde(with = "timestamp")]
     pub first_seen: Timestamp,
     /// The time of its newest report, by the node's clock.
-    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
-    node_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node_at: Option<NodeTime>,
+    /// A kubelet has posted it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    attested: bool,
 }
 
 /// One condition, as one source reports it.
@@ -134,7 +149,7 @@ pub struct Boot {
 struct Condition {
     condition: ConditionType,
     state: SourceState,
-    /// The findings of the newest bad state, kept until a recovery has held. Shared: written once, copied with the case.
+    /// The findings of the newest bad state, kept until a recovery has held. Shared, because a case is often copied.
     #[serde(default, skip_serializing_if = "is_empty")]
     findings: Arc<[Found]>,
 }
@@ -144,13 +159,13 @@ struct Condition {
 enum SourceState {
     /// The node's own agent.
     Agent {
-        latest: LatestReport,
-        /// When a reason that some rule acts on first appeared in the current episode.
+        latest: Box<LatestReport>,
+        /// When a reason that a rule repairs first appeared in the current episode.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        acting: Option<Onset>,
-        /// When a reason that no rule acts on first appeared.
+        acting: Option<NodeOnset>,
+        /// When a reason that no rule repairs first appeared in the current episode.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        idle: Option<Onset>,
+        idle: Option<NodeOnset>,
     },
     /// The control plane.
     ControlPlane(History),
@@ -175,14 +190,17 @@ pub struct Arrival {
     /// When Auto Scaling launched its instance.
     #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     pub launched: Option<Timestamp>,
+    /// When the event of its launch arrived, by our clock.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    pub arrived: Option<Timestamp>,
     /// When its kubelet registered, or was first seen.
     #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     pub registered: Option<Timestamp>,
     /// When its kubelet first reported Ready.
     #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     pub ready: Option<Timestamp>,
-    /// The terminated instance that it replaces. Written in one transaction with the group's slot, so that a process that
-    /// continues after a crash matches it with no other.
+    /// The terminated instance that it replaces. Written in one transaction with the group's slot, so that a process
+    /// that continues after a crash matches it with no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<InstanceId>,
     /// How much of this the group has recorded.
@@ -193,7 +211,7 @@ pub struct Arrival {
 /// How much of an arrival its group has recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub enum JoinStage {
-    /// Nothing yet.
+    /// None of it.
     #[default]
     Unrecorded,
     /// That it failed to join in time.
@@ -213,7 +231,7 @@ pub struct Departure {
     pub at: Timestamp,
     /// The cause, as one clause: `alice (IAM user) terminated it`.
     pub how: String,
-    /// Whether somebody else's call caused it.
+    /// Whether an API call of another principal caused it.
     #[serde(default)]
     pub foreign: bool,
 }
@@ -227,7 +245,7 @@ pub struct Blocked {
     pub since: Timestamp,
     /// The names of the guards that block it.
     pub guards: Vec<String>,
-    /// When to ask the guards again.
+    /// When to evaluate the guards again.
     #[serde(with = "timestamp")]
     pub until: Timestamp,
     /// Whether observe mode has recorded the call that it would have made.
@@ -246,15 +264,30 @@ pub struct Closed {
 }
 
 /// Why a node counts among its cluster's unhealthy nodes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Default, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnhealthyReason {
     /// Start of the oldest fault.
     #[serde(with = "timestamp")]
     pub since: Timestamp,
-    /// Whether nothing is reported of it, rather than something bad.
+    /// Whether nothing reports on it, rather than something bad.
     pub silent: bool,
-    /// Whether it has a fault that the policy repairs.
+    /// Whether it has a fault that the policy repairs, or had one whose recovery has not held yet.
     pub unhealthy: bool,
+    /// Since when nothing reports on it: an older fault does not hide its silence.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    pub silent_since: Option<Timestamp>,
+    /// Whether its agent still reports, although the control plane does not hear its kubelet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub agent_reports: bool,
+    /// Whether its repair is under way.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub repairing: bool,
+    /// The reason of its fault with the earliest deadline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When it recovered, for a while after that.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<Timestamp>,
 }
 
 /// A change that a report or an observation made to a case.
@@ -275,11 +308,16 @@ pub enum CaseEvent {
     Recovered(ConditionType),
     /// The kubelet registered the node.
     Registered,
+    /// Somebody else created the Node object.
+    Created {
+        /// The user's name.
+        user: String,
+    },
     /// A registered node is Ready for the first time.
     Ready,
     /// The Node object was deleted.
     Deleted {
-        /// The kind of caller.
+        /// The kind of caller that deleted it.
         by: Deleter,
         /// The caller's user name.
         user: String,
@@ -297,6 +335,7 @@ impl Case {
             cluster,
             instance_id,
             node: None,
+            node_uid: None,
             zone: None,
             group: None,
             boot: None,
@@ -304,10 +343,12 @@ impl Case {
             conditions: Vec::new(),
             counters: Vec::new(),
             agent_last_seen: None,
+            node_clock: NodeClock::default(),
             kubelet_last_seen: None,
             registered: None,
             first_seen: None,
             silent_since: None,
+            log_read_to: None,
             arrival: None,
             join_recorded: false,
             departure: None,
@@ -338,19 +379,29 @@ impl Case {
         self.node.as_ref().map_or(self.instance_id.as_str(), NodeName::as_str)
     }
 
-    /// Its cluster.
+    /// The cluster of its node: with the instance id, the item's key.
     pub fn cluster(&self) -> &ClusterName {
         &self.cluster
     }
 
-    /// Its instance: with the cluster, the item's key.
+    /// The id of its EC2 instance: with the cluster, the item's key.
     pub fn instance_id(&self) -> &InstanceId {
         &self.instance_id
     }
 
-    /// The Node's name, once it registered.
+    /// The name of the Node object, once it registered.
     pub fn node(&self) -> Option<&NodeName> {
         self.node.as_ref()
+    }
+
+    /// The uid of its Node object, once known.
+    pub fn node_uid(&self) -> Option<&NodeUid> {
+        self.node_uid.as_ref()
+    }
+
+    /// Up to when the control plane's log has been read for it.
+    pub fn log_read_to(&self) -> Option<Timestamp> {
+        self.log_read_to
     }
 
     /// Its Availability Zone, once known.
@@ -363,7 +414,7 @@ impl Case {
         self.group.as_ref()
     }
 
-    /// The current boot, once an id of it was reported.
+    /// The current boot, once its id was reported.
     pub fn boot(&self) -> Option<&Boot> {
         self.boot.as_ref()
     }
@@ -378,7 +429,7 @@ impl Case {
         self.kubelet_last_seen
     }
 
-    /// Since when the agent is silent, once that was reported.
+    /// Since when the agent is silent, once the silence was published.
     pub fn silent_since(&self) -> Option<Timestamp> {
         self.silent_since
     }
@@ -393,7 +444,7 @@ impl Case {
         self.departure.as_ref()
     }
 
-    /// The repair under way.
+    /// The current repair.
     pub fn repair(&self) -> Option<&Repair> {
         self.repair.as_deref()
     }
@@ -403,7 +454,7 @@ impl Case {
         self.repairs
     }
 
-    /// The action of the repair under way.
+    /// The action of the current repair.
     pub fn action(&self) -> Option<RepairAction> {
         self.repair.as_ref().map(|repair| repair.action())
     }
@@ -413,12 +464,12 @@ impl Case {
         self.blocked.as_ref()
     }
 
-    /// How it ended; its instance is gone.
+    /// How the case ended. None while its instance exists.
     pub fn closed(&self) -> Option<&Closed> {
         self.closed.as_ref()
     }
 
-    /// The end of its audit log.
+    /// The end of its audit log: the number and the hash of the last record.
     pub fn audit_log(&self) -> &Chain {
         &self.audit_log
     }

@@ -1,7 +1,8 @@
-//! Every reason that a node can be bad for: its condition, how much it weighs, what is done, how it ends.
+//! The catalogue: every reason for which a node can be unhealthy, with its condition, severity, action and clearing
+//! rule.
 //!
-//! Names are those that EKS's node monitoring agent documents, so that dashboards and `nodeRepairConfigOverrides`
-//! that know them go on to work; `ours` marks the rest. `docs/catalogue.md` is generated from this.
+//! Names are those of EKS's node monitoring agent, so that existing dashboards and `nodeRepairConfigOverrides` keep
+//! working; `ours` marks all others. Every reason has a clearing rule. `docs/catalogue.md` is generated from this.
 
 mod table;
 
@@ -12,64 +13,64 @@ use jiff::SignedDuration;
 pub use self::table::ENTRIES;
 use crate::condition::{ConditionType, RepairAction, Severity};
 
-/// One reason.
+/// One row of the catalogue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReasonEntry {
-    /// Its name.
+    /// Its name, as reports have it.
     pub reason: &'static str,
     /// The condition that it belongs to.
     pub condition: ConditionType,
-    /// How much it weighs, at most.
+    /// Its severity, or the higher one if it can have both.
     pub severity: Severity,
-    /// It may also weigh less: an event.
+    /// It is also reported with severity Event.
     pub may_be_event: bool,
-    /// What is done by default.
+    /// The default repair action.
     pub action: RepairAction,
-    /// How it ends.
+    /// When it clears; at least one.
     pub clears: &'static [Clear],
-    /// What it means, for whoever is woken by it.
+    /// What it means, for the on-call engineer.
     pub meaning: &'static str,
-    /// EKS's agent doesn't know it.
+    /// EKS's agent does not report it.
     pub ours: bool,
 }
 
-/// How a finding ends.
+/// When a finding clears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Clear {
-    /// The next healthy reading.
+    /// At the next healthy reading.
     Probe,
-    /// It was not seen for so many minutes.
+    /// When it was not seen for this many minutes.
     Quiet(u16),
-    /// The next boot.
+    /// At the next boot.
     Boot,
-    /// A later line says so.
+    /// When a later log line reports the recovery.
     Line,
 }
 
-/// What the catalogue says of a reason.
+/// The catalogue's entry for a reason, of the table or of a family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownReason {
     /// The condition that it belongs to.
     pub condition: ConditionType,
-    /// How much it weighs, at most.
+    /// Its severity, or the higher one if it can have both.
     pub severity: Severity,
-    /// What is done by default.
+    /// The default repair action.
     pub action: RepairAction,
-    /// How it ends.
+    /// When it clears; at least one.
     pub clears: &'static [Clear],
-    /// What it means.
+    /// What it means, as one clause.
     pub meaning: &'static str,
 }
 
-/// XIDs after which NVIDIA and EKS ask for a reboot first.
+/// XIDs for which NVIDIA and EKS recommend a reboot first.
 const REBOOT_XIDS: [u32; 15] = [46, 48, 62, 63, 64, 95, 109, 110, 119, 120, 136, 143, 155, 156, 158];
 /// XIDs after which the instance is replaced.
 const REPLACE_XIDS: [u32; 6] = [54, 74, 79, 140, 142, 151];
 
-/// Looks a reason up: by its name, or by the family that its name shows.
+/// Finds a reason by its name, in the table or in a family. None for an unknown reason.
 pub fn lookup(reason: &str) -> Option<KnownReason> {
-    if let Ok(place) = ENTRIES.binary_search_by(|entry| entry.reason.cmp(reason)) {
-        let entry = &ENTRIES[place];
+    if let Ok(index) = ENTRIES.binary_search_by(|entry| entry.reason.cmp(reason)) {
+        let entry = &ENTRIES[index];
         return Some(KnownReason {
             condition: entry.condition.clone(),
             severity: entry.severity,
@@ -93,9 +94,9 @@ pub fn xid_action(xid: u32) -> Option<RepairAction> {
 }
 
 fn xid(reason: &str) -> Option<KnownReason> {
-    let rest = reason.strip_prefix("NvidiaXID")?;
-    let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let number: u32 = rest[..digits].parse().ok()?;
+    let suffix = reason.strip_prefix("NvidiaXID")?;
+    let digits = suffix.len() - suffix.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let number: u32 = suffix[..digits].parse().ok()?;
     let found = |severity, action, clears, meaning| KnownReason {
         condition: ConditionType::AcceleratedHardwareReady,
         severity,
@@ -103,7 +104,7 @@ fn xid(reason: &str) -> Option<KnownReason> {
         clears,
         meaning,
     };
-    match (&rest[digits..], xid_action(number)) {
+    match (&suffix[digits..], xid_action(number)) {
         ("Error", Some(action)) => Some(found(
             Severity::Condition,
             action,
@@ -120,14 +121,15 @@ fn xid(reason: &str) -> Option<KnownReason> {
     }
 }
 
-/// Whatever DCGM says is told and never acted on: its host engine has cost people good nodes.
+/// DCGM's findings are reported and never repaired: findings of its host engine have led to replacements of
+/// healthy nodes.
 fn dcgm(reason: &str) -> Option<KnownReason> {
     reason.starts_with("DCGM").then_some(KnownReason {
         condition: ConditionType::AcceleratedHardwareReady,
         severity: Severity::Condition,
         action: RepairAction::NoAction,
         clears: &[Clear::Probe],
-        meaning: "DCGM reports a GPU problem; it is told, never acted on",
+        meaning: "DCGM reports a GPU problem; it is only reported",
     })
 }
 
@@ -143,7 +145,7 @@ fn repeated_restart(reason: &str) -> Option<KnownReason> {
     })
 }
 
-/// How long EKS waits before it repairs a condition; none: it never does.
+/// EKS's grace period of a condition. None: EKS never repairs it.
 pub fn default_grace(condition: &ConditionType) -> Option<SignedDuration> {
     match condition {
         ConditionType::AcceleratedHardwareReady => Some(SignedDuration::from_mins(10)),
@@ -196,7 +198,7 @@ pub fn markdown() -> String {
 }
 
 impl Clear {
-    /// As one clause.
+    /// The rule as one clause, for the documentation.
     pub fn describe(self) -> String {
         match self {
             Self::Probe => "next healthy reading".to_owned(),
@@ -220,17 +222,17 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_never_acted_on_and_a_condition_always() {
+    fn an_event_is_never_repaired_and_a_condition_always() {
         for entry in ENTRIES {
-            let acted_on = entry.action != RepairAction::NoAction;
-            assert_eq!(acted_on, entry.severity == Severity::Condition, "{}", entry.reason);
+            let is_repaired = entry.action != RepairAction::NoAction;
+            assert_eq!(is_repaired, entry.severity == Severity::Condition, "{}", entry.reason);
             assert!(!entry.clears.is_empty(), "{} never clears", entry.reason);
             assert!(default_grace(&entry.condition).is_some(), "{}", entry.reason);
         }
     }
 
     #[test]
-    fn families_are_known_by_their_names() {
+    fn families_are_found_by_their_names() {
         for (reason, expected) in [
             ("NvidiaXID79Error", Some((Severity::Condition, RepairAction::Replace))),
             ("NvidiaXID95Error", Some((Severity::Condition, RepairAction::Reboot))),
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documented_table_is_the_codes() {
+    fn the_documented_table_equals_the_code() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/catalogue.md");
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             std::fs::write(path, markdown()).expect("docs/catalogue.md is written");

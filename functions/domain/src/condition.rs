@@ -1,14 +1,17 @@
-//! What can be said of a node: a condition, its health, and the severity of a finding.
+//! Conditions of a node, their health, the severity of findings, and the repair actions.
+//!
+//! Unknown counts as bad everywhere. Names of conditions come from outside: they are shortened and hold no control
+//! characters.
 
 use std::{borrow::Cow, convert::Infallible, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Twice what any known type takes. Sixteen of them fit a heartbeat.
+/// Twice the longest known type. Sixteen of them fit into a heartbeat.
 const MAX_NAME: usize = 64;
 
-/// Kubernetes asks for no more of a condition's type. It ends on terminals, and whoever writes it may lie.
-fn is_of_a_name(c: char) -> bool {
+/// The characters that Kubernetes allows in a condition's type. All others could change what a terminal shows.
+fn is_name_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/')
 }
 
@@ -17,9 +20,9 @@ fn is_of_a_name(c: char) -> bool {
 pub enum ConditionType {
     /// The accelerators: NVIDIA, Neuron.
     AcceleratedHardwareReady,
-    /// Can the kubelet run pods, and does the control plane hear it.
+    /// Whether the kubelet can run pods and reports to the control plane.
     Ready,
-    /// The kernel and what it rations: processes, files, memory.
+    /// The kernel and its limits: processes, files, memory.
     KernelReady,
     /// Interfaces, routes, rules, the VPC CNI.
     NetworkingReady,
@@ -32,7 +35,7 @@ pub enum ConditionType {
 }
 
 impl ConditionType {
-    /// The five that a node agent watches, in the order of people's tables.
+    /// The five that the agent reports, in the order of the documentation.
     pub const AGENT: [Self; 5] = [
         Self::KernelReady,
         Self::NetworkingReady,
@@ -40,6 +43,15 @@ impl ConditionType {
         Self::ContainerRuntimeReady,
         Self::AcceleratedHardwareReady,
     ];
+
+    /// Whether the kubelet owns it: Ready and its pressure conditions.
+    pub fn is_kubelets(&self) -> bool {
+        match self {
+            Self::Ready => true,
+            Self::Other(other) => matches!(&**other, "MemoryPressure" | "DiskPressure" | "PIDPressure"),
+            _ => false,
+        }
+    }
 
     /// The type as text.
     pub fn as_str(&self) -> &str {
@@ -54,7 +66,7 @@ impl ConditionType {
         }
     }
 
-    /// Which status of this condition is the good one; none where nobody has told us.
+    /// Which status of this condition is the good one. None for an unknown type.
     pub fn polarity(&self) -> Option<Polarity> {
         match self {
             Self::Other(other) => match &**other {
@@ -96,7 +108,7 @@ impl FromStr for ConditionType {
             "StorageReady" => Self::StorageReady,
             "ContainerRuntimeReady" => Self::ContainerRuntimeReady,
             other => Self::Other(
-                other.chars().take(MAX_NAME).map(|c| if is_of_a_name(c) { c } else { '?' }).collect(),
+                other.chars().take(MAX_NAME).map(|c| if is_name_char(c) { c } else { '?' }).collect(),
             ),
         })
     }
@@ -126,25 +138,25 @@ impl<'de> Deserialize<'de> for ConditionType {
 /// Which status of a condition is the good one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Polarity {
-    /// `Ready`, and everything that ends in it.
+    /// `Ready`, and all types that end in it.
     TrueIsGood,
-    /// `MemoryPressure`, `KernelDeadlock` and their like.
+    /// Types that name a problem, such as `MemoryPressure` and `KernelDeadlock`.
     TrueIsBad,
 }
 
-/// A condition's status as it stands on the wire.
+/// A condition's status, as in reports and in Kubernetes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Status {
     /// `True`.
     True,
     /// `False`.
     False,
-    /// `Unknown`: nobody can say. Never taken for good.
+    /// `Unknown`. Treated like bad.
     Unknown,
 }
 
 impl Status {
-    /// What this status means for a condition of that polarity.
+    /// The health that this status means for a condition of that polarity.
     pub fn health(self, polarity: Polarity) -> Health {
         match (self, polarity) {
             (Self::Unknown, _) => Health::Unknown,
@@ -163,41 +175,41 @@ impl Status {
     }
 }
 
-/// A status with its polarity taken out.
+/// The health of a condition, whatever its polarity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Health {
-    /// Somebody says that it is well.
+    /// The last report says healthy.
     Healthy,
-    /// Somebody says that it is not.
+    /// The last report says unhealthy.
     Bad,
-    /// Nobody can say. It counts as bad: silence is no proof of health.
+    /// The last report says unknown. It counts as bad: a missing report is no proof of health.
     Unknown,
 }
 
 impl Health {
-    /// Anything but sound.
+    /// Whether it is bad or unknown.
     pub fn is_bad(self) -> bool {
         self != Self::Healthy
     }
 }
 
-/// How much a finding weighs.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Severity {
-    /// It is reported, and repairs nothing unless a policy promotes it.
+    /// It is only reported, unless a policy promotes it.
     Event,
-    /// It makes its condition bad and starts the repair clock.
+    /// It makes its condition bad and starts the grace period.
     Condition,
 }
 
-/// What is done to a node. Ordered by how much it disturbs.
+/// What is done about a fault. Ordered from the least to the most disruptive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RepairAction {
-    /// Watch only.
+    /// None: the fault is only reported.
     NoAction,
-    /// EC2 RebootInstances, verified, else Replace.
+    /// `RebootInstances`. A node that it does not cure is replaced.
     Reboot,
-    /// TerminateInstanceInAutoScalingGroup without shrinking the group.
+    /// `TerminateInstanceInAutoScalingGroup`, with the group's desired capacity unchanged.
     Replace,
 }
 
@@ -226,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_conditions_name_cannot_repaint_a_terminal_or_fill_a_report() {
+    fn a_condition_type_from_outside_is_shortened_and_has_no_control_characters() {
         let Ok(condition) = "\u{1b}[2JAll\u{202e}Ready".parse::<ConditionType>();
         assert_eq!(condition.as_str(), "??2JAll?Ready");
         let Ok(condition) = "x".repeat(5_000).parse::<ConditionType>();

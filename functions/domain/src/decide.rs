@@ -1,7 +1,8 @@
-//! Turns a case, its surroundings, a policy and the time into what is to be done next.
+//! Decides what to do next about a case, from its context, the policy and the time.
 //!
-//! Two steps, because one of them is free: [`triage`] looks at the case alone, and only where that is not
-//! enough are AWS and the store asked for the [`DecisionContext`] that [`decide`] needs.
+//! There are two steps, because most cases need no reads from AWS or the store: [`triage`] decides from the case alone
+//! if that is possible, and otherwise [`decide`] decides with a [`DecisionContext`]. Both are pure: the same input
+//! gives the same decision.
 
 use std::cmp::Reverse;
 
@@ -17,64 +18,64 @@ use crate::{
     timestamp,
 };
 
-/// How soon a blocked repair is looked at again.
+/// How soon a blocked repair is evaluated again.
 pub const RETRY: SignedDuration = SignedDuration::from_secs(60);
 
-/// What is to be done.
+/// What to do next about a case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub enum Decision {
-    /// Nothing, or not yet: the case's own `due` says when to look again.
+    /// Nothing yet. The case's due time says when to evaluate it again.
     Wait,
-    /// Tell that the agent has been silent since then.
+    /// Publish that the agent has been silent since then.
     RecordSilence(Timestamp),
-    /// Tell that CloudTrail is silent about a call.
+    /// Record that CloudTrail's event of a call is missing.
     RecordMissing {
-        /// When it was made.
+        /// When the call was made.
         call: Timestamp,
     },
-    /// A repair is due, and something stands in its way.
+    /// A repair is due, and guards block it.
     Blocked {
-        /// What is due.
-        fault: Fault,
-        /// What would be done.
+        /// The fault that is due.
+        fault: Box<Fault>,
+        /// The action that they block.
         action: RepairAction,
-        /// What stands in the way.
+        /// The guards that block it; at least one.
         blocks: Vec<Block>,
-        /// When to look again.
+        /// When to evaluate it again.
         until: Timestamp,
     },
-    /// Make the repair.
+    /// Make the call.
     Act {
-        /// Why.
-        fault: Fault,
-        /// What.
+        /// The fault that is due.
+        fault: Box<Fault>,
+        /// Replace or Reboot.
         action: RepairAction,
     },
-    /// A call whose answer never came took effect after all.
+    /// Record that a call without an answer took effect.
     ConfirmByState,
-    /// The claimed repair is not needed any more.
+    /// Release the claim: the repair is no longer needed, for this reason.
     Release(String),
-    /// Tell the group that this node came.
+    /// Record in the group how far this node has joined.
     RecordJoin(JoinStage),
-    /// End the case.
+    /// End the repair with this outcome, and the case unless a reboot cured the node.
     Close(CaseOutcome),
 }
 
 /// How a case ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CaseOutcome {
-    /// Another node took its place.
+    /// Its replacement registered.
     Replaced,
-    /// A reboot cured it; the node lives on.
+    /// A reboot cured it. The node stays in service.
     Rebooted,
-    /// It was terminated, and nothing came in its place in time.
+    /// It was terminated, and no replacement registered in time.
     ReplacementFailed,
-    /// It left without us.
+    /// Its instance is gone, and not through our call.
     Gone {
-        /// How.
+        /// The cause, as one clause.
         how: String,
-        /// By somebody's call that was not ours.
+        /// Whether another principal's call caused it.
         foreign: bool,
     },
 }
@@ -85,11 +86,11 @@ pub enum CaseOutcome {
 pub enum Triage {
     /// The case alone decides.
     Settled(Decision),
-    /// Ask for the surroundings, then [`decide`].
+    /// Read the context, then call [`decide`].
     NeedsContext,
 }
 
-/// Looks at the case alone.
+/// Decides from the case alone, if that is possible.
 pub fn triage(case: &Case, policy: &Policy, now: Timestamp) -> Triage {
     use Triage::{NeedsContext, Settled};
     if let Some(call) = case.overdue_confirmation(policy, now) {
@@ -101,39 +102,36 @@ pub fn triage(case: &Case, policy: &Policy, now: Timestamp) -> Triage {
     if let Some(repair) = case.repair() {
         return triage_repair(case, repair, policy, now);
     }
-    // First: whoever left again has come, too, and a repair waits for it.
+    // Before a departure: an instance that joined and left again has joined, and another repair awaits it.
     if let Some(join_to_record) = join_to_record(case, policy, now) {
         return Settled(Decision::RecordJoin(join_to_record));
     }
     if case.departure().is_some() {
         return NeedsContext;
     }
-    if case.silent_since().is_none()
-        && let Some(since) = case.silence(policy, now)
-    {
-        return Settled(Decision::RecordSilence(since));
-    }
-    if case.may_be_due(policy, now) { NeedsContext } else { Settled(Decision::Wait) }
+    // An agent that stopped reporting may be one whose instance is gone, and nobody said so: AWS knows.
+    let falls_silent = case.silent_since().is_none() && case.silence(policy, now).is_some();
+    if falls_silent || case.may_be_due(policy, now) { NeedsContext } else { Settled(Decision::Wait) }
 }
 
 fn triage_repair(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) -> Triage {
     use Triage::{NeedsContext, Settled};
-    let since_call =
-        |length| repair.effective_at().and_then(|at| at.checked_add(length).ok()).is_some_and(|at| at <= now);
+    let is_past_call =
+        |wait| repair.effective_at().and_then(|at| at.checked_add(wait).ok()).is_some_and(|at| at <= now);
     match repair.phase() {
         Phase::Claimed { until } | Phase::Acting { until } if until > now => Settled(Decision::Wait),
         Phase::Claimed { .. } | Phase::Acting { .. } => NeedsContext,
         Phase::Confirming => match repair.replacement() {
             Some(replacement) if repair.is_confirmed() => {
-                let patience = replacement.registered.checked_add(crate::repair::READY_TIMEOUT);
-                if replacement.ready.is_some() || patience.is_ok_and(|patience| patience <= now) {
+                let timeout = replacement.registered.checked_add(crate::repair::READY_TIMEOUT);
+                if replacement.ready.is_some() || timeout.is_ok_and(|timeout| timeout <= now) {
                     Settled(Decision::Close(CaseOutcome::Replaced))
                 } else {
                     Settled(Decision::Wait)
                 }
             }
             Some(_) => Settled(Decision::Wait),
-            None if since_call(policy.replacement_timeout) => {
+            None if is_past_call(policy.replacement_timeout) => {
                 Settled(Decision::Close(CaseOutcome::ReplacementFailed))
             }
             None => Settled(Decision::Wait),
@@ -147,16 +145,16 @@ fn triage_repair(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) 
                 Some(cured) if cured <= now && repair.is_confirmed() => {
                     Settled(Decision::Close(CaseOutcome::Rebooted))
                 }
-                // It came back sound, if late: it is given the time to show that this holds.
+                // It is healthy again, perhaps late: wait until the recovery has held.
                 Some(_) => Settled(Decision::Wait),
-                None if since_call(policy.reboot_timeout) => NeedsContext,
+                None if is_past_call(policy.reboot_timeout) => NeedsContext,
                 None => Settled(Decision::Wait),
             }
         }
     }
 }
 
-/// When a rebooted node counts as cured, if it stays as well as it is, whatever group's rules hold.
+/// When a rebooted node counts as cured under the rules of every group, if it stays as it is.
 fn cured_at(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
     policy.all_rules().try_fold(Timestamp::MIN, |latest, rules| {
         let faults = case.faults(&rules, policy, now);
@@ -164,7 +162,7 @@ fn cured_at(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) -> Op
     })
 }
 
-/// What this node's group has yet to be told of its arrival.
+/// What is still to be recorded in the group about this node's arrival.
 fn join_to_record(case: &Case, policy: &Policy, now: Timestamp) -> Option<JoinStage> {
     let arrival = case.arrival()?;
     let late = arrival.registered.is_none()
@@ -172,26 +170,26 @@ fn join_to_record(case: &Case, policy: &Policy, now: Timestamp) -> Option<JoinSt
             .launched
             .and_then(|at| at.checked_add(policy.join_timeout).ok())
             .is_some_and(|at| at <= now);
-    let events = match (arrival.ready, arrival.registered) {
+    let stage = match (arrival.ready, arrival.registered) {
         (Some(_), _) => JoinStage::Ready,
         (None, Some(_)) => JoinStage::Registered,
         (None, None) if late => JoinStage::FailedToJoin,
         (None, None) => return None,
     };
-    (events > arrival.recorded).then_some(events)
+    (stage > arrival.recorded).then_some(stage)
 }
 
-/// Decides with everything at hand. Called with the surroundings as they were read last, and again with what
-/// is read anew, consistently, right before a claim.
+/// Decides with the context. Called with a context that can be some seconds old, and again with a consistent read right
+/// before a claim.
 pub fn decide(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: Timestamp) -> Decision {
-    // First of all: the departure of an instance that our own unanswered call terminated is no departure.
+    // Before a departure: if our own call without an answer terminated the instance, that is its result.
     let foreign = case.departure().is_some_and(|departure| departure.foreign);
     if !foreign && case.repair().is_some_and(|repair| took_effect(repair, context)) {
         return Decision::ConfirmByState;
     }
     if let Some(departure) = case.departure()
         && case.repair().is_none_or(|repair| repair.effective_at().is_none() || departure.foreign)
-        && may_believe(departure.foreign, context.location)
+        && is_plausible(departure.foreign, context.location)
     {
         return Decision::Close(CaseOutcome::Gone { how: departure.how.clone(), foreign: departure.foreign });
     }
@@ -202,7 +200,7 @@ pub fn decide(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: 
     let cause = cause(case, &faults, now);
     if let Some(repair) = case.repair() {
         match repair.phase() {
-            // A reboot leaves no mark that we could read: the wait for a new boot decides.
+            // AWS does not show whether a reboot took effect: wait for a new boot.
             Phase::Acting { .. } if repair.action() == RepairAction::Reboot && repair.has_pending_call() => {
                 return Decision::ConfirmByState;
             }
@@ -215,11 +213,17 @@ pub fn decide(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: 
     if *context.location == InstanceLocation::Gone {
         return Decision::Close(CaseOutcome::Gone { how: "its instance is gone".to_owned(), foreign: false });
     }
-    let rebooted_in_vain = case.repair().filter(|repair| repair.phase() == Phase::Rebooting);
-    if let Some(repair) = rebooted_in_vain
+    if case.repair().is_none()
+        && case.silent_since().is_none()
+        && let Some(since) = case.silence(policy, now)
+    {
+        return Decision::RecordSilence(since);
+    }
+    let rebooting = case.repair().filter(|repair| repair.phase() == Phase::Rebooting);
+    if let Some(repair) = rebooting
         && has_recovered_without_reboot(case, repair, &faults)
     {
-        // Not before that has held.
+        // Wait until the recovery has held.
         let has_held = !faults.iter().any(|fault| fault.deadline.is_some());
         return if has_held {
             Decision::Release("it recovered, and no reboot was seen".to_owned())
@@ -231,30 +235,30 @@ pub fn decide(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: 
         return Decision::Wait;
     };
     let input = GuardContext { case, fault, context, rules, policy, now };
-    let blocks = guard::ask_all(&input);
+    let blocks = guard::evaluate_all(&input);
     if blocks.is_empty() {
-        return Decision::Act { fault: fault.clone(), action };
+        return Decision::Act { fault: Box::new(fault.clone()), action };
     }
-    // The latest of those whose end is known, but soon in any case: a hold is taken back, a rest ends with the
-    // replacement that comes after all, and nobody tells who waits for it.
+    // The latest known end, but at most the retry interval from now: a hold can be released and a backoff can end
+    // early.
     let known = blocks.iter().map(|block| block.until).collect::<Option<Vec<_>>>();
     let until = known
         .and_then(|ends| ends.into_iter().max())
         .map_or(now + RETRY, |end| end.clamp(now + SignedDuration::from_secs(1), now + RETRY));
-    Decision::Blocked { fault: fault.clone(), action, blocks, until }
+    Decision::Blocked { fault: Box::new(fault.clone()), action, blocks, until }
 }
 
-/// What is to be done, and because of what: the most that anything due asks for, on behalf of what has waited for it
-/// longest.
+/// The fault to repair, and the action: the most disruptive action that is due, for the fault with the earliest
+/// deadline.
 fn cause<'c>(case: &'c Case, faults: &'c [Fault], now: Timestamp) -> Option<(&'c Fault, RepairAction)> {
     let due = faults.iter().filter(|fault| fault.is_due(now));
     let most = due.min_by_key(|fault| (Reverse(fault.action), fault.deadline));
     match case.repair() {
-        // Whatever its next own deadline: the reboot that should have cured it has not.
+        // Whatever its own deadline: the reboot has not cured it.
         Some(repair) if repair.phase() == Phase::Rebooting => {
             Some((most.unwrap_or(repair.fault()), RepairAction::Replace))
         }
-        // What a reboot did not cure is as due in the next boot, where its clock has begun anew.
+        // A fault that a reboot did not cure stays due in the next boot, where its grace period starts again.
         Some(repair) if repair.has_escalated() => {
             let uncured = || faults.iter().find(|fault| fault.is_bad() && fault.deadline.is_some());
             most.or_else(uncured).map(|fault| (fault, RepairAction::Replace))
@@ -263,13 +267,14 @@ fn cause<'c>(case: &'c Case, faults: &'c [Fault], now: Timestamp) -> Option<(&'c
     }
 }
 
-/// A cloud controller's or Karpenter's word that a node is gone is believed unless Auto Scaling still has it.
-fn may_believe(foreign: bool, location: &InstanceLocation) -> bool {
+/// Whether a reported departure is used: not if Auto Scaling still has the instance in service, unless another
+/// principal's call terminated it.
+fn is_plausible(foreign: bool, location: &InstanceLocation) -> bool {
     foreign || !matches!(location, InstanceLocation::Member { lifecycle: Lifecycle::InService, .. })
 }
 
-/// Whether a node that was to be rebooted is well, in the very boot that the call found it in: the reboot never
-/// came, and whoever complained has taken it back. To replace it now would kill a healthy node.
+/// Whether a node that should reboot is healthy in the same boot: the reboot did not happen, and the fault recovered.
+/// To replace it now would terminate a healthy node.
 fn has_recovered_without_reboot(case: &Case, repair: &Repair, faults: &[Fault]) -> bool {
     let rebooted = case
         .boot()
@@ -278,7 +283,7 @@ fn has_recovered_without_reboot(case: &Case, repair: &Repair, faults: &[Fault]) 
     !rebooted && !faults.iter().any(|fault| fault.is_bad() && fault.deadline.is_some())
 }
 
-/// A terminate call whose answer was lost shows in where its instance is.
+/// Whether a terminate call without an answer took effect, as the state of its instance shows.
 fn took_effect(repair: &Repair, context: &DecisionContext<'_>) -> bool {
     let gone = matches!(
         context.location,
@@ -287,16 +292,16 @@ fn took_effect(repair: &Repair, context: &DecisionContext<'_>) -> bool {
     repair.action() == RepairAction::Replace && repair.has_pending_call() && gone
 }
 
-/// What [`explain`] says of one guard.
+/// The answer of one guard to [`explain`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuardAnswer {
-    /// The guard.
+    /// The guard that was evaluated.
     pub guard: Guard,
-    /// Its objection, if it has one.
+    /// Why it blocks, if it does.
     pub block: Option<Block>,
 }
 
-/// Asks every guard about a fault, whether or not it is due: why, why not yet, what blocks.
+/// Evaluates every guard for a fault, due or not. Returns one answer for each guard, in their order.
 pub fn explain(
     case: &Case,
     fault: &Fault,
@@ -314,14 +319,11 @@ pub fn explain(
         policy,
         now,
     };
-    guard::GUARDS
-        .iter()
-        .map(|(guard, question)| GuardAnswer { guard: *guard, block: question(&input) })
-        .collect()
+    guard::GUARDS.iter().map(|(guard, check)| GuardAnswer { guard: *guard, block: check(&input) }).collect()
 }
 
 impl CaseOutcome {
-    /// Its name in records.
+    /// The name in audit records.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Replaced => "Replaced",
@@ -331,7 +333,7 @@ impl CaseOutcome {
         }
     }
 
-    /// The end, as one clause.
+    /// The outcome, as one clause.
     pub fn sentence(&self, case: &Case, now: Timestamp) -> String {
         let repair = case.repair();
         let ago = |at: Option<Timestamp>| {

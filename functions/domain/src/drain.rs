@@ -1,7 +1,7 @@
-//! Turns what is known of a node that is being terminated, and of its pods, into what a drain does next.
+//! Decides how to drain a node whose termination a lifecycle hook delays.
 //!
-//! The rules are those of `kubectl drain`, but for two that protect what a termination takes anyway: pods that nobody
-//! will start again, and pods with an `emptyDir`, are evicted too. Warned and given their time is the best they can get.
+//! The rules are those of `kubectl drain`, with two exceptions: pods without a controller and pods with an `emptyDir`
+//! are evicted too. The termination ends them anyway; an eviction gives them their termination grace period.
 
 mod pods;
 
@@ -15,63 +15,63 @@ use crate::{
     timestamp,
 };
 
-/// A termination that a lifecycle hook holds.
+/// A termination that a lifecycle hook delays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hook {
     /// The hook's name.
     pub name: String,
-    /// The group that terminates an instance.
+    /// The Auto Scaling group that terminates the instance.
     pub group: GroupName,
-    /// The instance.
+    /// The instance that is being terminated.
     pub instance_id: InstanceId,
-    /// What Auto Scaling knows this one action by.
+    /// The lifecycle action token: identifies this action of the hook.
     pub token: String,
-    /// Since when it is held.
+    /// Since when the termination waits.
     pub since: Timestamp,
 }
 
-/// A Node object, as far as a drain asks.
+/// The part of a Node object that a drain needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// The instance that it says it is.
+    /// The instance in its `spec.providerID`.
     pub instance_id: Option<InstanceId>,
-    /// Its condition Ready: `True`, `False`, `Unknown`; none where nobody ever said.
+    /// The status of its condition Ready: `True`, `False` or `Unknown`. None if it was never reported.
     pub ready: Option<String>,
-    /// No pod is scheduled on it any more.
+    /// `spec.unschedulable`: new pods are not scheduled on it.
     pub cordoned: bool,
 }
 
-/// Why there is nothing to drain.
+/// Why a drain is skipped: the node cannot run an eviction, or is not this instance's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Dead {
-    /// Our case says that the instance is no more.
+    /// The case has recorded that the instance is gone.
     #[error("its instance is gone since {at}: {how}")]
     Gone {
-        /// Since when.
+        /// Since when, as text.
         at: String,
-        /// How we know.
+        /// The cause, as one clause.
         how: String,
     },
-    /// It is repaired for its hardware: what runs on it hangs.
+    /// It is repaired for a hardware fault with this reason: its pods hang and do not end.
     #[error("its hardware failed ({0})")]
     Hardware(String),
-    /// Nobody knows under which name it ever registered.
+    /// The name of its Node object is not known.
     #[error("it never had a node")]
     Nameless,
     /// The Node object is gone.
     #[error("its node object is gone")]
     Deleted,
-    /// The Node object with its name is another instance's.
+    /// The Node object of this name belongs to another instance.
     #[error("the node of its name is another instance's")]
     AnothersNode,
-    /// Its kubelet carries nothing out any more, an eviction least of all.
+    /// Its condition Ready has this status: its kubelet does not end pods.
     #[error("its condition Ready is {0}")]
     NotReady(String),
 }
 
-/// What our own case says against a drain.
+/// Why the drain is skipped according to the case, if it is.
 pub fn dead_by_case(case: &Case) -> Option<Dead> {
-    // A foreign departure is a call that somebody made: the very termination, as a rule, that is being held.
+    // A foreign departure is another principal's call: usually the termination that the hook delays.
     if let Some(departure) = case.departure().filter(|departure| !departure.foreign) {
         return Some(Dead::Gone { at: timestamp::seconds(departure.at), how: departure.how.clone() });
     }
@@ -79,10 +79,10 @@ pub fn dead_by_case(case: &Case) -> Option<Dead> {
     (fault.condition == ConditionType::AcceleratedHardwareReady).then(|| Dead::Hardware(fault.reason.clone()))
 }
 
-/// What Kubernetes says against one.
+/// Why the drain is skipped according to the Node object, if it is.
 pub fn dead_by_node(node: Option<&Node>, instance_id: &InstanceId) -> Option<Dead> {
     let Some(node) = node else { return Some(Dead::Deleted) };
-    // Names come again. A node that doesn't say whose it is may be anybody's.
+    // Node names are reused. A node without an instance id can belong to any instance.
     if node.instance_id.as_ref() != Some(instance_id) {
         return Some(Dead::AnothersNode);
     }
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
     use crate::{
         audit_log::Caller,
-        case::{Fault, Source, TransitionContext},
+        case::{Claim, Fault, Source, TransitionContext},
         condition::{Health, RepairAction},
         group::GroupState,
         ident::ClusterName,
@@ -127,6 +127,7 @@ mod tests {
             heals_at: None,
             action: RepairAction::Replace,
             deadline: Some(at(10)),
+            arrived: None,
             rebooted: false,
         };
         let mut case = case();
@@ -140,12 +141,13 @@ mod tests {
             user_agent: None,
         };
         let ctx = TransitionContext { policy: &Policy::eks_defaults(), caller: &caller, now: at(10) };
-        let _ = case.claim(&mut group, &fault, RepairAction::Replace, &ctx).expect("a claim");
+        let claim = Claim { fault: &fault, action: RepairAction::Replace, verification: None };
+        let _ = case.claim(&mut group, claim, &ctx).expect("a claim");
         case
     }
 
     #[test]
-    fn a_case_says_against_a_drain_what_it_knows_of_the_instance() {
+    fn a_drain_is_skipped_for_a_gone_instance_and_for_a_hardware_fault() {
         assert_eq!(dead_by_case(&case()), None);
         let mut gone = case();
         gone.depart(at(5), "EC2 says that its instance is terminated".to_owned(), false);
@@ -160,27 +162,27 @@ mod tests {
     }
 
     #[test]
-    fn a_call_of_somebody_elses_is_the_termination_itself_and_not_its_end() {
+    fn a_foreign_termination_does_not_skip_the_drain() {
         let mut called = case();
         called.depart(at(5), "the autoscaler terminated it".to_owned(), true);
         assert_eq!(dead_by_case(&called), None);
     }
 
     #[test]
-    fn only_a_ready_node_of_this_very_instance_is_drained() {
+    fn only_a_ready_node_of_the_same_instance_is_drained() {
         let node = |number: u8, ready: Option<&str>| Node {
             instance_id: Some(instance(number)),
             ready: ready.map(ToOwned::to_owned),
             cordoned: false,
         };
-        let nobodys = Node { instance_id: None, ..node(1, Some("True")) };
+        let without_instance = Node { instance_id: None, ..node(1, Some("True")) };
         for (node, expected) in [
             (Some(node(1, Some("True"))), None),
             (Some(node(1, Some("False"))), Some("its condition Ready is False")),
             (Some(node(1, Some("Unknown"))), Some("its condition Ready is Unknown")),
             (Some(node(1, None)), Some("its condition Ready is missing")),
             (Some(node(2, Some("True"))), Some("the node of its name is another instance's")),
-            (Some(nobodys), Some("the node of its name is another instance's")),
+            (Some(without_instance), Some("the node of its name is another instance's")),
             (None, Some("its node object is gone")),
         ] {
             let dead = dead_by_node(node.as_ref(), &instance(1)).map(|dead| dead.to_string());

@@ -1,4 +1,7 @@
-//! The Auto Scaling group around a node: what AWS says of it, and what we have under way in it.
+//! The Auto Scaling group of a node: its description from AWS, and our own repairs in it.
+//!
+//! [`GroupState`] is one item of the state table. Each repair in progress has one slot in it, and a new instance is
+//! matched with at most one of them.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
@@ -11,46 +14,47 @@ use crate::{
     timestamp,
 };
 
-/// Where an instance is.
+/// Where AWS reports an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InstanceLocation {
     /// In a group.
     Member {
-        /// Which.
+        /// The name of the Auto Scaling group.
         group: GroupName,
-        /// As what.
+        /// Its lifecycle state.
         lifecycle: Lifecycle,
     },
-    /// Running, in no group.
+    /// In no Auto Scaling group, and not terminated.
     Ungrouped,
     /// Terminated, or unknown to EC2.
     Gone,
 }
 
-/// An instance's lifecycle state in its group, as far as it matters here.
+/// An instance's lifecycle state in its group, as far as guards distinguish it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lifecycle {
-    /// `Pending`, and its waits.
+    /// `Pending` and `Pending:*`.
     Pending,
     /// `InService`.
     InService,
-    /// `Standby`, `EnteringStandby`, `Detaching`, `Detached`: somebody took it out on purpose.
+    /// `Standby`, `EnteringStandby`, `Detaching`, `Detached`: an operator took it out of service. Also all unknown
+    /// states.
     OutOfService,
-    /// `Terminating`, and its waits; `Terminated`.
+    /// `Terminating`, `Terminating:*` and `Terminated`.
     Terminating,
-    /// `Warmed:*`: its instances can't be terminated through the group.
+    /// `Warmed:*`. Auto Scaling does not terminate these through `TerminateInstanceInAutoScalingGroup`.
     WarmPool,
 }
 
 impl Lifecycle {
-    /// Reads Auto Scaling's word.
+    /// Parses Auto Scaling's `LifecycleState`.
     pub fn from_aws(state: &str) -> Self {
         match state {
             "InService" => Self::InService,
             state if state.starts_with("Warmed") => Self::WarmPool,
             state if state.starts_with("Pending") => Self::Pending,
             state if state.starts_with("Terminat") => Self::Terminating,
-            // A state that we don't know is not one to terminate from.
+            // In an unknown state, no instance is terminated.
             _ => Self::OutOfService,
         }
     }
@@ -59,33 +63,33 @@ impl Lifecycle {
 /// A group as AWS describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
-    /// Its name.
+    /// The name of the Auto Scaling group.
     pub name: GroupName,
-    /// The cluster that its tags name.
+    /// The cluster in its tags.
     pub cluster: Option<ClusterName>,
-    /// Its instances.
+    /// Its instances, warm pool included.
     pub members: Vec<Member>,
-    /// Processes that somebody suspended: `Launch`, `Terminate`, …
+    /// Its suspended processes: `Launch`, `Terminate`, …
     pub suspended: Vec<String>,
-    /// Its tags.
+    /// Its tags, by key.
     pub tags: BTreeMap<String, String>,
-    /// EKS's own node auto repair is on for it.
+    /// EKS node auto repair is enabled for it.
     pub eks_repair_enabled: bool,
 }
 
 /// One instance of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// Its id.
+    /// The instance's id.
     pub instance_id: InstanceId,
-    /// Its zone.
+    /// Its Availability Zone.
     pub zone: Zone,
-    /// Its state.
+    /// Its lifecycle state.
     pub lifecycle: Lifecycle,
 }
 
 impl Group {
-    /// How many of its instances serve: what a threshold is a part of.
+    /// The number of its instances outside the warm pool: the whole for a threshold in percent.
     pub fn size(&self) -> usize {
         self.members.iter().filter(|member| member.lifecycle != Lifecycle::WarmPool).count()
     }
@@ -96,12 +100,12 @@ impl Group {
     }
 }
 
-/// A cluster as a whole.
+/// The facts about a whole cluster that guards need.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClusterFacts {
     /// How many nodes it has in each zone.
     pub zones: BTreeMap<Zone, usize>,
-    /// Zones from which an ARC zonal shift leads traffic away.
+    /// Zones with an active ARC zonal shift away from them.
     pub zonal_shifts: Vec<Zone>,
 }
 
@@ -112,7 +116,12 @@ impl ClusterFacts {
     }
 }
 
-/// The repairs under way in a group: one item of the state table.
+/// After this long without a replacement for a reason, what its replacements have proven is outdated.
+const PROVEN_FOR: SignedDuration = SignedDuration::from_hours(1);
+/// How many replacements a group remembers.
+const MAX_REPLACEMENTS: usize = 32;
+
+/// The repairs in progress in a group: one item of the state table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GroupState {
@@ -124,8 +133,49 @@ pub struct GroupState {
     failures: u32,
     #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     last_failure: Option<Timestamp>,
+    /// When repairs were last stopped because many nodes were unhealthy at once.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    halted_at: Option<Timestamp>,
+    /// By reason: how many replacements became Ready, and when the last did.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    proven: BTreeMap<String, Proven>,
+    /// The latest replacements, each with the reason for which its predecessor was replaced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    replacements: Vec<ReplacedFor>,
+    /// Whether an instance of it ever registered as a node.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    has_nodes: bool,
     #[serde(default)]
     version: u64,
+}
+
+/// Replacements for one reason that became Ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Proven {
+    replacements: u32,
+    #[serde(with = "timestamp")]
+    at: Timestamp,
+}
+
+/// A replacement, and the reason for which its predecessor was replaced.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplacedFor {
+    /// The new instance.
+    pub instance_id: InstanceId,
+    /// The reason.
+    pub reason: String,
+    /// When it joined.
+    #[serde(with = "timestamp")]
+    pub joined_at: Timestamp,
+}
+
+impl ReplacedFor {
+    /// Whether a fault of the new instance for the same reason shows that replacing did not help: it began soon after the
+    /// instance joined. One that begins later is a fault of its own.
+    pub fn is_repeated_by(&self, reason: &str, since: Timestamp) -> bool {
+        self.reason == reason && since.duration_since(self.joined_at) < PROVEN_FOR
+    }
 }
 
 /// A repair's slot in its group.
@@ -134,6 +184,9 @@ pub struct GroupState {
 pub struct Slot {
     /// The instance under repair.
     pub instance_id: InstanceId,
+    /// The reason of the fault that is repaired.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
     /// When the repair was claimed.
     #[serde(with = "timestamp")]
     pub claimed_at: Timestamp,
@@ -146,27 +199,38 @@ pub struct Slot {
 }
 
 impl GroupState {
-    /// A group with no repair under way.
+    /// A group with no repair in progress.
     pub fn new(cluster: ClusterName, name: GroupName) -> Self {
-        Self { name, cluster, slots: Vec::new(), failures: 0, last_failure: None, version: 0 }
+        Self {
+            name,
+            cluster,
+            slots: Vec::new(),
+            failures: 0,
+            last_failure: None,
+            halted_at: None,
+            proven: BTreeMap::new(),
+            replacements: Vec::new(),
+            has_nodes: false,
+            version: 0,
+        }
     }
 
-    /// The group.
+    /// The name of the Auto Scaling group.
     pub fn name(&self) -> &GroupName {
         &self.name
     }
 
-    /// Its cluster.
+    /// The cluster of its nodes.
     pub fn cluster(&self) -> &ClusterName {
         &self.cluster
     }
 
-    /// The slots of the repairs under way, oldest first.
+    /// The slots of the repairs in progress, oldest first.
     pub fn slots(&self) -> &[Slot] {
         &self.slots
     }
 
-    /// How many replacements in a row failed.
+    /// How many replacements have failed since the last success.
     pub fn failures(&self) -> u32 {
         self.failures
     }
@@ -193,11 +257,60 @@ impl GroupState {
     }
 
     /// Gives the repair of an instance a slot, if it has none.
-    pub fn acquire_slot(&mut self, instance_id: InstanceId, now: Timestamp) {
+    pub fn acquire_slot(&mut self, instance_id: InstanceId, reason: &str, now: Timestamp) {
         if self.slot(&instance_id).is_none() {
-            let slot = Slot { instance_id, claimed_at: now, terminated_at: None, replacement: None };
+            let slot = Slot {
+                instance_id,
+                reason: reason.to_owned(),
+                claimed_at: now,
+                terminated_at: None,
+                replacement: None,
+            };
             self.slots.push(slot);
         }
+    }
+
+    /// How many repairs for a reason may be in progress at once: one at first, and twice as many each time that as many
+    /// replacements have become Ready. A reason that has not been repaired for a while begins with one again.
+    pub fn gradual_limit(&self, reason: &str, now: Timestamp) -> usize {
+        let recent = |proven: &&Proven| now.duration_since(proven.at) < PROVEN_FOR;
+        let proven = self.proven.get(reason).filter(recent).map_or(0, |proven| proven.replacements);
+        1 << (proven + 1).ilog2().min(10)
+    }
+
+    /// Records that a replacement for this reason became Ready.
+    pub fn record_success(&mut self, reason: &str, now: Timestamp) {
+        self.proven.retain(|_, proven| now.duration_since(proven.at) < PROVEN_FOR);
+        let proven = self.proven.entry(reason.to_owned()).or_insert(Proven { replacements: 0, at: now });
+        *proven = Proven { replacements: proven.replacements + 1, at: now };
+    }
+
+    /// The latest replacements, each with the reason for which its predecessor was replaced.
+    pub fn replacements(&self) -> &[ReplacedFor] {
+        &self.replacements
+    }
+
+    /// When repairs were last stopped because many nodes were unhealthy at once.
+    pub fn halted_at(&self) -> Option<Timestamp> {
+        self.halted_at
+    }
+
+    /// Records that repairs are stopped because many nodes are unhealthy at once.
+    pub fn record_halt(&mut self, now: Timestamp) {
+        // To the minute: the group is written no more often than it must be.
+        if self.halted_at.is_none_or(|known| now.duration_since(known) >= SignedDuration::from_mins(1)) {
+            self.halted_at = Some(now);
+        }
+    }
+
+    /// Whether an instance of it ever registered as a node.
+    pub fn has_nodes(&self) -> bool {
+        self.has_nodes
+    }
+
+    /// Records that an instance of it registered as a node.
+    pub fn record_node(&mut self) {
+        self.has_nodes = true;
     }
 
     /// Records that AWS terminates the instance: from then on a replacement is awaited.
@@ -212,22 +325,27 @@ impl GroupState {
         self.slots.retain(|slot| slot.instance_id != *instance_id);
     }
 
-    /// Matches a new instance with the terminated one that it replaces, if any: the one terminated last before the new
-    /// one was launched. Not the one that has waited longest: a slow instance would then find only slots that are younger
-    /// than itself, and its group would back off for want of it. A group that launches when no replacement is awaited has
-    /// merely grown.
-    pub fn match_replacement(&mut self, new: &InstanceId, came: Timestamp) -> Option<InstanceId> {
+    /// Matches a new instance with the terminated one that it replaces, if any: the one terminated last before
+    /// `joined_at`. Not the one that has waited longest: then a slowly joining instance could find only slots of later
+    /// terminations, and its group would be in backoff without a failure. A launch while no replacement is awaited is a
+    /// scale-out.
+    pub fn match_replacement(&mut self, new: &InstanceId, joined_at: Timestamp) -> Option<InstanceId> {
         if let Some(slot) = self.slots.iter().find(|slot| slot.replacement.as_ref() == Some(new)) {
             return Some(slot.instance_id.clone());
         }
         let slot = self
             .slots
             .iter_mut()
-            .filter(|slot| slot.replacement.is_none() && slot.terminated_at.is_some_and(|at| at <= came))
+            .filter(|slot| slot.replacement.is_none() && slot.terminated_at.is_some_and(|at| at <= joined_at))
             .min_by_key(|slot| Reverse(slot.terminated_at))?;
         slot.replacement = Some(new.clone());
         (self.failures, self.last_failure) = (0, None);
-        Some(slot.instance_id.clone())
+        let (replaced, reason) = (slot.instance_id.clone(), slot.reason.clone());
+        self.replacements.push(ReplacedFor { instance_id: new.clone(), reason, joined_at });
+        if self.replacements.len() > MAX_REPLACEMENTS {
+            self.replacements.remove(0);
+        }
+        Some(replaced)
     }
 
     /// Records that a replacement failed.
@@ -236,7 +354,7 @@ impl GroupState {
         self.last_failure = self.last_failure.max(Some(at));
     }
 
-    /// Until when the group is in backoff after failed replacements; the wait doubles with each, up to 24 h.
+    /// Until when the group is in backoff after failed replacements. The backoff doubles with each, up to 24 hours.
     pub fn backoff_until(&self, policy: &Policy) -> Option<Timestamp> {
         let doublings = self.failures.checked_sub(1)?.min(10);
         let backoff = (policy.failure_backoff * (1 << doublings)).min(SignedDuration::from_hours(24));
@@ -262,42 +380,42 @@ mod tests {
     }
 
     #[test]
-    fn newcomers_go_to_the_last_call_before_them_and_each_to_one_only() {
+    fn a_new_instance_replaces_the_one_terminated_last_before_it_and_only_that() {
         let mut state = state();
         for n in [1, 2] {
-            state.acquire_slot(id(n), at(0));
+            state.acquire_slot(id(n), "NodeStatusUnknown", at(0));
         }
         assert_eq!(state.match_replacement(&id(8), at(1)), None, "nothing was terminated yet");
         state.record_termination(&id(2), at(5));
         state.record_termination(&id(1), at(6));
         assert_eq!(state.match_replacement(&id(9), at(7)), Some(id(1)));
-        assert_eq!(state.match_replacement(&id(9), at(7)), Some(id(1)), "told twice");
+        assert_eq!(state.match_replacement(&id(9), at(7)), Some(id(1)), "matched again");
         assert_eq!(state.match_replacement(&id(10), at(8)), Some(id(2)));
         assert_eq!(state.match_replacement(&id(11), at(9)), None);
     }
 
     #[test]
-    fn a_slow_newcomer_still_finds_the_place_that_it_was_launched_for() {
+    fn a_slowly_joining_instance_is_matched_with_the_termination_that_it_replaces() {
         let mut state = state();
         for (n, minute) in [(3, 16), (40, 50)] {
-            state.acquire_slot(id(n), at(minute));
+            state.acquire_slot(id(n), "NodeStatusUnknown", at(minute));
             state.record_termination(&id(n), at(minute));
         }
         assert_eq!(state.match_replacement(&id(51), at(53)), Some(id(40)));
         assert_eq!(
             state.match_replacement(&id(50), at(33)),
             Some(id(3)),
-            "it registers last, and came first"
+            "it registers last, and was launched first"
         );
     }
 
     #[test]
-    fn each_failed_replacement_doubles_the_rest() {
+    fn each_failed_replacement_doubles_the_backoff() {
         let (mut state, policy) = (state(), Policy::default());
         assert_eq!(state.backoff_until(&policy), None);
-        for rest in [15, 30, 60, 120] {
+        for minutes in [15, 30, 60, 120] {
             state.record_failure(at(100));
-            assert_eq!(state.backoff_until(&policy), Some(at(100 + rest)));
+            assert_eq!(state.backoff_until(&policy), Some(at(100 + minutes)));
         }
         for _ in 0..40 {
             state.record_failure(at(100));
@@ -306,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn states_that_we_do_not_know_are_left_alone() {
+    fn an_unknown_lifecycle_state_counts_as_out_of_service() {
         for (state, expected) in [
             ("InService", Lifecycle::InService),
             ("Terminating:Wait", Lifecycle::Terminating),
@@ -317,5 +435,30 @@ mod tests {
         ] {
             assert_eq!(Lifecycle::from_aws(state), expected);
         }
+    }
+
+    #[test]
+    fn repairs_for_a_reason_double_as_replacements_become_ready() {
+        let mut state = state();
+        let mut limits = vec![state.gradual_limit("A", at(0))];
+        for _ in 0..8 {
+            state.record_success("A", at(0));
+            limits.push(state.gradual_limit("A", at(1)));
+        }
+        assert_eq!(limits, [1, 2, 2, 4, 4, 4, 4, 8, 8]);
+        assert_eq!(state.gradual_limit("B", at(1)), 1, "another reason");
+        assert_eq!(state.gradual_limit("A", at(61)), 1, "an hour later");
+    }
+
+    #[test]
+    fn a_fault_that_begins_long_after_the_replacement_joined_is_a_new_one() {
+        let mut state = state();
+        state.acquire_slot(id(1), "NvidiaXID79Error", at(0));
+        state.record_termination(&id(1), at(0));
+        state.match_replacement(&id(2), at(5));
+        let [replaced] = state.replacements() else { panic!("one replacement") };
+        assert!(replaced.is_repeated_by("NvidiaXID79Error", at(20)));
+        assert!(!replaced.is_repeated_by("NvidiaXID79Error", at(66)));
+        assert!(!replaced.is_repeated_by("KubeletNotReady", at(20)));
     }
 }

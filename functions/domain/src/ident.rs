@@ -1,6 +1,7 @@
-//! Names that arrive from outside become types here, once, or are refused.
+//! Names and ids from outside, validated once, when they are parsed.
 //!
-//! The limits are those of Kubernetes (a DNS subdomain, 253 bytes), EKS (a cluster name, 100 bytes) and EC2.
+//! A value of these types is always valid. The limits are those of Kubernetes (a DNS subdomain, 253 bytes), EKS (a
+//! cluster name, 100 bytes) and EC2.
 
 use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 
@@ -16,7 +17,7 @@ pub struct InvalidName {
 
 impl InvalidName {
     fn new(value: &str, expected: &'static str) -> Self {
-        // The value came from outside: never repeat more of it than a reader needs.
+        // The value came from outside: repeat only its start.
         Self { value: value.chars().take(80).collect(), expected }
     }
 }
@@ -25,11 +26,15 @@ macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $expected:literal, $valid:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        // Shared: a name is read once, and goes with every copy of its case.
+        // Shared, because a case is often copied.
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Accepts a valid name, refuses anything else.
+            /// Validates a name.
+            ///
+            /// # Errors
+            ///
+            /// If the name is not valid. The error quotes its start.
             pub fn new(value: impl AsRef<str>) -> Result<Self, InvalidName> {
                 let value = value.as_ref();
                 let valid: fn(&str) -> bool = $valid;
@@ -70,7 +75,7 @@ macro_rules! name {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                // A Cow is read without a copy where the input holds no escapes.
+                // A Cow avoids a copy if the input has no escapes.
                 #[derive(Deserialize)]
                 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
                 Self::new(Text::deserialize(deserializer)?.0).map_err(serde::de::Error::custom)
@@ -125,9 +130,15 @@ name!(
     is_instance_id
 );
 name!(
-    /// `/proc/sys/kernel/random/boot_id`: what tells one boot of an instance from the next.
+    /// `/proc/sys/kernel/random/boot_id`: identifies one boot of an instance.
     BootId,
     "a boot id (a UUID of 36 characters)",
+    |value| value.len() == 36 && value.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+);
+name!(
+    /// The uid of a Kubernetes object: two Node objects of one name have different ones.
+    NodeUid,
+    "an object's uid (a UUID of 36 characters)",
     |value| value.len() == 36 && value.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
 );
 name!(
@@ -145,8 +156,8 @@ name!(
 );
 
 impl InstanceId {
-    /// Takes the instance id out of a node's `spec.providerID`
-    /// (`aws:///us-east-1a/i-…`, `aws:////i-…`); a Fargate or hybrid node has none.
+    /// The instance id in a node's `spec.providerID` (`aws:///us-east-1a/i-…`, `aws:////i-…`). None for a Fargate or
+    /// hybrid node.
     pub fn from_provider_id(provider_id: &str) -> Option<Self> {
         let path = provider_id.strip_prefix("aws://")?;
         Self::new(path.rsplit('/').next()?).ok()
@@ -158,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn provider_ids_of_instances_are_read_and_of_nothing_else() {
+    fn only_provider_ids_of_ec2_instances_have_an_instance_id() {
         for (provider_id, expected) in [
             ("aws:///us-east-1a/i-08736224042c4ee75", Some("i-08736224042c4ee75")),
             ("aws:////i-08736224042c4ee75", Some("i-08736224042c4ee75")),
@@ -172,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_no_aws_or_kubernetes_would_give_are_refused() {
+    fn names_that_aws_or_kubernetes_do_not_allow_are_refused() {
         assert!(InstanceId::new("i-08736224").is_ok());
         for bad in
             ["", "i-", "i-0873622", "i-08736224042c4ee75a", "i-08736224042C4EE75", "mi-08736224042c4ee75"]
@@ -189,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_name_is_not_repeated_whole() {
+    fn an_error_repeats_only_the_start_of_a_long_name() {
         let message = InstanceId::new("x".repeat(10_000)).expect_err("refused").to_string();
         assert!(message.len() < 200, "{message}");
     }

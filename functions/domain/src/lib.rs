@@ -1,4 +1,6 @@
-//! The language of nodemend. Pure: no async, no clock, no SDK; time is always an argument.
+//! The state machine of nodemend: conditions, cases, policies, guards and decisions.
+//!
+//! Pure: no async, no clock, no I/O, no SDK. Time is always an argument, effects are return values.
 #![warn(missing_docs)]
 
 pub mod audit_log;
@@ -14,10 +16,12 @@ pub mod group;
 pub mod guard;
 pub mod ident;
 pub mod log_source;
+pub mod node_snapshot;
 pub mod observation;
 pub mod policy;
 pub mod repair_event;
 pub mod report;
 pub mod timestamp;
+pub mod verification;
 
 pub use self::case::repair;

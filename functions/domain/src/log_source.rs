@@ -1,4 +1,4 @@
-//! Turns a log group's name into who writes to it, and a fault into where its words stand.
+//! The log groups that reports come from, and where to find the reports of a fault in them.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -11,12 +11,12 @@ use crate::{
     timestamp,
 };
 
-/// The stream names of the API server's audit log begin so.
+/// The prefix of the log streams of the API server's audit log.
 pub const AUDIT_STREAMS: &str = "kube-apiserver-audit";
-/// What was said travels for a while, and clocks differ: a reader begins a little before.
+/// How long before a fault to start reading: reports take time to arrive, and clocks differ.
 const BEFORE: SignedDuration = SignedDuration::from_mins(1);
 
-/// Who writes to a log group.
+/// The writer of a log group.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogSource {
     /// Our agents: `/nodemend/<cluster>/nodes`.
@@ -26,7 +26,7 @@ pub enum LogSource {
 }
 
 impl LogSource {
-    /// Reads a log group's name.
+    /// Parses a log group's name; none if it is neither.
     pub fn of(log_group: &str) -> Option<Self> {
         let between = |prefix: &str, suffix: &str| {
             let name = log_group.strip_prefix(prefix)?.strip_suffix(suffix)?;
@@ -37,7 +37,7 @@ impl LogSource {
             .or_else(|| between("/aws/eks/", "/cluster").map(Self::ControlPlane))
     }
 
-    /// The cluster that it is written for.
+    /// The cluster whose logs it has.
     pub fn cluster(&self) -> &ClusterName {
         match self {
             Self::Agents(cluster) | Self::ControlPlane(cluster) => cluster,
@@ -54,27 +54,27 @@ impl fmt::Display for LogSource {
     }
 }
 
-/// Where to read what was said of a node, in the words of `aws logs filter-log-events`.
+/// Where to find the reports about a node: the arguments of `aws logs filter-log-events`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LogPointer {
     /// The log group.
     pub log_group_name: String,
-    /// How the names of its streams begin.
+    /// The prefix of its log streams.
     pub log_stream_name_prefix: String,
-    /// Which of their lines are about the node, where others are among them.
+    /// The pattern that selects the lines about the node. None if all lines are about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter_pattern: Option<String>,
-    /// From when on.
+    /// The time from which to read.
     #[serde(with = "timestamp")]
     pub start_time: Timestamp,
 }
 
-/// Where the words that these faults rest on stand: one place for each witness, from the oldest fault on.
+/// Where to find the reports of these faults: one pointer for each source, from its oldest fault on.
 pub fn pointers(case: &Case, faults: &[Fault]) -> Vec<LogPointer> {
-    let witnesses: BTreeSet<Source> = faults.iter().map(|fault| fault.source).collect();
-    let place = |state| {
-        let (source, log_stream_name_prefix, filter_pattern) = match state {
+    let sources: BTreeSet<Source> = faults.iter().map(|fault| fault.source).collect();
+    let pointer = |source| {
+        let (log_group, log_stream_name_prefix, filter_pattern) = match source {
             Source::Agent => {
                 (LogSource::Agents(case.cluster().clone()), case.instance_id().as_str().to_owned(), None)
             }
@@ -83,19 +83,19 @@ pub fn pointers(case: &Case, faults: &[Fault]) -> Vec<LogPointer> {
                 let filter = case.node().map(about);
                 (LogSource::ControlPlane(case.cluster().clone()), AUDIT_STREAMS.to_owned(), filter)
             }
-            // Nobody said it: that is the fault.
+            // It follows from a missing report.
             Source::Inference => return None,
         };
-        let said = faults.iter().filter(|fault| fault.source == state);
-        let since = said.map(|fault| fault.since).min()?;
+        let reported = faults.iter().filter(|fault| fault.source == source);
+        let since = reported.map(|fault| fault.since).min()?;
         Some(LogPointer {
-            log_group_name: source.to_string(),
+            log_group_name: log_group.to_string(),
             log_stream_name_prefix,
             filter_pattern,
             start_time: since.checked_sub(BEFORE).unwrap_or(since),
         })
     };
-    witnesses.into_iter().filter_map(place).collect()
+    sources.into_iter().filter_map(pointer).collect()
 }
 
 #[cfg(test)]

@@ -1,52 +1,64 @@
-//! What the control plane's audit log tells of a node, in our words.
+//! Observations: facts about a node from the control-plane audit log.
 //!
-//! [`control_plane_log`](crate::control_plane_log) turns Kubernetes audit events into these; [`case`](crate::case) takes them in.
+//! [`control_plane_log`](crate::control_plane_log) parses Kubernetes audit events into these; [`case`](crate::case)
+//! applies them. All times are the API server's.
 
 use jiff::Timestamp;
 
 use crate::{
     condition::{ConditionType, Health},
-    ident::{BootId, InstanceId, NodeName, Zone},
+    ident::{BootId, InstanceId, NodeName, NodeUid, Zone},
 };
 
-/// One fact about one node, at the API server's own time.
+/// One fact about one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Observation {
-    /// The API server's `stageTimestamp` (`requestReceivedTimestamp` where a shortened record lacks it).
+    /// The API server's `stageTimestamp` (`requestReceivedTimestamp` if a truncated event lacks it).
     pub at: Timestamp,
     /// The Node object's name.
     pub node: NodeName,
-    /// The instance, where the record tells it: the kubelet's session name or the node's `spec.providerID`.
+    /// The Node object's uid, where the event names it: a name alone can come again with another object.
+    pub uid: Option<NodeUid>,
+    /// The instance, where the event names it: the kubelet's session name or the node's `spec.providerID`.
     pub instance_id: Option<InstanceId>,
-    /// The zone, where the record holds the whole node.
+    /// The Availability Zone, if the event has the whole Node object.
     pub zone: Option<Zone>,
-    /// `status.nodeInfo.bootID`, where the record carries it.
+    /// `status.nodeInfo.bootID`, if the event has it.
     pub boot_id: Option<BootId>,
-    /// What happened.
+    /// The fact that was observed.
     pub what: What,
 }
 
-/// What an audit event says of a node.
+/// The fact that an audit event shows about a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {
-    /// Somebody wrote the node's conditions. Conditions whose status did not change are not listed,
-    /// so the list may be empty: a kubelet's heartbeat.
+    /// The node's conditions were written. Conditions whose status did not change are not listed, so the list of a
+    /// kubelet's heartbeat is empty.
     Conditions {
         /// Who wrote them.
         by: StatusWriter,
-        /// Those that carry a status.
+        /// The conditions with a status.
         conditions: Vec<ObservedCondition>,
+        /// Those that the node has no longer: nobody reports them any more, so they are over.
+        removed: Removed,
     },
-    /// The Node object was created: the kubelet registered.
+    /// The Node object was created by its kubelet: the node registered.
     Registered {
         /// The conditions that it registered with.
         conditions: Vec<ObservedCondition>,
     },
+    /// The Node object was created by somebody else: restored from a backup, as a rule.
+    Created {
+        /// The user name as it stands in the audit event.
+        user: String,
+        /// The conditions that the object has.
+        conditions: Vec<ObservedCondition>,
+    },
     /// The Node object was deleted.
     Deleted {
-        /// By whom.
+        /// The kind of caller that deleted it.
         by: Deleter,
-        /// The user name as it stands in the audit event.
+        /// The caller's user name, without control characters.
         user: String,
     },
 }
@@ -54,14 +66,39 @@ pub enum What {
 /// One condition with a status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedCondition {
-    /// Its type.
+    /// The condition's type.
     pub condition: ConditionType,
-    /// Its health, polarity taken out.
+    /// Its health, whatever its polarity.
     pub health: Health,
-    /// The reason given, like `KubeletNotReady` or `NodeStatusUnknown`.
+    /// The reason, like `KubeletNotReady` or `NodeStatusUnknown`.
     pub reason: String,
-    /// The message given, shortened to 512 characters.
+    /// The message, shortened to 512 characters.
     pub message: String,
+}
+
+/// Which conditions a write took off a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removed {
+    /// These.
+    Only(Vec<ConditionType>),
+    /// All that the node had but these.
+    AllBut(Vec<ConditionType>),
+}
+
+impl Default for Removed {
+    fn default() -> Self {
+        Self::Only(Vec::new())
+    }
+}
+
+impl Removed {
+    /// Whether a condition is among them.
+    pub fn contains(&self, condition: &ConditionType) -> bool {
+        match self {
+            Self::Only(removed) => removed.contains(condition),
+            Self::AllBut(kept) => !kept.contains(condition),
+        }
+    }
 }
 
 /// Who wrote a node's conditions.
@@ -69,7 +106,7 @@ pub struct ObservedCondition {
 pub enum StatusWriter {
     /// The node's own kubelet.
     Kubelet,
-    /// The node lifecycle controller: it speaks when the kubelet does not.
+    /// The node lifecycle controller, which writes when the kubelet does not.
     NodeController,
     /// Another agent, such as node-problem-detector or EKS's own monitoring agent.
     ThirdParty,
@@ -78,12 +115,12 @@ pub enum StatusWriter {
 /// Who deleted a Node object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Deleter {
-    /// A person, or a tool in a person's name: the instance may well be running.
+    /// A user, or a tool with a user's credentials: the instance can still be running.
     Manual,
     /// The cloud controller: the instance is gone.
     CloudController,
     /// Karpenter, which replaces its nodes itself.
     Karpenter,
-    /// EKS itself.
+    /// A controller of EKS, such as its node manager.
     Eks,
 }

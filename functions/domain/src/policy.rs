@@ -1,7 +1,7 @@
-//! What an operator allows: grace, actions, thresholds, windows, holds.
+//! The policy of a cluster: grace periods, actions, thresholds, maintenance windows and holds.
 //!
-//! The inner block is EKS's own `nodeRepairConfig`, field for field, so that what stands in an eksctl
-//! ClusterConfig or in EKS carries over. Everything is checked once, on reading.
+//! `nodeRepairConfig` has EKS's own fields, so that a block from EKS or from an eksctl ClusterConfig works unchanged. A
+//! policy is validated once, when it is read.
 
 mod limits;
 mod rules;
@@ -49,8 +49,15 @@ pub struct Policy {
     pub zones: ZonePolicy,
     /// When the log pipeline, not the nodes, counts as down.
     pub silence: SilencePolicy,
+    /// When many unhealthy nodes count as one outage, and how repairs begin.
+    pub outage: OutagePolicy,
     /// How long a node must stay healthy before its recovery counts.
     pub recovery_hold: SignedDuration,
+    /// How long what was written can take to arrive. A repair waits this long after the first report of its fault arrived,
+    /// whatever its grace period, so that a recovery that was reported meanwhile can arrive, too.
+    pub settling_time: SignedDuration,
+    /// What a repair needs before its call.
+    pub verification: VerificationPolicy,
     /// How long a rebooted node can take to become healthy. Then it is replaced.
     pub reboot_timeout: SignedDuration,
     /// How long a launched instance can take to register as a node.
@@ -78,7 +85,10 @@ impl Default for Policy {
             promotions: Vec::new(),
             zones: ZonePolicy::default(),
             silence: SilencePolicy::default(),
+            outage: OutagePolicy::default(),
             recovery_hold: SignedDuration::from_mins(2),
+            settling_time: SignedDuration::from_mins(10),
+            verification: VerificationPolicy::Required,
             reboot_timeout: SignedDuration::from_mins(15),
             join_timeout: SignedDuration::from_mins(15),
             replacement_timeout: SignedDuration::from_mins(60),
@@ -89,11 +99,22 @@ impl Default for Policy {
     }
 }
 
+/// Whether a repair needs its fault to be verified right before the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerificationPolicy {
+    /// A fault that cannot be verified is not repaired.
+    #[default]
+    Required,
+    /// A fault that cannot be verified is repaired all the same; one that is read to be over is not.
+    Preferred,
+}
+
 /// Whether calls are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Everything but the call, and the trail says so.
+    /// No calls are made. The audit log records which call would have been.
     #[default]
     Observe,
     /// Calls are made.
@@ -101,7 +122,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// As it is written in policies.
+    /// The name in policies.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Observe => "observe",
@@ -223,11 +244,41 @@ pub struct SilencePolicy {
 impl Default for SilencePolicy {
     fn default() -> Self {
         Self {
-            // Three heartbeats of five minutes, and one minute for the way.
+            // Three heartbeats of five minutes, and one minute for delivery.
             agent_silent_after: Some(SignedDuration::from_mins(16)),
             min_silent: 3,
             percentage: 50,
             within: SignedDuration::from_mins(10),
+        }
+    }
+}
+
+/// Many nodes that are unhealthy at once have one cause, which replacing them does not remove.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct OutagePolicy {
+    /// Repairs stop while more nodes than this, and more than `percentage` of the cluster's, are unhealthy.
+    pub max_unhealthy: usize,
+    /// The percentage of the cluster's nodes, across all groups.
+    pub percentage: usize,
+    /// After such a stop, of a group, a zone or the cluster: how long no node of a group must have recovered before the next
+    /// repair in it.
+    pub cooldown: SignedDuration,
+    /// Whether the repairs of a group for one reason begin with one, and go on with 2, 4, … at a time as replacements become
+    /// Ready. `false`: as many at once as `nodeRepairConfig` allows, like EKS.
+    pub gradual: bool,
+    /// In a group, and in a cluster, of at most this many nodes, repairs go one at a time (if `gradual`).
+    pub small: usize,
+}
+
+impl Default for OutagePolicy {
+    fn default() -> Self {
+        Self {
+            max_unhealthy: 3,
+            percentage: 45,
+            cooldown: SignedDuration::from_mins(10),
+            gradual: true,
+            small: 5,
         }
     }
 }
@@ -243,7 +294,7 @@ pub struct PolicyError {
 }
 
 impl Policy {
-    /// EKS's defaults with repair switched on for every group.
+    /// EKS's defaults, with repair enabled for every group.
     pub fn eks_defaults() -> Self {
         Self {
             mode: Mode::Repair,
@@ -252,11 +303,16 @@ impl Policy {
         }
     }
 
-    /// Checks what types alone can't.
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    ///
+    /// The first field that is not valid, and why.
     pub fn check(&self) -> Result<(), PolicyError> {
         let refuse = |field: String, why: &str| Err(PolicyError { field, why: why.to_owned() });
-        for (field, length) in [
+        for (field, duration) in [
             ("recoveryHold", self.recovery_hold),
+            ("settlingTime", self.settling_time),
             ("rebootTimeout", self.reboot_timeout),
             ("joinTimeout", self.join_timeout),
             ("replacementTimeout", self.replacement_timeout),
@@ -264,8 +320,9 @@ impl Policy {
             ("confirmationTimeout", self.confirmation_timeout),
             ("silence.agentSilentAfter", self.silence.agent_silent_after.unwrap_or_default()),
             ("silence.within", self.silence.within),
+            ("outage.cooldown", self.outage.cooldown),
         ] {
-            if !(SignedDuration::ZERO..=SignedDuration::from_hours(24 * 7)).contains(&length) {
+            if !(SignedDuration::ZERO..=SignedDuration::from_hours(24 * 7)).contains(&duration) {
                 return refuse(field.to_owned(), "not between 0 and 7 days");
             }
         }
@@ -303,9 +360,9 @@ impl Policy {
         Ok(())
     }
 
-    /// Whether what an account tells of the cluster is to be believed. Where either account is unknown, as in files,
-    /// it is.
-    pub fn believes(&self, account: Option<&AccountId>, own: Option<&AccountId>) -> bool {
+    /// Whether events about the cluster from this account are used. `own` is nodemend's account, which counts if the
+    /// policy names none. If either account is unknown, as for events from files, they are used.
+    pub fn accepts_account(&self, account: Option<&AccountId>, own: Option<&AccountId>) -> bool {
         match (account, self.account.as_ref().or(own)) {
             (Some(account), Some(expected)) => account == expected,
             _ => true,
@@ -318,14 +375,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_install_only_watches() {
+    fn a_new_deployment_is_in_observe_mode() {
         let policy: Policy = serde_json::from_str("{}").expect("a policy");
         assert_eq!(policy.mode, Mode::Observe);
         assert!(!policy.node_repair_config.enabled);
     }
 
     #[test]
-    fn what_types_cannot_refuse_is_refused_by_field() {
+    fn check_names_the_field_that_is_not_valid() {
         for (json, expected) in [
             (r#"{"groups":[{"mode":"repair"}]}"#, "groups[0]: needs a name or tags"),
             (

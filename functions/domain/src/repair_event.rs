@@ -1,4 +1,6 @@
-//! One event of one node's repair, as logs, the event bus and the timeline show it; and the one place that builds them.
+//! Repair events: what happened to a case, as logs, the event bus and the timeline show it.
+//!
+//! All of them are built here, so that the same change reads the same everywhere. The names of the steps are stable.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -13,11 +15,11 @@ use crate::{
     timestamp,
 };
 
-/// What happened. The values are stable: programs match on them.
+/// What happened to a case. The values are stable: programs match on them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
-    /// Worth knowing; nothing follows from it by itself.
+    /// Information only: it starts no repair.
     Event,
     /// A condition went bad: its grace period runs.
     Suspect,
@@ -37,7 +39,7 @@ pub enum Step {
     Mismatch,
     /// CloudTrail recorded no event of the call in time.
     Missing,
-    /// Somebody else terminated the node.
+    /// Another principal terminated the instance.
     Foreign,
     /// A replacement registered.
     Replaced,
@@ -63,7 +65,7 @@ impl Step {
         Self::Closed,
     ];
 
-    /// The step's name.
+    /// The name in logs and events.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Event => "event",
@@ -83,22 +85,22 @@ impl Step {
     }
 }
 
-/// One event of one node's repair.
+/// One event of one case.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RepairEvent {
     /// When it happened, by our clock.
     #[serde(with = "timestamp")]
     pub at: Timestamp,
-    /// The cluster.
+    /// The cluster of the node.
     pub cluster: ClusterName,
     /// The node, once it has a name.
     pub node: Option<NodeName>,
-    /// Its instance.
+    /// The id of its EC2 instance.
     pub instance_id: InstanceId,
-    /// The id of the case: what logs are searched by.
+    /// The id of the case, by which logs are searched: `i-0123456789abcdef0#1`.
     pub case: String,
-    /// What happened.
+    /// The kind of event.
     pub step: Step,
     /// The condition, where it is about one.
     pub condition: Option<ConditionType>,
@@ -156,7 +158,8 @@ impl RepairEvent {
         Self::new(case, Step::Due, detail, now).about(fault)
     }
 
-    /// A change that a report or an observation made to a case; none where another event says it all.
+    /// The event of a change that a report or an observation made to a case. None if another event has the same
+    /// content.
     pub fn of_change(case: &Case, change: CaseEvent, policy: &Policy, now: Timestamp) -> Option<Self> {
         let about = |step, condition, reason, detail| Self {
             condition,
@@ -185,6 +188,7 @@ impl RepairEvent {
                 }
             }
             CaseEvent::Registered => plain("the kubelet registered the node".to_owned()),
+            CaseEvent::Created { user } => plain(format!("{user} created the Node object")),
             CaseEvent::Ready => plain("the node is Ready".to_owned()),
             CaseEvent::Rebooted => plain("the node rebooted".to_owned()),
             CaseEvent::AgentReporting => plain("the agent reports again".to_owned()),
@@ -203,7 +207,7 @@ impl RepairEvent {
         let faults = case.faults(&policy.default_rules(), policy, now);
         let fault = faults.iter().find(|fault| fault.condition == condition && fault.is_bad())?;
         let (step, detail) = match fault.deadline {
-            // The pressure conditions follow Ready into Unknown: one line says it all.
+            // The pressure conditions become Unknown together with Ready: one event is enough.
             None if fault.health == Health::Unknown => return None,
             None => (Step::Event, fault.message.clone()),
             Some(deadline) => {

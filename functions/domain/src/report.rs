@@ -1,12 +1,12 @@
-//! Turns what an agent says into one JSON log event a line, and back. Version 1.
+//! The wire format of an agent's reports, version 1: each report is one log event, one line of JSON.
 //!
-//! A condition report carries the whole state of its condition and a heartbeat that of all of them, so that
-//! loss, repetition and reordering are harmless: within a boot the highest `seq` wins.
+//! A condition report has the whole state of its condition, and a heartbeat that of all conditions. So lost, repeated
+//! and reordered reports do no harm: within a boot, the highest `seq` wins.
 //!
-//! `at − since` is a length of time on the node's own clock, and the agent measures it on its monotonic clock,
-//! so that a step of the wall clock neither ages nor rejuvenates a condition. `since` bridges recoveries too
-//! short to count (the agent's own hold), and `soundSecs` says for how long the condition was well before it:
-//! with both in every report, a lost report costs nothing that the next one doesn't tell.
+//! `at − since` is a duration on the node's own clock. The agent measures it with its monotonic clock, so that a step
+//! of the wall clock does not change it. `since` ignores recoveries that are too short to count (the agent's own hold),
+//! and `soundSecs` is how long the condition was healthy before it. With both in every report, the next report makes up
+//! for a lost one.
 
 use std::borrow::Cow;
 
@@ -19,7 +19,7 @@ use crate::{
     timestamp,
 };
 
-/// A report is at most this long, so that a thousand of them fit a PutLogEvents batch four times over.
+/// The maximum length of a report in bytes. A thousand reports take at most 4 MB.
 pub const MAX_BYTES: usize = 4 * 1024;
 const VERSION: u64 = 1;
 const MAX_FINDINGS: usize = 64;
@@ -34,19 +34,19 @@ pub struct Report<'a> {
     pub cluster: ClusterName,
     /// The Node object's name.
     pub node: NodeName,
-    /// The instance; it also names the log stream.
+    /// The instance. Its id is also the name of the log stream.
     pub instance_id: InstanceId,
-    /// The availability zone, where the agent knows it.
+    /// The Availability Zone, if the agent knows it.
     pub zone: Option<Zone>,
-    /// Which boot this report is of.
+    /// The boot in which it was written.
     pub boot_id: BootId,
-    /// Rises by one a report within a boot.
+    /// The number of the report within its boot. It rises by one.
     pub seq: u64,
     /// When it was written, by the node's clock.
     pub at: Timestamp,
     /// The agent's version.
     pub agent: Cow<'a, str>,
-    /// What it says.
+    /// What is reported: a condition, an event or a heartbeat.
     pub body: Body<'a>,
 }
 
@@ -55,11 +55,11 @@ pub struct Report<'a> {
 pub enum Body<'a> {
     /// The whole state of one condition.
     Condition(ConditionState<'a>),
-    /// Findings that are worth telling and repair nothing by themselves.
+    /// Findings that are only reported.
     Event {
         /// The condition that they belong to.
         condition: ConditionType,
-        /// What was found.
+        /// What was detected, of severity Event.
         findings: Vec<Finding<'a>>,
     },
     /// The state of all conditions.
@@ -70,55 +70,55 @@ pub enum Body<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConditionState<'a> {
-    /// Its type.
+    /// The condition's type.
     pub condition: ConditionType,
-    /// Its status.
+    /// The condition's status.
     pub status: Status,
-    /// Since when; for a bad status the start of the trouble, short recoveries bridged.
+    /// Since when, by the node's clock. For a bad status: the start of the episode, ignoring short recoveries.
     #[serde(with = "timestamp")]
     pub since: Timestamp,
-    /// For how many seconds it had been well right before `since`; absent where the agent can't know.
+    /// For how many seconds it was healthy right before `since`. None if the agent does not know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sound_secs: Option<u64>,
-    /// What was found, of both severities.
+    /// Its findings, of both severities.
     #[serde(default, borrow, skip_serializing_if = "Vec::is_empty")]
     pub findings: Vec<Finding<'a>>,
 }
 
-/// One thing that is wrong.
+/// One detected problem.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding<'a> {
-    /// Its name in the catalogue, or a rule's own.
+    /// Its reason, from the catalogue or from a user's rule.
     #[serde(borrow)]
     pub reason: Cow<'a, str>,
-    /// How much it weighs.
+    /// Event or Condition.
     pub severity: Severity,
-    /// First seen.
+    /// When it was first seen, by the node's clock.
     #[serde(with = "timestamp")]
     pub since: Timestamp,
-    /// Last seen.
+    /// When it was last seen, by the node's clock.
     #[serde(with = "timestamp")]
     pub last: Timestamp,
-    /// How often since `since`.
+    /// How often it was seen since `since`.
     pub count: u64,
     /// The line or reading that shows it.
     #[serde(default, borrow)]
     pub message: Cow<'a, str>,
 }
 
-/// Why a log event is no report.
+/// Why a log event is not a valid report.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReportError {
-    /// Longer than an agent may write.
+    /// It is longer than [`MAX_BYTES`].
     #[error("{0} bytes are more than a report's {MAX_BYTES}")]
     TooLong(usize),
-    /// Not JSON, or a field that is missing or of another type.
+    /// It is not JSON, or a field is missing or has another type.
     #[error("not a report: {0}")]
     Malformed(String),
-    /// From an agent that is newer than this reader.
+    /// The format version is unknown: the agent is newer than this reader.
     #[error("v: version {0} is not {VERSION}")]
     Version(u64),
-    /// A field that does not fit the report's kind, or holds what it may not.
+    /// A field does not fit the report's kind, or has a value that is not allowed.
     #[error("{field}: {why}")]
     Field {
         /// The field's name.
@@ -167,7 +167,11 @@ enum Kind {
 }
 
 impl<'a> Report<'a> {
-    /// Reads one log event.
+    /// Parses one log event.
+    ///
+    /// # Errors
+    ///
+    /// If it is too long, malformed, of another version, or has an invalid field.
     pub fn decode(text: &'a str) -> Result<Self, ReportError> {
         if text.len() > MAX_BYTES {
             return Err(ReportError::TooLong(text.len()));
@@ -212,8 +216,8 @@ impl<'a> Report<'a> {
         })
     }
 
-    /// Writes one log event of at most [`MAX_BYTES`]: messages are shortened first, then the oldest findings
-    /// of severity Event left out, then the oldest of severity Condition.
+    /// Writes one log event of at most [`MAX_BYTES`]. If it would be longer, messages are shortened first, then the
+    /// oldest findings of severity Event are left out, then the oldest of severity Condition.
     pub fn encode(&self) -> String {
         for max_message in [MAX_MESSAGE, 256, 64, 0] {
             let line = self.line(max_message, MAX_FINDINGS);
@@ -278,7 +282,7 @@ impl<'a> Report<'a> {
     }
 }
 
-/// The most telling findings first, each with a shortened message.
+/// The findings with shortened messages. If there are too many: the most severe, then the newest.
 fn trimmed<'a>(findings: &'a [Finding<'_>], max_message: usize, max_findings: usize) -> Vec<Finding<'a>> {
     let mut order: Vec<&Finding<'_>> = findings.iter().collect();
     if order.len() > max_findings {
@@ -317,7 +321,7 @@ fn checked(mut findings: Vec<Finding<'_>>) -> Result<Vec<Finding<'_>>, ReportErr
     Ok(findings)
 }
 
-/// What ends on an operator's terminal holds no control characters: a node may lie, but not repaint the screen.
+/// Removes control characters: the text is shown on operators' terminals, and a compromised node could send any.
 fn printable(text: Cow<'_, str>, max: usize) -> Cow<'_, str> {
     if text.len() <= max && !text.chars().any(char::is_control) {
         return text;
@@ -334,7 +338,7 @@ fn field(field: &'static str, why: String) -> ReportError {
 }
 
 fn malformed(text: &str, error: &serde_json::Error) -> ReportError {
-    // A version that this reader doesn't know may well have other fields: say so first.
+    // An unknown version can have other fields: report the version first.
     #[derive(Deserialize)]
     struct Version {
         v: u64,
@@ -354,13 +358,13 @@ mod tests {
     const CONDITION: &str = r#"{"v":1,"kind":"condition","cluster":"prod","node":"ip-10-0-10-170.ec2.internal","instanceId":"i-08736224042c4ee75","zone":"us-east-1a","bootId":"3c2f687e-27bd-4642-bee9-8503552bada0","seq":7,"at":"2026-08-20T10:00:30.000Z","condition":"NetworkingReady","status":"False","since":"2026-08-20T10:00:00.000Z","findings":[{"reason":"InterfaceNotUp","severity":"Condition","since":"2026-08-20T10:00:00.000Z","last":"2026-08-20T10:00:30.000Z","count":2,"message":"eth0 is down"}],"agent":"0.1.0"}"#;
 
     #[test]
-    fn a_report_is_written_as_it_was_read() {
+    fn a_report_is_encoded_as_it_was_decoded() {
         let report = Report::decode(CONDITION).expect("a report");
         assert_eq!(report.encode(), CONDITION);
     }
 
     #[test]
-    fn a_report_that_cannot_be_read_says_which_field() {
+    fn the_error_of_an_invalid_report_names_the_field() {
         for (from, to, expected) in [
             (r#""v":1"#, r#""v":2"#, "v: version 2 is not 1"),
             (r#""status":"False","#, "", "status: missing"),
@@ -376,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_cannot_repaint_a_terminal() {
+    fn control_characters_of_a_message_are_replaced() {
         let text = CONDITION.replace("eth0 is down", "\\u001b[2Jall is well\\u0007");
         let Body::Condition(state) = Report::decode(&text).expect("a report").body else {
             panic!("a condition")
@@ -385,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_never_grows_past_its_limit_and_keeps_what_weighs_most() {
+    fn a_report_stays_within_its_limit_and_keeps_the_most_severe_findings() {
         let mut report = Report::decode(CONDITION).expect("a report");
         let Body::Condition(state) = &mut report.body else { panic!("a condition") };
         let first = state.findings[0].clone();

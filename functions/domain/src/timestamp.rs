@@ -1,23 +1,25 @@
-//! Instants as the project writes them: UTC, RFC 3339, milliseconds.
+//! Timestamps and durations as text. Timestamps are RFC 3339 in UTC, with milliseconds in all stored data.
+//!
+//! The functions [`serialize`] and [`deserialize`] are for serde's `with` attribute.
 
 use std::borrow::Cow;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serializer};
 
-/// `2026-08-20T10:31:07.021Z`.
+/// Formats a timestamp with milliseconds: `2026-08-20T10:31:07.021Z`.
 pub fn millis(at: Timestamp) -> String {
     format!("{at:.3}")
 }
 
-/// `2026-08-20T10:31:07Z`, as CloudTrail writes `eventTime`.
+/// Formats a timestamp with seconds, like CloudTrail's `eventTime`: `2026-08-20T10:31:07Z`.
 pub fn seconds(at: Timestamp) -> String {
     format!("{at:.0}")
 }
 
-/// A length of time as people say it: `45s`, `30m`, `1h 5m`, `2d 3h`.
-pub fn duration(length: jiff::SignedDuration) -> String {
-    let seconds = length.as_secs();
+/// Formats a duration in its one or two largest units: `45s`, `30m`, `1h 5m`, `2d 3h`.
+pub fn duration(duration: jiff::SignedDuration) -> String {
+    let seconds = duration.as_secs();
     let (sign, seconds) = if seconds < 0 { ("-", -seconds) } else { ("", seconds) };
     let (major, minor) = match seconds {
         0..60 => return format!("{sign}{seconds}s"),
@@ -31,12 +33,12 @@ pub fn duration(length: jiff::SignedDuration) -> String {
     }
 }
 
-/// Writes milliseconds, whatever the precision of the instant.
+/// Writes a timestamp with milliseconds, whatever its precision.
 pub fn serialize<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&format_args!("{at:.3}"))
 }
 
-/// Reads any RFC 3339 instant.
+/// Reads any RFC 3339 timestamp.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
     #[derive(Deserialize)]
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -47,7 +49,7 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timesta
     })
 }
 
-/// The same for an instant that may be absent.
+/// The same for an optional timestamp.
 pub mod option {
     use jiff::Timestamp;
     use serde::{Deserialize, Deserializer, Serializer};
@@ -60,7 +62,7 @@ pub mod option {
         }
     }
 
-    /// Reads any RFC 3339 instant or null.
+    /// Reads any RFC 3339 timestamp or null.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
         #[derive(Deserialize)]
         struct At(#[serde(deserialize_with = "super::deserialize")] Timestamp);
@@ -75,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instants_are_written_to_the_millisecond_in_utc() {
+    fn timestamps_are_written_in_utc_with_milliseconds() {
         let at: Timestamp = "2026-08-20T12:31:07.021638+02:00".parse().expect("a time");
         assert_eq!(millis(at), "2026-08-20T10:31:07.021Z");
         assert_eq!(seconds(at), "2026-08-20T10:31:07Z");
@@ -83,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_read_as_people_say_them() {
+    fn durations_are_written_in_at_most_two_units() {
         for (seconds, text) in [
             (0, "0s"),
             (59, "59s"),

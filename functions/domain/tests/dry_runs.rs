@@ -48,7 +48,7 @@ fn a_deletion_that_was_made_is_one_whatever_its_options() {
         ("dryRun null", NODE.to_owned(), json!({ "kind": "DeleteOptions", "dryRun": null })),
         ("a value that only looks like it", format!("{NODE}?fieldManager=dryRun=All"), Value::Null),
     ] {
-        assert!(matches!(delete("delete", &uri, body), ParsedEvent::Observation(_)), "{what}");
+        assert!(matches!(delete("delete", &uri, body), ParsedEvent::Observations(_)), "{what}");
     }
 }
 
@@ -75,6 +75,6 @@ fn a_status_or_a_registration_that_was_only_tried_is_no_observation() {
         let read = |event: &Value| control_plane_log::read(&event.to_string()).expect("an audit event");
         assert!(matches!(read(&event), ParsedEvent::Irrelevant(_)), "{verb}");
         event["requestURI"] = json!(uri.replace("dryRun=All", "timeout=10s"));
-        assert!(matches!(read(&event), ParsedEvent::Observation(_)), "{verb}");
+        assert!(matches!(read(&event), ParsedEvent::Observations(_)), "{verb}");
     }
 }

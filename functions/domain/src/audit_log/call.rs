@@ -1,4 +1,6 @@
-//! Turns an AWS call and its answer into CloudTrail's words: event source, event name, parameters, elements.
+//! The AWS calls that nodemend makes, their answers, and their names and formats in CloudTrail.
+//!
+//! [`ApiCall`] has all calls that change anything. Terminating never decrements the group's desired capacity.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -7,27 +9,26 @@ use serde_json::{Value, json};
 use super::{Item, Items, RequestParameters, UserIdentity, time};
 use crate::{condition::RepairAction, ident::InstanceId};
 
-/// Who we are to AWS: what STS GetCallerIdentity and the SDK's configuration say.
+/// Our own principal, from STS GetCallerIdentity and the SDK's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     /// The account, twelve digits.
     pub account: String,
-    /// The region that is called.
+    /// The AWS Region of the calls.
     pub region: String,
     /// `arn:aws:sts::…:assumed-role/<role>/<session>` for a Lambda function.
     pub arn: String,
-    /// `AROA…:<session>`, STS's `UserId`, where it was asked for.
+    /// `AROA…:<session>`, STS's `UserId`, if it is known.
     pub principal_id: Option<String>,
-    /// What the SDK sends as `User-Agent`, where it can be told.
+    /// The `User-Agent` that the SDK sends, if it is known.
     pub user_agent: Option<String>,
 }
 
 impl Caller {
-    /// Whether CloudTrail means us: the same role of the same account.
+    /// Whether the identity in a CloudTrail event is ours: the same role, or user, of the same account.
     ///
-    /// The session's name is left out on purpose. For a Lambda function it is the function's name, so it changes
-    /// with a rename and between functions that share a role; for web identity it is new at each refresh.
-    /// The permission to act hangs on the role alone.
+    /// The session name does not count. For a Lambda function it is the function's name, which differs between
+    /// functions that share a role; for web identity it is new at each refresh. Permissions depend on the role alone.
     pub fn is_same_principal(&self, identity: &UserIdentity) -> bool {
         identity.arn.as_deref().is_some_and(|arn| is_same_principal(&self.arn, arn))
     }
@@ -41,7 +42,7 @@ pub(super) fn is_same_principal(one: &str, other: &str) -> bool {
     }
 }
 
-/// What of an ARN tells one principal from another.
+/// The part of an ARN that identifies a principal.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Principal<'a> {
     account: &'a str,
@@ -62,7 +63,7 @@ impl<'a> Principal<'a> {
         };
         let (kind, name) = match resource.split_once('/') {
             Some(("assumed-role", path)) => ("AssumedRole", path.split('/').next()?),
-            // A user's path is no part of its name, but its name is unique without it.
+            // The path is not part of a user's name. The name is unique without it.
             Some(("user", path)) => ("IAMUser", path.rsplit('/').next()?),
             Some(("federated-user", name)) => ("FederatedUser", name),
             None if resource == "root" => ("Root", ""),
@@ -72,23 +73,23 @@ impl<'a> Principal<'a> {
     }
 }
 
-/// A call that changes something. There are no others that we make.
+/// A call that changes something. nodemend makes no others, except those of the drain function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ApiCall {
-    /// Replace: always with `shouldDecrementDesiredCapacity` false, else the group would shrink by each repair.
+    /// Replace. Always with `shouldDecrementDesiredCapacity` false: otherwise each repair would shrink the group.
     TerminateInstanceInAutoScalingGroup {
-        /// Whose replacement is asked for.
+        /// The instance to replace.
         instance_id: InstanceId,
     },
-    /// Reboot.
+    /// Reboot. The request names one instance.
     RebootInstances {
-        /// Which is rebooted.
+        /// The instance to reboot.
         instance_id: InstanceId,
     },
 }
 
 impl ApiCall {
-    /// The call that carries an action out. Nothing but a reboot is a reboot; no action is never called for.
+    /// The call of an action. There is no call of NoAction: it must not be passed.
     pub fn of(instance_id: InstanceId, action: RepairAction) -> Self {
         match action {
             RepairAction::Reboot => Self::RebootInstances { instance_id },
@@ -114,7 +115,7 @@ impl ApiCall {
         }
     }
 
-    /// The instance that it is about.
+    /// The instance that it changes.
     pub fn instance_id(&self) -> &InstanceId {
         match self {
             Self::TerminateInstanceInAutoScalingGroup { instance_id }
@@ -135,7 +136,7 @@ impl ApiCall {
         }
     }
 
-    /// The call as data, for the step that says what would have been called.
+    /// The call as JSON, for the record of observe mode.
     pub fn to_value(&self) -> Value {
         json!({
             "eventSource": self.event_source(),
@@ -145,57 +146,57 @@ impl ApiCall {
     }
 }
 
-/// What came back from AWS.
+/// AWS's answer to a call, or that none came.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CallAnswer {
-    /// The request id that the SDK returns, with an error too: what CloudTrail's event is found by.
+    /// AWS's request id, by which CloudTrail's event is matched. Errors have one too.
     pub request_id: Option<String>,
-    /// What it said.
+    /// Accepted, refused or unanswered.
     pub outcome: CallOutcome,
 }
 
-/// What AWS said to the call.
+/// The outcome of a call.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CallOutcome {
-    /// It is being done.
+    /// AWS accepted it.
     Accepted {
         /// Auto Scaling's activity; EC2 has none.
         activity: Option<Activity>,
     },
-    /// It was refused.
+    /// AWS refused it.
     Failed {
-        /// As the API spells it, which CloudTrail does not always.
+        /// The error code of the API. CloudTrail can spell it differently.
         code: String,
-        /// As the API says it.
+        /// The error message of the API.
         message: String,
     },
-    /// No answer came: a timeout, a broken connection. AWS may have done it all the same.
+    /// No answer came, because of a timeout or a broken connection. The call may have taken effect.
     Unanswered {
-        /// What the SDK said instead.
+        /// The SDK's error.
         why: String,
     },
 }
 
-/// Auto Scaling's activity, in the order and the format of a real CloudTrail record.
+/// Auto Scaling's activity, in the field order and format of CloudTrail's event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Activity {
-    /// What Auto Scaling's own events name too.
+    /// The activity's id, which Auto Scaling's EventBridge events have too.
     pub activity_id: String,
-    /// The group.
+    /// The Auto Scaling group's name.
     pub auto_scaling_group_name: String,
     /// `Terminating EC2 instance: i-…`.
     pub description: String,
     /// `At … instance i-… was taken out of service in response to a user request.`
     pub cause: String,
-    /// When it began. The API tells milliseconds, CloudTrail seconds.
+    /// When it began. The API has milliseconds, CloudTrail seconds.
     #[serde(with = "time::medium")]
     pub start_time: Timestamp,
     /// `InProgress` on success.
     pub status_code: String,
-    /// In percent.
+    /// The progress in percent.
     pub progress: i32,
-    /// JSON in a string, as the API gives it: subnet and zone.
+    /// JSON in a string, as the API returns it: subnet and Availability Zone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<String>,
 }
@@ -205,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_session_is_no_part_of_who_we_are() {
+    fn the_session_name_is_not_part_of_the_principal() {
         let us = "arn:aws:sts::123456789012:assumed-role/nodemend-repair/nodemend-repair";
         for (arn, same) in [
             (us, true),
@@ -218,12 +219,12 @@ mod tests {
         ] {
             assert_eq!(is_same_principal(us, arn), same, "{arn}");
         }
-        // An ARN that nobody can read is nobody's, not even its own.
+        // An ARN that cannot be parsed equals no other, not even itself.
         assert!(!is_same_principal("x", "x"));
     }
 
     #[test]
-    fn a_caller_knows_itself_in_a_real_record() {
+    fn a_caller_is_found_in_a_real_cloudtrail_event() {
         let caller = Caller {
             account: "xxxxxxxxxxxx".to_owned(),
             region: "ap-northeast-1".to_owned(),

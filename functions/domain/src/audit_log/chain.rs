@@ -1,23 +1,23 @@
-//! Turns the lines of one instance's trail into proof that none was altered, removed, added or moved.
+//! The hash chain of one instance's audit log. It shows if a line was altered, removed, added or moved.
 //!
-//! A chain proves itself only up to its last line: that the end was not cut off or altered shows when
-//! [`Chain::sha256`] is compared with the head kept elsewhere (with the case).
+//! The chain alone does not show that its last lines were removed or altered: for that, [`Chain::sha256`] is compared
+//! with the end that the case stores.
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// What the first record of a case has for its predecessor.
+/// The previous hash in the first record of a chain.
 pub const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// SHA-256 of a line's bytes, without its line break, in hexadecimal.
+/// The SHA-256 of a line's bytes without its line break, in lowercase hexadecimal.
 pub fn sha256(line: &str) -> String {
     let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or_default();
     Sha256::digest(line.as_bytes()).iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
 }
 
-/// Where a case's chain ends: all that a writer must keep to go on with it.
+/// The end of a chain: all that a writer needs to append to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Chain {
@@ -32,7 +32,7 @@ impl Default for Chain {
 }
 
 impl Chain {
-    /// Before the first record.
+    /// The chain before its first record.
     pub fn start() -> Self {
         Self::default()
     }
@@ -42,23 +42,27 @@ impl Chain {
         self.sequence
     }
 
-    /// What the next record's will be.
+    /// The next record's sequence number.
     pub fn next_sequence(&self) -> u64 {
         self.sequence.saturating_add(1)
     }
 
-    /// The last line's hash.
+    /// The last line's hash, [`GENESIS`] before the first.
     pub fn sha256(&self) -> &str {
         &self.sha256
     }
 
-    /// Goes one line further: a line that was just written to follow.
+    /// Appends a line that was just built to follow this end. It is not checked.
     pub fn append(&mut self, line: &str) {
         self.sequence = self.next_sequence();
         self.sha256 = sha256(line).into();
     }
 
-    /// Goes one line further, or says why that line cannot be the next.
+    /// Appends a line after checking it.
+    ///
+    /// # Errors
+    ///
+    /// If the line is not the next record of this chain.
     pub fn follow(&mut self, line: &str) -> Result<(), BrokenChain> {
         self.link(line).map(drop)
     }
@@ -66,12 +70,12 @@ impl Chain {
     fn link(&mut self, line: &str) -> Result<Link, BrokenChain> {
         let broken = |why| BrokenChain { sequence: self.next_sequence(), why };
         let Line { nodemend: link } =
-            serde_json::from_str(line).map_err(|error| broken(format!("it is no record: {error}")))?;
+            serde_json::from_str(line).map_err(|error| broken(format!("it is not a record: {error}")))?;
         if link.sequence != self.next_sequence() {
-            return Err(broken(format!("record {} stands here", link.sequence)));
+            return Err(broken(format!("record {} is in its place", link.sequence)));
         }
         if link.previous_sha256 != self.sha256 {
-            return Err(broken("the record before it is not the one that it was written after".to_owned()));
+            return Err(broken("its hash of the previous record does not match".to_owned()));
         }
         self.sequence = link.sequence;
         self.sha256 = sha256(line).into();
@@ -79,18 +83,22 @@ impl Chain {
     }
 }
 
-/// The first place where a chain does not hold.
+/// The first record at which a chain is broken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the trail is broken at record {sequence}: {why}")]
+#[error("the audit log is broken at record {sequence}: {why}")]
 pub struct BrokenChain {
-    /// The number of the record that should stand there.
+    /// The sequence number that the record should have.
     pub sequence: u64,
-    /// What is wrong.
+    /// What is wrong with it, as one clause.
     pub why: String,
 }
 
-/// Reads an instance's lines from the first on, and returns where they end. A node that was cured and broke again
-/// has a second case, `i-…#2`, whose records follow the first one's in the same chain.
+/// Checks the lines of an instance from the first on, and returns the end of their chain. A node that was repaired
+/// twice has records of two repairs, `i-…#1` and `i-…#2`, in the same chain.
+///
+/// # Errors
+///
+/// The first record at which the chain is broken.
 pub fn verify_chain<L: AsRef<str>>(lines: impl IntoIterator<Item = L>) -> Result<Chain, BrokenChain> {
     let mut chain = Chain::start();
     let mut known: Option<String> = None;
@@ -99,13 +107,13 @@ pub fn verify_chain<L: AsRef<str>>(lines: impl IntoIterator<Item = L>) -> Result
         let link = chain.link(line.as_ref())?;
         let instance = link.case.split('#').next().unwrap_or_default().to_owned();
         if *known.get_or_insert_with(|| instance.clone()) != instance {
-            return Err(BrokenChain { sequence, why: "it belongs to another case".to_owned() });
+            return Err(BrokenChain { sequence, why: "it belongs to another instance".to_owned() });
         }
     }
     Ok(chain)
 }
 
-/// The little of a record that the chain hangs on, so that records of a later version are verified too.
+/// The part of a record that the chain needs, so that records of later versions can be checked too.
 #[derive(Deserialize)]
 struct Line {
     nodemend: Link,
@@ -119,10 +127,10 @@ struct Link {
     previous_sha256: String,
 }
 
-/// One record of an audit log, as the bytes that the next record's hash covers.
+/// One record of an audit log, as the line that the next record's hash covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AuditEntry {
-    /// Its number in the case's audit log, from 1.
+    /// Its sequence number in the instance's audit log, from 1.
     pub sequence: u64,
     /// The case's id.
     pub case: String,

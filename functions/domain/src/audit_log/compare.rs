@@ -1,7 +1,7 @@
-//! Turns a record of ours and CloudTrail's event of the same call into what differs between them.
+//! Compares our record of a call with CloudTrail's event of it.
 //!
-//! Compared is every field that both have, at any depth. A field that only one side has is no contradiction,
-//! with one exception: `errorCode`, whose absence says that the call succeeded.
+//! Every field that both have is compared, at any depth. A field that only one has is no difference, with one
+//! exception: `errorCode`, whose absence means that the call succeeded.
 
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
@@ -9,72 +9,69 @@ use serde_json::Value;
 
 use super::{CloudTrailEvent, Record, call::is_same_principal, time};
 
-/// What is never compared, and why.
+/// The fields that are never compared, each with the reason.
 pub const NEVER_COMPARED: &[(&str, &str)] = &[
-    ("eventID", "each trail numbers its own records"),
-    (
-        "eventVersion",
-        "events of another major version are not even read, and a minor version only adds fields",
-    ),
+    ("eventID", "CloudTrail and the audit log have their own ids"),
+    ("eventVersion", "events of another major version are not parsed, and a minor version only adds fields"),
     (
         "userAgent",
-        "the SDK builds it anew for each attempt, AWS rewrites it for calls through a service, \
-         and anybody may send any: it proves nothing",
+        "the SDK builds it for each attempt, AWS rewrites it for calls through a service, \
+         and any caller can send any value: it proves nothing",
     ),
     ("sourceIPAddress", "we do not know the address that AWS sees"),
-    ("tlsDetails", "the SDK does not tell what was negotiated"),
+    ("tlsDetails", "the SDK does not expose what was negotiated"),
     (
         "userIdentity.sessionContext",
         "we do not know when the credentials were issued; the role is in the arn",
     ),
-    ("userIdentity.accessKeyId", "a record holds no credentials, not even their names"),
-    ("nodemend", "CloudTrail has nothing like it"),
+    ("userIdentity.accessKeyId", "audit records have no credentials, and no key ids"),
+    ("nodemend", "CloudTrail's events have no such block"),
 ];
 
-/// How much earlier than our sending AWS may have handled a call: both sides cut to whole seconds, and a Lambda
-/// function's clock is only about right.
+/// How much earlier than our record CloudTrail's event time can be: both are cut to whole seconds, and a Lambda
+/// function's clock can be wrong by a second.
 const EARLIEST: SignedDuration = SignedDuration::from_secs(-2);
 
-/// How much later: our time is when the first attempt was sent, CloudTrail's is when the last was handled, and the
-/// SDK may wait and try again in between.
+/// How much later it can be: our time is when the first attempt was sent, CloudTrail's is when the last one was
+/// handled, and the SDK can wait and retry in between.
 const LATEST: SignedDuration = SignedDuration::from_secs(60);
 
-/// The shortest `errorMessage` that may be a cut one. CloudTrail cuts long fields of large events.
-const CUT_MESSAGE: usize = 256;
+/// The minimum length of a truncated `errorMessage`. CloudTrail truncates long fields of large events.
+const MIN_TRUNCATED_MESSAGE: usize = 256;
 
-/// One field that the two trails tell differently.
+/// One field that differs between our record and CloudTrail's event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Difference {
     /// Its path: `responseElements.activity.activityId`, `requestParameters.instancesSet.items[0].instanceId`.
     pub field: String,
-    /// What we wrote; null where we have no such field.
+    /// Our value; null if we have no such field.
     pub ours: Value,
-    /// What CloudTrail says; null where it has no such field.
+    /// CloudTrail's value; null if it has no such field.
     pub theirs: Value,
 }
 
-/// What CloudTrail's event means for our record.
+/// The result of comparing CloudTrail's event with our record.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Verdict {
-    /// The same call, told alike.
+pub enum ComparisonOutcome {
+    /// The same call, without differences.
     Confirmed,
-    /// The same call, told differently.
+    /// The same call, with these differences.
     Mismatch(Vec<Difference>),
-    /// Another call. Of our own principal it may be an earlier attempt that the SDK repeated.
+    /// Another call. If it is our own principal's, it can be an earlier attempt that the SDK retried.
     AnotherCall,
 }
 
-impl Verdict {
-    /// Says whether the event is of our call, and if so, whether it agrees.
+impl ComparisonOutcome {
+    /// Whether the event is of our call, and if so, whether it matches.
     ///
-    /// The request id decides, never the instance: a throttled call's event names none. Only where the answer was
-    /// lost, and the id with it, do principal, name, instance and time have to do.
+    /// The request id decides, never the instance: a throttled call's event has none. Only without an answer, and so
+    /// without a request id, do principal, event name, instance and time decide.
     pub fn of(ours: &Record, theirs: &CloudTrailEvent) -> Self {
         let is_ours = match (&ours.request_id, &theirs.request_id) {
             (Some(ours), Some(theirs)) => ours == theirs,
             (Some(_), None) => false,
             (None, _) => {
-                ours.is_lost()
+                ours.is_unanswered()
                     && ours.event_source == theirs.event_source
                     && ours.event_name == theirs.event_name
                     && is_in_time(ours, theirs)
@@ -99,7 +96,7 @@ impl Verdict {
     }
 }
 
-/// Every field that both sides have and tell differently.
+/// The fields that differ; empty if the record and the event match.
 pub fn compare(ours: &Record, theirs: &CloudTrailEvent) -> Vec<Difference> {
     let mut found = Vec::new();
     if !is_in_time(ours, theirs) {
@@ -109,7 +106,7 @@ pub fn compare(ours: &Record, theirs: &CloudTrailEvent) -> Vec<Difference> {
             theirs: crate::timestamp::seconds(theirs.event_time).into(),
         });
     }
-    if !ours.is_lost() && ours.error_code.is_some() != theirs.error_code.is_some() {
+    if !ours.is_unanswered() && ours.error_code.is_some() != theirs.error_code.is_some() {
         found.push(Difference {
             field: "errorCode".to_owned(),
             ours: ours.error_code.clone().into(),
@@ -119,7 +116,7 @@ pub fn compare(ours: &Record, theirs: &CloudTrailEvent) -> Vec<Difference> {
     let (Ok(Value::Object(ours_fields)), Ok(Value::Object(theirs_fields))) =
         (serde_json::to_value(ours), serde_json::to_value(theirs))
     else {
-        // Both are structs of plain fields: they are objects, and nothing in them can fail.
+        // Both are structs of plain fields: they serialize as objects, and cannot fail to.
         return found;
     };
     for (field, our_value) in &ours_fields {
@@ -128,12 +125,12 @@ pub fn compare(ours: &Record, theirs: &CloudTrailEvent) -> Vec<Difference> {
         };
         match field.as_str() {
             "eventTime" => continue,
-            // A failed call has no answer, and most such events do not even say what was asked for.
+            // The event of a failed call has no answer, and mostly no parameters.
             "requestParameters" | "responseElements" if !theirs.succeeded() && their_value.is_null() => {
                 continue;
             }
-            // We don't know what AWS answered.
-            "responseElements" if ours.is_lost() => continue,
+            // Our record has no answer to compare.
+            "responseElements" if ours.is_unanswered() => continue,
             _ => walk(field, our_value, their_value, &mut found),
         }
     }
@@ -173,12 +170,12 @@ fn is_same_text(path: &str, ours: &str, theirs: &str) -> bool {
     }
     match path {
         "userIdentity.arn" => is_same_principal(ours, theirs),
-        // The role's unique id; behind the colon stands the session's name, as in the arn.
+        // The role's unique id. The part after the colon is the session name, as in the ARN.
         "userIdentity.principalId" => ours.split(':').next() == theirs.split(':').next(),
         "errorCode" => is_same_error_code(ours, theirs),
         "errorMessage" => is_same_message(ours.trim(), theirs.trim()),
-        // Only the answer holds times in other formats than ours.
-        _ => time::instant(ours).is_some_and(|at| time::instant(theirs) == Some(at)),
+        // Only the answer has times in other formats than ours.
+        _ => time::parse(ours).is_some_and(|at| time::parse(theirs) == Some(at)),
     }
 }
 
@@ -198,5 +195,5 @@ fn is_same_error_code(ours: &str, theirs: &str) -> bool {
 
 fn is_same_message(ours: &str, theirs: &str) -> bool {
     let theirs = theirs.trim_end_matches('.');
-    ours.trim_end_matches('.') == theirs || theirs.len() >= CUT_MESSAGE && ours.starts_with(theirs)
+    ours.trim_end_matches('.') == theirs || theirs.len() >= MIN_TRUNCATED_MESSAGE && ours.starts_with(theirs)
 }

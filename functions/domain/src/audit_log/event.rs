@@ -1,7 +1,7 @@
-//! Turns CloudTrail's JSON into what we need of it: who called what, on which instances, and whether it worked.
+//! Parses CloudTrail events: who made which call, on which instances, and whether it succeeded.
 //!
-//! Lenient, because AWS adds fields with each minor version and leaves others out: unknown fields are ignored,
-//! most are optional. Bounded, because the text comes from outside. Only the major version is insisted upon.
+//! AWS adds and leaves out fields with each minor version: unknown fields are ignored, and most are optional. Only the
+//! major version must match. The length is bounded, because the text comes from outside.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -10,13 +10,13 @@ use serde_json::Value;
 use super::{AuditLogError, MAX_EVENT_BYTES, bounded, call::Principal, time};
 use crate::ident::InstanceId;
 
-/// One event of CloudTrail's.
+/// One CloudTrail event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CloudTrailEvent {
     /// `1.x`.
     pub event_version: String,
-    /// Who called.
+    /// The principal that made the call.
     #[serde(default, deserialize_with = "null_is_default")]
     pub user_identity: UserIdentity,
     /// When AWS handled it, to the second.
@@ -26,34 +26,34 @@ pub struct CloudTrailEvent {
     pub event_source: String,
     /// `TerminateInstanceInAutoScalingGroup`.
     pub event_name: String,
-    /// The region.
+    /// The AWS Region of the call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aws_region: Option<String>,
-    /// An address, or the service that called for somebody.
+    /// The caller's IP address, or the AWS service that called for it.
     #[serde(rename = "sourceIPAddress", default, skip_serializing_if = "Option::is_none")]
     pub source_ip_address: Option<String>,
-    /// What the caller said that it is.
+    /// The `User-Agent` that the caller sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
     /// Present if, and only if, the call failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_code: Option<String>,
-    /// In words.
+    /// The message of the error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_message: Option<String>,
     /// An object or null; null for most denied and all throttled calls.
     #[serde(default)]
     pub request_parameters: Value,
-    /// An object or null. Null alone means nothing: many successful writes have it.
+    /// An object or null. Null does not mean failure: many successful writes have it.
     #[serde(default)]
     pub response_elements: Value,
-    /// What our record is found by.
+    /// The request id, by which our record is matched.
     #[serde(rename = "requestID", default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// Tells a repeated delivery.
+    /// The event's id: the same for a repeated delivery.
     #[serde(rename = "eventID", default, skip_serializing_if = "Option::is_none")]
     pub event_id: Option<String>,
-    /// Whether it only read.
+    /// Whether the call only reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_only: Option<bool>,
     /// `AwsApiCall`.
@@ -62,7 +62,7 @@ pub struct CloudTrailEvent {
     /// Whether it is a management event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub management_event: Option<bool>,
-    /// Whose trail it is in.
+    /// The account that received the event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipient_account_id: Option<String>,
     /// `Management`.
@@ -70,14 +70,14 @@ pub struct CloudTrailEvent {
     pub event_category: Option<String>,
 }
 
-/// Who called, as far as CloudTrail says; all of it may be missing.
+/// The caller, as CloudTrail records it. Every field can be missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UserIdentity {
     /// `AssumedRole`, `IAMUser`, `Root`, `AWSService`…
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// The unique id, with the session's name behind it.
+    /// The unique id, with the session name after a colon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub principal_id: Option<String>,
     /// The ARN of the session, or of the user.
@@ -89,24 +89,24 @@ pub struct UserIdentity {
     /// A user's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_name: Option<String>,
-    /// Whose credentials they are.
+    /// The origin of a session's credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_context: Option<SessionContext>,
-    /// The AWS service that called for somebody.
+    /// The AWS service that called for the principal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invoked_by: Option<String>,
 }
 
-/// Whose credentials a session has.
+/// The origin of a session's credentials.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionContext {
-    /// The role; an empty object for a user's own session.
+    /// The role. An empty object for a session of a user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_issuer: Option<SessionIssuer>,
 }
 
-/// Who issued a session.
+/// The role or user that issued a session.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionIssuer {
@@ -128,7 +128,11 @@ fn null_is_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
 }
 
 impl CloudTrailEvent {
-    /// Reads one event: a line of a trail's file, or `detail` of EventBridge's envelope.
+    /// Parses one event: a record of a CloudTrail log file, or `detail` of an EventBridge event.
+    ///
+    /// # Errors
+    ///
+    /// If it is too long, not an event, or of another major version.
     pub fn read(text: &str) -> Result<Self, AuditLogError> {
         serde_json::from_str::<Self>(bounded(text, MAX_EVENT_BYTES)?)?.of_known_version()
     }
@@ -143,12 +147,12 @@ impl CloudTrailEvent {
         }
     }
 
-    /// Whether the call did what it was to do.
+    /// Whether the call succeeded.
     pub fn succeeded(&self) -> bool {
         self.error_code.is_none()
     }
 
-    /// Whether it asked for an instance to be terminated, one of ours or not, with success or without.
+    /// Whether the call was to terminate instances, successful or not, of our clusters or not.
     pub fn is_termination(&self) -> bool {
         matches!(
             (self.event_source.as_str(), self.event_name.as_str()),
@@ -162,7 +166,7 @@ impl CloudTrailEvent {
         self.user_identity.invoked_by.as_deref()
     }
 
-    /// The instances that the call was about; empty where CloudTrail does not say, or for another kind of call.
+    /// The instances of the call. Empty if CloudTrail does not record them, or for another kind of call.
     pub fn instance_ids(&self) -> Vec<InstanceId> {
         let ids: Vec<InstanceId> = match (self.event_source.as_str(), self.event_name.as_str()) {
             ("autoscaling.amazonaws.com", "TerminateInstanceInAutoScalingGroup") => {
@@ -189,7 +193,7 @@ impl CloudTrailEvent {
         ids
     }
 
-    /// Who called, for people: `alice (IAM user)`, `assumed role Admin/alice`.
+    /// The caller as text for operators: `alice (IAM user)`, `assumed role Admin/alice`.
     pub fn who(&self) -> String {
         printable(&self.user_identity.who())
     }
@@ -198,7 +202,7 @@ impl CloudTrailEvent {
 impl TryFrom<Value> for CloudTrailEvent {
     type Error = AuditLogError;
 
-    /// Takes an event that was read already, under the reader's own bound.
+    /// Converts an event that was parsed already, within the parser's own bound.
     fn try_from(value: Value) -> Result<Self, AuditLogError> {
         serde_json::from_value::<Self>(value)?.of_known_version()
     }
@@ -228,7 +232,7 @@ impl UserIdentity {
                 let name = user_name
                     .or(Some(arn).filter(|arn| !arn.is_empty()))
                     .or(self.principal_id.as_deref())
-                    .unwrap_or("somebody unknown");
+                    .unwrap_or("an unknown caller");
                 match kind {
                     Some(kind) => format!("{name} ({kind})"),
                     None => name.to_owned(),
@@ -242,10 +246,10 @@ impl UserIdentity {
     }
 }
 
-/// Whether a role is a service's own, and the service's name for people where we have one.
+/// Whether a role is a service-linked role, and a readable name of its service if we have one.
 fn service_of_role(role: &str) -> Option<Option<&'static str>> {
     Some(match role {
-        // The role is the same for auto repair and for an update of the group: the record does not tell which.
+        // Node auto repair and node group updates use the same role: the event does not show which it was.
         "AWSServiceRoleForAmazonEKSNodegroup" => Some("EKS node auto repair or node group update"),
         "AWSServiceRoleForAutoScaling" => Some("EC2 Auto Scaling"),
         "AWSServiceRoleForEC2Spot" => Some("EC2 Spot"),
@@ -258,7 +262,7 @@ fn instance_id(value: &Value) -> Option<InstanceId> {
     InstanceId::new(value.as_str()?).ok()
 }
 
-/// What a terminal can show on one line: the names are chosen by whoever called.
+/// Removes control characters and shortens the text: the caller chooses its own session name.
 fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
 }

@@ -1,4 +1,7 @@
-//! Turns one step of a repair into a line of the audit trail, in CloudTrail's envelope.
+//! The format of an audit record: one step of a repair, in CloudTrail's envelope.
+//!
+//! The same record always has the same bytes, because its hash is in the next record. Only [`Record::call`] builds
+//! records of AWS calls; all others have `eventSource` `nodemend`.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -13,60 +16,60 @@ use crate::{ident::InstanceId, timestamp};
 
 const EVENT_VERSION: &str = "1.11";
 
-/// Why we did it, and where in the case's chain this record stands.
+/// The case of a record: its decision, guards and evidence, and the end of its chain.
 #[derive(Debug, Clone, PartialEq)]
 pub struct About {
     /// The case's id.
     pub case: String,
-    /// The chain up to here; [`Chain::follow`] the written line for the next record.
+    /// The end of the chain, which this record follows.
     pub chain: Chain,
     /// What was decided.
     pub decision: Value,
-    /// Every guard that was asked, whether or not it stood in the way.
+    /// Every guard that was evaluated, passed or not.
     pub guards: Vec<GuardNote>,
     /// What it was decided from.
     pub evidence: Value,
 }
 
-/// A guard's answer, as it is kept.
+/// A guard's answer, as it is recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GuardNote {
     /// The guard's name.
     pub guard: String,
-    /// Whether it let the repair pass.
+    /// Whether it passed.
     pub passed: bool,
-    /// One sentence for the reader, where it did not.
+    /// Why it blocks, as one clause; empty if it passed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub why: String,
 }
 
-/// A step of a repair. `Called` is an AWS call; no other step is.
+/// A step of a repair. Only `Called` is an AWS call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum RecordStep {
-    /// AWS was called: what [`Record::call`] writes.
+    /// AWS was called. [`Record::call`] builds this.
     Called,
-    /// The case and a place in the group's in-flight set are ours.
+    /// A repair run claimed the case and a slot in its group.
     Claimed,
-    /// The claim was given back without a call: the node recovered, or a guard said no at the last moment.
+    /// The claim was released: the repair is no longer needed.
     Released,
-    /// Observe mode: this is what would have been called.
+    /// Observe mode: the call that would have been made.
     Observed,
-    /// CloudTrail holds the call as we wrote it.
+    /// CloudTrail's event matches our record.
     Confirmed,
-    /// CloudTrail holds the call otherwise.
+    /// CloudTrail's event differs from our record.
     Mismatch,
-    /// CloudTrail did not tell of the call in time.
+    /// CloudTrail delivered no event of the call in time.
     Missing,
-    /// Somebody else terminated the instance.
+    /// Another principal terminated the instance.
     Foreign,
-    /// The case is over.
+    /// The repair ended.
     Closed,
 }
 
 impl RecordStep {
-    /// `eventName` of a step that is no AWS call.
+    /// `eventName` of a step that is not an AWS call.
     pub fn event_name(self) -> &'static str {
         match self {
             Self::Called => "RepairCalled",
@@ -82,24 +85,24 @@ impl RecordStep {
     }
 }
 
-/// One line of the trail. The fields' order is that of CloudTrail's records, so that a line reads like one.
+/// One record of the audit log. The fields have the order of CloudTrail's events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Record {
     /// The version of CloudTrail's format that this follows.
     pub event_version: String,
-    /// Us.
+    /// The principal that took the step: ours.
     pub user_identity: Identity,
-    /// When we sent the call or took the step; CloudTrail's is when AWS handled it.
+    /// When we sent the call or took the step, to the second. In CloudTrail's event: when AWS handled the call.
     #[serde(with = "time::seconds")]
     pub event_time: Timestamp,
-    /// The service called, or `nodemend`, so that nobody takes a step for an AWS call.
+    /// The called service, or `nodemend` for a step that is not an AWS call.
     pub event_source: String,
     /// The API's name, or `Repair…`.
     pub event_name: String,
-    /// The region.
+    /// The AWS Region of the call.
     pub aws_region: String,
-    /// What the SDK sends, where it can be told.
+    /// The `User-Agent` that the SDK sends, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
     /// Only if AWS refused.
@@ -108,35 +111,36 @@ pub struct Record {
     /// Only if AWS refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_message: Option<String>,
-    /// What was asked for: kept when it failed, although CloudTrail nulls it for most denied and throttled calls.
+    /// The parameters of the call. Kept for a failed call too, although CloudTrail has null for most denied and
+    /// throttled calls.
     pub request_parameters: RequestParameters,
-    /// What AWS answered, or the step's data.
+    /// AWS's answer, or the step's data.
     pub response_elements: Option<ResponseElements>,
-    /// What CloudTrail's event is found by. None for a step, or where no answer came.
+    /// AWS's request id, by which CloudTrail's event is matched. None for a step, or without an answer.
     #[serde(rename = "requestID", default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// Ours, not CloudTrail's: the same for the same step of the same case, so that a record written twice shows.
+    /// Our own, not CloudTrail's. The same step of the same case has the same id, so that a record written twice shows.
     #[serde(rename = "eventID")]
     pub event_id: String,
-    /// Never.
+    /// Always false.
     pub read_only: bool,
     /// `AwsApiCall` or `NodemendStep`.
     pub event_type: String,
-    /// Always.
+    /// Always true.
     pub management_event: bool,
-    /// The account.
+    /// The caller's account.
     pub recipient_account_id: String,
     /// `Management`.
     pub event_category: String,
-    /// What CloudTrail cannot know.
+    /// What CloudTrail's event does not have.
     pub nodemend: Nodemend,
 }
 
-/// `userIdentity`, as far as we know ourselves. `sessionContext` is left out: GetCallerIdentity does not tell it.
+/// `userIdentity` of our own principal. Without `sessionContext`, which GetCallerIdentity does not return.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Identity {
-    /// Read off the ARN; none if its kind is unknown.
+    /// `AssumedRole` or `IAMUser`, from the ARN; none for an ARN of another form.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// `AROA…:<session>`.
@@ -144,7 +148,7 @@ pub struct Identity {
     pub principal_id: Option<String>,
     /// The caller's ARN.
     pub arn: String,
-    /// The account.
+    /// The caller's account id.
     pub account_id: String,
 }
 
@@ -152,19 +156,19 @@ pub struct Identity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged, rename_all_fields = "camelCase", deny_unknown_fields)]
 pub enum RequestParameters {
-    /// TerminateInstanceInAutoScalingGroup's.
+    /// Those of `TerminateInstanceInAutoScalingGroup`.
     Terminate {
-        /// Whose replacement is asked for.
+        /// The instance to replace.
         instance_id: InstanceId,
         /// Always false.
         should_decrement_desired_capacity: bool,
     },
-    /// RebootInstances'.
+    /// Those of `RebootInstances`.
     Reboot {
-        /// EC2's way to write a list.
+        /// The instances to reboot: always one.
         instances_set: Items,
     },
-    /// A step's.
+    /// Those of a step that is not an AWS call.
     RecordStep {
         /// The instance that the step is about.
         instance_id: InstanceId,
@@ -172,7 +176,7 @@ pub enum RequestParameters {
 }
 
 impl RequestParameters {
-    /// The one instance that every record is about.
+    /// The instance of the record.
     pub fn instance_id(&self) -> Option<&InstanceId> {
         match self {
             Self::Terminate { instance_id, .. } | Self::RecordStep { instance_id } => Some(instance_id),
@@ -181,11 +185,11 @@ impl RequestParameters {
     }
 }
 
-/// A list as EC2 writes it.
+/// A list in CloudTrail's format for EC2: `{"items": […]}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Items {
-    /// Its members.
+    /// The members of the list.
     pub items: Vec<Item>,
 }
 
@@ -193,7 +197,7 @@ pub struct Items {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Item {
-    /// The instance.
+    /// The instance's id.
     pub instance_id: InstanceId,
 }
 
@@ -201,9 +205,9 @@ pub struct Item {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum ResponseElements {
-    /// Auto Scaling's.
+    /// The answer of Auto Scaling.
     Activity(ActivityElement),
-    /// EC2's.
+    /// The answer of EC2.
     Done(DoneElement),
     /// A step's data.
     RecordStep(Value),
@@ -213,7 +217,7 @@ pub enum ResponseElements {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ActivityElement {
-    /// The activity.
+    /// The scaling activity that the call started.
     pub activity: Activity,
 }
 
@@ -224,34 +228,34 @@ pub struct DoneElement {
     /// EC2 repeats the request id here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// True.
+    /// Always true.
     #[serde(rename = "_return")]
     pub done: bool,
 }
 
-/// The block that CloudTrail has nothing like.
+/// The block with what CloudTrail's event does not have.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Nodemend {
     /// The case's id.
     pub case: String,
-    /// 1, 2, 3… within the case.
+    /// The sequence number in the chain, from 1.
     pub sequence: u64,
-    /// Which step.
+    /// The step of the repair.
     pub step: RecordStep,
     /// `eventTime` to the millisecond.
     #[serde(with = "timestamp")]
     pub at: Timestamp,
-    /// Why no answer came. It stands here and not in `errorCode`, which would say that AWS refused.
+    /// Why no answer came. Not in `errorCode`, which would mean that AWS refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<String>,
     /// What was decided.
     pub decision: Value,
-    /// Every guard that was asked.
+    /// Every guard that was evaluated.
     pub guards: Vec<GuardNote>,
     /// What it was decided from.
     pub evidence: Value,
-    /// SHA-256 of the case's line before this one, [`GENESIS`](super::GENESIS) for the first.
+    /// The SHA-256 of the line before this one, [`GENESIS`](super::GENESIS) for the first.
     pub previous_sha256: String,
 }
 
@@ -285,7 +289,7 @@ impl Record {
         record
     }
 
-    /// The record of a step that is no AWS call; `data` is null or what the step has to say.
+    /// The record of a step that is not an AWS call. `data` is the step's own data, or null.
     pub fn step(
         caller: &Caller,
         step: RecordStep,
@@ -348,26 +352,31 @@ impl Record {
         }
     }
 
-    /// Reads a line that [`Record::to_json_line`] wrote.
+    /// Parses a line that [`Record::to_json_line`] wrote.
+    ///
+    /// # Errors
+    ///
+    /// If the line is too long, or not a record.
     pub fn read(line: &str) -> Result<Self, AuditLogError> {
         Ok(serde_json::from_str(bounded(line, MAX_RECORD_BYTES)?)?)
     }
 
-    /// The record as one line, without the line break: the same bytes for the same record, always.
+    /// The record as one line of JSON, without a line break. The same record always has the same bytes.
     pub fn to_json_line(&self) -> String {
-        // Every field is a string, a number, a bool, a list of such or a Value: none of them can fail.
+        // Every field is a string, a number, a bool, a list of these or a Value: none can fail to serialize.
         serde_json::to_string(self).expect("a record is always JSON")
     }
 
-    /// Whether the call's answer never came, so that nothing of CloudTrail's answer can contradict us.
-    pub fn is_lost(&self) -> bool {
+    /// Whether no answer to the call came. Then its answer is not compared with CloudTrail's.
+    pub fn is_unanswered(&self) -> bool {
         self.nodemend.lost.is_some()
     }
 }
 
-/// A UUID (version 8: of our own making) that the case and the sequence determine.
+/// A UUID (version 8: custom) that depends only on the case and the sequence number.
 fn event_id(case: &str, sequence: u64) -> String {
     let mut hash = Sha256::new();
+    // The prefix is part of the ids in stored records.
     hash.update(b"nodemend trail eventID\0");
     hash.update(case.as_bytes());
     hash.update([0]);

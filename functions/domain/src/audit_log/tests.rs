@@ -1,4 +1,4 @@
-//! Turns real, published and constructed CloudTrail events into facts about the trail.
+//! Tests of the audit log with real, published and constructed CloudTrail events.
 
 mod comparison;
 mod events;
@@ -69,7 +69,7 @@ fn caller(event: &Value) -> Caller {
     }
 }
 
-/// Our record of the call that a fixture tells of, made as the repair makes it: from the SDK's values.
+/// Our record of a fixture's call, built from the SDK's values as in a repair.
 fn ours(name: &str, outcome: CallOutcome) -> Record {
     let event = value(name);
     let instance = |id: &Value| InstanceId::new(string(id)).expect("an instance id");
@@ -94,7 +94,7 @@ fn ours(name: &str, outcome: CallOutcome) -> Record {
     Record::call(&caller(&event), &call, answer, sent, about(Chain::start()))
 }
 
-/// The activity as the SDK gives it: with milliseconds, and as a typed instant.
+/// The activity as the SDK returns it: with milliseconds, and with a typed timestamp.
 fn accepted(name: &str, start_time: &str) -> CallOutcome {
     let event = value(name);
     let activity = &event["responseElements"]["activity"];
@@ -120,7 +120,7 @@ fn failed(code: &str, message: &str) -> CallOutcome {
     CallOutcome::Failed { code: code.to_owned(), message: message.to_owned() }
 }
 
-/// The pairs that agree: our record and the fixture of the same call.
+/// Pairs that match: a fixture, and our record of the same call.
 fn pairs() -> Vec<(&'static str, Record)> {
     let denied = string(&value(DENIED)["errorMessage"]);
     let reboot_denied = string(&value(REBOOT_DENIED)["errorMessage"]);

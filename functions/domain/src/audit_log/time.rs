@@ -1,4 +1,4 @@
-//! Turns the spellings of time that CloudTrail mixes within one record into instants, and back.
+//! The timestamp formats of CloudTrail, which differ within one event.
 //!
 //! The envelope is ISO 8601, to the second. Times within `requestParameters` and `responseElements` are Java's
 //! US English medium format, in UTC, 12-hour, without a leading zero: `Dec 28, 2024, 2:06:13 PM`. Java before 9
@@ -9,14 +9,14 @@ use jiff::{Timestamp, civil::DateTime, tz::TimeZone};
 const US_ENGLISH: &str = "%b %-d, %Y, %-I:%M:%S %p";
 const US_ENGLISH_BEFORE_JAVA_9: &str = "%b %-d, %Y %-I:%M:%S %p";
 
-/// `Dec 28, 2024, 2:06:13 PM`.
+/// Formats a timestamp as `Dec 28, 2024, 2:06:13 PM`.
 pub(super) fn us_english(at: Timestamp) -> String {
     at.strftime(US_ENGLISH).to_string()
 }
 
-/// The instant that a text means in any format seen in CloudTrail, to the second; none if it is no time.
-pub(super) fn instant(text: &str) -> Option<Timestamp> {
-    // No format of CloudTrail's is shorter than 20 or longer than 40 bytes: spares most fields two parsers.
+/// Parses a timestamp in any format seen in CloudTrail, to the second. None if the text is not a timestamp.
+pub(super) fn parse(text: &str) -> Option<Timestamp> {
+    // All formats have 20 to 40 bytes. This check avoids the parsers for most fields.
     if !(20..=40).contains(&text.len()) {
         return None;
     }
@@ -30,9 +30,9 @@ pub(super) fn instant(text: &str) -> Option<Timestamp> {
         .and_then(|civil| TimeZone::UTC.to_timestamp(civil).ok())
 }
 
-/// Without the fraction, which CloudTrail drops everywhere.
+/// Removes the fraction of a second, which CloudTrail's events do not have.
 pub(super) fn whole_second(at: Timestamp) -> Timestamp {
-    // Flooring can only fail below the first representable second.
+    // Rounding down fails only below the first representable second.
     Timestamp::from_second(at.as_millisecond().div_euclid(1_000)).unwrap_or(at)
 }
 
@@ -77,7 +77,7 @@ pub(super) mod medium {
         #[derive(Deserialize)]
         struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
         let text = Text::deserialize(deserializer)?.0;
-        super::instant(&text).ok_or_else(|| {
+        super::parse(&text).ok_or_else(|| {
             let shown: String = text.chars().take(40).collect();
             serde::de::Error::custom(format_args!("{shown:?} is not a time as CloudTrail writes it"))
         })
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_spelling_of_an_instant_is_that_instant() {
+    fn a_timestamp_is_parsed_in_every_format() {
         let at: Timestamp = "2024-12-28T14:06:13Z".parse().expect("a time");
         assert_eq!(us_english(at), "Dec 28, 2024, 2:06:13 PM");
         for text in [
@@ -102,7 +102,7 @@ mod tests {
             "2024-12-28T14:06:13.394Z",
             "2024-12-28T15:06:13+01:00",
         ] {
-            assert_eq!(instant(text), Some(at), "{text}");
+            assert_eq!(parse(text), Some(at), "{text}");
         }
     }
 
@@ -115,12 +115,12 @@ mod tests {
         ] {
             let at: Timestamp = iso.parse().expect("a time");
             assert_eq!(us_english(at), text);
-            assert_eq!(instant(text), Some(at));
+            assert_eq!(parse(text), Some(at));
         }
     }
 
     #[test]
-    fn what_is_no_time_is_none() {
+    fn other_text_is_not_a_timestamp() {
         for text in [
             "",
             "67365036-5b2d-8de5-5b3d-fd971340ead8",
@@ -129,7 +129,7 @@ mod tests {
             "xDec 28, 2024, 2:06:13 PM",
             "Dec 28, 2024, 2:06:13 PM and more",
         ] {
-            assert_eq!(instant(text), None, "{text}");
+            assert_eq!(parse(text), None, "{text}");
         }
     }
 
@@ -138,13 +138,13 @@ mod tests {
         #[test]
         fn any_second_survives_both_formats(second in 631_152_000_i64..4_102_444_800) {
             let at = Timestamp::from_second(second).expect("in range");
-            prop_assert_eq!(instant(&us_english(at)), Some(at));
-            prop_assert_eq!(instant(&crate::timestamp::seconds(at)), Some(at));
+            prop_assert_eq!(parse(&us_english(at)), Some(at));
+            prop_assert_eq!(parse(&crate::timestamp::seconds(at)), Some(at));
         }
 
         #[test]
         fn no_text_makes_it_panic(text in "\\PC{0,60}") {
-            let _ = instant(&text);
+            let _ = parse(&text);
         }
     }
 }

@@ -1,4 +1,7 @@
-//! Turns an agent's reports into what its node's case knows, fenced by boot.
+//! Applies an agent's reports to the case of its node.
+//!
+//! Reports are fenced by boot: one from an earlier boot changes nothing, and the first one of a new boot ends what the
+//! old boot reported. Within a boot, the highest `seq` wins, whatever the order of arrival.
 
 use std::sync::Arc;
 
@@ -9,7 +12,7 @@ use super::{
     SourceState,
 };
 use crate::{
-    clock::{ConditionReport, LatestReport, Onset, Recency},
+    clock::{ConditionReport, LatestReport, NodeOnset, NodeTime, Recency},
     condition::{ConditionType, Health, Polarity, Severity},
     ident::BootId,
     policy::Policy,
@@ -17,7 +20,7 @@ use crate::{
 };
 
 impl Case {
-    /// Takes an agent's report in.
+    /// Applies an agent's report, which arrived at `arrival` by our clock. Returns what it changed.
     pub fn apply_report(
         &mut self,
         report: &Report<'_>,
@@ -32,7 +35,7 @@ impl Case {
         if self.zone.is_none() {
             self.zone.clone_from(&report.zone);
         }
-        if self.agent_last_seen.is_none_or(|first_seen| arrival > first_seen) {
+        if self.agent_last_seen.is_none_or(|last_seen| arrival > last_seen) {
             self.agent_last_seen = Some(arrival);
             if self.silent_since.take().is_some() {
                 events.push(CaseEvent::AgentReporting);
@@ -55,40 +58,87 @@ impl Case {
         events
     }
 
-    /// Fences by boot: a report of the present boot passes, one of an older boot doesn't, and the first of a
-    /// newer one ends what was said of the present one. Which boot is newer, the node's own clock tells.
+    /// Whether the report is from the current boot, or the first from a newer one. The node's own clock decides which
+    /// boot is newer.
     fn accepts_boot(&mut self, report: &Report<'_>, arrival: Timestamp, events: &mut Vec<CaseEvent>) -> bool {
+        let newest = self.newest_seq();
+        self.node_clock.note(report.at, arrival);
+        let mut written = NodeTime::new(report.at, arrival, &self.node_clock);
+        if let Some(boot) = self.boot.as_mut().filter(|boot| boot.id == report.boot_id)
+            && boot.node_at.is_some_and(|known| written.is_before(known))
+            && newest.is_some_and(|newest| report.seq > newest)
+        {
+            self.node_clock.step_back(report.at, arrival);
+            written = NodeTime::new(report.at, arrival, &self.node_clock);
+            boot.node_at = Some(written);
+        }
         if let Some(boot) = self.boot.as_mut().filter(|boot| boot.id == report.boot_id) {
             boot.first_seen = boot.first_seen.min(arrival);
-            if boot.node_at.is_none_or(|node_at| report.at > node_at) {
-                boot.node_at = Some(report.at);
+            if boot.node_at.is_none_or(|known| written.is_after(known)) {
+                boot.node_at = Some(written);
             }
             return true;
         }
         let newer =
-            self.boot.as_ref().is_none_or(|boot| boot.node_at.is_none_or(|node_at| report.at > node_at));
-        if !newer || self.old_boots.contains(&report.boot_id) {
+            self.boot.as_ref().is_none_or(|boot| boot.node_at.is_none_or(|known| written.is_after(known)));
+        // The reports of an earlier boot can be late. It is the present one again only if it reports after the boot that
+        // took its place, as the real agent does after a report with a made-up boot id. No kubelet attests that one.
+        let earlier = self.old_boots.contains(&report.boot_id);
+        let returns = written.is_plausible()
+            && self.boot.as_ref().is_some_and(|boot| boot.node_at.is_some() && !boot.attested);
+        if !newer || earlier && !returns {
             return false;
         }
-        self.begin_boot(report.boot_id.clone(), arrival, Some(report.at), events);
+        self.begin_boot(report.boot_id.clone(), arrival, Some(written), events);
         true
+    }
+
+    /// Whether a report says something that this case does not know: it is of another boot, or newer than the newest
+    /// report of a condition.
+    pub fn is_news(&self, report: &Report<'_>) -> bool {
+        let same_boot = self.boot.as_ref().is_some_and(|boot| boot.id == report.boot_id);
+        let states = match &report.body {
+            Body::Condition(state) => std::slice::from_ref(state),
+            Body::Heartbeat(states) => states.as_slice(),
+            Body::Event { .. } => return !same_boot || self.newest_seq().is_none_or(|seq| report.seq > seq),
+        };
+        let latest = |state: &ConditionState<'_>| {
+            self.conditions.iter().find_map(|known| match &known.state {
+                SourceState::Agent { latest, .. } if known.condition == state.condition => Some(latest),
+                _ => None,
+            })
+        };
+        // One report can be of one condition alone: its number says nothing of the others.
+        let is_news = |state: &ConditionState<'_>| {
+            latest(state).is_none_or(|latest| latest.is_older_than(report.seq, report.at))
+        };
+        !same_boot || states.iter().any(is_news)
+    }
+
+    /// The highest number of a report that it knows of this boot.
+    fn newest_seq(&self) -> Option<u64> {
+        let newest = self.conditions.iter().filter_map(|condition| match &condition.state {
+            SourceState::Agent { latest, .. } => Some(latest.seq()),
+            SourceState::ControlPlane(_) => None,
+        });
+        newest.max()
     }
 
     pub(super) fn begin_boot(
         &mut self,
         id: BootId,
         first_seen: Timestamp,
-        node_at: Option<Timestamp>,
+        node_at: Option<NodeTime>,
         events: &mut Vec<CaseEvent>,
     ) {
-        if let Some(old) = self.boot.replace(Boot { id, first_seen, node_at }) {
+        if let Some(old) = self.boot.replace(Boot { id, first_seen, node_at, attested: node_at.is_none() }) {
             events.push(CaseEvent::Rebooted);
             self.old_boots.push(old.id);
             if self.old_boots.len() > MAX_OLD_BOOTS {
                 self.old_boots.remove(0);
             }
-            // What was said in the old boot ends with it. Its trouble is not bridged into the new one, else a
-            // case would depend on whether the old reports or the new ones came first.
+            // What the old boot reported ends with it. Its episode does not continue in the new boot: otherwise the
+            // case would depend on whether the old reports or the new ones arrived first.
             self.conditions.retain(|condition| !matches!(condition.state, SourceState::Agent { .. }));
         }
     }
@@ -109,28 +159,35 @@ impl Case {
             health: state.status.health(state.condition.polarity().unwrap_or(Polarity::TrueIsGood)),
             node_since: state.since,
             node_at: report.at,
-            sound_before: state
+            clock: self.node_clock,
+            healthy_before: state
                 .sound_secs
                 .and_then(|secs| i64::try_from(secs).ok())
                 .map(SignedDuration::from_secs),
             arrival,
+            seen_since: self.boot.as_ref().map_or(arrival, |boot| boot.first_seen),
         };
         let found: Vec<&Finding<'_>> =
             state.findings.iter().filter(|finding| finding.severity == Severity::Condition).collect();
-        let place = self.conditions.iter().position(|known| {
+        let index = self.conditions.iter().position(|known| {
             known.condition == state.condition && matches!(known.state, SourceState::Agent { .. })
         });
-        let (place, before, noted) = match place {
-            Some(place) => {
-                let SourceState::Agent { latest, .. } = &mut self.conditions[place].state else {
+        let (index, before, noted) = match index {
+            Some(index) => {
+                let SourceState::Agent { latest, acting, idle } = &mut self.conditions[index].state else {
                     return;
                 };
-                let before = latest.health;
-                (place, before, latest.note(reported, policy.recovery_hold))
+                let (before, fault) = (latest.health(), latest.fault_arrived());
+                let noted = latest.note(reported, policy.recovery_hold);
+                if latest.fault_arrived() != fault {
+                    // Of another fault, whatever the node's clock says.
+                    (*acting, *idle) = (None, None);
+                }
+                (index, before, noted)
             }
             None if self.conditions.len() >= MAX_CONDITIONS => return,
             None => {
-                let latest = LatestReport::first(reported);
+                let latest = Box::new(LatestReport::first(reported));
                 self.conditions.push(Condition {
                     condition: state.condition.clone(),
                     state: SourceState::Agent { latest, acting: None, idle: None },
@@ -139,27 +196,23 @@ impl Case {
                 (self.conditions.len() - 1, Health::Healthy, Recency::Newest)
             }
         };
-        let known = &mut self.conditions[place];
+        let known = &mut self.conditions[index];
         let SourceState::Agent { latest, acting, idle } = &mut known.state else {
             return;
         };
-        // What was said of an earlier trouble, and comes late, says nothing of this one.
+        // A late report about an earlier episode does not count for the current one.
         if reported.health.is_bad()
             && let Some(episode) = latest.episode_of(&reported)
         {
-            let actionable = |reason: &str| {
+            let has_remedy = |reason: &str| {
                 policy.all_rules().any(|rules| rules.remedy(&state.condition, reason).is_some())
             };
             let earliest = |wanted: bool| {
-                let such = found.iter().filter(|finding| actionable(&finding.reason) == wanted);
-                let onset = |finding: &&Finding<'_>| Onset {
-                    node_since: finding.since,
-                    start: ago(arrival, report.at, finding.since),
-                };
-                such.map(onset).reduce(Onset::min)
+                let matching = found.iter().filter(|finding| has_remedy(&finding.reason) == wanted);
+                matching.map(|finding| reported.onset_of(finding.since)).reduce(NodeOnset::min)
             };
-            let nameless = if found.is_empty() { Some(episode) } else { None };
-            note_earliest(acting, earliest(true).or(nameless), episode);
+            let without_finding = if found.is_empty() { Some(episode) } else { None };
+            note_earliest(acting, earliest(true).or(without_finding), episode);
             note_earliest(idle, earliest(false), episode);
         }
         if noted == Recency::Stale {
@@ -197,7 +250,8 @@ impl Case {
                 &mut self.counters[last]
             }
         };
-        if counter.note(report, finding, arrival) {
+        let seen_since = self.boot.as_ref().map_or(arrival, |boot| boot.first_seen);
+        if counter.note(report, finding, arrival, seen_since) {
             events.push(CaseEvent::FindingReported {
                 condition: condition.clone(),
                 reason: finding.reason.to_string(),
@@ -207,15 +261,15 @@ impl Case {
     }
 }
 
-/// Keeps the earliest onset within a trouble: what is older than the trouble was noted of another.
-fn note_earliest(known: &mut Option<Onset>, first_seen: Option<Onset>, episode: Onset) {
-    let of_this_trouble = known.filter(|known| known.node_since >= episode.node_since);
-    let first_seen = first_seen.map(|first_seen| first_seen.max(episode));
-    *known = of_this_trouble.into_iter().chain(first_seen).reduce(Onset::min);
+/// Keeps the earliest onset within an episode. A known onset from before the episode belongs to an earlier one.
+fn note_earliest(known: &mut Option<NodeOnset>, reported: Option<NodeOnset>, episode: NodeOnset) {
+    let of_this_episode = known.filter(|known| known.node_since >= episode.node_since);
+    let reported = reported.map(|reported| reported.max(episode));
+    *known = of_this_episode.into_iter().chain(reported).reduce(NodeOnset::min);
 }
 
-/// An instant of the node's clock by ours: the arrival less the age. A start after the report has no age, and one that
-/// no calendar reaches is a broken clock's.
+/// A time of the node's clock, converted to ours: the arrival minus the age. A broken clock can give a start after the
+/// report, or one outside the calendar: then the age is zero.
 pub(super) fn ago(arrival: Timestamp, node_at: Timestamp, node_since: Timestamp) -> Timestamp {
     let age = node_at.duration_since(node_since).max(SignedDuration::ZERO);
     arrival.checked_sub(age).unwrap_or(arrival)

@@ -1,7 +1,7 @@
-//! Turns a case's repairs, the one that goes on and those that are over, into the calls that CloudTrail has yet to tell of.
+//! The calls of a case: those of its current repair, and those of ended repairs.
 //!
-//! A call outlives its repair: CloudTrail tells of it minutes later, when the node may have recovered or left. A call
-//! is known by its time, to the millisecond, as it is stored; no two of one case have the same.
+//! A call outlives its repair: CloudTrail delivers the event minutes later, when the node may have recovered or left. A
+//! call is identified by its time, to the millisecond, as it is stored. No two calls of a case share one.
 
 use jiff::Timestamp;
 
@@ -12,16 +12,16 @@ use crate::{
     repair::{Call, CallResult, Phase},
 };
 
-/// How many calls of earlier repairs are kept. Those that have their verdict go first.
+/// How many calls of ended repairs are kept. The oldest one that awaits no confirmation is dropped first.
 const MAX_PAST_CALLS: usize = 32;
 
 impl Case {
-    /// Every call that is known, in order.
+    /// Every call that is kept, oldest first.
     pub fn calls(&self) -> impl Iterator<Item = &Call> {
         self.past_calls.iter().chain(self.repair.iter().flat_map(|repair| &repair.calls))
     }
 
-    /// One call, by its time.
+    /// The call that was made at this time.
     pub fn call(&self, at: Timestamp) -> Option<&Call> {
         self.calls().find(|call| call.at.as_millisecond() == at.as_millisecond())
     }
@@ -39,22 +39,22 @@ impl Case {
         }
     }
 
-    /// The call without an answer, if there is one.
+    /// The call that awaits its answer, if there is one.
     pub fn pending_call(&self) -> Option<&Call> {
         self.calls().find(|call| call.result == CallResult::Pending)
     }
 
-    /// The first call of which CloudTrail should have told by now.
+    /// The first call whose CloudTrail event is overdue.
     pub fn overdue_confirmation(&self, policy: &Policy, now: Timestamp) -> Option<&Call> {
         self.calls().find(|call| call.confirmation_due(policy).is_some_and(|due| due <= now))
     }
 
-    /// When CloudTrail should have told of the next call.
+    /// When the next CloudTrail event will be overdue.
     pub(super) fn next_confirmation_due(&self, policy: &Policy) -> Option<Timestamp> {
         self.calls().filter_map(|call| call.confirmation_due(policy)).min()
     }
 
-    /// Ends the repair that goes on. Its calls are kept: CloudTrail's word on them may be on its way.
+    /// Ends the current repair. Its calls are kept, because CloudTrail's events of them may still arrive.
     pub(super) fn end_repair(&mut self) {
         let Some(repair) = self.repair.take() else { return };
         self.past_calls.extend(repair.calls);
@@ -64,17 +64,17 @@ impl Case {
         }
     }
 
-    /// If a trouble is what the reboot of an earlier repair did not cure, when the time of that reboot is up. Such a repair
-    /// ended all the same: the node was well by all that was known, and word of the boot that came of it, or of what is
-    /// bad in it, arrived after that.
-    pub(super) fn outlived_reboot(&self, since: Timestamp, policy: &Policy) -> Option<Timestamp> {
+    /// If the reboot of an earlier repair did not cure a fault that began at `since`: when the timeout of that reboot
+    /// ends. That repair has ended, because all reports so far showed a healthy node: the report of the new boot, or of
+    /// the problem in it, arrived later.
+    pub(super) fn failed_reboot_timeout(&self, since: Timestamp, policy: &Policy) -> Option<Timestamp> {
         let boot = self.boot.as_ref()?;
-        let after = |at: Timestamp, length| at.checked_add(length).ok();
-        // A boot that was well for as long as a recovery must hold was a cure, and what breaks in it is another trouble.
+        let after = |at: Timestamp, duration| at.checked_add(duration).ok();
+        // The reboot cured the node if the new boot was healthy for the recovery hold: a later problem is a new fault.
         after(boot.first_seen, policy.recovery_hold).filter(|cured| since < *cured)?;
         let reboots = self.past_calls.iter().rev();
         let mut reboots = reboots.filter(|call| call.action == RepairAction::Reboot && call.is_effective());
-        // Whoever boots it long after is somebody else.
+        // A boot long after the call has another cause.
         let late = policy.reboot_timeout.saturating_add(policy.recovery_hold);
         let reboot = reboots.find(|call| {
             boot.first_seen > call.at && after(call.at, late).is_some_and(|latest| since < latest)
@@ -82,7 +82,7 @@ impl Case {
         after(reboot.at, policy.reboot_timeout)
     }
 
-    /// The name of the repair that made a call, whichever goes on now.
+    /// The id of the repair that made a call, which need not be the current one.
     pub fn id_of(&self, call: &Call) -> String {
         format!("{}#{}", self.instance_id, call.repair.max(1))
     }

@@ -1,34 +1,34 @@
-//! Every step of a call after its answer: CloudTrail's event confirms it, differs, or never comes; and how a
-//! termination that is not ours is recorded.
+//! The steps of a call after its answer: CloudTrail's event confirms it, differs, or does not arrive in time. Also
+//! records terminations that are not ours.
 //!
-//! CloudTrail delivers once, minutes later, before or after our own answer is recorded. A call outlives its repair.
+//! CloudTrail delivers each event once, minutes later, before or after our own answer is recorded. A call outlives its
+//! repair.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Call, Case, Effects, IllegalTransition, TransitionContext};
+use super::{
+    Call, Case, Effects, IllegalTransition, TransitionContext,
+    audit_records::{self, StepRecord},
+};
 use crate::{
-    audit_log::{
-        CloudTrailEvent, Record, RecordStep,
-        builder::{self, StepRecord},
-        compare,
-    },
+    audit_log::{CloudTrailEvent, Record, RecordStep, compare},
     condition::RepairAction,
     repair::{CallResult, Confirmation, LEASE},
     repair_event::{RepairEvent, Step},
     timestamp,
 };
 
-/// Events of CloudTrail kept for a call whose answer is not known yet.
+/// How many CloudTrail events are kept while the answer to a call is not recorded yet.
 const MAX_STASHED_EVENTS: usize = 4;
 
-/// What became of CloudTrail's event.
+/// The result of matching CloudTrail's event with a call.
 #[derive(Debug)]
 #[must_use]
 pub enum EventMatch {
     /// It was compared with the call's record.
     Matched(Effects),
-    /// It was matched before.
+    /// It was matched before, or its call is no longer kept: nothing changed.
     Known,
 }
 
@@ -54,13 +54,16 @@ impl Case {
         known.request_id = known.request_id.take().or_else(|| event.request_id.clone());
         let known = known.clone();
         let (steps, detail) = if confirmed {
-            let of = if known.result == CallResult::Refused {
+            let record_name = if known.result == CallResult::Refused {
                 "the record of the refused call"
             } else {
                 "the audit record"
             };
             let late = if late { ", late" } else { "" };
-            ((RecordStep::Confirmed, Step::Confirmed), format!("CloudTrail's event matches {of}{late}"))
+            (
+                (RecordStep::Confirmed, Step::Confirmed),
+                format!("CloudTrail's event matches {record_name}{late}"),
+            )
         } else {
             let fields: Vec<String> = differences
                 .iter()
@@ -105,7 +108,7 @@ impl Case {
         Ok(self.record_confirmation(&known, (RecordStep::Missing, Step::Missing), detail, data, ctx))
     }
 
-    /// Keeps an event of a call whose answer is not recorded yet.
+    /// Keeps an event of a call whose answer is not recorded yet, to match it later.
     pub fn stash_event(&mut self, event: &CloudTrailEvent) {
         let Some(repair) = self.repair.as_mut() else { return };
         let raw = serde_json::to_value(event).unwrap_or(Value::Null);
@@ -114,7 +117,7 @@ impl Case {
         }
     }
 
-    /// Records that somebody else terminated the instance; nothing, where that is recorded already.
+    /// Records that another principal terminated the instance. No effects if that is recorded already.
     pub fn record_foreign_termination(
         &mut self,
         event: &CloudTrailEvent,
@@ -123,6 +126,7 @@ impl Case {
         if self.departure.as_ref().is_some_and(|departure| departure.foreign) {
             return Effects::default();
         }
+        let terminated_at = event.event_time;
         let how = format!("{} terminated it", event.who());
         let data = json!({
             "eventID": event.event_id,
@@ -130,12 +134,16 @@ impl Case {
             "eventName": event.event_name,
             "who": event.who(),
         });
-        let entry =
-            builder::record_step(self, StepRecord::new(RecordStep::Foreign, &how, data), ctx.caller, ctx.now);
+        let entry = audit_records::record_step(
+            self,
+            StepRecord::new(RecordStep::Foreign, &how, data),
+            ctx.caller,
+            ctx.now,
+        );
         let detail = format!("{how} ({})", event.event_name);
-        let told = RepairEvent::new(self, Step::Foreign, detail, ctx.now);
-        self.depart(event.event_time, how, true);
-        Effects { records: vec![entry], events: vec![told] }
+        let event = RepairEvent::new(self, Step::Foreign, detail, ctx.now);
+        self.depart(terminated_at, how, true);
+        Effects { records: vec![entry], events: vec![event] }
     }
 
     /// The time of the call that an event records: by its request id, never by its instance alone. A call without an
@@ -144,13 +152,13 @@ impl Case {
         let by_id =
             self.calls().find(|call| call.request_id.is_some() && call.request_id == event.request_id);
         let unanswered = self.calls().filter(|call| is_unanswered(call, event));
-        // A call that was never sent may be as unanswered as the one after it that was.
+        // A call that was never sent can be unanswered too: take the one nearest in time.
         let nearest = unanswered.min_by_key(|call| event.event_time.duration_since(call.at).abs());
         by_id.or(nearest).map(|call| call.at)
     }
 
-    /// Whether an event of our own principal records another attempt at one of our calls: the SDK sends again what got
-    /// no answer, and CloudTrail records each attempt under a request id of its own.
+    /// Whether an event of our own principal records another attempt at one of our calls: the SDK retries
+    /// a request without an answer, and CloudTrail records each attempt under its own request id.
     pub fn is_another_attempt(&self, event: &CloudTrailEvent) -> bool {
         self.calls().any(|call| is_attempt_at(call, event))
     }
@@ -160,7 +168,7 @@ impl Case {
         self.calls().any(|call| matches!(call.result, CallResult::Pending | CallResult::Unanswered))
     }
 
-    /// Records a confirmation under the id of the repair that made the call, which may be over.
+    /// Records a confirmation under the id of the repair that made the call, which may have ended.
     fn record_confirmation(
         &mut self,
         call: &Call,
@@ -171,7 +179,7 @@ impl Case {
     ) -> Effects {
         let id = self.id_of(call);
         let record = StepRecord::new(record_step, &detail, data);
-        let entry = builder::record_step_of(self, id.clone(), record, ctx.caller, ctx.now);
+        let entry = audit_records::record_step_of(self, id.clone(), record, ctx.caller, ctx.now);
         let event = RepairEvent { case: id, ..RepairEvent::new(self, step, detail, ctx.now) };
         Effects { records: vec![entry], events: vec![event] }
     }

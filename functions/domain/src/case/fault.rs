@@ -1,4 +1,7 @@
-//! Turns what a case has heard into faults, each with its deadline, and into the time to look again.
+//! Computes the faults of a case, each with its deadline, and the time of its next evaluation.
+//!
+//! Faults are never stored, except the one that a repair was claimed for. Everything depends on the case, the rules and
+//! the time alone.
 
 use std::borrow::Cow;
 
@@ -8,51 +11,55 @@ use serde::{Deserialize, Serialize};
 use super::{Case, Condition, JoinStage, SourceState, UnhealthyReason};
 use crate::{
     catalogue,
+    clock::{ClockReading, Onset},
     condition::{ConditionType, Health, RepairAction, Severity},
     policy::{Policy, Remedy, Rules},
     repair::{Phase, READY_TIMEOUT, Repair},
     timestamp,
 };
 
-/// Something that is wrong with a node, or was and has yet to stay well.
+/// A problem of a node: a bad condition, or one whose recovery has not held yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Fault {
-    /// The condition.
+    /// The condition that is bad.
     pub condition: ConditionType,
-    /// Why it is bad.
+    /// The reason, as in the catalogue.
     pub reason: String,
     /// The line or reading that shows it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// Who says so.
+    /// Where it was reported.
     pub source: Source,
-    /// Bad, Unknown, or Sound while a recovery has yet to hold.
+    /// Bad, Unknown, or Healthy while a recovery has not held yet.
     pub health: Health,
-    /// When the trouble began.
+    /// When its episode began, by our clock.
     #[serde(with = "timestamp")]
     pub since: Timestamp,
-    /// When it counts as over, if it stays well.
+    /// When it counts as recovered, if it stays healthy. None while it is bad.
     #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     pub heals_at: Option<Timestamp>,
-    /// What will be done.
+    /// The repair action.
     pub action: RepairAction,
-    /// When; never, for NoAction.
+    /// The end of its grace period. None for NoAction.
     #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
+    /// When the first report of it arrived, by our clock.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    pub arrived: Option<Timestamp>,
     /// The reboot of an earlier repair did not cure it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rebooted: bool,
 }
 
-/// Who says that something is wrong.
+/// Where a fault was reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Source {
     /// The node's own agent.
     Agent,
     /// The control plane's audit log.
     ControlPlane,
-    /// We ourselves, from what did not come.
+    /// Nowhere: it follows from a report that did not arrive.
     Inference,
 }
 
@@ -62,7 +69,7 @@ impl Fault {
         self.heals_at.is_none()
     }
 
-    /// Whether it may be acted on.
+    /// Whether it is bad and its grace period is over.
     pub fn is_due(&self, now: Timestamp) -> bool {
         is_due(self.heals_at, self.deadline, now)
     }
@@ -72,8 +79,8 @@ fn is_due(heals_at: Option<Timestamp>, deadline: Option<Timestamp>, now: Timesta
     heals_at.is_none() && deadline.is_some_and(|deadline| deadline <= now)
 }
 
-/// A fault whose words are still its case's. Every group's rules are tried on a case whose group is unknown; what is told
-/// in the end is one's.
+/// A fault that borrows from its case. While the group of a case is unknown, faults are computed under the rules of
+/// every group, and only those of one are copied.
 struct FaultView<'c> {
     condition: &'c ConditionType,
     reason: &'c str,
@@ -84,18 +91,20 @@ struct FaultView<'c> {
     heals_at: Option<Timestamp>,
     action: RepairAction,
     deadline: Option<Timestamp>,
+    arrived: Option<Timestamp>,
     rebooted: bool,
 }
 
 impl<'c> FaultView<'c> {
-    /// Of which a remedy takes its wait from a start.
+    /// A fault whose repair, if it has a remedy, waits as the onset beside the remedy says.
     fn new(
         condition: &'c ConditionType,
         reason: &'c str,
         source: Source,
         health: Health,
         since: Timestamp,
-        remedy: Option<(Remedy, Timestamp)>,
+        remedy: Option<(Remedy, Onset)>,
+        settling: SignedDuration,
     ) -> Self {
         Self {
             condition,
@@ -106,16 +115,17 @@ impl<'c> FaultView<'c> {
             since,
             heals_at: None,
             action: remedy.map_or(RepairAction::NoAction, |(remedy, _)| remedy.action),
-            deadline: remedy.and_then(|(remedy, start)| start.checked_add(remedy.grace).ok()),
+            deadline: remedy.and_then(|(remedy, onset)| onset.deadline(remedy.grace, settling)),
+            arrived: remedy.map(|(_, onset)| onset.arrived),
             rebooted: false,
         }
     }
 
-    /// What was rebooted in vain is not rebooted again; but a reboot is given its time.
-    fn escalate(&mut self, reboots_time_is_up: Timestamp) {
+    /// A fault that a reboot did not cure is not rebooted again. It is replaced after the timeout of that reboot.
+    fn escalate(&mut self, reboot_timeout: Timestamp) {
         if self.action == RepairAction::Reboot {
             self.action = RepairAction::Replace;
-            self.deadline = self.deadline.map(|deadline| deadline.max(reboots_time_is_up));
+            self.deadline = self.deadline.map(|deadline| deadline.max(reboot_timeout));
             self.rebooted = true;
         }
     }
@@ -133,22 +143,23 @@ impl From<FaultView<'_>> for Fault {
             heals_at: view.heals_at,
             action: view.action,
             deadline: view.deadline,
+            arrived: view.arrived,
             rebooted: view.rebooted,
         }
     }
 }
 
-fn told(fault_views: Vec<FaultView<'_>>) -> Vec<Fault> {
+fn into_faults(fault_views: Vec<FaultView<'_>>) -> Vec<Fault> {
     fault_views.into_iter().map(Fault::from).collect()
 }
 
 impl Case {
-    /// Everything that is wrong, the earliest deadline first.
+    /// Its faults, the earliest deadline first.
     pub fn faults(&self, rules: &Rules<'_>, policy: &Policy, now: Timestamp) -> Vec<Fault> {
-        told(self.fault_views(rules, policy, now))
+        into_faults(self.fault_views(rules, policy, now))
     }
 
-    /// Whether any may be acted on, whatever group's rules hold.
+    /// Whether a fault is due under the rules of any group.
     pub fn may_be_due(&self, policy: &Policy, now: Timestamp) -> bool {
         policy.all_rules().any(|rules| {
             self.fault_views(&rules, policy, now).iter().any(|view| is_due(view.heals_at, view.deadline, now))
@@ -158,13 +169,13 @@ impl Case {
     fn fault_views<'c>(&'c self, rules: &Rules<'_>, policy: &Policy, now: Timestamp) -> Vec<FaultView<'c>> {
         let mut fault_views = Vec::new();
         for condition in &self.conditions {
-            condition.fault_views(rules, policy.recovery_hold, now, &mut fault_views);
+            condition.fault_views(rules, policy, now, &mut fault_views);
         }
         fault_views.extend(self.failed_to_join(rules, policy, now));
         self.promoted(rules, policy, now, &mut fault_views);
         for view in &mut fault_views {
-            if let Some(time_is_up) = self.outlived_reboot(view.since, policy) {
-                view.escalate(time_is_up);
+            if let Some(reboot_timeout) = self.failed_reboot_timeout(view.since, policy) {
+                view.escalate(reboot_timeout);
             }
         }
         fault_views.sort_by_key(|view| (view.deadline.is_none(), view.deadline, view.since));
@@ -174,14 +185,17 @@ impl Case {
     fn failed_to_join(&self, rules: &Rules<'_>, policy: &Policy, now: Timestamp) -> Option<FaultView<'_>> {
         let late = self.join_deadline(policy).filter(|late| *late <= now)?;
         let (condition, reason) = (&ConditionType::Ready, "FailedToJoin");
-        let remedy = rules.remedy(condition, reason).map(|remedy| (remedy, late));
+        let arrived = self.arrival.as_ref().and_then(|arrival| arrival.arrived).unwrap_or(late);
+        let onset = Onset { since: late, counts_from: late, arrived };
+        let remedy = rules.remedy(condition, reason).map(|remedy| (remedy, onset));
         let message =
             format!("no node registered within {} of the launch", timestamp::duration(policy.join_timeout));
-        let view = FaultView::new(condition, reason, Source::Inference, Health::Bad, late, remedy);
+        let settling = policy.settling_time;
+        let view = FaultView::new(condition, reason, Source::Inference, Health::Bad, late, remedy, settling);
         Some(FaultView { message: message.into(), ..view })
     }
 
-    /// When a launched instance is late, while it has not registered.
+    /// When a launched instance counts as failed to join, while it has not registered.
     fn join_deadline(&self, policy: &Policy) -> Option<Timestamp> {
         let arrival = self.arrival.as_ref().filter(|arrival| arrival.registered.is_none())?;
         arrival.launched.and_then(|launched| launched.checked_add(policy.join_timeout).ok())
@@ -199,78 +213,89 @@ impl Case {
             let reached = counter.and_then(|counter| {
                 Some((counter, counter.reached(promotion.count, promotion.window, now)?))
             });
-            let Some((counter, since)) = reached else { continue };
-            // The event's own default is to do nothing: the promotion says what is done, its condition when.
+            let Some((counter, onset)) = reached else { continue };
+            // The event itself has no action: the action is the promotion's, the grace period that of its condition.
             let grace = rules.grace_for(&counter.condition, &counter.reason);
             let remedy = grace.map(|grace| Remedy { action: promotion.repair_action, grace });
             let remedy =
-                remedy.filter(|remedy| remedy.action != RepairAction::NoAction).map(|remedy| (remedy, since));
+                remedy.filter(|remedy| remedy.action != RepairAction::NoAction).map(|remedy| (remedy, onset));
             let (condition, reason) = (&counter.condition, &*counter.reason);
-            let view = FaultView::new(condition, reason, Source::Agent, Health::Bad, since, remedy);
+            let (since, settling) = (onset.since, policy.settling_time);
+            let view = FaultView::new(condition, reason, Source::Agent, Health::Bad, since, remedy, settling);
             fault_views.push(FaultView { message: Cow::Borrowed(&counter.message), ..view });
         }
     }
 
-    /// Since when the agent is silent, if it is: it was heard once, and its next words are overdue.
+    /// Since when the agent is silent, if it is: it has reported before, and its next report is overdue.
     pub fn silence(&self, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
-        let first_seen = self.agent_last_seen?;
-        (self.silence_due(policy)? <= now).then_some(first_seen)
+        let last_seen = self.agent_last_seen?;
+        (self.silence_due(policy)? <= now).then_some(last_seen)
     }
 
     fn silence_due(&self, policy: &Policy) -> Option<Timestamp> {
         self.agent_last_seen?.checked_add(policy.silence.agent_silent_after?).ok()
     }
 
-    /// Sets the two attributes by which the store finds this case: when to look again, and why it counts
-    /// among the unhealthy. Called before every write.
+    /// Sets the two attributes by which the store finds this case: the time of its next evaluation, and why it counts
+    /// as unhealthy. Called before every write.
     pub fn plan(&mut self, policy: &Policy, now: Timestamp) {
         if self.closed.is_some() {
-            // Of a call that was made, CloudTrail tells even when its instance is no more.
+            // CloudTrail's events of its calls are still awaited.
             (self.due, self.unhealthy_reason) = (self.next_confirmation_due(policy), None);
             return;
         }
-        // A healthy node's next heartbeat is the only thing to wait for, and the commonest case.
+        // The most frequent case, so a fast path: a healthy node, whose next heartbeat is awaited.
         let faults = if self.is_quiet(policy) { Vec::new() } else { self.earliest_faults(policy, now) };
-        // What a reboot did not cure may be blocked before the next boot's own clock has run out.
+        // A repair stays blocked while its case has one: an escalated fault can be blocked before its own deadline.
         if self.repair.is_none() && !faults.iter().any(|fault| fault.is_due(now)) {
             self.blocked = None;
         }
-        self.due =
-            self.next_look(&faults, policy, now).into_iter().chain(self.next_confirmation_due(policy)).min();
-        self.unhealthy_reason = self.find_unhealthy_reason(&faults, now);
+        self.due = self
+            .next_evaluation(&faults, policy, now)
+            .into_iter()
+            .chain(self.next_confirmation_due(policy))
+            .min();
+        self.unhealthy_reason = self.find_unhealthy_reason(&faults, policy, now);
     }
 
-    /// Nothing bad was ever heard, or not since the item was last tidied.
+    /// Whether it certainly has no faults: no condition is in an episode, no event is promoted, no arrival is recorded.
     fn is_quiet(&self, policy: &Policy) -> bool {
         let no_promotions = self.counters.is_empty() || policy.promotions.is_empty();
         no_promotions && self.arrival.is_none() && self.conditions.iter().all(Condition::is_quiet)
     }
 
-    /// The faults under the rules of its group; while that is unknown, each under the hastiest rules.
+    /// The faults under the rules with the earliest deadline, among the rules of all groups: a case does not know the
+    /// tags of its group.
     pub(super) fn earliest_faults(&self, policy: &Policy, now: Timestamp) -> Vec<Fault> {
         let earliest =
             policy.all_rules().map(|rules| self.fault_views(&rules, policy, now)).min_by_key(|fault_views| {
                 fault_views.first().and_then(|first| first.deadline).unwrap_or(Timestamp::MAX)
             });
-        told(earliest.unwrap_or_default())
+        into_faults(earliest.unwrap_or_default())
     }
 
-    fn next_look(&self, faults: &[Fault], policy: &Policy, now: Timestamp) -> Option<Timestamp> {
+    fn next_evaluation(&self, faults: &[Fault], policy: &Policy, now: Timestamp) -> Option<Timestamp> {
         if let Some(repair) = &self.repair {
             let rebooting = repair.phase == Phase::Rebooting;
-            // While a lease runs, and while a replacement is awaited, it changes nothing.
+            // A foreign termination ends only a reboot early. While a lease runs, or a replacement is awaited, it does
+            // not.
             let foreign = self.departure.as_ref().is_some_and(|departure| departure.foreign);
             let departed = if rebooting && foreign { Some(now) } else { None };
             let confirmed = rebooting && repair.is_confirmed();
             let cured = if confirmed { self.cured_at(repair, faults, policy) } else { None };
             let blocked = self.blocked.as_ref().map(|blocked| blocked.until);
-            return repair.next_look(policy, blocked, now).into_iter().chain(departed).chain(cured).min();
+            return repair
+                .next_evaluation(policy, blocked, now)
+                .into_iter()
+                .chain(departed)
+                .chain(cured)
+                .min();
         }
         if self.departure.is_some() {
             return Some(now);
         }
         let recovering = faults.iter().filter_map(|fault| fault.heals_at);
-        // A blocked repair is looked at again when its block may have passed, not at its old deadline.
+        // A blocked repair is evaluated again when its block may have ended, not at its old deadline.
         let acting =
             faults.iter().filter(|fault| fault.is_bad()).filter_map(|fault| fault.deadline).map(|deadline| {
                 self.blocked.as_ref().map_or(deadline, |blocked| deadline.max(blocked.until))
@@ -279,57 +304,101 @@ impl Case {
             JoinStage::Unrecorded | JoinStage::FailedToJoin if arrival.registered.is_some() => Some(now),
             JoinStage::Registered if arrival.ready.is_some() => Some(now),
             JoinStage::Unrecorded => self.join_deadline(policy),
-            // It was late by another function's clock, which is ahead of this one's.
+            // Recorded by another function, whose clock is ahead of this one's.
             JoinStage::FailedToJoin => self.join_deadline(policy).filter(|late| *late > now),
             _ => None,
         });
         let silent = if self.silent_since.is_none() { self.silence_due(policy) } else { None };
-        recovering.chain(acting).chain(arriving).chain(silent).min()
+        // Its place among the unhealthy nodes changes with time alone, too.
+        let starting = self.start_timeout().filter(|timeout| *timeout > now);
+        let recovered =
+            self.recovered(policy, now).and_then(|at| at.checked_add(policy.outage.cooldown).ok());
+        recovering.chain(acting).chain(arriving).chain(silent).chain(starting).chain(recovered).min()
     }
 
-    /// When a rebooted node counts as cured, if it stays as well as it is: a boot that began after the call says
-    /// that nothing is bad, and has said so for as long as a recovery must hold. What the agent complained of,
-    /// the agent must have had the chance to complain of again.
+    /// When a rebooted node counts as cured, if it stays as it is: nothing has been bad for the recovery hold in a boot
+    /// that began after the call. If the agent reported the fault, it must also have reported from the new boot.
     pub fn cured_at(&self, repair: &Repair, faults: &[Fault], policy: &Policy) -> Option<Timestamp> {
         let boot = self
             .boot
             .as_ref()
             .filter(|boot| repair.effective_at().is_some_and(|called| boot.first_seen > called))?;
-        let agent_spoke = boot.node_at.is_some();
+        let agent_reported = boot.node_at.is_some();
         let acting = || faults.iter().filter(|fault| fault.deadline.is_some());
-        if acting().any(Fault::is_bad) || repair.fault.source == Source::Agent && !agent_spoke {
+        if acting().any(Fault::is_bad) || repair.fault.source == Source::Agent && !agent_reported {
             return None;
         }
         let held = boot.first_seen.checked_add(policy.recovery_hold).ok()?;
         Some(acting().filter_map(|fault| fault.heals_at).fold(held, Timestamp::max))
     }
 
-    fn find_unhealthy_reason(&self, faults: &[Fault], now: Timestamp) -> Option<UnhealthyReason> {
-        // A node that has only just registered is not unhealthy yet, or every scale-out would stop repair.
-        let arriving = self
-            .arrival
-            .as_ref()
-            .filter(|arrival| arrival.ready.is_none())
-            .and_then(|arrival| arrival.registered);
-        let starts = arriving.is_some_and(|at| now.duration_since(at) < READY_TIMEOUT);
-        let bad = faults
+    /// Why it counts among its cluster's unhealthy nodes. A fault counts until its recovery has held: the last nodes that
+    /// come back after an outage must not look like the only ones that are unhealthy.
+    fn find_unhealthy_reason(
+        &self,
+        faults: &[Fault],
+        policy: &Policy,
+        now: Timestamp,
+    ) -> Option<UnhealthyReason> {
+        let is_starting = self.start_timeout().is_some_and(|timeout| now < timeout);
+        let counted: Vec<&Fault> = faults
             .iter()
-            .filter(|fault| fault.is_bad() && fault.deadline.is_some())
-            .filter(|fault| !(starts && fault.condition == ConditionType::Ready));
-        let since = bad.clone().map(|fault| fault.since).min();
-        let unknown = bad.clone().any(|fault| fault.health == Health::Unknown);
-        if let Some(since) = since {
-            let silent = unknown || self.silent_since.is_some();
-            return Some(UnhealthyReason { since, silent, unhealthy: true });
+            .filter(|fault| fault.deadline.is_some())
+            .filter(|fault| !(is_starting && fault.condition == ConditionType::Ready))
+            .collect();
+        let unreachable = counted.iter().filter(|fault| fault.health == Health::Unknown);
+        let unreachable_since = unreachable.map(|fault| fault.since).min();
+        let silent_since = unreachable_since.or(self.silent_since);
+        let recovered = self.recovered(policy, now);
+        let reason = UnhealthyReason {
+            since: now,
+            silent: silent_since.is_some(),
+            unhealthy: true,
+            silent_since,
+            agent_reports: unreachable_since.is_some()
+                && self.agent_last_seen.is_some()
+                && self.silent_since.is_none()
+                && self.silence(policy, now).is_none(),
+            repairing: self.repair.is_some(),
+            reason: counted.first().map(|fault| fault.reason.clone()),
+            recovered,
+        };
+        if let Some(since) = counted.iter().map(|fault| fault.since).min() {
+            return Some(UnhealthyReason { since, ..reason });
         }
         if let Some(repair) = &self.repair {
-            return Some(UnhealthyReason { since: repair.claimed_at, silent: false, unhealthy: true });
+            return Some(UnhealthyReason { since: repair.claimed_at, ..reason });
         }
-        self.silent_since.map(|since| UnhealthyReason { since, silent: true, unhealthy: false })
+        let since = self.silent_since.or(recovered)?;
+        Some(UnhealthyReason { since, unhealthy: false, ..reason })
+    }
+
+    /// Until when a node that has just registered does not count as unhealthy for not being Ready: otherwise every
+    /// scale-out would block repairs.
+    fn start_timeout(&self) -> Option<Timestamp> {
+        let arrival = self.arrival.as_ref().filter(|arrival| arrival.ready.is_none())?;
+        arrival.registered?.checked_add(READY_TIMEOUT).ok()
+    }
+
+    /// When its latest recovery began, while that is recent. A new node that becomes Ready has not recovered.
+    fn recovered(&self, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
+        let recovery = |condition: &Condition| {
+            let reading = condition.reading(policy.recovery_hold)?;
+            (reading.episode.is_some() && !reading.health.is_bad()).then_some(reading.since)
+        };
+        let latest = self.conditions.iter().filter_map(recovery).max()?;
+        (now.duration_since(latest) < policy.outage.cooldown).then_some(latest)
     }
 }
 
 impl Condition {
+    fn reading(&self, hold: SignedDuration) -> Option<ClockReading> {
+        match &self.state {
+            SourceState::Agent { latest, .. } => Some(latest.read()),
+            SourceState::ControlPlane(history) => history.read(hold),
+        }
+    }
+
     fn is_quiet(&self) -> bool {
         match &self.state {
             SourceState::Agent { latest, .. } => latest.read().episode.is_none(),
@@ -342,61 +411,64 @@ impl Condition {
     fn fault_views<'c>(
         &'c self,
         rules: &Rules<'_>,
-        hold: SignedDuration,
+        policy: &Policy,
         now: Timestamp,
         fault_views: &mut Vec<FaultView<'c>>,
     ) {
-        let reading = match &self.state {
-            SourceState::Agent { latest, .. } => Some(latest.read()),
-            SourceState::ControlPlane(history) => history.read(hold),
-        };
-        let Some((reading, since)) = reading.and_then(|reading| Some((reading, reading.episode?))) else {
+        let hold = policy.recovery_hold;
+        let reading = self.reading(hold);
+        let Some((reading, episode)) = reading.and_then(|reading| Some((reading, reading.episode?))) else {
             return;
         };
         let heals_at = if reading.health.is_bad() { None } else { reading.since.checked_add(hold).ok() };
         if heals_at.is_some_and(|heals_at| heals_at <= now) {
             return;
         }
-        let nameless = self.findings.is_empty().then_some(("Unknown", ""));
+        let without_finding = self.findings.is_empty().then_some(("Unknown", ""));
         let named = self.findings.iter().map(|found| (&*found.reason, &*found.message));
-        for (reason, message) in named.chain(nameless) {
+        for (reason, message) in named.chain(without_finding) {
             let remedy = rules.remedy(&self.condition, reason);
-            let (source, start) = match &self.state {
-                // A new reason never sets the clock back to a later start; but reasons that nobody acts on don't start
-                // the clock of one that comes to them, or takes their place.
+            let (source, onset) = match &self.state {
+                // A new reason does not restart the grace period. But a reason without an action does not start it for
+                // a later reason with one.
                 SourceState::Agent { acting, idle, .. } => {
-                    let idled =
-                        acting.zip(*idle).filter(|(acting, idle)| idle.node_since < acting.node_since);
-                    (Source::Agent, Some(idled.map_or(since, |(acting, _)| acting.start.max(since))))
+                    // By the node's clock, which may have stepped back, or by ours.
+                    let idled = acting.zip(*idle).filter(|(acting, idle)| {
+                        idle.node_since < acting.node_since || idle.onset.arrived < acting.onset.arrived
+                    });
+                    (Source::Agent, idled.map_or(episode, |(acting, _)| acting.onset.max(episode)))
                 }
                 SourceState::ControlPlane(history) => {
                     let acted_on = |reason: &str| rules.remedy(&self.condition, reason).is_some();
-                    let first = history.bad_changes(hold).find(|change| acted_on(&change.reason));
-                    (Source::ControlPlane, first.map(|change| change.at).or(Some(since)))
+                    let first = history.bad_changes(hold).find(|(reason, _)| acted_on(reason));
+                    (Source::ControlPlane, first.map_or(episode, |(_, onset)| onset))
                 }
             };
-            let remedy = remedy.zip(start);
-            let view = FaultView::new(&self.condition, reason, source, reading.health, since, remedy);
+            let remedy = remedy.map(|remedy| (remedy, onset));
+            let (health, since, settling) = (reading.health, episode.since, policy.settling_time);
+            let view = FaultView::new(&self.condition, reason, source, health, since, remedy, settling);
             fault_views.push(FaultView { message: Cow::Borrowed(message), heals_at, ..view });
         }
     }
 }
 
 impl Fault {
-    /// What a node would have if its kubelet fell silent now: what guards are asked about where nothing is wrong.
+    /// The fault that a node would have if its kubelet stopped reporting now. `nodemend explain` evaluates the guards
+    /// with it for a healthy node.
     pub fn hypothetical(rules: &Rules<'_>, now: Timestamp) -> Self {
         let (condition, reason) = (&ConditionType::Ready, "NodeStatusUnknown");
-        let remedy = rules.remedy(condition, reason).map(|remedy| (remedy, now));
-        FaultView::new(condition, reason, Source::ControlPlane, Health::Unknown, now, remedy).into()
+        let remedy = rules.remedy(condition, reason).map(|remedy| (remedy, Onset::at(now)));
+        let settling = SignedDuration::ZERO;
+        FaultView::new(condition, reason, Source::ControlPlane, Health::Unknown, now, remedy, settling).into()
     }
 
-    /// What the catalogue says that this is.
+    /// What its reason means, from the catalogue.
     pub fn meaning(&self) -> Option<&'static str> {
         catalogue::lookup(&self.reason).map(|found| found.meaning)
     }
 
-    /// Which of two due faults is served first where there is room for one: a node that is gone, then an
-    /// accelerator, then Ready, then the rest; then the one that waits longest.
+    /// The order in which due faults get the slots of a group, least first: nodes that are gone, accelerators, Ready,
+    /// all others; then the earliest deadline.
     pub fn urgency(&self) -> (u8, Timestamp) {
         let kind = match (&self.condition, self.reason.as_str()) {
             (_, "NodeDeleted" | "FailedToJoin") => 0,
@@ -407,7 +479,7 @@ impl Fault {
         (kind, self.deadline.unwrap_or(Timestamp::MAX))
     }
 
-    /// How much it weighs in the catalogue.
+    /// The severity of its reason in the catalogue; Condition for an unknown one.
     pub fn severity(&self) -> Severity {
         catalogue::lookup(&self.reason).map_or(Severity::Condition, |found| found.severity)
     }

@@ -1,4 +1,7 @@
 //! How a node joins and leaves: launches, registrations, replacements and departures.
+//!
+//! A new instance is matched with at most one terminated instance, once. A departure that our own call caused is the
+//! result of that call, and is not recorded as a departure.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -11,13 +14,14 @@ use crate::{
     timestamp,
 };
 
-/// An agent's first report is stamped by our clock, a registration by the API server's.
-const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_secs(60);
+/// The possible difference between our clock, which times an agent's first report, and the API server's, which times a
+/// registration.
+const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(60);
 
 /// An instance that joined the group of a terminated one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewInstance {
-    /// Its id.
+    /// The id of the new instance.
     pub instance_id: InstanceId,
     /// Its node's name, or its id.
     pub label: String,
@@ -28,7 +32,7 @@ pub struct NewInstance {
 }
 
 impl Case {
-    /// Auto Scaling launched this instance into a group.
+    /// Records that Auto Scaling launched this instance into a group.
     pub fn record_launch(
         &mut self,
         group: &GroupName,
@@ -36,11 +40,11 @@ impl Case {
         at: Timestamp,
         ctx: &TransitionContext<'_>,
     ) -> Effects {
-        self.note_launch(group, zone, at);
+        self.note_launch(group, zone, at, ctx.now);
         Effects::of(RepairEvent::new(self, Step::Event, format!("launched into group {group}"), ctx.now))
     }
 
-    fn note_launch(&mut self, group: &GroupName, zone: Option<&Zone>, at: Timestamp) {
+    fn note_launch(&mut self, group: &GroupName, zone: Option<&Zone>, at: Timestamp, arrived: Timestamp) {
         self.group.get_or_insert_with(|| group.clone());
         if self.zone.is_none() {
             self.zone = zone.cloned();
@@ -50,13 +54,15 @@ impl Case {
         }
         let first_seen = self.first_seen;
         let arrival = self.arrival.get_or_insert_with(Arrival::default);
-        arrival.launched.get_or_insert(at);
+        if arrival.launched.is_none() {
+            (arrival.launched, arrival.arrived) = (Some(at), Some(arrived));
+        }
         if arrival.registered.is_none() {
             arrival.registered = first_seen;
         }
     }
 
-    /// The instance left. A departure that our own call caused is that call's result, and no cause of its own.
+    /// Records that the instance left, unless our own call caused it.
     pub fn record_departure(&mut self, at: Timestamp, how: &str, ctx: &TransitionContext<'_>) -> Effects {
         let ours = self.repair.as_ref().is_some_and(|repair| repair.effective_at().is_some());
         if !ours && self.closed.is_none() {
@@ -67,13 +73,13 @@ impl Case {
 
     pub(crate) fn depart(&mut self, at: Timestamp, how: String, foreign: bool) {
         let earlier = self.departure.as_ref().is_some_and(|known| known.foreign || !foreign);
-        // The author is worth knowing even where the departure itself was known first.
+        // The principal is recorded even if the departure itself was known first.
         if (self.closed.is_none() || foreign) && !earlier {
             self.departure = Some(Departure { at, how, foreign });
         }
     }
 
-    /// Records with its group that this instance failed to join; refused where it registered meanwhile.
+    /// Records in its group that this instance failed to join. Refused if it registered meanwhile.
     pub fn record_join_failure(
         &mut self,
         group: &mut GroupState,
@@ -89,11 +95,12 @@ impl Case {
         }
     }
 
-    /// Matches this new instance with the terminated one that it replaces, if it replaces one: once, and for good.
-    pub fn match_replacement(&mut self, group: &mut GroupState, came: Timestamp) -> Option<InstanceId> {
+    /// Matches this new instance with the terminated one that it replaces, if any. The
+    /// match is made once and does not change.
+    pub fn match_replacement(&mut self, group: &mut GroupState, joined_at: Timestamp) -> Option<InstanceId> {
         let arrival = self.arrival.as_mut()?;
         if arrival.replaces.is_none() {
-            arrival.replaces = group.match_replacement(&self.instance_id, came);
+            arrival.replaces = group.match_replacement(&self.instance_id, joined_at);
         }
         arrival.replaces.clone()
     }
@@ -122,7 +129,7 @@ impl Case {
         Ok(Effects::of(RepairEvent::new(self, Step::Replaced, detail, ctx.now)))
     }
 
-    /// Notes how much of its arrival its group has recorded. Ready is the last stage.
+    /// Records how much of its arrival its group has recorded. Ready is the last stage.
     pub fn record_join_stage(&mut self, stage: JoinStage, group: Option<&GroupName>) {
         if let Some(group) = group {
             self.group.get_or_insert_with(|| group.clone());
@@ -135,8 +142,8 @@ impl Case {
         }
     }
 
-    /// Takes an agent that has reported for one that goes on to report until then; whether that changes anything. For a
-    /// history of which only the first and the last of many equal heartbeats are applied.
+    /// Assumes that an agent that has reported continues to do so until then. Returns whether that changed the case.
+    /// For backtests, which apply only the first and the last of many equal heartbeats.
     pub fn assume_agent_reports_until(&mut self, until: Timestamp) -> bool {
         match self.agent_last_seen {
             Some(seen) if seen < until && self.closed.is_none() => {
@@ -147,14 +154,14 @@ impl Case {
         }
     }
 
-    /// Whether the instance was launched, or its kubelet registered, after this. When it was first seen does not count:
-    /// its first reports may have been late.
+    /// Whether the instance was launched, or its kubelet registered, after this time. When it was first seen does not
+    /// count: its first reports can be late.
     pub(super) fn came_after(&self, at: Timestamp) -> bool {
         let launched = self.arrival.as_ref().and_then(|arrival| arrival.launched);
-        launched.into_iter().chain(self.registered).any(|came| came > at)
+        launched.into_iter().chain(self.registered).any(|joined| joined > at)
     }
 
-    /// A node that is seen at all has joined.
+    /// Records that the node was seen: so it has joined.
     pub(super) fn joined(&mut self, at: Timestamp) {
         self.first_seen = Some(self.first_seen.map_or(at, |first| first.min(at)));
         if let Some(arrival) = &mut self.arrival {
@@ -162,11 +169,9 @@ impl Case {
         }
     }
 
-    /// A node that registers before anything else was seen of it is new; one that registers again is not.
+    /// Records a registration. It is an arrival only if nothing of the node was seen before.
     pub(super) fn registered(&mut self, at: Timestamp) {
-        if !self.join_recorded
-            && self.first_seen.is_none_or(|first| at.duration_since(first) <= CLOCKS_DIFFER)
-        {
+        if !self.join_recorded && self.first_seen.is_none_or(|first| at.duration_since(first) <= CLOCK_SKEW) {
             self.arrival.get_or_insert_with(Arrival::default);
         }
         self.joined(at);
@@ -187,42 +192,44 @@ mod tests {
     }
 
     #[test]
-    fn what_was_before_a_registration_starts_no_clock_though_it_is_told_late() {
+    fn a_late_observation_from_before_a_registration_starts_no_grace_period() {
         let id = InstanceId::new("i-00000000000000001").expect("an id");
         let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
         let policy = Policy::eks_defaults();
         let observed = |minute: i64, what: What| Observation {
             at: at(minute),
             node: NodeName::new("ip-10-0-0-1.ec2.internal").expect("a name"),
+            uid: None,
             instance_id: None,
             zone: None,
             boot_id: None,
             what,
         };
         let deleted = || What::Deleted { by: Deleter::Manual, user: "alice".to_owned() };
-        case.apply_observation(&observed(4, What::Registered { conditions: Vec::new() }), &policy);
-        case.apply_observation(&observed(5, deleted()), &policy);
+        case.apply_observation(&observed(4, What::Registered { conditions: Vec::new() }), at(4), &policy);
+        case.apply_observation(&observed(5, deleted()), at(5), &policy);
         let since = |case: &Case| case.faults(&policy.default_rules(), &policy, at(6))[0].since;
         assert_eq!(since(&case), at(5));
-        case.apply_observation(&observed(1, deleted()), &policy);
+        case.apply_observation(&observed(1, deleted()), at(1), &policy);
         assert_eq!(since(&case), at(5));
     }
 
     #[test]
-    fn the_end_of_the_node_that_had_the_name_before_is_not_this_ones() {
+    fn the_deletion_of_an_earlier_node_of_the_same_name_is_ignored() {
         let deleted_at = |minute: i64| {
             let id = InstanceId::new("i-00000000000000001").expect("an id");
             let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
-            case.note_launch(&GroupName::new("workers").expect("a name"), None, at(10));
+            case.note_launch(&GroupName::new("workers").expect("a name"), None, at(10), at(10));
             let deletion = Observation {
                 at: at(minute),
                 node: NodeName::new("ip-10-0-0-1.ec2.internal").expect("a name"),
+                uid: None,
                 instance_id: None,
                 zone: None,
                 boot_id: None,
                 what: What::Deleted { by: Deleter::CloudController, user: "ccm".to_owned() },
             };
-            case.apply_observation(&deletion, &Policy::eks_defaults());
+            case.apply_observation(&deletion, at(minute), &Policy::eks_defaults());
             case.departure.is_some()
         };
         assert!(!deleted_at(5), "before it was launched");
@@ -230,32 +237,33 @@ mod tests {
     }
 
     #[test]
-    fn a_node_whose_first_words_were_late_is_not_younger_than_its_deletion() {
+    fn a_node_whose_first_report_was_late_is_not_younger_than_its_deletion() {
         let id = InstanceId::new("i-00000000000000001").expect("an id");
         let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
         let policy = Policy::eks_defaults();
-        // Heard at 10 for the first time, deleted at 5, and told so at 11.
+        // First seen at 10, deleted at 5; the deletion is observed at 11.
         case.joined(at(10));
         let deletion = Observation {
             at: at(5),
             node: NodeName::new("ip-10-0-0-1.ec2.internal").expect("a name"),
+            uid: None,
             instance_id: None,
             zone: None,
             boot_id: None,
             what: What::Deleted { by: Deleter::Manual, user: "alice".to_owned() },
         };
-        case.apply_observation(&deletion, &policy);
+        case.apply_observation(&deletion, at(11), &policy);
         assert_eq!(case.faults(&policy.default_rules(), &policy, at(11))[0].since, at(5));
     }
 
     #[test]
-    fn a_node_that_is_late_by_one_clock_is_not_forgotten_by_another() {
+    fn a_node_that_failed_to_join_by_one_clock_is_evaluated_again_by_a_clock_behind_it() {
         let id = InstanceId::new("i-00000000000000001").expect("an id");
         let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
         let policy = Policy::eks_defaults();
-        case.note_launch(&GroupName::new("workers").expect("a name"), None, at(0));
+        case.note_launch(&GroupName::new("workers").expect("a name"), None, at(0), at(0));
         case.arrival.as_mut().expect("a launch").recorded = JoinStage::FailedToJoin;
-        // Written once more, by a function whose clock has not come so far.
+        // Written again by a function whose clock is behind.
         case.plan(&policy, at(15) - SignedDuration::from_millis(300));
         assert_eq!(case.due, Some(at(15)));
         case.plan(&policy, at(15));

@@ -1,6 +1,6 @@
 //! One repair of a node: its phase, the calls it made, and whether CloudTrail confirmed each of them.
 //!
-//! Fields change only in [`transition`](super::transition) and [`confirmation`](super::confirmation).
+//! Its fields change only in [`transition`](super::transition) and [`confirmation`](super::confirmation).
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -11,16 +11,17 @@ use crate::{
     ident::{GroupName, InstanceId},
     policy::Policy,
     timestamp,
+    verification::{VALID_FOR, Verification},
 };
 
-/// How long one process may take from one write to the next before another may take the repair over.
+/// How long a claim belongs to one process after its last write. Then another process may take the repair over.
 /// Longer than any call to AWS can last, so that no two calls are in flight at once.
 pub const LEASE: SignedDuration = SignedDuration::from_secs(120);
 
 /// How long a registered replacement may take to become Ready before the case closes on its registration.
 pub const READY_TIMEOUT: SignedDuration = SignedDuration::from_mins(10);
 
-/// Calls kept for one repair; an item has 400 KB.
+/// How many calls of one repair are kept: DynamoDB's limit for an item is 400 KB.
 const MAX_CALLS: usize = 64;
 
 /// A repair, from its claim to its end.
@@ -33,6 +34,9 @@ pub struct Repair {
     #[serde(with = "timestamp")]
     pub(super) claimed_at: Timestamp,
     pub(super) phase: Phase,
+    /// What showed, right before the claim, that the fault was still there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) verification: Option<Verification>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) calls: Vec<Call>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -41,17 +45,17 @@ pub struct Repair {
     pub(super) replacement: Option<Replacement>,
 }
 
-/// How far a repair has come.
+/// The phase of a repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "phase", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Phase {
-    /// It holds a slot of its group. The process that claimed it takes the next step, or anybody after `until`.
+    /// It holds a slot of its group. The process that claimed it takes the next step; after `until`, any process does.
     Claimed {
         /// End of the lease, or of the pause after AWS refused a call.
         #[serde(with = "timestamp")]
         until: Timestamp,
     },
-    /// A call is in flight. After the lease nobody knows whether it took effect.
+    /// A call is in flight. If the lease ends first, it is unknown whether the call took effect.
     Acting {
         /// End of the lease.
         #[serde(with = "timestamp")]
@@ -91,11 +95,11 @@ pub enum CallResult {
     Accepted,
     /// AWS refused it.
     Refused,
-    /// No answer came: it may have taken effect.
+    /// No answer came: the call may have taken effect.
     Unanswered,
 }
 
-/// What CloudTrail recorded of a call.
+/// How CloudTrail's event compares with our record of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Confirmation {
@@ -131,6 +135,7 @@ impl Repair {
             fault,
             claimed_at,
             phase: Phase::Claimed { until: claimed_at },
+            verification: None,
             calls: Vec::new(),
             stashed_events: Vec::new(),
             replacement: None,
@@ -152,12 +157,22 @@ impl Repair {
         &self.fault
     }
 
+    /// What showed, right before the claim, that the fault was still there.
+    pub fn verification(&self) -> Option<&Verification> {
+        self.verification.as_ref()
+    }
+
+    /// Whether its verification is too old for a call: it is verified again first.
+    pub fn must_be_verified_again(&self, now: Timestamp) -> bool {
+        self.verification.as_ref().is_some_and(|verification| now.duration_since(verification.at) > VALID_FOR)
+    }
+
     /// When it was claimed.
     pub fn claimed_at(&self) -> Timestamp {
         self.claimed_at
     }
 
-    /// How far it has come.
+    /// Its phase: what happens next.
     pub fn phase(&self) -> Phase {
         self.phase
     }
@@ -167,7 +182,7 @@ impl Repair {
         &self.calls
     }
 
-    /// CloudTrail's events that arrived before the call's own answer was recorded.
+    /// CloudTrail's events that arrived before the call's answer was recorded, as JSON.
     pub fn stashed_events(&self) -> &[serde_json::Value] {
         &self.stashed_events
     }
@@ -182,7 +197,7 @@ impl Repair {
         self.calls.last()
     }
 
-    /// When the last call was made that took effect, or may have.
+    /// When the last call that took effect, or may have, was made.
     pub fn effective_at(&self) -> Option<Timestamp> {
         self.calls.iter().rev().find(|call| call.is_effective()).map(|call| call.at)
     }
@@ -203,19 +218,19 @@ impl Repair {
         self.last_call().is_some_and(|call| call.result == CallResult::Pending)
     }
 
-    /// Whether it replaces what its own reboot did not cure. A reboot that AWS refused does not count.
+    /// Whether it replaces a node that its own reboot did not cure. A reboot that AWS refused does not count.
     pub fn has_escalated(&self) -> bool {
         self.action == RepairAction::Replace
             && self.calls.iter().any(|call| call.action == RepairAction::Reboot && call.is_effective())
     }
 
-    /// Whether it replaces what a reboot did not cure: its own, or that of an earlier repair.
+    /// Whether it replaces a node that a reboot did not cure: its own reboot, or that of an earlier repair.
     pub fn follows_reboot(&self) -> bool {
         self.has_escalated() || self.fault.rebooted
     }
 
-    /// Adds a call that is about to be made. AWS may refuse for days: of a long series, the oldest refusals that
-    /// CloudTrail has confirmed are dropped. Their records stay in the audit log.
+    /// Adds a call that is about to be made. AWS may refuse for days: beyond the limit, the oldest refused call
+    /// that CloudTrail has confirmed is dropped. Its record stays in the audit log.
     pub(super) fn push_call(&mut self, call: Call) {
         if self.calls.len() >= MAX_CALLS {
             let old = |call: &Call| call.result == CallResult::Refused && !call.awaits_confirmation();
@@ -226,9 +241,9 @@ impl Repair {
         self.calls.push(call);
     }
 
-    /// When this repair must be evaluated next. Guards that block its next call do so until `blocked`.
-    /// Missing confirmations are the case's own to watch.
-    pub(super) fn next_look(
+    /// When this repair must be evaluated next. `blocked`: until when guards block its next call. The confirmations
+    /// that it waits for are not part of this: their due time is the case's.
+    pub(super) fn next_evaluation(
         &self,
         policy: &Policy,
         blocked: Option<Timestamp>,
@@ -240,8 +255,8 @@ impl Repair {
             Phase::Confirming => match &self.replacement {
                 Some(replacement) if replacement.ready.is_some() && self.is_confirmed() => Some(now),
                 Some(replacement) => {
-                    let given_up = replacement.registered.checked_add(READY_TIMEOUT).ok();
-                    if self.is_confirmed() { given_up } else { None }
+                    let timeout = replacement.registered.checked_add(READY_TIMEOUT).ok();
+                    if self.is_confirmed() { timeout } else { None }
                 }
                 None => after_call(policy.replacement_timeout),
             },
@@ -253,7 +268,7 @@ impl Repair {
 }
 
 impl Call {
-    /// Which repair of its case made it, from 1.
+    /// The number of the repair that made it, from 1 within its case.
     pub fn repair(&self) -> u32 {
         self.repair
     }
@@ -263,7 +278,7 @@ impl Call {
         self.action
     }
 
-    /// When it was made: its identity within the case.
+    /// When it was made. This identifies it within the case.
     pub fn at(&self) -> Timestamp {
         self.at
     }
@@ -273,17 +288,17 @@ impl Call {
         self.result
     }
 
-    /// AWS's request id, where an answer carried one.
+    /// AWS's request id, if the answer had one.
     pub fn request_id(&self) -> Option<&str> {
         self.request_id.as_deref()
     }
 
-    /// The number of its audit record.
+    /// The sequence number of its audit record, once it has one.
     pub fn sequence(&self) -> Option<u64> {
         self.sequence
     }
 
-    /// What CloudTrail recorded of it.
+    /// How CloudTrail's event compares with its record; none while that is awaited.
     pub fn confirmation(&self) -> Option<Confirmation> {
         self.confirmation
     }

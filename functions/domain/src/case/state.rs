@@ -1,4 +1,6 @@
-//! Turns a case into the one word that people ask for: where it stands.
+//! The state of a case in one word, as `nodemend status` shows it.
+//!
+//! It is computed from the repair, the block and the faults of a case, and never stored.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -10,7 +12,7 @@ use crate::{
     repair::{Phase, Repair},
 };
 
-/// Where a case stands.
+/// The state of a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CaseState {
@@ -39,7 +41,7 @@ pub enum CaseState {
 }
 
 impl CaseState {
-    /// As it is written in tables and in JSON.
+    /// The name in tables and in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Healthy => "healthy",
@@ -56,22 +58,22 @@ impl CaseState {
         }
     }
 
-    /// Whether a node in this state is one to look at.
+    /// Whether a node in this state is listed as unhealthy.
     pub fn is_unhealthy(self) -> bool {
         !matches!(self, Self::Healthy | Self::Closed)
     }
 }
 
 impl Blocked {
-    /// Whether nothing stands in the way but the mode, which only observes.
+    /// Whether observe mode is the only guard that blocks it.
     pub fn only_observes(&self) -> bool {
         self.guards == [Guard::ObserveMode.name()]
     }
 }
 
 impl Case {
-    /// Where it stands, and what is wrong, the earliest deadline first. Without a group's rules, whose tags only AWS
-    /// knows, the hastiest rules count, as for its due time.
+    /// Its state and its faults, the earliest deadline first. Without `rules` (which need the group's tags from AWS),
+    /// the rules with the earliest deadline count, as for its due time.
     pub fn state_and_faults(
         &self,
         rules: Option<&Rules<'_>>,
@@ -85,8 +87,8 @@ impl Case {
         (self.state(&faults, now), faults)
     }
 
-    /// Since when a repair of it is wanted that was not called for, if one is: blocked, or claimed and refused again and
-    /// again. What the mode only observes is wanted by nobody.
+    /// Since when a due repair has waited for a call that AWS accepts: it is blocked, or it is claimed and AWS refuses
+    /// the calls. None if no repair waits, or if only observe mode blocks it.
     pub fn pending_since(&self) -> Option<Timestamp> {
         if self.closed.is_some() {
             return None;
@@ -170,6 +172,7 @@ mod tests {
             heals_at: None,
             action: RepairAction::Replace,
             deadline: Some(at(0) + SignedDuration::from_mins(30)),
+            arrived: None,
             rebooted: false,
         };
         Some(Box::new(Repair {
@@ -178,6 +181,7 @@ mod tests {
             fault,
             claimed_at: at(40),
             phase,
+            verification: None,
             calls: Vec::new(),
             stashed_events: Vec::new(),
             replacement: None,
@@ -185,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_repair_is_pending_while_it_is_blocked_or_not_yet_taken_by_aws() {
+    fn a_repair_is_pending_while_it_is_blocked_or_not_yet_accepted_by_aws() {
         let claimed = || repair(Phase::Claimed { until: at(41) });
         for (case, since) in [
             (case(), None),
@@ -202,11 +206,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_only_observed_and_what_is_over_is_not_pending() {
+    fn a_repair_that_is_only_observed_or_has_ended_is_not_pending() {
         let observed = Case { blocked: blocked(&[Guard::ObserveMode]), ..case() };
         assert_eq!(observed.pending_since(), None);
         let closed = Some(Closed { at: at(50), outcome: "gone".to_owned() });
-        let over = Case { closed, blocked: blocked(&[Guard::Held]), ..case() };
-        assert_eq!(over.pending_since(), None);
+        let ended = Case { closed, blocked: blocked(&[Guard::Held]), ..case() };
+        assert_eq!(ended.pending_since(), None);
     }
 }

@@ -1,20 +1,21 @@
-//! Every step of a repair: the state machine of a case.
+//! The state machine of a case: every step of a repair is a method of [`Case`] here or in [`answer`].
 //!
 //! A transition takes the case as it is, its input and a [`TransitionContext`] (policy, caller, time), changes the case
 //! and its group, and returns the [`Effects`] that the caller must carry out with the same write. A transition that the
-//! case's state does not allow is refused by name, and changes nothing. [`TRANSITIONS`] lists them all; the tests apply
-//! each of them in each state, and `docs/deciding.md` draws them from it.
+//! case's state does not allow returns [`IllegalTransition`] and changes nothing. [`TRANSITIONS`] lists them all; the
+//! tests apply each of them in each state, and `docs/deciding.md` draws the diagram from it.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::{Blocked, Call, Case, CaseState, Closed, EventMatch, Fault, Repair, state::phase_state};
+use self::answer::STILL_IN_PLACE;
+use super::{
+    Blocked, Call, Case, CaseState, Closed, Fault, Repair,
+    audit_records::{self, GuardResults, StepRecord},
+    state::phase_state,
+};
 use crate::{
-    audit_log::{
-        ApiCall, CallAnswer, CallOutcome, Caller, CloudTrailEvent, Record, RecordStep,
-        builder::{self, AuditEntry, CallRecord, GuardResults, StepRecord},
-    },
-    aws_error::AwsErrorKind,
+    audit_log::{ApiCall, AuditEntry, CallAnswer, Caller, RecordStep},
     condition::{ConditionType, RepairAction},
     decide::{CaseOutcome, RETRY},
     group::GroupState,
@@ -23,25 +24,24 @@ use crate::{
     repair::{CallResult, LEASE, Phase},
     repair_event::{RepairEvent, Step},
     timestamp,
+    verification::Verification,
 };
 
+mod answer;
 mod diagram;
 #[cfg(test)]
 mod tests;
 
 pub use self::diagram::{TRANSITIONS, Transition, mermaid};
 
-/// Why an unanswered call counts as not made.
-const STILL_IN_PLACE: &str = "no answer came, and the instance is still in place";
-
 /// What every transition needs besides the case and its own input.
 #[derive(Debug, Clone, Copy)]
 pub struct TransitionContext<'a> {
     /// The cluster's policy.
     pub policy: &'a Policy,
-    /// The principal that the records name.
+    /// The principal that makes the calls. Records name it.
     pub caller: &'a Caller,
-    /// Now.
+    /// The time of the transition, by our clock.
     pub now: Timestamp,
 }
 
@@ -50,9 +50,9 @@ pub struct TransitionContext<'a> {
 #[derive(Debug, Default)]
 #[must_use]
 pub struct Effects {
-    /// Records for the end of the case's audit log.
+    /// Records to append to the case's audit log, in order.
     pub records: Vec<AuditEntry>,
-    /// Events for people, logs and the event bus.
+    /// Events for the logs and the event bus, in order.
     pub events: Vec<RepairEvent>,
 }
 
@@ -71,7 +71,7 @@ impl Effects {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("failed to {transition} case {case}: it is {}", state.as_str())]
 pub struct IllegalTransition {
-    /// The transition.
+    /// The transition, as a verb: `claim`.
     pub transition: &'static str,
     /// The id of the case.
     pub case: String,
@@ -82,14 +82,25 @@ pub struct IllegalTransition {
 /// A call that was made, and its answer.
 #[derive(Debug, Clone)]
 pub struct CallMade {
-    /// The call.
+    /// The request to AWS.
     pub call: ApiCall,
-    /// When it was begun: its identity within the case.
+    /// When it was begun. This identifies it within the case.
     pub at: Timestamp,
-    /// The answer.
+    /// AWS's answer, or that none came.
     pub answer: CallAnswer,
-    /// What the repair rests on, for the record.
+    /// The evidence for the repair, as JSON, for the audit record.
     pub evidence: Value,
+}
+
+/// A repair that every guard lets pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'a> {
+    /// The fault that is due.
+    pub fault: &'a Fault,
+    /// The action that it needs.
+    pub action: RepairAction,
+    /// What showed that the fault is still there.
+    pub verification: Option<&'a Verification>,
 }
 
 /// A decision that guards block.
@@ -97,22 +108,21 @@ pub struct CallMade {
 pub struct BlockedRepair<'a> {
     /// The fault that is due.
     pub fault: &'a Fault,
-    /// The action that it asks for.
+    /// Replace or Reboot.
     pub action: RepairAction,
     /// The guards that block it.
     pub blocks: &'a [Block],
-    /// When to ask them again.
+    /// When to evaluate them again.
     pub until: Timestamp,
 }
 
 impl Case {
-    /// Claims a repair: acquires a slot of its group, or takes over a claim whose lease ended. The process that wrote
-    /// this may begin the call.
+    /// Claims a repair: acquires a slot of its group, or takes over a claim whose lease ended. The process
+    /// whose write of this succeeds may begin the call.
     pub fn claim(
         &mut self,
         group: &mut GroupState,
-        fault: &Fault,
-        action: RepairAction,
+        Claim { fault, action, verification }: Claim<'_>,
         ctx: &TransitionContext<'_>,
     ) -> Result<Effects, IllegalTransition> {
         self.refuse_if("claim", |state| matches!(state, CaseState::Closed | CaseState::Confirming))?;
@@ -124,14 +134,15 @@ impl Case {
             effects.events.push(RepairEvent::due(self, fault, ctx.now));
         }
         let until = ctx.now + LEASE;
-        group.acquire_slot(self.instance_id.clone(), ctx.now);
+        group.acquire_slot(self.instance_id.clone(), &fault.reason, ctx.now);
         self.blocked = None;
         let new_action = if let Some(repair) = self.repair.as_mut() {
             let new_action = repair.action != action;
             repair.phase = Phase::Claimed { until };
             repair.action = action;
-            // The fault that asks for it now, which need not be the first one. What a reboot did not cure is still the
-            // same incident.
+            repair.verification = verification.cloned();
+            // The fault that needs the action now can differ from the first one. But a fault that a reboot did not cure
+            // stays the reason for the replacement.
             if !repair.has_escalated() {
                 repair.fault = fault.clone();
             }
@@ -144,6 +155,7 @@ impl Case {
             self.repairs += 1;
             let mut repair = Repair::new(action, group.name().clone(), fault.clone(), ctx.now);
             repair.phase = Phase::Claimed { until };
+            repair.verification = verification.cloned();
             self.repair = Some(Box::new(repair));
             true
         };
@@ -156,17 +168,24 @@ impl Case {
                 group.name(),
                 self.after_a_reboot(),
             );
-            let data =
-                json!({ "autoScalingGroupName": group.name(), "repairAction": action, "fault": fault });
+            let data = json!({
+                "autoScalingGroupName": group.name(),
+                "repairAction": action,
+                "fault": fault,
+                "verification": verification,
+            });
             let step = StepRecord::new(RecordStep::Claimed, &detail, data).with_guards(GuardResults::Passed);
-            effects.records.push(builder::record_step(self, step, ctx.caller, ctx.now));
+            effects.records.push(audit_records::record_step(self, step, ctx.caller, ctx.now));
             effects.events.push(RepairEvent::new(self, Step::Claimed, detail, ctx.now));
+        }
+        if self.node.is_some() {
+            group.record_node();
         }
         Ok(effects)
     }
 
-    /// Writes down that the claimed call is about to be made. The call itself is the caller's to send once this is
-    /// written, and only while its lease lasts.
+    /// Records that the claimed call is about to be sent. The caller sends it after this is written, and only while the
+    /// lease lasts.
     pub fn begin_call(&mut self, ctx: &TransitionContext<'_>) -> Result<ApiCall, IllegalTransition> {
         self.refuse_if("begin the call of", |state| state != CaseState::Claimed)?;
         let repairs = self.repairs;
@@ -189,7 +208,7 @@ impl Case {
         Ok(ApiCall::of(self.instance_id.clone(), action))
     }
 
-    /// Withdraws a call that was begun and never sent: its process was frozen past the lease.
+    /// Withdraws a call that was begun and never sent, because its process was suspended until after the lease.
     pub fn withdraw_call(&mut self, now: Timestamp) -> Result<(), IllegalTransition> {
         match self.repair.as_mut() {
             Some(repair) if matches!(repair.phase, Phase::Acting { .. }) && repair.has_pending_call() => {
@@ -201,7 +220,7 @@ impl Case {
         }
     }
 
-    /// Ends the lease of a claim whose call could not be begun, so that it is decided again at once.
+    /// Ends the lease of a claim whose call could not be begun, so that the case is evaluated again at once.
     pub fn end_lease(&mut self, now: Timestamp) -> Result<(), IllegalTransition> {
         match self.repair.as_mut().map(|repair| &mut repair.phase) {
             Some(Phase::Claimed { until }) => {
@@ -212,97 +231,10 @@ impl Case {
         }
     }
 
-    /// Records AWS's answer to a call, and whatever CloudTrail recorded of it meanwhile.
-    pub fn record_answer(
-        &mut self,
-        group: Option<&mut GroupState>,
-        made: &CallMade,
-        ctx: &TransitionContext<'_>,
-    ) -> Result<Effects, IllegalTransition> {
-        let result = match &made.answer.outcome {
-            CallOutcome::Accepted { .. } => CallResult::Accepted,
-            CallOutcome::Failed { .. } => CallResult::Refused,
-            // Nobody knows. When the lease ends, where the instance is decides.
-            CallOutcome::Unanswered { .. } => return Ok(Effects::default()),
-        };
-        let Some(known) = self.call_mut(made.at) else {
-            return Err(self.refused("record an answer of"));
-        };
-        known.request_id.clone_from(&made.answer.request_id);
-        if known.result != CallResult::Pending {
-            // Another process has already recorded the call as unanswered. The id is kept: CloudTrail's event carries it.
-            return Ok(Effects::default());
-        }
-        known.result = result;
-        let action = known.action;
-        let decision = self.decision_sentence(action);
-        let record = CallRecord {
-            call: &made.call,
-            at: made.at,
-            answer: made.answer.clone(),
-            decision: &decision,
-            evidence: made.evidence.clone(),
-        };
-        let (entry, record) = builder::record_call(self, record, ctx.caller);
-        if let Some(known) = self.call_mut(made.at) {
-            known.sequence = Some(entry.sequence);
-        }
-        let called = RepairEvent::new(self, Step::Called, answer_sentence(action, &made.answer), ctx.now)
-            .with_record(record.clone());
-        let mut effects = Effects { records: vec![entry], events: vec![called] };
-        let Some(repair) = self.repair.as_mut() else {
-            return Ok(effects);
-        };
-        repair.phase = match (&made.answer.outcome, action) {
-            (CallOutcome::Failed { code, message }, _) => {
-                let pause = AwsErrorKind::of(code, message).pause(repair.refusals());
-                Phase::Claimed { until: ctx.now + pause }
-            }
-            (_, RepairAction::Reboot) => Phase::Rebooting,
-            _ => Phase::Confirming,
-        };
-        if let (Some(group), Phase::Confirming) = (group, &repair.phase) {
-            group.record_termination(&self.instance_id, made.at);
-        }
-        effects.append(self.match_stashed_events(made.at, &record, ctx));
-        Ok(effects)
-    }
-
-    /// Takes the state of the instance as the answer that never came: the call took effect.
-    pub fn confirm_by_state(
-        &mut self,
-        group: Option<&mut GroupState>,
-        ctx: &TransitionContext<'_>,
-    ) -> Result<Effects, IllegalTransition> {
-        self.refuse_if("confirm the call of", |state| state != CaseState::Acting)?;
-        let why = match self.action() {
-            Some(RepairAction::Reboot) => "no answer came; a new boot will show whether it took effect",
-            _ => "no answer came, but the call took effect",
-        };
-        let Some((at, unanswered)) = self.mark_unanswered(why, ctx) else {
-            return Err(self.refused("confirm the call of"));
-        };
-        let Some(repair) = self.repair.as_mut() else {
-            return Err(self.refused("confirm the call of"));
-        };
-        repair.phase = match repair.action {
-            RepairAction::Reboot => Phase::Rebooting,
-            _ => Phase::Confirming,
-        };
-        if let (Some(group), Phase::Confirming) = (group, &repair.phase) {
-            group.record_termination(&self.instance_id, at);
-        }
-        let detail = format!("{}: {why}", repair.action.as_str());
-        let mut called = RepairEvent::new(self, Step::Called, detail, ctx.now);
-        called.record = unanswered.records.first().and_then(|entry| serde_json::from_str(&entry.line).ok());
-        let mut effects = Effects::of(called);
-        effects.append(unanswered);
-        Ok(effects)
-    }
-
-    /// Notes that guards block the repair that is due. A repair that holds a slot keeps it.
+    /// Records that guards block the repair that is due. A repair that holds a slot keeps it.
     pub fn block(
         &mut self,
+        group: Option<&mut GroupState>,
         blocked: BlockedRepair<'_>,
         ctx: &TransitionContext<'_>,
     ) -> Result<Effects, IllegalTransition> {
@@ -312,7 +244,11 @@ impl Case {
             return Err(self.refused("block"));
         }
         let guards: Vec<String> = blocks.iter().map(|block| block.guard.name()).collect();
-        // Its lease is over. New instances of the group would wait for this answer as long as the repair is blocked.
+        if let Some(group) = group.filter(|_| blocks.iter().any(|block| block.guard.is_of_an_outage())) {
+            group.record_halt(ctx.now);
+        }
+        // The lease is over, so no answer will come. New instances of the group must not wait for it while this is
+        // blocked.
         let mut effects =
             self.mark_unanswered(STILL_IN_PLACE, ctx).map(|(_, unanswered)| unanswered).unwrap_or_default();
         let before = self.blocked.take();
@@ -332,7 +268,7 @@ impl Case {
             let decision = format!("observe mode: would {}; no action taken", action.verb());
             let step = StepRecord::new(RecordStep::Observed, &decision, data)
                 .with_guards(GuardResults::Blocked(blocks));
-            let entry = builder::record_step(self, step, ctx.caller, ctx.now);
+            let entry = audit_records::record_step(self, step, ctx.caller, ctx.now);
             if let Some(event) = effects.events.last_mut() {
                 event.record = serde_json::from_str(&entry.line).ok();
             }
@@ -348,7 +284,7 @@ impl Case {
         Ok(effects)
     }
 
-    /// Ends a repair that is no longer needed, and releases its slot. The node lives on.
+    /// Ends a repair that is no longer needed, and releases its slot. The node stays in service.
     pub fn release(
         &mut self,
         group: Option<&mut GroupState>,
@@ -369,7 +305,7 @@ impl Case {
         let detail = format!("{why}: the claim is released");
         effects.events.push(RepairEvent::new(self, Step::Recovered, detail, ctx.now));
         let step = StepRecord::new(RecordStep::Released, why, Value::Null);
-        effects.records.push(builder::record_step(self, step, ctx.caller, ctx.now));
+        effects.records.push(audit_records::record_step(self, step, ctx.caller, ctx.now));
         self.end_repair();
         self.blocked = None;
         if let Some(group) = group {
@@ -400,12 +336,22 @@ impl Case {
         if self.audit_log.sequence() > 0 {
             let data = json!({ "outcome": outcome.name() });
             let step = StepRecord::new(RecordStep::Closed, &sentence, data);
-            effects.records.push(builder::record_step(self, step, ctx.caller, ctx.now));
+            effects.records.push(audit_records::record_step(self, step, ctx.caller, ctx.now));
         }
         if let Some(group) = group {
             group.release_slot(&self.instance_id);
-            if *outcome == CaseOutcome::ReplacementFailed {
-                group.record_failure(ctx.now);
+            if self.node.is_some() {
+                group.record_node();
+            }
+            let ready = |repair: &Repair| repair.replacement.as_ref().is_some_and(|new| new.ready.is_some());
+            match outcome {
+                CaseOutcome::ReplacementFailed => group.record_failure(ctx.now),
+                CaseOutcome::Replaced => {
+                    if let Some(repair) = self.repair.as_deref().filter(|repair| ready(repair)) {
+                        group.record_success(&repair.fault.reason, ctx.now);
+                    }
+                }
+                CaseOutcome::Rebooted | CaseOutcome::Gone { .. } => {}
             }
         }
         self.blocked = None;
@@ -418,7 +364,7 @@ impl Case {
         Ok(effects)
     }
 
-    /// Reports that the agent is silent since then. Nothing follows from it by itself.
+    /// Records and publishes that the agent is silent since then. This alone starts no repair.
     pub fn record_silence(
         &mut self,
         since: Timestamp,
@@ -436,18 +382,18 @@ impl Case {
         Ok(Effects::of(event))
     }
 
-    /// Plans the next evaluation of a case for which there is nothing to do; whether that changes it.
+    /// Plans the next evaluation of a case for which there is nothing to do. Returns whether that changed the case.
     pub fn wait(&mut self, policy: &Policy, now: Timestamp) -> bool {
         let before = (self.due, self.unhealthy_reason.clone(), self.blocked.clone());
         self.plan(policy, now);
         if self.due.is_some_and(|due| due <= now) {
-            // The case cannot know what it waits for: evaluate it again in a while.
+            // It waits for something that is not part of the case: evaluate it again after a while.
             self.due = Some(now + RETRY);
         }
         before != (self.due, self.unhealthy_reason.clone(), self.blocked.clone())
     }
 
-    /// Makes a blocked case due now, because an operator changed what blocks it; whether it was blocked.
+    /// Makes a blocked case due now, because an operator changed what blocks it. Returns whether it was blocked.
     pub fn reschedule(&mut self, policy: &Policy, now: Timestamp) -> bool {
         let blocked = self.blocked.as_mut().is_some_and(|blocked| {
             blocked.until = blocked.until.min(now);
@@ -462,43 +408,6 @@ impl Case {
         blocked
     }
 
-    /// Records the call whose answer will not come any more, if there is one, and what CloudTrail recorded of it. Its
-    /// own record is the first of the effects. Returns the call's time with it.
-    fn mark_unanswered(&mut self, why: &str, ctx: &TransitionContext<'_>) -> Option<(Timestamp, Effects)> {
-        let (action, at) = self.pending_call().map(|call| (call.action, call.at))?;
-        let call = ApiCall::of(self.instance_id.clone(), action);
-        let outcome = CallOutcome::Unanswered { why: why.to_owned() };
-        let answer = CallAnswer { request_id: None, outcome };
-        let record = CallRecord { call: &call, at, answer, decision: why, evidence: Value::Null };
-        let (entry, record) = builder::record_call(self, record, ctx.caller);
-        let known = self.call_mut(at)?;
-        (known.result, known.sequence) = (CallResult::Unanswered, Some(entry.sequence));
-        let mut effects = Effects { records: vec![entry], events: Vec::new() };
-        effects.append(self.match_stashed_events(at, &record, ctx));
-        Some((at, effects))
-    }
-
-    /// Matches the events that CloudTrail delivered before the call's result was known: it delivers each once.
-    fn match_stashed_events(
-        &mut self,
-        call: Timestamp,
-        record: &Record,
-        ctx: &TransitionContext<'_>,
-    ) -> Effects {
-        let stashed = self.repair.as_mut().map(|repair| std::mem::take(&mut repair.stashed_events));
-        let mut effects = Effects::default();
-        for event in stashed.unwrap_or_default() {
-            let Ok(event) = CloudTrailEvent::try_from(event) else { continue };
-            if self.call_for(&event) != Some(call) {
-                continue;
-            }
-            if let EventMatch::Matched(matched) = self.match_event(call, record, &event, ctx) {
-                effects.append(matched);
-            }
-        }
-        effects
-    }
-
     fn refuse_if(
         &self,
         transition: &'static str,
@@ -511,7 +420,7 @@ impl Case {
         IllegalTransition { transition, case: self.id(), state: self.repair_state() }
     }
 
-    /// The state as far as transitions depend on it: how far its repair is, whatever its conditions are.
+    /// The state as far as transitions depend on it: the phase of its repair. Its conditions do not count.
     pub fn repair_state(&self) -> CaseState {
         match (&self.closed, &self.repair, &self.blocked) {
             (Some(_), ..) => CaseState::Closed,
@@ -521,40 +430,8 @@ impl Case {
         }
     }
 
-    /// Why the call is made, for its record.
-    fn decision_sentence(&self, action: RepairAction) -> String {
-        let Some(repair) = &self.repair else { return action.as_str().to_owned() };
-        let fault = &repair.fault;
-        let due = fault.deadline.map(|deadline| format!(", due {}", timestamp::seconds(deadline)));
-        format!(
-            "{}: {} bad since {} ({}){}{}",
-            action.as_str(),
-            fault.condition,
-            timestamp::seconds(fault.since),
-            fault.reason,
-            due.unwrap_or_default(),
-            self.after_a_reboot(),
-        )
-    }
-
     fn after_a_reboot(&self) -> &'static str {
         let follows = self.repair.as_ref().is_some_and(|repair| repair.follows_reboot());
         if follows { "; the reboot did not cure it" } else { "" }
-    }
-}
-
-fn answer_sentence(action: RepairAction, answer: &CallAnswer) -> String {
-    let name = match action {
-        RepairAction::Reboot => "RebootInstances",
-        _ => "TerminateInstanceInAutoScalingGroup",
-    };
-    match &answer.outcome {
-        CallOutcome::Accepted { activity: Some(activity) } => {
-            let at = timestamp::seconds(activity.start_time);
-            format!("{name}: accepted at {at}: {}", activity.description)
-        }
-        CallOutcome::Accepted { activity: None } => format!("{name}: accepted"),
-        CallOutcome::Failed { code, message } => format!("{name}: refused with {code}: {message}"),
-        CallOutcome::Unanswered { why } => format!("{name}: no answer: {why}"),
     }
 }

@@ -1,4 +1,4 @@
-//! The catalogue's rows, by name.
+//! The rows of the catalogue, sorted by name.
 
 use super::{
     Clear::{Boot, Line, Probe, Quiet},
@@ -29,7 +29,7 @@ macro_rules! fault {
     ($($row:tt)*) => { entry!(Condition Replace, false, false, $($row)*) };
 }
 
-/// What EKS's own agent does not report.
+/// An event that EKS's agent does not report.
 macro_rules! our_event {
     ($($row:tt)*) => { entry!(Event NoAction, false, true, $($row)*) };
 }
@@ -38,7 +38,7 @@ macro_rules! our_fault {
     ($($row:tt)*) => { entry!(Condition Replace, false, true, $($row)*) };
 }
 
-/// Every reason, sorted by name: it is searched by halves.
+/// Every reason, sorted by name for a binary search.
 pub static ENTRIES: &[ReasonEntry] = &[
     our_event!(
         "AgentSilent",

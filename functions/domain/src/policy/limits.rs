@@ -1,43 +1,43 @@
-//! EKS's `nodeRepairConfig`, field for field, and what its numbers mean.
+//! EKS's `nodeRepairConfig`: its fields, their validation, and how its limits are applied.
 
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 use crate::condition::{ConditionType, RepairAction};
 
-/// EKS's own block. Off by default, as in EKS.
+/// EKS's `nodeRepairConfig` block. Disabled by default, as in EKS.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "Wire", into = "Wire")]
 pub struct NodeRepairConfig {
     /// Whether this group is repaired at all.
     pub enabled: bool,
-    /// Above so many unhealthy nodes repair stops. Unset: EKS's own rule for groups of more than five nodes.
+    /// Repairs stop above this number of unhealthy nodes. None: EKS's rule, above 20 % of more than five nodes.
     pub max_unhealthy_node_threshold: Option<Limit>,
-    /// So many repairs at once; a percentage is one of the unhealthy nodes. Unset: no limit, as in EKS.
+    /// The maximum number of parallel repairs. A percentage is one of the unhealthy nodes. None: no limit, as in EKS.
     pub max_parallel_nodes_repaired: Option<Limit>,
-    /// What differs for a condition and reason.
+    /// Actions and grace periods for single reasons.
     pub overrides: Vec<Override>,
 }
 
-/// A number of nodes.
+/// A maximum number of nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// So many.
+    /// A number of nodes.
     Count(u32),
-    /// So many of a hundred.
+    /// A percentage of nodes, 1 to 100.
     Percentage(u32),
 }
 
-/// What differs for one condition and reason.
+/// The action and the grace period for one condition and reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Override {
     /// The condition's type.
     pub node_monitoring_condition: ConditionType,
-    /// The reason.
+    /// The reason, as in the catalogue.
     pub node_unhealthy_reason: String,
-    /// How long to wait.
+    /// The grace period.
     pub min_repair_wait_time: SignedDuration,
-    /// What to do then.
+    /// The repair action after it.
     pub repair_action: RepairAction,
 }
 
@@ -172,8 +172,8 @@ impl From<NodeRepairConfig> for Wire {
 }
 
 impl Limit {
-    /// How many nodes the limit allows, of so many. A percentage rounds down, but a limit of at least one
-    /// percent of at least one node lets one through: else a small pool could never be repaired.
+    /// How many of `nodes` the limit allows. A percentage rounds down, but allows at least one node if there is one:
+    /// otherwise a small group could never be repaired.
     pub fn of(self, nodes: usize) -> usize {
         match self {
             Self::Count(count) => count as usize,
@@ -181,7 +181,7 @@ impl Limit {
         }
     }
 
-    /// Whether `part` nodes of `whole` are more than the limit allows. Exact: no rounding in either direction.
+    /// Whether `part` nodes of `whole` are more than the limit allows. Percentages are compared without rounding.
     pub fn is_exceeded_by(self, part: usize, whole: usize) -> bool {
         match self {
             Self::Count(count) => part > count as usize,
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_eks_refuses_is_refused_with_the_fields_name() {
+    fn what_eks_refuses_is_refused_with_the_name_of_the_field() {
         for (json, expected) in [
             (
                 r#"{"maxUnhealthyNodeThresholdCount":1,"maxUnhealthyNodeThresholdPercentage":20}"#,
@@ -240,13 +240,13 @@ mod tests {
     }
 
     #[test]
-    fn a_block_of_eks_is_written_back_as_it_was() {
+    fn a_block_from_eks_is_serialized_as_it_was_read() {
         let json = r#"{"enabled":true,"maxUnhealthyNodeThresholdPercentage":40,"maxParallelNodesRepairedCount":2,"nodeRepairConfigOverrides":[{"nodeMonitoringCondition":"AcceleratedHardwareReady","nodeUnhealthyReason":"NvidiaXID64Error","minRepairWaitTimeMins":5,"repairAction":"Replace"}]}"#;
         assert_eq!(serde_json::to_string(&read(json).expect("valid")).expect("json"), json);
     }
 
     #[test]
-    fn thresholds_are_exact_and_small_pools_are_not_locked() {
+    fn thresholds_are_exact_and_a_small_group_can_be_repaired() {
         assert!(!Limit::Percentage(20).is_exceeded_by(6, 30));
         assert!(Limit::Percentage(20).is_exceeded_by(7, 30));
         assert_eq!(Limit::Percentage(10).of(3), 1);

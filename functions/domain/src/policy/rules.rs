@@ -1,4 +1,6 @@
-//! The rules that hold for one group, and what they say is done about a reason.
+//! The rules of the policy that apply to one group, and the remedy that they give for a reason.
+//!
+//! The first matching group rule applies. Each field that it leaves out has the policy's value.
 
 use std::collections::BTreeMap;
 
@@ -12,22 +14,23 @@ use crate::{
 };
 
 impl Policy {
-    /// The rules that hold for a group.
+    /// The rules that apply to a group, by its name and tags.
     pub fn rules_for(&self, name: &GroupName, tags: &BTreeMap<String, String>) -> Rules<'_> {
         let rule = self.groups.iter().find(|rule| rule.matches(name, tags));
         self.rules(rule)
     }
 
-    /// The rules of groups that no rule names.
+    /// The rules of groups that no group rule matches.
     pub fn default_rules(&self) -> Rules<'_> {
         self.rules(None)
     }
 
-    /// The rules that a node of an unknown group may fall under: one set for all groups that are cured like most.
+    /// All rules that can apply to a node whose group is unknown. Group rules with the default remedies are left out,
+    /// because they give the same result.
     pub fn all_rules(&self) -> impl Iterator<Item = Rules<'_>> {
         let default = self.rules(None);
         let groups = self.groups.iter().map(|rule| self.rules(Some(rule)));
-        groups.filter(move |rules| !rules.cure_like(&default)).chain([default])
+        groups.filter(move |rules| !rules.has_same_remedies(&default)).chain([default])
     }
 
     fn rules<'p>(&'p self, rule: Option<&'p GroupRule>) -> Rules<'p> {
@@ -55,16 +58,16 @@ impl GroupRule {
     }
 }
 
-/// `*` stands for any run of characters.
+/// Whether the text matches the pattern, in which `*` matches any characters.
 fn wildcard(pattern: &str, text: &str) -> bool {
-    let Some((first, rest)) = pattern.split_once('*') else {
+    let Some((first, remainder)) = pattern.split_once('*') else {
         return pattern == text;
     };
     let Some(mut text) = text.strip_prefix(first) else {
         return false;
     };
-    let Some((middle, last)) = rest.rsplit_once('*') else {
-        return text.ends_with(rest);
+    let Some((middle, last)) = remainder.rsplit_once('*') else {
+        return text.ends_with(remainder);
     };
     for part in middle.split('*') {
         let Some(at) = text.find(part) else { return false };
@@ -73,12 +76,12 @@ fn wildcard(pattern: &str, text: &str) -> bool {
     text.ends_with(last)
 }
 
-/// The rules that hold for one group.
+/// The rules that apply to one group.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<'p> {
     /// Whether calls are made.
     pub mode: Mode,
-    /// EKS's own block.
+    /// EKS's `nodeRepairConfig`.
     pub node_repair_config: &'p NodeRepairConfig,
     grace: &'p Grace,
     /// When calls may be made.
@@ -86,37 +89,36 @@ pub struct Rules<'p> {
 }
 
 impl Rules<'_> {
-    /// How long to wait, and what to do then, for a reason under a condition.
-    /// None: it is never repaired.
+    /// The action and the grace period for a reason of a condition. None: it is never repaired.
     pub fn remedy(&self, condition: &ConditionType, reason: &str) -> Option<Remedy> {
         if let Some(found) = self.node_repair_config.override_for(condition, reason) {
             return Remedy::of(found.repair_action, found.min_repair_wait_time);
         }
         let grace = self.grace_for(condition, reason)?;
-        // A reason that the catalogue doesn't know, under a condition that it does: the user's own rules and
-        // third parties. The condition's default holds.
+        // A reason that is not in the catalogue, of a condition that is, comes from the user's own rules or from third
+        // parties. The condition's default applies.
         let action = catalogue::lookup(reason).map_or(RepairAction::Replace, |found| found.action);
         Remedy::of(action, grace)
     }
 
-    /// Whether every remedy is the same.
-    fn cure_like(&self, other: &Self) -> bool {
+    /// Whether every reason has the same remedy under both.
+    fn has_same_remedies(&self, other: &Self) -> bool {
         self.node_repair_config.overrides == other.node_repair_config.overrides && self.grace == other.grace
     }
 
-    /// How long a condition must have been bad, whatever is done then.
+    /// The grace period of a reason, whatever its action. None: the condition is never repaired.
     pub fn grace_for(&self, condition: &ConditionType, reason: &str) -> Option<SignedDuration> {
         let ours = self.grace.reasons.get(reason).or_else(|| self.grace.conditions.get(condition));
         ours.copied().or_else(|| catalogue::default_grace(condition))
     }
 }
 
-/// What is done about a reason, and after how long.
+/// The repair action for a reason, and its grace period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Remedy {
     /// Reboot or Replace.
     pub action: RepairAction,
-    /// How long its condition must have been bad.
+    /// How long its condition must be bad first.
     pub grace: SignedDuration,
 }
 
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_group_rule_that_matches_holds() {
+    fn the_first_group_rule_that_matches_applies() {
         let policy: Policy = serde_json::from_str(
             r#"{"mode":"repair","groups":[{"name":"gpu-*","mode":"observe"},{"tags":{"team":"*data*"},"nodeRepairConfig":{"enabled":true}}]}"#,
         )
@@ -148,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_unknown_group_only_rules_with_remedies_of_their_own_are_tried() {
+    fn for_an_unknown_group_only_rules_with_different_remedies_are_tried() {
         let policy: Policy = serde_json::from_str(
             r#"{"groups":[{"name":"a","mode":"repair"},{"name":"b","nodeRepairConfig":{"enabled":true}},{"name":"c","grace":{"conditions":{"Ready":"3m"}}},{"name":"d","nodeRepairConfig":{"nodeRepairConfigOverrides":[{"nodeMonitoringCondition":"Ready","nodeUnhealthyReason":"A","minRepairWaitTimeMins":1,"repairAction":"Reboot"}]}}]}"#,
         )
@@ -159,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_looked_up_from_the_most_exact_to_the_least() {
+    fn the_most_specific_grace_period_applies() {
         let policy: Policy = serde_json::from_str(
             r#"{"nodeRepairConfig":{"nodeRepairConfigOverrides":[{"nodeMonitoringCondition":"Ready","nodeUnhealthyReason":"A","minRepairWaitTimeMins":1,"repairAction":"Reboot"},{"nodeMonitoringCondition":"Ready","nodeUnhealthyReason":"Never","minRepairWaitTimeMins":1,"repairAction":"NoAction"}]},"grace":{"conditions":{"Ready":"3m"},"reasons":{"A":"9m","B":"2m"}}}"#,
         )
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn wildcards_match_any_run() {
+    fn wildcards_match_any_characters() {
         for (pattern, text, expected) in [
             ("a", "a", true),
             ("a", "ab", false),

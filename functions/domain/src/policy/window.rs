@@ -1,4 +1,4 @@
-//! Maintenance windows: hours of a day, on some days, in a place's own time.
+//! Maintenance windows: hours of the day, on some days, in a time zone.
 
 use jiff::{
     Timestamp, ToSpan, ZonedDateTime,
@@ -7,7 +7,7 @@ use jiff::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Hours of a day. An end at or before the start lies on the next day.
+/// A daily or weekly maintenance window. An end at or before the start is on the next day.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Wire", into = "Wire")]
 pub struct MaintenanceWindow {
@@ -93,7 +93,7 @@ impl MaintenanceWindow {
             .any(|(opens, closes)| (opens..closes).contains(&now))
     }
 
-    /// When it opens next, if it is shut.
+    /// When it opens next, at `now` or later. None if it does not open within eight days.
     pub fn next_opening(&self, now: Timestamp) -> Option<Timestamp> {
         let local = now.to_zoned_datetime(self.time_zone.clone());
         (0..=8)
@@ -102,21 +102,21 @@ impl MaintenanceWindow {
             .find(|opens| *opens >= now)
     }
 
-    /// When the window of the day so many days from `local` opens and closes; none if it is not open that day.
+    /// When the window that starts `days` days from `local` opens and closes. None if none starts on that day.
     fn opening(&self, local: &ZonedDateTime, days: i64) -> Option<(Timestamp, Timestamp)> {
         let day = local.date().checked_add(days.days()).ok()?;
         if !self.days.is_empty() && !self.days.contains(&day.weekday()) {
             return None;
         }
         let last_day = if self.end <= self.start { day.tomorrow().ok()? } else { day };
-        let instant = |day: jiff::civil::Date, time: Time| {
+        let timestamp = |day: jiff::civil::Date, time: Time| {
             day.to_datetime(time).to_zoned_datetime(self.time_zone.clone()).map(|at| at.timestamp()).ok()
         };
-        Some((instant(day, self.start)?, instant(last_day, self.end)?))
+        Some((timestamp(day, self.start)?, timestamp(last_day, self.end)?))
     }
 }
 
-/// The next instant at which any of the windows opens.
+/// When the first of the windows opens, at `now` or later.
 pub fn next_opening(windows: &[MaintenanceWindow], now: Timestamp) -> Option<Timestamp> {
     windows.iter().filter_map(|window| window.next_opening(now)).min()
 }
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_cannot_be_is_refused_by_field() {
+    fn an_invalid_window_is_refused_with_the_name_of_the_field() {
         for (json, expected) in [
             (r#"{"start":"25:00","end":"04:00"}"#, "start: \"25:00\""),
             (r#"{"start":"22:00","end":"4"}"#, "end: \"4\""),

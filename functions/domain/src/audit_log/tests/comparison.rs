@@ -1,11 +1,11 @@
-//! What differs between our record and CloudTrail's, and what does not.
+//! Which differences between our record and CloudTrail's event count.
 
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::*;
 
-/// A top-level member's text, byte for byte but for white space between tokens.
+/// The text of a top-level field, without white space between tokens.
 fn raw(json: &str, field: &str) -> String {
     let (mut compact, mut in_string, mut escaped) = (String::new(), false, false);
     for c in json.chars() {
@@ -42,7 +42,7 @@ fn shared_leaves(ours: &Value, theirs: &Value) -> Vec<(String, String)> {
                     visit(our_value, their_value, &path, &format!("{pointer}/{index}"), leaves);
                 }
             }
-            // Of a failed call, what CloudTrail nulls.
+            // CloudTrail has null here for a failed call.
             (_, Value::Null) => {}
             _ => leaves.push((path.to_owned(), pointer.to_owned())),
         }
@@ -68,7 +68,7 @@ fn changed(field: &str, value: &Value) -> Value {
 }
 
 #[test]
-fn our_record_of_a_real_replacement_is_cloudtrails_to_the_letter() {
+fn our_record_of_a_real_replacement_has_the_same_text_as_cloudtrails_event() {
     let line = golden().to_json_line();
     for field in ["requestParameters", "responseElements"] {
         assert_eq!(raw(&line, field), raw(&text(REAL), field));
@@ -89,11 +89,11 @@ fn our_record_of_a_real_replacement_is_cloudtrails_to_the_letter() {
         assert_eq!(raw(&line, field), raw(&text(REAL), field), "{field}");
     }
     assert_eq!(compare(&golden(), &event(REAL)), []);
-    assert_eq!(Verdict::of(&golden(), &event(REAL)), Verdict::Confirmed);
+    assert_eq!(ComparisonOutcome::of(&golden(), &event(REAL)), ComparisonOutcome::Confirmed);
 }
 
 #[test]
-fn a_record_has_all_that_every_cloudtrail_event_has_but_the_address() {
+fn a_record_has_every_field_of_a_cloudtrail_event_but_the_address() {
     let record: Value = serde_json::from_str(&golden().to_json_line()).expect("JSON");
     let real = value(REAL);
     let missing: Vec<_> = real
@@ -106,20 +106,20 @@ fn a_record_has_all_that_every_cloudtrail_event_has_but_the_address() {
 }
 
 #[test]
-fn records_of_one_call_agree_whatever_its_answer() {
+fn record_and_event_of_the_same_call_match_whatever_its_answer() {
     for (name, record) in pairs() {
         assert_eq!(compare(&record, &event(name)), [], "{name}");
-        assert_eq!(Verdict::of(&record, &event(name)), Verdict::Confirmed, "{name}");
+        assert_eq!(ComparisonOutcome::of(&record, &event(name)), ComparisonOutcome::Confirmed, "{name}");
     }
 }
 
 #[test]
-fn a_change_of_any_shared_field_is_named() {
+fn a_difference_in_any_shared_field_is_found() {
     for (name, record) in pairs() {
         let theirs = value(name);
         let ours = serde_json::to_value(&record).expect("JSON");
         let leaves = shared_leaves(&ours, &theirs);
-        // 10 of the envelope, 4 of the identity, 2 of the request, 8 of the answer: none is left out unseen.
+        // 10 of the envelope, 4 of the identity, 2 of the request, 8 of the answer.
         assert!(name != REAL || leaves.len() == 24, "{leaves:?}");
         for (field, pointer) in leaves {
             let mut theirs = theirs.clone();
@@ -135,7 +135,7 @@ fn a_change_of_any_shared_field_is_named() {
 }
 
 #[test]
-fn what_is_never_compared_never_differs() {
+fn fields_that_are_never_compared_never_differ() {
     let mut theirs = value(REAL);
     theirs["eventID"] = json!("another");
     theirs["eventVersion"] = json!("1.99");
@@ -149,7 +149,7 @@ fn what_is_never_compared_never_differs() {
 }
 
 #[test]
-fn a_success_that_cloudtrail_calls_a_failure_differs_and_the_other_way_round() {
+fn a_success_differs_from_a_failure_and_the_other_way_round() {
     let mut record = golden();
     let mut theirs = event(REAL);
     theirs.error_code = Some("AccessDenied".to_owned());
@@ -168,7 +168,7 @@ fn a_success_that_cloudtrail_calls_a_failure_differs_and_the_other_way_round() {
 }
 
 #[test]
-fn an_answer_that_cloudtrail_says_was_empty_differs() {
+fn an_answer_differs_from_an_empty_one() {
     let mut theirs = event(REAL);
     theirs.response_elements = Value::Null;
     let fields: Vec<_> = compare(&golden(), &theirs).into_iter().map(|difference| difference.field).collect();
@@ -186,17 +186,17 @@ fn a_list_of_another_length_differs_as_a_whole() {
 }
 
 #[test]
-fn a_call_may_be_handled_a_minute_after_it_was_sent_and_hardly_before() {
+fn the_event_time_can_be_a_minute_later_and_two_seconds_earlier() {
     let record = golden();
-    for (seconds, agrees) in [(-3, false), (-2, true), (0, true), (60, true), (61, false)] {
+    for (seconds, matches) in [(-3, false), (-2, true), (0, true), (60, true), (61, false)] {
         let mut theirs = event(REAL);
         theirs.event_time = record.event_time + SignedDuration::from_secs(seconds);
-        assert_eq!(compare(&record, &theirs).is_empty(), agrees, "{seconds}");
+        assert_eq!(compare(&record, &theirs).is_empty(), matches, "{seconds}");
     }
 }
 
 #[test]
-fn another_session_of_our_role_is_still_us_and_another_role_is_not() {
+fn another_session_of_our_role_matches_and_another_role_does_not() {
     let record = golden();
     let mut theirs = event(REAL);
     theirs.user_identity.arn =
@@ -208,7 +208,7 @@ fn another_session_of_our_role_is_still_us_and_another_role_is_not() {
 }
 
 #[test]
-fn errors_that_are_the_same_in_another_spelling_agree() {
+fn the_same_error_code_in_another_spelling_matches() {
     for (ours_code, theirs_code, same) in [
         ("Throttling", "ThrottlingException", true),
         ("ValidationError", "ValidationException", true),
@@ -227,7 +227,7 @@ fn errors_that_are_the_same_in_another_spelling_agree() {
 }
 
 #[test]
-fn a_message_that_cloudtrail_cut_is_the_same_message() {
+fn a_truncated_error_message_matches() {
     let long = "User is not authorized. ".repeat(100);
     let record = ours(DENIED, failed("AccessDenied", &long));
     let mut theirs = event(DENIED);
@@ -238,7 +238,7 @@ fn a_message_that_cloudtrail_cut_is_the_same_message() {
 }
 
 #[test]
-fn a_failed_call_keeps_what_was_asked_for() {
+fn the_record_of_a_failed_call_has_its_parameters() {
     let line = ours(THROTTLED, failed("Throttling", "Rate exceeded")).to_json_line();
     let record: Value = serde_json::from_str(&line).expect("JSON");
     assert_eq!(record["requestParameters"]["instanceId"], "i-08736224042c4ee75");
@@ -250,19 +250,22 @@ fn a_failed_call_keeps_what_was_asked_for() {
 fn another_request_id_is_another_call() {
     let mut theirs = event(REAL);
     theirs.request_id = Some("another".to_owned());
-    assert_eq!(Verdict::of(&golden(), &theirs), Verdict::AnotherCall);
+    assert_eq!(ComparisonOutcome::of(&golden(), &theirs), ComparisonOutcome::AnotherCall);
     theirs.request_id = None;
-    assert_eq!(Verdict::of(&golden(), &theirs), Verdict::AnotherCall);
+    assert_eq!(ComparisonOutcome::of(&golden(), &theirs), ComparisonOutcome::AnotherCall);
 }
 
 #[test]
-fn a_lost_answer_is_found_by_who_what_and_when() {
-    let lost = || CallOutcome::Unanswered { why: "timed out after 10 s".to_owned() };
-    let record = ours(REAL, lost());
-    assert_eq!(record.error_code, None, "we do not know that it failed");
-    assert_eq!(Verdict::of(&record, &event(REAL)), Verdict::Confirmed);
-    // Nor do we know that it worked.
-    assert_eq!(Verdict::of(&ours(NOT_FOUND, lost()), &event(NOT_FOUND)), Verdict::Confirmed);
+fn a_call_without_an_answer_is_matched_by_principal_name_instance_and_time() {
+    let unanswered = || CallOutcome::Unanswered { why: "timed out after 10 s".to_owned() };
+    let record = ours(REAL, unanswered());
+    assert_eq!(record.error_code, None, "it is unknown whether it failed");
+    assert_eq!(ComparisonOutcome::of(&record, &event(REAL)), ComparisonOutcome::Confirmed);
+    // It is also unknown whether it succeeded.
+    assert_eq!(
+        ComparisonOutcome::of(&ours(NOT_FOUND, unanswered()), &event(NOT_FOUND)),
+        ComparisonOutcome::Confirmed
+    );
 
     let real = event(REAL);
     for other in [
@@ -271,6 +274,6 @@ fn a_lost_answer_is_found_by_who_what_and_when() {
         CloudTrailEvent { user_identity: UserIdentity::default(), ..real.clone() },
         CloudTrailEvent { request_parameters: json!({"instanceId": "i-08736224042c4ee75"}), ..real },
     ] {
-        assert_eq!(Verdict::of(&record, &other), Verdict::AnotherCall, "{other:?}");
+        assert_eq!(ComparisonOutcome::of(&record, &other), ComparisonOutcome::AnotherCall, "{other:?}");
     }
 }

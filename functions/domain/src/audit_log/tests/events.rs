@@ -1,4 +1,4 @@
-//! What is read of CloudTrail's events, and what is refused.
+//! Parsing of CloudTrail events: what is read, and what is refused.
 
 use std::fs;
 
@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 use super::*;
 
 #[test]
-fn every_known_event_is_read_and_survives_being_kept() {
+fn every_fixture_is_parsed_and_is_the_same_after_storing_it() {
     let mut count = 0;
-    for folder in ["real", "docs", "constructed"] {
-        for entry in fs::read_dir(fixtures().join(folder)).expect("the folder") {
-            let name = format!("{folder}/{}", entry.expect("an entry").file_name().to_string_lossy());
+    for directory in ["real", "docs", "constructed"] {
+        for entry in fs::read_dir(fixtures().join(directory)).expect("the directory") {
+            let name = format!("{directory}/{}", entry.expect("an entry").file_name().to_string_lossy());
             if name.ends_with("eventbridge-envelope.json") {
                 continue;
             }
@@ -28,9 +28,9 @@ fn every_known_event_is_read_and_survives_being_kept() {
 }
 
 #[test]
-fn a_number_that_is_kept_is_the_same_number() {
+fn a_number_is_the_same_after_storing_it() {
     let mut event = event(OURS);
-    // Read with less than all of its digits, it is another one each time that it is written.
+    // Parsed with fewer digits, it would change each time that it is written.
     let long = format!("15273{}.208", "3".repeat(66));
     event.request_parameters = serde_json::from_str(&format!(r#"{{"at":{long}}}"#)).expect("JSON");
     let kept = serde_json::to_string(&event).expect("JSON");
@@ -38,14 +38,14 @@ fn a_number_that_is_kept_is_the_same_number() {
 }
 
 #[test]
-fn eventbridge_carries_the_event_as_its_detail() {
+fn the_detail_of_an_eventbridge_event_is_the_cloudtrail_event() {
     let mut envelope = value("constructed/eventbridge-envelope.json");
     let event_inside = CloudTrailEvent::try_from(envelope["detail"].take()).expect("an event");
     assert_eq!(event_inside, event(OURS));
 }
 
 #[test]
-fn the_caller_is_named_as_people_do() {
+fn the_caller_has_a_readable_name() {
     for (name, who) in [
         (REAL, "EKS node auto repair or node group update (AWSServiceRoleForAmazonEKSNodegroup)"),
         (
@@ -63,15 +63,15 @@ fn the_caller_is_named_as_people_do() {
     ] {
         assert_eq!(event(name).who(), who, "{name}");
     }
-    let mut nobody = event(REAL);
-    nobody.user_identity = UserIdentity::default();
-    assert_eq!(nobody.who(), "somebody unknown");
-    nobody.user_identity.user_name = Some("a\u{1b}[31m\n".repeat(1_000));
-    assert!(nobody.who().chars().count() <= 200 && !nobody.who().contains('\u{1b}'));
+    let mut unknown = event(REAL);
+    unknown.user_identity = UserIdentity::default();
+    assert_eq!(unknown.who(), "an unknown caller");
+    unknown.user_identity.user_name = Some("a\u{1b}[31m\n".repeat(1_000));
+    assert!(unknown.who().chars().count() <= 200 && !unknown.who().contains('\u{1b}'));
 }
 
 #[test]
-fn the_instances_of_a_call_are_found_wherever_cloudtrail_names_them() {
+fn the_instances_of_a_call_are_found_in_its_parameters_and_in_its_answer() {
     let ids =
         |event: &CloudTrailEvent| event.instance_ids().iter().map(ToString::to_string).collect::<Vec<_>>();
     for (name, expected, termination) in [
@@ -79,16 +79,16 @@ fn the_instances_of_a_call_are_found_wherever_cloudtrail_names_them() {
         ("real/ec2-TerminateInstances.json", &["i-0dbc91f429e48eeed"], true),
         (REBOOT, &["i-08736224042c4ee75"], false),
         (THROTTLED, &[], true),
-        // It names an instance, as its parameter, but nothing is done to that.
+        // The parameters have an instance, but the call does not change it.
         ("real/ec2-instance-role-ec2RoleDelivery.json", &[], false),
     ] {
         let mut event = event(name);
         assert_eq!(ids(&event), expected, "{name}");
         assert_eq!(event.is_termination(), termination, "{name}");
-        // The answer names them too, except a reboot's.
+        // The answer has them too, except that of a reboot.
         event.request_parameters = Value::Null;
         assert_eq!(ids(&event), if name == REBOOT { &[] } else { expected }, "{name}");
-        // An odd shape is no instance, and no panic.
+        // Parameters of another form have no instance, and cause no panic.
         event.request_parameters = json!({"instanceId": 5, "instancesSet": [{"items": "x"}]});
         event.response_elements = json!(["activity"]);
         assert_eq!(ids(&event), [""; 0], "{name}");
@@ -97,7 +97,7 @@ fn the_instances_of_a_call_are_found_wherever_cloudtrail_names_them() {
 }
 
 #[test]
-fn only_the_major_version_is_insisted_upon() {
+fn only_the_major_version_must_match() {
     for (version, known) in [
         ("1.05", true),
         ("1.11", true),
@@ -111,7 +111,7 @@ fn only_the_major_version_is_insisted_upon() {
     ] {
         let mut event = value(REAL);
         event["eventVersion"] = json!(version);
-        event["ofTheFuture"] = json!({"a": [1]});
+        event["fieldOfALaterVersion"] = json!({"a": [1]});
         let read = CloudTrailEvent::read(&event.to_string());
         assert_eq!(read.is_ok(), known, "{version}");
         if let Err(error) = read {
@@ -121,7 +121,7 @@ fn only_the_major_version_is_insisted_upon() {
 }
 
 #[test]
-fn what_is_too_long_or_no_event_is_refused() {
+fn text_that_is_too_long_or_not_an_event_is_refused() {
     let long = " ".repeat(MAX_EVENT_BYTES + 1);
     assert!(matches!(CloudTrailEvent::read(&long), Err(AuditLogError::TooLong { .. })));
     assert!(matches!(Record::read(&" ".repeat(MAX_RECORD_BYTES + 1)), Err(AuditLogError::TooLong { .. })));
@@ -129,7 +129,7 @@ fn what_is_too_long_or_no_event_is_refused() {
         assert!(matches!(CloudTrailEvent::read(text), Err(AuditLogError::Malformed(_))));
         assert!(Record::read(text).is_err());
     }
-    // Without userIdentity, or with null for it, an event is still one.
+    // An event without userIdentity, or with null for it, is valid.
     let mut event = value(REAL);
     event["userIdentity"] = Value::Null;
     assert_eq!(
@@ -171,29 +171,29 @@ fn any_json() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn no_text_makes_reading_panic(text in "\\PC*") {
+    fn no_text_makes_parsing_panic(text in "\\PC*") {
         let _ = CloudTrailEvent::read(&text);
         let _ = Record::read(&text);
         let _ = verify_chain([&text]);
     }
 
     #[test]
-    fn no_cut_event_makes_reading_panic(length in 0_usize..2_077) {
+    fn no_truncated_event_makes_parsing_panic(length in 0_usize..2_077) {
         let _ = CloudTrailEvent::read(&text(REAL)[..length]);
     }
 
     #[test]
-    fn no_strange_field_makes_anything_panic(
+    fn no_value_of_a_field_makes_anything_panic(
         field in prop::sample::select(vec![
             "userIdentity", "eventTime", "eventName", "requestParameters", "responseElements", "requestID",
             "errorCode", "errorMessage", "eventVersion", "readOnly",
         ]),
-        strange in any_json(),
+        any_value in any_json(),
     ) {
         let mut theirs = value(REAL);
-        theirs[field] = strange;
+        theirs[field] = any_value;
         if let Ok(theirs) = CloudTrailEvent::read(&theirs.to_string()) {
-            let _ = (theirs.who(), theirs.instance_ids(), Verdict::of(&golden(), &theirs));
+            let _ = (theirs.who(), theirs.instance_ids(), ComparisonOutcome::of(&golden(), &theirs));
             let kept = serde_json::to_string(&theirs).expect("JSON");
             prop_assert_eq!(CloudTrailEvent::read(&kept).expect("an event"), theirs);
         }

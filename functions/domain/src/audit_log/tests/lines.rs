@@ -1,11 +1,11 @@
-//! What a line of the trail holds, and what the chain of lines proves.
+//! The format of a line of the audit log, and what the chain of lines shows.
 
 use serde_json::{Value, json};
 
 use super::*;
 
 #[test]
-fn nobody_takes_a_step_for_an_aws_call() {
+fn a_step_cannot_be_mistaken_for_an_aws_call() {
     let call = ApiCall::RebootInstances {
         instance_id: InstanceId::new("i-0ab76e62066c9730c").expect("an instance id"),
     };
@@ -18,11 +18,11 @@ fn nobody_takes_a_step_for_an_aws_call() {
     assert_eq!(line["responseElements"]["eventName"], "RebootInstances");
     assert_eq!(line["nodemend"]["step"], "observed");
     assert_eq!(line["nodemend"]["at"], "2024-12-28T14:06:12.500Z");
-    assert_eq!(Verdict::of(&record, &event(REAL)), Verdict::AnotherCall);
+    assert_eq!(ComparisonOutcome::of(&record, &event(REAL)), ComparisonOutcome::AnotherCall);
 }
 
 #[test]
-fn a_line_is_read_back_as_the_record_that_wrote_it() {
+fn a_record_that_is_written_and_read_is_the_same() {
     let steps = [
         step(RecordStep::Claimed, Value::Null, Chain::start()),
         step(RecordStep::Closed, json!({"activity": {"activityId": "x"}, "_return": 1}), Chain::start()),
@@ -61,13 +61,13 @@ fn a_chain_starts_at_genesis_and_ends_at_the_last_lines_hash() {
     assert_eq!(head.sha256(), sha256(&lines[3]));
     assert_eq!(head.sequence(), 4);
     assert!(lines[0].contains(&format!(r#""previousSha256":"{GENESIS}""#)));
-    // The published vector, so that another tool can verify the chain too.
+    // The test vector of FIPS 180-2, so that other tools can verify the chain.
     assert_eq!(sha256("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     assert_eq!(verify_chain(Vec::<String>::new()), Ok(Chain::start()));
 }
 
 #[test]
-fn no_byte_of_a_chain_can_be_altered() {
+fn an_altered_byte_breaks_the_chain() {
     let (lines, head) = chain();
     for number in 0..lines.len() {
         for index in 0..lines[number].len() {
@@ -76,7 +76,7 @@ fn no_byte_of_a_chain_can_be_altered() {
             bytes[index] = if bytes[index] == b'0' { b'1' } else { b'0' };
             altered[number] = String::from_utf8(bytes).expect("ASCII");
             match verify_chain(&altered) {
-                // Only the last line's alteration needs the head to show.
+                // An alteration of the last line shows only by comparison with the stored end.
                 Ok(end) => assert!(number == lines.len() - 1 && end != head, "{number} {index}"),
                 Err(broken) => {
                     assert!((number as u64 + 1..=number as u64 + 2).contains(&broken.sequence), "{broken}");
@@ -87,7 +87,7 @@ fn no_byte_of_a_chain_can_be_altered() {
 }
 
 #[test]
-fn no_record_of_a_chain_can_be_removed_swapped_repeated_or_foreign() {
+fn a_removed_swapped_repeated_or_foreign_record_breaks_the_chain() {
     let (lines, head) = chain();
     for number in 0..lines.len() {
         let mut removed = lines.clone();
@@ -105,18 +105,18 @@ fn no_record_of_a_chain_can_be_removed_swapped_repeated_or_foreign() {
         repeated.insert(number, lines[number].clone());
         assert_eq!(verify_chain(&repeated).expect_err("broken").sequence, number as u64 + 2);
     }
-    // A record of another case, written after ours and correctly linked.
-    let mut stranger = step(RecordStep::Closed, Value::Null, head);
-    "another".clone_into(&mut stranger.nodemend.case);
+    // A record of another instance, correctly linked.
+    let mut foreign_record = step(RecordStep::Closed, Value::Null, head);
+    "another".clone_into(&mut foreign_record.nodemend.case);
     let mut foreign = lines;
-    foreign.push(stranger.to_json_line());
+    foreign.push(foreign_record.to_json_line());
     let broken = verify_chain(&foreign).expect_err("broken");
     assert_eq!(broken.sequence, 5);
-    assert_eq!(broken.to_string(), "the trail is broken at record 5: it belongs to another case");
+    assert_eq!(broken.to_string(), "the audit log is broken at record 5: it belongs to another instance");
 }
 
 #[test]
-fn the_next_case_of_an_instance_goes_on_in_its_chain() {
+fn the_next_repair_of_an_instance_continues_its_chain() {
     let (mut lines, head) = chain();
     let mut next = step(RecordStep::Claimed, Value::Null, head);
     let instance = next.nodemend.case.split('#').next().unwrap_or_default().to_owned();

@@ -1,4 +1,4 @@
-//! The state machine as a table: what the tests hold the code to, and what `docs/deciding.md` draws.
+//! The state machine as a table: the tests compare the code with it, and `docs/deciding.md` draws it.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use crate::case::CaseState::{
 /// One kind of step from one state to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transition {
-    /// The method, or what happens by itself.
+    /// The method of `Case`, or what happens as time passes or reports arrive.
     pub name: &'static str,
     /// The states that allow it.
     pub from: &'static [CaseState],
@@ -42,7 +42,7 @@ pub const TRANSITIONS: [Transition; 13] = [
     ),
 ];
 
-/// The state diagram, in Mermaid's syntax. The instance can go from every state; that is drawn once.
+/// The state diagram, in Mermaid's syntax. The instance can disappear in every state; that is drawn once.
 pub fn mermaid() -> String {
     let mut diagram = "stateDiagram-v2\n    [*] --> healthy\n".to_owned();
     for transition in TRANSITIONS {

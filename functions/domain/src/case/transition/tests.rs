@@ -1,14 +1,14 @@
-//! Each transition is tried in each state: what [`TRANSITIONS`] lists happens, and nothing else does.
+//! Each transition is tried in each state: it succeeds where [`TRANSITIONS`] lists it, and is refused elsewhere.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::*;
 use crate::{
-    audit_log::Activity,
+    audit_log::{Activity, CallOutcome},
     case::CaseState::{self, Acting, Claimed, Closed, Confirming, Due, Healthy, Rebooting, Suspect},
     ident::{ClusterName, GroupName, InstanceId, NodeName},
-    observation::{Observation, ObservedCondition, StatusWriter, What},
+    observation::{Observation, ObservedCondition, Removed, StatusWriter, What},
 };
 
 const STATES: [CaseState; 9] =
@@ -18,7 +18,7 @@ fn at(minute: i64) -> Timestamp {
     Timestamp::from_second(1_790_000_000 + minute * 60).expect("a time")
 }
 
-/// The transitions are tried at this time: 31 minutes after the fault began, unless the state asks for less.
+/// When the transitions are tried: 31 minutes after the fault began, or earlier for a state before the deadline.
 fn now(state: CaseState) -> Timestamp {
     if state == Suspect { at(10) } else { at(31) }
 }
@@ -37,7 +37,7 @@ fn group() -> GroupState {
     GroupState::new(ClusterName::new("prod").expect("a name"), GroupName::new("workers").expect("a name"))
 }
 
-/// A case in a state, and its group, as the transitions themselves lead there.
+/// A case in a state, and its group. The transitions themselves lead there.
 struct Fixture {
     case: Case,
     group: GroupState,
@@ -54,6 +54,7 @@ impl Fixture {
         let observation = Observation {
             at: at(0),
             node: NodeName::new("ip-10-0-0-1.ec2.internal").expect("a name"),
+            uid: None,
             instance_id: None,
             zone: None,
             boot_id: None,
@@ -65,12 +66,13 @@ impl Fixture {
                     reason: "KubeletNotReady".to_owned(),
                     message: String::new(),
                 }],
+                removed: Removed::default(),
             },
         };
         let mut bad = case.clone();
-        let _ = bad.apply_observation(&observation, &policy);
+        let _ = bad.apply_observation(&observation, observation.at, &policy);
         let faults = bad.faults(&policy.default_rules(), &policy, now(state));
-        // Where nothing is due yet, what asks for a repair is not due either.
+        // In a state before the deadline, the fault of the repair is not due either.
         let deadline = if matches!(state, Healthy | Suspect) { Some(at(60)) } else { faults[0].deadline };
         let fault = Fault { action, deadline, ..faults[0].clone() };
         if state != Healthy {
@@ -110,9 +112,12 @@ impl Fixture {
                 let blocks =
                     [Block { guard: Guard::Held, sentence: "alice holds it".to_owned(), until: None }];
                 let blocked = BlockedRepair { fault, action: fault.action, blocks: &blocks, until: at(32) };
-                case.block(blocked, &ctx)?
+                case.block(Some(group), blocked, &ctx)?
             }
-            "claim" => case.claim(group, fault, fault.action, &ctx)?,
+            "claim" => {
+                let claim = Claim { fault, action: fault.action, verification: None };
+                case.claim(group, claim, &ctx)?
+            }
             "begin call" => {
                 let _ = case.begin_call(&ctx)?;
                 return Ok(());
@@ -128,7 +133,7 @@ impl Fixture {
             "close (the instance is gone)" => case.close(Some(group), &gone, &ctx)?,
             other => panic!("{other} is no transition"),
         };
-        // Records and events name the case that they are of.
+        // Records and events have the id of their case.
         let id = |case: &str| case.starts_with("i-00000000000000001#");
         assert!(effects.records.iter().all(|record| id(&record.case)));
         assert!(effects.events.iter().all(|event| id(&event.case)));
@@ -160,12 +165,12 @@ fn answer(case: &Case, action: RepairAction) -> CallMade {
     }
 }
 
-/// The transitions that are methods; the first three of the table happen as time passes or reports arrive.
+/// The transitions that are methods. The first three of the table happen as time passes or reports arrive.
 fn methods() -> impl Iterator<Item = Transition> {
     TRANSITIONS.into_iter().skip(3)
 }
 
-/// The action of the repair in a state: a reboot only where the state is one that only a reboot leads to.
+/// The actions whose repair can be in a state.
 fn actions(state: CaseState) -> &'static [RepairAction] {
     match state {
         Rebooting => &[RepairAction::Reboot],
@@ -174,7 +179,7 @@ fn actions(state: CaseState) -> &'static [RepairAction] {
     }
 }
 
-/// A state as each way leads to it: what is blocked holds a slot, or does not yet.
+/// One fixture for each way into a state: a blocked case holds a slot, or does not yet.
 fn fixtures(state: CaseState, action: RepairAction) -> Vec<Fixture> {
     let mut fixtures = vec![Fixture::in_state(state, action)];
     if state == CaseState::Blocked {
@@ -205,8 +210,8 @@ fn each_state_allows_the_transitions_of_the_table_and_no_other() {
                         }
                         Ok(()) if listed => {
                             // A node that is still bad is due again once its repair is over.
-                            let back = if after == Due { Healthy } else { after };
-                            assert!(transition.to.contains(&back), "{what} leads to {}", after.as_str());
+                            let reached = if after == Due { Healthy } else { after };
+                            assert!(transition.to.contains(&reached), "{what} leads to {}", after.as_str());
                             allowed = true;
                         }
                         Ok(()) => assert_eq!(after, state, "{what} is not in the table"),
@@ -219,7 +224,7 @@ fn each_state_allows_the_transitions_of_the_table_and_no_other() {
 }
 
 #[test]
-fn a_slot_is_held_from_the_claim_to_the_end_of_the_repair_and_no_longer() {
+fn a_slot_is_held_from_the_claim_to_the_end_of_the_repair() {
     for state in STATES {
         let fixture = Fixture::in_state(state, actions(state)[0]);
         let holds = matches!(state, Claimed | Acting | Confirming | Rebooting);
@@ -247,12 +252,12 @@ fn a_claim_can_be_taken_over_only_with_the_repairs_own_slot() {
     fixture.apply("claim").expect("a takeover");
     assert_eq!(fixture.group.slots().len(), 1);
     let call = fixture.case.calls().next().expect("a call");
-    assert_eq!(call.result(), CallResult::Unanswered, "its answer will not come any more");
+    assert_eq!(call.result(), CallResult::Unanswered, "the takeover marks it");
     assert_eq!(fixture.state(Acting), Claimed);
 }
 
 #[test]
-fn a_refused_call_is_paused_and_its_claim_kept() {
+fn a_refused_call_pauses_the_repair_and_keeps_its_claim() {
     let mut fixture = Fixture::in_state(Acting, RepairAction::Replace);
     let outcome = CallOutcome::Failed { code: "Throttling".to_owned(), message: "Rate exceeded".to_owned() };
     let mut made = answer(&fixture.case, RepairAction::Replace);
@@ -268,7 +273,7 @@ fn a_refused_call_is_paused_and_its_claim_kept() {
 }
 
 #[test]
-fn an_answer_that_comes_after_the_takeover_keeps_its_request_id_and_nothing_else() {
+fn of_an_answer_after_the_takeover_only_the_request_id_is_kept() {
     let mut fixture = Fixture::in_state(Acting, RepairAction::Replace);
     let made = answer(&fixture.case, RepairAction::Replace);
     fixture.apply("claim").expect("a takeover");
@@ -281,7 +286,7 @@ fn an_answer_that_comes_after_the_takeover_keeps_its_request_id_and_nothing_else
 }
 
 #[test]
-fn the_diagram_has_every_state_but_those_that_nothing_follows_from() {
+fn the_diagram_has_every_state_of_the_table() {
     let diagram = mermaid();
     for state in STATES {
         assert!(diagram.contains(state.as_str()), "{}", state.as_str());

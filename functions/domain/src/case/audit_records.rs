@@ -1,36 +1,39 @@
-//! Builds the records of a case's audit log, each chained to the one before.
+//! Builds the records of a case's audit log.
+//!
+//! Building a record also appends it to the case's chain, so the record must be written in the same transaction as the
+//! case.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-pub use super::AuditEntry;
+use super::{Case, Fault};
 use crate::{
-    audit_log::{About, ApiCall, CallAnswer, Caller, GuardNote, Record, RecordStep},
-    case::{Case, Fault},
+    audit_log::{About, ApiCall, AuditEntry, CallAnswer, Caller, GuardNote, Record, RecordStep},
     guard::{Block, GUARDS},
     log_source,
+    repair::Repair,
 };
 
 /// A step that is not a call to AWS.
 #[derive(Debug)]
 pub struct StepRecord<'a> {
-    /// Which step.
+    /// The step of the repair.
     pub step: RecordStep,
-    /// Why, as one sentence.
+    /// The decision, as one clause.
     pub decision: &'a str,
-    /// What the guards answered.
+    /// The answers of the guards.
     pub guards: GuardResults<'a>,
     /// The step's own data.
     pub data: Value,
 }
 
 impl<'a> StepRecord<'a> {
-    /// A step for which no guard is asked.
+    /// A step for which no guards were evaluated.
     pub fn new(step: RecordStep, decision: &'a str, data: Value) -> Self {
-        Self { step, decision, guards: GuardResults::NotAsked, data }
+        Self { step, decision, guards: GuardResults::NotEvaluated, data }
     }
 
-    /// The same, with what the guards answered.
+    /// The same, with the answers of the guards.
     #[must_use]
     pub fn with_guards(self, guards: GuardResults<'a>) -> Self {
         Self { guards, ..self }
@@ -40,15 +43,15 @@ impl<'a> StepRecord<'a> {
 /// A call to AWS and its answer.
 #[derive(Debug)]
 pub struct CallRecord<'a> {
-    /// The call.
+    /// The request to AWS.
     pub call: &'a ApiCall,
     /// When it was made.
     pub at: Timestamp,
-    /// The answer.
+    /// AWS's answer, or that none came.
     pub answer: CallAnswer,
-    /// Why it was made, as one sentence.
+    /// Why it was made, as one clause.
     pub decision: &'a str,
-    /// What the repair rests on.
+    /// The evidence for the repair, as JSON.
     pub evidence: Value,
 }
 
@@ -58,7 +61,7 @@ pub fn record_step(case: &mut Case, step: StepRecord<'_>, caller: &Caller, now: 
     record_step_of(case, id, step, caller, now)
 }
 
-/// Records a step of the repair with this id, which may be over.
+/// Records a step of the repair with this id, which may have ended.
 pub fn record_step_of(
     case: &mut Case,
     id: String,
@@ -71,19 +74,19 @@ pub fn record_step_of(
     case.append_record(&record)
 }
 
-/// Records a call to AWS.
+/// Records a call to AWS. Returns the line for the store, and the record.
 pub fn record_call(case: &mut Case, call: CallRecord<'_>, caller: &Caller) -> (AuditEntry, Record) {
     let about = about(case, case.id(), call.decision, GuardResults::Passed, call.evidence);
     let record = Record::call(caller, call.call, call.answer, call.at, about);
     (case.append_record(&record), record)
 }
 
-/// What the guards answered before a step.
+/// The answers of the guards before a step.
 #[derive(Debug, Clone, Copy)]
 pub enum GuardResults<'a> {
-    /// They were not asked.
-    NotAsked,
-    /// All passed.
+    /// They were not evaluated.
+    NotEvaluated,
+    /// All guards passed.
     Passed,
     /// These blocked it.
     Blocked(&'a [Block]),
@@ -97,7 +100,7 @@ impl GuardResults<'_> {
             why: block.map(|block| block.sentence.clone()).unwrap_or_default(),
         };
         let blocks = match self {
-            Self::NotAsked => return Vec::new(),
+            Self::NotEvaluated => return Vec::new(),
             Self::Passed => &[],
             Self::Blocked(blocks) => blocks,
         };
@@ -116,7 +119,13 @@ fn about(case: &Case, id: String, decision: &str, guards: GuardResults<'_>, evid
     }
 }
 
-/// What a repair rests on, for its record.
+/// The evidence for a repair, for its record: the faults, where their reports are in the logs, and the console output.
 pub fn evidence(case: &Case, faults: &[Fault], console: Option<&str>) -> Value {
-    json!({ "faults": faults, "logs": log_source::pointers(case, faults), "consoleOutput": console })
+    let verification = case.repair().and_then(Repair::verification);
+    json!({
+        "faults": faults,
+        "verification": verification,
+        "logs": log_source::pointers(case, faults),
+        "consoleOutput": console,
+    })
 }

@@ -1,0 +1,212 @@
+//! Applies what the Kubernetes API answers about the Node object of a case: what is so outweighs what was reported.
+//!
+//! A snapshot can be newer than every line of the audit log (a consistent read, as verification makes) or older than some
+//! (a list from the API server's cache, as reconciling makes). In both cases it heals what a lost line left behind, and it
+//! never undoes a later line.
+
+use jiff::Timestamp;
+
+use super::{Case, CaseEvent, Condition, SourceState};
+use crate::{
+    condition::{ConditionType, Health},
+    node_snapshot::NodeSnapshot,
+    observation::{Observation, ObservedCondition},
+    policy::Policy,
+};
+
+/// How current a snapshot is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consistency {
+    /// It reflects every write that was complete when it was read.
+    Latest,
+    /// It can be older, as the API server's cache is.
+    Cached,
+}
+
+/// Why a snapshot says nothing of a case.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotThisNode {
+    /// The Node of this name stands for another instance, or for none.
+    #[error("the Node {node} has the provider ID of {}, not of {expected}", other.as_deref().unwrap_or("no instance"))]
+    OtherInstance {
+        /// The Node's name.
+        node: String,
+        /// The instance of its provider ID.
+        other: Option<String>,
+        /// The instance of the case.
+        expected: String,
+    },
+}
+
+impl Case {
+    /// Applies the Node object of this instance; `None` if there is none.
+    pub fn apply_snapshot(
+        &mut self,
+        node: Option<&NodeSnapshot>,
+        consistency: Consistency,
+        read_at: Timestamp,
+        policy: &Policy,
+    ) -> Result<Vec<CaseEvent>, NotThisNode> {
+        let mut events = Vec::new();
+        let Some(node) = node else {
+            self.apply_absence(consistency, read_at, policy, &mut events);
+            return Ok(events);
+        };
+        let same_object = self.node_uid.is_some() && self.node_uid == node.uid;
+        if node.instance_id.as_ref() != Some(&self.instance_id)
+            && !(node.instance_id.is_none() && same_object)
+        {
+            return Err(NotThisNode::OtherInstance {
+                node: node.name.to_string(),
+                other: node.instance_id.as_ref().map(ToString::to_string),
+                expected: self.instance_id.to_string(),
+            });
+        }
+        if self.closed.is_some() {
+            return Ok(events);
+        }
+        self.node = Some(node.name.clone());
+        self.joined(node.created.unwrap_or(read_at));
+        let created = node.created.filter(|created| *created <= read_at).unwrap_or(read_at);
+        let new_object = self.node_uid.is_some() && !same_object;
+        // A deletion that an object of the same uid contradicts was none, or is still held back by a finalizer.
+        if (new_object || self.is_deleted_before(created)) && self.begin_node_object(created) {
+            events.push(CaseEvent::Registered);
+        }
+        if node.uid.is_some() {
+            self.node_uid.clone_from(&node.uid);
+        }
+        // After a reboot the object has the old boot until its kubelet posts the new one.
+        if let Some(boot_id) = node.boot_id.as_ref().filter(|boot_id| !self.old_boots.contains(boot_id)) {
+            self.apply_boot_id(boot_id, read_at, &mut events);
+        }
+        for condition in &node.conditions {
+            let since = condition.since.filter(|since| *since <= read_at);
+            self.apply_current(&condition.observed, since, consistency, read_at, policy, &mut events);
+        }
+        let removed: Vec<_> = self
+            .conditions
+            .iter()
+            .filter(|known| known.is_bad_by_the_control_plane(policy))
+            .filter(|known| node.conditions.iter().all(|now| now.observed.condition != known.condition))
+            .map(|known| ObservedCondition {
+                condition: known.condition.clone(),
+                health: Health::Healthy,
+                reason: "Removed".to_owned(),
+                message: "the Node does not have the condition".to_owned(),
+            })
+            .collect();
+        for condition in &removed {
+            self.apply_current(condition, None, consistency, read_at, policy, &mut events);
+        }
+        Ok(events)
+    }
+
+    /// There is no Node object of this instance. Only a node that has been one can have been deleted.
+    fn apply_absence(
+        &mut self,
+        consistency: Consistency,
+        read_at: Timestamp,
+        policy: &Policy,
+        events: &mut Vec<CaseEvent>,
+    ) {
+        if self.closed.is_some() || !self.is_named_by_the_control_plane() || self.is_deleted() {
+            return;
+        }
+        let gone = ObservedCondition {
+            condition: ConditionType::Ready,
+            health: Health::Bad,
+            reason: "NodeDeleted".to_owned(),
+            message: "the Node object does not exist".to_owned(),
+        };
+        if consistency == Consistency::Latest {
+            let _ = self.apply_conditions(&[gone], read_at, read_at, policy, events);
+        }
+    }
+
+    /// Applies the state of a condition at the time of reading, which began at `since` if that is known.
+    fn apply_current(
+        &mut self,
+        observed: &ObservedCondition,
+        since: Option<Timestamp>,
+        consistency: Consistency,
+        read_at: Timestamp,
+        policy: &Policy,
+        events: &mut Vec<CaseEvent>,
+    ) {
+        let known = self.conditions.iter().find_map(|known| match &known.state {
+            SourceState::ControlPlane(history) if known.condition == observed.condition => Some(history),
+            _ => None,
+        });
+        let Some(history) = known else {
+            // Nothing was ever reported of a healthy condition: there is nothing to heal.
+            if observed.health.is_bad() {
+                let at = since.unwrap_or(read_at);
+                self.apply_conditions(std::slice::from_ref(observed), at, read_at, policy, events);
+            }
+            return;
+        };
+        let Some(reading) = history.read(policy.recovery_hold) else {
+            self.apply_conditions(
+                std::slice::from_ref(observed),
+                since.unwrap_or(read_at),
+                read_at,
+                policy,
+                events,
+            );
+            return;
+        };
+        if reading.health.is_bad() == observed.health.is_bad() {
+            return;
+        }
+        let at = match since.filter(|since| !history.is_after(*since)) {
+            Some(since) => since,
+            None if consistency == Consistency::Latest && !history.is_after(read_at) => read_at,
+            // A later line is known: the snapshot is older.
+            None => return,
+        };
+        self.apply_conditions(std::slice::from_ref(observed), at, read_at, policy, events);
+    }
+
+    /// Notes that the control plane's log has been read, and applied, up to then.
+    pub fn record_log_read(&mut self, read_to: Timestamp) {
+        self.log_read_to = self.log_read_to.max(Some(read_to));
+    }
+
+    /// Whether an observation can be of this instance's Node object.
+    pub fn may_concern(&self, observation: &Observation) -> bool {
+        match &observation.instance_id {
+            Some(instance_id) => *instance_id == self.instance_id,
+            None => self.node.as_ref() == Some(&observation.node),
+        }
+    }
+
+    /// Whether the latest that is known of its Node object is its deletion.
+    fn is_deleted(&self) -> bool {
+        self.deleted_at().is_some()
+    }
+
+    fn is_deleted_before(&self, created: Timestamp) -> bool {
+        self.deleted_at().is_some_and(|deleted| deleted <= created)
+    }
+
+    fn deleted_at(&self) -> Option<Timestamp> {
+        self.conditions.iter().find_map(|known| match &known.state {
+            SourceState::ControlPlane(history) if known.condition == ConditionType::Ready => {
+                history.last_change().filter(|last| &*last.reason == "NodeDeleted").map(|last| last.at)
+            }
+            _ => None,
+        })
+    }
+}
+
+impl Condition {
+    fn is_bad_by_the_control_plane(&self, policy: &Policy) -> bool {
+        match &self.state {
+            SourceState::Agent { .. } => false,
+            SourceState::ControlPlane(history) => {
+                history.read(policy.recovery_hold).is_some_and(|reading| reading.health.is_bad())
+            }
+        }
+    }
+}

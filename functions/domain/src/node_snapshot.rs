@@ -1,0 +1,79 @@
+//! A Node object as the Kubernetes API returns it: what is so, rather than what was reported.
+
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use crate::{
+    control_plane_log::NodeObject,
+    ident::{BootId, InstanceId, NodeName, NodeUid},
+    observation::ObservedCondition,
+};
+
+/// What matters of a Node object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeSnapshot {
+    /// Its name.
+    pub name: NodeName,
+    /// Its uid.
+    pub uid: Option<NodeUid>,
+    /// The instance that `spec.providerID` names; none on Fargate and hybrid nodes, and until it is set.
+    pub instance_id: Option<InstanceId>,
+    /// `status.nodeInfo.bootID`.
+    pub boot_id: Option<BootId>,
+    /// When the object was created.
+    pub created: Option<Timestamp>,
+    /// Its conditions of a known polarity.
+    pub conditions: Vec<SnapshotCondition>,
+}
+
+/// One condition of a Node object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotCondition {
+    /// The condition.
+    pub observed: ObservedCondition,
+    /// `lastTransitionTime`: by its writer's clock.
+    pub since: Option<Timestamp>,
+}
+
+/// Why an answer of the API is no Node.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeSnapshotError {
+    /// Not JSON, or a field of another type.
+    #[error("not a Node object: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// A name that no Node has.
+    #[error("metadata.name: {0}")]
+    Name(#[from] crate::ident::InvalidName),
+}
+
+impl NodeSnapshot {
+    /// Reads one Node object.
+    pub fn read(json: &[u8]) -> Result<Self, NodeSnapshotError> {
+        Self::of(serde_json::from_slice(json)?)
+    }
+
+    /// Reads a list of them. Items that are no nodes of ours (an invalid name) fail the list: half a list would show nodes
+    /// as missing.
+    pub fn read_list(json: &[u8]) -> Result<Vec<Self>, NodeSnapshotError> {
+        #[derive(Deserialize)]
+        struct List<'a> {
+            #[serde(borrow)]
+            items: Vec<NodeObject<'a>>,
+        }
+        serde_json::from_slice::<List<'_>>(json)?.items.into_iter().map(Self::of).collect()
+    }
+
+    fn of(node: NodeObject<'_>) -> Result<Self, NodeSnapshotError> {
+        Ok(Self {
+            name: NodeName::new(node.name())?,
+            uid: NodeUid::new(node.uid()).ok(),
+            instance_id: node.instance_id(),
+            boot_id: BootId::new(node.boot_id()).ok(),
+            created: node.created().parse().ok(),
+            conditions: node
+                .observed_conditions()
+                .map(|(observed, since)| SnapshotCondition { observed, since: since.parse().ok() })
+                .collect(),
+        })
+    }
+}

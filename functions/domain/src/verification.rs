@@ -1,0 +1,39 @@
+//! Verification: whether the fault that a repair rests on is still there, read right before the call.
+//!
+//! What was read is applied to the case like any report, so a node that is healthy ends the repair by the ordinary rules.
+//! What is left here is the record of the reading, and why it was not enough, if it was not.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::timestamp;
+
+/// A call leaves within this time after its verification, or is verified again.
+pub const VALID_FOR: SignedDuration = SignedDuration::from_secs(10);
+
+/// Where the state of a node was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VerifiedBy {
+    /// The Node object, by a consistent read of the Kubernetes API.
+    KubernetesApi,
+    /// The control plane's audit log.
+    ControlPlaneLog,
+    /// The log stream of the node's own agent.
+    AgentLog,
+}
+
+/// A verification of one node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verification {
+    /// When it was read, by our clock: nothing later is in it.
+    #[serde(with = "timestamp")]
+    pub at: Timestamp,
+    /// The source.
+    pub by: VerifiedBy,
+    /// What was read, as one clause: `Node ip-10-0-1-26.ec2.internal: Ready=Unknown since 10:00:40`.
+    pub read: String,
+    /// Why this does not verify the fault, if it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
