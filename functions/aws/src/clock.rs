@@ -1,14 +1,14 @@
-//! The system's clock. It is read here and nowhere else.
+//! The system's clock, which no other code reads.
 
 use jiff::Timestamp;
 use nodemend_ports::clock::Clock;
 
-/// The system's clock. It shows whole milliseconds: so times are stored, and what is read again must be what was written.
+/// The system's clock, in whole milliseconds: stored times have this precision, and must read back unchanged.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[allow(clippy::disallowed_methods, reason = "the one place where time is read")]
+    #[allow(clippy::disallowed_methods, reason = "only here is the time read")]
     fn now(&self) -> Timestamp {
         #[cfg(feature = "failpoints")]
         if let Some(now) = crate::failpoints::now() {
@@ -19,7 +19,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// Waits until the system's clock shows this.
+/// Waits until this time by the system's clock.
 pub async fn wait_until(at: Timestamp) {
     #[cfg(feature = "failpoints")]
     if crate::failpoints::pass_to(at) {
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_clock_shows_survives_being_stored() {
+    fn the_time_reads_back_unchanged_after_it_is_stored() {
         let now = SystemClock.now();
         let stored = nodemend_domain::timestamp::millis(now);
         assert_eq!(stored.parse::<Timestamp>().ok(), Some(now), "{stored}");

@@ -1,14 +1,17 @@
-//! AWS itself. Everything is read anew each time: what a decision rests on is never older than its sweep, and what
-//! a call rests on never older than its claim.
+//! The cloud port on Auto Scaling, EC2, EKS, ARC and CloudWatch Logs.
+//!
+//! Nothing is cached here: the facts of a decision are never older than its run, and those of a call never older than
+//! its claim.
 
 mod call;
 mod cluster;
 mod ec2;
-mod error;
 mod group;
 mod hook;
 mod instance;
+mod log_group;
 mod member;
+mod reader;
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,71 +23,86 @@ use nodemend_domain::{
 };
 use nodemend_ports::{
     cloud::{Cloud, CloudError},
-    config::environment::Members,
+    config::environment::{ClusterAccess, Members},
 };
 
 pub use self::hook::AwsHooks;
 use self::{ec2::Ec2, member::Accounts};
+use crate::{
+    error::{read_failed, unreadable},
+    kubernetes::NodeReader,
+};
 
-/// How long the answer to a call is waited for. What comes later is lost, and costs the repair its lease; the lease
-/// is longer, so that no two calls are on their way at once.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The timeout of a call. A later answer is lost, and the case waits for the end of its lease. The lease is longer, so
+/// that two calls are never in flight at once.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// AWS, through its SDK. Clones share its connections.
+/// AWS through its SDK. Clones share their connections.
 #[derive(Debug, Clone)]
 pub struct AwsCloud {
     auto_scaling: aws_sdk_autoscaling::Client,
     ec2: Ec2,
     eks: aws_sdk_eks::Client,
     zonal_shift: aws_sdk_arczonalshift::Client,
+    logs: aws_sdk_cloudwatchlogs::Client,
+    /// None without access to any cluster's Kubernetes API.
+    nodes: Option<Arc<NodeReader>>,
     caller: Caller,
-    patience: Duration,
+    call_timeout: Duration,
     accounts: Arc<Accounts>,
 }
 
 impl AwsCloud {
-    /// Makes the clients, and asks STS once who we are.
+    /// Creates the clients, and gets our identity from STS once.
     pub async fn connect(shared: &SdkConfig) -> Result<Self, CloudError> {
         Ok(Self::with_caller(shared, identify(shared).await?))
     }
 
-    /// The same where it is known who we are.
+    /// The same with a known identity.
     pub fn with_caller(shared: &SdkConfig, caller: Caller) -> Self {
         Self {
             auto_scaling: aws_sdk_autoscaling::Client::new(shared),
             ec2: Ec2::new(shared),
             eks: aws_sdk_eks::Client::new(shared),
             zonal_shift: aws_sdk_arczonalshift::Client::new(shared),
+            logs: aws_sdk_cloudwatchlogs::Client::new(shared),
+            nodes: None,
             caller,
-            patience: PATIENCE,
+            call_timeout: CALL_TIMEOUT,
             accounts: Arc::new(Accounts::new(shared, None)),
         }
     }
 
-    /// Goes to other accounts by these roles.
+    /// Assumes these roles in other accounts.
     #[must_use]
     pub fn with_members(self, shared: &SdkConfig, roles: Option<Members>) -> Self {
         Self { accounts: Arc::new(Accounts::new(shared, roles)), ..self }
     }
 
-    /// Waits so long for the answer to a call.
+    /// Reads the Kubernetes API of these clusters, in our own account and in others. `user_agent` names the function.
+    #[must_use]
+    pub fn with_cluster_access(self, shared: &SdkConfig, access: ClusterAccess, user_agent: &str) -> Self {
+        Self { nodes: Some(Arc::new(NodeReader::new(shared, access, user_agent))), ..self }
+    }
+
+    /// Sets the timeout of a call.
     #[must_use]
     pub fn with_patience(self, patience: Duration) -> Self {
-        Self { patience, ..self }
+        Self { call_timeout: patience, ..self }
     }
 }
 
 async fn identify(shared: &SdkConfig) -> Result<Caller, CloudError> {
     let Some(region) = shared.region() else {
-        return Err(error::unreadable("no region is set: AWS_REGION does not say it"));
+        return Err(unreadable("no region is configured: set AWS_REGION"));
     };
     let sts = aws_sdk_sts::Client::new(shared);
-    let us = sts.get_caller_identity().send().await.map_err(error::unread)?;
-    let (Some(account), Some(arn)) = (us.account, us.arn) else {
-        return Err(error::unreadable("STS names no account or no ARN"));
+    let identity = sts.get_caller_identity().send().await.map_err(read_failed)?;
+    let (Some(account), Some(arn)) = (identity.account, identity.arn) else {
+        return Err(unreadable("STS returned no account or no ARN"));
     };
-    // The SDK builds its user agent anew for each attempt: there is no one to tell.
-    Ok(Caller { account, region: region.to_string(), arn, principal_id: us.user_id, user_agent: None })
+    // The SDK builds a user agent for each attempt: there is no single value.
+    Ok(Caller { account, region: region.to_string(), arn, principal_id: identity.user_id, user_agent: None })
 }
 
 impl Cloud for AwsCloud {
@@ -132,10 +150,10 @@ impl Cloud for AwsCloud {
     async fn call(&self, call: &ApiCall) -> CallAnswer {
         match call {
             ApiCall::TerminateInstanceInAutoScalingGroup { instance_id } => {
-                call::terminate(&self.auto_scaling, instance_id, self.patience).await
+                call::terminate(&self.auto_scaling, instance_id, self.call_timeout).await
             }
             ApiCall::RebootInstances { instance_id } => {
-                call::reboot(&self.ec2, instance_id, self.patience).await
+                call::reboot(&self.ec2, instance_id, self.call_timeout).await
             }
         }
     }

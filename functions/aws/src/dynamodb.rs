@@ -1,9 +1,10 @@
-//! The store in DynamoDB: one item a case, one a group, one a trail record, written in one transaction.
+//! The store and the audit logs in DynamoDB: one item for each case, each group and each audit record.
 //!
-//! Two tables. The state's holds what changes; the trail's is only ever added to, so that a role can be kept from
-//! changing it. What is read by its key is read consistently. The two indexes, by due time and of the unhealthy,
-//! lag behind by some milliseconds, more while DynamoDB is throttled: see [`due`](Store::due) and
-//! [`unhealthy_nodes`](Store::unhealthy_nodes) for what that comes to.
+//! - There are two tables. The state table has what changes. Records are only added to the audit table, so that IAM can
+//!   deny every change of them.
+//! - Reads by key are consistent. The two indexes, by due time and of unhealthy nodes, lag by some milliseconds, and
+//!   more while DynamoDB throttles: see [`due`](Store::due) and [`unhealthy_nodes`](Store::unhealthy_nodes) for the
+//!   effects.
 
 mod answer;
 mod audit_logs;
@@ -22,7 +23,7 @@ use aws_sdk_dynamodb::{
 };
 use jiff::Timestamp;
 use nodemend_domain::{
-    audit_log::builder::AuditEntry,
+    audit_log::AuditEntry,
     case::Case,
     group::GroupState,
     guard::UnhealthyNode,
@@ -41,6 +42,7 @@ pub use self::{
 };
 use nodemend_ports::{
     audit_log::AuditLog,
+    cause::Cause,
     config::environment::{self, Environment, EnvironmentError},
     store::{CaseKey, CaseWrite, Commit, Store, StoreError},
 };
@@ -48,14 +50,14 @@ use nodemend_ports::{
 /// The names of the two tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tables {
-    /// Cases, groups, and what operators decided.
+    /// Cases, groups, policies and holds.
     pub state: String,
-    /// The trail.
+    /// Audit logs.
     pub audit: String,
 }
 
 impl Tables {
-    /// Those that a function's environment names.
+    /// The tables in a function's environment.
     pub fn of(environment: &Environment) -> Result<Self, EnvironmentError> {
         let state = environment.table(environment::STATE_TABLE)?;
         Ok(Self { state, audit: environment.table(environment::AUDIT_LOG_TABLE)? })
@@ -70,7 +72,7 @@ pub struct DynamoStore {
 }
 
 impl DynamoStore {
-    /// The store in these tables, through a client of its own.
+    /// The store in these tables, with a new client.
     pub fn connect(shared: &SdkConfig, tables: Tables) -> Self {
         Self::new(Client::new(shared), tables)
     }
@@ -80,17 +82,17 @@ impl DynamoStore {
         Self { client, tables: Arc::new(tables) }
     }
 
-    /// One item of the state, read consistently.
+    /// One item of the state table, read consistently.
     async fn get(&self, key: Item) -> Result<Option<Item>, StoreError> {
         self.get_from(&self.tables.state, key).await
     }
 
     async fn get_from(&self, table: &str, key: Item) -> Result<Option<Item>, StoreError> {
         let request = self.client.get_item().table_name(table).consistent_read(true).set_key(Some(key));
-        Ok(request.send().await.map_err(|error| failed(&error))?.item)
+        Ok(request.send().await.map_err(failed)?.item)
     }
 
-    /// The due cases of one shard, the longest overdue first, at most so many.
+    /// The due cases of one shard, the longest overdue first, at most `limit`.
     async fn due_in(
         self,
         shard: u32,
@@ -114,19 +116,20 @@ impl DynamoStore {
         };
         let mut items = pages(request).send();
         let mut due = Vec::new();
-        // Asked for no more than is wanted: every item read is paid for.
+        // No more is read than needed: every item has a price.
         while due.len() < limit
             && let Some(item) = items.next().await
         {
-            let item = item.map_err(|error| failed(&error))?;
+            let item = item.map_err(failed)?;
             let at = item::read_text(&item, item::DUE)?;
-            let at = at.parse().map_err(|_| StoreError::Broken(format!("{at:?} is no due time")))?;
+            let at =
+                at.parse().map_err(|_| StoreError::Broken(format!("{at:?} is not a due time").into()))?;
             due.push((at, item::read_case_key(&item, item::PK)?));
         }
         Ok(due)
     }
 
-    /// The due cases of all shards, asked for at once.
+    /// The due cases of all shards, which are queried concurrently.
     async fn due_in_all(
         &self,
         until: Option<Timestamp>,
@@ -138,7 +141,7 @@ impl DynamoStore {
         }
         let mut due = Vec::new();
         while let Some(shard) = shards.join_next().await {
-            due.extend(shard.map_err(|error| StoreError::Unavailable(error.to_string()))??);
+            due.extend(shard.map_err(|error| StoreError::Unavailable(Cause::new(error)))??);
         }
         due.sort_unstable();
         due.truncate(limit);
@@ -146,13 +149,13 @@ impl DynamoStore {
     }
 }
 
-/// A query to its end, page by page as they are wanted.
+/// The items of a query, whose pages are requested as they are needed.
 fn pages(request: QueryFluentBuilder) -> QueryPaginatorItems {
     request.into_paginator().items()
 }
 
 async fn all(request: QueryFluentBuilder) -> Result<Vec<Item>, StoreError> {
-    pages(request).send().collect::<Result<_, _>>().await.map_err(|error| failed(&error))
+    pages(request).send().collect::<Result<_, _>>().await.map_err(failed)
 }
 
 impl Store for DynamoStore {
@@ -174,12 +177,12 @@ impl Store for DynamoStore {
             return Ok(None);
         };
         let cluster = ClusterName::new(item::read_text(&item, item::CLUSTER)?);
-        cluster.map(Some).map_err(|error| StoreError::Broken(error.to_string()))
+        cluster.map(Some).map_err(|error| StoreError::Broken(Cause::new(error)))
     }
 
-    /// The index lags: a case may be named that is due no more, and one that has just fallen due may be missing.
-    /// So a key is a hint, and the sweep reads its case again, consistently, before it decides; what is missing
-    /// now is there a moment later, with a due time that has not changed.
+    /// The index lags: it may have a case that is no longer due, and miss one that has just become due. So a key is
+    /// only a hint, and the run reads the case again, consistently, before it decides. A missing case appears a moment
+    /// later with the same due time.
     async fn due(&self, until: Timestamp, limit: usize) -> Result<Vec<CaseKey>, StoreError> {
         if limit == 0 {
             return Ok(Vec::new());
@@ -193,9 +196,9 @@ impl Store for DynamoStore {
         Ok(due.first().map(|(at, _)| *at))
     }
 
-    /// The index lags: a node that turned unhealthy within the last moments may not count yet. A node counts from
-    /// the start of its trouble, many minutes before anything is done about it; only one that turns unhealthy in
-    /// the very moment of another's repair is missed.
+    /// The index lags: a node that has just become unhealthy may not count yet. A node counts from the start of its
+    /// episode, many minutes before its repair, so only one that becomes unhealthy at the moment of another's repair is
+    /// missed.
     async fn unhealthy_nodes(&self, cluster: &ClusterName) -> Result<Vec<UnhealthyNode>, StoreError> {
         let request = self
             .client

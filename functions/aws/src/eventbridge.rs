@@ -1,4 +1,4 @@
-//! EventBridge itself.
+//! The event bus on EventBridge.
 
 use std::time::Duration;
 
@@ -6,18 +6,20 @@ use aws_config::{SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_sdk_eventbridge::{
     Client,
     config::Builder,
-    error::DisplayErrorContext,
     primitives::DateTime,
     types::{PutEventsRequestEntry, PutEventsResultEntry},
 };
-use nodemend_ports::notify::{EventBus, EventBusError, Notification, Put, SOURCE};
+use nodemend_ports::{
+    cause::one_line,
+    notify::{EventBus, EventBusError, Notification, Put, SOURCE},
+};
 
-/// One put. Who tells tries again itself, and puts then only what was refused.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// An error that is logged: more than AWS ever says.
-const MAX_MESSAGE: usize = 1_024;
+use crate::error::cause;
 
-/// A bus of EventBridge's. Clones share its connections.
+/// The timeout of one request. The SDK does not retry: the publisher does, and sends only the rejected events again.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// An event bus of EventBridge. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct EventBridge {
     client: Client,
@@ -28,15 +30,15 @@ impl EventBridge {
     /// The bus of this name in the functions' own account and region.
     pub fn connect(shared: &SdkConfig, bus: String) -> Self {
         let timeouts =
-            TimeoutConfig::builder().operation_attempt_timeout(PATIENCE).operation_timeout(PATIENCE).build();
-        let once = Builder::from(shared).retry_config(RetryConfig::disabled()).timeout_config(timeouts);
-        Self { client: Client::from_conf(once.build()), bus }
+            TimeoutConfig::builder().operation_attempt_timeout(TIMEOUT).operation_timeout(TIMEOUT).build();
+        let config = Builder::from(shared).retry_config(RetryConfig::disabled()).timeout_config(timeouts);
+        Self { client: Client::from_conf(config.build()), bus }
     }
 }
 
 impl EventBus for EventBridge {
-    async fn put(&self, some: &[Notification]) -> Result<Vec<Put>, EventBusError> {
-        let entries = some.iter().map(|one| {
+    async fn put(&self, batch: &[Notification]) -> Result<Vec<Put>, EventBusError> {
+        let entries = batch.iter().map(|one| {
             PutEventsRequestEntry::builder()
                 .event_bus_name(&self.bus)
                 .source(SOURCE)
@@ -46,22 +48,16 @@ impl EventBus for EventBridge {
                 .build()
         });
         let answer = self.client.put_events().set_entries(Some(entries.collect())).send().await;
-        let answer =
-            answer.map_err(|error| EventBusError(one_line(&DisplayErrorContext(error).to_string())))?;
+        let answer = answer.map_err(|error| EventBusError(cause(error)))?;
         Ok(answer.entries().iter().map(read).collect())
     }
 }
 
 fn read(answer: &PutEventsResultEntry) -> Put {
     match answer.error_code() {
-        None => Put::Taken,
+        None => Put::Accepted,
         Some(code) => {
-            Put::Refused(one_line(&format!("{code}: {}", answer.error_message().unwrap_or_default())))
+            Put::Rejected(one_line(&format!("{code}: {}", answer.error_message().unwrap_or_default())))
         }
     }
-}
-
-fn one_line(text: &str) -> String {
-    let text = &text[..text.floor_char_boundary(MAX_MESSAGE)];
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

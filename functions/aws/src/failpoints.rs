@@ -1,9 +1,8 @@
-//! Turns each await of a function's process into a place where a test can have it die, and its clock into one that the
-//! test sets.
+//! Lets a test crash a function's process at any await, and set its clock.
 //!
-//! Every request that leaves for AWS and every line of telemetry is numbered, once for the whole process: between two of
-//! them nothing outside of the process changes. Compiled in by the feature `failpoints` alone, and idle without its
-//! variables; nothing that is installed has it.
+//! - Every request to AWS and every line of telemetry has a number in the process: between two of them, nothing outside
+//!   of the process changes.
+//! - Compiled only with the feature `failpoints`, and inactive without its variables. No deployed binary has it.
 
 use std::{
     cell::RefCell,
@@ -29,31 +28,31 @@ use jiff::Timestamp;
 
 use nodemend_ports::config::environment::Environment;
 
-/// Where the process dies: `before:12` or `after:12`.
+/// The point at which the process crashes: `before:12` or `after:12`.
 pub const AT: &str = "NODEMEND_FAILPOINT";
-/// The file to which each await is written as `12 what`, and a death as `died`. Who finds that in it dies no more, and
-/// numbers on: a process that takes over is spared.
+/// The file to which each await is written as `12 name`, and a crash as `died`. A process that finds `died` in it does
+/// not crash again, and continues the numbers.
 pub const LOG: &str = "NODEMEND_FAILPOINT_LOG";
 /// The file that holds the time, for a process whose clock a test sets.
 pub const CLOCK: &str = "NODEMEND_FAILPOINT_CLOCK";
-/// The line of a death.
+/// The line of a crash.
 pub const DIED: &str = "died";
 
-/// On which side of an await.
+/// A side of an await.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
-    /// Nothing of it is done.
+    /// Before it: it has no effect yet.
     Before,
-    /// It is done, and nobody has heard of it.
+    /// After it: it has its effect, which this process does not use.
     After,
 }
 
-/// A place to die.
+/// A point at which the process can crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Point {
     /// The await's number, from 1.
     pub number: u64,
-    /// The side.
+    /// Before or after the await.
     pub side: Side,
 }
 
@@ -80,11 +79,11 @@ impl std::fmt::Display for Point {
     }
 }
 
-/// What this process is to do.
+/// The configuration of this process.
 struct Plan {
     at: Option<Point>,
     log: PathBuf,
-    passed: AtomicU64,
+    count: AtomicU64,
 }
 
 fn plan() -> Option<&'static Plan> {
@@ -93,48 +92,48 @@ fn plan() -> Option<&'static Plan> {
         let environment = Environment::of_process();
         let log = PathBuf::from(environment.text(LOG).ok()?);
         let known = fs::read_to_string(&log).unwrap_or_default();
-        let spared = known.lines().any(|line| line == DIED);
-        let at = environment.text(AT).ok().and_then(|text| Point::read(&text)).filter(|_| !spared);
-        Some(Plan { at, log, passed: AtomicU64::new(0) })
+        let crashed = known.lines().any(|line| line == DIED);
+        let at = environment.text(AT).ok().and_then(|text| Point::read(&text)).filter(|_| !crashed);
+        Some(Plan { at, log, count: AtomicU64::new(0) })
     };
     PLAN.get_or_init(read).as_ref()
 }
 
-/// An await that was begun.
+/// An await that has begun.
 #[must_use]
 #[derive(Debug)]
 pub struct Begun(u64);
 
-/// An await begins. The process may not survive it.
+/// Begins an await. May crash the process.
 pub fn begin(what: &str) -> Begun {
     let Some(plan) = plan() else { return Begun(0) };
-    let number = plan.passed.fetch_add(1, Ordering::Relaxed) + 1;
+    let number = plan.count.fetch_add(1, Ordering::Relaxed) + 1;
     plan.note(&format!("{number} {what}"));
-    plan.meet(Point { number, side: Side::Before });
+    plan.reach(Point { number, side: Side::Before });
     Begun(number)
 }
 
 impl Begun {
-    /// It is done. The process may not survive it.
+    /// Ends an await. May crash the process.
     pub fn end(self) {
         if let Some(plan) = plan() {
-            plan.meet(Point { number: self.0, side: Side::After });
+            plan.reach(Point { number: self.0, side: Side::After });
         }
     }
 }
 
 impl Plan {
-    fn meet(&self, point: Point) {
+    fn reach(&self, point: Point) {
         if self.at == Some(point) {
             self.note(DIED);
-            // As the kernel ends it: nothing unwinds, nothing is said to anybody.
+            // Like a kill by the kernel: nothing unwinds, and nothing is reported.
             std::process::abort();
         }
     }
 
     fn note(&self, line: &str) {
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
-        // A log that can't be written is one in which the test that asked for it finds nothing.
+        // If the log cannot be written, the test that set it finds nothing in it.
         let _ = log.and_then(|mut log| log.write_all(format!("{line}\n").as_bytes()));
     }
 }
@@ -143,7 +142,7 @@ thread_local! {
     static CLOCK_OF_THREAD: RefCell<Option<PathBuf>> = const { RefCell::new(None) };
 }
 
-/// From here on this thread's clock is the one in that file: what a test's own thread calls.
+/// Sets this thread's clock to the one in a file, for a test's own thread.
 pub fn use_clock(path: &Path) {
     CLOCK_OF_THREAD.with_borrow_mut(|clock| *clock = Some(path.to_owned()));
 }
@@ -154,16 +153,16 @@ fn clock() -> Option<PathBuf> {
     CLOCK_OF_THREAD.with_borrow(Clone::clone).or_else(|| OF_PROCESS.get_or_init(of_process).clone())
 }
 
-/// The time that a test has set, where one does.
+/// The time that a test has set, if any.
 pub(crate) fn now() -> Option<Timestamp> {
     fs::read_to_string(clock()?).ok()?.parse().ok()
 }
 
-/// Lets the time that a test has set pass to then, and no time of anybody else's; whether there is such a time.
+/// Advances the time that a test has set. Returns whether there is one.
 pub fn pass_to(at: Timestamp) -> bool {
     let Some(path) = clock() else { return false };
     if now().is_none_or(|now| now < at) {
-        // Whole or not at all: others read it.
+        // Atomic, because other processes read it.
         let next = path.with_extension("next");
         let set = fs::write(&next, at.to_string()).and_then(|()| fs::rename(&next, &path));
         return set.is_ok();
@@ -171,7 +170,7 @@ pub fn pass_to(at: Timestamp) -> bool {
     true
 }
 
-/// A client whose every request is an await with a number.
+/// A client that numbers its requests.
 pub(crate) fn numbered(client: SharedHttpClient) -> SharedHttpClient {
     if plan().is_none() {
         return client;
@@ -208,7 +207,7 @@ impl HttpConnector for Numbered<SharedHttpConnector> {
     }
 }
 
-/// What a request asks for: its target, its form's action, or its path.
+/// The name of a request: its target, its form's action, or its path.
 fn name(request: &HttpRequest) -> String {
     if let Some(target) = request.headers().get("x-amz-target") {
         return target.rsplit('.').next().unwrap_or(target).to_owned();
@@ -219,7 +218,10 @@ fn name(request: &HttpRequest) -> String {
 }
 
 fn path(uri: &str) -> String {
-    uri.split_once("://").and_then(|(_, rest)| rest.split_once('/')).map_or("/", |(_, path)| path).to_owned()
+    uri.split_once("://")
+        .and_then(|(_, after)| after.split_once('/'))
+        .map_or("/", |(_, path)| path)
+        .to_owned()
 }
 
 #[cfg(test)]
@@ -227,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_point_is_read_as_it_is_written() {
+    fn a_point_reads_back_as_written() {
         for text in ["before:1", "after:212"] {
             assert_eq!(Point::read(text).map(|point| point.to_string()).as_deref(), Some(text));
         }
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_in_a_file_is_its_threads_own_and_never_goes_back() {
+    fn a_threads_clock_in_a_file_never_goes_back() {
         use nodemend_ports::clock::Clock;
 
         use crate::clock::SystemClock;
@@ -246,8 +248,8 @@ mod tests {
         use_clock(&path);
         assert!(pass_to(at(1_800_000_000)) && pass_to(at(1_700_000_000)));
         assert_eq!(SystemClock.now(), at(1_800_000_000));
-        let of_others = std::thread::spawn(|| SystemClock.now()).join().expect("a time");
-        assert_ne!(of_others, at(1_800_000_000));
+        let of_another = std::thread::spawn(|| SystemClock.now()).join().expect("a time");
+        assert_ne!(of_another, at(1_800_000_000));
         fs::remove_file(&path).expect("removed");
     }
 }

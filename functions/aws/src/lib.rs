@@ -1,10 +1,13 @@
-//! What stands behind the ports in AWS: DynamoDB, Auto Scaling, EC2, EKS, ARC, STS, EventBridge, a cluster's Kubernetes
-//! API, the system's clock, and log lines that are CloudWatch metrics.
+//! The ports of `nodemend-ports` on DynamoDB, Auto Scaling, EC2, EKS, ARC, STS, CloudWatch Logs, EventBridge and the
+//! Kubernetes API, the system's clock, and telemetry.
+//!
+//! Errors of the SDK become the `source` of the ports' errors; nothing here decides.
 #![warn(missing_docs)]
 
 pub mod clock;
 pub mod cloud;
 pub mod dynamodb;
+mod error;
 pub mod eventbridge;
 #[cfg(feature = "failpoints")]
 pub mod failpoints;

@@ -1,4 +1,4 @@
-//! Tells beside the work, never before it: puts go on in tasks of their own while the next call is made.
+//! Publishes repair events in background tasks, so that no call waits for EventBridge.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -6,9 +6,8 @@ use jiff::SignedDuration;
 use nodemend_domain::{ident::ClusterName, repair_event::RepairEvent};
 use nodemend_ports::{
     clock::Clock,
-    notify::{EventBus, Notification, PublishFailure, tell},
+    notify::{EventBus, Notification, PublishFailure, publish},
 };
-use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::{
@@ -16,24 +15,24 @@ use crate::{
     telemetry::{self, Metric},
 };
 
-/// Tells what happens during one invocation.
+/// Publishes the repair events of one invocation.
 #[derive(Debug)]
 pub struct EventPublisher<B> {
-    /// None where nobody wants to be told.
+    /// `None` if no event bus is configured.
     bus: Option<Arc<B>>,
-    /// So long after it was heard of, what could not be told is left. It bounds what an invocation's end waits for.
-    time: SignedDuration,
+    /// The time to publish an event. It limits how long the end of an invocation waits.
+    timeout: SignedDuration,
     tasks: JoinSet<()>,
 }
 
 impl<B: EventBus + 'static> EventPublisher<B> {
-    /// One that tells on this bus, or nobody, and has so long for it.
-    pub fn new(bus: Option<Arc<B>>, time: SignedDuration) -> Self {
-        Self { bus, time, tasks: JoinSet::new() }
+    /// A publisher on this bus, or on none, with this time for each event.
+    pub fn new(bus: Option<Arc<B>>, timeout: SignedDuration) -> Self {
+        Self { bus, timeout, tasks: JoinSet::new() }
     }
 
-    /// Begins to tell, and returns at once.
-    pub fn tell(&mut self, repair_events: &[RepairEvent]) {
+    /// Starts to publish, and returns at once.
+    pub fn publish(&mut self, repair_events: &[RepairEvent]) {
         let Some(bus) = self.bus.clone() else { return };
         let mut by_cluster: BTreeMap<ClusterName, Vec<Notification>> = BTreeMap::new();
         for repair_event in repair_events {
@@ -41,17 +40,17 @@ impl<B: EventBus + 'static> EventPublisher<B> {
                 by_cluster.entry(repair_event.cluster.clone()).or_default().push(notification);
             }
         }
-        let until = SystemClock.now() + self.time;
+        let until = SystemClock.now() + self.timeout;
         for (cluster, notifications) in by_cluster {
             let bus = bus.clone();
             self.tasks.spawn(async move {
-                let untold = tell(&*bus, notifications, &SystemClock, until, pause).await;
-                count(&cluster, &untold);
+                let unpublished = publish(&*bus, notifications, &SystemClock, until, pause).await;
+                report(&cluster, &unpublished);
             });
         }
     }
 
-    /// Waits for what is being told. It takes no longer than the time to tell and one put.
+    /// Waits for the background tasks: at most the time to publish and one request.
     pub async fn finish(mut self) {
         while self.tasks.join_next().await.is_some() {}
     }
@@ -61,15 +60,13 @@ async fn pause(wait: Duration) {
     tokio::time::sleep(wait).await;
 }
 
-fn count(cluster: &ClusterName, untold: &[PublishFailure]) {
-    for PublishFailure { notification, why } in untold {
-        telemetry::log(&json!({ "untold": { "detailType": notification.detail_type, "why": why } }));
-    }
-    if !untold.is_empty() {
+fn report(cluster: &ClusterName, unpublished: &[PublishFailure]) {
+    unpublished.iter().for_each(telemetry::publish_failed);
+    if !unpublished.is_empty() {
         telemetry::measured(
             SystemClock.now(),
             Some(cluster),
-            &[(Metric::PublishFailure, untold.len() as u64)],
+            &[(Metric::PublishFailure, unpublished.len() as u64)],
         );
     }
 }

@@ -1,31 +1,31 @@
-//! Loads what all clients of AWS share: region, credentials, one HTTP connector, and how long to wait.
+//! Loads the configuration that all AWS clients share: region, credentials, one HTTP connector, and timeouts.
 //!
-//! Loaded once, where a process starts, and lent from there: each load reads the environment anew and opens its own
-//! connections. The SDK finds credentials by itself (a Lambda's environment, IRSA, Pod Identity, a profile), renews
-//! them, and honours `AWS_ENDPOINT_URL` and `AWS_ENDPOINT_URL_<SERVICE>`.
+//! - Loaded once, when a process starts: each load reads the environment again and opens its own connections.
+//! - The SDK finds and renews credentials itself (Lambda's environment, IRSA, Pod Identity, a profile), and uses
+//!   `AWS_ENDPOINT_URL` and `AWS_ENDPOINT_URL_<SERVICE>`.
 
 use std::time::Duration;
 
 use aws_config::{BehaviorVersion, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 
-/// Within a region a connection takes milliseconds: what takes a second is lost.
+/// Within a region, a connection takes milliseconds: one that takes a second has failed.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// One try.
+/// The timeout of one attempt.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
-/// A call with all its tries. A sweep has a minute, and a call that hangs must not cost it the rest.
+/// The timeout of a request with all its attempts. A run has a minute, and one hanging request must not use it up.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
-/// The first try included.
+/// Attempts of a request, with the first one.
 const MAX_ATTEMPTS: u32 = 3;
-/// The SDK's own second is longer than most throttling lasts, and three of them than an operation may.
+/// The SDK's default of one second is longer than most throttling lasts, and too long for the operation timeout.
 const FIRST_BACKOFF: Duration = Duration::from_millis(50);
 
-/// AWS has regions, and nobody said which is meant.
+/// No AWS region is configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("failed to find the AWS region: set AWS_REGION, or a profile's region")]
 pub struct NoRegion;
 
-/// Loads it all. Clients for calls that must not be made twice switch the retries off for themselves.
+/// Loads the configuration. Clients whose calls must not be repeated disable retries themselves.
 pub async fn load() -> Result<SdkConfig, NoRegion> {
     let config = defaults().load().await;
     if config.region().is_none() {
@@ -34,9 +34,9 @@ pub async fn load() -> Result<SdkConfig, NoRegion> {
     Ok(config)
 }
 
-/// The same before the environment is read, for callers that know better than it.
+/// The defaults before the environment is read, for callers that set values themselves.
 pub fn defaults() -> aws_config::ConfigLoader {
-    // ring, as in the agent: aws-lc needs a C tool chain that a static build hasn't.
+    // ring, as in the agent: aws-lc needs a C toolchain, which a static build does not have.
     let http =
         aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
     #[cfg(feature = "failpoints")]

@@ -1,8 +1,16 @@
-//! Turns what happened into JSON log lines on stdout that are CloudWatch metrics too (embedded metric format).
+//! Writes JSON lines to stdout, of two kinds.
 //!
-//! One line says both, so that a number of a graph and the line that explains it can't differ. No id is a
-//! dimension: each value of a dimension is a metric of its own, for which somebody pays.
+//! - Records are data: repair events, numbers and results. Those with numbers are CloudWatch metrics too (embedded
+//!   metric format). [`emit`], [`measured`] and [`record`] write them.
+//! - Diagnostics are `tracing` events with a level: failures, rejected lines, events that could not be published.
+//!   [`init`] directs them to the same stdout, and IDs are fields of theirs.
+//! - A metric and the log line that explains it are one line, so that they cannot differ.
+//! - No ID is a dimension: each value of a dimension is a metric of its own, which has a price.
+//! - A line is one write, so that lines of several writers never mix.
+//!
 //! <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html>
+
+mod json_lines;
 
 use std::io::{self, Write};
 
@@ -11,48 +19,48 @@ use nodemend_domain::{
     ident::{ClusterName, InstanceId},
     repair_event::{RepairEvent, Step},
 };
-use nodemend_ports::excerpt::excerpt;
+use nodemend_ports::{cause::chain, excerpt::excerpt, notify::PublishFailure, subscription::Rejected};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-/// Where all metrics of ours are found.
+/// The namespace of all our metrics.
 pub const NAMESPACE: &str = "nodemend";
 const CLUSTER: &str = "cluster";
 
-/// Every metric, once.
+/// All metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Metric {
-    /// A step of a node's story: how often it was taken.
+    /// The number of times that a step happened.
     Step(Step),
-    /// Reports of agents that were taken in.
+    /// Agents' reports that intake applied.
     Reports,
-    /// Facts of the control plane that were taken in.
+    /// Events of the control-plane audit log that intake applied.
     Observations,
-    /// Log lines that could not be read.
+    /// Log lines that intake could not read.
     Rejected,
-    /// Lines of a cluster that is not ours to serve.
+    /// Log lines of a cluster that this deployment does not serve.
     UnknownCluster,
-    /// Facts of a node whose instance nobody knows.
+    /// Events of the control-plane audit log for a node without a known instance.
     InstanceUnknown,
-    /// From the youngest line's own time to its arrival.
+    /// The time from the newest line's timestamp to its arrival.
     IntakeLag,
-    /// Payloads that could not be read at all, each time that one came.
+    /// Payloads that could not be decoded, counted at each delivery.
     UndecodablePayloads,
-    /// Cases that a sweep looked at.
+    /// Cases that a run evaluated.
     CasesEvaluated,
-    /// Cases that a sweep could not look at.
+    /// Cases that a run could not evaluate.
     EvaluationFailures,
-    /// For how long the oldest of the repairs that are due, and not called for, has been waiting.
+    /// The age of the oldest repair that is due and has no call yet.
     PendingRepairAge,
-    /// Events that nobody could be told of.
+    /// Events that could not be published.
     PublishFailure,
-    /// Nodes that were emptied before their termination.
+    /// Nodes that were drained before their termination.
     Drained,
-    /// Terminations whose node was dead, or never there.
+    /// Terminations without a drain: the node was dead, or never joined.
     DrainsSkipped,
-    /// Nodes that were terminated with pods on them.
+    /// Nodes that were terminated with pods still on them.
     DrainsIncomplete,
-    /// Terminations that went on without us.
+    /// Terminations that continued before the drain ended.
     DrainsSuperseded,
 }
 
@@ -93,8 +101,7 @@ impl Metric {
         }
     }
 
-    /// Whether its zero says nothing: it is sent when there is something to count, as a metric is paid for in each hour
-    /// in which it is sent.
+    /// Whether zero is not sent: a metric has a price in each hour in which it is sent.
     fn is_rare(self) -> bool {
         match self {
             Self::Step(_)
@@ -114,7 +121,7 @@ impl Metric {
         }
     }
 
-    /// Its unit, as CloudWatch spells it.
+    /// Its unit in CloudWatch.
     pub fn unit(self) -> &'static str {
         match self {
             Self::IntakeLag => "Milliseconds",
@@ -124,70 +131,84 @@ impl Metric {
     }
 }
 
-/// What happened to one node: a line for people, and a count.
+/// Writes a repair event, as a log line and a count.
 pub fn emit(repair_event: &RepairEvent) {
-    log(&event_line(repair_event));
+    record(&event_line(repair_event));
 }
 
-/// Numbers of one invocation, of one cluster where it is of one.
+/// Writes the numbers of one invocation, by cluster if `cluster` is set.
 pub fn measured(at: Timestamp, cluster: Option<&ClusterName>, values: &[(Metric, u64)]) {
-    log(&measured_line(at, cluster, values));
+    record(&measured_line(at, cluster, values));
 }
 
-/// Something that could not be done, with what it is about as far as that is known.
-#[derive(Debug, Clone, Copy, Serialize)]
-#[serde(rename_all = "camelCase")]
+/// A failure, with the cluster, instance and case that it concerns, as far as they are known.
+#[derive(Debug, Clone, Copy)]
 pub struct Failed<'a> {
-    #[serde(serialize_with = "sentence")]
-    failure: &'a dyn std::error::Error,
+    failure: &'a (dyn std::error::Error + 'static),
     /// The cluster.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<&'a ClusterName>,
     /// The instance.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub instance_id: Option<&'a InstanceId>,
-    /// The case's id: what logs are searched by.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The case's ID, by which logs are searched.
     pub case: Option<&'a str>,
-    /// The beginning of what can't be read, and never will be.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The beginning of a payload that cannot be decoded.
     pub excerpt: Option<&'a str>,
 }
 
 impl<'a> Failed<'a> {
-    /// About nothing yet.
-    pub fn of(failure: &'a dyn std::error::Error) -> Self {
+    /// A failure without context.
+    pub fn of(failure: &'a (dyn std::error::Error + 'static)) -> Self {
         Self { failure, cluster: None, instance_id: None, case: None, excerpt: None }
     }
 }
 
-/// An error and all that caused it, as one sentence.
-fn sentence<S: serde::Serializer>(error: &&dyn std::error::Error, serializer: S) -> Result<S::Ok, S::Error> {
-    let causes = std::iter::successors(Some(*error), |error| (**error).source());
-    let mut sentence: Vec<String> = causes.map(ToString::to_string).collect();
-    // A transparent error says what its cause says.
-    sentence.dedup();
-    serializer.serialize_str(&sentence.join(": "))
+/// The error of an invocation. The Lambda runtime prints an error's `Display`, so it is the whole chain.
+pub fn invocation_error(error: impl std::error::Error + 'static) -> Box<dyn std::error::Error + Send + Sync> {
+    chain(&error).into()
 }
 
-/// A payload could not be taken in. It is tried again, and ends among the dead letters, where an alarm sees it; one that
-/// nobody can read gets there, too: it may tell of a node, and the fault may be ours. Such a one is counted, and its
-/// beginning told.
-pub fn not_taken_in(why: Failed<'_>, unreadable: Option<&str>, at: Timestamp) {
-    if unreadable.is_some() {
+/// Writes that a payload could not be applied. Lambda retries it, and it ends in the dead-letter queue, which has an
+/// alarm. So does an undecodable payload, because it may be about a node, and the defect may be ours: it is counted,
+/// and its beginning is logged.
+pub fn payload_failed(failure: Failed<'_>, undecodable: Option<&str>, at: Timestamp) {
+    if undecodable.is_some() {
         measured(at, None, &[(Metric::UndecodablePayloads, 1)]);
     }
-    let excerpt = unreadable.map(excerpt);
-    failed(&Failed { excerpt: excerpt.as_deref(), ..why });
+    let excerpt = undecodable.map(excerpt);
+    failed(&Failed { excerpt: excerpt.as_deref(), ..failure });
 }
 
-/// Something could not be done: a line for whoever looks for why.
+/// Writes a failure.
 pub fn failed(failed: &Failed<'_>) {
-    log(failed);
+    tracing::error!(
+        failure = chain(failed.failure),
+        cluster = failed.cluster.map(ClusterName::as_str),
+        instanceId = failed.instance_id.map(InstanceId::as_str),
+        case = failed.case,
+        excerpt = failed.excerpt,
+    );
 }
 
-/// Writes a line. A log that can't be written stops nothing that matters more.
-pub fn log(line: &impl Serialize) {
+/// Writes a log line that could not be read.
+pub fn rejected(line: &Rejected) {
+    let index = line.index as u64;
+    tracing::warn!(rejected.index = index, rejected.why = line.why, rejected.excerpt = line.excerpt);
+}
+
+/// Writes an event that could not be published.
+pub fn publish_failed(failure: &PublishFailure) {
+    let PublishFailure { notification, why } = failure;
+    tracing::warn!(publishFailure.detailType = notification.detail_type, publishFailure.why = why);
+}
+
+/// Directs diagnostics to stdout. Called once, when a function's process starts.
+pub fn init() {
+    // Fails only if there is a subscriber already.
+    let _ = tracing::subscriber::set_global_default(json_lines::subscriber(record));
+}
+
+/// Writes a record. One that cannot be written stops nothing.
+pub fn record(line: &impl Serialize) {
     #[cfg(feature = "failpoints")]
     let begun = crate::failpoints::begin("a line of telemetry");
     let _ = write_line(&mut io::stdout().lock(), line);
@@ -196,17 +217,16 @@ pub fn log(line: &impl Serialize) {
 }
 
 fn write_line(out: &mut impl Write, line: &impl Serialize) -> io::Result<()> {
-    // One write for the whole line, so that lines of two writers never mix.
     let mut bytes = serde_json::to_vec(line)?;
     bytes.push(b'\n');
     out.write_all(&bytes)
 }
 
-/// What [`emit`] writes.
+/// The line that [`emit`] writes.
 pub fn event_line(repair_event: &RepairEvent) -> Value {
     let mut line = match serde_json::to_value(repair_event) {
         Ok(Value::Object(line)) => line,
-        // An occurrence is strings and times.
+        // A repair event always serializes to an object.
         _ => Map::new(),
     };
     let step = Metric::Step(repair_event.step);
@@ -239,6 +259,8 @@ fn directive(at: Timestamp, by_cluster: bool, metrics: &[Metric]) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
 
     fn repair_event() -> RepairEvent {
@@ -305,23 +327,37 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_with_its_causes_and_the_case_that_it_is_of() {
+    fn diagnostics_have_a_level_the_error_chain_and_nested_fields() {
         #[derive(Debug, thiserror::Error)]
         #[error("failed to decode")]
         struct Outer(#[source] serde_json::Error);
         let cause = serde_json::from_str::<u8>("x").expect_err("no number");
         let error = Outer(cause);
         let id = InstanceId::new("i-0ab76e62066c9730c").expect("an id");
-        let failed =
+        let failure =
             Failed { instance_id: Some(&id), case: Some("i-0ab76e62066c9730c#1"), ..Failed::of(&error) };
-        let line = serde_json::to_value(failed).expect("JSON");
+        let line = Rejected { index: 2, why: "not JSON".to_owned(), excerpt: "{".to_owned() };
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let written = lines.clone();
+        let subscriber =
+            json_lines::subscriber(move |line| written.lock().expect("a lock").push(line.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            failed(&failure);
+            rejected(&line);
+            tracing::debug!("not written");
+            tracing::error!(target: "aws_smithy_runtime", "not our own");
+        });
         assert_eq!(
-            line,
-            json!({
-                "failure": "failed to decode: expected value at line 1 column 1",
-                "instanceId": "i-0ab76e62066c9730c",
-                "case": "i-0ab76e62066c9730c#1",
-            })
+            *lines.lock().expect("a lock"),
+            [
+                json!({
+                    "level": "error",
+                    "failure": "failed to decode: expected value at line 1 column 1",
+                    "instanceId": "i-0ab76e62066c9730c",
+                    "case": "i-0ab76e62066c9730c#1",
+                }),
+                json!({ "level": "warn", "rejected": { "index": 2, "why": "not JSON", "excerpt": "{" } }),
+            ]
         );
     }
 

@@ -1,5 +1,5 @@
 //! Measures decoding one payload of 100 reports of about 500 bytes, per event.
-#![expect(clippy::unwrap_used, reason = "a bench may stop at the first surprise")]
+#![expect(clippy::unwrap_used, reason = "a bench may stop at the first error")]
 
 use std::borrow::Cow;
 use std::hint::black_box;

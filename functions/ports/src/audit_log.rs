@@ -1,18 +1,20 @@
-//! The port to the trail: append-only, written with the case it tells of, read by whoever checks.
+//! The port that reads the audit log.
+//!
+//! The log is append-only. [`Store::commit`](crate::store::Store::commit) alone writes it, together with the case, so
+//! that there is no step without its record and no record without its step.
 
 use std::future::Future;
 
-use nodemend_domain::audit_log::builder::AuditEntry;
+use nodemend_domain::audit_log::AuditEntry;
 
 use crate::store::{CaseKey, StoreError};
 
-/// The trail, to read. It is written through [`Store::commit`](crate::store::Store::commit) alone, so that no
-/// step is without its record and no record without its step.
+/// Reads audit logs.
 pub trait AuditLog: Send + Sync {
     /// A case's records, oldest first.
     fn chain(&self, key: &CaseKey) -> impl Future<Output = Result<Vec<AuditEntry>, StoreError>> + Send;
 
-    /// The record of the call that AWS answered under this request id.
+    /// The record of the call that AWS answered with this request ID.
     fn call(
         &self,
         request_id: &str,

@@ -1,4 +1,6 @@
-//! The port to AWS: where instances are, and the two calls that change anything.
+//! The port to AWS: instances, groups and clusters, and the two calls that change an instance.
+//!
+//! A failed read is an error; the answer to a call, whatever it is, is a [`CallAnswer`] and goes to the audit log.
 
 mod memory;
 
@@ -11,49 +13,50 @@ use nodemend_domain::{
 };
 
 pub use self::memory::{Fleet, MemoryCloud, Recorded};
+use crate::{cause::Cause, cluster_reader::ClusterReader};
 
-/// What AWS could not tell us. Nothing is decided then; the next sweep asks again.
+/// A read from AWS failed. Nothing is decided without it; the next run reads again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("failed to read from AWS: {code}: {message}")]
+#[error("failed to read from AWS: {code}")]
 pub struct CloudError {
-    /// AWS's error code.
+    /// AWS's error code, or one of our own where AWS gave none.
     pub code: String,
-    /// AWS's message.
-    pub message: String,
+    /// AWS's message, or the error that prevented an answer.
+    pub source: Cause,
 }
 
-/// AWS, in our words.
-pub trait Cloud: Clone + Send + Sync {
-    /// The same in another account; our own, where none is named.
+/// AWS, in the types of the domain.
+pub trait Cloud: ClusterReader + Clone {
+    /// The same port in another account, or in our own if `account` is `None`.
     fn in_account(
         &self,
         account: Option<&AccountId>,
     ) -> impl Future<Output = Result<Self, CloudError>> + Send;
 
-    /// Where instances are, in the order asked for.
+    /// The location of each instance, in the order of the request.
     fn describe_instances(
         &self,
         instances: &[InstanceId],
     ) -> impl Future<Output = Result<Vec<InstanceLocation>, CloudError>> + Send;
 
-    /// One group with its instances.
+    /// One Auto Scaling group with its instances.
     fn group(&self, name: &GroupName) -> impl Future<Output = Result<Option<Arc<Group>>, CloudError>> + Send;
 
-    /// How many nodes a cluster has, and where.
+    /// How many nodes a cluster has in each zone, and its zonal shifts.
     fn cluster(
         &self,
         name: &ClusterName,
     ) -> impl Future<Output = Result<Arc<ClusterFacts>, CloudError>> + Send;
 
-    /// The end of an instance's console output: the last words of a kernel.
+    /// The end of an instance's console output, where a kernel panic shows.
     fn console_output(
         &self,
         instance_id: &InstanceId,
     ) -> impl Future<Output = Result<Option<String>, CloudError>> + Send;
 
-    /// Makes a call. Whatever happens is an answer: it goes to the trail.
+    /// Makes a call. Every result, a timeout too, is an answer for the audit log.
     fn call(&self, call: &ApiCall) -> impl Future<Output = CallAnswer> + Send;
 
-    /// Who we are to AWS.
+    /// The identity that our calls have in CloudTrail.
     fn caller(&self) -> &Caller;
 }

@@ -1,27 +1,31 @@
-//! Turns what operators write, a policy in YAML or JSON, into checked types, or says which field is wrong.
+//! Parses what operators write, policies and environment variables, into checked types.
+//!
+//! - An error names the field, in one line without control characters.
+//! - Length and the expansion of YAML aliases are limited.
 
 pub mod eksctl;
 pub mod environment;
 
 use nodemend_domain::policy::{Policy, PolicyError};
 
-/// A policy has a few hundred lines; nothing needs more.
+/// The most bytes of a policy. Real ones have a few hundred lines.
 const MAX_POLICY_BYTES: usize = 1024 * 1024;
 
-/// What aliases may unfold to: a block of thirty lines in three hundred groups. A few lines can ask for gigabytes.
-const MAX_UNFOLDED: usize = 20_000;
+/// The most YAML events that aliases may expand to: a block of 30 lines in 300 groups. Without a limit, a few lines
+/// expand to gigabytes.
+const MAX_ALIAS_EVENTS: usize = 20_000;
 
-/// Reads YAML; why not, in one line.
+/// Parses YAML. The error is one line.
 pub fn read_yaml(text: &str) -> Result<serde_json::Value, String> {
     let options = serde_saphyr::options! {
-        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_UNFOLDED },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_ALIAS_EVENTS },
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| one_line(&error.to_string()))
 }
 
-/// Reads a policy, YAML or JSON.
+/// Parses and checks a policy in YAML or JSON.
 pub fn read_policy(text: &str) -> Result<Policy, PolicyError> {
-    // A key is part of a path, and may be any text.
+    // A key becomes part of the path, and can contain any characters.
     parse(text)
         .map_err(|PolicyError { field, why }| PolicyError { field: one_line(&field), why: one_line(&why) })
 }
@@ -39,7 +43,7 @@ fn parse(text: &str) -> Result<Policy, PolicyError> {
     } else if text.trim().is_empty() {
         Policy::default()
     } else {
-        // By way of JSON, so that both forms are refused in the same words and with the same paths.
+        // Converted to JSON first, so that both formats give the same messages and paths.
         let value = read_yaml(text).map_err(|why| PolicyError { field: "policy".to_owned(), why })?;
         serde_path_to_error::deserialize(value)
             .map_err(|error| at_path(&error.path().to_string(), error.inner()))?
@@ -48,7 +52,7 @@ fn parse(text: &str) -> Result<Policy, PolicyError> {
     Ok(policy)
 }
 
-/// Writes a policy as YAML that [`read_policy`] reads as the same.
+/// Writes a policy as YAML. [`read_policy`] reads it back unchanged.
 pub fn write_policy(policy: &Policy) -> Result<String, PolicyError> {
     serde_saphyr::to_string(policy)
         .map_err(|error| PolicyError { field: "policy".to_owned(), why: one_line(&error.to_string()) })
@@ -70,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn yaml_and_json_say_the_same() {
+    fn yaml_and_json_give_the_same_policy() {
         let yaml = "mode: repair\nnodeRepairConfig:\n  enabled: true\n  maxParallelNodesRepairedCount: 2\nrecoveryHold: 3m\n";
         let json = r#"{"mode":"repair","nodeRepairConfig":{"enabled":true,"maxParallelNodesRepairedCount":2},"recoveryHold":"3m"}"#;
         let policy = read_policy(yaml).expect("a policy");
@@ -79,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_by_its_field() {
+    fn an_error_names_the_field() {
         for (text, expected) in [
             ("nodeRepairConfig:\n  enable: true\n", "nodeRepairConfig"),
             ("groups:\n- name: a\n  grace:\n    reasons:\n      X: soon\n", "groups[0].grace.reasons.X"),
@@ -103,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn aliases_are_taken_but_not_unfolded_without_end() {
+    fn aliases_work_but_their_expansion_is_limited() {
         let shared = "groups:\n- name: a\n  nodeRepairConfig: &repair {enabled: true}\n- name: b\n  nodeRepairConfig: *repair\n";
         let policy = read_policy(shared).expect("a policy");
         assert_eq!(policy.groups[0].node_repair_config, policy.groups[1].node_repair_config);

@@ -1,6 +1,6 @@
-//! The beginning of a line that anybody may have written, for a log line or a record of ours.
+//! Excerpts of lines from outside, for log lines and records.
 
-/// The beginning of a line, fit to be shown.
+/// The first 256 characters of a line, without control characters.
 pub fn excerpt(line: &str) -> String {
     line.chars().take(256).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

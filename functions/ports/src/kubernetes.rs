@@ -1,4 +1,4 @@
-//! The port to the Kubernetes API, as far as a drain asks of it.
+//! The port to the Kubernetes API: the requests that a drain needs.
 
 use std::future::Future;
 
@@ -7,31 +7,33 @@ use nodemend_domain::{
     ident::NodeName,
 };
 
-/// What the API could not do for us.
+use crate::cause::Cause;
+
+/// Why a request to the API failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KubernetesError {
-    /// It may work in a while.
-    #[error("failed to reach the Kubernetes API: {0}")]
-    Unavailable(String),
-    /// It knows us not, or allows us not.
-    #[error("failed to be let in by the Kubernetes API: {0}")]
-    Denied(String),
-    /// It answered what we can't read.
-    #[error("failed to read an answer of the Kubernetes API: {0}")]
-    Broken(String),
+    /// No answer, or a temporary error: a retry can help.
+    #[error("failed to reach the Kubernetes API")]
+    Unavailable(#[source] Cause),
+    /// Authentication or authorization failed.
+    #[error("the Kubernetes API refused the request (check the access entry and RBAC)")]
+    Denied(#[source] Cause),
+    /// The answer cannot be read, or the API rejects the request as invalid.
+    #[error("failed to read an answer of the Kubernetes API")]
+    Broken(#[source] Cause),
 }
 
 /// The API server of one cluster.
 pub trait Kubernetes: Send + Sync {
-    /// A node, if there is one of this name.
+    /// The node of this name, if there is one.
     fn node(&self, name: &NodeName) -> impl Future<Output = Result<Option<Node>, KubernetesError>> + Send;
 
-    /// Keeps new pods from a node. One that is gone needs it not.
+    /// Marks a node as unschedulable. Succeeds if the node no longer exists.
     fn cordon(&self, name: &NodeName) -> impl Future<Output = Result<(), KubernetesError>> + Send;
 
-    /// All pods of a node.
+    /// All pods on a node.
     fn pods(&self, name: &NodeName) -> impl Future<Output = Result<Vec<Pod>, KubernetesError>> + Send;
 
-    /// Asks for a pod's eviction.
+    /// Requests the eviction of a pod.
     fn evict(&self, pod: &PodId) -> impl Future<Output = Result<Evicted, KubernetesError>> + Send;
 }

@@ -1,14 +1,18 @@
-//! The ports of nodemend: what the handlers ask of the world, and the sides of it that need no network.
+//! The ports of nodemend: the traits through which handlers reach AWS and Kubernetes, their in-memory implementations,
+//! and decoders of outside bytes.
 //!
-//! It knows no SDK and no runtime, and has no Cargo features: what a handler's library is built with is what it is
-//! tested with. The sides that stand in AWS and Kubernetes are in `nodemend-aws`.
+//! - No SDK, no runtime and no Cargo features: a handler's library is tested with exactly what it is deployed with.
+//! - The implementations on AWS and Kubernetes are in `nodemend-aws`.
 #![warn(missing_docs)]
 
 pub mod audit_log;
+pub mod cause;
 pub mod clock;
 pub mod cloud;
+pub mod cluster_reader;
 pub mod config;
 pub mod excerpt;
+pub mod gunzip;
 pub mod kubernetes;
 pub mod lifecycle;
 pub mod notify;

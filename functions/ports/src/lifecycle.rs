@@ -1,4 +1,4 @@
-//! The port to lifecycle hooks: a termination is held, kept held, and let go.
+//! The port to Auto Scaling's lifecycle hooks, which hold a termination while a node is drained.
 
 use std::future::Future;
 
@@ -9,41 +9,41 @@ use nodemend_domain::{
 
 use crate::cloud::CloudError;
 
-/// How a hook's action stands.
+/// The state of a lifecycle action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum HookState {
-    /// It was held when we spoke.
+    /// The termination was on hold when Auto Scaling answered.
     Held,
-    /// Nobody holds it any more: its time was up, somebody let it go, or the instance is gone.
+    /// The termination is no longer on hold: it timed out, someone else completed it, or the instance is gone.
     Over,
 }
 
-/// Whose a group is.
+/// The cluster that an Auto Scaling group belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
-    /// The cluster's that its tags name.
+    /// The cluster in the group's tags.
     Cluster(ClusterName),
-    /// Its tags name none.
-    Nobody,
-    /// There is no such group any more.
+    /// The group has no tag of a cluster.
+    Untagged,
+    /// The group no longer exists.
     NoGroup,
 }
 
-/// Lifecycle hooks, and what of the instances that they hold only AWS knows.
+/// Lifecycle hooks, and what a drain needs to know from AWS about their instances.
 pub trait Hooks: Send + Sync {
-    /// Whose a group is.
+    /// The cluster that a group belongs to.
     fn owner(&self, group: &GroupName) -> impl Future<Output = Result<Owner, CloudError>> + Send;
 
-    /// The name that an instance's node registers under where nobody says another.
+    /// The private DNS name of an instance, which is its node's name by default.
     fn private_name(
         &self,
         instance_id: &InstanceId,
     ) -> impl Future<Output = Result<Option<NodeName>, CloudError>> + Send;
 
-    /// Holds the termination for as long again.
+    /// Restarts the hook's timeout.
     fn heartbeat(&self, hook: &Hook) -> impl Future<Output = Result<HookState, CloudError>> + Send;
 
-    /// Lets the termination go on.
+    /// Completes the lifecycle action: the termination continues.
     fn complete(&self, hook: &Hook) -> impl Future<Output = Result<HookState, CloudError>> + Send;
 }

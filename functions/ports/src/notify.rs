@@ -1,7 +1,8 @@
-//! Turns what happened into events on an EventBridge bus, for whoever wants to be told.
+//! Publishes repair events on an EventBridge bus, for other systems.
 //!
-//! A notification is never worth a repair: what can't be put within its time is counted and left. The log and the trail
-//! say the same, and they are the truth.
+//! - Publishing never delays a repair: an event that EventBridge does not accept in time is counted and dropped.
+//! - The log and the audit log have the same facts, and are complete.
+//! - An event may be delivered twice: if an answer is lost, the events are put again.
 
 mod memory;
 
@@ -11,55 +12,59 @@ use jiff::Timestamp;
 use nodemend_domain::repair_event::{RepairEvent, Step};
 
 pub use self::memory::MemoryEventBus;
-use crate::clock::Clock;
+use crate::{
+    cause::{Cause, chain},
+    clock::Clock,
+};
 
-/// Whose events these are, to EventBridge.
+/// The `source` of all our events.
 pub const SOURCE: &str = "nodemend";
 
-/// PutEvents takes no more at once.
+/// The most entries of one PutEvents request.
+/// <https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-putevents.html>
 const ENTRIES_A_PUT: usize = 10;
-/// Nor more than 256 KiB, all entries together.
+/// The most bytes of one request, all entries together.
 const BYTES_A_PUT: usize = 256 * 1024;
-/// What EventBridge counts for an entry's time.
+/// The bytes that EventBridge counts for an entry's time.
 const TIME_BYTES: usize = 14;
-/// The first try included.
-const MAX_TRIES: u32 = 3;
-/// Doubles with each try.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// Attempts for each event, with the first one.
+const MAX_ATTEMPTS: u32 = 3;
+/// The backoff before the second attempt; it doubles with each one.
+const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 
-/// One event, as it is put.
+/// One event for the bus.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notification {
     /// When it happened.
     pub at: Timestamp,
-    /// Its kind.
+    /// EventBridge's `detail-type`.
     pub detail_type: &'static str,
-    /// The occurrence, as JSON.
+    /// The repair event, as JSON.
     pub detail: String,
 }
 
-/// What became of one event of a put.
+/// The result for one event of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Put {
-    /// It is on the bus.
-    Taken,
-    /// It is not: AWS's code and message.
-    Refused(String),
+    /// EventBridge accepted it.
+    Accepted,
+    /// EventBridge rejected it, with this code and message.
+    Rejected(String),
 }
 
-/// A put of which nothing was taken, or nobody knows.
+/// A request failed as a whole. Whether EventBridge accepted some of its events is unknown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("failed to put events: {0}")]
-pub struct EventBusError(pub String);
+#[error("failed to put events")]
+pub struct EventBusError(#[source] pub Cause);
 
-/// Where events go.
+/// An event bus.
 pub trait EventBus: Send + Sync {
-    /// Puts so many that AWS takes them at once, and says of each, in order, what became of it.
-    fn put(&self, some: &[Notification]) -> impl Future<Output = Result<Vec<Put>, EventBusError>> + Send;
+    /// Sends one request of at most 10 events. Returns the result of each, in order.
+    fn put(&self, batch: &[Notification]) -> impl Future<Output = Result<Vec<Put>, EventBusError>> + Send;
 }
 
-/// The kind of event that a step is told as. What only leads to the next step, or is in the log for completeness, is
-/// told to nobody.
+/// The `detail-type` of a step's event. Steps that are only intermediate, or logged for completeness, are not
+/// published.
 pub fn detail_type(step: Step) -> Option<&'static str> {
     match step {
         Step::Suspect => Some("Node Suspected"),
@@ -77,12 +82,12 @@ pub fn detail_type(step: Step) -> Option<&'static str> {
 }
 
 impl Notification {
-    /// The event that tells of an occurrence, if it is one to tell of.
+    /// The event to publish for a repair event, if its step is published.
     pub fn of(repair_event: &RepairEvent) -> Option<Self> {
         let detail_type = detail_type(repair_event.step)?;
         let mut detail = serde_json::to_string(repair_event).ok()?;
         if detail.len() + SOURCE.len() + detail_type.len() + TIME_BYTES > BYTES_A_PUT {
-            // The record stands in the trail; its step is worth telling without it.
+            // Too large with its audit record, which is in the audit log: published without it.
             let without = RepairEvent { record: None, ..repair_event.clone() };
             detail = serde_json::to_string(&without).ok()?;
         }
@@ -94,66 +99,68 @@ impl Notification {
     }
 }
 
-/// An event that nobody will be told of.
+/// An event that could not be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublishFailure {
-    /// Which.
+    /// The event.
     pub notification: Notification,
-    /// Why.
+    /// The last error.
     pub why: String,
 }
 
-/// Puts them all, a few at once; what was refused again, a few times, and nothing after `until`.
-///
-/// Whoever hears may hear twice: where an answer is lost, the events may have been taken.
-pub async fn tell<B: EventBus>(
+/// Publishes all events in batches. A rejected event is retried a few times; nothing is sent at `until` or later.
+/// Returns the events that could not be published.
+pub async fn publish<B: EventBus>(
     bus: &B,
     notifications: Vec<Notification>,
     clock: &impl Clock,
     until: Timestamp,
     pause: impl AsyncFn(Duration),
 ) -> Vec<PublishFailure> {
-    let mut untold = Vec::new();
-    for some in batches(notifications) {
-        let mut waiting: Vec<PublishFailure> = some
+    let mut unpublished = Vec::new();
+    for batch in batches(notifications) {
+        let mut waiting: Vec<PublishFailure> = batch
             .into_iter()
-            .map(|notification| PublishFailure { notification, why: "its time was up".to_owned() })
+            .map(|notification| PublishFailure {
+                notification,
+                why: "not sent before its deadline".to_owned(),
+            })
             .collect();
-        for tries in 0..MAX_TRIES {
-            if tries > 0 {
-                pause(FIRST_PAUSE * 2_u32.pow(tries - 1)).await;
+        for attempt in 0..MAX_ATTEMPTS {
+            if attempt > 0 {
+                pause(FIRST_BACKOFF * 2_u32.pow(attempt - 1)).await;
             }
             if clock.now() >= until {
                 break;
             }
-            let some: Vec<Notification> = waiting.iter().map(|one| one.notification.clone()).collect();
-            match bus.put(&some).await {
+            let batch: Vec<Notification> = waiting.iter().map(|one| one.notification.clone()).collect();
+            match bus.put(&batch).await {
                 Ok(answers) => {
                     let mut answers = answers.into_iter();
                     waiting.retain_mut(|one| match answers.next() {
-                        Some(Put::Taken) => false,
-                        Some(Put::Refused(why)) => {
+                        Some(Put::Accepted) => false,
+                        Some(Put::Rejected(why)) => {
                             one.why = why;
                             true
                         }
                         None => {
-                            one.why = "EventBridge said nothing of it".to_owned();
+                            one.why = "EventBridge's answer has no result for it".to_owned();
                             true
                         }
                     });
                 }
-                Err(error) => waiting.iter_mut().for_each(|one| one.why = error.to_string()),
+                Err(error) => waiting.iter_mut().for_each(|one| one.why = chain(&error)),
             }
             if waiting.is_empty() {
                 break;
             }
         }
-        untold.append(&mut waiting);
+        unpublished.append(&mut waiting);
     }
-    untold
+    unpublished
 }
 
-/// As few puts as AWS allows, in the events' order.
+/// As few requests as EventBridge's limits allow, in the order of the events.
 fn batches(notifications: Vec<Notification>) -> Vec<Vec<Notification>> {
     let mut batches: Vec<Vec<Notification>> = Vec::new();
     let mut bytes = 0;

@@ -1,7 +1,7 @@
-//! The port to where cases, groups and trails are kept.
+//! The port to the store of cases, groups and audit logs.
 //!
-//! One item a node, one a group, one a trail record. A write is conditional on the versions that it was
-//! decided on; a lost race is an answer, not an error.
+//! - One item for each case, each group and each audit record.
+//! - Every write is conditional on the versions that were read. A lost race is an answer, not an error.
 
 mod memory;
 
@@ -9,7 +9,7 @@ use std::{future::Future, sync::Arc};
 
 use jiff::Timestamp;
 use nodemend_domain::{
-    audit_log::builder::AuditEntry,
+    audit_log::AuditEntry,
     case::Case,
     group::GroupState,
     guard::UnhealthyNode,
@@ -18,8 +18,9 @@ use nodemend_domain::{
 };
 
 pub use self::memory::MemoryStore;
+use crate::cause::Cause;
 
-/// Under which a case is kept.
+/// The key of a case.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CaseKey {
     /// The cluster.
@@ -29,71 +30,71 @@ pub struct CaseKey {
 }
 
 impl CaseKey {
-    /// The key of a case.
+    /// The key of this case.
     pub fn of(case: &Case) -> Self {
         Self { cluster: case.cluster().clone(), instance_id: case.instance_id().clone() }
     }
 }
 
-/// What is written at once, or not at all.
+/// One atomic write.
 #[derive(Debug)]
 pub struct CaseWrite<'a> {
-    /// The case, at the version that it was read at.
+    /// The case, with the version that was read.
     pub case: &'a Case,
-    /// Its group, at the version that it was read at, where it changes too.
+    /// Its group, with the version that was read, if it changes too.
     pub group: Option<&'a GroupState>,
-    /// Records for the end of its trail.
+    /// Records to append to its audit log.
     pub entries: &'a [AuditEntry],
 }
 
-/// What became of a write.
+/// The result of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Commit {
-    /// It is written, under the next version.
+    /// Written, with the next version.
     Won,
-    /// Somebody else wrote first: read again and decide again.
+    /// Another process wrote first: read again and decide again.
     Lost,
 }
 
-/// What the store could not do.
+/// Why a read or write failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// It may work in a while.
-    #[error("failed to reach the store: {0}")]
-    Unavailable(String),
-    /// It will not work by itself.
-    #[error("failed to read or write an item of the store: {0}")]
-    Broken(String),
+    /// A temporary error: a retry can help.
+    #[error("failed to reach the store")]
+    Unavailable(#[source] Cause),
+    /// A permanent error: a retry cannot help.
+    #[error("failed to read or write an item of the store")]
+    Broken(#[source] Cause),
 }
 
 impl StoreError {
-    /// Whether trying again can help.
+    /// Whether a retry can help.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable(_))
     }
 }
 
-/// Cases, groups and what operators decided.
+/// Cases, groups, and the policies and holds of operators.
 pub trait Store: Send + Sync {
     /// One case, read consistently.
     fn case(&self, key: &CaseKey) -> impl Future<Output = Result<Option<Box<Case>>, StoreError>> + Send;
 
-    /// The instances that had, or have, a node of this name.
+    /// The instances whose node has, or had, this name.
     fn instances_of_node(
         &self,
         cluster: &ClusterName,
         node: &NodeName,
     ) -> impl Future<Output = Result<Vec<InstanceId>, StoreError>> + Send;
 
-    /// The cluster that an instance is known in.
+    /// The cluster that has a case of this instance.
     fn cluster_of_instance(
         &self,
         instance_id: &InstanceId,
     ) -> impl Future<Output = Result<Option<ClusterName>, StoreError>> + Send;
 
-    /// The cases that somebody must look at by then, the longest overdue first. Costs what is due, never what
-    /// exists.
+    /// The cases that are due at `until`, the longest overdue first. The cost depends on the due cases, not on all
+    /// cases.
     fn due(
         &self,
         until: Timestamp,
@@ -103,29 +104,29 @@ pub trait Store: Send + Sync {
     /// When the next case is due.
     fn next_due(&self) -> impl Future<Output = Result<Option<Timestamp>, StoreError>> + Send;
 
-    /// A cluster's unhealthy nodes. Costs what is unhealthy.
+    /// A cluster's unhealthy nodes. The cost depends on their number, not on all nodes.
     fn unhealthy_nodes(
         &self,
         cluster: &ClusterName,
     ) -> impl Future<Output = Result<Vec<UnhealthyNode>, StoreError>> + Send;
 
-    /// One group, read consistently; a new one where there is none yet.
+    /// One group, read consistently, or a new one if none is stored.
     fn group(
         &self,
         cluster: &ClusterName,
         name: &GroupName,
     ) -> impl Future<Output = Result<GroupState, StoreError>> + Send;
 
-    /// Writes a case, and its group and trail with it, if nobody has written them since they were read. An error
-    /// leaves open whether it is written: read again before anything is done.
+    /// Writes a case with its group and audit records, if nothing has been written since they were read. After an error
+    /// it is unknown whether they are written: read again before acting.
     fn commit(&self, change: CaseWrite<'_>) -> impl Future<Output = Result<Commit, StoreError>> + Send;
 
-    /// A cluster's policy; none for a cluster that is not ours to serve.
+    /// A cluster's policy, or `None` if this deployment does not serve the cluster.
     fn policy(
         &self,
         cluster: &ClusterName,
     ) -> impl Future<Output = Result<Option<Arc<Policy>>, StoreError>> + Send;
 
-    /// The holds that operators placed on a cluster.
+    /// The holds on a cluster.
     fn holds(&self, cluster: &ClusterName) -> impl Future<Output = Result<Vec<Hold>, StoreError>> + Send;
 }

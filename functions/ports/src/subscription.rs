@@ -1,13 +1,11 @@
-//! Turns a CloudWatch Logs subscription payload into log events, under a cap.
+//! Decodes CloudWatch Logs subscription payloads into log events.
 //!
-//! Lambda hands over `{"awslogs":{"data": base64(gzip(JSON))}}`. The account that owns the log group decides
-//! what is in the logs, so every length here is bounded before it is believed, and one bad log event is put
-//! aside with its reason while the rest of the batch goes on: Lambda would retry a failed batch twice and then
-//! drop all of it.
-//!
-//! All buffers belong to the [`Decoder`] and are used again for the next payload; the events borrow from them.
+//! - Lambda receives `{"awslogs":{"data": base64(gzip(JSON))}}`. Anyone who can write to the log group controls its
+//!   content, so every length is limited.
+//! - A bad log event is rejected with its reason, and the other events of the batch are processed: Lambda would retry a
+//!   failed batch twice and then drop all of it.
+//! - The [`Decoder`] owns all buffers and reuses them for the next payload; the events borrow from them.
 
-mod gunzip;
 pub mod our_patterns;
 mod parse;
 mod records;
@@ -24,19 +22,22 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use records::{Record, StreamRecord, records};
+pub use records::{StreamRecord, SubscriptionRecord, records};
 pub use write::{encode, envelope};
 
-/// The most bytes that one payload may decompress to, unless the caller says otherwise.
+use crate::gunzip::{GunzipError, gunzip};
+
+/// The most bytes that one payload may decompress to, by default.
 pub const DEFAULT_CAP: usize = 8 * 1024 * 1024;
 
-/// Lambda takes at most 6 MB in a synchronous call, and less in an asynchronous one: nothing real is larger.
+/// The most bytes of a payload. Lambda accepts 6 MB in a synchronous invocation, and less in an asynchronous one.
+/// <https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html>
 pub const MAX_PAYLOAD: usize = 6 * 1024 * 1024;
 
-/// The most log events in one payload: ten times what one call to `PutLogEvents` may write.
+/// The most log events of one payload: ten times the limit of one `PutLogEvents` request.
 pub const MAX_EVENTS: usize = 100_000;
 
-/// The most names of subscription filters: a log group has two at most, and an account few of its own.
+/// The most names of subscription filters. A log group has at most two, and an account few of its own.
 const MAX_FILTERS: usize = 100;
 
 /// The most characters of a rejected record that are kept.
@@ -73,15 +74,15 @@ pub enum SubscriptionError {
     /// The decompressed data is not JSON, or one of its fields is missing or of another type.
     #[error("failed to read the decompressed data")]
     Json(#[source] serde_json::Error),
-    /// A message type that the documentation does not know.
+    /// A message type that is not documented.
     #[error("unknown messageType {0:?}: expected DATA_MESSAGE or CONTROL_MESSAGE")]
     MessageType(String),
 }
 
-/// What one payload carries.
+/// The content of one payload.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Message<'d> {
-    /// CloudWatch Logs asks whether the destination can be reached: nothing to do.
+    /// CloudWatch Logs checks that the destination is reachable: nothing to do.
     Control,
     /// Log events of one stream.
     Data(Batch<'d>),
@@ -96,7 +97,7 @@ pub struct Batch<'d> {
     pub log_group: Cow<'d, str>,
     /// The log stream.
     pub log_stream: Cow<'d, str>,
-    /// The names of the subscription filters that let the events through.
+    /// The names of the subscription filters that the events matched.
     pub subscription_filters: Vec<Cow<'d, str>>,
     /// The log events that could be read, in the order of the payload.
     pub events: Vec<LogEvent<'d>>,
@@ -107,18 +108,18 @@ pub struct Batch<'d> {
 /// One log event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogEvent<'d> {
-    /// The id that CloudWatch Logs gave it; the same when a payload is delivered again.
+    /// CloudWatch Logs' ID of the event, the same if a payload is delivered again.
     pub id: Cow<'d, str>,
-    /// When the event happened, as its writer said.
+    /// The event's time, as reported by its writer.
     pub timestamp: Timestamp,
-    /// The text that was written.
+    /// The log line.
     pub message: Cow<'d, str>,
 }
 
-/// A log event that could not be read. It never stops the batch: it is counted and kept with its reason.
+/// A log event that cannot be read. It never stops the batch: it is counted, and logged with its reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rejected {
-    /// Its place among the payload's log events, from 0.
+    /// Its position among the payload's log events, from 0.
     pub index: usize,
     /// What is wrong with it.
     pub why: String,
@@ -126,13 +127,13 @@ pub struct Rejected {
     pub excerpt: String,
 }
 
-/// Decodes payloads one after the other into buffers of its own.
+/// Decodes payloads into buffers that it reuses.
 #[derive(Debug)]
 pub struct Decoder {
     cap: usize,
     compressed: Vec<u8>,
     plain: Vec<u8>,
-    /// What had to be unescaped.
+    /// The text of strings that have escapes.
     unescaped: String,
 }
 
@@ -150,7 +151,7 @@ struct Envelope<'a> {
 
 #[derive(Deserialize)]
 struct AwsLogs<'a> {
-    // A plain `Cow` would own a copy of the whole payload; this borrows unless base64's `/` was written `\/`.
+    // Without `borrow`, a `Cow` copies the whole payload. This borrows, unless base64's `/` is written as `\/`.
     #[serde(borrow)]
     data: Cow<'a, str>,
 }
@@ -162,10 +163,10 @@ impl Decoder {
         Self::with_cap(DEFAULT_CAP)
     }
 
-    /// A decoder that refuses a payload which decompresses to more than `cap` bytes.
+    /// A decoder that rejects a payload which decompresses to more than `cap` bytes.
     ///
-    /// It keeps its buffers: up to the cap for the decompressed text, as much for what is unescaped, and what
-    /// [`MAX_EVENTS`] and [`MAX_PAYLOAD`] allow for the rest.
+    /// It keeps its buffers: up to the cap for the decompressed text, as much for unescaped strings, and as much as
+    /// [`MAX_EVENTS`] and [`MAX_PAYLOAD`] allow for the payload and its events.
     #[must_use]
     pub fn with_cap(cap: usize) -> Self {
         Self { cap, compressed: Vec::new(), plain: Vec::new(), unescaped: String::new() }
@@ -174,7 +175,7 @@ impl Decoder {
     /// Decodes a whole Lambda event, `{"awslogs":{"data":"…"}}`.
     ///
     /// # Errors
-    /// When the payload as a whole cannot be read; a bad log event is no error but a [`Rejected`].
+    /// When the payload as a whole cannot be read. A bad log event is not an error but a [`Rejected`].
     pub fn decode(&mut self, payload: &[u8]) -> Result<Message<'_>, SubscriptionError> {
         bounded(payload.len())?;
         let envelope: Envelope<'_> = serde_json::from_slice(payload).map_err(SubscriptionError::Envelope)?;
@@ -193,9 +194,18 @@ impl Decoder {
         }
         let length =
             STANDARD.decode_slice(base64, &mut self.compressed).map_err(SubscriptionError::Base64)?;
-        let length = gunzip::gunzip(&self.compressed[..length], &mut self.plain, self.cap)?;
+        let length = gunzip(&self.compressed[..length], &mut self.plain, self.cap)?;
         let text = std::str::from_utf8(&self.plain[..length]).map_err(SubscriptionError::Utf8)?;
         parse::message(text, &mut self.unescaped)
+    }
+}
+
+impl From<GunzipError> for SubscriptionError {
+    fn from(error: GunzipError) -> Self {
+        match error {
+            GunzipError::Gzip(error) => Self::Gzip(error),
+            GunzipError::OverCap { cap } => Self::OverCap { cap },
+        }
     }
 }
 

@@ -1,14 +1,14 @@
 //! The one way in which a case is changed, with its group and its audit log.
 //!
 //! Every write is conditional on the versions that were read. There are two modes:
-//! - [`update`]: read, apply, plan, commit; again while others write first. For what is true whatever the others wrote: a
+//! - [`update`]: read, apply, plan, commit, and retry after a lost race. For facts that no other write changes: a
 //!   report, an answer, an event.
-//! - [`write_exactly`]: write what was decided on this very version, or nothing. For decisions: written to a later
-//!   version, the end of one repair could end the next one.
+//! - [`write_exactly`]: write what was decided on this version, or nothing. For decisions: applied to a later version,
+//!   the end of one repair could end the next one.
 
 use jiff::Timestamp;
 use nodemend_domain::{
-    audit_log::builder::AuditEntry,
+    audit_log::AuditEntry,
     case::{Case, Effects, IllegalTransition},
     group::GroupState,
     ident::GroupName,
@@ -18,16 +18,16 @@ use nodemend_domain::{
 
 use crate::store::{CaseKey, CaseWrite, Commit, Store, StoreError};
 
-/// Tries of one update before it gives up.
-const MAX_TRIES: usize = 16;
+/// Attempts of one update.
+const MAX_ATTEMPTS: usize = 16;
 
 /// Why a case could not be written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    /// It could not be read.
+    /// The case could not be read.
     #[error(transparent)]
     Read(#[from] StoreError),
-    /// The store failed to write it: it may be written all the same.
+    /// The store failed. Whether the case is written is unknown.
     #[error("failed to write case {case}")]
     Commit {
         /// The case's id.
@@ -35,13 +35,13 @@ pub enum WriteError {
         /// The store's error.
         source: StoreError,
     },
-    /// Others wrote the same case each time.
-    #[error("failed to write case {0}: others wrote it first {MAX_TRIES} times")]
+    /// Another process wrote the case first, each time.
+    #[error("failed to write case {0}: lost the race {MAX_ATTEMPTS} times")]
     Contended(String),
 }
 
 impl WriteError {
-    /// The id of the case, where it could be read.
+    /// The ID of the case, if it could be read.
     pub fn case(&self) -> Option<&str> {
         match self {
             Self::Read(_) => None,
@@ -49,7 +49,7 @@ impl WriteError {
         }
     }
 
-    /// Whether trying again can help.
+    /// Whether a retry can help.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Read(source) | Self::Commit { source, .. } => source.is_retryable(),
@@ -58,14 +58,14 @@ impl WriteError {
     }
 }
 
-/// What an update changes.
+/// The items that an update changes.
 #[derive(Debug, Clone, Copy)]
 pub struct Target<'a> {
     /// The case.
     pub key: &'a CaseKey,
     /// The group that changes with it.
     pub group: Option<&'a GroupName>,
-    /// Whether the case is created where there is none.
+    /// Whether to create the case if there is none.
     pub create: bool,
 }
 
@@ -81,7 +81,7 @@ impl<'a> Target<'a> {
         Self { group, ..self }
     }
 
-    /// The same, created where there is none.
+    /// The same, created if there is none.
     #[must_use]
     pub fn or_new(self) -> Self {
         Self { create: true, ..self }
@@ -91,18 +91,18 @@ impl<'a> Target<'a> {
 /// The result of an update.
 #[derive(Debug)]
 pub enum Update {
-    /// It is written; these are to be published.
+    /// Written; these events are to be published.
     Written(Vec<RepairEvent>),
-    /// It changes nothing, and nothing was written; these are to be published all the same.
+    /// Nothing changed, and nothing was written; these events are to be published all the same.
     Unchanged(Vec<RepairEvent>),
     /// There is no such case.
     NoCase,
-    /// The case's state does not allow it: another process was faster.
+    /// The case's state does not allow the change: another process was faster.
     Refused(IllegalTransition),
 }
 
 impl Update {
-    /// What is to be published.
+    /// The events to publish.
     pub fn into_events(self) -> Vec<RepairEvent> {
         match self {
             Self::Written(events) | Self::Unchanged(events) => events,
@@ -116,8 +116,8 @@ impl Update {
     }
 }
 
-/// Reads the case, and its group, applies the change, plans the next evaluation and commits; again while others write
-/// first. The change may be applied several times, each time to the newest version.
+/// Reads the case and its group, applies the change, plans the next evaluation and commits. After a lost race it starts
+/// again, so the change may be applied several times, each time to the newest version.
 pub async fn update<S: Store>(
     store: &S,
     target: Target<'_>,
@@ -127,7 +127,7 @@ pub async fn update<S: Store>(
 ) -> Result<Update, WriteError> {
     let Target { key, group, create } = target;
     let mut id = key.instance_id.to_string();
-    for _ in 0..MAX_TRIES {
+    for _ in 0..MAX_ATTEMPTS {
         let known = store.case(key).await?;
         let mut case = match &known {
             Some(case) => case.clone(),
@@ -158,9 +158,9 @@ pub async fn update<S: Store>(
     Err(WriteError::Contended(id))
 }
 
-/// Plans the next evaluation and writes this very version of the case, or nothing. [`Commit::Lost`] means that others
-/// wrote first: what was decided may no longer hold, and is decided again. On [`Commit::Won`] the case in memory has the
-/// version that was written.
+/// Plans the next evaluation and writes this version of the case, or nothing. [`Commit::Lost`] means that another
+/// process wrote first: the decision may no longer be right, and is made again. On [`Commit::Won`] the case in memory
+/// has the version that was written.
 pub async fn write_exactly<S: Store>(
     store: &S,
     case: &mut Case,

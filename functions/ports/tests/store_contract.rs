@@ -1,39 +1,32 @@
-//! The store in memory keeps the store's contract, and keeps it between threads, too.
+//! The store in memory keeps the contract of every store, also between threads.
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use nodemend_domain::{
-    case::Case,
-    ident::{ClusterName, GroupName, InstanceId},
-};
+use nodemend_domain::case::Case;
 use nodemend_ports::store::{CaseKey, CaseWrite, Commit, MemoryStore, Store};
+use nodemend_testkit::fixture::{at, cluster, group, instance};
 
 nodemend_testkit::store_contract!(pollster::block_on, async { MemoryStore::default() });
 
 #[test]
-fn threads_that_claim_at_once_get_as_many_places_as_there_are() {
+fn threads_that_claim_concurrently_get_as_many_slots_as_there_are() {
     const ALLOWED: usize = 5;
     let store = MemoryStore::default();
     let start = Arc::new(std::sync::Barrier::new(8));
-    let cluster = ClusterName::new("prod").expect("a name");
-    let group_name = GroupName::new("workers").expect("a name");
     let claims = (0..8).map(|thread| {
         let (store, start) = (store.clone(), start.clone());
-        let (cluster, group_name) = (cluster.clone(), group_name.clone());
         std::thread::spawn(move || {
             start.wait();
             let claim = |number: u64| {
-                let instance_id = InstanceId::new(format!("i-{number:017x}")).expect("an id");
-                let case = Case::new(cluster.clone(), instance_id.clone());
+                let case = Case::new(cluster(), instance(number));
                 loop {
-                    let mut group = pollster::block_on(store.group(&cluster, &group_name)).expect("a memory");
-                    if group.slots().len() >= ALLOWED {
+                    let mut state = pollster::block_on(store.group(&cluster(), &group())).expect("a read");
+                    if state.slots().len() >= ALLOWED {
                         return 0;
                     }
-                    group.acquire_slot(instance_id.clone(), Timestamp::UNIX_EPOCH);
-                    let change = CaseWrite { case: &case, group: Some(&group), entries: &[] };
-                    if pollster::block_on(store.commit(change)).expect("a memory") == Commit::Won {
+                    state.acquire_slot(instance(number), "NodeStatusUnknown", at(0));
+                    let change = CaseWrite { case: &case, group: Some(&state), entries: &[] };
+                    if pollster::block_on(store.commit(change)).expect("a write") == Commit::Won {
                         return 1;
                     }
                 }
@@ -47,6 +40,6 @@ fn threads_that_claim_at_once_get_as_many_places_as_there_are() {
     assert_eq!(store.cases().len(), ALLOWED);
     assert!(store.cases().iter().all(|case| {
         let key = CaseKey::of(case);
-        pollster::block_on(store.case(&key)).expect("a memory").is_some_and(|case| case.version() == 1)
+        pollster::block_on(store.case(&key)).expect("a read").is_some_and(|case| case.version() == 1)
     }));
 }

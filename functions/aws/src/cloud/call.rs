@@ -1,9 +1,9 @@
-//! Turns the answer to one of the two calls that change anything into an [`CallAnswer`]: taken, refused, or lost.
+//! Makes the two calls that change an instance, and classifies the answer: accepted, rejected, or unanswered.
 //!
-//! Neither call is ever sent twice by the SDK. TerminateInstanceInAutoScalingGroup has no client token: where the first
-//! attempt took effect and its answer was lost, a second would be refused with "Instance Id not found", and the
-//! trail would hold a refusal of what was done. A second RebootInstances could hit a node that has just come back.
-//! The repairer tries again itself, after it has looked where the instance is.
+//! The SDK never retries them. TerminateInstanceInAutoScalingGroup has no client token: if the first attempt took
+//! effect and its answer was lost, a second one would be rejected with "Instance Id not found", and the audit log would
+//! have a rejection of a call that succeeded. A second RebootInstances could hit a node that has just come back. The
+//! repairer retries itself, after it has read the instance's state.
 
 use std::{error::Error, time::Duration};
 
@@ -18,24 +18,22 @@ use nodemend_domain::{
     audit_log::{Activity, CallAnswer, CallOutcome},
     ident::InstanceId,
 };
+use nodemend_ports::cause::{chain, one_line};
 
-use super::{
-    ec2::{Ec2, Element, Unreadable},
-    error::{causes, one_line},
-};
+use super::ec2::{Ec2, Element, Unreadable};
 
-/// The code of our own for a call that never left: neither AWS nor CloudTrail knows of it.
+/// Our own error code for a call that was never sent: AWS and CloudTrail have no trace of it.
 const NOT_SENT: &str = "NotSent";
 
-/// Has an instance's group replace it.
+/// Terminates an instance, and lets its group replace it.
 pub(super) async fn terminate(
     client: &aws_sdk_autoscaling::Client,
     instance_id: &InstanceId,
-    patience: Duration,
+    timeout: Duration,
 ) -> CallAnswer {
     let once = aws_sdk_autoscaling::config::Builder::new()
         .retry_config(RetryConfig::disabled())
-        .timeout_config(timeouts(patience));
+        .timeout_config(timeouts(timeout));
     let answer = client
         .terminate_instance_in_auto_scaling_group()
         .instance_id(instance_id.as_str())
@@ -54,14 +52,14 @@ pub(super) async fn terminate(
 }
 
 /// Reboots an instance.
-pub(super) async fn reboot(client: &Ec2, instance_id: &InstanceId, patience: Duration) -> CallAnswer {
-    // Anything else than "no" is a yes: EC2's own client reads none of it.
-    let done = |answer: Element<'_, '_>| match answer.text("return") {
-        Some("false") => Err(Unreadable("yes")),
+pub(super) async fn reboot(client: &Ec2, instance_id: &InstanceId, timeout: Duration) -> CallAnswer {
+    // Only "false" is a failure: EC2's own client ignores this field.
+    let read = |answer: Element<'_, '_>| match answer.text("return") {
+        Some("false") => Err(Unreadable("return")),
         _ => Ok(()),
     };
     let request = client.reboot_instances().field("InstanceId.1", instance_id.as_str());
-    match request.once(patience).send(done).await {
+    match request.once(timeout).send(read).await {
         Ok(answered) => {
             CallAnswer { request_id: answered.request_id, outcome: CallOutcome::Accepted { activity: None } }
         }
@@ -69,26 +67,26 @@ pub(super) async fn reboot(client: &Ec2, instance_id: &InstanceId, patience: Dur
     }
 }
 
-fn timeouts(patience: Duration) -> TimeoutConfig {
-    TimeoutConfig::builder().operation_attempt_timeout(patience).operation_timeout(patience).build()
+fn timeouts(timeout: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder().operation_attempt_timeout(timeout).operation_timeout(timeout).build()
 }
 
-/// What AWS made of the call, in CloudTrail's own fields. Of one that lacks what all have, nothing is made up.
-fn activity(told: aws_sdk_autoscaling::types::Activity) -> Option<Activity> {
-    let began = told.start_time?;
+/// Auto Scaling's activity for the call, in CloudTrail's fields, or `None` if a required one is missing.
+fn activity(answered: aws_sdk_autoscaling::types::Activity) -> Option<Activity> {
+    let began = answered.start_time?;
     Some(Activity {
-        activity_id: told.activity_id.filter(|id| !id.is_empty())?,
-        auto_scaling_group_name: told.auto_scaling_group_name?,
-        description: told.description?,
-        cause: told.cause?,
+        activity_id: answered.activity_id.filter(|id| !id.is_empty())?,
+        auto_scaling_group_name: answered.auto_scaling_group_name?,
+        description: answered.description?,
+        cause: answered.cause?,
         start_time: Timestamp::new(began.secs(), began.subsec_nanos().try_into().ok()?).ok()?,
-        status_code: told.status_code?.as_str().to_owned(),
-        progress: told.progress?,
-        details: told.details,
+        status_code: answered.status_code?.as_str().to_owned(),
+        progress: answered.progress?,
+        details: answered.details,
     })
 }
 
-/// Refused, if AWS says so in so many words. Anything else leaves open whether it was done.
+/// Rejected, if AWS clearly answered so. After any other error it is unknown whether the call took effect.
 fn unaccepted<E>(error: &SdkError<E, HttpResponse>) -> CallAnswer
 where
     E: ProvideErrorMetadata + RequestId + Error + 'static,
@@ -96,7 +94,7 @@ where
     let request_id = error.request_id().map(ToOwned::to_owned);
     let status = error.raw_response().map(|response| response.status().as_u16());
     let outcome = match (error.code(), status) {
-        (Some(code), Some(status)) if is_refusal(status, code) => CallOutcome::Failed {
+        (Some(code), Some(status)) if is_rejection(status, code) => CallOutcome::Failed {
             code: code.to_owned(),
             message: one_line(error.message().unwrap_or_default()),
         },
@@ -104,29 +102,30 @@ where
             why: one_line(&format!("{code}: {}", error.message().unwrap_or_default())),
         },
         (None, None) if was_never_sent(error) => {
-            CallOutcome::Failed { code: NOT_SENT.to_owned(), message: causes(error) }
+            CallOutcome::Failed { code: NOT_SENT.to_owned(), message: chain(error) }
         }
         (None, Some(status)) => {
-            CallOutcome::Unanswered { why: one_line(&format!("HTTP {status}: {}", causes(error))) }
+            CallOutcome::Unanswered { why: one_line(&format!("HTTP {status}: {}", chain(error))) }
         }
-        (None, None) => CallOutcome::Unanswered { why: causes(error) },
+        (None, None) => CallOutcome::Unanswered { why: chain(error) },
     };
     CallAnswer { request_id, outcome }
 }
 
-/// Whether not a byte of the request left: it could not be made, or there was no connection to send it on.
+/// Whether nothing was sent: the request could not be built, or there was no connection.
 fn was_never_sent<E: Error + 'static>(error: &SdkError<E, HttpResponse>) -> bool {
-    let mut causes = std::iter::successors(Some(error as &(dyn Error + 'static)), |error| (**error).source());
+    let mut sources =
+        std::iter::successors(Some(error as &(dyn Error + 'static)), |error| (**error).source());
     matches!(error, SdkError::ConstructionFailure(_))
-        || causes.any(|cause| {
+        || sources.any(|cause| {
             cause.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|e| e.is_connect())
         })
 }
 
-/// Whether an error says that nothing was done. Of the server's own faults (5xx) only those that turn the request
-/// away at the door: an `InternalFailure` may come after half of the work.
-fn is_refusal(status: u16, code: &str) -> bool {
-    let at_the_door =
+/// Whether an error means that the call had no effect. Of the server errors (5xx) only those that reject the request
+/// before any work: an `InternalFailure` may come after a part of it.
+fn is_rejection(status: u16, code: &str) -> bool {
+    let before_any_work =
         matches!(code, "ResourceContention" | "RequestLimitExceeded" | "Throttling" | "ThrottlingException");
-    (400..500).contains(&status) || at_the_door
+    (400..500).contains(&status) || before_any_work
 }

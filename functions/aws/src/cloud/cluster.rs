@@ -1,5 +1,5 @@
-//! Turns what EKS and ARC say of a cluster into two facts: which zones traffic is led away from, and whether EKS
-//! repairs a group itself.
+//! Reads two facts about a cluster from EKS and ARC: the zones with an active zonal shift, and whether EKS node auto
+//! repair is enabled for a group.
 
 use aws_sdk_arczonalshift::types::{AppliedStatus, AutoshiftAppliedStatus};
 use aws_sdk_eks::{
@@ -11,24 +11,25 @@ use nodemend_domain::{
     ident::{ClusterName, GroupName},
 };
 
-use super::{CloudError, error};
+use super::CloudError;
+use crate::error::{read_failed, unreadable};
 
 /// Set by EKS on the groups that it manages.
 const EKS_NODEGROUP: &str = "eks:nodegroup-name";
 /// How EKS names the groups that it manages: `eks-<node group>-<uuid>`.
 const EKS_GROUP_PREFIX: &str = "eks-";
 
-/// Whether EKS's own node auto repair is on for a group.
+/// Whether EKS node auto repair is enabled for a group.
 ///
-/// The tags that EKS sets name the node group. Anybody may take tags off, and two repairers terminate twice: a group
-/// that is named like one of EKS's is looked for among all that the cluster has.
+/// EKS's tags name the node group. A tag can be removed, and two repairers would terminate twice: a group that is named
+/// like one of EKS's is searched for in all node groups of the cluster.
 pub(super) async fn repairs(client: &aws_sdk_eks::Client, group: &Group) -> Result<bool, CloudError> {
     let tag = group.tags.get(EKS_NODEGROUP);
     if tag.is_none() && !group.name.as_str().starts_with(EKS_GROUP_PREFIX) {
         return Ok(false);
     }
     let Some(cluster) = &group.cluster else {
-        // Nobody says of which cluster it is, so EKS can't be asked: what may be EKS's is left to EKS.
+        // Its cluster is unknown, so EKS cannot be asked. A group that may be EKS's is left to EKS.
         return Ok(true);
     };
     if let Some(name) = tag {
@@ -39,7 +40,7 @@ pub(super) async fn repairs(client: &aws_sdk_eks::Client, group: &Group) -> Resu
         let name = match name {
             Ok(name) => name,
             Err(error) if is_not_found(&error) => break,
-            Err(error) => return Err(error::unread(error)),
+            Err(error) => return Err(read_failed(error)),
         };
         if let Some(found) = nodegroup(client, cluster, &name).await?
             && owns(&found, &group.name)
@@ -50,7 +51,7 @@ pub(super) async fn repairs(client: &aws_sdk_eks::Client, group: &Group) -> Resu
     Ok(false)
 }
 
-/// A node group that EKS does not know is none that it repairs.
+/// The node group, or `None` if EKS has none of this name.
 async fn nodegroup(
     client: &aws_sdk_eks::Client,
     cluster: &ClusterName,
@@ -58,11 +59,9 @@ async fn nodegroup(
 ) -> Result<Option<Nodegroup>, CloudError> {
     let request = client.describe_nodegroup().cluster_name(cluster.as_str()).nodegroup_name(name);
     match request.send().await {
-        Ok(answer) => {
-            answer.nodegroup.map(Some).ok_or_else(|| error::unreadable("EKS describes no node group"))
-        }
+        Ok(answer) => answer.nodegroup.map(Some).ok_or_else(|| unreadable("EKS returned no node group")),
         Err(error) if is_not_found(&error) => Ok(None),
-        Err(error) => Err(error::unread(error)),
+        Err(error) => Err(read_failed(error)),
     }
 }
 
@@ -75,29 +74,29 @@ fn owns(nodegroup: &Nodegroup, group: &GroupName) -> bool {
     groups.iter().any(|owned| owned.name() == Some(group.as_str()))
 }
 
-/// The zones, by id, that a zonal shift of the cluster leads traffic away from: an operator's, AWS's own, or a
-/// practice run. ARC is asked only where EKS says that the cluster takes part.
+/// The IDs of the zones that an active zonal shift of the cluster moves traffic away from: an operator's shift, an
+/// autoshift, or a practice run. ARC is asked only if zonal shift is enabled for the cluster.
 pub(super) async fn shifted_away(
     eks: &aws_sdk_eks::Client,
     arc: &aws_sdk_arczonalshift::Client,
     name: &ClusterName,
 ) -> Result<Vec<String>, CloudError> {
     let cluster = match eks.describe_cluster().name(name.as_str()).send().await {
-        Ok(answer) => answer.cluster.ok_or_else(|| error::unreadable("EKS describes no cluster"))?,
-        // A cluster that is gone has no traffic to lead anywhere. Its cases must end all the same.
+        Ok(answer) => answer.cluster.ok_or_else(|| unreadable("EKS returned no cluster"))?,
+        // A deleted cluster has no traffic to shift. Its cases must end all the same.
         Err(error) if is_not_found(&error) => return Ok(Vec::new()),
-        Err(error) => return Err(error::unread(error)),
+        Err(error) => return Err(read_failed(error)),
     };
     if !cluster.zonal_shift_config().and_then(|config| config.enabled()).unwrap_or(false) {
         return Ok(Vec::new());
     }
     let Some(arn) = cluster.arn() else {
-        return Err(error::unreadable(format!("EKS gives no ARN of the cluster {name}")));
+        return Err(unreadable(format!("EKS returned no ARN for the cluster {name}")));
     };
     let resource = match arc.get_managed_resource().resource_identifier(arn).send().await {
         Ok(resource) => resource,
         Err(error) if is_not_found(&error) => return Ok(Vec::new()),
-        Err(error) => return Err(error::unread(error)),
+        Err(error) => return Err(read_failed(error)),
     };
     let shifts = resource.zonal_shifts().iter();
     let shifts = shifts.filter(|shift| *shift.applied_status() != AppliedStatus::NotApplied);

@@ -1,8 +1,8 @@
-//! EC2's few operations, on what the SDK's own clients are made of.
+//! A client for the few EC2 operations that we use, on the SDK's runtime.
 //!
-//! EC2's crate holds some six hundred operations, and took a fifth of the time in which all of this is built. The SDK's
-//! runtime signs, sends, times and tries again as it does for every other service; ours are the form that is sent and
-//! the reading of what comes back (ADR 22).
+//! The crate of EC2 has about 600 operations and took a fifth of the build time (ADR 22). The SDK's runtime signs,
+//! sends, times out and retries as for every other service; only the form of the request and the parsing of the answer
+//! are ours.
 
 mod answer;
 
@@ -40,14 +40,14 @@ use aws_types::{SigningName, region::SigningRegion, service_config::ServiceConfi
 
 pub(super) use self::answer::{Answered, Element, Unreadable};
 
-/// The API has had no other for ten years.
+/// The version of the API, the same for ten years.
 const VERSION: &str = "2016-11-15";
 const SERVICE: &str = "EC2";
 
-/// Why EC2 gave no answer that can be read.
+/// EC2's error, or why there is no readable answer.
 pub(super) type Ec2Error = SdkError<ErrorMetadata>;
 
-/// EC2. Clones share its connections and credentials.
+/// A client for EC2. Clones share connections and credentials.
 #[derive(Debug, Clone)]
 pub(super) struct Ec2 {
     shared: SdkConfig,
@@ -64,7 +64,7 @@ pub(super) struct Request<'c> {
     timeouts: TimeoutConfig,
 }
 
-/// What is sent: the fields of a form, in order.
+/// The fields of the request's form, in order.
 type Form = Vec<(Cow<'static, str>, String)>;
 
 impl Ec2 {
@@ -99,7 +99,8 @@ impl Ec2 {
         }
     }
 
-    /// Where this region's EC2 is. Its rules are Auto Scaling's but for the name, in every partition.
+    /// The endpoint of EC2 in this region. In every partition it follows the rules of Auto Scaling's, except for the
+    /// name.
     async fn endpoint(&self) -> Result<String, BoxError> {
         let own = self.shared.service_config().and_then(|services| {
             let key = ServiceConfigKey::builder()
@@ -121,7 +122,7 @@ impl Ec2 {
         Ok(endpoint.url().replacen("//autoscaling", "//ec2", 1))
     }
 
-    /// Who signs, and for what.
+    /// The credentials and scope of signatures.
     fn signature(&self) -> StaticRuntimePlugin {
         let mut layer = Layer::new(SERVICE);
         layer.store_put(AuthSchemeOptionResolverParams::new(()));
@@ -149,23 +150,23 @@ impl Request<'_> {
         self
     }
 
-    /// Lists the values of the next filter by its name.
+    /// Adds a filter with its values.
     pub(super) fn filter(self, number: usize, name: &str, values: impl IntoIterator<Item = String>) -> Self {
         let named = self.field(format!("Filter.{number}.Name"), name);
-        values.into_iter().zip(1..).fold(named, |request, (value, place)| {
-            request.field(format!("Filter.{number}.Value.{place}"), value)
+        values.into_iter().zip(1..).fold(named, |request, (value, position)| {
+            request.field(format!("Filter.{number}.Value.{position}"), value)
         })
     }
 
-    /// Sends it once, and waits so long for the answer.
-    pub(super) fn once(mut self, patience: Duration) -> Self {
+    /// Disables retries, and sets the timeout.
+    pub(super) fn once(mut self, timeout: Duration) -> Self {
         self.retries = RetryConfig::disabled();
         let timeouts = self.timeouts.to_builder();
-        self.timeouts = timeouts.operation_attempt_timeout(patience).operation_timeout(patience).build();
+        self.timeouts = timeouts.operation_attempt_timeout(timeout).operation_timeout(timeout).build();
         self
     }
 
-    /// Sends it, and reads what comes back.
+    /// Sends the request, and parses the answer.
     pub(super) async fn send<T>(
         self,
         read: fn(Element<'_, '_>) -> Result<T, Unreadable>,
@@ -221,14 +222,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn ec2_is_where_its_region_and_partition_have_it() {
-        let there = async |region: &'static str, fips, dual_stack| {
+    async fn the_endpoint_follows_region_and_partition() {
+        let endpoint = async |region: &'static str, fips, dual_stack| {
             let shared = SdkConfig::builder()
                 .region(Region::from_static(region))
                 .use_fips(fips)
                 .use_dual_stack(dual_stack)
                 .build();
-            Ec2::new(&shared).endpoint().await.expect("a place")
+            Ec2::new(&shared).endpoint().await.expect("an endpoint")
         };
         for (region, fips, dual_stack, expected) in [
             ("us-west-2", false, false, "https://ec2.us-west-2.amazonaws.com"),
@@ -238,11 +239,11 @@ mod tests {
             ("cn-north-1", false, false, "https://ec2.cn-north-1.amazonaws.com.cn"),
             ("us-iso-east-1", false, false, "https://ec2.us-iso-east-1.c2s.ic.gov"),
         ] {
-            assert_eq!(there(region, fips, dual_stack).await, expected);
+            assert_eq!(endpoint(region, fips, dual_stack).await, expected);
         }
         let shared = SdkConfig::builder().endpoint_url("http://127.0.0.1:1").build();
-        assert_eq!(Ec2::new(&shared).endpoint().await.expect("a place"), "http://127.0.0.1:1");
-        let nowhere = Ec2::new(&SdkConfig::builder().build()).endpoint().await;
-        assert!(nowhere.is_err(), "without a region there is none");
+        assert_eq!(Ec2::new(&shared).endpoint().await.expect("an endpoint"), "http://127.0.0.1:1");
+        let without_region = Ec2::new(&SdkConfig::builder().build()).endpoint().await;
+        assert!(without_region.is_err());
     }
 }

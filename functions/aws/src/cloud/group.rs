@@ -1,4 +1,4 @@
-//! Turns what Auto Scaling says of instances and groups into our words.
+//! Reads groups and their instances from Auto Scaling.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -11,23 +11,24 @@ use nodemend_domain::{
     ident::{ClusterName, GroupName, InstanceId, InvalidName, Zone},
 };
 
-use super::{CloudError, error};
+use super::CloudError;
+use crate::error::{read_failed, unreadable};
 
-/// DescribeAutoScalingInstances takes no more at once.
+/// The most instance IDs of one DescribeAutoScalingInstances request.
 const INSTANCES_A_CALL: usize = 50;
 
-/// Those of the instances that are in a group, and in which.
+/// The instances that are in a group, with the group and lifecycle state.
 pub(super) async fn memberships(
     client: &Client,
     instances: &[InstanceId],
 ) -> Result<HashMap<InstanceId, InstanceLocation>, CloudError> {
     let mut found = HashMap::with_capacity(instances.len());
-    for some in instances.chunks(INSTANCES_A_CALL) {
-        let ids = some.iter().map(ToString::to_string).collect();
+    for chunk in instances.chunks(INSTANCES_A_CALL) {
+        let ids = chunk.iter().map(ToString::to_string).collect();
         let request = client.describe_auto_scaling_instances().set_instance_ids(Some(ids));
         let mut pages = request.into_paginator().items().send();
         while let Some(details) = pages.next().await {
-            found.extend(membership(&details.map_err(error::unread)?));
+            found.extend(membership(&details.map_err(read_failed)?));
         }
     }
     Ok(found)
@@ -36,19 +37,19 @@ pub(super) async fn memberships(
 fn membership(details: &AutoScalingInstanceDetails) -> Option<(InstanceId, InstanceLocation)> {
     let instance_id = InstanceId::new(details.instance_id()?).ok()?;
     let lifecycle = Lifecycle::from_aws(details.lifecycle_state().unwrap_or_default());
-    // A group whose name we can't hold is none that we could ask to replace anything.
+    // A group with an invalid name could not be called: treated as no group.
     let group = GroupName::new(details.auto_scaling_group_name()?);
     let location =
         group.map_or(InstanceLocation::Ungrouped, |group| InstanceLocation::Member { group, lifecycle });
     Some((instance_id, location))
 }
 
-/// A group, but for what only EKS knows of it.
+/// A group, without what only EKS knows about it.
 pub(super) async fn describe(client: &Client, name: &GroupName) -> Result<Option<Group>, CloudError> {
     let request = client.describe_auto_scaling_groups().auto_scaling_group_names(name.as_str());
     let mut pages = request.into_paginator().items().send();
     while let Some(group) = pages.next().await {
-        let group = group.map_err(error::unread)?;
+        let group = group.map_err(read_failed)?;
         if group.auto_scaling_group_name() == Some(name.as_str()) {
             return read(name, &group).map(Some);
         }
@@ -62,8 +63,8 @@ fn read(name: &GroupName, group: &AutoScalingGroup) -> Result<Group, CloudError>
     let members = group.instances().iter().map(member).collect::<Result<_, _>>();
     Ok(Group {
         name: name.clone(),
-        cluster: cluster_of(&tags).map_err(|why| error::unreadable(format!("group {name}: {why}")))?,
-        members: members.map_err(|why| error::unreadable(format!("group {name}: {why}")))?,
+        cluster: cluster_of(&tags).map_err(|why| unreadable(format!("group {name}: {why}")))?,
+        members: members.map_err(|why| unreadable(format!("group {name}: {why}")))?,
         suspended: group.suspended_processes().iter().map(|process| text(process.process_name())).collect(),
         tags,
         eks_repair_enabled: false,
@@ -82,8 +83,8 @@ fn member(instance: &Instance) -> Result<Member, InvalidName> {
 /// Set by EKS on the groups that it manages.
 const EKS_CLUSTER: &str = "eks:cluster-name";
 
-/// The cluster that a group's tags name. Tags of a kind that is set with more care go before others; where those of
-/// one kind name two clusters, nobody can say whose nodes these are, and they are nobody's to terminate.
+/// The cluster in a group's tags. The kinds of tags are tried in the order of their reliability. If the tags of one
+/// kind name two clusters, the owner is unknown, and the group is not touched.
 fn cluster_of(tags: &BTreeMap<String, String>) -> Result<Option<ClusterName>, String> {
     let keyed = |prefix: &'static str, value: Option<&'static str>| {
         tags.iter()
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_its_tags_clusters() {
+    fn a_group_belongs_to_the_cluster_in_its_tags() {
         for (tags, expected) in [
             (&[("eks:cluster-name", "prod"), ("kubernetes.io/cluster/other", "owned")][..], Some("prod")),
             (&[("kubernetes.io/cluster/prod", "owned")], Some("prod")),
@@ -144,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_of_two_clusters_is_nobodys() {
+    fn a_group_of_two_clusters_is_an_error() {
         for kind in ["kubernetes.io/cluster", "k8s.io/cluster-autoscaler"] {
             let (prod, test) = (format!("{kind}/prod"), format!("{kind}/test"));
             let why = named_by(&[(&prod, "owned"), (&test, "owned")]).expect_err("refused");

@@ -1,4 +1,4 @@
-//! Lifecycle hooks, at Auto Scaling itself.
+//! Lifecycle hooks on Auto Scaling.
 
 use aws_config::SdkConfig;
 use aws_sdk_autoscaling::{
@@ -10,14 +10,14 @@ use nodemend_domain::{
     ident::{GroupName, InstanceId, NodeName},
 };
 
-use super::{CloudError, ec2::Ec2, error, group, instance};
+use super::{CloudError, ec2::Ec2, group, instance};
+use crate::error::read_failed;
 use nodemend_ports::lifecycle::{HookState, Hooks, Owner};
 
-/// What the group does with the instance: it is terminated either way, and the other answer would leave out what other
-/// hooks hold it for.
-const GO_ON: &str = "CONTINUE";
+/// The instance is terminated either way. The other result, ABANDON, would skip the remaining hooks.
+const RESULT: &str = "CONTINUE";
 
-/// Auto Scaling and EC2, through their SDK. Clones share its connections.
+/// Auto Scaling and EC2. Clones share their connections.
 #[derive(Debug, Clone)]
 pub struct AwsHooks {
     auto_scaling: Client,
@@ -25,7 +25,7 @@ pub struct AwsHooks {
 }
 
 impl AwsHooks {
-    /// Makes the clients.
+    /// Creates the clients.
     pub fn new(shared: &SdkConfig) -> Self {
         Self { auto_scaling: Client::new(shared), ec2: Ec2::new(shared) }
     }
@@ -34,7 +34,7 @@ impl AwsHooks {
 impl Hooks for AwsHooks {
     async fn owner(&self, name: &GroupName) -> Result<Owner, CloudError> {
         Ok(match group::describe(&self.auto_scaling, name).await? {
-            Some(group) => group.cluster.map_or(Owner::Nobody, Owner::Cluster),
+            Some(group) => group.cluster.map_or(Owner::Untagged, Owner::Cluster),
             None => Owner::NoGroup,
         })
     }
@@ -62,23 +62,24 @@ impl Hooks for AwsHooks {
             .lifecycle_hook_name(&hook.name)
             .lifecycle_action_token(&hook.token)
             .instance_id(hook.instance_id.as_str())
-            .lifecycle_action_result(GO_ON);
+            .lifecycle_action_result(RESULT);
         hook_state(request.send().await)
     }
 }
 
 fn hook_state<T, E>(answer: Result<T, SdkError<E>>) -> Result<HookState, CloudError>
 where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
     match answer {
         Ok(_) => Ok(HookState::Held),
         Err(error) if is_over(error.code(), error.message()) => Ok(HookState::Over),
-        Err(error) => Err(error::unread(error)),
+        Err(error) => Err(read_failed(error)),
     }
 }
 
-/// Auto Scaling has one code for all that is wrong with a request. Only this sentence says that there is nothing to do.
+/// Auto Scaling has one error code for all invalid requests. Only this message means that there is no action to
+/// complete.
 fn is_over(code: Option<&str>, message: Option<&str>) -> bool {
     code == Some("ValidationError")
         && message.is_some_and(|message| message.starts_with("No active Lifecycle Action found"))

@@ -1,4 +1,4 @@
-//! Turns what EC2 says of instances, zones and consoles into our words.
+//! Reads instances, zones and console output from EC2.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -12,19 +12,19 @@ use nodemend_domain::ident::{ClusterName, InstanceId, NodeName, Zone};
 use super::{
     CloudError,
     ec2::{Ec2, Ec2Error, Element, Request, Unreadable},
-    error,
 };
+use crate::error::{read_failed, unreadable};
 
-/// A filter takes no more values.
+/// The most values of one filter.
 const VALUES_A_FILTER: usize = 200;
-/// EC2 would give four times as many, and take longer over it than an attempt may last.
+/// EC2 allows 1,000, but such a page can take longer than an attempt may.
 const INSTANCES_A_PAGE: &str = "250";
-/// The repair waits for the console, and goes ahead without it.
+/// The repair waits this long for the console output, and continues without it.
 const CONSOLE_TIMEOUT: Duration = Duration::from_secs(5);
-/// EC2 keeps 64 KiB of a console.
+/// EC2 keeps 64 KiB of console output.
 const MAX_CONSOLE: usize = 64 * 1024;
 
-/// What we read of an instance.
+/// The fields of an instance that we read.
 #[derive(Debug)]
 struct Instance {
     id: String,
@@ -33,39 +33,39 @@ struct Instance {
     private_dns_name: Option<String>,
 }
 
-/// A page of them, and what asks for the next.
+/// A page of instances, and the token of the next one.
 #[derive(Debug)]
 struct Page {
     instances: Vec<Instance>,
     next: Option<String>,
 }
 
-/// Those of the instances that run, or may run again. Asked for by filter: of an id that EC2 has forgotten, the
-/// list of ids makes an error, and that of all the others with it.
+/// The instances that are running, or may run again. They are requested by filter: in a list of IDs, one that EC2 no
+/// longer knows makes the whole request fail.
 pub(super) async fn existing(
     client: &Ec2,
     instances: &[&InstanceId],
 ) -> Result<HashSet<InstanceId>, CloudError> {
     let mut found = HashSet::new();
-    for some in instances.chunks(VALUES_A_FILTER) {
-        let ids = some.iter().map(ToString::to_string);
-        let asked = || client.describe_instances().filter(1, "instance-id", ids.clone());
+    for chunk in instances.chunks(VALUES_A_FILTER) {
+        let ids = chunk.iter().map(ToString::to_string);
+        let request = || client.describe_instances().filter(1, "instance-id", ids.clone());
         let exists = |instance: &Instance| {
             let id = InstanceId::new(&instance.id).ok()?;
             (!is_ending(instance)).then_some(id)
         };
-        each(asked, |instance| found.extend(exists(instance))).await?;
+        each(request, |instance| found.extend(exists(instance))).await?;
     }
     Ok(found)
 }
 
-/// How many nodes a cluster has in each zone, Karpenter's and those of any group: its cloud controller knows none
-/// without the cluster's tag.
+/// The number of a cluster's nodes in each zone, including Karpenter's. Every node has the cluster's tag: the cloud
+/// controller requires it.
 pub(super) async fn nodes_by_zone(
     client: &Ec2,
     cluster: &ClusterName,
 ) -> Result<BTreeMap<Zone, usize>, CloudError> {
-    let asked = || {
+    let request = || {
         client.describe_instances().filter(1, "tag-key", [format!("kubernetes.io/cluster/{cluster}")]).filter(
             2,
             "instance-state-name",
@@ -73,7 +73,7 @@ pub(super) async fn nodes_by_zone(
         )
     };
     let mut zones = BTreeMap::new();
-    each(asked, |instance| {
+    each(request, |instance| {
         if let Some(zone) = instance.zone.as_deref().and_then(|zone| Zone::new(zone).ok()) {
             *zones.entry(zone).or_insert(0) += 1;
         }
@@ -82,41 +82,41 @@ pub(super) async fn nodes_by_zone(
     Ok(zones)
 }
 
-/// The name that a node gets from its instance: its private DNS name, whether that is made of its address or its id.
+/// The default name of an instance's node: its private DNS name, made from its address or its ID.
 pub(super) async fn private_name(
     client: &Ec2,
     instance_id: &InstanceId,
 ) -> Result<Option<NodeName>, CloudError> {
     let mut name = None;
-    let asked = || client.describe_instances().filter(1, "instance-id", [instance_id.to_string()]);
-    each(asked, |instance| {
+    let request = || client.describe_instances().filter(1, "instance-id", [instance_id.to_string()]);
+    each(request, |instance| {
         name = instance.private_dns_name.as_deref().and_then(|name| NodeName::new(name).ok());
     })
     .await?;
     Ok(name)
 }
 
-/// From `terminated`, and from the way to it, no instance comes back.
+/// An instance in one of these states never runs again.
 fn is_ending(instance: &Instance) -> bool {
     matches!(instance.state.as_deref(), Some("shutting-down" | "terminated"))
 }
 
 async fn each<'c>(
-    asked: impl Fn() -> Request<'c>,
-    mut take: impl FnMut(&Instance),
+    request: impl Fn() -> Request<'c>,
+    mut visit: impl FnMut(&Instance),
 ) -> Result<(), CloudError> {
     let mut token: Option<String> = None;
     loop {
-        let mut request = asked().field("MaxResults", INSTANCES_A_PAGE);
+        let mut request = request().field("MaxResults", INSTANCES_A_PAGE);
         if let Some(token) = &token {
             request = request.field("NextToken", token);
         }
-        let page = request.send(page).await.map_err(error::unread)?.value;
-        page.instances.iter().for_each(&mut take);
+        let page = request.send(page).await.map_err(read_failed)?.value;
+        page.instances.iter().for_each(&mut visit);
         match page.next {
             None => return Ok(()),
             next if next == token => {
-                return Err(error::unreadable("EC2 gives the same page of instances again"));
+                return Err(unreadable("EC2 returned the same page of instances again"));
             }
             next => token = next,
         }
@@ -125,7 +125,7 @@ async fn each<'c>(
 
 fn page(answer: Element<'_, '_>) -> Result<Page, Unreadable> {
     let text = |element: Element<'_, '_>, child: &str| element.text(child).map(ToOwned::to_owned);
-    // An empty list is there all the same: without it, this is no list of instances.
+    // The element is present even if the list is empty: without it, the answer is something else.
     answer.child("reservationSet").ok_or(Unreadable("reservationSet"))?;
     let mut instances = Vec::new();
     for instance in answer.items("reservationSet").flat_map(|reservation| reservation.items("instancesSet")) {
@@ -139,17 +139,19 @@ fn page(answer: Element<'_, '_>) -> Result<Page, Unreadable> {
     Ok(Page { instances, next: text(answer, "nextToken") })
 }
 
-/// The names that this account has for zones that are known by id: `use1-az1` may be anybody's `us-east-1a`.
+/// This account's names of zones by ID: `use1-az1` can be `us-east-1a` in one account and `us-east-1b` in another.
 pub(super) async fn zone_names(client: &Ec2, ids: Vec<String>) -> Result<Vec<Zone>, CloudError> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let described = client.describe_availability_zones().send(zones).await.map_err(error::unread)?.value;
+    let described = client.describe_availability_zones().send(zones).await.map_err(read_failed)?.value;
     let name = |id: String| {
         let known = described.iter().find(|zone| zone.id.as_ref() == Some(&id) || zone.name == id);
         let name = known.and_then(|zone| Zone::new(&zone.name).ok());
         name.ok_or_else(|| {
-            error::unreadable(format!("a zonal shift leads away from {id}, a zone without a name"))
+            unreadable(format!(
+                "a zonal shift moves traffic away from {id}, which is not the ID of a zone of this region"
+            ))
         })
     };
     ids.into_iter().map(name).collect()
@@ -170,16 +172,16 @@ fn zones(answer: Element<'_, '_>) -> Result<Vec<NamedZone>, Unreadable> {
     answer.items("availabilityZoneInfo").map(zone).collect()
 }
 
-/// The end of an instance's console.
+/// The end of an instance's console output.
 pub(super) async fn console(client: &Ec2, instance_id: &InstanceId) -> Result<Option<String>, CloudError> {
     let answer = match read_console(client, instance_id, true).await {
-        // Only Nitro instances tell what is on their console now; others, what was there when they booted.
+        // Only Nitro instances support the latest output; others have only that of their boot.
         Err(error) if error.code() == Some("UnsupportedOperation") => {
             read_console(client, instance_id, false).await
         }
         answer => answer,
     };
-    match answer.map_err(error::unread)? {
+    match answer.map_err(read_failed)? {
         Some(output) => decode_console(&output),
         None => Ok(None),
     }
@@ -199,11 +201,11 @@ async fn read_console(
 }
 
 fn decode_console(output: &str) -> Result<Option<String>, CloudError> {
-    // EC2 breaks the lines of its base64.
+    // EC2's base64 has line breaks.
     let packed: Vec<u8> = output.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
     let bytes = BASE64_STANDARD
         .decode(packed)
-        .map_err(|error| error::unreadable(format!("the console is no base64: {error}")))?;
+        .map_err(|error| unreadable(format!("the console output is not base64: {error}")))?;
     let end = &bytes[bytes.len().saturating_sub(MAX_CONSOLE)..];
     Ok((!end.is_empty()).then(|| String::from_utf8_lossy(end).into_owned()))
 }
@@ -213,12 +215,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_console_is_decoded_across_its_line_breaks_and_whatever_it_holds() {
+    fn console_output_is_decoded_with_line_breaks_and_invalid_utf8() {
         for (output, expected) in [
             ("S2VybmVs\nIHBhbmlj\r\n", Some("Kernel panic")),
             ("", None),
             ("\n", None),
-            // Half a character, where the console was cut.
+            // Half of a character, where the output was truncated.
             ("wrk=", Some("\u{b9}")),
             ("uXg=", Some("\u{fffd}x")),
         ] {
@@ -228,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_console_that_is_too_long_the_end_is_kept() {
+    fn the_end_of_long_console_output_is_kept() {
         let long = BASE64_STANDARD.encode([vec![b'a'; MAX_CONSOLE], b"the end".to_vec()].concat());
         let end = decode_console(&long).expect("a console").expect("text");
         assert_eq!(end.len(), MAX_CONSOLE);

@@ -1,4 +1,4 @@
-//! Turns another account's id into a way to it: the role that its owner made for us there, assumed when it is first used.
+//! Clients for other accounts, through a role there that is assumed at the first use.
 
 use std::{
     collections::HashMap,
@@ -11,10 +11,10 @@ use nodemend_domain::{audit_log::Caller, ident::AccountId};
 use super::{AwsCloud, CloudError};
 use nodemend_ports::config::environment::Members;
 
-/// How our sessions are called in the other account's CloudTrail.
+/// The name of our sessions in the other account's CloudTrail.
 const SESSION: &str = "nodemend";
 
-/// What was made for each account. Credentials are kept, and renewed, by the clients themselves.
+/// One client for each account. The clients keep and renew their credentials.
 #[derive(Debug)]
 pub(super) struct Accounts {
     shared: SdkConfig,
@@ -27,11 +27,11 @@ impl Accounts {
         Self { shared: shared.clone(), roles, known: Mutex::default() }
     }
 
-    /// The way to an account that is not our own.
+    /// The client for an account that is not our own.
     pub(super) async fn of(
         self: &Arc<Self>,
         account: &AccountId,
-        us: &AwsCloud,
+        own: &AwsCloud,
     ) -> Result<AwsCloud, CloudError> {
         if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(account) {
             return Ok(known.clone());
@@ -39,11 +39,12 @@ impl Accounts {
         let Some(roles) = &self.roles else {
             return Err(CloudError {
                 code: "NoMemberRole".to_owned(),
-                message: format!("account {account} is not ours, and no role is named for such accounts"),
+                source: format!("account {account} is another account, and no member role is configured")
+                    .into(),
             });
         };
         // `arn:aws:sts::…`: what follows `arn` is the partition.
-        let partition = us.caller.arn.split(':').nth(1).unwrap_or("aws");
+        let partition = own.caller.arn.split(':').nth(1).unwrap_or("aws");
         let role = AssumeRoleProvider::builder(format!("arn:{partition}:iam::{account}:role/{}", roles.role))
             .session_name(SESSION)
             .configure(&self.shared)
@@ -57,12 +58,16 @@ impl Accounts {
         let name = roles.calls_as.rsplit('/').next().unwrap_or_default();
         let caller = Caller {
             account: account.to_string(),
-            region: us.caller.region.clone(),
+            region: own.caller.region.clone(),
             arn: format!("arn:{partition}:sts::{account}:assumed-role/{name}/{SESSION}"),
             principal_id: None,
             user_agent: None,
         };
-        let cloud = AwsCloud { patience: us.patience, ..AwsCloud::with_caller(&config, caller) };
+        let cloud = AwsCloud {
+            call_timeout: own.call_timeout,
+            nodes: own.nodes.as_ref().map(|nodes| Arc::new(nodes.with_config(&config))),
+            ..AwsCloud::with_caller(&config, caller)
+        };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(account.clone(), cloud.clone());
         Ok(cloud)

@@ -1,67 +1,66 @@
-//! Turns what DynamoDB answers into what the port says: lost, not now, or never.
+//! Classifies DynamoDB's errors: a lost race, temporary, or permanent.
 
 use aws_sdk_dynamodb::{
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
     types::CancellationReason,
 };
 
 use nodemend_ports::store::StoreError;
 
-/// The excerpt of a message that a reader needs.
+use crate::error::cause;
+
+/// The most bytes of a transaction's reasons in an error.
 const MAX_WHY: usize = 400;
 
 /// Why a transaction wrote nothing.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Cancelled {
-    /// Of these of its items somebody else was the last, or is just now, to write.
+    /// Another process wrote these items, by their positions, or is writing them.
     Raced(Vec<usize>),
-    /// It may work in a while.
-    NotNow(String),
-    /// It will not work by itself.
-    Never(String),
+    /// A temporary error.
+    Retryable(String),
+    /// A permanent error.
+    Permanent(String),
 }
 
 /// Reads the reasons, one for each of a transaction's items.
 ///
-/// A conflict is a race that somebody else is running right now. Nothing was written, and to read and decide again
-/// is never wrong: that the same write would have won the next time round is not known before.
+/// A conflict is a race with a transaction in progress. Nothing was written, and to read and decide again is always
+/// right, even if the same write would have won on a retry.
 pub(super) fn cancelled(reasons: &[CancellationReason]) -> Cancelled {
     let with = |codes: &[&str]| -> Vec<usize> {
         let code = |reason: &CancellationReason| reason.code().is_some_and(|code| codes.contains(&code));
-        reasons.iter().enumerate().filter(|(_, reason)| code(reason)).map(|(place, _)| place).collect()
+        reasons.iter().enumerate().filter(|(_, reason)| code(reason)).map(|(position, _)| position).collect()
     };
     let raced = with(&["ConditionalCheckFailed", "TransactionConflict"]);
     if !raced.is_empty() {
         return Cancelled::Raced(raced);
     }
     let why = || {
-        let told = reasons.iter().filter(|reason| reason.code().is_some_and(|code| code != "None"));
-        let told = told.map(|reason| {
+        let failed = reasons.iter().filter(|reason| reason.code().is_some_and(|code| code != "None"));
+        let failed = failed.map(|reason| {
             let message = reason.message().unwrap_or_default();
             format!("{}: {message}", reason.code().unwrap_or_default())
         });
-        short(&told.collect::<Vec<_>>().join("; "))
+        short(&failed.collect::<Vec<_>>().join("; "))
     };
     if with(&["ValidationError", "ItemCollectionSizeLimitExceeded"]).is_empty() {
-        Cancelled::NotNow(why())
+        Cancelled::Retryable(why())
     } else {
-        Cancelled::Never(why())
+        Cancelled::Permanent(why())
     }
 }
 
-/// What a call's failure means. Only a request that DynamoDB calls malformed is hopeless. Throttling and time-outs
-/// pass; a missing permission or table is mended by an operator, and until then nothing heard may be given up.
-pub(super) fn failed<E, R>(error: &SdkError<E, R>) -> StoreError
+/// The store's error for a failed request. Only an invalid request is permanent. Throttling and timeouts pass, and an
+/// operator can fix a missing permission or table, so until then no report may be dropped.
+pub(super) fn failed<E>(error: SdkError<E, HttpResponse>) -> StoreError
 where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-    R: std::fmt::Debug,
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
-    let (code, message) =
-        error.as_service_error().map_or((None, None), |error| (error.code(), error.message()));
-    match code {
-        Some("ValidationException") => StoreError::Broken(short(message.unwrap_or("ValidationException"))),
-        Some(code) => StoreError::Unavailable(short(&format!("{code}: {}", message.unwrap_or_default()))),
-        None => StoreError::Unavailable(short(&DisplayErrorContext(error).to_string())),
+    match error.code() {
+        Some("ValidationException") => StoreError::Broken(cause(error)),
+        _ => StoreError::Unavailable(cause(error)),
     }
 }
 
@@ -76,12 +75,12 @@ mod tests {
     fn reasons(codes: &[&str]) -> Vec<CancellationReason> {
         codes
             .iter()
-            .map(|code| CancellationReason::builder().code(*code).message("as told").build())
+            .map(|code| CancellationReason::builder().code(*code).message("the message").build())
             .collect()
     }
 
     #[test]
-    fn a_failed_condition_or_a_conflict_is_a_lost_race_whatever_else_there_is() {
+    fn a_failed_condition_or_a_conflict_is_a_lost_race_among_other_reasons_too() {
         for (codes, raced) in [
             (&["ConditionalCheckFailed", "None"][..], vec![0]),
             (&["None", "TransactionConflict"], vec![1]),
@@ -93,19 +92,19 @@ mod tests {
     }
 
     #[test]
-    fn throttling_passes_and_a_malformed_item_does_not() {
+    fn throttling_is_temporary_and_an_invalid_item_is_permanent() {
         for code in ["ThrottlingError", "ProvisionedThroughputExceeded", "SomethingNew"] {
-            let expected = Cancelled::NotNow(format!("{code}: as told"));
+            let expected = Cancelled::Retryable(format!("{code}: the message"));
             assert_eq!(cancelled(&reasons(&["None", code])), expected);
         }
         for code in ["ValidationError", "ItemCollectionSizeLimitExceeded"] {
-            let expected = Cancelled::Never(format!("{code}: as told"));
+            let expected = Cancelled::Permanent(format!("{code}: the message"));
             assert_eq!(
                 cancelled(&reasons(&["ThrottlingError", code])),
-                Cancelled::Never(format!("ThrottlingError: as told; {code}: as told"))
+                Cancelled::Permanent(format!("ThrottlingError: the message; {code}: the message"))
             );
             assert_eq!(cancelled(&reasons(&[code])), expected);
         }
-        assert_eq!(cancelled(&[]), Cancelled::NotNow(String::new()));
+        assert_eq!(cancelled(&[]), Cancelled::Retryable(String::new()));
     }
 }

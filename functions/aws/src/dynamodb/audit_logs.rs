@@ -1,4 +1,4 @@
-//! Whose trails there are. No handler asks that: it reads the whole table, which only a person wants, and seldom.
+//! Lists the cases that have an audit log. Only operators use it: it scans the whole table.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use super::{DynamoStore, answer::failed, item};
 use nodemend_ports::store::{CaseKey, StoreError};
 
 impl DynamoStore {
-    /// Every case of a cluster that has a trail: it has a first record.
+    /// All cases of a cluster that have an audit log: those with a first record.
     pub async fn audit_logs(&self, cluster: &ClusterName) -> Result<BTreeSet<CaseKey>, StoreError> {
         let mut items = self
             .client
@@ -26,7 +26,7 @@ impl DynamoStore {
             .send();
         let mut cases = BTreeSet::new();
         while let Some(item) = items.next().await {
-            cases.insert(item::read_case_key(&item.map_err(|error| failed(&error))?, item::PK)?);
+            cases.insert(item::read_case_key(&item.map_err(failed)?, item::PK)?);
         }
         Ok(cases)
     }

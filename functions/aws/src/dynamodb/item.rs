@@ -1,15 +1,14 @@
-//! Turns cases, groups and records into items and back: keys, attributes, and what the indexes hold.
+//! Converts cases, groups and records to items and back: keys, attributes, and index attributes.
 //!
-//! The content of an item is one attribute of JSON, the same as everywhere else, for people to read; the other
-//! attributes are what conditions and indexes look at. An attribute that an index is by is there only while its
-//! item belongs into that index.
+//! - The content of an item is one JSON attribute. The other attributes are for conditions and indexes.
+//! - The key attribute of an index is present only while the item belongs in that index.
 
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
-    audit_log::builder::AuditEntry,
+    audit_log::AuditEntry,
     case::{Case, UnhealthyReason},
     group::GroupState,
     guard::UnhealthyNode,
@@ -18,7 +17,10 @@ use nodemend_domain::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use nodemend_ports::store::{CaseKey, StoreError};
+use nodemend_ports::{
+    cause::Cause,
+    store::{CaseKey, StoreError},
+};
 
 /// An item, or the key of one.
 pub(super) type Item = HashMap<String, AttributeValue>;
@@ -27,10 +29,10 @@ pub(super) const PK: &str = "pk";
 pub(super) const SK: &str = "sk";
 pub(super) const BODY: &str = "body";
 pub(super) const VERSION: &str = "version";
-/// How many records a case's trail has.
+/// The number of records in a case's audit log.
 pub(super) const RECORDS: &str = "records";
 pub(super) const NODE: &str = "node";
-/// When DynamoDB may delete the item: seconds, as its TTL wants them.
+/// When DynamoDB may delete the item, in seconds, as time to live requires.
 pub(super) const EXPIRES: &str = "expires";
 /// The index by due time.
 pub(super) const DUE_INDEX: &str = "due";
@@ -40,7 +42,7 @@ pub(super) const DUE: &str = "due";
 pub(super) const UNHEALTHY_INDEX: &str = "unhealthy";
 pub(super) const UNHEALTHY_IN: &str = "unhealthyIn";
 pub(super) const UNHEALTHY: &str = "unhealthy";
-/// The instances of a name, and the newest of them.
+/// The instances of a node name, and the newest of them.
 pub(super) const INSTANCES: &str = "instances";
 pub(super) const NEWEST: &str = "newest";
 pub(super) const CLUSTER: &str = "cluster";
@@ -50,14 +52,14 @@ pub(super) const REQUEST_ID: &str = "requestId";
 pub(super) const OF: &str = "of";
 pub(super) const SEQUENCE: &str = "sequence";
 
-/// Over how many partitions the due cases are spread: one takes 1,000 writes a second.
+/// The number of partitions of the due index: one accepts 1,000 writes per second.
 pub(super) const DUE_SHARDS: u32 = 8;
-/// How long a closed case, and a hold that is over, can still be looked up. Longer than CloudWatch Logs takes late
-/// events (14 days): a case that somebody brought back without its past could not go on with its trail.
-const KEPT: SignedDuration = SignedDuration::from_hours(30 * 24);
-/// A name goes through a few instances a year; only one of the newest is ever asked for.
+/// How long a closed case and an ended hold are kept. Longer than CloudWatch Logs accepts late events (14 days): a case
+/// that was created again without its past could not continue its audit log.
+const RETENTION: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// A node name has a few instances a year; only one of the newest is ever needed.
 const MAX_INSTANCES_OF_NAME: usize = 32;
-/// DynamoDB takes keys of at most 2,048 bytes. AWS's request ids have 36.
+/// DynamoDB's keys have at most 2,048 bytes, AWS's request IDs 36.
 const MAX_REQUEST_ID: usize = 1_024;
 
 pub(super) fn text(value: impl Into<String>) -> AttributeValue {
@@ -72,13 +74,13 @@ fn key(pk: String, sk: AttributeValue) -> Item {
     HashMap::from([(PK.to_owned(), text(pk)), (SK.to_owned(), sk)])
 }
 
-/// A case's partition, here and in the trail's table.
+/// A case's partition key, in both tables.
 pub(super) fn case_partition(key: &CaseKey) -> String {
-    // Neither a cluster's name nor an instance id can hold the separator.
+    // Neither a cluster's name nor an instance ID can contain the separator.
     format!("{}{}", case_prefix(&key.cluster), key.instance_id)
 }
 
-/// What the partitions of a cluster's cases begin with.
+/// The prefix of the partition keys of a cluster's cases.
 pub(super) fn case_prefix(cluster: &ClusterName) -> String {
     format!("case#{cluster}#")
 }
@@ -94,7 +96,7 @@ pub(super) fn case_key(case: &CaseKey) -> Item {
 }
 
 pub(super) fn group_key(cluster: &ClusterName, name: &GroupName) -> Item {
-    // A group's name may hold the separator: it comes last.
+    // A group's name can contain the separator, so it comes last.
     key(format!("group#{cluster}#{name}"), text("group"))
 }
 
@@ -114,7 +116,7 @@ pub(super) fn cluster_key(cluster: &ClusterName, sk: &str) -> Item {
     key(cluster_partition(cluster), text(sk))
 }
 
-/// Which of several sweeps waits.
+/// The lease of the waiting run.
 pub(super) fn run_key() -> Item {
     key("run".to_owned(), text("lease"))
 }
@@ -123,27 +125,27 @@ pub(super) fn record_key(case: &CaseKey, sequence: u64) -> Item {
     key(case_partition(case), number(sequence))
 }
 
-/// Where the record of a call is; none for an id that AWS would not give.
+/// The key of the pointer to a call's record, or `None` if the ID is longer than AWS's.
 pub(super) fn request_key(request_id: &str) -> Option<Item> {
     (request_id.len() <= MAX_REQUEST_ID).then(|| key(format!("request#{request_id}"), number(0)))
 }
 
-/// The shard of the index by due time. Instance ids are random, so that their last digit is.
+/// The shard of the due index: instance IDs are random, and so is their last digit.
 pub(super) fn due_shard(instance_id: &InstanceId) -> String {
     let digit = instance_id.as_str().chars().last().and_then(|digit| digit.to_digit(16));
     (digit.unwrap_or(0) % DUE_SHARDS).to_string()
 }
 
-/// A due time as the index sorts it: all of one length, so that the order of the text is the order of time.
+/// A due time in the index: of constant length, so that the order of the strings is the order of the times.
 pub(super) fn due_text(due: Timestamp) -> String {
     timestamp::millis(due)
 }
 
 pub(super) fn expires(at: Timestamp) -> AttributeValue {
-    number(at.saturating_add(KEPT).unwrap_or(Timestamp::MAX).as_second())
+    number(at.saturating_add(RETENTION).unwrap_or(Timestamp::MAX).as_second())
 }
 
-/// What the index of unhealthy nodes says of one.
+/// The content of the index of unhealthy nodes.
 #[derive(Serialize, Deserialize)]
 struct UnhealthyBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -151,7 +153,7 @@ struct UnhealthyBody {
     unhealthy_reason: UnhealthyReason,
 }
 
-/// A case as it is written, under its next version.
+/// The item of a case, with its next version.
 pub(super) fn case_item(case: &Case) -> Result<Item, StoreError> {
     let written = case.next_version();
     let mut item = case_key(&CaseKey::of(case));
@@ -177,7 +179,7 @@ pub(super) fn case_item(case: &Case) -> Result<Item, StoreError> {
     Ok(item)
 }
 
-/// When a case may be deleted: a while after it was closed, if nobody has to look at it any more.
+/// When a case may be deleted: some time after it was closed, if it need not be evaluated again.
 pub(super) fn over(case: &Case) -> Option<AttributeValue> {
     case.closed().filter(|_| case.due().is_none()).map(|closed| expires(closed.at))
 }
@@ -211,7 +213,7 @@ impl Named {
         })
     }
 
-    /// With one more that has the name now. There is no time after which to delete the item: somebody has the name.
+    /// The item with one more instance, which has the name now. It does not expire, because the name is in use.
     pub(super) fn item_with(&self, case: &Case, node: &NodeName) -> Item {
         let others = self.instances.iter().filter(|known| *known != case.instance_id());
         let mut instances: Vec<_> =
@@ -241,8 +243,8 @@ pub(super) fn record_item(case: &CaseKey, entry: &AuditEntry) -> Item {
     item
 }
 
-/// From the id of a request to the record of its call. An item of its own and no index: an index lags, and what
-/// CloudTrail tells of a call that we don't know to be ours is somebody else's.
+/// The pointer from a request ID to the record of its call. It is an item and not an index, because an index lags, and
+/// a CloudTrail event without a known request ID counts as a foreign call.
 pub(super) fn request_item(case: &CaseKey, entry: &AuditEntry) -> Option<Item> {
     let mut item = request_key(entry.request_id.as_deref()?)?;
     item.insert(OF.to_owned(), text(case_partition(case)));
@@ -259,7 +261,7 @@ pub(super) fn read_entry(item: &Item) -> Result<AuditEntry, StoreError> {
     })
 }
 
-/// Whose an item is, by its partition or by an attribute that holds one.
+/// The case of an item, by its partition key or an attribute that has one.
 pub(super) fn read_case_key(item: &Item, name: &str) -> Result<CaseKey, StoreError> {
     parse_case_partition(read_text(item, name)?).ok_or_else(|| broken(item, name))
 }
@@ -281,20 +283,31 @@ pub(super) fn read_number(item: &Item, name: &str) -> Result<u64, StoreError> {
 }
 
 pub(super) fn read_json<T: DeserializeOwned>(item: &Item, name: &str) -> Result<T, StoreError> {
-    serde_json::from_str(read_text(item, name)?)
-        .map_err(|error| StoreError::Broken(format!("{}: {name}: {error}", label(item))))
+    serde_json::from_str(read_text(item, name)?).map_err(|source| {
+        let error = AttributeError { item: label(item), attribute: name.to_owned(), source };
+        StoreError::Broken(Cause::new(error))
+    })
+}
+
+/// An attribute whose JSON cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{item}: {attribute}")]
+struct AttributeError {
+    item: String,
+    attribute: String,
+    source: serde_json::Error,
 }
 
 pub(super) fn json<T: Serialize>(value: &T) -> Result<AttributeValue, StoreError> {
-    let json = serde_json::to_string(value).map_err(|error| StoreError::Broken(error.to_string()))?;
+    let json = serde_json::to_string(value).map_err(|error| StoreError::Broken(Cause::new(error)))?;
     Ok(text(json))
 }
 
 fn broken(item: &Item, name: &str) -> StoreError {
-    StoreError::Broken(format!("{}: {name} is missing, or is not what it should be", label(item)))
+    StoreError::Broken(format!("{}: {name} is missing or malformed", label(item)).into())
 }
 
-/// An item's key, for people.
+/// An item's key, for messages.
 pub(super) fn label(item: &Item) -> String {
     let part = |name: &str| match item.get(name) {
         Some(AttributeValue::S(value) | AttributeValue::N(value)) => value.clone(),
@@ -305,7 +318,7 @@ pub(super) fn label(item: &Item) -> String {
 
 /// The size of an item as DynamoDB counts it, rounded up: UTF-8 bytes of names and values.
 pub(super) fn size(item: &Item) -> usize {
-    // Numbers take a byte for two digits and one more; their text is never shorter than a byte of that.
+    // A number has one byte for two digits, and one more; its text is at least as long.
     fn of(value: &AttributeValue) -> usize {
         match value {
             AttributeValue::S(value) => value.len(),

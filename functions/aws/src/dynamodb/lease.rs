@@ -1,4 +1,7 @@
-//! Who waits for the deadlines of this minute. Two that wait are no danger, each write is conditional; but they pay twice.
+//! The lease of the run that waits for this minute's deadlines.
+//!
+//! It saves cost, and nothing depends on it for correctness: two waiting runs are safe, because every write is
+//! conditional.
 
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use jiff::Timestamp;
@@ -10,12 +13,12 @@ use nodemend_ports::store::StoreError;
 const LEASE: &str = "lease";
 
 impl DynamoStore {
-    /// Takes the lease until then, if nobody has it; else the end of the lease that somebody has. Whoever dies with it is
-    /// waited for no longer than that.
+    /// Acquires the lease until `until`. If another run holds it, returns the end of that lease, which is also how long
+    /// a run that died can keep it.
     pub async fn lease_run(&self, now: Timestamp, until: Timestamp) -> Result<Option<Timestamp>, StoreError> {
         let mut lease = item::run_key();
         lease.insert(LEASE.to_owned(), item::text(timestamp::millis(until)));
-        let taken = self
+        let put = self
             .client
             .put_item()
             .table_name(&self.tables.state)
@@ -25,22 +28,22 @@ impl DynamoStore {
             .expression_attribute_values(":now", item::text(timestamp::millis(now)))
             .send()
             .await;
-        match taken {
+        match put {
             Ok(_) => Ok(None),
             Err(error)
                 if error
                     .as_service_error()
                     .is_some_and(PutItemError::is_conditional_check_failed_exception) =>
             {
-                let theirs = self.get(item::run_key()).await?;
-                let end = theirs.as_ref().and_then(|item| item::read_text(item, LEASE).ok()?.parse().ok());
+                let other = self.get(item::run_key()).await?;
+                let end = other.as_ref().and_then(|item| item::read_text(item, LEASE).ok()?.parse().ok());
                 Ok(Some(end.unwrap_or(until)))
             }
-            Err(error) => Err(failed(&error)),
+            Err(error) => Err(failed(error)),
         }
     }
 
-    /// Gives back a lease that was taken until then, if it is still that one: its holder waits no longer.
+    /// Ends a lease that was acquired until `until`, if it is still held: its run no longer waits.
     pub async fn end_run(&self, until: Timestamp, now: Timestamp) -> Result<(), StoreError> {
         if now >= until {
             return Ok(());
@@ -63,7 +66,7 @@ impl DynamoStore {
                     .as_service_error()
                     .is_some_and(PutItemError::is_conditional_check_failed_exception) =>
             {
-                Err(failed(&error))
+                Err(failed(error))
             }
             _ => Ok(()),
         }

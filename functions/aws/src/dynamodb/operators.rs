@@ -1,4 +1,4 @@
-//! What operators decide: policies, each version kept, and holds. No handler writes these.
+//! Policies, with all of their versions, and holds. Operators write them; IAM denies it to the functions.
 
 use jiff::Timestamp;
 use nodemend_domain::{
@@ -21,34 +21,34 @@ use nodemend_ports::store::StoreError;
 const POLICY: &str = "policy";
 const HISTORY: &str = "policy#";
 const HOLD: &str = "hold#";
-/// How often two operators at once may overtake each other.
-const MAX_RACES: usize = 8;
+/// Attempts to apply a policy while other operators apply theirs.
+const MAX_ATTEMPTS: usize = 8;
 
-/// A policy, and who applied it when.
+/// One version of a cluster's policy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PolicyVersion {
     /// 1, 2, 3… for each cluster.
     pub version: u64,
-    /// Who.
+    /// The operator who applied it.
     pub by: String,
-    /// When.
+    /// The time at which it was applied.
     #[serde(with = "timestamp")]
     pub at: Timestamp,
     /// The policy.
     pub policy: Policy,
 }
 
-/// A hold, under the name that it is released by.
+/// A hold, with the ID by which it is released.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlacedHold {
-    /// The same for the same hold, so that one placed twice is there once.
+    /// A digest of the hold, so that a hold that is placed twice is stored once.
     pub id: String,
     /// The hold.
     pub hold: Hold,
 }
 
 impl DynamoStore {
-    /// Makes a policy the cluster's, and keeps those before it. The version that it then has.
+    /// Applies a policy to a cluster, and keeps the previous versions. Returns its version.
     pub async fn put_policy(
         &self,
         cluster: &ClusterName,
@@ -56,7 +56,7 @@ impl DynamoStore {
         by: &str,
         at: Timestamp,
     ) -> Result<u64, StoreError> {
-        for _ in 0..MAX_RACES {
+        for _ in 0..MAX_ATTEMPTS {
             let before = self.newest_policy(cluster).await?.map_or(0, |newest| newest.version);
             let version = before + 1;
             let applied = PolicyVersion { version, by: by.to_owned(), at, policy: policy.clone() };
@@ -69,22 +69,24 @@ impl DynamoStore {
             let state = self.tables.state.as_str();
             let mut puts = Transaction::default();
             puts.add(at_version(put(state), before), item(POLICY)?)?;
-            // Of one length, so that the order of the text is that of the versions.
+            // Of constant length, so that the order of the strings is the order of the versions.
             puts.add(absent(put(state)), item(&format!("{HISTORY}{version:020}"))?)?;
             if let Answered::Won = self.send(puts).await? {
                 return Ok(version);
             }
         }
-        Err(StoreError::Unavailable(format!("others applied policies to {cluster} at the same time")))
+        Err(StoreError::Unavailable(
+            format!("other operators applied policies to {cluster} at the same time").into(),
+        ))
     }
 
-    /// The policy that holds, read consistently.
+    /// The current policy, read consistently.
     pub async fn newest_policy(&self, cluster: &ClusterName) -> Result<Option<PolicyVersion>, StoreError> {
         let item = self.get(item::cluster_key(cluster, POLICY)).await?;
         item.map(|item| item::read_json(&item, item::BODY)).transpose()
     }
 
-    /// The cluster's policies, the newest first, at most so many.
+    /// The cluster's policies, the newest first, at most `limit`.
     pub async fn policy_history(
         &self,
         cluster: &ClusterName,
@@ -95,12 +97,12 @@ impl DynamoStore {
         while history.len() < limit
             && let Some(item) = items.next().await
         {
-            history.push(item::read_json(&item.map_err(|error| failed(&error))?, item::BODY)?);
+            history.push(item::read_json(&item.map_err(failed)?, item::BODY)?);
         }
         Ok(history)
     }
 
-    /// Places a hold. It can be looked up for a while after it is over, and then goes by itself.
+    /// Places a hold. DynamoDB deletes it some time after its end.
     pub async fn place_hold(&self, cluster: &ClusterName, hold: &Hold) -> Result<String, StoreError> {
         let body = item::json(hold)?;
         let id = hold_id(body.as_s().map_or("", String::as_str));
@@ -108,11 +110,11 @@ impl DynamoStore {
         item.insert(item::BODY.to_owned(), body);
         item.insert(item::EXPIRES.to_owned(), item::expires(hold.until));
         let request = self.client.put_item().table_name(&self.tables.state).set_item(Some(item));
-        request.send().await.map_err(|error| failed(&error))?;
+        request.send().await.map_err(failed)?;
         Ok(id)
     }
 
-    /// Takes a hold back: the one that it was, if it was there.
+    /// Releases a hold. Returns it, if it existed.
     pub async fn release_hold(&self, cluster: &ClusterName, id: &str) -> Result<Option<Hold>, StoreError> {
         let request = self
             .client
@@ -120,11 +122,11 @@ impl DynamoStore {
             .table_name(&self.tables.state)
             .set_key(Some(item::cluster_key(cluster, &format!("{HOLD}{id}"))))
             .return_values(aws_sdk_dynamodb::types::ReturnValue::AllOld);
-        let released = request.send().await.map_err(|error| failed(&error))?.attributes;
+        let released = request.send().await.map_err(failed)?.attributes;
         released.map(|item| item::read_json(&item, item::BODY)).transpose()
     }
 
-    /// The cluster's holds with their ids, read consistently: a hold holds from the moment that it is placed.
+    /// The cluster's holds with their IDs, read consistently, so that a hold is effective at once.
     pub async fn placed_holds(&self, cluster: &ClusterName) -> Result<Vec<PlacedHold>, StoreError> {
         let placed = |item: &Item| {
             let id = item::read_text(item, item::SK)?.trim_start_matches(HOLD).to_owned();
@@ -150,7 +152,7 @@ impl DynamoStore {
     }
 }
 
-/// Short enough to type.
+/// The ID of a hold, short enough to type.
 fn hold_id(body: &str) -> String {
     Sha256::digest(body.as_bytes()).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }

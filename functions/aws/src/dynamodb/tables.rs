@@ -1,11 +1,11 @@
-//! Makes the tables: for tests, and for a stack that runs locally. An installation's come from its template.
+//! Creates the tables, for tests and for a local stack. A deployment's tables come from its template.
 
 use std::time::Duration;
 
 use aws_sdk_dynamodb::{
     Client,
     client::Waiters,
-    error::{BuildError, DisplayErrorContext, SdkError},
+    error::{BuildError, SdkError},
     operation::create_table::{CreateTableError, builders::CreateTableFluentBuilder},
     types::{
         AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection,
@@ -13,20 +13,23 @@ use aws_sdk_dynamodb::{
     },
 };
 
-use super::{Tables, item};
+use nodemend_ports::cause::Cause;
 
-/// A new table is there within seconds.
+use super::{Tables, item};
+use crate::error::cause;
+
+/// A new table is ready within seconds.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// Why a table could not be made.
+/// A table could not be created.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("failed to make the table {table}: {why}")]
+#[error("failed to create the table {table}")]
 pub struct TableError {
     table: String,
-    why: String,
+    source: Cause,
 }
 
-/// Makes both tables, paid by use, where they are not there yet.
+/// Creates both tables with on-demand billing, if they do not exist.
 pub async fn create_tables(client: &Client, tables: &Tables) -> Result<(), TableError> {
     let text = ScalarAttributeType::S;
     let state = async || {
@@ -56,7 +59,7 @@ pub async fn create_tables(client: &Client, tables: &Tables) -> Result<(), Table
         let request =
             client.update_time_to_live().table_name(&tables.state).time_to_live_specification(expiry);
         match request.send().await {
-            Err(error) if !is_on_already(&error) => Err(Failure(DisplayErrorContext(error).to_string())),
+            Err(error) if !is_enabled_already(&error) => Err(CreateFailure(cause(error))),
             _ => Ok(()),
         }
     };
@@ -69,21 +72,21 @@ pub async fn create_tables(client: &Client, tables: &Tables) -> Result<(), Table
     };
     let named = |table: &String| {
         let table = table.clone();
-        move |Failure(why)| TableError { table, why }
+        move |CreateFailure(source)| TableError { table, source }
     };
     state().await.map_err(named(&tables.state))?;
     audit().await.map_err(named(&tables.audit))
 }
 
-struct Failure(String);
+struct CreateFailure(Cause);
 
-impl From<BuildError> for Failure {
+impl From<BuildError> for CreateFailure {
     fn from(error: BuildError) -> Self {
-        Self(error.to_string())
+        Self(Cause::new(error))
     }
 }
 
-async fn create(client: &Client, request: CreateTableFluentBuilder, name: &str) -> Result<(), Failure> {
+async fn create(client: &Client, request: CreateTableFluentBuilder, name: &str) -> Result<(), CreateFailure> {
     let request = request
         .table_name(name)
         .billing_mode(BillingMode::PayPerRequest)
@@ -92,12 +95,12 @@ async fn create(client: &Client, request: CreateTableFluentBuilder, name: &str) 
         Err(error)
             if !matches!(error.as_service_error(), Some(CreateTableError::ResourceInUseException(_))) =>
         {
-            return Err(Failure(DisplayErrorContext(error).to_string()));
+            return Err(CreateFailure(cause(error)));
         }
         _ => {}
     }
     let wait = client.wait_until_table_exists().table_name(name).wait(MAX_WAIT).await;
-    wait.map(drop).map_err(|error| Failure(DisplayErrorContext(error).to_string()))
+    wait.map(drop).map_err(|error| CreateFailure(Cause::new(error)))
 }
 
 fn attribute(name: &str, kind: ScalarAttributeType) -> Result<AttributeDefinition, BuildError> {
@@ -117,8 +120,8 @@ fn index(name: &str, keys: [&str; 2], projection: Projection) -> Result<GlobalSe
         .build()
 }
 
-/// DynamoDB refuses to switch on what is on.
-fn is_on_already<E: aws_sdk_dynamodb::error::ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> bool {
+/// DynamoDB rejects the request if time to live is already enabled.
+fn is_enabled_already<E: aws_sdk_dynamodb::error::ProvideErrorMetadata, R>(error: &SdkError<E, R>) -> bool {
     error
         .as_service_error()
         .and_then(|error| error.message())

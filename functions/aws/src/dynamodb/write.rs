@@ -1,17 +1,15 @@
-//! Turns a change into one transaction: all of it at the versions that were read, or nothing.
+//! Writes a change as one transaction, on condition of the versions that were read.
 //!
-//! A case that changes alone, as at each heartbeat, is one plain conditional put: half the price, half the time. Such a
-//! put has no token: one whose answer was lost on the way is tried again, finds itself in its way, and reads as lost.
-//! That is the side to err on, as whoever loses reads again; what anybody acts on (a claim, a call, a record) is written
-//! with its group or its trail, and is a transaction.
-//!
-//! The SDK gives each call a token of its own and repeats it when it tries again, so that a try whose answer was
-//! lost on the way is not applied twice and still reads as won. The token is not made from the content: two
-//! writers that decided the same on the same version would then both be told that they won, and both act.
-//!
-//! When all tries go unanswered the write may have taken effect, and [`StoreError::Unavailable`] leaves that open.
-//! Callers read again before they do anything: a repair acts on no claim and makes no call whose write was not
-//! answered, the claim's lease runs out, and the next sweep decides on what is there.
+//! - A case that changes alone, as with each heartbeat, is one conditional put: half the price and half the time (ADR
+//!   19). Such a put has no idempotency token: if its answer is lost, the retry fails on the first attempt's version,
+//!   and counts as lost. This is safe, because a loser reads again. Everything that is acted on (a claim, a call, a
+//!   record) is written with its group or its audit log, and so in a transaction.
+//! - The SDK gives each transaction its own token and repeats it in retries, so that a retry after a lost answer is not
+//!   applied twice and still counts as won. The token does not depend on the content: otherwise two writers with the
+//!   same decision on the same version would both win, and both act.
+//! - If all attempts are unanswered, the write may have taken effect: [`StoreError::Unavailable`]. Callers read again
+//!   before they act: after an unanswered write there is no call, the claim's lease ends, and the next run decides on
+//!   the stored state.
 
 use aws_sdk_dynamodb::{
     error::SdkError,
@@ -31,30 +29,33 @@ use super::{
     answer::{Cancelled, cancelled, failed},
     item::{self, Item, Named},
 };
-use nodemend_ports::store::{CaseKey, CaseWrite, Commit, StoreError};
+use nodemend_ports::{
+    cause::Cause,
+    store::{CaseKey, CaseWrite, Commit, StoreError},
+};
 
-/// What DynamoDB takes in one transaction, and in one item.
+/// The limits of one transaction, and of one item.
 /// <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>
 const MAX_ITEMS: usize = 100;
 const MAX_TRANSACTION_BYTES: usize = 4 * 1024 * 1024;
 const MAX_ITEM_BYTES: usize = 400 * 1024;
 
-/// What became of one transaction.
+/// The result of one transaction.
 #[derive(Debug, PartialEq, Eq)]
 enum Written {
     Won,
     Lost,
-    /// The case is at its version, but is not found under its node's name yet.
+    /// The case has the expected version, but is not stored under its node's name yet.
     Unnamed,
 }
 
 impl DynamoStore {
     pub(super) async fn write(&self, change: &CaseWrite<'_>) -> Result<Commit, StoreError> {
-        if !continues(change) {
+        if !continues_audit_log(change) {
             return Ok(Commit::Lost);
         }
         let case = change.case;
-        // Most writes change no name, and pay for none: that the name stands is one more condition.
+        // Most writes do not change the name and need not write it: its presence is one more condition.
         let first = match (case.node(), case.version()) {
             (Some(_), 0) => Written::Unnamed,
             _ => self.transact(change, None).await?,
@@ -75,7 +76,7 @@ impl DynamoStore {
         Ok(Commit::Won)
     }
 
-    /// The instances of a name.
+    /// The instances of a node name.
     pub(super) async fn named(&self, cluster: &ClusterName, node: &NodeName) -> Result<Named, StoreError> {
         let item = self.get(item::node_key(cluster, node)).await?;
         item.map_or_else(|| Ok(Named::default()), |item| Named::read(&item))
@@ -139,7 +140,7 @@ impl DynamoStore {
             Some(PutItemError::ConditionalCheckFailedException(failed)) => {
                 Ok(if is_at(failed.item(), change) { Written::Unnamed } else { Written::Lost })
             }
-            _ => Err(failed(&error)),
+            _ => Err(failed(error)),
         }
     }
 
@@ -151,21 +152,21 @@ impl DynamoStore {
             Err(error) => error,
         };
         let SdkError::ServiceError(service) = &error else {
-            return Err(failed(&error));
+            return Err(failed(error));
         };
         let TransactWriteItemsError::TransactionCanceledException(cancellation) = service.err() else {
-            return Err(failed(&error));
+            return Err(failed(error));
         };
         let reasons = cancellation.cancellation_reasons();
         match cancelled(reasons) {
             Cancelled::Raced(raced) => Ok(Answered::Raced(raced, reasons.to_vec())),
-            Cancelled::NotNow(why) => Err(StoreError::Unavailable(why)),
-            Cancelled::Never(why) => Err(StoreError::Broken(why)),
+            Cancelled::Retryable(why) => Err(StoreError::Unavailable(why.into())),
+            Cancelled::Permanent(why) => Err(StoreError::Broken(why.into())),
         }
     }
 
-    /// Lets what leads to a closed case go when it goes. Where that fails an item is left over that leads nowhere,
-    /// and does no harm.
+    /// Lets the items that point to a closed case expire with it. If that fails, a stale item remains, which does no
+    /// harm.
     async fn let_expire(&self, case: &Case, over: AttributeValue) {
         let update = |key: Item, name: &str, is: &str| {
             self.client
@@ -183,22 +184,22 @@ impl DynamoStore {
         let instance = item::instance_key(case.instance_id());
         let _ = update(instance, item::CLUSTER, case.cluster().as_str()).await;
         if let Some(node) = case.node() {
-            // A name that somebody else took since stays.
+            // A name that another instance has by now stays.
             let name = item::node_key(case.cluster(), node);
             let _ = update(name, item::NEWEST, case.instance_id().as_str()).await;
         }
     }
 }
 
-/// What was answered to a transaction.
+/// The answer to a transaction.
 #[derive(Debug)]
 pub(super) enum Answered {
     Won,
-    /// The places of the items that lost, and what was told of each of all.
+    /// A lost race: the positions of the items that lost, and the reasons of all items.
     Raced(Vec<usize>, Vec<CancellationReason>),
 }
 
-/// Items to be written at once, within what DynamoDB takes.
+/// Items to write in one transaction, within DynamoDB's limits.
 #[derive(Debug, Default)]
 pub(super) struct Transaction {
     puts: Vec<TransactWriteItem>,
@@ -216,36 +217,36 @@ impl Transaction {
     fn items(self) -> Result<Vec<TransactWriteItem>, StoreError> {
         let (items, bytes) = (self.puts.len(), self.bytes);
         if items > MAX_ITEMS || bytes > MAX_TRANSACTION_BYTES {
-            return Err(StoreError::Broken(format!(
+            let why = format!(
                 "{items} items of {bytes} bytes are more than a transaction's {MAX_ITEMS} of {MAX_TRANSACTION_BYTES}"
-            )));
+            );
+            return Err(StoreError::Broken(why.into()));
         }
         Ok(self.puts)
     }
 }
 
-/// A put of an item that DynamoDB takes.
+/// A put of an item, within DynamoDB's limit.
 fn sized(put: PutBuilder, item: Item) -> Result<Put, StoreError> {
     let size = item::size(&item);
     if size > MAX_ITEM_BYTES {
         let label = item::label(&item);
-        return Err(StoreError::Broken(format!(
-            "{label}: {size} bytes are more than an item's {MAX_ITEM_BYTES}"
-        )));
+        let why = format!("{label}: {size} bytes are more than an item's {MAX_ITEM_BYTES}");
+        return Err(StoreError::Broken(why.into()));
     }
-    put.set_item(Some(item)).build().map_err(|error| StoreError::Broken(error.to_string()))
+    put.set_item(Some(item)).build().map_err(|error| StoreError::Broken(Cause::new(error)))
 }
 
 pub(super) fn put(table: &str) -> PutBuilder {
     Put::builder().table_name(table)
 }
 
-/// Only where there is none.
+/// On condition that there is no such item.
 pub(super) fn absent(put: PutBuilder) -> PutBuilder {
     put.condition_expression("attribute_not_exists(#pk)").expression_attribute_names("#pk", item::PK)
 }
 
-/// Only over the version that was read; the first is 0, of an item that is not there.
+/// On condition of the version that was read. 0 means that there was no item.
 pub(super) fn at_version(put: PutBuilder, version: u64) -> PutBuilder {
     if version == 0 {
         return absent(put);
@@ -255,7 +256,7 @@ pub(super) fn at_version(put: PutBuilder, version: u64) -> PutBuilder {
         .expression_attribute_values(":version", item::number(version))
 }
 
-/// Only over the version that was read, with the records that were there then.
+/// On condition of the version that was read, and of the number of audit records at that time.
 fn case_put(change: &CaseWrite<'_>, naming: bool, put: PutBuilder) -> PutBuilder {
     let case = change.case;
     if case.version() == 0 {
@@ -274,7 +275,7 @@ fn case_put(change: &CaseWrite<'_>, naming: bool, put: PutBuilder) -> PutBuilder
         .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
 }
 
-/// Whether the case that stood in the way is the very one that was read.
+/// Whether the case that failed the condition is the one that was read.
 fn is_at(found: Option<&Item>, change: &CaseWrite<'_>) -> bool {
     let Some(found) = found else {
         return false;
@@ -288,10 +289,11 @@ fn records_before(change: &CaseWrite<'_>) -> u64 {
     change.case.audit_log().sequence().saturating_sub(change.entries.len() as u64)
 }
 
-/// Whether the records are the end of the case's trail, with none left out.
-fn continues(change: &CaseWrite<'_>) -> bool {
+/// Whether the records continue the case's audit log without a gap.
+fn continues_audit_log(change: &CaseWrite<'_>) -> bool {
     let before = records_before(change);
-    let in_order = change.entries.iter().zip(before + 1..).all(|(entry, place)| entry.sequence == place);
-    let whole = change.case.audit_log().sequence() == before + change.entries.len() as u64;
-    in_order && whole && (change.case.version() > 0 || before == 0)
+    let in_order =
+        change.entries.iter().zip(before + 1..).all(|(entry, sequence)| entry.sequence == sequence);
+    let complete = change.case.audit_log().sequence() == before + change.entries.len() as u64;
+    in_order && complete && (change.case.version() > 0 || before == 0)
 }

@@ -1,4 +1,4 @@
-//! A cluster's API server, found and entered through EKS.
+//! A cluster's API server, with the endpoint, certificate authority and token from EKS.
 
 use std::{
     fmt,
@@ -6,7 +6,10 @@ use std::{
 };
 
 use aws_config::SdkConfig;
-use aws_sdk_eks::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_eks::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+};
 use aws_sdk_sts::config::{ProvideCredentials, SharedCredentialsProvider};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::Method;
@@ -16,24 +19,28 @@ use nodemend_domain::{
     ident::{ClusterName, NodeName},
 };
 use nodemend_ports::{
+    cause::Cause,
     clock::Clock,
     kubernetes::{Kubernetes, KubernetesError},
 };
 
 use super::{
-    client::{Answer, Api, escaped},
+    client::{Answer, Api, ClientSettings, escaped, unusable},
     token::token,
     wire,
 };
+use crate::error::cause;
 
-/// EKS takes a token for 15 minutes.
+/// EKS accepts a token for 15 minutes.
 const TOKEN_AGE: SignedDuration = SignedDuration::from_mins(10);
-/// More pods a page than most nodes have.
+/// A page of pods is a few MiB.
+const MAX_ANSWER: usize = 16 * 1024 * 1024;
+/// More pods than most nodes have.
 const PODS_A_PAGE: usize = 250;
-/// EKS allows a node 737 pods at most; finished ones come on top.
+/// EKS allows at most 737 pods on a node, plus finished ones.
 const MAX_PAGES: usize = 40;
 
-/// One EKS cluster. Its endpoint, its authority and a token are asked for anew every ten minutes.
+/// One EKS cluster. Endpoint, certificate authority and token are renewed every 10 minutes.
 pub struct EksCluster<K> {
     eks: aws_sdk_eks::Client,
     credentials: SharedCredentialsProvider,
@@ -49,13 +56,13 @@ impl<K> fmt::Debug for EksCluster<K> {
     }
 }
 
-/// What was sent as what.
+/// A request's body with its content type.
 type Body = Option<(&'static str, serde_json::Value)>;
 
 impl<K: Clock> EksCluster<K> {
-    /// A cluster that is looked up when it is needed first.
+    /// A cluster, whose endpoint is read from EKS at the first request.
     pub fn new(shared: &SdkConfig, cluster: ClusterName, clock: K) -> Result<Self, KubernetesError> {
-        let missing = |what: &str| KubernetesError::Denied(format!("the environment has no {what}"));
+        let missing = |what: &str| KubernetesError::Denied(format!("the environment has no {what}").into());
         Ok(Self {
             eks: aws_sdk_eks::Client::new(shared),
             credentials: shared.credentials_provider().ok_or_else(|| missing("credentials"))?,
@@ -74,31 +81,22 @@ impl<K: Clock> EksCluster<K> {
         {
             return Ok(api);
         }
-        let api = Arc::new(self.record_step(now).await?);
+        let api = Arc::new(self.connect(now).await?);
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, api.clone()));
         Ok(api)
     }
 
-    async fn record_step(&self, now: Timestamp) -> Result<Api, KubernetesError> {
-        let answer = self.eks.describe_cluster().name(self.cluster.as_str()).send().await.map_err(refused)?;
-        let cluster = answer.cluster();
-        let endpoint = cluster.and_then(|cluster| cluster.endpoint());
-        let authority = cluster.and_then(|cluster| cluster.certificate_authority()?.data());
-        let (Some(endpoint), Some(authority)) = (endpoint, authority) else {
-            return Err(KubernetesError::Broken("EKS names no endpoint or no authority".to_owned()));
+    async fn connect(&self, now: Timestamp) -> Result<Api, KubernetesError> {
+        let settings = ClientSettings {
+            user_agent: concat!("nodemend-drain/", env!("CARGO_PKG_VERSION")).to_owned(),
+            max_answer: MAX_ANSWER,
+            gzip: false,
         };
-        let authority = BASE64_STANDARD
-            .decode(authority)
-            .map_err(|error| KubernetesError::Broken(format!("the cluster's authority: {error}")))?;
-        let credentials = self.credentials.provide_credentials().await;
-        let credentials = credentials.map_err(|error| KubernetesError::Unavailable(error.to_string()))?;
-        let token = token(&credentials, &self.region, &self.cluster, now)
-            .map_err(|error| KubernetesError::Broken(error.to_string()))?;
-        Api::new(endpoint, &authority, token)
+        connect(&self.eks, &self.credentials, &self.region, &self.cluster, now, settings).await
     }
 
-    /// Sends a request; once more with a new token where the old one was not taken.
-    async fn ask(&self, method: Method, path: &str, body: Body) -> Result<Answer, KubernetesError> {
+    /// Sends a request, and repeats it once with a new token after 401.
+    async fn send(&self, method: Method, path: &str, body: Body) -> Result<Answer, KubernetesError> {
         let answer = self.session().await?.send(method.clone(), path, body.clone()).await?;
         if answer.status != 401 {
             return Ok(answer);
@@ -108,22 +106,46 @@ impl<K: Clock> EksCluster<K> {
     }
 }
 
+/// A client of a cluster, with the endpoint and certificate authority that EKS has of it, and a new token.
+pub(super) async fn connect(
+    eks: &aws_sdk_eks::Client,
+    credentials: &SharedCredentialsProvider,
+    region: &str,
+    cluster: &ClusterName,
+    now: Timestamp,
+    settings: ClientSettings,
+) -> Result<Api, KubernetesError> {
+    let answer = eks.describe_cluster().name(cluster.as_str()).send().await.map_err(rejected)?;
+    let described = answer.cluster();
+    let endpoint = described.and_then(|described| described.endpoint());
+    let authority = described.and_then(|described| described.certificate_authority()?.data());
+    let (Some(endpoint), Some(authority)) = (endpoint, authority) else {
+        return Err(KubernetesError::Broken("EKS returned no endpoint or no certificate authority".into()));
+    };
+    let authority = BASE64_STANDARD.decode(authority).map_err(unusable)?;
+    let credentials = credentials.provide_credentials().await;
+    let credentials = credentials.map_err(|error| KubernetesError::Unavailable(Cause::new(error)))?;
+    let token = token(&credentials, region, cluster, now)
+        .map_err(|error| KubernetesError::Broken(Cause::new(error)))?;
+    Api::new(endpoint, &authority, token, settings)
+}
+
 impl<K: Clock> Kubernetes for EksCluster<K> {
     async fn node(&self, name: &NodeName) -> Result<Option<Node>, KubernetesError> {
-        let answer = self.ask(Method::GET, &format!("/api/v1/nodes/{name}"), None).await?;
+        let answer = self.send(Method::GET, &format!("/api/v1/nodes/{name}"), None).await?;
         match answer.status {
             404 => Ok(None),
-            200 => wire::node(&answer.body).map(Some).map_err(|error| unreadable(&error)),
-            _ => Err(unanswered(&answer)),
+            200 => wire::node(&answer.body).map(Some).map_err(unreadable),
+            _ => Err(failed(&answer)),
         }
     }
 
     async fn cordon(&self, name: &NodeName) -> Result<(), KubernetesError> {
         let body = Some(("application/merge-patch+json", wire::cordoned()));
-        let answer = self.ask(Method::PATCH, &format!("/api/v1/nodes/{name}"), body).await?;
+        let answer = self.send(Method::PATCH, &format!("/api/v1/nodes/{name}"), body).await?;
         match answer.status {
             200 | 404 => Ok(()),
-            _ => Err(unanswered(&answer)),
+            _ => Err(failed(&answer)),
         }
     }
 
@@ -132,38 +154,38 @@ impl<K: Clock> Kubernetes for EksCluster<K> {
         let first = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{name}&limit={PODS_A_PAGE}");
         let mut path = first.clone();
         for _ in 0..MAX_PAGES {
-            let answer = self.ask(Method::GET, &path, None).await?;
+            let answer = self.send(Method::GET, &path, None).await?;
             if answer.status != 200 {
-                return Err(unanswered(&answer));
+                return Err(failed(&answer));
             }
-            let (mut pods, more) = wire::pods(&answer.body).map_err(|error| unreadable(&error))?;
+            let (mut pods, more) = wire::pods(&answer.body).map_err(unreadable)?;
             all.append(&mut pods);
             let Some(more) = more else { return Ok(all) };
             path = format!("{first}&continue={}", escaped(&more));
         }
-        Err(KubernetesError::Broken(format!("the node's pods are more than {MAX_PAGES} pages")))
+        Err(KubernetesError::Broken(format!("the node's pods are more than {MAX_PAGES} pages").into()))
     }
 
     async fn evict(&self, pod: &PodId) -> Result<Evicted, KubernetesError> {
         let PodId { namespace, name, .. } = pod;
         if !is_name(namespace) || !is_name(name) {
-            return Ok(Evicted::Never("its name is none of Kubernetes'".to_owned()));
+            return Ok(Evicted::Never("its name is not a valid Kubernetes name".to_owned()));
         }
         let path = format!("/api/v1/namespaces/{namespace}/pods/{name}/eviction");
-        let answer = self.ask(Method::POST, &path, Some(("application/json", wire::eviction(pod)))).await?;
+        let answer = self.send(Method::POST, &path, Some(("application/json", wire::eviction(pod)))).await?;
         let evicted = wire::evicted(answer.status, &answer.body, answer.retry_after);
-        evicted.ok_or_else(|| unanswered(&answer))
+        evicted.ok_or_else(|| failed(&answer))
     }
 }
 
-/// Whether it may stand in a path.
+/// Whether a name can be part of a path.
 fn is_name(text: &str) -> bool {
-    let sound = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
-    !text.is_empty() && text.bytes().all(sound) && !text.starts_with('.')
+    let valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'.');
+    !text.is_empty() && text.bytes().all(valid) && !text.starts_with('.')
 }
 
-fn unanswered(answer: &Answer) -> KubernetesError {
-    let message = wire::message(answer.status, &answer.body);
+fn failed(answer: &Answer) -> KubernetesError {
+    let message = Cause::new(wire::message(answer.status, &answer.body));
     match answer.status {
         401 | 403 => KubernetesError::Denied(message),
         400..=499 if answer.status != 429 && answer.status != 410 => KubernetesError::Broken(message),
@@ -171,14 +193,16 @@ fn unanswered(answer: &Answer) -> KubernetesError {
     }
 }
 
-fn unreadable(error: &serde_json::Error) -> KubernetesError {
-    KubernetesError::Broken(error.to_string())
+fn unreadable(error: serde_json::Error) -> KubernetesError {
+    KubernetesError::Broken(Cause::new(error))
 }
 
-fn refused<E: ProvideErrorMetadata + std::error::Error + 'static>(error: SdkError<E>) -> KubernetesError {
-    let told = format!("{}: {}", error.code().unwrap_or("NoAnswer"), error.message().unwrap_or_default());
+fn rejected<E>(error: SdkError<E, HttpResponse>) -> KubernetesError
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
     match error.code() {
-        Some("AccessDeniedException" | "ResourceNotFoundException") => KubernetesError::Denied(told),
-        _ => KubernetesError::Unavailable(told),
+        Some("AccessDeniedException" | "ResourceNotFoundException") => KubernetesError::Denied(cause(error)),
+        _ => KubernetesError::Unavailable(cause(error)),
     }
 }

@@ -1,5 +1,4 @@
-//! Turns AWS credentials into the token that EKS takes for a Kubernetes user: a signed question to STS, who we are,
-//! that EKS asks in our place.
+//! Makes an EKS token from AWS credentials: a presigned GetCallerIdentity request, which EKS sends to STS.
 //!
 //! <https://github.com/kubernetes-sigs/aws-iam-authenticator#api-authorization-from-outside-a-cluster>
 
@@ -19,17 +18,17 @@ use nodemend_domain::ident::ClusterName;
 
 use super::client::escaped;
 
-/// What every token begins with.
+/// The prefix of every token.
 const PREFIX: &str = "k8s-aws-v1.";
-/// Signed with the question, so that a token of one cluster opens no other.
+/// A signed header, so that a token for one cluster is not valid for another.
 const CLUSTER_HEADER: &str = "x-k8s-aws-id";
-/// EKS takes a token for 15 minutes whatever this says; it asks for no more than a minute.
+/// EKS accepts a token for 15 minutes in any case, and requires at most 60 s here.
 const EXPIRY: Duration = Duration::from_secs(60);
 
-/// The question could not be signed.
+/// The request could not be signed.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to sign a token for EKS: {0}")]
-pub(super) struct TokenError(String);
+#[error("failed to sign a token for EKS")]
+pub(super) struct TokenError(#[source] Box<dyn std::error::Error + Send + Sync>);
 
 /// The token of these credentials for one cluster.
 pub(super) fn token(
@@ -44,7 +43,6 @@ pub(super) fn token(
     settings.expires_in = Some(EXPIRY);
     let since = Duration::try_from(now.duration_since(Timestamp::UNIX_EPOCH)).unwrap_or_default();
     let at = SystemTime::UNIX_EPOCH + since;
-    let failed = |error: &dyn std::error::Error| TokenError(error.to_string());
     let params = v4::SigningParams::builder()
         .identity(&identity)
         .region(region)
@@ -52,14 +50,14 @@ pub(super) fn token(
         .time(at)
         .settings(settings)
         .build()
-        .map_err(|error| failed(&error))?
+        .map_err(|error| TokenError(error.into()))?
         .into();
     let host = format!("sts.{region}.{}", domain(region));
     let mut url = format!("https://{host}/?Action=GetCallerIdentity&Version=2011-06-15");
     let headers = [("host", host.as_str()), (CLUSTER_HEADER, cluster.as_str())];
-    let question = SignableRequest::new("GET", &url, headers.into_iter(), SignableBody::Bytes(&[]))
-        .map_err(|error| failed(&error))?;
-    let (instructions, _) = sign(question, &params).map_err(|error| failed(&error))?.into_parts();
+    let request = SignableRequest::new("GET", &url, headers.into_iter(), SignableBody::Bytes(&[]))
+        .map_err(|error| TokenError(error.into()))?;
+    let (instructions, _) = sign(request, &params).map_err(|error| TokenError(error.into()))?.into_parts();
     for (name, value) in instructions.params() {
         let _ = write!(url, "&{name}={}", escaped(value));
     }
@@ -75,7 +73,7 @@ fn domain(region: &str) -> &'static str {
 mod tests {
     use super::*;
 
-    /// Made by the AWS command's own library; tests/infra makes it anew and compares.
+    /// Made by the AWS CLI's library; tests/infra makes them again and compares.
     const KNOWN: &str = include_str!("../../fixtures/eks-token.json");
 
     #[derive(serde::Deserialize)]
@@ -98,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_the_one_that_the_aws_command_makes() {
+    fn a_token_equals_the_one_of_the_aws_cli() {
         let all: Vec<Known> = serde_json::from_str(KNOWN).expect("tokens");
         assert_eq!(all.len(), 3);
         for known in all {

@@ -1,4 +1,4 @@
-//! Turns what the Kubernetes API writes into our words: of each object only what a drain asks for.
+//! Parses objects of the Kubernetes API, only the fields that a drain needs.
 
 use std::collections::BTreeMap;
 
@@ -10,9 +10,9 @@ use nodemend_domain::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// The kubelet puts it on the object that stands for what it runs by itself.
+/// The annotation of a mirror pod, the API object of a static pod.
 const MIRROR: &str = "kubernetes.io/config.mirror";
-/// A message that is stored and shown.
+/// The most bytes of a message that is stored or shown.
 const MAX_MESSAGE: usize = 512;
 
 #[derive(Deserialize)]
@@ -51,7 +51,7 @@ struct NodeCondition {
 struct PodList {
     #[serde(default)]
     metadata: ListMeta,
-    // A list without items is null where a client of another language wrote it.
+    // `null` instead of an empty list is possible.
     items: Option<Vec<PodObject>>,
 }
 
@@ -92,11 +92,13 @@ struct PodStatus {
     phase: String,
 }
 
-/// What the API says of a request that it did not carry out.
+/// The API's error object.
 #[derive(Deserialize, Default)]
 struct Status {
     #[serde(default)]
     message: String,
+    #[serde(default)]
+    reason: String,
     #[serde(default)]
     details: StatusDetails,
 }
@@ -117,13 +119,13 @@ struct Cause {
 
 pub(super) fn node(body: &[u8]) -> Result<Node, serde_json::Error> {
     let NodeObject { spec, status } = serde_json::from_slice(body)?;
-    // `aws:///<zone>/<instance>`; of what is no instance, Fargate for one, nothing is drained.
+    // `aws:///<zone>/<instance>`. A node without an instance, as with Fargate, is not drained.
     let instance_id = spec.provider_id.rsplit('/').next().and_then(|id| InstanceId::new(id).ok());
     let ready = status.conditions.into_iter().find(|condition| condition.kind == "Ready");
     Ok(Node { instance_id, ready: ready.map(|ready| ready.status), cordoned: spec.unschedulable })
 }
 
-/// A page of pods, and what to ask for the next one with.
+/// A page of pods, and the token of the next one.
 pub(super) fn pods(body: &[u8]) -> Result<(Vec<Pod>, Option<String>), serde_json::Error> {
     let list: PodList = serde_json::from_slice(body)?;
     let more = Some(list.metadata.more).filter(|more| !more.is_empty());
@@ -138,7 +140,7 @@ fn pod(object: PodObject) -> Pod {
         controller: controller.map(|owner| owner.kind),
         mirror: annotations.is_some_and(|annotations| annotations.contains_key(MIRROR)),
         finished: matches!(object.status.phase.as_str(), "Succeeded" | "Failed"),
-        going: deletion_timestamp.is_some(),
+        terminating: deletion_timestamp.is_some(),
     }
 }
 
@@ -146,7 +148,7 @@ pub(super) fn cordoned() -> Value {
     json!({ "spec": { "unschedulable": true } })
 }
 
-/// Of this very pod: another may have its name by now. How long it is given is its own to say.
+/// The eviction of this pod: the UID excludes a later pod of the same name. The pod's own grace period applies.
 pub(super) fn eviction(pod: &PodId) -> Value {
     json!({
         "apiVersion": "policy/v1",
@@ -156,36 +158,42 @@ pub(super) fn eviction(pod: &PodId) -> Value {
     })
 }
 
-/// The answer to an eviction; none where it says nothing of this pod.
+/// The result of an eviction, or `None` if the answer is not about this pod.
 pub(super) fn evicted(status: u16, body: &[u8], retry_after: Option<i64>) -> Option<Evicted> {
-    let told: Status = serde_json::from_slice(body).unwrap_or_default();
+    let answered: Status = serde_json::from_slice(body).unwrap_or_default();
     let why = || message(status, body);
-    let causes = told.details.causes.unwrap_or_default();
-    let after = retry_after.or(Some(told.details.retry_after_seconds)).filter(|seconds| *seconds > 0);
+    let causes = answered.details.causes.unwrap_or_default();
+    let after = retry_after.or(Some(answered.details.retry_after_seconds)).filter(|seconds| *seconds > 0);
     match status {
-        200..=299 => Some(Evicted::Taken),
-        // Conflict: the precondition. That pod is gone, and another has its name.
+        200..=299 => Some(Evicted::Accepted),
+        // Conflict: the UID does not match, so the pod is gone and another has its name.
         404 | 409 => Some(Evicted::Gone),
         429 => Some(Evicted::NotNow { why: why(), after: after.map(SignedDuration::from_secs) }),
-        // Its namespace is being deleted, and it with it.
+        // Its namespace is being deleted, and the pod with it.
         403 if causes.iter().any(|cause| cause.reason == "NamespaceTerminating") => {
             Some(Evicted::NotNow { why: why(), after: None })
         }
         400 | 403 | 405 | 422 => Some(Evicted::Never(why())),
-        // Two budgets for one pod are an internal error to the API, and no overload.
+        // Two disruption budgets for one pod are an internal error of the API, not an overload.
         500 => Some(Evicted::NotNow { why: why(), after: None }),
         _ => None,
     }
 }
 
-/// What an answer says, as one line of bearable length.
+/// Whether a body is the API server's own report that there is no such object. A proxy's 404 is not.
+pub(super) fn is_not_found(body: &[u8]) -> bool {
+    let answered: Status = serde_json::from_slice(body).unwrap_or_default();
+    answered.reason == "NotFound"
+}
+
+/// The message of an answer, as one short line.
 pub(super) fn message(status: u16, body: &[u8]) -> String {
-    let told: Status = serde_json::from_slice(body).unwrap_or_default();
-    let text = if told.message.is_empty() {
+    let answered: Status = serde_json::from_slice(body).unwrap_or_default();
+    let text = if answered.message.is_empty() {
         let text = String::from_utf8_lossy(&body[..body.len().min(MAX_MESSAGE)]);
         format!("HTTP {status}: {text}")
     } else {
-        told.message
+        answered.message
     };
     let text = &text[..text.floor_char_boundary(MAX_MESSAGE)];
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
@@ -196,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_node_is_its_providers_instance_and_what_ready_says() {
+    fn a_node_has_its_instance_and_ready_status() {
         let read = |text: &str| node(text.as_bytes()).expect("a node");
         let full = read(
             r#"{"kind":"Node","spec":{"providerID":"aws:///eu-west-1a/i-0ab76e62066c9730c","unschedulable":true},
@@ -215,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_read_whatever_it_leaves_out() {
+    fn a_list_is_read_without_its_optional_fields() {
         let text = r#"{"metadata":{"continue":"abc"},"items":[
             {"metadata":{"namespace":"a","name":"b","uid":"c","ownerReferences":[
                 {"kind":"Other"},{"kind":"DaemonSet","controller":true}]},"status":{"phase":"Running"}},
@@ -226,7 +234,7 @@ mod tests {
         assert_eq!(more.as_deref(), Some("abc"));
         assert_eq!(pods.len(), 3);
         assert_eq!(pods[0].controller.as_deref(), Some("DaemonSet"));
-        assert_eq!((pods[1].mirror, pods[1].going, pods[1].finished), (true, true, false));
+        assert_eq!((pods[1].mirror, pods[1].terminating, pods[1].finished), (true, true, false));
         assert_eq!((pods[2].controller.as_deref(), pods[2].finished), (None, true));
         let (none, more) = super::pods(br#"{"items":null}"#).expect("none");
         assert_eq!((none.len(), more), (0, None));
@@ -234,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn an_eviction_is_taken_put_off_or_refused() {
+    fn an_eviction_is_accepted_deferred_or_rejected() {
         let budget = br#"{"kind":"Status","status":"Failure","reason":"TooManyRequests","code":429,
             "message":"Cannot evict pod as it would violate the pod's disruption budget.",
             "details":{"causes":[{"reason":"DisruptionBudget","message":"needs 2"}],"retryAfterSeconds":7}}"#;
@@ -242,7 +250,7 @@ mod tests {
         let not_now = |seconds: i64| {
             Some(Evicted::NotNow { why: why.clone(), after: Some(SignedDuration::from_secs(seconds)) })
         };
-        assert_eq!(evicted(201, b"{}", None), Some(Evicted::Taken));
+        assert_eq!(evicted(201, b"{}", None), Some(Evicted::Accepted));
         assert_eq!(evicted(429, budget, None), not_now(7));
         assert_eq!(evicted(429, budget, Some(3)), not_now(3));
         assert_eq!(evicted(404, b"", None), Some(Evicted::Gone));

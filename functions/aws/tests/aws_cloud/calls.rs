@@ -1,4 +1,4 @@
-//! The two calls that change anything.
+//! The two calls that change something: TerminateInstanceInAutoScalingGroup and RebootInstances.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use nodemend_domain::{
     aws_error::AwsErrorKind,
     ident::AccountId,
 };
-use nodemend_ports::{cloud::Cloud, config::environment::Members};
+use nodemend_ports::{cause::chain, cloud::Cloud, config::environment::Members};
 
 use crate::{
     aws, config, instance,
@@ -30,7 +30,7 @@ fn reboot() -> ApiCall {
 }
 
 #[tokio::test]
-async fn sts_says_once_who_we_are() {
+async fn the_caller_is_read_from_sts_once() {
     let (cloud, service) = aws(&[]).await;
     let expected = Caller {
         account: "123456789012".to_owned(),
@@ -40,18 +40,18 @@ async fn sts_says_once_who_we_are() {
         user_agent: None,
     };
     assert_eq!((cloud.caller(), cloud.caller()), (&expected, &expected));
-    assert_eq!(service.asked("GetCallerIdentity").len(), 1);
+    assert_eq!(service.received("GetCallerIdentity").len(), 1);
 }
 
 #[tokio::test]
-async fn who_may_not_ask_who_it_is_gets_no_cloud() {
+async fn connecting_fails_if_sts_denies_the_caller() {
     let service = Service::start(&[("GetCallerIdentity", Reply::File(403, "error-access-denied.xml"))]).await;
     let error = AwsCloud::connect(&config(&service)).await.expect_err("refused");
     assert_eq!(error.code, "AccessDenied");
 }
 
 #[tokio::test]
-async fn another_account_is_reached_by_the_role_that_it_made_for_us() {
+async fn a_member_account_is_reached_through_its_role() {
     let script = [
         ("GetCallerIdentity", Reply::File(200, "caller.xml")),
         ("AssumeRole", Reply::File(200, "assume-role.xml")),
@@ -74,34 +74,34 @@ async fn another_account_is_reached_by_the_role_that_it_made_for_us() {
     assert_eq!(ours.in_account(None).await.expect("ours").caller(), ours.caller());
     let own = AccountId::new(&ours.caller().account).expect("an id");
     assert_eq!(ours.in_account(Some(&own)).await.expect("ours").caller(), ours.caller());
-    assert_eq!(service.asked("AssumeRole").len(), 0, "nobody needs a role at home");
+    assert_eq!(service.received("AssumeRole").len(), 0, "the own account needs no role");
     for _ in 0..2 {
-        let theirs = ours.in_account(Some(&other)).await.expect("a way");
+        let theirs = ours.in_account(Some(&other)).await.expect("access");
         assert_eq!(theirs.caller().arn, "arn:aws:sts::222222222222:assumed-role/member/nodemend");
         for call in [terminate(), reboot()] {
             assert!(matches!(theirs.call(&call).await.outcome, CallOutcome::Accepted { .. }));
         }
     }
-    let assumed = service.asked("AssumeRole");
-    assert_eq!(assumed.len(), 1, "credentials are kept while they hold");
+    let assumed = service.received("AssumeRole");
+    assert_eq!(assumed.len(), 1, "credentials are kept until they expire");
     assert_eq!(assumed[0].form["RoleArn"], "arn:aws:iam::222222222222:role/nodemend/member");
     assert_eq!(assumed[0].form["RoleSessionName"], "nodemend");
     for call in [TERMINATE, REBOOT] {
-        let keys: Vec<String> = service.asked(call).into_iter().map(|asked| asked.key).collect();
+        let keys: Vec<String> = service.received(call).into_iter().map(|received| received.key).collect();
         assert_eq!(keys, ["ASIAMEMBER", "ASIAMEMBER"], "{call}");
     }
 }
 
 #[tokio::test]
-async fn an_account_without_a_role_for_us_is_named() {
+async fn the_error_names_an_account_without_a_role() {
     let (cloud, _service) = aws(&[]).await;
     let other = AccountId::new("222222222222").expect("an id");
-    let error = cloud.in_account(Some(&other)).await.expect_err("no way");
-    assert!(error.to_string().contains("222222222222"), "{error}");
+    let error = cloud.in_account(Some(&other)).await.expect_err("no access");
+    assert!(chain(&error).contains("222222222222"), "{}", chain(&error));
 }
 
 #[tokio::test]
-async fn a_termination_keeps_the_groups_size_and_tells_its_activity() {
+async fn a_termination_keeps_the_desired_capacity_and_returns_its_activity() {
     let (cloud, service) = aws(&[(TERMINATE, Reply::File(200, "terminate.xml"))]).await;
     let expected = CallAnswer {
         request_id: Some(REQUEST_ID.to_owned()),
@@ -123,31 +123,32 @@ async fn a_termination_keeps_the_groups_size_and_tells_its_activity() {
         },
     };
     assert_eq!(cloud.call(&terminate()).await, expected);
-    let asked = service.asked(TERMINATE);
-    assert_eq!(asked.len(), 1);
-    assert_eq!(asked[0].form["InstanceId"], ID);
-    assert_eq!(asked[0].form["ShouldDecrementDesiredCapacity"], "false");
-    assert_eq!(asked[0].scope, "us-west-2/autoscaling/aws4_request");
+    let received = service.received(TERMINATE);
+    assert_eq!(received.len(), 1);
+    assert_eq!(received[0].form["InstanceId"], ID);
+    assert_eq!(received[0].form["ShouldDecrementDesiredCapacity"], "false");
+    assert_eq!(received[0].scope, "us-west-2/autoscaling/aws4_request");
 }
 
 #[tokio::test]
-async fn a_reboot_is_of_this_instance_alone() {
+async fn a_reboot_is_for_one_instance() {
     let (cloud, service) = aws(&[(REBOOT, Reply::File(200, "reboot.xml"))]).await;
     let expected = CallAnswer {
         request_id: Some(REQUEST_ID.to_owned()),
         outcome: CallOutcome::Accepted { activity: None },
     };
     assert_eq!(cloud.call(&reboot()).await, expected);
-    let asked = service.asked(REBOOT);
-    assert_eq!(asked.len(), 1);
-    let instances: Vec<_> = asked[0].form.iter().filter(|(name, _)| name.starts_with("Instance")).collect();
+    let received = service.received(REBOOT);
+    assert_eq!(received.len(), 1);
+    let instances: Vec<_> =
+        received[0].form.iter().filter(|(name, _)| name.starts_with("Instance")).collect();
     assert_eq!(instances, [(&"InstanceId.1".to_owned(), &ID.to_owned())]);
-    assert_eq!(asked[0].scope, "us-west-2/ec2/aws4_request");
+    assert_eq!(received[0].scope, "us-west-2/ec2/aws4_request");
 }
 
 #[tokio::test]
-async fn every_refusal_arrives_in_awss_own_words_after_one_attempt() {
-    for (call, status, file, code, message, meaning) in [
+async fn a_refused_call_has_the_code_and_message_of_aws_and_is_sent_once() {
+    for (call, status, file, code, message, kind) in [
         (
             terminate(),
             400,
@@ -225,18 +226,18 @@ async fn every_refusal_arrives_in_awss_own_words_after_one_attempt() {
         let (cloud, service) = aws(&[(call.event_name(), Reply::File(status, file))]).await;
         let answer = cloud.call(&call).await;
         assert_eq!(answer.request_id.as_deref(), Some(REQUEST_ID), "{file}");
-        let CallOutcome::Failed { code: told, message: said } = answer.outcome else {
+        let CallOutcome::Failed { code: failed_with, message: text } = answer.outcome else {
             panic!("{file}: {:?}", answer.outcome);
         };
-        assert_eq!(told, code);
-        assert!(said.starts_with(message), "{file}: {said}");
-        assert_eq!(AwsErrorKind::of(&told, &said), meaning, "{file}");
-        assert_eq!(service.asked(call.event_name()).len(), 1, "{file}: never a second attempt");
+        assert_eq!(failed_with, code);
+        assert!(text.starts_with(message), "{file}: {text}");
+        assert_eq!(AwsErrorKind::of(&failed_with, &text), kind, "{file}");
+        assert_eq!(service.received(call.event_name()).len(), 1, "{file}: never a second attempt");
     }
 }
 
 #[tokio::test]
-async fn what_does_not_say_that_nothing_was_done_is_a_lost_answer_and_not_sent_again() {
+async fn an_answer_that_may_follow_a_call_is_unanswered_and_not_retried() {
     for (reply, why) in [
         (Reply::Closed, "dispatch failure"),
         (Reply::Text(500, ""), "HTTP 500"),
@@ -247,19 +248,19 @@ async fn what_does_not_say_that_nothing_was_done_is_a_lost_answer_and_not_sent_a
         (Reply::File(500, "error-internal-failure.xml"), "InternalFailure: The request processing"),
     ] {
         let (cloud, service) = aws(&[(TERMINATE, reply.clone())]).await;
-        let CallOutcome::Unanswered { why: told } = cloud.call(&terminate()).await.outcome else {
+        let CallOutcome::Unanswered { why: reported } = cloud.call(&terminate()).await.outcome else {
             panic!("{reply:?} is no answer");
         };
-        assert!(told.starts_with(why), "{reply:?}: {told}");
-        assert_eq!(service.asked(TERMINATE).len(), 1, "{reply:?}");
+        assert!(reported.starts_with(why), "{reply:?}: {reported}");
+        assert_eq!(service.received(TERMINATE).len(), 1, "{reply:?}");
     }
     let (cloud, service) = aws(&[(REBOOT, Reply::Closed)]).await;
     assert!(matches!(cloud.call(&reboot()).await.outcome, CallOutcome::Unanswered { .. }));
-    assert_eq!(service.asked(REBOOT).len(), 1);
+    assert_eq!(service.received(REBOOT).len(), 1);
 }
 
 #[tokio::test]
-async fn an_answer_that_takes_too_long_is_lost() {
+async fn a_call_without_an_answer_in_time_is_unanswered() {
     let (cloud, service) = aws(&[(TERMINATE, Reply::Hang), (REBOOT, Reply::Hang)]).await;
     let cloud = cloud.with_patience(Duration::from_secs(1));
     let (terminate, reboot) = (terminate(), reboot());
@@ -268,18 +269,18 @@ async fn an_answer_that_takes_too_long_is_lost() {
         let CallOutcome::Unanswered { why } = answer.outcome else { panic!("no answer came") };
         assert!(why.contains("timeout"), "{why}");
     }
-    assert_eq!((service.asked(TERMINATE).len(), service.asked(REBOOT).len()), (1, 1));
+    assert_eq!((service.received(TERMINATE).len(), service.received(REBOOT).len()), (1, 1));
 }
 
 #[tokio::test]
-async fn a_call_that_never_left_is_known_not_to_have_been_made() {
+async fn a_call_without_a_connection_has_failed_as_not_sent() {
     let (cloud, service) = aws(&[]).await;
-    let mut gone = service.clone();
-    gone.address = {
+    let mut closed_port = service.clone();
+    closed_port.address = {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         closed.local_addr().expect("an address")
     };
-    let cloud = AwsCloud::with_caller(&config(&gone), cloud.caller().clone());
+    let cloud = AwsCloud::with_caller(&config(&closed_port), cloud.caller().clone());
     for call in [terminate(), reboot()] {
         let CallOutcome::Failed { code, message } = cloud.call(&call).await.outcome else {
             panic!("nothing was sent");

@@ -1,4 +1,4 @@
-//! What EC2's crate would have promised, had we built it.
+//! EC2 through our own client, which must behave as the SDK's crate for EC2 does.
 
 use aws_config::retry::RetryConfig;
 use aws_sdk_sts::config::{Credentials, SharedCredentialsProvider};
@@ -7,7 +7,7 @@ use nodemend_domain::{
     audit_log::{ApiCall, CallOutcome},
     group::InstanceLocation,
 };
-use nodemend_ports::cloud::Cloud;
+use nodemend_ports::{cause::chain, cloud::Cloud};
 
 use crate::{
     aws, config, instance,
@@ -23,14 +23,14 @@ fn reboot() -> ApiCall {
     ApiCall::RebootInstances { instance_id: instance(ID) }
 }
 
-/// Nobody is in a group, so that EC2 is asked.
+/// No instance is in a group, so that EC2 is queried.
 fn ungrouped(answers: impl IntoIterator<Item = Reply>) -> Vec<(&'static str, Reply)> {
     let groups = ("DescribeAutoScalingInstances", Reply::File(200, "auto-scaling-instances-none.xml"));
     std::iter::once(groups).chain(answers.into_iter().map(|answer| (INSTANCES, answer))).collect()
 }
 
 #[tokio::test]
-async fn a_request_is_of_this_version_and_signed_with_the_session_of_the_role() {
+async fn a_request_has_the_api_version_and_is_signed_with_the_session_token() {
     let service = Service::start(&[
         ("GetCallerIdentity", Reply::File(200, "caller.xml")),
         (REBOOT, Reply::File(200, "reboot.xml")),
@@ -42,14 +42,18 @@ async fn a_request_is_of_this_version_and_signed_with_the_session_of_the_role() 
         config(&service).to_builder().credentials_provider(SharedCredentialsProvider::new(session)).build();
     let cloud = AwsCloud::connect(&shared).await.expect("a caller");
     assert!(matches!(cloud.call(&reboot()).await.outcome, CallOutcome::Accepted { .. }));
-    let asked = &service.asked(REBOOT)[0];
-    assert_eq!(asked.form["Version"], "2016-11-15");
-    assert_eq!((asked.key.as_str(), asked.session.as_str()), ("ASIAEXAMPLE", "the/token+of=it"));
-    assert!(asked.user_agent.starts_with("aws-sdk-rust/"), "CloudTrail tells it: {}", asked.user_agent);
+    let received = &service.received(REBOOT)[0];
+    assert_eq!(received.form["Version"], "2016-11-15");
+    assert_eq!((received.key.as_str(), received.session.as_str()), ("ASIAEXAMPLE", "the/token+of=it"));
+    assert!(
+        received.user_agent.starts_with("aws-sdk-rust/"),
+        "CloudTrail records it: {}",
+        received.user_agent
+    );
 }
 
 #[tokio::test]
-async fn an_answer_to_a_reboot_that_is_none_is_lost_and_not_sent_again() {
+async fn an_invalid_answer_to_a_reboot_is_unanswered_and_not_retried() {
     for (reply, why) in [
         (Reply::Text(200, "<html><h1>Log in</h1></html>"), "HTTP 200"),
         (Reply::Text(200, "<html><br></html>"), "HTTP 200"),
@@ -70,38 +74,38 @@ async fn an_answer_to_a_reboot_that_is_none_is_lost_and_not_sent_again() {
         ),
     ] {
         let (cloud, service) = aws(&[(REBOOT, reply.clone())]).await;
-        let CallOutcome::Unanswered { why: told } = cloud.call(&reboot()).await.outcome else {
+        let CallOutcome::Unanswered { why: reported } = cloud.call(&reboot()).await.outcome else {
             panic!("{reply:?} is no answer");
         };
-        assert!(told.starts_with(why), "{reply:?}: {told}");
-        assert_eq!(service.asked(REBOOT).len(), 1, "{reply:?}");
+        assert!(reported.starts_with(why), "{reply:?}: {reported}");
+        assert_eq!(service.received(REBOOT).len(), 1, "{reply:?}");
     }
 }
 
 #[tokio::test]
-async fn a_read_is_tried_three_times_and_then_told_in_ec2s_words() {
-    let here = Reply::File(200, "instances-others.xml");
+async fn a_read_is_tried_three_times_and_then_fails_with_the_code_of_ec2() {
+    let found = Reply::File(200, "instances-others.xml");
     let running = instance("i-00000000000000001");
-    let (cloud, service) = aws(&ungrouped([THROTTLED, Reply::Closed, here])).await;
+    let (cloud, service) = aws(&ungrouped([THROTTLED, Reply::Closed, found])).await;
     assert_eq!(
         cloud.describe_instances(std::slice::from_ref(&running)).await,
         Ok(vec![InstanceLocation::Ungrouped])
     );
-    assert_eq!(service.asked(INSTANCES).len(), 3);
+    assert_eq!(service.received(INSTANCES).len(), 3);
 
     let (cloud, service) = aws(&ungrouped([THROTTLED, THROTTLED, THROTTLED])).await;
     let error = cloud.describe_instances(std::slice::from_ref(&running)).await.expect_err("throttled");
-    assert_eq!((error.code.as_str(), service.asked(INSTANCES).len()), ("RequestLimitExceeded", 3));
+    assert_eq!((error.code.as_str(), service.received(INSTANCES).len()), ("RequestLimitExceeded", 3));
 
     let service = Service::start(&ungrouped([THROTTLED])).await;
     let shared = config(&service).to_builder().retry_config(RetryConfig::disabled()).build();
     let once = AwsCloud::with_caller(&shared, cloud.caller().clone());
     once.describe_instances(&[running]).await.expect_err("throttled");
-    assert_eq!(service.asked(INSTANCES).len(), 1);
+    assert_eq!(service.received(INSTANCES).len(), 1);
 }
 
 #[tokio::test]
-async fn nobody_is_gone_because_a_list_can_not_be_read() {
+async fn an_invalid_list_of_instances_is_an_error_and_no_instance_is_gone() {
     for (reply, code) in [
         (Reply::Text(200, ""), "NoAnswer"),
         (Reply::Text(200, "<html></html>"), "NoAnswer"),
@@ -133,12 +137,15 @@ async fn pages_that_never_end_are_an_error() {
     let again = Reply::File(200, "instances-1.xml");
     let (cloud, service) = aws(&ungrouped([again.clone(), again.clone(), again])).await;
     let error = cloud.describe_instances(&[instance(ID)]).await.expect_err("no end");
-    assert!(error.message.contains("same page"), "{error}");
-    let asked = service.asked(INSTANCES);
-    assert_eq!(asked.len(), 2);
-    assert_eq!((asked[0].form.get("NextToken"), asked[1].form["NextToken"].as_str()), (None, "the-rest"));
+    assert!(chain(&error).contains("same page"), "{error}");
+    let received = service.received(INSTANCES);
+    assert_eq!(received.len(), 2);
     assert_eq!(
-        (asked[0].form["MaxResults"].as_str(), asked[1].form["Filter.1.Value.1"].as_str()),
+        (received[0].form.get("NextToken"), received[1].form["NextToken"].as_str()),
+        (None, "the-rest")
+    );
+    assert_eq!(
+        (received[0].form["MaxResults"].as_str(), received[1].form["Filter.1.Value.1"].as_str()),
         ("250", ID)
     );
 }

@@ -1,7 +1,10 @@
-//! Events of our own, as EventBridge is given them.
+//! The events that we publish, as EventBridge receives them.
 
 use nodemend_aws::eventbridge::EventBridge;
-use nodemend_ports::notify::{EventBus, Notification, Put};
+use nodemend_ports::{
+    cause::chain,
+    notify::{EventBus, Notification, Put},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -22,17 +25,17 @@ fn called(detail: &str) -> Notification {
 async fn put(reply: Reply, some: &[Notification]) -> (Result<Vec<Put>, String>, Service) {
     let service = Service::start(&[(PUT, reply)]).await;
     let bus = EventBridge::connect(&config(&service), "repairs".to_owned());
-    (bus.put(some).await.map_err(|error| error.to_string()), service)
+    (bus.put(some).await.map_err(|error| chain(&error)), service)
 }
 
 #[tokio::test]
-async fn an_event_has_our_source_its_kind_its_time_and_its_bus() {
+async fn an_event_has_source_detail_type_time_and_bus() {
     let answer = r#"{"FailedEntryCount":0,"Entries":[{"EventId":"11710aed-b79e-4468-a20b-bb3c0c3b4860"}]}"#;
     let (put, service) = put(Reply::Text(200, answer), &[called(r#"{"step":"called"}"#)]).await;
-    assert_eq!(put, Ok(vec![Put::Taken]));
-    let [asked] = &service.asked(PUT)[..] else { panic!("asked once") };
-    assert_eq!(asked.scope, "us-west-2/events/aws4_request");
-    let body: Value = serde_json::from_str(&asked.body).expect("JSON");
+    assert_eq!(put, Ok(vec![Put::Accepted]));
+    let [received] = &service.received(PUT)[..] else { panic!("one request") };
+    assert_eq!(received.scope, "us-west-2/events/aws4_request");
+    let body: Value = serde_json::from_str(&received.body).expect("JSON");
     let mut entry = body["Entries"][0].clone();
     // The service takes seconds, with or without their fraction.
     let time = entry["Time"].take();
@@ -48,17 +51,17 @@ async fn an_event_has_our_source_its_kind_its_time_and_its_bus() {
 }
 
 #[tokio::test]
-async fn each_entry_is_answered_for_itself() {
+async fn each_entry_has_its_own_result() {
     let answer = r#"{"FailedEntryCount":1,"Entries":[{"EventId":"a"},
         {"ErrorCode":"ThrottlingException","ErrorMessage":"Rate exceeded"},{"EventId":"b"}]}"#;
     let (put, _) = put(Reply::Text(200, answer), &[called("{}"), called("{}"), called("{}")]).await;
-    let refused = Put::Refused("ThrottlingException: Rate exceeded".to_owned());
-    assert_eq!(put, Ok(vec![Put::Taken, refused, Put::Taken]));
+    let refused = Put::Rejected("ThrottlingException: Rate exceeded".to_owned());
+    assert_eq!(put, Ok(vec![Put::Accepted, refused, Put::Accepted]));
 }
 
 #[tokio::test]
-async fn a_put_that_fails_is_not_sent_again_by_the_sdk() {
+async fn a_failed_put_is_not_retried_by_the_sdk() {
     let (put, service) = put(Reply::Closed, &[called("{}")]).await;
     assert!(put.expect_err("no answer").starts_with("failed to put events: "));
-    assert_eq!(service.asked(PUT).len(), 1);
+    assert_eq!(service.received(PUT).len(), 1);
 }

@@ -1,4 +1,4 @@
-//! The real side of the port to AWS, against recorded answers on a real socket.
+//! The implementation of the cloud port on AWS, with recorded answers from a server on loopback.
 
 mod calls;
 mod ec2;
@@ -15,7 +15,7 @@ use nodemend_domain::ident::InstanceId;
 
 use self::service::{Reply, Service};
 
-/// Long enough for a machine that does ten other things, short enough for a person.
+/// Long enough for a busy machine, short enough for a developer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn config(service: &Service) -> SdkConfig {
@@ -31,7 +31,7 @@ fn config(service: &Service) -> SdkConfig {
         .build()
 }
 
-/// AWS with these answers, and what it will have been asked.
+/// AWS with these answers, and the service that receives the requests.
 async fn aws(script: &[(&'static str, Reply)]) -> (AwsCloud, Service) {
     let mut whole = vec![("GetCallerIdentity", Reply::File(200, "caller.xml"))];
     whole.extend_from_slice(script);

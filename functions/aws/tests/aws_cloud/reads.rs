@@ -1,4 +1,4 @@
-//! What is read: where instances are, groups, clusters, consoles.
+//! Reads: the location of instances, groups, clusters, and console output.
 
 use nodemend_domain::{
     group::{Group, InstanceLocation, Lifecycle},
@@ -27,7 +27,7 @@ fn workers() -> GroupName {
 }
 
 #[tokio::test]
-async fn instances_are_located_in_the_order_asked_for_across_pages() {
+async fn instances_are_located_in_the_requested_order_across_pages() {
     let (cloud, service) = aws(&[
         (INSTANCES, Reply::File(200, "auto-scaling-instances-1.xml")),
         (INSTANCES, Reply::File(200, "auto-scaling-instances-2.xml")),
@@ -50,14 +50,17 @@ async fn instances_are_located_in_the_order_asked_for_across_pages() {
     .map(|(id, location)| (instance(id), location))
     .unzip();
     assert_eq!(cloud.describe_instances(&ids).await, Ok(expected));
-    assert_eq!(service.asked(INSTANCES)[1].form["NextToken"], "the-rest");
-    let others = service.asked("DescribeInstances");
+    assert_eq!(service.received(INSTANCES)[1].form["NextToken"], "the-rest");
+    let others = service.received("DescribeInstances");
     assert_eq!(others[0].form["Filter.1.Name"], "instance-id");
-    assert!(!others[0].form.contains_key("InstanceId.1"), "one unknown id would fail all the others");
+    assert!(
+        !others[0].form.contains_key("InstanceId.1"),
+        "one unknown instance ID would fail the whole request"
+    );
 }
 
 #[tokio::test]
-async fn no_more_than_fifty_instances_are_asked_for_at_once() {
+async fn a_request_describes_at_most_fifty_instances() {
     let none = Reply::File(200, "auto-scaling-instances-none.xml");
     let (cloud, service) = aws(&[
         (INSTANCES, none.clone()),
@@ -68,15 +71,15 @@ async fn no_more_than_fifty_instances_are_asked_for_at_once() {
     let ids: Vec<InstanceId> = (100..151).map(|n| instance(&format!("i-{n:017x}"))).collect();
     assert_eq!(cloud.describe_instances(&ids).await, Ok(vec![InstanceLocation::Gone; 51]));
     let sizes: Vec<usize> = service
-        .asked(INSTANCES)
+        .received(INSTANCES)
         .iter()
-        .map(|asked| asked.form.keys().filter(|name| name.starts_with("InstanceIds.member.")).count())
+        .map(|received| received.form.keys().filter(|name| name.starts_with("InstanceIds.member.")).count())
         .collect();
     assert_eq!(sizes, [50, 1]);
 }
 
 #[tokio::test]
-async fn nobody_is_gone_because_aws_would_not_say() {
+async fn a_denied_read_is_an_error_and_no_instance_is_gone() {
     let denied = Reply::File(403, "error-access-denied.xml");
     let (cloud, _) = aws(&[(INSTANCES, denied)]).await;
     let error = cloud.describe_instances(&[instance("i-05b4f7d5be44822a6")]).await.expect_err("no answer");
@@ -91,7 +94,7 @@ async fn nobody_is_gone_because_aws_would_not_say() {
 }
 
 #[tokio::test]
-async fn a_read_that_is_throttled_or_lost_is_tried_again() {
+async fn a_throttled_or_unanswered_read_is_retried() {
     let (cloud, service) = aws(&[
         (GROUPS, Reply::File(400, "error-throttling.xml")),
         (GROUPS, Reply::Closed),
@@ -99,11 +102,11 @@ async fn a_read_that_is_throttled_or_lost_is_tried_again() {
     ])
     .await;
     assert_eq!(cloud.group(&workers()).await, Ok(None));
-    assert_eq!(service.asked(GROUPS).len(), 3);
+    assert_eq!(service.received(GROUPS).len(), 3);
 }
 
 #[tokio::test]
-async fn a_group_is_read_with_its_tags_and_what_is_suspended_and_anew_each_time() {
+async fn a_group_is_read_each_time_with_its_tags_and_suspended_processes() {
     let (cloud, service) = aws(&[
         (GROUPS, Reply::File(200, "auto-scaling-groups.xml")),
         (GROUPS, Reply::File(200, "auto-scaling-groups-none.xml")),
@@ -123,8 +126,8 @@ async fn a_group_is_read_with_its_tags_and_what_is_suspended_and_anew_each_time(
             ("i-0c20ac468fa3049e8", "us-west-2b", Lifecycle::OutOfService),
         ]
     );
-    assert_eq!(service.asked(GROUPS)[0].form["AutoScalingGroupNames.member.1"], workers().as_str());
-    assert_eq!(cloud.group(&workers()).await, Ok(None), "what was read before is no answer");
+    assert_eq!(service.received(GROUPS)[0].form["AutoScalingGroupNames.member.1"], workers().as_str());
+    assert_eq!(cloud.group(&workers()).await, Ok(None), "groups are not cached");
 }
 
 /// The recorded group under the name and with the tags of one that EKS manages.
@@ -140,7 +143,7 @@ fn managed_group(tagged: bool) -> (GroupName, Reply) {
 }
 
 #[tokio::test]
-async fn a_managed_group_says_whether_eks_repairs_it() {
+async fn a_managed_group_has_the_node_repair_setting_of_eks() {
     for (file, repairs) in [
         ("nodegroup-repaired.json", true),
         ("nodegroup-not-repaired.json", false),
@@ -154,7 +157,7 @@ async fn a_managed_group_says_whether_eks_repairs_it() {
 }
 
 #[tokio::test]
-async fn a_managed_group_whose_tags_were_taken_off_is_found_all_the_same() {
+async fn a_managed_group_without_tags_is_found_through_its_node_groups() {
     let (name, group) = managed_group(false);
     let (cloud, service) = aws(&[
         (GROUPS, group),
@@ -165,11 +168,11 @@ async fn a_managed_group_whose_tags_were_taken_off_is_found_all_the_same() {
     ])
     .await;
     assert!(cloud.group(&name).await.expect("an answer").expect("a group").eks_repair_enabled);
-    assert_eq!(service.asked(GPU).len(), 1);
+    assert_eq!(service.received(GPU).len(), 1);
 }
 
 #[tokio::test]
-async fn what_may_be_ekss_is_left_to_eks_where_no_tag_says_of_which_cluster() {
+async fn a_managed_group_without_any_cluster_tag_counts_as_repaired_by_eks() {
     let (name, _) = managed_group(false);
     let (cloud, _) = aws(&[(GROUPS, Reply::File(200, "auto-scaling-groups-bare.xml"))]).await;
     let group = cloud.group(&name).await.expect("an answer").expect("a group");
@@ -177,7 +180,7 @@ async fn what_may_be_ekss_is_left_to_eks_where_no_tag_says_of_which_cluster() {
 }
 
 #[tokio::test]
-async fn a_group_is_not_read_where_eks_does_not_say_whether_it_repairs_it() {
+async fn a_managed_group_is_an_error_if_eks_denies_its_node_repair_setting() {
     let (name, group) = managed_group(true);
     let denied = Reply::Error(403, "AccessDeniedException", "eks-error-access-denied.json");
     let (cloud, _) = aws(&[(GROUPS, group), (GPU, denied)]).await;
@@ -187,7 +190,7 @@ async fn a_group_is_not_read_where_eks_does_not_say_whether_it_repairs_it() {
     let not_found = Reply::Error(404, "ResourceNotFoundException", "eks-error-not-found.json");
     let (cloud, _) = aws(&[(GROUPS, group), (GPU, not_found)]).await;
     let group = cloud.group(&name).await.expect("an answer").expect("a group");
-    assert!(!group.eks_repair_enabled, "what is no more repairs nothing");
+    assert!(!group.eks_repair_enabled, "a deleted node group repairs nothing");
 }
 
 fn nodes() -> [(&'static str, Reply); 2] {
@@ -198,7 +201,7 @@ fn nodes() -> [(&'static str, Reply); 2] {
 }
 
 #[tokio::test]
-async fn a_clusters_nodes_are_counted_by_zone_and_its_shifts_known_by_this_accounts_names() {
+async fn nodes_are_counted_by_zone_and_zonal_shifts_have_zone_names() {
     let mut script = nodes().to_vec();
     script.push((CLUSTER, Reply::File(200, "cluster.json")));
     script.push((MANAGED, Reply::File(200, "managed-resource.json")));
@@ -208,31 +211,34 @@ async fn a_clusters_nodes_are_counted_by_zone_and_its_shifts_known_by_this_accou
     let zones: Vec<_> = facts.zones.iter().map(|(zone, nodes)| (zone.as_str(), *nodes)).collect();
     assert_eq!(zones, [("us-west-2b", 2), ("us-west-2c", 1)]);
     assert_eq!(facts.zonal_shifts, [zone("us-west-2b")], "usw2-az1; the one of usw2-az3 is not applied");
-    assert_eq!(service.asked("DescribeInstances")[0].form["Filter.1.Value.1"], "kubernetes.io/cluster/prod");
+    assert_eq!(
+        service.received("DescribeInstances")[0].form["Filter.1.Value.1"],
+        "kubernetes.io/cluster/prod"
+    );
 }
 
 #[tokio::test]
-async fn arc_is_not_asked_about_a_cluster_that_takes_no_part() {
+async fn arc_is_not_queried_for_a_cluster_without_zonal_shift() {
     let mut script = nodes().to_vec();
     script.push((CLUSTER, Reply::File(200, "cluster-without-shift.json")));
     let (cloud, service) = aws(&script).await;
     assert_eq!(cloud.cluster(&prod()).await.expect("facts").zonal_shifts, []);
-    assert_eq!(service.asked(MANAGED).len(), 0);
+    assert_eq!(service.received(MANAGED).len(), 0);
 }
 
 #[tokio::test]
-async fn a_shift_away_from_a_zone_without_a_name_is_not_overlooked() {
+async fn a_shift_from_a_zone_id_without_a_name_is_an_error() {
     let mut script = nodes().to_vec();
     script.push((CLUSTER, Reply::File(200, "cluster.json")));
     script.push((MANAGED, Reply::File(200, "managed-resource-elsewhere.json")));
     script.push(("DescribeAvailabilityZones", Reply::File(200, "availability-zones.xml")));
     let (cloud, _) = aws(&script).await;
     let error = cloud.cluster(&prod()).await.expect_err("no facts");
-    assert!(error.message.contains("usw2-az9"), "{error}");
+    assert!(error.source.to_string().contains("usw2-az9"), "{error:?}");
 }
 
 #[tokio::test]
-async fn a_cluster_that_is_gone_has_no_shifts() {
+async fn a_deleted_cluster_has_no_zonal_shifts() {
     let mut script = nodes().to_vec();
     script.push((CLUSTER, Reply::Error(404, "ResourceNotFoundException", "eks-error-not-found.json")));
     let (cloud, _) = aws(&script).await;
@@ -241,13 +247,13 @@ async fn a_cluster_that_is_gone_has_no_shifts() {
 }
 
 #[tokio::test]
-async fn the_latest_console_is_read_and_an_older_one_where_there_is_no_latest() {
+async fn the_latest_console_output_is_read_or_an_older_one_if_unsupported() {
     const CONSOLE: &str = "GetConsoleOutput";
     let panic = Ok(Some("[  181.331] Kernel panic - not syncing: Fatal exception\n".to_owned()));
     let id = instance("i-05b4f7d5be44822a6");
     let (cloud, service) = aws(&[(CONSOLE, Reply::File(200, "console.xml"))]).await;
     assert_eq!(cloud.console_output(&id).await, panic);
-    assert_eq!(service.asked(CONSOLE)[0].form["Latest"], "true");
+    assert_eq!(service.received(CONSOLE)[0].form["Latest"], "true");
 
     let (cloud, service) = aws(&[
         (CONSOLE, Reply::File(400, "ec2-error-unsupported-operation.xml")),
@@ -255,9 +261,9 @@ async fn the_latest_console_is_read_and_an_older_one_where_there_is_no_latest() 
     ])
     .await;
     assert_eq!(cloud.console_output(&id).await, panic);
-    assert!(!service.asked(CONSOLE)[1].form.contains_key("Latest"));
+    assert!(!service.received(CONSOLE)[1].form.contains_key("Latest"));
 
     let (cloud, service) = aws(&[(CONSOLE, Reply::File(503, "ec2-error-request-limit-exceeded.xml"))]).await;
     assert_eq!(cloud.console_output(&id).await.expect_err("no console").code, "RequestLimitExceeded");
-    assert_eq!(service.asked(CONSOLE).len(), 1, "the repair does not wait for a second try");
+    assert_eq!(service.received(CONSOLE).len(), 1, "the repair does not wait for a retry");
 }

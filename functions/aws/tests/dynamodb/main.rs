@@ -1,54 +1,40 @@
-//! The store in DynamoDB keeps the store's contract over a real socket, and what only a network can break.
+//! The store in DynamoDB, through a socket: the contract of every store, and what only a network can break.
 
 mod server;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use jiff::Timestamp;
 use nodemend_aws::dynamodb::{DynamoStore, create_tables};
 use nodemend_domain::{
-    audit_log::builder::{self, AuditEntry, StepRecord},
-    audit_log::{Caller, RecordStep, verify_chain},
-    case::{Case, Closed, UnhealthyReason},
-    ident::{ClusterName, GroupName, InstanceId, NodeName},
+    audit_log::{AuditEntry, RecordStep, verify_chain},
+    case::{
+        Case, Closed, UnhealthyReason,
+        audit_records::{self, StepRecord},
+    },
+    ident::NodeName,
     policy::{Hold, Mode, Policy},
 };
 use nodemend_ports::{
     audit_log::AuditLog,
+    cause::chain,
     store::{CaseKey, CaseWrite, Commit, Store, StoreError},
 };
-use nodemend_testkit::edit;
-use serde_json::Value;
-use serde_json::json;
+use nodemend_testkit::{
+    edit,
+    fixture::{at, caller, cluster, group_named, hold_until, instance, node},
+};
+use serde_json::{Value, json};
 
-use self::server::{Wire, client, fresh, run, serve, tables};
+use self::server::{Proxy, client, fresh, run, serve, tables};
 
 nodemend_testkit::store_contract!(run, fresh());
 
-fn at(seconds: i64) -> Timestamp {
-    Timestamp::from_second(1_790_000_000 + seconds).expect("a time")
-}
-
-fn prod() -> ClusterName {
-    ClusterName::new("prod").expect("a name")
-}
-
 fn new_case(number: u64) -> Case {
-    Case::new(prod(), InstanceId::new(format!("i-{number:017x}")).expect("an id"))
-}
-
-fn node() -> NodeName {
-    NodeName::new("ip-10-0-0-1.ec2.internal").expect("a name")
+    Case::new(cluster(), instance(number))
 }
 
 fn record_step(case: &mut Case, data: Value) -> AuditEntry {
-    let caller = Caller {
-        account: "123456789012".to_owned(),
-        region: "us-east-1".to_owned(),
-        arn: "arn:aws:sts::123456789012:assumed-role/nodemend-repair/nodemend-repair".to_owned(),
-        principal_id: None,
-        user_agent: None,
-    };
-    builder::record_step(case, StepRecord::new(RecordStep::Claimed, "as asked for", data), &caller, at(0))
+    let record = StepRecord::new(RecordStep::Claimed, "a decision", data);
+    audit_records::record_step(case, record, &caller(), at(0))
 }
 
 async fn put(store: &DynamoStore, case: &mut Case) {
@@ -78,7 +64,7 @@ async fn attribute(
 }
 
 #[test]
-fn tables_are_made_once() {
+fn creating_existing_tables_succeeds() {
     run(async {
         let client = client(&serve().await).await;
         assert_eq!(create_tables(&client, &tables()).await, Ok(()));
@@ -86,17 +72,17 @@ fn tables_are_made_once() {
 }
 
 #[test]
-fn a_write_whose_answer_was_lost_is_made_once_and_reads_as_won() {
+fn a_write_with_a_lost_answer_is_retried_and_won() {
     run(async {
-        let (wire, address) = Wire::to(&serve().await).await;
+        let (proxy, address) = Proxy::to(&serve().await).await;
         let store = DynamoStore::new(client(&address).await, tables());
         let mut case = new_case(1);
         put(&store, &mut case).await;
-        let (entry, before) = (record_step(&mut case, Value::Null), wire.writes());
-        wire.mark_unanswered(1);
+        let (entry, before) = (record_step(&mut case, Value::Null), proxy.writes());
+        proxy.lose_answers(1);
         let change = CaseWrite { case: &case, group: None, entries: std::slice::from_ref(&entry) };
         assert_eq!(store.commit(change).await, Ok(Commit::Won));
-        assert_eq!(wire.writes() - before, 2, "it was tried again");
+        assert_eq!(proxy.writes() - before, 2, "the write was retried");
         let key = CaseKey::of(&case);
         assert_eq!(store.case(&key).await.expect("a read").expect("a case").version(), 2);
         assert_eq!(store.chain(&key).await, Ok(vec![entry]));
@@ -104,15 +90,15 @@ fn a_write_whose_answer_was_lost_is_made_once_and_reads_as_won() {
 }
 
 #[test]
-fn a_race_is_lost_also_where_the_answer_to_the_first_try_was() {
+fn a_stale_write_with_a_lost_answer_is_lost() {
     run(async {
-        let (wire, address) = Wire::to(&serve().await).await;
+        let (proxy, address) = Proxy::to(&serve().await).await;
         let store = DynamoStore::new(client(&address).await, tables());
         let mut case = new_case(1);
         put(&store, &mut case).await;
         let stale = case.clone();
         put(&store, &mut case).await;
-        wire.mark_unanswered(1);
+        proxy.lose_answers(1);
         assert_eq!(
             store.commit(CaseWrite { case: &stale, group: None, entries: &[] }).await,
             Ok(Commit::Lost)
@@ -121,28 +107,28 @@ fn a_race_is_lost_also_where_the_answer_to_the_first_try_was() {
     });
 }
 
-/// A plain put has no token: whoever is told that it lost reads again, and finds its own words.
+/// A plain put has no idempotency token. A writer that lost reads again, and finds its own change.
 #[test]
-fn a_lone_case_whose_answer_was_lost_reads_as_lost_and_is_written_once() {
+fn a_single_item_write_with_a_lost_answer_counts_as_lost_and_is_made_once() {
     run(async {
-        let (wire, address) = Wire::to(&serve().await).await;
+        let (proxy, address) = Proxy::to(&serve().await).await;
         let store = DynamoStore::new(client(&address).await, tables());
         let mut case = new_case(1);
         put(&store, &mut case).await;
-        let before = wire.writes();
-        wire.mark_unanswered(1);
+        let before = proxy.writes();
+        proxy.lose_answers(1);
         assert_eq!(
             store.commit(CaseWrite { case: &case, group: None, entries: &[] }).await,
             Ok(Commit::Lost)
         );
-        assert_eq!(wire.writes() - before, 2, "it was tried again");
+        assert_eq!(proxy.writes() - before, 2, "the write was retried");
         let read = store.case(&CaseKey::of(&case)).await.expect("a read").expect("a case");
         assert_eq!(read.version(), case.version() + 1);
     });
 }
 
 #[test]
-fn two_that_decide_the_same_on_the_same_version_do_not_both_win() {
+fn of_two_equal_writes_of_one_version_one_wins() {
     run(async {
         let store = fresh().await;
         let mut case = new_case(1);
@@ -156,16 +142,16 @@ fn two_that_decide_the_same_on_the_same_version_do_not_both_win() {
 }
 
 #[test]
-fn a_write_that_nobody_answered_is_unavailable_and_may_have_been_made() {
+fn an_unanswered_write_is_unavailable_and_may_have_been_made() {
     run(async {
-        let (wire, address) = Wire::to(&serve().await).await;
+        let (proxy, address) = Proxy::to(&serve().await).await;
         let store = DynamoStore::new(client(&address).await, tables());
         let mut case = new_case(1);
         put(&store, &mut case).await;
-        wire.mark_unanswered(3);
+        proxy.lose_answers(3);
         let unanswered = store.commit(CaseWrite { case: &case, group: None, entries: &[] }).await;
         assert!(matches!(unanswered, Err(StoreError::Unavailable(_))), "{unanswered:?}");
-        // Whoever reads again sees it, and whoever doesn't loses.
+        // A writer that reads again sees the change, and one that does not loses.
         let again = CaseWrite { case: &case, group: None, entries: &[] };
         assert_eq!(store.commit(again).await, Ok(Commit::Lost));
         let read = store.case(&CaseKey::of(&case)).await.expect("a read").expect("a case");
@@ -174,13 +160,19 @@ fn a_write_that_nobody_answered_is_unavailable_and_may_have_been_made() {
 }
 
 #[test]
-fn a_store_that_is_not_there_is_unavailable() {
+fn a_missing_server_or_table_is_unavailable() {
     run(async {
         let store = DynamoStore::new(client("127.0.0.1:1").await, tables());
         let read = store.case(&CaseKey::of(&new_case(1))).await;
         assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
+        let chain = chain(&read.expect_err("no server"));
+        assert!(chain.starts_with("failed to reach the store: dispatch failure: "), "{chain}");
+        assert!(
+            chain.contains("Connection refused") && !chain.contains('{'),
+            "the SDK's sources, not its Debug: {chain}"
+        );
         let mut others = tables();
-        others.state = "somebody-elses".to_owned();
+        others.state = "other-tables".to_owned();
         let store = DynamoStore::new(client(&serve().await).await, others);
         let case = new_case(1);
         let written = store.commit(CaseWrite { case: &case, group: None, entries: &[] }).await;
@@ -189,7 +181,7 @@ fn a_store_that_is_not_there_is_unavailable() {
 }
 
 #[test]
-fn what_is_more_than_an_item_or_a_transaction_takes_is_refused_whole() {
+fn a_write_beyond_the_limits_of_dynamodb_is_refused_as_a_whole() {
     run(async {
         let store = fresh().await;
         let refused = async |entries: usize, bytes: usize| {
@@ -197,7 +189,7 @@ fn what_is_more_than_an_item_or_a_transaction_takes_is_refused_whole() {
             let entries: Vec<_> =
                 (0..entries).map(|_| record_step(&mut case, Value::String("x".repeat(bytes)))).collect();
             let commit = store.commit(CaseWrite { case: &case, group: None, entries: &entries }).await;
-            matches!(commit, Err(StoreError::Broken(why)) if why.contains("are more than"))
+            matches!(commit, Err(error @ StoreError::Broken(_)) if chain(&error).contains("are more than"))
         };
         assert!(refused(1, 400 * 1024).await, "an item of more than 400 KB");
         assert!(refused(12, 350 * 1024).await, "a transaction of more than 4 MB");
@@ -211,7 +203,7 @@ fn what_is_more_than_an_item_or_a_transaction_takes_is_refused_whole() {
 }
 
 #[test]
-fn a_long_trail_is_read_to_its_end() {
+fn an_audit_log_of_several_pages_is_read_to_its_end() {
     run(async {
         let store = fresh().await;
         let mut case = new_case(1);
@@ -228,10 +220,10 @@ fn a_long_trail_is_read_to_its_end() {
 }
 
 #[test]
-fn the_indexes_hold_the_due_and_the_unhealthy_and_nothing_else() {
+fn the_indexes_contain_due_and_unhealthy_cases_only() {
     const CASES: u64 = 300;
     run(async {
-        let (wire, address) = Wire::to(&serve().await).await;
+        let (proxy, address) = Proxy::to(&serve().await).await;
         let client = client(&address).await;
         let store = DynamoStore::new(client.clone(), tables());
         for number in 0..CASES {
@@ -240,7 +232,7 @@ fn the_indexes_hold_the_due_and_the_unhealthy_and_nothing_else() {
                 edit(&mut case, json!({ "due": at(number as i64) }));
                 edit(
                     &mut case,
-                    json!({ "unhealthyReason": UnhealthyReason { since: at(0), silent: true, unhealthy: true } }),
+                    json!({ "unhealthyReason": UnhealthyReason { since: at(0), silent: true, unhealthy: true, ..UnhealthyReason::default() } }),
                 );
             }
             put(&store, &mut case).await;
@@ -254,68 +246,68 @@ fn the_indexes_hold_the_due_and_the_unhealthy_and_nothing_else() {
                 client.scan().table_name(tables().state).index_name(index).send().await.expect("a scan");
             assert_eq!(scan.scanned_count(), 5, "{index} of {CASES}");
         }
-        let before = wire.queries();
+        let before = proxy.queries();
         assert_eq!(store.due(at(CASES as i64), 1_000).await.expect("a read").len(), 5);
-        assert_eq!(wire.queries() - before, 8, "one for each shard");
+        assert_eq!(proxy.queries() - before, 8, "one for each shard");
     });
 }
 
 #[test]
-fn a_name_is_paid_for_when_it_changes_and_only_then() {
+fn a_node_name_is_written_only_when_it_changes() {
     run(async {
-        let (wire, address) = Wire::to(&serve().await).await;
+        let (proxy, address) = Proxy::to(&serve().await).await;
         let store = DynamoStore::new(client(&address).await, tables());
         let mut case = new_case(1);
         put(&store, &mut case).await;
-        edit(&mut case, json!({ "node": node() }));
+        edit(&mut case, json!({ "node": node(1) }));
         let mut transactions = Vec::new();
         for _ in 0..3 {
-            let before = wire.writes();
+            let before = proxy.writes();
             put(&store, &mut case).await;
-            transactions.push(wire.writes() - before);
+            transactions.push(proxy.writes() - before);
         }
         assert_eq!(transactions, [2, 1, 1]);
-        assert_eq!(store.instances_of_node(&prod(), &node()).await, Ok(vec![case.instance_id().clone()]));
+        assert_eq!(store.instances_of_node(&cluster(), &node(1)).await, Ok(vec![case.instance_id().clone()]));
 
         let mut stale = case.clone();
         let before = stale.version() - 1;
         edit(&mut stale, json!({ "version": before }));
         edit(&mut stale, json!({ "node": NodeName::new("another").expect("a name") }));
-        let before = wire.writes();
+        let before = proxy.writes();
         assert_eq!(
             store.commit(CaseWrite { case: &stale, group: None, entries: &[] }).await,
             Ok(Commit::Lost)
         );
-        assert_eq!(wire.writes() - before, 1, "a race that is lost is no new name");
+        assert_eq!(proxy.writes() - before, 1, "a lost write does not write the name");
     });
 }
 
 #[test]
-fn of_a_name_that_many_had_the_newest_are_known() {
+fn the_newest_instances_of_a_node_name_are_kept() {
     run(async {
         let store = fresh().await;
         for number in 0..40 {
             let mut case = new_case(number);
-            edit(&mut case, json!({ "node": node() }));
+            edit(&mut case, json!({ "node": node(1) }));
             put(&store, &mut case).await;
         }
-        let known = store.instances_of_node(&prod(), &node()).await.expect("a read");
+        let known = store.instances_of_node(&cluster(), &node(1)).await.expect("a read");
         let newest: Vec<_> = (8..40).map(|number| new_case(number).instance_id().clone()).collect();
         assert_eq!(known, newest);
     });
 }
 
 #[test]
-fn a_closed_case_goes_after_thirty_days_and_what_leads_to_it_too() {
+fn a_closed_case_and_its_references_expire_after_thirty_days() {
     run(async {
         let client = client(&serve().await).await;
         let store = DynamoStore::new(client.clone(), tables());
         let mut case = new_case(1);
-        edit(&mut case, json!({ "node": node() }));
+        edit(&mut case, json!({ "node": node(1) }));
         put(&store, &mut case).await;
         let (of_case, of_instance) =
             (format!("case#prod#{}", case.instance_id()), format!("instance#{}", case.instance_id()));
-        let of_node = format!("node#prod#{}", node());
+        let of_node = format!("node#prod#{}", node(1));
         let items = [(&of_case, "case"), (&of_instance, "instance"), (&of_node, "node")];
         let expires = async || {
             let mut found = Vec::new();
@@ -324,30 +316,30 @@ fn a_closed_case_goes_after_thirty_days_and_what_leads_to_it_too() {
             }
             found
         };
-        assert_eq!(expires().await, [None, None, None], "it lives");
+        assert_eq!(expires().await, [None, None, None], "the case is open");
         edit(&mut case, json!({ "closed": Closed { at: at(0), outcome: "replaced".to_owned() } }));
         edit(&mut case, json!({ "due": at(60) }));
         put(&store, &mut case).await;
-        assert_eq!(expires().await, [None, None, None], "somebody must look at it still");
+        assert_eq!(expires().await, [None, None, None], "the case must still be evaluated");
         edit(&mut case, json!({ "due": null }));
         put(&store, &mut case).await;
         let end = Some(AttributeValue::N((at(0).as_second() + 30 * 86_400).to_string()));
         assert_eq!(expires().await, [end.clone(), end.clone(), end.clone()]);
 
         let mut next = new_case(2);
-        edit(&mut next, json!({ "node": node() }));
+        edit(&mut next, json!({ "node": node(1) }));
         put(&store, &mut next).await;
         put(&store, &mut case).await;
-        assert_eq!(expires().await, [end.clone(), end, None], "the name is another's now");
+        assert_eq!(expires().await, [end.clone(), end, None], "the node name belongs to another instance");
     });
 }
 
 #[test]
-fn of_more_claims_than_a_group_allows_as_many_win_over_separate_connections() {
+fn no_more_claims_win_than_a_group_has_slots_over_separate_connections() {
     const ALLOWED: usize = 5;
     run(async {
         let address = serve().await;
-        let group_name = GroupName::new("a group # with an odd name").expect("a name");
+        let group_name = group_named("a group # with an odd name");
         let mut claims = tokio::task::JoinSet::new();
         for process in 0..8 {
             let store = DynamoStore::new(client(&address).await, tables());
@@ -357,11 +349,11 @@ fn of_more_claims_than_a_group_allows_as_many_win_over_separate_connections() {
                 for number in 0..25 {
                     let case = new_case(process * 25 + number);
                     loop {
-                        let mut group = store.group(&prod(), &group_name).await.expect("a read");
+                        let mut group = store.group(&cluster(), &group_name).await.expect("a read");
                         if group.slots().len() >= ALLOWED {
                             break;
                         }
-                        group.acquire_slot(case.instance_id().clone(), at(0));
+                        group.acquire_slot(case.instance_id().clone(), "NodeStatusUnknown", at(0));
                         let change = CaseWrite { case: &case, group: Some(&group), entries: &[] };
                         if store.commit(change).await.expect("an answer") == Commit::Won {
                             won += 1;
@@ -374,35 +366,35 @@ fn of_more_claims_than_a_group_allows_as_many_win_over_separate_connections() {
         }
         assert_eq!(claims.join_all().await.iter().sum::<usize>(), ALLOWED);
         let store = DynamoStore::new(client(&address).await, tables());
-        let group = store.group(&prod(), &group_name).await.expect("a read");
+        let group = store.group(&cluster(), &group_name).await.expect("a read");
         assert_eq!((group.slots().len(), group.version()), (ALLOWED, ALLOWED as u64));
     });
 }
 
 #[test]
-fn each_policy_is_kept_with_who_applied_it() {
+fn each_policy_version_is_kept_with_its_author() {
     run(async {
         let store = fresh().await;
         for version in 1..=12 {
             let mut policy = Policy::eks_defaults();
             policy.mode = if version % 2 == 0 { Mode::Repair } else { Mode::Observe };
             let by = format!("operator {version}");
-            assert_eq!(store.put_policy(&prod(), &policy, &by, at(version)).await, Ok(version as u64));
+            assert_eq!(store.put_policy(&cluster(), &policy, &by, at(version)).await, Ok(version as u64));
         }
-        let newest = store.newest_policy(&prod()).await.expect("a read").expect("a policy");
+        let newest = store.newest_policy(&cluster()).await.expect("a read").expect("a policy");
         assert_eq!((newest.version, newest.by.as_str(), newest.at), (12, "operator 12", at(12)));
-        let history = store.policy_history(&prod(), 3).await.expect("a read");
-        let told: Vec<_> = history.iter().map(|applied| (applied.version, applied.policy.mode)).collect();
-        assert_eq!(told, [(12, Mode::Repair), (11, Mode::Observe), (10, Mode::Repair)]);
-        assert_eq!(store.policy_history(&prod(), 100).await.expect("a read").len(), 12);
-        assert_eq!(store.holds(&prod()).await, Ok(Vec::new()), "a policy is no hold");
+        let history = store.policy_history(&cluster(), 3).await.expect("a read");
+        let versions: Vec<_> = history.iter().map(|applied| (applied.version, applied.policy.mode)).collect();
+        assert_eq!(versions, [(12, Mode::Repair), (11, Mode::Observe), (10, Mode::Repair)]);
+        assert_eq!(store.policy_history(&cluster(), 100).await.expect("a read").len(), 12);
+        assert_eq!(store.holds(&cluster()).await, Ok(Vec::new()), "a policy is not listed as a hold");
     });
 }
 
 #[test]
-fn of_policies_applied_at_once_none_is_lost() {
+fn concurrently_applied_policies_get_separate_versions() {
     run(async {
-        let (store, policy, cluster) = (fresh().await, Policy::default(), prod());
+        let (store, policy, cluster) = (fresh().await, Policy::default(), cluster());
         let (one, other) = tokio::join!(
             store.put_policy(&cluster, &policy, "alice", at(0)),
             store.put_policy(&cluster, &policy, "bob", at(0)),
@@ -410,44 +402,36 @@ fn of_policies_applied_at_once_none_is_lost() {
         let mut versions = [one.expect("a version"), other.expect("a version")];
         versions.sort_unstable();
         assert_eq!(versions, [1, 2]);
-        assert_eq!(store.policy_history(&prod(), 9).await.expect("a read").len(), 2);
+        assert_eq!(store.policy_history(&cluster, 9).await.expect("a read").len(), 2);
     });
 }
 
 #[test]
-fn a_hold_is_there_once_until_it_is_released() {
+fn a_hold_is_stored_once_until_it_is_released() {
     run(async {
         let client = client(&serve().await).await;
         let store = DynamoStore::new(client.clone(), tables());
-        let hold = Hold {
-            cluster: None,
-            group: None,
-            node: Some(node()),
-            owner: "alice".to_owned(),
-            reason: "kernel test".to_owned(),
-            from: None,
-            until: at(60),
-        };
-        let id = store.place_hold(&prod(), &hold).await.expect("an id");
-        assert_eq!(store.place_hold(&prod(), &hold).await, Ok(id.clone()), "the same again");
-        assert_eq!(store.holds(&prod()).await, Ok(vec![hold.clone()]));
+        let hold = Hold { node: Some(node(1)), ..hold_until(at(60)) };
+        let id = store.place_hold(&cluster(), &hold).await.expect("an id");
+        assert_eq!(store.place_hold(&cluster(), &hold).await, Ok(id.clone()), "the same hold again");
+        assert_eq!(store.holds(&cluster()).await, Ok(vec![hold.clone()]));
         let expires = attribute(&client, "cluster#prod", &format!("hold#{id}"), "expires").await;
         assert_eq!(expires, Some(AttributeValue::N((at(60).as_second() + 30 * 86_400).to_string())));
-        assert_eq!(store.placed_holds(&prod()).await.expect("a read")[0].id, id);
-        assert_eq!(store.release_hold(&prod(), &id).await, Ok(Some(hold)));
-        assert_eq!(store.release_hold(&prod(), &id).await, Ok(None));
-        assert_eq!(store.holds(&prod()).await, Ok(Vec::new()));
+        assert_eq!(store.placed_holds(&cluster()).await.expect("a read")[0].id, id);
+        assert_eq!(store.release_hold(&cluster(), &id).await, Ok(Some(hold)));
+        assert_eq!(store.release_hold(&cluster(), &id).await, Ok(None));
+        assert_eq!(store.holds(&cluster()).await, Ok(Vec::new()));
     });
 }
 
 #[test]
-fn of_two_sweeps_one_waits_and_a_dead_ones_lease_runs_out() {
+fn one_run_at_a_time_has_the_lease_until_it_ends() {
     run(async {
         let store = fresh().await;
         assert_eq!(store.lease_run(at(0), at(58)).await, Ok(None));
         assert_eq!(store.lease_run(at(1), at(59)).await, Ok(Some(at(58))));
         assert_eq!(store.lease_run(at(58), at(116)).await, Ok(None));
-        assert_eq!(store.end_run(at(58), at(60)).await, Ok(()), "not any more this one's to give back");
+        assert_eq!(store.end_run(at(58), at(60)).await, Ok(()), "the lease no longer belongs to this run");
         assert_eq!(store.lease_run(at(61), at(119)).await, Ok(Some(at(116))));
         assert_eq!(store.end_run(at(116), at(62)).await, Ok(()));
         assert_eq!(store.lease_run(at(62), at(120)).await, Ok(None));

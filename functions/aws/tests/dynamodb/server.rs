@@ -1,4 +1,4 @@
-//! A DynamoDB in this process, and a wire to it that can swallow answers.
+//! DynamoDB in this process, and a proxy in front of it that can lose answers.
 
 use std::sync::{
     Arc,
@@ -12,12 +12,13 @@ use nodemend_aws::{
     dynamodb::{DynamoStore, Tables, create_tables},
     sdk,
 };
+use nodemend_testkit::http::read_message;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
 };
 
-/// Runs a test to its end, and its servers with it.
+/// Runs a test on a runtime of its own, which ends with its servers.
 pub(crate) fn run<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(test)
@@ -27,12 +28,12 @@ pub(crate) fn tables() -> Tables {
     Tables { state: "nodemend-state".to_owned(), audit: "nodemend-audit-log".to_owned() }
 }
 
-/// A store that holds nothing.
+/// An empty store.
 pub(crate) async fn fresh() -> DynamoStore {
     DynamoStore::new(client(&serve().await).await, tables())
 }
 
-/// An address at which there are empty tables.
+/// Starts DynamoDB with empty tables; its address.
 pub(crate) async fn serve() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address").to_string();
@@ -42,7 +43,7 @@ pub(crate) async fn serve() -> String {
     address
 }
 
-/// A client just as the functions have it, but for whom it asks.
+/// A client like the one of the functions, with other credentials.
 pub(crate) async fn client(address: &str) -> Client {
     let config = sdk::defaults()
         .endpoint_url(format!("http://{address}"))
@@ -53,50 +54,50 @@ pub(crate) async fn client(address: &str) -> Client {
     Client::new(&config)
 }
 
-/// A wire to a server: it passes requests on, counts them by operation, and loses the answers that it is told to.
+/// A proxy in front of a server. It forwards requests, counts them by operation, and loses some answers.
 #[derive(Clone, Default)]
-pub(crate) struct Wire {
+pub(crate) struct Proxy {
     writes: Arc<AtomicUsize>,
     queries: Arc<AtomicUsize>,
     to_lose: Arc<AtomicUsize>,
 }
 
-impl Wire {
-    /// A wire to this address, and its own.
+impl Proxy {
+    /// A proxy in front of this address, and its own address.
     pub(crate) async fn to(server: &str) -> (Self, String) {
-        let wire = Self::default();
+        let proxy = Self::default();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
-        let (server, accepting) = (server.to_owned(), wire.clone());
+        let (server, accepting) = (server.to_owned(), proxy.clone());
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
                 let far = TcpStream::connect(&server).await.expect("a server");
-                tokio::spawn(accepting.clone().carry(near, far));
+                tokio::spawn(accepting.clone().forward(near, far));
             }
         });
-        (wire, address)
+        (proxy, address)
     }
 
-    /// Loses the answers to the next so many writes, which the server has made by then.
-    pub(crate) fn mark_unanswered(&self, answers: usize) {
+    /// Loses the answers to so many further writes, which the server makes all the same.
+    pub(crate) fn lose_answers(&self, answers: usize) {
         self.to_lose.store(answers, Ordering::SeqCst);
     }
 
-    /// How many writes came along.
+    /// How many writes were forwarded.
     pub(crate) fn writes(&self) -> usize {
         self.writes.load(Ordering::SeqCst)
     }
 
-    /// How many queries came along.
+    /// How many queries were forwarded.
     pub(crate) fn queries(&self) -> usize {
         self.queries.load(Ordering::SeqCst)
     }
 
-    async fn carry(self, near: TcpStream, far: TcpStream) {
+    async fn forward(self, near: TcpStream, far: TcpStream) {
         let (mut near, mut far) = (BufReader::new(near), BufReader::new(far));
-        while let Some(request) = message(&mut near).await {
+        while let Some(request) = read_message(&mut near).await {
             far.write_all(&request).await.expect("a server");
-            let answer = message(&mut far).await.expect("an answer");
+            let answer = read_message(&mut far).await.expect("an answer");
             let asks = |operation: &str| {
                 let name = format!("DynamoDB_20120810.{operation}");
                 request.windows(name.len()).any(|window| window == name.as_bytes())
@@ -117,26 +118,4 @@ impl Wire {
             }
         }
     }
-}
-
-/// One message of HTTP/1.1 with a `content-length`; none at the end.
-async fn message(stream: &mut BufReader<TcpStream>) -> Option<Vec<u8>> {
-    let (mut message, mut length) = (Vec::new(), 0);
-    loop {
-        let mut line = String::new();
-        if stream.read_line(&mut line).await.ok()? == 0 {
-            return None;
-        }
-        message.extend_from_slice(line.as_bytes());
-        if line == "\r\n" {
-            break;
-        }
-        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().expect("a length");
-        }
-    }
-    let head = message.len();
-    message.resize(head + length, 0);
-    stream.read_exact(&mut message[head..]).await.ok()?;
-    Some(message)
 }

@@ -1,20 +1,26 @@
-//! AWS in memory: groups that lose an instance when told to, and answers that were recorded elsewhere.
+//! AWS in memory, for replay, simulation and tests: groups that a call changes, and recorded answers of real calls.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use jiff::Timestamp;
 use nodemend_domain::{
     audit_log::{self, Activity, ApiCall, CallAnswer, CallOutcome, Caller},
+    case::Consistency,
     group::{ClusterFacts, Group, InstanceLocation, Lifecycle, Member},
-    ident::{AccountId, ClusterName, GroupName, InstanceId, Zone},
+    ident::{AccountId, ClusterName, GroupName, InstanceId, NodeName, Zone},
+    node_snapshot::NodeSnapshot,
 };
 
 use super::{Cloud, CloudError};
-use crate::clock::{Clock, VirtualClock};
+use crate::{
+    clock::{Clock, VirtualClock},
+    cluster_reader::{ClusterReader, LogPage, LogQuery, MemoryCluster, ReadError},
+};
 
-/// The groups of an account.
+/// The Auto Scaling groups and instances of an account.
 #[derive(Debug, Clone, Default)]
 pub struct Fleet {
     groups: HashMap<GroupName, Arc<Group>>,
@@ -31,7 +37,7 @@ impl Fleet {
         self.groups.insert(group.name.clone(), Arc::new(group));
     }
 
-    /// Whether any group is known.
+    /// Whether there is no group.
     pub fn is_empty(&self) -> bool {
         self.groups.is_empty()
     }
@@ -41,17 +47,17 @@ impl Fleet {
         self.groups.keys()
     }
 
-    /// Whether an instance is known, in a group or running outside of any.
+    /// Whether an instance exists, in a group or outside of any.
     pub fn knows(&self, instance_id: &InstanceId) -> bool {
         self.members.contains_key(instance_id) || self.ungrouped.contains(instance_id)
     }
 
-    /// An instance that runs outside of any group.
+    /// Adds an instance that runs outside of any group.
     pub fn add_ungrouped(&mut self, instance_id: InstanceId) {
         self.ungrouped.insert(instance_id);
     }
 
-    /// Puts an instance into a group; the group is made where there is none.
+    /// Adds an instance to a group. Creates the group if it does not exist.
     pub fn join(
         &mut self,
         group: &GroupName,
@@ -99,7 +105,7 @@ impl Fleet {
         }
     }
 
-    /// Takes an instance out: it is no more.
+    /// Removes a terminated instance.
     pub fn leave(&mut self, instance_id: &InstanceId) {
         self.ungrouped.remove(instance_id);
         let group = self.members.remove(instance_id).and_then(|name| self.groups.get_mut(&name));
@@ -110,8 +116,8 @@ impl Fleet {
 
     fn facts(&self, cluster: &ClusterName) -> ClusterFacts {
         let mut zones = BTreeMap::new();
-        let ours = |group: &&Arc<Group>| group.cluster.as_ref().is_none_or(|owner| owner == cluster);
-        for member in self.groups.values().filter(ours).flat_map(|group| &group.members) {
+        let of_cluster = |group: &&Arc<Group>| group.cluster.as_ref().is_none_or(|owner| owner == cluster);
+        for member in self.groups.values().filter(of_cluster).flat_map(|group| &group.members) {
             if member.lifecycle != Lifecycle::WarmPool {
                 *zones.entry(member.zone.clone()).or_insert(0) += 1;
             }
@@ -120,16 +126,16 @@ impl Fleet {
     }
 }
 
-/// An answer that AWS gave once, to be given again.
+/// An answer of AWS, recorded to be given again.
 #[derive(Debug, Clone)]
 pub struct Recorded {
-    /// To which call; a throttled call's record names no instance.
+    /// The call that it answers. CloudTrail's event of a throttled call does not name the instance.
     pub call: Option<ApiCall>,
-    /// Its event name.
+    /// The name of CloudTrail's event.
     pub event_name: String,
-    /// When.
-    pub at: jiff::Timestamp,
-    /// What was answered.
+    /// The time of the call.
+    pub at: Timestamp,
+    /// The answer.
     pub answer: CallAnswer,
 }
 
@@ -138,6 +144,7 @@ pub struct Recorded {
 pub struct MemoryCloud {
     clock: VirtualClock,
     caller: Caller,
+    cluster: MemoryCluster,
     inner: Arc<Mutex<Inner>>,
 }
 
@@ -150,21 +157,27 @@ struct Inner {
     calls: Vec<ApiCall>,
 }
 
-/// How far from a recorded call's own second a call may be to be taken for the same.
+/// The most time between a call and the recorded one that it matches.
 const SAME_CALL_SECONDS: i64 = 90;
 
 impl MemoryCloud {
-    /// An account with these groups, seen as this caller.
+    /// An account with these groups, called as `caller`.
     pub fn new(clock: VirtualClock, caller: Caller, fleet: Fleet) -> Self {
-        Self { clock, caller, inner: Arc::new(Mutex::new(Inner { fleet, ..Inner::default() })) }
+        let cluster = MemoryCluster::new(clock.clone());
+        Self { clock, caller, cluster, inner: Arc::new(Mutex::new(Inner { fleet, ..Inner::default() })) }
     }
 
-    /// Gives this answer to the call that it belongs to.
+    /// The API server and the log groups of the cluster.
+    pub fn cluster_state(&self) -> &MemoryCluster {
+        &self.cluster
+    }
+
+    /// Adds an answer, for the call that it matches.
     pub fn record(&self, recorded: Recorded) {
         self.lock().recorded.push_back(recorded);
     }
 
-    /// Changes the world.
+    /// Changes the groups and instances.
     pub fn change<T>(&self, change: impl FnOnce(&mut Fleet) -> T) -> T {
         let mut inner = self.lock();
         inner.facts.clear();
@@ -178,7 +191,7 @@ impl MemoryCloud {
         inner.zonal_shifts = zones;
     }
 
-    /// Every call that was made.
+    /// All calls so far.
     pub fn calls(&self) -> Vec<ApiCall> {
         self.lock().calls.clone()
     }
@@ -189,8 +202,8 @@ impl MemoryCloud {
 }
 
 impl Inner {
-    /// The recorded answer to a call, if one was recorded about now.
-    fn recorded(&mut self, call: &ApiCall, now: jiff::Timestamp) -> Option<CallAnswer> {
+    /// The recorded answer to a call, if one matches at this time.
+    fn recorded(&mut self, call: &ApiCall, now: Timestamp) -> Option<CallAnswer> {
         let same = |recorded: &Recorded| {
             let near = now.duration_since(recorded.at).as_secs().abs() <= SAME_CALL_SECONDS;
             let fits = match &recorded.call {
@@ -199,11 +212,11 @@ impl Inner {
             };
             near && fits
         };
-        let place = self.recorded.iter().position(same)?;
-        self.recorded.remove(place).map(|recorded| recorded.answer)
+        let position = self.recorded.iter().position(same)?;
+        self.recorded.remove(position).map(|recorded| recorded.answer)
     }
 
-    fn made_up(&self, call: &ApiCall, now: jiff::Timestamp) -> CallOutcome {
+    fn simulated_outcome(&self, call: &ApiCall, now: Timestamp) -> CallOutcome {
         let instance_id = call.instance_id();
         let group = self.fleet.members.get(instance_id).and_then(|name| self.fleet.groups.get(name));
         let member = group.and_then(|group| group.member(instance_id));
@@ -212,7 +225,7 @@ impl Inner {
                 let at = nodemend_domain::timestamp::seconds(now);
                 CallOutcome::Accepted {
                     activity: Some(Activity {
-                        activity_id: made_up_id("activity", call, self.calls.len()),
+                        activity_id: generated_id("activity", call, self.calls.len()),
                         auto_scaling_group_name: group.name.to_string(),
                         description: format!("Terminating EC2 instance: {instance_id}"),
                         cause: format!(
@@ -238,14 +251,36 @@ impl Inner {
     }
 }
 
-/// A made-up id, the same in every run.
-fn made_up_id(kind: &str, call: &ApiCall, number: usize) -> String {
+/// A generated ID, the same in every run.
+fn generated_id(kind: &str, call: &ApiCall, number: usize) -> String {
     let hex = audit_log::sha256(&format!("{kind} {} {} {number}", call.event_name(), call.instance_id()));
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..32])
 }
 
+impl ClusterReader for MemoryCloud {
+    async fn node(&self, cluster: &ClusterName, name: &NodeName) -> Result<Option<NodeSnapshot>, ReadError> {
+        self.cluster.node(cluster, name).await
+    }
+
+    async fn nodes(
+        &self,
+        cluster: &ClusterName,
+        consistency: Consistency,
+    ) -> Result<Vec<NodeSnapshot>, ReadError> {
+        self.cluster.nodes(cluster, consistency).await
+    }
+
+    async fn log_page(&self, query: &LogQuery, next: Option<&str>) -> Result<LogPage, ReadError> {
+        self.cluster.log_page(query, next).await
+    }
+
+    async fn streams(&self, group: &str, prefix: &str, since: Timestamp) -> Result<Vec<String>, ReadError> {
+        self.cluster.streams(group, prefix, since).await
+    }
+}
+
 impl Cloud for MemoryCloud {
-    /// All accounts are one.
+    /// There is only one account.
     async fn in_account(&self, _: Option<&AccountId>) -> Result<Self, CloudError> {
         Ok(self.clone())
     }
@@ -295,8 +330,8 @@ impl Cloud for MemoryCloud {
         let now = self.clock.now();
         let mut inner = self.lock();
         let answer = inner.recorded(call, now).unwrap_or_else(|| CallAnswer {
-            request_id: Some(made_up_id("request", call, inner.calls.len())),
-            outcome: inner.made_up(call, now),
+            request_id: Some(generated_id("request", call, inner.calls.len())),
+            outcome: inner.simulated_outcome(call, now),
         });
         inner.calls.push(call.clone());
         if let (ApiCall::TerminateInstanceInAutoScalingGroup { instance_id }, CallOutcome::Accepted { .. }) =

@@ -1,7 +1,7 @@
-//! Turns an eksctl ClusterConfig into a policy.
+//! Converts an eksctl ClusterConfig into a policy.
 //!
-//! Only what concerns repair is read; inside of it, a field that we don't know is refused by name, as leaving it out
-//! would change what is repaired.
+//! Only the settings of node repair are read. An unknown field among them is an error, because ignoring it would change
+//! what is repaired.
 
 use std::collections::BTreeMap;
 
@@ -10,31 +10,31 @@ use serde::Deserialize;
 
 use super::{one_line, read_yaml};
 
-/// A ClusterConfig of a hundred groups has a few thousand lines.
+/// The most bytes of a ClusterConfig. One with a hundred groups has a few thousand lines.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// The tag that EKS puts on the Auto Scaling group of a managed node group.
 const MANAGED_TAG: &str = "eks:nodegroup-name";
-/// The tag that eksctl puts on that of a self-managed one.
+/// The tag that eksctl puts on the Auto Scaling group of a self-managed node group.
 const SELF_MANAGED_TAG: &str = "alpha.eksctl.io/nodegroup-name";
 
-/// Why a ClusterConfig can't be taken over.
+/// Why a ClusterConfig cannot be converted.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// Longer than any.
+    /// Larger than the limit.
     #[error("{0} bytes are more than {MAX_BYTES}")]
     TooLong(usize),
     /// Not YAML.
     #[error("not YAML: {0}")]
     Yaml(String),
-    /// A field says what it may not.
+    /// A field has an invalid value.
     #[error("{field}: {why}")]
     Field {
-        /// Which, as a path.
+        /// Its path.
         field: String,
         /// What is wrong with it.
         why: String,
     },
-    /// YAML of something else.
+    /// YAML of another kind.
     #[error("kind: not an eksctl ClusterConfig")]
     OtherKind,
 }
@@ -56,14 +56,14 @@ struct NodeGroup {
     node_repair_config: Option<NodeRepairConfig>,
 }
 
-/// The policy that a ClusterConfig asks for. It observes: taking over is no reason to terminate anything.
+/// The policy for a ClusterConfig, in observe mode: an import alone never starts a repair.
 pub fn policy(text: &str) -> Result<Policy, ImportError> {
     if text.len() > MAX_BYTES {
         return Err(ImportError::TooLong(text.len()));
     }
     let value = read_yaml(text).map_err(ImportError::Yaml)?;
     let config: ClusterConfig = serde_path_to_error::deserialize(value).map_err(|error| {
-        // A key is part of a path, and may be any text.
+        // A key becomes part of the path, and can contain any characters.
         let (field, why) = (one_line(&error.path().to_string()), one_line(&error.inner().to_string()));
         ImportError::Field { field, why }
     })?;
@@ -114,7 +114,7 @@ nodeGroups:
 ";
 
     #[test]
-    fn every_group_that_asks_for_repair_is_taken_over_and_nothing_is_repaired_yet() {
+    fn every_group_with_repair_settings_is_imported_in_observe_mode() {
         let policy = policy(CONFIG).expect("a policy");
         assert_eq!(policy.mode, Mode::Observe);
         let tags: Vec<_> = policy.groups.iter().map(|rule| rule.tags.clone()).collect();
@@ -132,14 +132,14 @@ nodeGroups:
     }
 
     #[test]
-    fn what_is_taken_over_is_a_policy_that_reads_as_itself() {
+    fn an_imported_policy_reads_back_unchanged() {
         let policy = policy(CONFIG).expect("a policy");
         let text = crate::config::write_policy(&policy).expect("YAML");
         assert_eq!(crate::config::read_policy(&text).expect("a policy"), policy, "{text}");
     }
 
     #[test]
-    fn what_cannot_be_taken_over_is_named() {
+    fn an_error_names_what_cannot_be_imported() {
         for (text, expected) in [
             ("kind: Deployment", "kind: not an eksctl ClusterConfig"),
             ("apiVersion: eksctl.io/v1alpha5", "missing field `kind`"),

@@ -1,36 +1,62 @@
-//! Turns a function's environment into checked settings, or says which variable is missing or wrong.
+//! Parses a function's environment variables into checked settings. An error names the variable.
+
+use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
 use nodemend_domain::{audit_log::Caller, ident::ClusterName};
 
-/// The table of cases, groups and what operators decided.
+/// The table of cases, groups, policies and holds.
 pub const STATE_TABLE: &str = "NODEMEND_STATE_TABLE";
-/// The table of the trail.
+/// The table of audit logs.
 pub const AUDIT_LOG_TABLE: &str = "NODEMEND_AUDIT_LOG_TABLE";
-/// The ARN of the role that the repair function has, for the function that must tell its calls from others'.
+/// The ARN of the repair function's role, by which confirm recognizes its calls.
 pub const REPAIR_ROLE: &str = "NODEMEND_REPAIR_ROLE";
-/// The name of the event bus that is told what happens. None is told where it is absent or empty.
+/// The name of the event bus for repair events. Absent or empty: nothing is published.
 pub const EVENT_BUS: &str = "NODEMEND_EVENT_BUS";
 /// The cluster whose nodes are drained.
 pub const CLUSTER: &str = "NODEMEND_CLUSTER";
-/// The name of the lifecycle hooks that are ours.
+/// The name of our lifecycle hooks.
 pub const DRAIN_HOOK: &str = "NODEMEND_DRAIN_HOOK";
-/// How many minutes a node is drained.
+/// The most minutes of a drain.
 pub const DRAIN_MINUTES: &str = "NODEMEND_DRAIN_MINUTES";
 
-/// So much of Lambda's quarter of an hour that the hook can still be completed within it.
+/// Within Lambda's limit of 15 minutes, with time to complete the hook.
 pub const MAX_DRAIN_MINUTES: i64 = 13;
 /// The name of the role that a function assumes in the accounts of other clusters.
 pub const MEMBER_ROLE: &str = "NODEMEND_MEMBER_ROLE";
-/// The name of the role that the repair function has there, for the function that must tell its calls from others'.
+/// The name of the repair function's role there, by which confirm recognizes its calls.
 pub const REPAIR_MEMBER_ROLE: &str = "NODEMEND_REPAIR_MEMBER_ROLE";
 
-/// The roles in the accounts of other clusters, by name: in each account they are called the same.
+/// The clusters whose Kubernetes API the repair function may read: names, separated by commas, or `*`. Absent or empty:
+/// none.
+pub const CLUSTER_ACCESS: &str = "NODEMEND_CLUSTER_ACCESS";
+
+/// The clusters whose Kubernetes API a function may read. EKS decides in any case: a cluster without an access entry for
+/// the function's role denies its requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClusterAccess {
+    /// Every cluster that the deployment serves.
+    All,
+    /// Only these clusters.
+    Only(BTreeSet<ClusterName>),
+}
+
+impl ClusterAccess {
+    /// Whether the function may read the Kubernetes API of this cluster.
+    pub fn includes(&self, cluster: &ClusterName) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(clusters) => clusters.contains(cluster),
+        }
+    }
+}
+
+/// The names of the roles in the accounts of other clusters, the same in each account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Members {
-    /// What this function assumes.
+    /// The role that this function assumes.
     pub role: String,
-    /// What the repair function assumes.
+    /// The role that the repair function assumes.
     pub calls_as: String,
 }
 
@@ -38,20 +64,20 @@ pub struct Members {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("failed to read the environment: {variable} {why}")]
 pub struct EnvironmentError {
-    /// Which.
+    /// Its name.
     pub variable: &'static str,
-    /// How.
+    /// What is wrong.
     pub why: String,
 }
 
-/// Where variables are looked up: in a process's environment, or in what stands for it in a test.
+/// A lookup of variables: in the process's environment, or in a test's values.
 pub struct Environment(Box<Lookup>);
 
 type Lookup = dyn Fn(&str) -> Option<String>;
 
 impl Environment {
     /// The environment of this process.
-    #[allow(clippy::disallowed_methods, reason = "the one place where the environment is read")]
+    #[allow(clippy::disallowed_methods, reason = "only here is the environment read")]
     pub fn of_process() -> Self {
         Self(Box::new(|variable: &str| std::env::var(variable).ok()))
     }
@@ -65,7 +91,7 @@ impl Environment {
         Ok(name)
     }
 
-    /// Who the repair function is to AWS, in this region.
+    /// The repair function's identity in CloudTrail, in this region.
     pub fn repairer(&self, region: &str) -> Result<Caller, EnvironmentError> {
         let role = self.text(REPAIR_ROLE)?;
         let arn = assumed(&role).ok_or_else(|| wrong(REPAIR_ROLE, &role, "the ARN of a role"))?;
@@ -78,7 +104,7 @@ impl Environment {
         })
     }
 
-    /// The roles in other accounts; none where nodemend serves its own account alone.
+    /// The roles in other accounts, or `None` if nodemend serves only its own account.
     pub fn members(&self) -> Result<Option<Members>, EnvironmentError> {
         let Ok(role) = self.text(MEMBER_ROLE) else {
             return Ok(None);
@@ -91,17 +117,29 @@ impl Environment {
         Ok(Some(Members { role, calls_as }))
     }
 
-    /// The bus that is told what happens, if one is.
+    /// The event bus for repair events, if one is set.
     pub fn event_bus(&self) -> Result<Option<String>, EnvironmentError> {
         let Ok(name) = self.text(EVENT_BUS) else { return Ok(None) };
-        let sound = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/');
-        if name.len() > 256 || !name.chars().all(sound) {
+        let valid = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/');
+        if name.len() > 256 || !name.chars().all(valid) {
             return Err(wrong(EVENT_BUS, &name, "the name of an event bus"));
         }
         Ok(Some(name))
     }
 
-    /// What to drain: the nodes of which cluster, held by which hook, for how long.
+    /// The clusters whose Kubernetes API may be read; by default none.
+    pub fn cluster_access(&self) -> Result<ClusterAccess, EnvironmentError> {
+        let Ok(names) = self.text(CLUSTER_ACCESS) else { return Ok(ClusterAccess::Only(BTreeSet::new())) };
+        if names.trim() == "*" {
+            return Ok(ClusterAccess::All);
+        }
+        let clusters: Result<_, _> = names.split(',').map(|name| ClusterName::new(name.trim())).collect();
+        clusters
+            .map(ClusterAccess::Only)
+            .map_err(|_| wrong(CLUSTER_ACCESS, &names, "the names of clusters, separated by commas, or *"))
+    }
+
+    /// The settings of a drain: cluster, hook and time limit.
     pub fn drain(&self) -> Result<(ClusterName, String, SignedDuration), EnvironmentError> {
         let cluster = self.text(CLUSTER)?;
         let cluster =
@@ -113,7 +151,7 @@ impl Environment {
         Ok((cluster, hook, SignedDuration::from_mins(time)))
     }
 
-    /// A variable that is set to nothing is one that somebody forgot.
+    /// A variable. One that is set to nothing counts as not set.
     pub fn text(&self, variable: &'static str) -> Result<String, EnvironmentError> {
         let text = (self.0)(variable).filter(|text| !text.trim().is_empty());
         text.ok_or_else(|| EnvironmentError { variable, why: "is not set".to_owned() })
@@ -125,7 +163,7 @@ fn wrong(variable: &'static str, found: &str, expected: &str) -> EnvironmentErro
     EnvironmentError { variable, why: format!("is {shown:?}, not {expected}") }
 }
 
-/// A role's name, its path before it. <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html>
+/// A role's name, with its path. <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html>
 fn role_name(variable: &'static str, name: String) -> Result<String, EnvironmentError> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"+=,.@_-/".contains(&byte);
     let valid = name.bytes().all(fits) && !name.starts_with('/') && !name.ends_with('/');
@@ -138,7 +176,7 @@ struct Role<'a> {
     name: &'a str,
 }
 
-/// Takes `arn:<partition>:iam::<account>:role/<path>/<name>` apart. A session's ARN has the name alone.
+/// Parses `arn:<partition>:iam::<account>:role/<path>/<name>`. A session's ARN has the name without the path.
 fn assumed(role: &str) -> Option<Role<'_>> {
     let mut parts = role.splitn(6, ':');
     let ("arn", partition, "iam", "", account, resource) =
@@ -162,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_wrong_is_named() {
+    fn an_error_names_the_variable() {
         for (error, expected) in [
             (
                 with(AUDIT_LOG_TABLE, "x").table(STATE_TABLE).expect_err("missing"),
@@ -190,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_repairer_is_known_by_its_role_whatever_its_path_and_session() {
+    fn the_repairer_is_recognized_by_its_role_with_any_path_and_session() {
         for role in [
             "arn:aws:iam::123456789012:role/nodemend-repair",
             "arn:aws:iam::123456789012:role/a/b/nodemend-repair",
@@ -207,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn the_roles_in_other_accounts_are_named_or_there_are_none() {
+    fn roles_in_other_accounts_are_optional_and_checked() {
         assert_eq!(with(MEMBER_ROLE, " ").members(), Ok(None));
         let members = Members { role: "x/nodemend".to_owned(), calls_as: "x/nodemend".to_owned() };
         assert_eq!(with(MEMBER_ROLE, "x/nodemend").members(), Ok(Some(members)));
@@ -218,7 +256,22 @@ mod tests {
     }
 
     #[test]
-    fn a_drain_has_a_cluster_a_hook_and_a_time_that_lambda_has_too() {
+    fn access_to_clusters_is_for_none_for_named_ones_or_for_all() {
+        let cluster = |name| ClusterName::new(name).expect("a name");
+        for (value, prod, test) in
+            [("", false, false), ("prod", true, false), ("prod, test", true, true), ("*", true, true)]
+        {
+            let access = with(CLUSTER_ACCESS, value).cluster_access().expect("access");
+            assert_eq!((access.includes(&cluster("prod")), access.includes(&cluster("test"))), (prod, test));
+        }
+        for value in ["a b", "prod,", "prod,*"] {
+            let error = with(CLUSTER_ACCESS, value).cluster_access().expect_err("refused").to_string();
+            assert!(error.contains("NODEMEND_CLUSTER_ACCESS"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_drain_has_a_cluster_a_hook_and_a_time_within_lambdas_limit() {
         let with = |minutes: &'static str| {
             Environment(Box::new(move |asked: &str| {
                 let value = match asked {
@@ -239,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_told_where_no_bus_is_named() {
+    fn without_a_bus_nothing_is_published() {
         for (named, expected) in [("", None), (" ", None), ("default", Some("default"))] {
             let bus = with(EVENT_BUS, named).event_bus().expect("a bus or none");
             assert_eq!(bus.as_deref(), expected);
@@ -248,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_role_is_refused() {
+    fn an_invalid_role_is_an_error() {
         for role in [
             "arn:aws:iam::123456789012:user/nodemend-repair",
             "arn:aws:iam::123456789012:role/",

@@ -1,4 +1,4 @@
-//! A bus in memory: keeps what it takes, and fails as it is told.
+//! An event bus in memory, which keeps the events it accepts and fails on request.
 
 use std::{
     collections::VecDeque,
@@ -7,40 +7,40 @@ use std::{
 
 use super::{EventBus, EventBusError, Notification, Put};
 
-/// A bus in memory. Clones share it.
+/// An event bus in memory. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryEventBus(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    taken: Vec<Notification>,
+    accepted: Vec<Notification>,
     puts: Vec<usize>,
     faults: VecDeque<Fault>,
 }
 
 #[derive(Debug)]
 enum Fault {
-    Refuse(Vec<usize>),
+    Reject(Vec<usize>),
     Fail,
 }
 
 impl MemoryEventBus {
-    /// What it took, in order.
-    pub fn taken(&self) -> Vec<Notification> {
-        self.lock().taken.clone()
+    /// The accepted events, in order.
+    pub fn accepted(&self) -> Vec<Notification> {
+        self.lock().accepted.clone()
     }
 
-    /// How many events each put brought.
+    /// The number of events of each request.
     pub fn puts(&self) -> Vec<usize> {
         self.lock().puts.clone()
     }
 
-    /// Of the next put that no other fault is for, refuses these by their places.
-    pub fn refuse(&self, places: &[usize]) {
-        self.lock().faults.push_back(Fault::Refuse(places.to_vec()));
+    /// Rejects the events at these positions of the next request that has no other fault.
+    pub fn reject(&self, positions: &[usize]) {
+        self.lock().faults.push_back(Fault::Reject(positions.to_vec()));
     }
 
-    /// Fails the next put that no other fault is for.
+    /// Fails the next request that has no other fault.
     pub fn fail(&self) {
         self.lock().faults.push_back(Fault::Fail);
     }
@@ -51,21 +51,21 @@ impl MemoryEventBus {
 }
 
 impl EventBus for MemoryEventBus {
-    async fn put(&self, some: &[Notification]) -> Result<Vec<Put>, EventBusError> {
+    async fn put(&self, batch: &[Notification]) -> Result<Vec<Put>, EventBusError> {
         let mut inner = self.lock();
-        inner.puts.push(some.len());
-        let refused = match inner.faults.pop_front() {
-            Some(Fault::Fail) => return Err(EventBusError("no answer".to_owned())),
-            Some(Fault::Refuse(places)) => places,
+        inner.puts.push(batch.len());
+        let rejected = match inner.faults.pop_front() {
+            Some(Fault::Fail) => return Err(EventBusError("no answer".into())),
+            Some(Fault::Reject(positions)) => positions,
             None => Vec::new(),
         };
-        let mut answers = Vec::with_capacity(some.len());
-        for (place, one) in some.iter().enumerate() {
-            if refused.contains(&place) {
-                answers.push(Put::Refused("ThrottlingException: slower".to_owned()));
+        let mut answers = Vec::with_capacity(batch.len());
+        for (position, one) in batch.iter().enumerate() {
+            if rejected.contains(&position) {
+                answers.push(Put::Rejected("ThrottlingException: slower".to_owned()));
             } else {
-                inner.taken.push(one.clone());
-                answers.push(Put::Taken);
+                inner.accepted.push(one.clone());
+                answers.push(Put::Accepted);
             }
         }
         Ok(answers)

@@ -1,7 +1,8 @@
-//! Turns any decompressed JSON into a message whose events borrow from it.
+//! Parses the decompressed JSON into a message whose events borrow from it.
 //!
-//! A log event's fields are first taken as spans of the text, so that a wrong type or half a surrogate pair
-//! spoils that event alone. Then all escaped texts are unescaped into one buffer.
+//! - A log event's fields are read as spans of the text first, so that a wrong type or half of a surrogate pair rejects
+//!   only that event.
+//! - All strings with escapes are unescaped into one buffer.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -31,13 +32,13 @@ struct Body<'a> {
     log_events: Bounded<Element<'a>, MAX_EVENTS>,
 }
 
-/// Inside a `Vec` a plain `Cow` would not borrow.
+/// Inside a `Vec`, a `Cow` without this wrapper does not borrow.
 #[derive(Deserialize)]
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// A list of at most `MOST` elements.
 ///
-/// The cap bounds the text, but `{},{},…` takes many times its own size once each element is a value of ours.
+/// The cap limits the text, but the parsed values of `{},{},…` take many times its size.
 struct Bounded<T, const MOST: usize>(Vec<T>);
 
 impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Bounded<T, MOST> {
@@ -67,7 +68,7 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for BoundedVisito
     }
 }
 
-/// A log event as spans of the text, or `None` where it is no object.
+/// A log event as spans of the text, or `None` if it is not an object.
 struct Element<'a>(Option<Fields<'a>>);
 
 #[derive(Default)]
@@ -77,8 +78,8 @@ struct Fields<'a> {
     message: Option<&'a str>,
 }
 
-/// A log event whose texts may still lie in the buffer that is being filled.
-struct Slot<'a> {
+/// A log event whose strings may be in the buffer that is still being filled.
+struct PendingEvent<'a> {
     id: Piece<'a>,
     timestamp: Timestamp,
     message: Piece<'a>,
@@ -94,13 +95,13 @@ pub(super) fn message<'d>(
     }
 
     unescaped.clear();
-    // Unescaping never lengthens a text: one reservation serves the whole batch.
+    // Unescaping never lengthens a text: one reservation is enough for the whole batch.
     unescaped.reserve(json.len());
     let mut rejected = Vec::new();
-    let mut slots = Vec::with_capacity(body.log_events.0.len());
+    let mut pending = Vec::with_capacity(body.log_events.0.len());
     for (index, element) in body.log_events.0.into_iter().enumerate() {
-        match slot(element, unescaped) {
-            Ok(slot) => slots.push(slot),
+        match pending_event(element, unescaped) {
+            Ok(event) => pending.push(event),
             Err(why) => rejected.push(Rejected { index, why, excerpt: String::new() }),
         }
     }
@@ -109,12 +110,12 @@ pub(super) fn message<'d>(
     }
 
     let unescaped: &'d str = unescaped;
-    let events = slots
+    let events = pending
         .into_iter()
-        .map(|slot| LogEvent {
-            id: Cow::Borrowed(slot.id.resolve(unescaped)),
-            timestamp: slot.timestamp,
-            message: Cow::Borrowed(slot.message.resolve(unescaped)),
+        .map(|event| LogEvent {
+            id: Cow::Borrowed(event.id.resolve(unescaped)),
+            timestamp: event.timestamp,
+            message: Cow::Borrowed(event.message.resolve(unescaped)),
         })
         .collect();
     Ok(Message::Data(Batch {
@@ -135,14 +136,14 @@ fn is_control(message_type: &str) -> Result<bool, SubscriptionError> {
     }
 }
 
-fn slot<'a>(element: Element<'a>, unescaped: &mut String) -> Result<Slot<'a>, String> {
+fn pending_event<'a>(element: Element<'a>, unescaped: &mut String) -> Result<PendingEvent<'a>, String> {
     let fields = element.0.ok_or("the log event is not an object")?;
     let timestamp = fields.timestamp.ok_or("timestamp is missing")?;
     let timestamp: i64 =
         timestamp.parse().map_err(|_| "timestamp is not a whole number of milliseconds".to_owned())?;
     let timestamp = Timestamp::from_millisecond(timestamp)
         .map_err(|error| format!("timestamp is out of range: {error}"))?;
-    Ok(Slot {
+    Ok(PendingEvent {
         id: string("id", fields.id, unescaped)?,
         timestamp,
         message: string("message", fields.message, unescaped)?,
@@ -151,12 +152,13 @@ fn slot<'a>(element: Element<'a>, unescaped: &mut String) -> Result<Slot<'a>, St
 
 fn string<'a>(name: &'static str, raw: Option<&'a str>, unescaped: &mut String) -> Result<Piece<'a>, String> {
     let raw = raw.ok_or_else(|| format!("{name} is missing"))?;
-    let inner = raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let inner = raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"'));
     let inner = inner.ok_or_else(|| format!("{name} is not a string"))?;
-    text::unescape(inner, unescaped).map_err(|what| format!("{name} holds {what}"))
+    text::unescape(inner, unescaped).map_err(|what| format!("{name} has {what}"))
 }
 
-/// Reads the payload once more to show what was rejected: rare, so the usual path need not carry the spans.
+/// Reads the payload again for the excerpts of rejected events. They are rare, so the usual path does not keep the
+/// spans.
 fn add_excerpts(json: &str, rejected: &mut [Rejected]) -> Result<(), SubscriptionError> {
     #[derive(Deserialize)]
     struct Spans<'a> {

@@ -1,10 +1,10 @@
-//! Turns a batch of records, of a Kinesis data stream or of an SQS queue, into the subscription payloads that it carries.
+//! Reads batches of records, from a Kinesis data stream or an SQS queue, whose content is subscription payloads.
 //!
-//! CloudWatch Logs hands lines to a function of its own account alone. What another account's log groups hold comes
-//! through a stream, each record of it what `awslogs.data` would have been.
+//! CloudWatch Logs invokes only functions of its own account. Log events of other accounts come through a stream, in
+//! which each record has the content of `awslogs.data`.
 //! <https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/CrossAccountSubscriptions.html>
 //!
-//! What could not be taken in three times comes again through a queue, each message of it the payload as it was.
+//! A payload that failed three times comes again through a queue, in which each message is the whole payload.
 //! <https://docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html>
 
 use std::borrow::Cow;
@@ -13,26 +13,26 @@ use serde::Deserialize;
 
 use super::{SubscriptionError, bounded};
 
-/// How an event begins that is a batch of records: it has this one field.
+/// A batch of records begins with this field, its only one.
 const RECORDS: &[u8] = b"\"Records\"";
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
-pub enum Record<'a> {
-    /// Of a stream, in which order counts.
+pub enum SubscriptionRecord<'a> {
+    /// From a stream, whose order must be kept.
     Stream {
-        /// What it is.
+        /// Its content.
         #[serde(borrow)]
         kinesis: StreamRecord<'a>,
     },
-    /// Of a queue.
+    /// From a queue.
     #[serde(rename_all = "camelCase")]
     Queue {
-        /// What Lambda is told that it must come again.
+        /// The ID to return to Lambda if it must be delivered again.
         #[serde(borrow)]
         message_id: Cow<'a, str>,
-        /// For [`decode`](super::Decoder::decode).
+        /// The input of [`decode`](super::Decoder::decode).
         #[serde(borrow)]
         body: Cow<'a, str>,
     },
@@ -42,16 +42,16 @@ pub enum Record<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StreamRecord<'a> {
-    /// Its place in its shard: what Lambda is told to go on from.
+    /// Its position in its shard, to return to Lambda if delivery must continue from it.
     #[serde(borrow)]
     pub sequence_number: Cow<'a, str>,
-    /// For [`decode_data`](super::Decoder::decode_data).
+    /// The input of [`decode_data`](super::Decoder::decode_data).
     #[serde(borrow)]
     pub data: Cow<'a, str>,
 }
 
-impl Record<'_> {
-    /// What Lambda knows it by.
+impl SubscriptionRecord<'_> {
+    /// Its ID in Lambda's batch response.
     pub fn id(&self) -> &str {
         match self {
             Self::Stream { kinesis } => &kinesis.sequence_number,
@@ -59,7 +59,7 @@ impl Record<'_> {
         }
     }
 
-    /// What it carries, as it came.
+    /// Its content, not decoded.
     pub fn text(&self) -> &str {
         match self {
             Self::Stream { kinesis } => &kinesis.data,
@@ -71,14 +71,14 @@ impl Record<'_> {
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(rename = "Records", borrow)]
-    records: Vec<Record<'a>>,
+    records: Vec<SubscriptionRecord<'a>>,
 }
 
-/// The records of a batch, in order; none where the event is no batch.
+/// The records of a batch, in order, or `None` if the event is not a batch.
 ///
 /// # Errors
-/// When a batch can't be read as one.
-pub fn records(payload: &[u8]) -> Result<Option<Vec<Record<'_>>>, SubscriptionError> {
+/// When a batch cannot be read.
+pub fn records(payload: &[u8]) -> Result<Option<Vec<SubscriptionRecord<'_>>>, SubscriptionError> {
     let begin = payload.trim_ascii_start();
     let begin = begin.strip_prefix(b"{").unwrap_or_default().trim_ascii_start();
     if !begin.starts_with(RECORDS) {
@@ -98,27 +98,27 @@ mod tests {
         records.iter().map(|record| (record.id().to_owned(), record.text().to_owned())).collect()
     }
 
-    fn told(records: &[(&str, &str)]) -> Vec<(String, String)> {
+    fn expected(records: &[(&str, &str)]) -> Vec<(String, String)> {
         records.iter().map(|(id, text)| ((*id).to_owned(), (*text).to_owned())).collect()
     }
 
     #[test]
-    fn a_batch_is_its_records_in_order_and_anything_else_is_none() {
+    fn a_batch_is_read_in_order_and_another_event_is_not_a_batch() {
         let stream = br#" { "Records": [
             {"kinesis": {"kinesisSchemaVersion": "1.0", "partitionKey": "a", "sequenceNumber": "1", "data": "eA=="},
              "eventSource": "aws:kinesis", "eventID": "shardId-000000000000:1"},
             {"kinesis": {"sequenceNumber": "2", "data": "eQ=="}}]}"#;
-        assert_eq!(read(stream), told(&[("1", "eA=="), ("2", "eQ==")]));
+        assert_eq!(read(stream), expected(&[("1", "eA=="), ("2", "eQ==")]));
         let queue = br#"{"Records": [
             {"messageId": "a-1", "receiptHandle": "x", "body": "{\"awslogs\":{\"data\":\"eA==\"}}",
              "attributes": {"ApproximateReceiveCount": "1"}, "messageAttributes": {}, "eventSource": "aws:sqs"}]}"#;
-        assert_eq!(read(queue), told(&[("a-1", r#"{"awslogs":{"data":"eA=="}}"#)]));
+        assert_eq!(read(queue), expected(&[("a-1", r#"{"awslogs":{"data":"eA=="}}"#)]));
         assert_eq!(records(br#"{"awslogs":{"data":"Records"}}"#).expect("no batch"), None);
         assert_eq!(records(b"").expect("no batch"), None);
     }
 
     #[test]
-    fn a_batch_that_is_none_is_refused() {
+    fn a_malformed_batch_is_an_error() {
         for batch in [
             &br#"{"Records":1}"#[..],
             br#"{"Records":[{}]}"#,

@@ -72,8 +72,8 @@ fn one_bad_record_never_stops_the_batch() {
         (r#"{"id":"x","timestamp":1,"message":null}"#, "message is not a string"),
         (r#"{"id":"x","timestamp":1,"message":{"a":[1]}}"#, "message is not a string"),
         (r#"{"id":"x","timestamp":1}"#, "message is missing"),
-        (r#"{"id":"x","timestamp":1,"message":"cut \ud83d"}"#, "message holds half of a surrogate pair"),
-        (r#"{"id":"x","timestamp":1,"message":"\udc00\ud800"}"#, "message holds half of a surrogate pair"),
+        (r#"{"id":"x","timestamp":1,"message":"cut \ud83d"}"#, "message has half of a surrogate pair"),
+        (r#"{"id":"x","timestamp":1,"message":"\udc00\ud800"}"#, "message has half of a surrogate pair"),
         ("null", "the log event is not an object"),
         ("[[1],{}]", "the log event is not an object"),
         ("\"text\"", "the log event is not an object"),
@@ -103,7 +103,7 @@ fn an_excerpt_is_short_and_on_one_line() {
 }
 
 #[test]
-fn every_escape_is_undone() {
+fn every_escape_is_unescaped() {
     let mut decoder = Decoder::new();
     let event = r#"{"extra":{"a":[]},"id":"\u0031","timestamp":-1,"message":"\"\\\/\b\f\n\r\té\u00e9\ud83d\uDE00end"}"#;
     let batch = data(&mut decoder, &with_events(event));
@@ -122,7 +122,7 @@ fn texts_without_escapes_are_borrowed_from_the_payload_and_no_message_owns_memor
 }
 
 #[test]
-fn errors_say_what_is_wrong_and_where() {
+fn an_error_names_the_field() {
     let rows = [
         ("nonsense", "failed to read awslogs.data from the event: expected ident at line 1 column 2"),
         ("{}", "failed to read awslogs.data from the event: missing field `awslogs`"),
@@ -156,7 +156,7 @@ fn errors_say_what_is_wrong_and_where() {
         let error = failure(&mut decoder, payload);
         assert!(error.starts_with(expected), "{payload}: {error}");
     }
-    // A failure leaves nothing behind that the next payload could see.
+    // A failed payload leaves no data for the next one.
     assert_eq!(data(&mut decoder, ENVELOPE).events.len(), 2);
 }
 
@@ -217,7 +217,7 @@ fn a_gigabyte_of_zeros_fails_within_the_memory_of_the_cap() {
 }
 
 #[test]
-fn more_log_events_than_any_payload_has_are_refused() {
+fn too_many_log_events_are_an_error() {
     let mut decoder = Decoder::new();
     for event in ["{}", r#"{"id":"","timestamp":1,"message":""}"#] {
         let all = vec![event; MAX_EVENTS].join(",");
@@ -233,14 +233,14 @@ fn more_log_events_than_any_payload_has_are_refused() {
 }
 
 #[test]
-fn a_payload_larger_than_any_of_lambdas_is_refused_unread() {
+fn a_payload_larger_than_lambdas_limit_is_rejected_unread() {
     let error = failure(&mut Decoder::new(), &" ".repeat(MAX_PAYLOAD + 1));
     assert_eq!(error, "the payload is 6291457 bytes, and at most 6291456 are read");
 }
 
 fn batches() -> impl Strategy<Value = Batch<'static>> {
     let text = || any::<String>().prop_map(Cow::Owned);
-    // What jiff can hold, in milliseconds.
+    // jiff's range, in milliseconds.
     let range = Timestamp::MIN.as_millisecond()..=Timestamp::MAX.as_millisecond();
     let event = (text(), range, text()).prop_map(|(id, timestamp, message)| LogEvent {
         id,
@@ -263,7 +263,7 @@ fn batches() -> impl Strategy<Value = Batch<'static>> {
 
 proptest! {
     #[test]
-    fn what_is_encoded_decodes_to_itself(first in batches(), second in batches()) {
+    fn an_encoded_batch_decodes_to_itself(first in batches(), second in batches()) {
         let mut decoder = Decoder::new();
         for batch in [first, second] {
             prop_assert_eq!(&data(&mut decoder, &encode(&batch)), &batch);

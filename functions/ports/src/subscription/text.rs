@@ -1,8 +1,8 @@
-//! Turns the inside of a JSON string into text, and any text into an excerpt.
+//! Unescapes JSON strings, and makes excerpts of text.
 
 use std::ops::Range;
 
-/// A text that lies in the payload as it is, or in the buffer of what had to be unescaped.
+/// A text that borrows from the payload, or is in the buffer of unescaped strings.
 #[derive(Debug, PartialEq)]
 pub(super) enum Piece<'a> {
     Plain(&'a str),
@@ -19,37 +19,37 @@ impl<'a> Piece<'a> {
     }
 }
 
-/// Unescapes what stands between a JSON string's quotes.
+/// Unescapes the text between a JSON string's quotes.
 ///
-/// The caller's parser has checked the escapes' form, but not that surrogates come in pairs: a writer that
-/// cuts a line after so many UTF-16 units leaves half of one.
+/// The caller's parser has checked the form of the escapes, but not that surrogates are in pairs: a writer that
+/// truncates a line by UTF-16 units can leave half of a pair.
 pub(super) fn unescape<'a>(inner: &'a str, out: &mut String) -> Result<Piece<'a>, &'static str> {
     let start = out.len();
-    let mut rest = inner;
-    while let Some(at) = rest.bytes().position(|byte| byte == b'\\') {
-        out.push_str(&rest[..at]);
-        let escape = rest.as_bytes().get(at + 1).copied();
-        let mut taken = at + 2;
+    let mut remaining = inner;
+    while let Some(at) = remaining.bytes().position(|byte| byte == b'\\') {
+        out.push_str(&remaining[..at]);
+        let escape = remaining.as_bytes().get(at + 1).copied();
+        let mut end = at + 2;
         let character = match escape {
             Some(b'u') => {
-                let (character, length) = unicode(&rest[at..])?;
-                taken = at + length;
+                let (character, length) = unicode(&remaining[at..])?;
+                end = at + length;
                 character
             }
             Some(byte) => char::from(unescaped(byte).ok_or("an unknown escape")?),
             None => return Err("an unknown escape"),
         };
         out.push(character);
-        rest = &rest[taken..];
+        remaining = &remaining[end..];
     }
-    if out.len() == start && rest.len() == inner.len() {
+    if out.len() == start && remaining.len() == inner.len() {
         return Ok(Piece::Plain(inner));
     }
-    out.push_str(rest);
+    out.push_str(remaining);
     Ok(Piece::Unescaped(start..out.len()))
 }
 
-/// What stands for the letter of a short escape.
+/// The byte of a short escape.
 fn unescaped(letter: u8) -> Option<u8> {
     Some(match letter {
         b'"' | b'\\' | b'/' => letter,
@@ -62,13 +62,13 @@ fn unescaped(letter: u8) -> Option<u8> {
     })
 }
 
-/// Reads `\uXXXX`, or the two of a surrogate pair, at the start of `text`; also tells its length.
+/// Reads `\uXXXX`, or both halves of a surrogate pair, at the start of `text`. Returns the length in bytes too.
 fn unicode(text: &str) -> Result<(char, usize), &'static str> {
     const HALF: &str = "half of a surrogate pair";
     let unit = |at: usize| {
         let escape = text.get(at..at + 6)?;
         let digits = escape.strip_prefix("\\u")?;
-        // `from_str_radix` would also take a sign.
+        // `from_str_radix` also accepts a sign.
         if digits.starts_with('+') { None } else { u32::from_str_radix(digits, 16).ok() }
     };
     let high = unit(0).ok_or("a broken \\u escape")?;

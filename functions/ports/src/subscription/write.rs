@@ -1,4 +1,4 @@
-//! Turns log events into the payload that CloudWatch Logs would send, for tests, benches and local tools.
+//! Encodes log events as CloudWatch Logs does, for tests, benches and local tools.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -29,8 +29,8 @@ struct Event<'a> {
     message: &'a str,
 }
 
-/// The inverse of [`Decoder::decode`](super::Decoder::decode): what was rejected is left out, and a timestamp
-/// loses what is finer than a millisecond.
+/// The inverse of [`Decoder::decode`](super::Decoder::decode), without the rejected events. Timestamps are in
+/// milliseconds.
 #[must_use]
 pub fn encode(batch: &Batch<'_>) -> String {
     envelope(&json(batch))
@@ -50,14 +50,14 @@ fn json(batch: &Batch<'_>) -> String {
         subscription_filters: &batch.subscription_filters,
         log_events: events.collect(),
     };
-    serde_json::to_string(&body).expect("texts and numbers are always JSON")
+    serde_json::to_string(&body).expect("strings and numbers serialize")
 }
 
-/// Wraps any text as Lambda would receive it, also one that is no subscription message.
+/// Wraps any text as Lambda would receive it, even if it is not a subscription message.
 #[must_use]
 pub fn envelope(json: &str) -> String {
     let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
-    gzip.write_all(json.as_bytes()).expect("a Vec takes any write");
-    let gzip = gzip.finish().expect("a Vec takes any write");
+    gzip.write_all(json.as_bytes()).expect("a write to a Vec succeeds");
+    let gzip = gzip.finish().expect("a write to a Vec succeeds");
     format!(r#"{{"awslogs":{{"data":"{}"}}}}"#, STANDARD.encode(gzip))
 }
