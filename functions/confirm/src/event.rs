@@ -1,4 +1,4 @@
-//! Turns an EventBridge event into what happened to whom.
+//! Parses the EventBridge events of CloudTrail, Auto Scaling and EC2.
 
 use jiff::Timestamp;
 use nodemend_domain::{
@@ -6,58 +6,59 @@ use nodemend_domain::{
     ident::{AccountId, GroupName, InstanceId, Zone},
     timestamp,
 };
+use nodemend_ports::cause::one_line;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// EventBridge carries nothing longer.
+/// The most bytes of an EventBridge event.
 const MAX_BYTES: usize = 256 * 1024;
 
-/// What an event tells.
+/// An event that concerns instances.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AutoScalingEvent {
     /// A call that CloudTrail recorded.
     ApiCall(Box<CloudTrailEvent>),
     /// Auto Scaling launched an instance.
     Launched {
-        /// Into which group.
+        /// The group.
         group: GroupName,
-        /// Which.
+        /// The new instance.
         instance_id: InstanceId,
-        /// Where.
+        /// Its Availability Zone.
         zone: Option<Zone>,
-        /// When.
+        /// The end of the launch activity.
         at: Timestamp,
     },
-    /// Auto Scaling could not launch one.
+    /// Auto Scaling could not launch an instance.
     LaunchFailed {
-        /// For which group.
+        /// The group.
         group: GroupName,
-        /// When.
+        /// The end of the launch activity.
         at: Timestamp,
-        /// Why.
+        /// Auto Scaling's message.
         why: String,
     },
-    /// An instance is no more.
+    /// An instance was terminated.
     Left {
-        /// Which.
+        /// The instance.
         instance_id: InstanceId,
-        /// When.
+        /// The time of the event.
         at: Timestamp,
-        /// What happened, as one clause.
+        /// Which event it was, for the log.
         how: String,
     },
-    /// Nothing that matters here.
+    /// Any other event.
     Irrelevant,
 }
 
-/// Why an event can't be read.
+/// Why an event cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfirmEventError {
-    /// Longer than EventBridge carries.
+    /// Larger than EventBridge's limit.
     #[error("{0} bytes are more than an EventBridge event's {MAX_BYTES}")]
     TooLong(usize),
     /// Not an EventBridge event.
-    #[error("not an EventBridge event: {0}")]
+    #[error("not an EventBridge event")]
     Malformed(#[from] serde_json::Error),
     /// Its detail does not fit its type.
     #[error("detail of {detail_type:?}: {why}")]
@@ -75,7 +76,7 @@ struct Envelope {
     detail_type: String,
     #[serde(default, with = "timestamp::option")]
     time: Option<Timestamp>,
-    /// An account, as a rule. What is none stops no event.
+    /// An account ID. Another value is ignored.
     #[serde(default)]
     account: Value,
     detail: Value,
@@ -113,10 +114,10 @@ struct StateChange {
 impl AutoScalingEvent {
     /// Reads one event.
     pub fn read(payload: &[u8]) -> Result<Self, ConfirmEventError> {
-        Self::read_of_account(payload).map(|(_, happening)| happening)
+        Self::read_of_account(payload).map(|(_, event)| event)
     }
 
-    /// The same, and of which account it is, if it says so.
+    /// Reads one event, and the account that it is from, if that is valid.
     pub fn read_of_account(payload: &[u8]) -> Result<(Option<AccountId>, Self), ConfirmEventError> {
         if payload.len() > MAX_BYTES {
             return Err(ConfirmEventError::TooLong(payload.len()));
@@ -127,24 +128,28 @@ impl AutoScalingEvent {
     }
 
     fn of(detail_type: String, time: Option<Timestamp>, detail: Value) -> Result<Self, ConfirmEventError> {
-        let refuse = |why: String| ConfirmEventError::Detail { detail_type: detail_type.clone(), why };
-        let when = |known: Option<Timestamp>| known.or(time).ok_or_else(|| refuse("no time".to_owned()));
+        let invalid = |why: String| ConfirmEventError::Detail {
+            detail_type: one_line(&detail_type),
+            why: one_line(&why),
+        };
+        let when = |known: Option<Timestamp>| known.or(time).ok_or_else(|| invalid("no time".to_owned()));
         match detail_type.as_str() {
             "AWS API Call via CloudTrail" => CloudTrailEvent::try_from(detail)
                 .map(|event| Self::ApiCall(Box::new(event)))
-                .map_err(|error| refuse(error.to_string())),
+                .map_err(|error| invalid(error.to_string())),
             "EC2 Instance Launch Successful"
             | "EC2 Instance Launch Unsuccessful"
             | "EC2 Instance Terminate Successful" => {
                 let activity: Activity =
-                    serde_json::from_value(detail).map_err(|error| refuse(error.to_string()))?;
+                    serde_json::from_value(detail).map_err(|error| invalid(error.to_string()))?;
                 let group = activity.auto_scaling_group_name;
                 let at = when(activity.end_time)?;
                 if detail_type == "EC2 Instance Launch Unsuccessful" {
                     return Ok(Self::LaunchFailed { group, at, why: printable(&activity.status_message) });
                 }
                 let instance_id = activity.instance_id.unwrap_or_default();
-                let instance_id = InstanceId::new(&instance_id).map_err(|error| refuse(error.to_string()))?;
+                let instance_id =
+                    InstanceId::new(&instance_id).map_err(|error| invalid(error.to_string()))?;
                 Ok(if detail_type == "EC2 Instance Launch Successful" {
                     Self::Launched { group, instance_id, zone: activity.details.zone, at }
                 } else {
@@ -154,12 +159,12 @@ impl AutoScalingEvent {
             }
             "EC2 Instance State-change Notification" => {
                 let change: StateChange =
-                    serde_json::from_value(detail).map_err(|error| refuse(error.to_string()))?;
+                    serde_json::from_value(detail).map_err(|error| invalid(error.to_string()))?;
                 match change.state.as_str() {
                     "shutting-down" | "terminated" => Ok(Self::Left {
                         instance_id: change.instance_id,
                         at: when(None)?,
-                        how: format!("EC2 says that its instance is {}", change.state),
+                        how: format!("EC2 reports that its instance is {}", change.state),
                     }),
                     _ => Ok(Self::Irrelevant),
                 }
@@ -169,7 +174,7 @@ impl AutoScalingEvent {
     }
 }
 
-/// What ends on an operator's terminal holds no control characters.
+/// Text for an operator's terminal, without control characters.
 fn printable(text: &str) -> String {
     text.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,5 +1,6 @@
-//! Turns what CloudTrail, Auto Scaling and EC2 tell through EventBridge into confirmed calls, and into what is
-//! known of nodes that come and go. Audit never decides.
+//! Confirms calls by their CloudTrail events, and records launches and terminations of instances from EventBridge.
+//!
+//! Confirm never decides on repairs.
 
 pub mod event;
 
@@ -23,10 +24,10 @@ use nodemend_ports::{
 
 pub use self::event::{AutoScalingEvent, ConfirmEventError};
 
-/// How often the record of a call may be written between the two readings that match its event.
-const MAX_CROSSINGS: usize = 16;
+/// Attempts to match an event whose call's record is being written at the same time.
+const MAX_ATTEMPTS: usize = 16;
 
-/// Takes EventBridge's events in.
+/// Applies EventBridge events to cases.
 #[derive(Debug, Clone)]
 pub struct Confirmer<S, C> {
     store: S,
@@ -34,40 +35,40 @@ pub struct Confirmer<S, C> {
     own: Option<AccountId>,
 }
 
-/// What became of an event.
+/// The result of an event.
 #[derive(Debug, Default)]
 pub struct ConfirmResult {
-    /// What happened, in order.
+    /// The repair events, in order.
     pub repair_events: Vec<RepairEvent>,
-    /// Whether it was about anything of ours.
+    /// Whether it was about a case.
     pub relevant: bool,
 }
 
-/// Why an event must be tried again, or can't be read at all.
+/// Why an event could not be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfirmError {
-    /// The event.
+    /// The event cannot be read.
     #[error(transparent)]
     Event(#[from] ConfirmEventError),
-    /// A record of our own trail can't be read.
+    /// A record of our audit log cannot be read.
     #[error("failed to read our own record of the call")]
     Record(#[from] AuditLogError),
-    /// The store.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// AWS.
+    /// A read from AWS failed.
     #[error(transparent)]
     Cloud(#[from] CloudError),
     /// A case could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// A call of ours that can be known by its id alone, and whose record may yet come.
-    #[error("failed to find the record of request {0}: it may yet come")]
+    /// A call of ours that only its request ID identifies, and whose record may not be written yet.
+    #[error("failed to find the record of request {0}: it may not be written yet")]
     Early(String),
 }
 
 impl ConfirmError {
-    /// The id of the case that it is about, where that is known.
+    /// The ID of the case, if it is known.
     pub fn case(&self) -> Option<&str> {
         match self {
             Self::Write(error) => error.case(),
@@ -77,21 +78,21 @@ impl ConfirmError {
 }
 
 impl<S: Store + AuditLog, C: Cloud> Confirmer<S, C> {
-    /// An audit on these ports.
+    /// A confirmer on these ports.
     pub fn new(store: S, cloud: C) -> Self {
         Self { store, cloud, own: None }
     }
 
-    /// Believes of a cluster what the account tells that its policy names, or else this one, and no other.
+    /// Accepts events of a cluster only from the account in its policy, or from this account if the policy names none.
     #[must_use]
     pub fn in_account(self, own: Option<AccountId>) -> Self {
         Self { own, ..self }
     }
 
-    /// Takes one EventBridge event in.
+    /// Applies one EventBridge event.
     pub async fn handle(&self, payload: &[u8], now: Timestamp) -> Result<ConfirmResult, ConfirmError> {
-        let (account, happening) = AutoScalingEvent::read_of_account(payload)?;
-        self.take(happening, account.as_ref(), now).await
+        let (account, event) = AutoScalingEvent::read_of_account(payload)?;
+        self.take(event, account.as_ref(), now).await
     }
 
     /// Applies a decoded event of an account.
@@ -135,14 +136,14 @@ impl<S: Store + AuditLog, C: Cloud> Confirmer<S, C> {
         }
     }
 
-    /// The policy of a cluster of ours, if the cluster is in the account that the event is from.
+    /// The policy of a cluster that this deployment serves, if the cluster is in the event's account.
     async fn served(
         &self,
         cluster: &ClusterName,
         account: Option<&AccountId>,
     ) -> Result<Option<Arc<Policy>>, ConfirmError> {
         let policy = self.store.policy(cluster).await?;
-        Ok(policy.filter(|policy| policy.believes(account, self.own.as_ref())))
+        Ok(policy.filter(|policy| policy.accepts_account(account, self.own.as_ref())))
     }
 
     /// The case of an instance of this account, and its cluster's policy.
@@ -158,7 +159,7 @@ impl<S: Store + AuditLog, C: Cloud> Confirmer<S, C> {
         Ok(policy.map(|policy| (CaseKey { cluster, instance_id: instance_id.clone() }, policy)))
     }
 
-    /// A call that CloudTrail recorded: one of ours, or somebody else's on one of our nodes.
+    /// A call that CloudTrail recorded: one of ours, or a foreign one on a node of ours.
     async fn api_call(
         &self,
         event: &CloudTrailEvent,
@@ -172,7 +173,8 @@ impl<S: Store + AuditLog, C: Cloud> Confirmer<S, C> {
         }
         let ours = caller.is_same_principal(&event.user_identity);
         let instance_ids = event.instance_ids();
-        // For what was throttled or denied CloudTrail names no instance. Lambda tries again after one minute and after two.
+        // CloudTrail's event of a throttled or denied call has no instance. Lambda retries after one and after two
+        // minutes.
         if ours
             && instance_ids.is_empty()
             && now.duration_since(event.event_time).abs() < LEASE
@@ -189,7 +191,7 @@ impl<S: Store + AuditLog, C: Cloud> Confirmer<S, C> {
             let next = if ours && self.awaits_an_answer(&key).await? {
                 self.early_or_unanswered(&key, event, &ctx).await?
             } else if ours && let Some(recorded) = self.recorded(event, account, caller, now).await? {
-                // The answer came, and the record with it, since that was looked for.
+                // The answer and its record were written in the meantime.
                 recorded
             } else if ours && self.is_another_attempt(&key, event).await? {
                 continue;
@@ -205,7 +207,7 @@ impl<S: Store + AuditLog, C: Cloud> Confirmer<S, C> {
         Ok(result)
     }
 
-    /// Matches the event with the record under its request id, where there is one.
+    /// Matches the event with the record of its request ID, if there is one.
     async fn recorded(
         &self,
         event: &CloudTrailEvent,
@@ -231,33 +233,33 @@ impl<S: Store + AuditLog, C: Cloud> Confirmer<S, C> {
         result.await.map(Some)
     }
 
-    /// Whether a call of this node is in flight, or got no answer.
+    /// Whether a call for this node is in flight, or unanswered.
     async fn awaits_an_answer(&self, key: &CaseKey) -> Result<bool, ConfirmError> {
         Ok(self.store.case(key).await?.is_some_and(|case| case.awaits_an_answer()))
     }
 
-    /// Whether a repair of this node made the call, and this is one more attempt at it.
+    /// Whether the event is another attempt of a call by a repair of this node.
     async fn is_another_attempt(&self, key: &CaseKey, event: &CloudTrailEvent) -> Result<bool, ConfirmError> {
         Ok(self.store.case(key).await?.is_some_and(|case| case.is_another_attempt(event)))
     }
 
-    /// CloudTrail was faster than the answer, or the answer never came.
+    /// The event arrived before the answer, or the answer was lost.
     async fn early_or_unanswered(
         &self,
         key: &CaseKey,
         event: &CloudTrailEvent,
         ctx: &TransitionContext<'_>,
     ) -> Result<ConfirmResult, ConfirmError> {
-        for _ in 0..MAX_CROSSINGS {
+        for _ in 0..MAX_ATTEMPTS {
             let records = self.store.chain(key).await?;
-            let mut crossed = false;
+            let mut written_since = false;
             let result = self
                 .update(Target::case(key), ctx, |case| {
                     let call = case.call_for(event);
                     let sequence = call.and_then(|call| case.call(call)?.sequence());
                     let entry = records.iter().find(|entry| Some(entry.sequence) == sequence);
-                    crossed = sequence.is_some() && entry.is_none();
-                    if crossed {
+                    written_since = sequence.is_some() && entry.is_none();
+                    if written_since {
                         return Ok(Effects::default());
                     }
                     if let (Some(call), Some(record)) =
@@ -274,7 +276,7 @@ impl<S: Store + AuditLog, C: Cloud> Confirmer<S, C> {
                 .await?;
             // The call's record was written since the audit log was read. A stashed event would wait for a record that
             // exists already.
-            if !crossed {
+            if !written_since {
                 return Ok(result);
             }
         }

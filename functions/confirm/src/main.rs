@@ -1,4 +1,4 @@
-//! The audit Lambda: EventBridge's events in, confirmed calls and closed cases out.
+//! The confirm function on Lambda: reads the configuration, connects the ports, and runs the handler.
 
 use std::sync::Arc;
 
@@ -11,59 +11,56 @@ use nodemend_aws::{
     eventbridge::EventBridge,
     publisher::EventPublisher,
     sdk,
-    telemetry::{self, Failed},
+    telemetry::{self, Failed, invocation_error},
 };
 use nodemend_confirm::{ConfirmError, Confirmer};
 use nodemend_domain::ident::AccountId;
 use nodemend_ports::{clock::Clock, config::environment::Environment};
 use serde_json::{Value, json, value::RawValue};
 
-/// An event waits for no more than this for a bus that takes nothing.
-const TIME_TO_TELL: SignedDuration = SignedDuration::from_secs(2);
+/// How long an invocation waits for an event bus that does not answer.
+const PUBLISH_TIMEOUT: SignedDuration = SignedDuration::from_secs(2);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
+    telemetry::init();
     let environment = Environment::of_process();
-    let tables = Tables::of(&environment).map_err(one_line)?;
-    let shared = sdk::load().await.map_err(one_line)?;
-    // CloudTrail tells of the repair function's calls, and that has another role than this one.
+    let tables = Tables::of(&environment).map_err(invocation_error)?;
+    let shared = sdk::load().await.map_err(invocation_error)?;
+    // The events to confirm are of the repair function's calls, which has another role than this function.
     let region = shared.region().map(AsRef::as_ref).unwrap_or_default();
-    let repairer = environment.repairer(region).map_err(one_line)?;
+    let repairer = environment.repairer(region).map_err(invocation_error)?;
     let own = AccountId::new(&repairer.account).ok();
-    let members = environment.members().map_err(one_line)?;
+    let members = environment.members().map_err(invocation_error)?;
     let cloud = AwsCloud::with_caller(&shared, repairer).with_members(&shared, members);
-    let audit = Confirmer::new(DynamoStore::connect(&shared, tables), cloud).in_account(own);
-    let bus = environment.event_bus().map_err(one_line)?;
+    let confirmer = Confirmer::new(DynamoStore::connect(&shared, tables), cloud).in_account(own);
+    let bus = environment.event_bus().map_err(invocation_error)?;
     let bus = bus.map(|bus| Arc::new(EventBridge::connect(&shared, bus)));
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Box<RawValue>>| {
-        // Its future is deep and large, and lives on the heap.
-        Box::pin(take(&audit, EventPublisher::new(bus.clone(), TIME_TO_TELL), event.payload.get())).await
+        // The future is large, so it is on the heap.
+        Box::pin(apply(&confirmer, EventPublisher::new(bus.clone(), PUBLISH_TIMEOUT), event.payload.get()))
+            .await
     }))
     .await
 }
 
-async fn take(
-    audit: &Confirmer<DynamoStore, AwsCloud>,
+async fn apply(
+    confirmer: &Confirmer<DynamoStore, AwsCloud>,
     mut publisher: EventPublisher<EventBridge>,
     payload: &str,
 ) -> Result<Value, Error> {
-    let result = match audit.handle(payload.as_bytes(), SystemClock.now()).await {
+    let result = match confirmer.handle(payload.as_bytes(), SystemClock.now()).await {
         Ok(result) => result,
         Err(error) => {
-            let mut why = Failed::of(&error);
-            why.case = error.case();
-            let unreadable = matches!(error, ConfirmError::Event(_)).then_some(payload);
-            telemetry::not_taken_in(why, unreadable, SystemClock.now());
-            return Err(one_line(error));
+            let mut failure = Failed::of(&error);
+            failure.case = error.case();
+            let undecodable = matches!(error, ConfirmError::Event(_)).then_some(payload);
+            telemetry::payload_failed(failure, undecodable, SystemClock.now());
+            return Err(invocation_error(error));
         }
     };
     result.repair_events.iter().for_each(telemetry::emit);
-    publisher.tell(&result.repair_events);
+    publisher.publish(&result.repair_events);
     publisher.finish().await;
     Ok(json!({ "relevant": result.relevant, "steps": result.repair_events.len() }))
-}
-
-/// The runtime shows an error as its fields; a person wants the sentence.
-fn one_line(error: impl std::error::Error) -> Error {
-    error.to_string().into()
 }

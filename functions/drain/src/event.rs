@@ -1,4 +1,4 @@
-//! Turns an EventBridge event into the termination that a hook holds.
+//! Parses the EventBridge event of a lifecycle hook that holds a termination.
 
 use jiff::Timestamp;
 use nodemend_domain::{
@@ -8,26 +8,26 @@ use nodemend_domain::{
 };
 use serde::Deserialize;
 
-/// EventBridge carries nothing longer.
+/// The most bytes of an EventBridge event.
 const MAX_BYTES: usize = 256 * 1024;
 
-/// What an event tells.
+/// An event of a lifecycle hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
-    /// A termination is held.
+pub enum HookEvent {
+    /// A termination is on hold.
     Held(Hook),
-    /// Nothing that matters here.
+    /// Any other event.
     Irrelevant,
 }
 
-/// Why an event can't be read.
+/// Why an event cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum EventError {
-    /// Longer than EventBridge carries.
+    /// Larger than EventBridge's limit.
     #[error("{0} bytes are more than an EventBridge event's {MAX_BYTES}")]
     TooLong(usize),
-    /// Not an event, or not such a one.
-    #[error("not an EventBridge event of a lifecycle action: {0}")]
+    /// Not an event of a lifecycle action.
+    #[error("not an EventBridge event of a lifecycle action")]
     Malformed(#[from] serde_json::Error),
 }
 
@@ -52,7 +52,7 @@ struct Action {
     lifecycle_transition: String,
 }
 
-impl Heard {
+impl HookEvent {
     /// Reads one event.
     pub fn read(payload: &[u8]) -> Result<Self, EventError> {
         if payload.len() > MAX_BYTES {

@@ -1,8 +1,8 @@
-//! Turns a termination that a lifecycle hook holds into a node without pods, and lets it go.
+//! Drains the node of a termination that a lifecycle hook holds, and completes the hook.
 //!
-//! The termination is decided before anything here begins, and nothing here may stop it: a drain has its time, and at
-//! its end the hook is completed whatever is left. Every step may be repeated; of two who drain the same node, both are
-//! right.
+//! - The termination is decided already, and a drain never stops it: the hook is completed at the time limit, even if
+//!   pods are left.
+//! - Every step can be repeated, and two invocations can drain the same node.
 
 pub mod event;
 mod step;
@@ -21,25 +21,25 @@ use nodemend_ports::{
     store::{CaseKey, Store},
 };
 
-pub use self::event::{EventError, Heard};
+pub use self::event::{EventError, HookEvent};
 
-/// How often Auto Scaling is told that we are still here. A hook's own time is 30 s at least.
+/// The interval of heartbeats to Auto Scaling. A hook's timeout is at least 30 s.
 const HEARTBEAT: SignedDuration = SignedDuration::from_secs(15);
-/// How often the completion is tried before it is left to the next invocation.
-const COMPLETIONS: u32 = 4;
-/// After a request that failed.
+/// Attempts to complete the hook before the invocation fails, and Lambda retries it.
+const MAX_COMPLETIONS: u32 = 4;
+/// The wait after a request that failed.
 const RETRY: SignedDuration = SignedDuration::from_secs(3);
-/// Between them; doubles.
-const FIRST_PAUSE: SignedDuration = SignedDuration::from_secs(2);
+/// The first wait between these attempts; it doubles with each one.
+const FIRST_BACKOFF: SignedDuration = SignedDuration::from_secs(2);
 
-/// What is the same for every drain.
+/// The settings of all drains.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Whose nodes.
+    /// The cluster whose nodes are drained.
     pub cluster: ClusterName,
-    /// The name of the hook that is ours. Others hold terminations for others' ends.
+    /// The name of our hook. Other hooks are ignored.
     pub hook: String,
-    /// How long a node is drained, from the moment that the hook holds it.
+    /// The time limit of a drain, from the time at which the hook holds the termination.
     pub time: SignedDuration,
 }
 
@@ -53,72 +53,72 @@ pub struct Drainer<S, H, A, K> {
     settings: Settings,
 }
 
-/// What became of a held termination.
+/// The result of a drain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drained {
-    /// Which.
+    /// The hook.
     pub hook: Hook,
-    /// Its node, where it had one.
+    /// The node, if the instance had one.
     pub node: Option<NodeName>,
     /// How it ended.
     pub outcome: DrainOutcome,
-    /// How many evictions the cluster took.
+    /// The number of evictions that the API server accepted.
     pub evicted: usize,
-    /// How long it took.
+    /// The duration.
     pub took: SignedDuration,
 }
 
 /// How a drain ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DrainOutcome {
-    /// The node was empty, and the termination goes on.
+    /// All pods were evicted, and the termination continued.
     Emptied,
-    /// There was nothing to drain, and it goes on.
+    /// There was nothing to drain, and the termination continued.
     Skipped(Dead),
-    /// It goes on, though not all is done: these pods, and why nobody could do more.
+    /// The termination continued with pods left on the node.
     Incomplete {
-        /// What is left on the node, as far as it is known.
+        /// The pods that are left on the node, as far as they are known.
         left: Vec<Left>,
-        /// What kept us from more than that, if it was not the pods.
+        /// The error that prevented the drain, if the pods did not.
         why: Option<String>,
     },
-    /// Somebody else let it go on, or its time was up.
+    /// The termination continued: someone else completed the hook, or it timed out.
     Over,
 }
 
-/// Why a held termination must be looked at again.
+/// Why a drain failed, and must be retried.
 #[derive(Debug, thiserror::Error)]
 pub enum DrainError {
-    /// The event.
+    /// The event cannot be read.
     #[error(transparent)]
     Event(#[from] EventError),
-    /// Nobody can say whose group it is.
+    /// The cluster of the group could not be read.
     #[error("failed to look up the group of {instance_id}")]
     Group {
         /// The instance.
         instance_id: InstanceId,
-        /// Why.
+        /// The error.
         source: CloudError,
     },
-    /// It has a hook of ours, and is nobody's.
-    #[error("failed to find whose the group {0} is: it has the hook, and no tag of a cluster")]
+    /// The group has our hook, but no tag of a cluster.
+    #[error("failed to find the cluster of group {0}: it has the hook, but no cluster tag")]
     Untagged(GroupName),
     /// The hook could not be completed.
     #[error("failed to complete the lifecycle action of {instance_id}")]
     Completion {
         /// The instance.
         instance_id: InstanceId,
-        /// Why.
+        /// The error.
         source: CloudError,
     },
 }
 
-/// Where a drain is: what it must not forget from one step to the next.
-struct Turn<'a> {
+/// The state of a drain in progress.
+struct Progress<'a> {
     hook: &'a Hook,
     node: Option<NodeName>,
     deadline: Timestamp,
-    next_beat: Timestamp,
+    next_heartbeat: Timestamp,
     evicted: usize,
 }
 
@@ -128,45 +128,45 @@ impl<S: Store, H: Hooks, A: Kubernetes, K: Clock> Drainer<S, H, A, K> {
         Self { store, hooks, kubernetes, clock, settings }
     }
 
-    /// Takes one EventBridge event in; nothing where it is not ours to drain.
+    /// Handles one EventBridge event. Returns `None` if there is nothing to drain for us.
     pub async fn handle(
         &self,
         payload: &[u8],
         wait_until: impl AsyncFn(Timestamp),
     ) -> Result<Option<Drained>, DrainError> {
-        match Heard::read(payload)? {
-            Heard::Held(hook) if hook.name == self.settings.hook => self.release(hook, wait_until).await,
-            Heard::Held(_) | Heard::Irrelevant => Ok(None),
+        match HookEvent::read(payload)? {
+            HookEvent::Held(hook) if hook.name == self.settings.hook => self.release(hook, wait_until).await,
+            HookEvent::Held(_) | HookEvent::Irrelevant => Ok(None),
         }
     }
 
-    /// Drains the node of a held termination, and lets it go on.
+    /// Drains the node of a termination on hold, and completes the hook.
     async fn release(
         &self,
         hook: Hook,
         wait_until: impl AsyncFn(Timestamp),
     ) -> Result<Option<Drained>, DrainError> {
         let began = self.clock.now();
-        // Every group of the account whose hook has this name is heard of, and may be another cluster's.
+        // Events come from every group of the account whose hook has this name: it may be another cluster's.
         let owner = self.hooks.owner(&hook.group).await;
         match owner.map_err(|source| DrainError::Group { instance_id: hook.instance_id.clone(), source })? {
             Owner::Cluster(cluster) if cluster == self.settings.cluster => {}
             Owner::Cluster(_) | Owner::NoGroup => return Ok(None),
-            // Nobody will let it go on before its own time is up, and somebody should know.
-            Owner::Nobody => return Err(DrainError::Untagged(hook.group)),
+            // The termination stays on hold until the hook times out: an error, so that an operator notices.
+            Owner::Untagged => return Err(DrainError::Untagged(hook.group)),
         }
-        // From when it is held, so that a second try has no more time than the first; and from now, so that no clock of
-        // somebody else's makes it longer than this invocation may take.
+        // From the start of the hold, so that a retry has no more time than the first invocation; and at most from now,
+        // so that another machine's clock cannot extend it beyond this invocation's limit.
         let deadline = (hook.since + self.settings.time).min(began + self.settings.time);
-        let mut turn = Turn { hook: &hook, node: None, deadline, next_beat: began, evicted: 0 };
-        let outcome = match self.drain(&mut turn, &wait_until).await {
+        let mut progress = Progress { hook: &hook, node: None, deadline, next_heartbeat: began, evicted: 0 };
+        let outcome = match self.drain(&mut progress, &wait_until).await {
             DrainOutcome::Over => DrainOutcome::Over,
             outcome => match self.complete(&hook, &wait_until).await? {
                 HookState::Held => outcome,
                 HookState::Over => DrainOutcome::Over,
             },
         };
-        let Turn { node, evicted, .. } = turn;
+        let Progress { node, evicted, .. } = progress;
         let took = self.clock.now().duration_since(began);
         Ok(Some(Drained { hook, node, outcome, evicted, took }))
     }
@@ -176,46 +176,46 @@ impl<S: Store, H: Hooks, A: Kubernetes, K: Clock> Drainer<S, H, A, K> {
         hook: &Hook,
         wait_until: &impl AsyncFn(Timestamp),
     ) -> Result<HookState, DrainError> {
-        let mut tries = 1;
+        let mut attempts = 1;
         loop {
             match self.hooks.complete(hook).await {
-                Ok(standing) => return Ok(standing),
-                Err(source) if tries >= COMPLETIONS => {
-                    // Lambda tries the event again, and Auto Scaling ends the hook by itself when its time is up.
+                Ok(state) => return Ok(state),
+                Err(source) if attempts >= MAX_COMPLETIONS => {
+                    // Lambda retries the event, and the hook times out by itself.
                     return Err(DrainError::Completion { instance_id: hook.instance_id.clone(), source });
                 }
-                Err(_) => wait_until(self.clock.now() + FIRST_PAUSE * 2_i32.pow(tries - 1)).await,
+                Err(_) => wait_until(self.clock.now() + FIRST_BACKOFF * 2_i32.pow(attempts - 1)).await,
             }
-            tries += 1;
+            attempts += 1;
         }
     }
 
-    /// What we know of the node ourselves. Where the store can't say, Kubernetes does.
+    /// The node's case. If the store fails, Kubernetes alone has to do.
     async fn case(&self, instance_id: &InstanceId) -> Option<Box<Case>> {
         let key = CaseKey { cluster: self.settings.cluster.clone(), instance_id: instance_id.clone() };
         self.store.case(&key).await.ok().flatten()
     }
 
-    /// Tells Auto Scaling, when it is time to, that we are still here. What it can't be told now it is told soon.
-    async fn beat(&self, turn: &mut Turn<'_>) -> HookState {
+    /// Sends a heartbeat if one is due. A failed one is repeated soon.
+    async fn heartbeat(&self, progress: &mut Progress<'_>) -> HookState {
         let now = self.clock.now();
-        if now < turn.next_beat {
+        if now < progress.next_heartbeat {
             return HookState::Held;
         }
-        match self.hooks.heartbeat(turn.hook).await {
-            Ok(standing) => {
-                turn.next_beat = now + HEARTBEAT;
-                standing
+        match self.hooks.heartbeat(progress.hook).await {
+            Ok(state) => {
+                progress.next_heartbeat = now + HEARTBEAT;
+                state
             }
             Err(_) => {
-                turn.next_beat = now + RETRY;
+                progress.next_heartbeat = now + RETRY;
                 HookState::Held
             }
         }
     }
 }
 
-/// What our own case says against a drain, and its node's name, if it knows one.
+/// Why the case rules a drain out, if it does, and the node's name, if the case has it.
 fn known(case: Option<&Case>) -> (Option<Dead>, Option<NodeName>) {
     (case.and_then(drain::dead_by_case), case.and_then(|case| case.node().cloned()))
 }

@@ -1,4 +1,4 @@
-//! The drain Lambda: terminations that a lifecycle hook holds in, empty nodes out.
+//! The drain function on Lambda: reads the configuration, connects the ports, and runs the handler.
 
 use jiff::Timestamp;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
@@ -8,7 +8,7 @@ use nodemend_aws::{
     dynamodb::{DynamoStore, Tables},
     kubernetes::EksCluster,
     sdk,
-    telemetry::{self, Metric},
+    telemetry::{self, Metric, invocation_error},
 };
 use nodemend_drain::{DrainOutcome, Drained, Drainer, Settings};
 use nodemend_ports::{clock::Clock, config::environment::Environment};
@@ -18,28 +18,31 @@ type Lambda = Drainer<DynamoStore, AwsHooks, EksCluster<SystemClock>, SystemCloc
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
+    telemetry::init();
     let environment = Environment::of_process();
-    let tables = Tables::of(&environment).map_err(one_line)?;
-    let (cluster, hook, time) = environment.drain().map_err(one_line)?;
+    let tables = Tables::of(&environment).map_err(invocation_error)?;
+    let (cluster, hook, time) = environment.drain().map_err(invocation_error)?;
     let settings = Settings { cluster, hook, time };
-    let shared = sdk::load().await.map_err(one_line)?;
+    let shared = sdk::load().await.map_err(invocation_error)?;
     let hooks = AwsHooks::new(&shared);
-    let kubernetes = EksCluster::new(&shared, settings.cluster.clone(), SystemClock).map_err(one_line)?;
+    let kubernetes =
+        EksCluster::new(&shared, settings.cluster.clone(), SystemClock).map_err(invocation_error)?;
     let store = DynamoStore::connect(&shared, tables);
     let drainer = Drainer::new(store, hooks, kubernetes, SystemClock, settings.clone());
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Box<RawValue>>| {
-        // Its future is deep and large, and lives on the heap.
-        Box::pin(take(&drainer, &settings, event.payload.get())).await
+        // The future is large, so it is on the heap.
+        Box::pin(handle(&drainer, &settings, event.payload.get())).await
     }))
     .await
 }
 
-async fn take(drainer: &Lambda, settings: &Settings, payload: &str) -> Result<Value, Error> {
-    let Some(drained) = drainer.handle(payload.as_bytes(), wait_until).await.map_err(with_causes)? else {
+async fn handle(drainer: &Lambda, settings: &Settings, payload: &str) -> Result<Value, Error> {
+    let Some(drained) = drainer.handle(payload.as_bytes(), wait_until).await.map_err(invocation_error)?
+    else {
         return Ok(json!({ "relevant": false }));
     };
-    let told = tell(&drained);
-    telemetry::log(&json!({ "cluster": settings.cluster, "drain": told }));
+    let result = result_of(&drained);
+    telemetry::record(&json!({ "cluster": settings.cluster, "drain": result }));
     let metric = match drained.outcome {
         DrainOutcome::Emptied => Metric::Drained,
         DrainOutcome::Skipped(_) => Metric::DrainsSkipped,
@@ -47,10 +50,10 @@ async fn take(drainer: &Lambda, settings: &Settings, payload: &str) -> Result<Va
         DrainOutcome::Over => Metric::DrainsSuperseded,
     };
     telemetry::measured(SystemClock.now(), Some(&settings.cluster), &[(metric, 1)]);
-    Ok(told)
+    Ok(result)
 }
 
-fn tell(drained: &Drained) -> Value {
+fn result_of(drained: &Drained) -> Value {
     let (outcome, why, left) = match &drained.outcome {
         DrainOutcome::Emptied => ("emptied", None, None),
         DrainOutcome::Skipped(dead) => ("skipped", Some(dead.to_string()), None),
@@ -74,14 +77,4 @@ async fn wait_until(at: Timestamp) {
     if let Ok(wait) = wait.try_into() {
         tokio::time::sleep(wait).await;
     }
-}
-
-/// The runtime shows an error as its fields; a person wants the sentence.
-fn one_line(error: impl std::error::Error) -> Error {
-    error.to_string().into()
-}
-
-fn with_causes(error: impl std::error::Error) -> Error {
-    let cause = error.source().map(|cause| format!(": {cause}"));
-    format!("{error}{}", cause.unwrap_or_default()).into()
 }

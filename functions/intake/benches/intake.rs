@@ -1,92 +1,62 @@
-//! Measures the way from a subscription payload to a stored case, per report.
+//! Measures the time from a subscription payload to a stored case, per report.
 //!
-//! Every payload is new to the store: no report is a duplicate of one that was taken before.
+//! Each payload is new to the store, so that no report is a duplicate of an applied one.
 #![expect(clippy::unwrap_used, reason = "a bench may stop at the first surprise")]
 
-use std::borrow::Cow;
-
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use nodemend_domain::{
     condition::{ConditionType, Severity, Status},
-    ident::{BootId, ClusterName, InstanceId, NodeName, Zone},
     policy::Policy,
     report::{Body, ConditionState, Finding, Report},
 };
 use nodemend_intake::Intake;
-use nodemend_ports::{
-    store::MemoryStore,
-    subscription::{Batch, Decoder, LogEvent, encode},
-};
+use nodemend_ports::store::MemoryStore;
+use nodemend_ports::subscription::Decoder;
+use nodemend_testkit::fixture::{INTERFACE_DOWN, agent_payload, at, cleared, zone};
 
 const NODES: u64 = 50;
 const ROUNDS: u64 = 4;
 
-fn start() -> Timestamp {
-    Timestamp::from_second(1_787_220_000).unwrap()
+fn written(seq: u64) -> Timestamp {
+    at(i64::try_from(seq * 30).unwrap())
 }
 
-fn at(seconds: u64) -> Timestamp {
-    start() + SignedDuration::from_secs(seconds.try_into().unwrap())
-}
-
-/// A heartbeat with all five conditions; each tenth tells of a network interface that is down.
-fn report(node: u64, seq: u64) -> Report<'static> {
-    let since = at(0);
+/// A heartbeat with all five conditions. In each tenth, a network interface is down.
+fn heartbeat(node: u64, seq: u64) -> Report<'static> {
     let states = ConditionType::AGENT.into_iter().map(|condition| {
         let bad = seq % 10 == 3 && condition == ConditionType::NetworkingReady;
         let finding = Finding {
-            reason: "InterfaceNotUp".into(),
+            reason: INTERFACE_DOWN.reason.into(),
             severity: Severity::Condition,
-            since,
-            last: at(seq * 30),
+            since: at(0),
+            last: written(seq),
             count: seq,
-            message: "eth1 is down".into(),
+            message: INTERFACE_DOWN.message.into(),
         };
         ConditionState {
             condition,
             status: if bad { Status::False } else { Status::True },
-            since: if bad { at(seq * 30) } else { since },
+            since: if bad { written(seq) } else { at(0) },
             sound_secs: bad.then_some(270),
             findings: if bad { vec![finding] } else { Vec::new() },
         }
     });
-    Report {
-        cluster: ClusterName::new("prod").unwrap(),
-        node: NodeName::new(format!("ip-10-0-{}-{}.ec2.internal", node / 250, node % 250)).unwrap(),
-        instance_id: InstanceId::new(format!("i-{node:017x}")).unwrap(),
-        zone: Some(Zone::new("us-east-1a").unwrap()),
-        boot_id: BootId::new("0c24b3f3-6a1c-4f43-9f2a-6a3a5b1e0d11").unwrap(),
-        seq,
-        at: at(seq * 30),
-        agent: "0.1.0".into(),
-        body: Body::Heartbeat(states.collect()),
-    }
-}
-
-/// One stream's events, as a subscription filter delivers them.
-fn payload(node: u64, first: u64, count: u64) -> String {
-    let events = (first..first + count).map(|seq| LogEvent {
-        id: Cow::Owned(format!("3462231609969788470654097606882285901266122014164{seq:07}")),
-        timestamp: at(seq * 30),
-        message: Cow::Owned(report(node, seq).encode()),
-    });
-    encode(&Batch {
-        owner: "123456789012".into(),
-        log_group: "/nodemend/prod/nodes".into(),
-        log_stream: format!("i-{node:017x}").into(),
-        subscription_filters: vec!["nodemend".into()],
-        events: events.collect(),
-        rejected: Vec::new(),
-    })
+    let body = Body::Heartbeat(states.collect());
+    Report { zone: Some(zone()), body, ..cleared(node, INTERFACE_DOWN, at(0)).seq(seq).written(written(seq)) }
 }
 
 fn intake(c: &mut Criterion) {
     let mut group = c.benchmark_group("intake");
     for count in [1, 10, 100] {
-        let payloads: Vec<(String, Timestamp)> = (0..ROUNDS)
+        let payload = |node: u64, first: u64| {
+            let lines: Vec<String> =
+                (first..first + count).map(|seq| heartbeat(node, seq).encode()).collect();
+            agent_payload(node, &lines)
+        };
+        let payloads: Vec<(Vec<u8>, Timestamp)> = (0..ROUNDS)
             .flat_map(|round| (0..NODES).map(move |node| (node, round * count)))
-            .map(|(node, first)| (payload(node, first, count), at((first + count) * 30)))
+            .map(|(node, first)| (payload(node, first), written(first + count)))
             .collect();
         let reports = payloads.len() as u64 * count;
         group.throughput(Throughput::Elements(reports));
@@ -95,13 +65,12 @@ fn intake(c: &mut Criterion) {
             b.iter_batched(
                 || Intake::new(MemoryStore::with_policy(Policy::default())),
                 |intake| {
-                    let mut taken = 0;
+                    let mut applied = 0;
                     for (payload, now) in &payloads {
-                        let intaken =
-                            pollster::block_on(intake.handle(&mut decoder, payload.as_bytes(), *now));
-                        taken += intaken.unwrap().reports;
+                        let result = pollster::block_on(intake.handle(&mut decoder, payload, *now));
+                        applied += result.unwrap().reports;
                     }
-                    assert_eq!(taken as u64, reports);
+                    assert_eq!(applied as u64, reports);
                 },
                 BatchSize::PerIteration,
             );

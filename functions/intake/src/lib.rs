@@ -1,7 +1,8 @@
-//! Turns a CloudWatch Logs subscription payload into cases, each with the time at which somebody must look.
+//! Applies CloudWatch Logs subscription payloads to cases, and sets each case's due time.
 //!
-//! Intake never acts. What one payload says of a node is folded into its case in one read and one write;
-//! a lost race is folded again. A line that cannot be read is counted and kept, and the rest goes on.
+//! - Intake never repairs anything.
+//! - All lines of a payload about one node are one read and one write of its case, repeated after a lost race.
+//! - A line that cannot be read is counted and logged, and stops no other.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,72 +18,75 @@ use nodemend_domain::{
     report::Report,
 };
 use nodemend_ports::{
+    cause::one_line,
     excerpt::excerpt,
     store::{CaseKey, Store, StoreError},
-    subscription::{Batch, Decoder, LogEvent, Message, Record, Rejected, SubscriptionError},
+    subscription::{Batch, Decoder, LogEvent, Message, Rejected, SubscriptionError, SubscriptionRecord},
     write::{self, Target, WriteError},
 };
 
-/// Takes log events in.
+/// Applies log events to cases.
 #[derive(Debug, Clone)]
 pub struct Intake<S> {
     store: S,
     own: Option<AccountId>,
 }
 
-/// What became of a payload.
+/// The result of a payload.
 #[derive(Debug, Default)]
 pub struct IntakeResult {
-    /// Whose log it is, if it is one that we know.
+    /// The cluster of the log group, if it is a known one.
     pub cluster: Option<ClusterName>,
-    /// When its youngest line was written.
-    pub youngest: Option<Timestamp>,
-    /// What happened, in order.
+    /// The newest timestamp of its lines.
+    pub newest: Option<Timestamp>,
+    /// The repair events, in order.
     pub repair_events: Vec<RepairEvent>,
-    /// How many reports of agents there were.
+    /// The number of agents' reports.
     pub reports: usize,
-    /// How many facts of the control plane.
+    /// The number of control-plane observations.
     pub observations: usize,
-    /// How many lines tell nothing of a node's health.
+    /// The number of lines that are not about a node's health.
     pub irrelevant: usize,
-    /// How many facts are of a node that nobody knows the instance of.
+    /// The number of observations of a node without a known instance.
     pub instance_unknown: usize,
-    /// How many lines are of a cluster that is not ours to serve.
+    /// The number of lines of a cluster that this deployment does not serve.
     pub unknown_cluster: usize,
-    /// What could not be read, and why.
+    /// The lines that could not be read, with the reasons.
     pub rejected: Vec<Rejected>,
-    /// What could not be placed, or written. It stops nothing else; the payload comes again for its sake.
-    pub failures: Vec<Failure>,
+    /// The nodes whose case could not be found or written. They stop no other node, but the payload must be delivered
+    /// again.
+    pub failures: Vec<ProcessingFailure>,
 }
 
-/// What a payload says of one node, and could not be taken in.
+/// The lines about one node could not be applied.
 #[derive(Debug, thiserror::Error)]
-#[error("{error}")]
-pub struct Failure {
-    /// Which instance, where that is known.
+#[error("failed to apply the log events of a node")]
+pub struct ProcessingFailure {
+    /// The instance, if it is known.
     pub instance_id: Option<InstanceId>,
-    /// Its case's id, once that was read: what logs are searched by.
+    /// The case's ID, if it could be read. Logs are searched by it.
     pub case: Option<String>,
-    /// Why.
+    /// The error.
+    #[source]
     pub error: IntakeError,
 }
 
 impl IntakeResult {
-    /// Why the payload must come again, if it must. Of two reasons the one that may pass: a payload that may yet be taken
-    /// in is not given up for one that can't.
+    /// The error for which the payload must be delivered again, if any. A retryable error is preferred: a payload that
+    /// may succeed later is not given up because of a permanent error.
     pub fn failure(&mut self) -> Option<IntakeError> {
         let failures = std::mem::take(&mut self.failures).into_iter().map(|failure| failure.error);
         failures.reduce(|known, next| if known.is_retryable() { known } else { next })
     }
 }
 
-/// Why a payload must be tried again, or can't be read at all.
+/// Why a payload could not be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum IntakeError {
-    /// The payload as a whole.
+    /// The payload as a whole cannot be decoded.
     #[error("failed to decode the subscription payload")]
     Payload(#[from] SubscriptionError),
-    /// The store.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A case could not be written.
@@ -91,7 +95,7 @@ pub enum IntakeError {
 }
 
 impl IntakeError {
-    /// Whether trying again can help.
+    /// Whether a retry can help.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Payload(_) => false,
@@ -101,139 +105,153 @@ impl IntakeError {
     }
 }
 
-/// What one line says of one instance.
+/// What one line says.
+enum Line<'a> {
+    Report(Box<Report<'a>>),
+    /// Of one Node, or of several that one request deleted.
+    Observations(Vec<Observation>),
+    Irrelevant,
+}
+
+/// An update of one case.
 enum NodeUpdate<'a> {
     Report(Box<Report<'a>>),
     Observation(Box<Observation>),
 }
 
 impl<S: Store> Intake<S> {
-    /// An intake into a store.
+    /// An intake for this store.
     pub fn new(store: S) -> Self {
         Self { store, own: None }
     }
 
-    /// Takes nothing in of an account that is neither this one nor the one that the cluster's policy names: a log group's
-    /// name can be given in any account.
+    /// Accepts only log groups of the account in the cluster's policy, or of this account if the policy names none: any
+    /// account can create a log group of the same name.
     #[must_use]
     pub fn in_account(self, own: Option<AccountId>) -> Self {
         Self { own, ..self }
     }
 
-    /// Takes one Lambda event in, or says why it must come again.
+    /// Applies one Lambda event. Returns an error if it must be delivered again.
     pub async fn handle(
         &self,
         decoder: &mut Decoder,
         payload: &[u8],
         now: Timestamp,
     ) -> Result<IntakeResult, IntakeError> {
-        let mut taken = self.take_in(decoder, payload, now).await?;
-        taken.failure().map_or(Ok(taken), Err)
+        let mut result = self.apply_payload(decoder, payload, now).await?;
+        result.failure().map_or(Ok(result), Err)
     }
 
-    /// Takes in of one Lambda event what can be; the rest is among the failures.
-    pub async fn take_in(
+    /// Applies as much of one Lambda event as possible. The result has the failures.
+    pub async fn apply_payload(
         &self,
         decoder: &mut Decoder,
         payload: &[u8],
         now: Timestamp,
     ) -> Result<IntakeResult, IntakeError> {
-        self.hear(decoder.decode(payload)?, now).await
+        self.apply_message(decoder.decode(payload)?, now).await
     }
 
-    /// The same of one record of a batch.
-    pub async fn take_record(
+    /// The same for one record of a batch.
+    pub async fn apply_record(
         &self,
         decoder: &mut Decoder,
-        record: &Record<'_>,
+        record: &SubscriptionRecord<'_>,
         now: Timestamp,
     ) -> Result<IntakeResult, IntakeError> {
         let message = match record {
-            Record::Stream { kinesis } => decoder.decode_data(&kinesis.data)?,
-            Record::Queue { body, .. } => decoder.decode(body.as_bytes())?,
+            SubscriptionRecord::Stream { kinesis } => decoder.decode_data(&kinesis.data)?,
+            SubscriptionRecord::Queue { body, .. } => decoder.decode(body.as_bytes())?,
         };
-        self.hear(message, now).await
+        self.apply_message(message, now).await
     }
 
-    async fn hear(&self, message: Message<'_>, now: Timestamp) -> Result<IntakeResult, IntakeError> {
+    async fn apply_message(&self, message: Message<'_>, now: Timestamp) -> Result<IntakeResult, IntakeError> {
         match message {
             Message::Control => Ok(IntakeResult::default()),
-            Message::Data(batch) => self.take_what_can_be(batch, now).await,
+            Message::Data(batch) => self.apply_batch(batch, now).await,
         }
     }
 
-    /// Takes a decoded batch in, or says why it must come again.
+    /// Applies a decoded batch. Returns an error if it must be delivered again.
     pub async fn take(&self, batch: Batch<'_>, now: Timestamp) -> Result<IntakeResult, IntakeError> {
-        let mut taken = self.take_what_can_be(batch, now).await?;
-        taken.failure().map_or(Ok(taken), Err)
+        let mut result = self.apply_batch(batch, now).await?;
+        result.failure().map_or(Ok(result), Err)
     }
 
-    async fn take_what_can_be(&self, batch: Batch<'_>, now: Timestamp) -> Result<IntakeResult, IntakeError> {
-        let youngest = batch.events.iter().map(|event| event.timestamp).max();
-        let mut taken = IntakeResult { rejected: batch.rejected, youngest, ..IntakeResult::default() };
+    async fn apply_batch(&self, batch: Batch<'_>, now: Timestamp) -> Result<IntakeResult, IntakeError> {
+        let newest = batch.events.iter().map(|event| event.timestamp).max();
+        let mut result = IntakeResult { rejected: batch.rejected, newest, ..IntakeResult::default() };
         let Some(source) = LogSource::of(&batch.log_group) else {
-            taken.rejected.extend(batch.events.iter().enumerate().map(|(index, event)| Rejected {
+            let log_group = one_line(&batch.log_group);
+            result.rejected.extend(batch.events.iter().enumerate().map(|(index, event)| Rejected {
                 index,
-                why: format!("log group {:?} is neither an agent's nor a control plane's", batch.log_group),
+                why: format!("log group {log_group:?} is neither an agent's nor a control plane's"),
                 excerpt: excerpt(&event.message),
             }));
-            return Ok(taken);
+            return Ok(result);
         };
-        taken.cluster = Some(source.cluster().clone());
+        result.cluster = Some(source.cluster().clone());
         let owner = AccountId::new(&batch.owner).ok();
         let policy = self.store.policy(source.cluster()).await?;
-        let Some(policy) = policy.filter(|policy| policy.believes(owner.as_ref(), self.own.as_ref())) else {
-            taken.unknown_cluster = batch.events.len();
-            return Ok(taken);
+        let Some(policy) = policy.filter(|policy| policy.accepts_account(owner.as_ref(), self.own.as_ref()))
+        else {
+            result.unknown_cluster = batch.events.len();
+            return Ok(result);
         };
-        let mut words: BTreeMap<InstanceId, Vec<NodeUpdate<'_>>> = BTreeMap::new();
+        let mut updates: BTreeMap<InstanceId, Vec<NodeUpdate<'_>>> = BTreeMap::new();
         for (index, event) in batch.events.iter().enumerate() {
             match read(&source, &batch.log_stream, event) {
-                Ok(Some(NodeUpdate::Report(report))) => {
-                    taken.reports += 1;
-                    match words.get_mut(&report.instance_id) {
+                Ok(Line::Report(report)) => {
+                    result.reports += 1;
+                    match updates.get_mut(&report.instance_id) {
                         Some(known) => known.push(NodeUpdate::Report(report)),
                         None => {
-                            words.insert(report.instance_id.clone(), vec![NodeUpdate::Report(report)]);
+                            updates.insert(report.instance_id.clone(), vec![NodeUpdate::Report(report)]);
                         }
                     }
                 }
-                Ok(Some(NodeUpdate::Observation(observation))) => {
-                    taken.observations += 1;
-                    match self.place(source.cluster(), &observation).await {
-                        Ok(Some(instance_id)) => {
-                            words.entry(instance_id).or_default().push(NodeUpdate::Observation(observation));
-                        }
-                        Ok(None) => taken.instance_unknown += 1,
-                        Err(error) => {
-                            taken.failures.push(Failure {
-                                instance_id: None,
-                                case: None,
-                                error: error.into(),
-                            });
+                Ok(Line::Observations(observations)) => {
+                    for observation in observations {
+                        result.observations += 1;
+                        match self.instance_of(source.cluster(), &observation).await {
+                            Ok(Some(instance_id)) => {
+                                let of_instance = updates.entry(instance_id).or_default();
+                                of_instance.push(NodeUpdate::Observation(Box::new(observation)));
+                            }
+                            Ok(None) => result.instance_unknown += 1,
+                            Err(error) => {
+                                result.failures.push(ProcessingFailure {
+                                    instance_id: None,
+                                    case: None,
+                                    error: error.into(),
+                                });
+                            }
                         }
                     }
                 }
-                Ok(None) => taken.irrelevant += 1,
-                Err(why) => taken.rejected.push(Rejected { index, why, excerpt: excerpt(&event.message) }),
+                Ok(Line::Irrelevant) => result.irrelevant += 1,
+                Err(why) => result.rejected.push(Rejected { index, why, excerpt: excerpt(&event.message) }),
             }
         }
-        for (instance_id, updates) in &words {
+        for (instance_id, updates) in &updates {
             let key = CaseKey { cluster: source.cluster().clone(), instance_id: instance_id.clone() };
-            match self.fold(&key, updates, &policy, now).await {
-                Ok(events) => taken.repair_events.extend(events),
+            match self.apply_updates(&key, updates, &policy, now).await {
+                Ok(events) => result.repair_events.extend(events),
                 Err(error) => {
                     let case = error.case().map(ToOwned::to_owned);
                     let instance_id = Some(key.instance_id);
-                    taken.failures.push(Failure { instance_id, case, error: error.into() });
+                    result.failures.push(ProcessingFailure { instance_id, case, error: error.into() });
                 }
             }
         }
-        Ok(taken)
+        Ok(result)
     }
 
-    /// The instance that an observation is of: the one that it names, else the one that has the node's name now.
-    async fn place(
+    /// The instance of an observation: the one that it names, or else the one whose Node object has this uid; only where
+    /// nobody knows that, the one that has the node's name now.
+    async fn instance_of(
         &self,
         cluster: &ClusterName,
         observation: &Observation,
@@ -241,18 +259,23 @@ impl<S: Store> Intake<S> {
         if let Some(instance_id) = &observation.instance_id {
             return Ok(Some(instance_id.clone()));
         }
-        // A name goes from an instance to the one that replaces it: the newest that still lives has it.
+        // A replacement can get the name of the old instance: the newest one whose case is open has it.
+        let mut by_name = None;
         for instance_id in self.store.instances_of_node(cluster, &observation.node).await?.into_iter().rev() {
             let key = CaseKey { cluster: cluster.clone(), instance_id };
-            if self.store.case(&key).await?.is_some_and(|case| case.closed().is_none()) {
-                return Ok(Some(key.instance_id));
+            let Some(case) = self.store.case(&key).await? else { continue };
+            match (case.node_uid(), &observation.uid) {
+                (Some(known), Some(uid)) if known == uid => return Ok(Some(key.instance_id)),
+                (Some(_), Some(_)) => {}
+                _ if case.closed().is_none() && by_name.is_none() => by_name = Some(key.instance_id),
+                _ => {}
             }
         }
-        Ok(None)
+        Ok(by_name)
     }
 
     /// Applies all updates of one node with one write.
-    async fn fold(
+    async fn apply_updates(
         &self,
         key: &CaseKey,
         updates: &[NodeUpdate<'_>],
@@ -265,7 +288,7 @@ impl<S: Store> Intake<S> {
             for update in updates {
                 let changes = match update {
                     NodeUpdate::Report(report) => case.apply_report(report, now, policy),
-                    NodeUpdate::Observation(observation) => case.apply_observation(observation, policy),
+                    NodeUpdate::Observation(observation) => case.apply_observation(observation, now, policy),
                 };
                 let event = |change| RepairEvent::of_change(case, change, policy, now);
                 effects.events.extend(changes.into_iter().filter_map(event));
@@ -276,29 +299,25 @@ impl<S: Store> Intake<S> {
     }
 }
 
-/// Reads one line: something said of a node, nothing of interest, or why it can't be read.
-fn read<'a>(
-    source: &LogSource,
-    log_stream: &str,
-    event: &'a LogEvent<'_>,
-) -> Result<Option<NodeUpdate<'a>>, String> {
+/// Reads one line.
+fn read<'a>(source: &LogSource, log_stream: &str, event: &'a LogEvent<'_>) -> Result<Line<'a>, String> {
     match source {
         LogSource::Agents(cluster) => {
             let report = Report::decode(&event.message).map_err(|error| error.to_string())?;
             if report.cluster != *cluster {
                 return Err(format!("cluster: {:?} is not this log group's", report.cluster.as_str()));
             }
-            // A node may write to its own stream alone, so a report that names another instance is a lie.
+            // IAM lets a node write only to its own stream, so a report about another instance is forged.
             if report.instance_id.as_str() != log_stream {
                 return Err(format!("instanceId: {} is not this log stream's", report.instance_id));
             }
-            Ok(Some(NodeUpdate::Report(Box::new(report))))
+            Ok(Line::Report(Box::new(report)))
         }
-        LogSource::ControlPlane(_) if !log_stream.starts_with(AUDIT_STREAMS) => Ok(None),
+        LogSource::ControlPlane(_) if !log_stream.starts_with(AUDIT_STREAMS) => Ok(Line::Irrelevant),
         LogSource::ControlPlane(_) => {
             match control_plane_log::read(&event.message).map_err(|error| error.to_string())? {
-                ParsedEvent::Observation(observation) => Ok(Some(NodeUpdate::Observation(observation))),
-                ParsedEvent::Irrelevant(_) => Ok(None),
+                ParsedEvent::Observations(observations) => Ok(Line::Observations(observations)),
+                ParsedEvent::Irrelevant(_) => Ok(Line::Irrelevant),
             }
         }
     }

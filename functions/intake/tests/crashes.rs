@@ -1,6 +1,4 @@
-//! A delivery that fails or dies at any of its steps, and comes again, as Lambda delivers it.
-
-mod ward;
+//! A delivery that fails or crashes at any of its steps, and is repeated, as Lambda repeats it.
 
 use std::{future::Future, sync::Arc};
 
@@ -17,78 +15,96 @@ use nodemend_ports::{
     store::{CaseKey, CaseWrite, Commit, MemoryStore, Store, StoreError},
     subscription::Decoder,
 };
-use nodemend_testkit::faults::{
-    Fate, Faults, Faulty,
-    schedule::{self, Process},
+use nodemend_testkit::{
+    Deployment,
+    faults::{
+        Fate, Faults,
+        schedule::{self, Process},
+    },
+    fixture::{
+        INTERFACE_DOWN, agent_payload, at, control_plane_payload, instance, kubelet_ready,
+        node_controller_unknown, policy, raised,
+    },
 };
 use proptest::prelude::*;
 
-use self::ward::{
-    at, faults, find, instance, of_agent, of_api_server, ready, report, state, store, take, try_take,
-};
-
-/// Three nodes by id, and one that is known by its name alone.
+/// Three nodes by instance ID, and one by its name only.
 fn payload() -> Vec<u8> {
-    of_api_server(&[
-        ready(1, 10, "False", false),
-        ready(2, 11, "False", false),
-        ready(9, 12, "Unknown", true),
-        ready(3, 13, "True", false),
-        ready(1, 14, "Unknown", true),
+    control_plane_payload(&[
+        kubelet_ready(1, at(10), "False"),
+        kubelet_ready(2, at(11), "False"),
+        node_controller_unknown(9, at(12)),
+        kubelet_ready(3, at(13), "True"),
+        node_controller_unknown(1, at(14)),
     ])
 }
 
-fn prepared() -> MemoryStore {
-    let store = store();
-    take(&store, &of_api_server(&[ready(9, 0, "True", false)]), 1);
-    take(&store, &of_agent(1, &[report(1, 1, 0, Some(0))]), 1);
-    store
+/// Nodes 1 and 9 have reported before.
+fn prepared() -> Deployment {
+    let deployment = Deployment::new(0, policy());
+    deployment.deliver(&control_plane_payload(&[kubelet_ready(9, at(0), "True")]), at(1));
+    deployment.deliver(&agent_payload(1, &[raised(1, INTERFACE_DOWN, at(0)).line(at(0))]), at(1));
+    deployment
 }
 
 #[test]
-fn wherever_a_delivery_ends_the_next_one_comes_to_the_same() {
+fn a_delivery_that_fails_at_any_step_is_completed_by_the_next() {
     let expected = prepared();
-    take(&expected, &payload(), 20);
+    expected.deliver(&payload(), at(20));
     for fate in Fate::BAD {
         for operation in 1.. {
-            let store = prepared();
+            let deployment = prepared();
             let faults = Faults::at(operation, fate);
-            let intake = Intake::new(Faulty::new(store.clone(), faults.clone()));
+            let intake = deployment.intake(&faults);
             let payload = payload();
             let mut decoder = Decoder::new();
             let result = schedule::run_one(&faults, intake.handle(&mut decoder, &payload, at(20)));
             if faults.operations() < operation {
-                assert!(operation > 8, "a delivery has that many steps at least");
+                assert!(operation > 8, "a delivery has at least that many steps");
                 break;
             }
             match result {
                 None => assert!(matches!(fate, Fate::DieBefore | Fate::DieAfter)),
                 Some(Err(error)) => assert!(error.is_retryable(), "{error}"),
-                Some(Ok(_)) => panic!("{fate:?} at {operation} was not told of"),
+                Some(Ok(_)) => panic!("{fate:?} at {operation} was not reported"),
             }
-            take(&store, &payload, 20);
-            assert_eq!(state(&store), state(&expected), "{fate:?} at {operation}");
+            deployment.deliver(&payload, at(20));
+            assert_eq!(deployment.cases(), expected.cases(), "{fate:?} at {operation}");
         }
     }
 }
 
 #[test]
-fn a_late_redelivery_moves_no_deadline() {
+fn a_late_redelivery_hastens_no_deadline() {
     for operation in 1..12 {
-        let store = prepared();
-        let faults = Faults::at(operation, Fate::FailAfter);
-        let _ = try_take(Faulty::new(store.clone(), faults), &payload(), 20);
-        take(&store, &payload(), 20 + 3 * 3_600);
+        let deployment = prepared();
+        let intake = deployment.intake(&Faults::at(operation, Fate::FailAfter));
+        let _ = pollster::block_on(intake.handle(&mut Decoder::new(), &payload(), at(20)));
+        let redelivered = at(20 + 3 * 3_600);
+        deployment.deliver(&payload(), redelivered);
         let expected = prepared();
-        take(&expected, &payload(), 20);
+        expected.deliver(&payload(), at(20));
+        // What arrives for the first time so late waits for what else may be late, or, where the node was known to be
+        // healthy, for its whole grace period.
+        let settled = redelivered + deployment.policy.settling_time;
         for number in [1, 2, 9] {
-            let deadlines = |store| -> Vec<_> {
-                ward::faults(store, number)
-                    .into_iter()
-                    .map(|fault| (fault.condition, fault.deadline))
-                    .collect()
-            };
-            assert_eq!(deadlines(&store), deadlines(&expected), "{number} after {operation}");
+            let (faults, expected) =
+                (deployment.faults(number, at(3_600)), expected.faults(number, at(3_600)));
+            assert_eq!(faults.len(), expected.len(), "{number} after {operation}");
+            for (fault, expected) in faults.iter().zip(&expected) {
+                assert_eq!(
+                    (&fault.condition, fault.since),
+                    (&expected.condition, expected.since),
+                    "{number} after {operation}"
+                );
+                let waited =
+                    expected.deadline.zip(expected.arrived).map(|(deadline, arrived)| deadline - arrived);
+                let counted_again = waited.map(|waited| redelivered + waited);
+                assert!(
+                    [expected.deadline, Some(settled), counted_again].contains(&fault.deadline),
+                    "{number} after {operation}: {fault:?}, expected {expected:?}"
+                );
+            }
         }
     }
 }
@@ -97,17 +113,18 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
-    fn deliveries_at_once_lose_races_and_no_words(order in prop::collection::vec(any::<u8>(), 1..60)) {
-        let store = prepared();
+    fn concurrent_deliveries_lose_no_report(order in prop::collection::vec(any::<u8>(), 1..60)) {
+        let deployment = prepared();
+        let report = |seq, seconds| raised(1, INTERFACE_DOWN, at(0)).seq(seq).line(at(seconds));
         let payloads = [
             payload(),
-            of_agent(1, &[report(1, 2, 60, Some(0))]),
-            of_agent(1, &[report(1, 3, 90, Some(0)), report(1, 2, 60, Some(0))]),
+            agent_payload(1, &[report(2, 60)]),
+            agent_payload(1, &[report(3, 90), report(2, 60)]),
             payload(),
         ];
         let process = |payload: &'static [u8]| {
             let faults = Faults::none();
-            let intake = Intake::new(Faulty::new(store.clone(), faults.clone()));
+            let intake = deployment.intake(&faults);
             Process::new(faults, async move {
                 intake.handle(&mut Decoder::new(), payload, at(95)).await.map(|_| ())
             })
@@ -121,20 +138,20 @@ proptest! {
         for result in results {
             prop_assert!(matches!(result, Some(Ok(()))), "{:?}", result);
         }
-        let known: Vec<_> = faults(&store, 1).into_iter().map(|fault| (fault.condition.as_str().to_owned(), fault.since)).collect();
+        let known: Vec<_> = deployment.faults(1, at(3_600)).into_iter().map(|fault| (fault.condition.as_str().to_owned(), fault.since)).collect();
         prop_assert_eq!(known, [("NetworkingReady".to_owned(), at(1)), ("Ready".to_owned(), at(10))]);
-        prop_assert_eq!(faults(&store, 2).len(), 1);
+        prop_assert_eq!(deployment.faults(2, at(3_600)).len(), 1);
     }
 }
 
-/// A store with one item that nobody can read any more.
+/// A store in which the case of one instance cannot be read.
 #[derive(Clone)]
-struct Spoilt(MemoryStore, InstanceId);
+struct OneUnreadableCase(MemoryStore, InstanceId);
 
-impl Store for Spoilt {
+impl Store for OneUnreadableCase {
     async fn case(&self, key: &CaseKey) -> Result<Option<Box<Case>>, StoreError> {
         if key.instance_id == self.1 {
-            return Err(StoreError::Broken("as asked for".to_owned()));
+            return Err(StoreError::Broken("this test makes it unreadable".into()));
         }
         self.0.case(key).await
     }
@@ -198,14 +215,15 @@ impl Store for Spoilt {
 }
 
 #[test]
-fn one_case_that_cannot_be_read_does_not_silence_the_others() {
-    let store = prepared();
-    let spoilt = Spoilt(store.clone(), instance(1));
-    let error = try_take(spoilt, &payload(), 20).expect_err("it is told of");
+fn a_case_that_cannot_be_read_does_not_stop_the_others() {
+    let deployment = prepared();
+    let intake = Intake::new(OneUnreadableCase(deployment.store.clone(), instance(1)));
+    let result = pollster::block_on(intake.handle(&mut Decoder::new(), &payload(), at(20)));
+    let error = result.expect_err("the failure is reported");
     assert!(!error.is_retryable(), "{error}");
     for number in [2, 3, 9] {
-        assert!(find(&store, number).is_some(), "{number}");
+        assert!(deployment.find(number).is_some(), "{number}");
     }
-    assert_eq!(faults(&store, 2).len(), 1);
-    assert_eq!(faults(&store, 9).len(), 1, "placed by its name");
+    assert_eq!(deployment.faults(2, at(3_600)).len(), 1);
+    assert_eq!(deployment.faults(9, at(3_600)).len(), 1, "matched by its name");
 }

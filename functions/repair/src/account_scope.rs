@@ -1,4 +1,4 @@
-//! Leads a repairer to the account that a cluster is in.
+//! Selects the repairer for the account that a cluster is in.
 
 use std::ops::Deref;
 
@@ -7,32 +7,36 @@ use nodemend_ports::{audit_log::AuditLog, clock::Clock, cloud::Cloud, store::Sto
 
 use crate::{RepairError, Repairer};
 
-/// The same repairer where the cluster is.
-pub(crate) enum Here<'r, S, C, K> {
-    /// In nodemend's own account.
+/// The repairer whose cloud port calls the cluster's account.
+pub(crate) enum AccountScope<'r, S, C, K> {
+    /// The cluster is in nodemend's own account.
     Own(&'r Repairer<S, C, K>),
-    /// In another.
-    There(Repairer<S, C, K>),
+    /// The cluster is in a member account.
+    Member(Repairer<S, C, K>),
 }
 
-impl<S, C, K> Deref for Here<'_, S, C, K> {
+impl<S, C, K> Deref for AccountScope<'_, S, C, K> {
     type Target = Repairer<S, C, K>;
 
     fn deref(&self) -> &Self::Target {
         match self {
             Self::Own(repairer) => repairer,
-            Self::There(repairer) => repairer,
+            Self::Member(repairer) => repairer,
         }
     }
 }
 
 impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
-    pub(crate) async fn here(&self, policy: &Policy) -> Result<Here<'_, S, C, K>, RepairError> {
+    pub(crate) async fn account_scope(
+        &self,
+        policy: &Policy,
+    ) -> Result<AccountScope<'_, S, C, K>, RepairError> {
         Ok(match &policy.account {
-            None => Here::Own(self),
-            account => {
-                Here::There(Self { cloud: self.cloud.in_account(account.as_ref()).await?, ..self.clone() })
-            }
+            None => AccountScope::Own(self),
+            account => AccountScope::Member(Self {
+                cloud: self.cloud.in_account(account.as_ref()).await?,
+                ..self.clone()
+            }),
         })
     }
 }

@@ -1,9 +1,12 @@
-//! Carries out every decision but a call.
+//! Applies every decision except a call.
+//!
+//! A decision is written on the version of the case that it was made on. After a lost race the case stays due.
 
 use nodemend_domain::{
     case::{Case, Effects, IllegalTransition, TransitionContext, transition::BlockedRepair},
     decide::Decision,
     group::GroupState,
+    guard::{self, Guard},
     ident::GroupName,
 };
 use nodemend_ports::{
@@ -14,13 +17,13 @@ use nodemend_ports::{
     write::{self, Target},
 };
 
-use crate::{RepairError, Repairer, RunReport};
+use crate::{RepairError, Repairer, RunReport, verify::Verified};
 
 impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
-    /// Its future holds that of every decision: callers keep it on the heap.
-    pub(crate) async fn carry_out(
+    /// Applies a decision. The future is large: callers keep it on the heap.
+    pub(crate) async fn apply_decision(
         &self,
-        case: Box<Case>,
+        mut case: Box<Case>,
         decision: Decision,
         group: Option<GroupName>,
         ctx: &TransitionContext<'_>,
@@ -28,7 +31,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
     ) -> Result<(), RepairError> {
         let own_group = case.repair().map(|repair| repair.group().clone());
         match decision {
-            // A call is made where it is decided again, on a consistent read; never from here.
+            // A call is decided again on a consistent read, and made there; never here.
             Decision::Act { .. } => Ok(()),
             Decision::Wait => self.wait(case, ctx).await,
             Decision::RecordSilence(since) => {
@@ -40,10 +43,25 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                     |case: &mut Case, _: Option<&mut GroupState>| case.expire_confirmation(call, ctx);
                 self.update(&CaseKey::of(&case), ctx, report, change).await
             }
-            Decision::Blocked { fault, action, blocks, until } => {
+            Decision::Blocked { fault, action, mut blocks, until } => {
+                // Observe mode does everything but the call. Verification is part of it, once for each repair.
+                let observed = case.blocked().is_some_and(|blocked| blocked.observed);
+                if !observed && matches!(blocks.as_slice(), [block] if block.guard == Guard::ObserveMode) {
+                    let Verified { verification, changed } =
+                        Box::pin(self.verify(&mut case, &fault, ctx.policy, report)).await?;
+                    if changed {
+                        // It stays due, and the next run decides on what it is now.
+                        return Ok(());
+                    }
+                    blocks.extend(guard::unverified_block(&verification, ctx.policy));
+                }
                 let blocked = BlockedRepair { fault: &fault, action, blocks: &blocks, until };
-                let change = |case: &mut Case, _: Option<&mut GroupState>| case.block(blocked, ctx);
-                self.write_as_decided(case, None, ctx, report, change).await
+                // The end of an outage is counted from its last stop. One write a minute is enough to know that.
+                let outage = blocks.iter().any(|block| block.guard.is_of_an_outage());
+                let group = group.filter(|_| outage);
+                let change =
+                    |case: &mut Case, group: Option<&mut GroupState>| case.block(group, blocked, ctx);
+                self.write_as_decided(case, group, ctx, report, change).await
             }
             Decision::ConfirmByState => {
                 let change =
@@ -63,14 +81,14 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         }
     }
 
-    /// Nothing to do. The item's own due time may have passed, so it is planned again.
+    /// Nothing to do. The item's due time may have passed, so the next evaluation is planned again.
     pub(crate) async fn wait(
         &self,
         mut case: Box<Case>,
         ctx: &TransitionContext<'_>,
     ) -> Result<(), RepairError> {
         if case.wait(ctx.policy, ctx.now) {
-            // A lost race means a change, and with it another due time.
+            // After a lost race the case has another due time.
             let _ = self.store.commit(CaseWrite { case: &case, group: None, entries: &[] }).await?;
         }
         Ok(())
@@ -89,7 +107,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         Ok(())
     }
 
-    /// Writes what was decided on this very version of the case, or nothing. After a lost race the case stays due, and is
+    /// Writes what was decided on this version of the case, or nothing. After a lost race the case stays due, and is
     /// decided again.
     async fn write_as_decided(
         &self,

@@ -1,17 +1,19 @@
-//! Carries one repair from its claim to the answer of its call. Each step is one conditional write.
+//! Claims one repair, makes its call, and records the answer.
 //!
-//! claim → call, and the evidence beside it → record. A run that dies before the call leaves a claim whose lease ends;
-//! one that dies after it leaves a call without an answer, and the state of the instance shows whether it took effect.
+//! - Each step is one conditional write: claim, call (with the evidence read concurrently), record.
+//! - A run that dies before the call leaves a claim whose lease ends. One that dies after it leaves an unanswered call,
+//!   and the instance's state shows whether it took effect.
 
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use nodemend_domain::{
-    audit_log::{ApiCall, CallAnswer, CallOutcome, builder},
-    case::{CallMade, Case, Fault},
+    audit_log::{ApiCall, CallAnswer, CallOutcome},
+    case::{CallMade, Case, Claim, Fault, audit_records},
     condition::RepairAction,
     group::GroupState,
     policy::Policy,
+    verification::Verification,
 };
 use nodemend_ports::{
     audit_log::AuditLog,
@@ -21,17 +23,18 @@ use nodemend_ports::{
     write::{self, Target},
 };
 
-use crate::{RepairError, Repairer, RunReport, concurrency::beside};
+use crate::{RepairError, Repairer, RunReport, concurrency::with_optional};
 
-/// The end of a console output that a record holds, in bytes.
+/// The most bytes of console output in a record.
 const MAX_CONSOLE: usize = 4 * 1024;
 
-/// A repair that was decided.
+/// A repair to claim.
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub(crate) fault: Fault,
     pub(crate) action: RepairAction,
     pub(crate) group: GroupState,
+    pub(crate) verification: Verification,
 }
 
 /// A repair that holds a slot of its group, and whose call is this process's to make.
@@ -49,7 +52,8 @@ impl Claimed {
 }
 
 impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
-    /// Claims the repair that was decided on this very version of the case and its group; none, if that has changed.
+    /// Claims the repair that was decided on this version of the case and its group. Returns `None` if they have
+    /// changed.
     pub(crate) async fn claim(
         &self,
         mut case: Box<Case>,
@@ -58,8 +62,10 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         report: &mut RunReport,
     ) -> Result<Option<Claimed>, RepairError> {
         let ctx = self.transition(&policy, self.clock.now());
-        let mut group = plan.group;
-        let mut effects = case.claim(&mut group, &plan.fault, plan.action, &ctx)?;
+        let mut group = plan.group.clone();
+        let Plan { fault, action, verification, .. } = &plan;
+        let claim = Claim { fault, action: *action, verification: Some(verification) };
+        let mut effects = case.claim(&mut group, claim, &ctx)?;
         let commit =
             write::write_exactly(&self.store, &mut case, Some(&group), &effects.records, &policy, ctx.now)
                 .await?;
@@ -78,7 +84,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         // The console is read while the call is made, and recorded if it is there by then: it delays nothing, and one
         // that can't be read stops nothing.
         let console = self.cloud.console_output(case.instance_id());
-        let (called, console) = beside(self.call(case.clone(), &policy), console).await;
+        let (called, console) = with_optional(self.call(case.clone(), &policy), console).await;
         let Some((call, at, answer)) = called? else {
             return Ok(());
         };
@@ -86,11 +92,11 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         let tail = console
             .as_deref()
             .map(|text| &text[text.ceil_char_boundary(text.len().saturating_sub(MAX_CONSOLE))..]);
-        let evidence = builder::evidence(&case, &faults, tail);
+        let evidence = audit_records::evidence(&case, &faults, tail);
         self.record(&key, &CallMade { call, at, answer, evidence }, &policy, report).await
     }
 
-    /// Writes down that the call is about to be made, and makes it; none, if the case changed in between.
+    /// Records that the call is about to be made, and makes it. Returns `None` if the case has changed.
     async fn call(
         &self,
         mut case: Box<Case>,
@@ -100,7 +106,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         let call = case.begin_call(&ctx)?;
         let commit = write::write_exactly(&self.store, &mut case, None, &[], policy, ctx.now).await?;
         if commit == Commit::Lost {
-            // A report arrived in between. The claim stands; it is decided again at once.
+            // A report was applied in between. The claim stays, and the case is decided again at once.
             let now = self.clock.now();
             let end_lease = |case: &mut Case, _: Option<&mut GroupState>| {
                 case.end_lease(now).map(|()| Default::default())
@@ -109,9 +115,10 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
             return Ok(None);
         }
         let now = self.clock.now();
-        if case.lease_end().is_none_or(|end| now >= end) {
-            // This process was frozen, and others may have taken the repair over. The call is withdrawn unsent, unless
-            // somebody did.
+        let outdated = case.repair().is_some_and(|repair| repair.must_be_verified_again(now));
+        if outdated || case.lease_end().is_none_or(|end| now >= end) {
+            // This process was suspended: its verification is too old, and another run may have continued the repair. If
+            // not, the call is withdrawn before it is sent.
             if case.withdraw_call(now).is_ok() {
                 let _ = write::write_exactly(&self.store, &mut case, None, &[], policy, now).await?;
             }
@@ -121,7 +128,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         Ok(Some((call, ctx.now, answer)))
     }
 
-    /// Records what AWS answered. Only this process knows it: it is written whatever others write meanwhile.
+    /// Records AWS's answer, which only this process knows: it is written in spite of other writes.
     async fn record(
         &self,
         key: &CaseKey,
@@ -130,7 +137,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         report: &mut RunReport,
     ) -> Result<(), RepairError> {
         if matches!(made.answer.outcome, CallOutcome::Unanswered { .. }) {
-            // Nobody knows. The lease ends, and the state of the instance decides.
+            // Unknown: after the lease, the state of the instance decides.
             return Ok(());
         }
         let ctx = self.transition(policy, self.clock.now());

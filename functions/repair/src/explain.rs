@@ -1,4 +1,4 @@
-//! Tells why a node is, or is not, about to be repaired: the very decision that a sweep would make now. It reads only.
+//! Explains why a node is, or is not, going to be repaired: the decision that a run would make now. It only reads.
 
 use std::sync::Arc;
 
@@ -18,41 +18,41 @@ use nodemend_ports::{
 
 use crate::{RepairError, Repairer, run_cache::RunCache};
 
-/// Everything that a decision rests on.
+/// A decision with all of its facts.
 #[derive(Debug)]
 pub struct Explanation {
     /// The case.
     pub case: Box<Case>,
-    /// Where it stands.
+    /// Its state.
     pub state: CaseState,
-    /// Where AWS has its instance.
+    /// The location of its instance.
     pub location: InstanceLocation,
-    /// The group whose rules hold.
+    /// The group whose rules apply.
     pub group: GroupName,
     /// The policy.
     pub policy: Arc<Policy>,
-    /// What is wrong, the earliest deadline first.
+    /// The faults, the earliest deadline first.
     pub faults: Vec<Fault>,
-    /// What every guard says of the first of them; where nothing is wrong, of a kubelet that fell silent now.
+    /// The answers of all guards for the first fault or, on a healthy node, for a kubelet that became silent now.
     pub answers: Vec<GuardAnswer>,
-    /// What a sweep would decide now.
+    /// The decision of a run now.
     pub decision: Decision,
 }
 
 impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
-    /// Explains one case; none where it is unknown, or its cluster has no policy.
+    /// Explains one case, or returns `None` if there is no case, or no policy for its cluster.
     pub async fn explain(&self, key: &CaseKey) -> Result<Option<Explanation>, RepairError> {
         let now = self.clock.now();
         let Some(case) = self.store.case(key).await? else {
             return Ok(None);
         };
-        let mut view = RunCache::default();
-        let Some(policy) = view.policy(&self.store, &key.cluster).await? else {
+        let mut cache = RunCache::at(now);
+        let Some(policy) = cache.policy(&self.store, &key.cluster).await? else {
             return Ok(None);
         };
-        let here = self.here(&policy).await?;
-        view.describe_instances(&here.cloud, std::slice::from_ref(&case)).await?;
-        let context = view.context(&self.store, &here.cloud, &case).await?;
+        let scope = self.account_scope(&policy).await?;
+        cache.describe_instances(&scope.cloud, std::slice::from_ref(&case)).await?;
+        let context = cache.context(&self.store, &scope.cloud, &case).await?;
         let context = context.borrow();
         let no_tags = std::collections::BTreeMap::new();
         let tags = context.group.map_or(&no_tags, |group| &group.tags);

@@ -1,4 +1,4 @@
-//! Records with a group that a new instance joined or failed to, and matches it with the repair that awaits it.
+//! Records that a new instance joined or failed to join, and matches it with the repair that it replaces a node for.
 
 use jiff::Timestamp;
 use nodemend_domain::{
@@ -18,7 +18,7 @@ use nodemend_ports::{
 use crate::{RepairError, Repairer, RunReport};
 
 impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
-    /// Records how far a new instance has come: with its group, and with the repair that it ends.
+    /// Records a new instance's stage in its group, and in the case that it replaces a node for.
     pub(crate) async fn record_join(
         &self,
         new: Box<Case>,
@@ -28,8 +28,8 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
     ) -> Result<(), RepairError> {
         let key = CaseKey::of(&new);
         let arrival = new.arrival().cloned().unwrap_or_default();
-        let came = arrival.launched.or(arrival.registered).unwrap_or(ctx.now);
-        // In no group, a node replaces nothing.
+        let arrived = arrival.launched.or(arrival.registered).unwrap_or(ctx.now);
+        // Without a group, a node replaces none.
         let Some(group) = self.group_of(&new).await? else {
             return self.record_stage(&key, stage, None, ctx).await;
         };
@@ -42,10 +42,10 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
             write::update(&self.store, target, ctx.policy, ctx.now, change).await?;
             return Ok(());
         }
-        if arrival.replaces.is_none() && self.may_yet_be_awaited(&key, came, &group).await? {
+        if arrival.replaces.is_none() && self.may_be_replacement(&key, arrived, &group).await? {
             return self.wait(new, ctx).await;
         }
-        if let Some(replaced) = self.replaced_instance(&key, &arrival, came, &group, ctx).await? {
+        if let Some(replaced) = self.replaced_instance(&key, &arrival, arrived, &group, ctx).await? {
             let replaced = CaseKey { cluster: key.cluster.clone(), instance_id: replaced };
             let joined = NewInstance {
                 instance_id: key.instance_id.clone(),
@@ -59,12 +59,12 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         self.record_stage(&key, stage, Some(&group), ctx).await
     }
 
-    /// Whether a call without an answer yet would make this instance a replacement. Taken for growth meanwhile, it would
-    /// leave its repair without a replacement, and the group in backoff for a failure that was none.
-    async fn may_yet_be_awaited(
+    /// Whether this instance would be a replacement if a call in flight is accepted. If it counted as growth of the
+    /// group now, the repair would miss its replacement, and the group would go into backoff without a reason.
+    async fn may_be_replacement(
         &self,
         key: &CaseKey,
-        came: Timestamp,
+        arrived: Timestamp,
         group: &GroupName,
     ) -> Result<bool, RepairError> {
         for slot in self.store.group(&key.cluster, group).await?.slots() {
@@ -74,33 +74,34 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
             let key = CaseKey { cluster: key.cluster.clone(), instance_id: slot.instance_id.clone() };
             let case = self.store.case(&key).await?;
             let pending = case.as_deref().and_then(Case::pending_call);
-            if pending.is_some_and(|call| call.action() == RepairAction::Replace && call.at() <= came) {
+            if pending.is_some_and(|call| call.action() == RepairAction::Replace && call.at() <= arrived) {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// The terminated instance that a new one replaces, if any: decided once, and written to both in one transaction.
+    /// The terminated instance that a new one replaces, if any. Matched once, and written to both in one transaction.
     async fn replaced_instance(
         &self,
         key: &CaseKey,
         arrival: &Arrival,
-        came: Timestamp,
+        arrived: Timestamp,
         group: &GroupName,
         ctx: &TransitionContext<'_>,
     ) -> Result<Option<InstanceId>, RepairError> {
         if arrival.replaces.is_some() {
             return Ok(arrival.replaces.clone());
         }
-        // Most new instances replace nothing: no write of the group for those.
-        if self.store.group(&key.cluster, group).await?.match_replacement(&key.instance_id, came).is_none() {
+        // Most new instances replace none: no write of the group for those.
+        if self.store.group(&key.cluster, group).await?.match_replacement(&key.instance_id, arrived).is_none()
+        {
             return Ok(None);
         }
         let mut replaced = None;
         let target = Target::case(key).with_group(Some(group));
         write::update(&self.store, target, ctx.policy, ctx.now, |case, group| {
-            replaced = group.and_then(|group| case.match_replacement(group, came));
+            replaced = group.and_then(|group| case.match_replacement(group, arrived));
             Ok(Effects::default())
         })
         .await?;
@@ -125,8 +126,17 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         group: Option<&GroupName>,
         ctx: &TransitionContext<'_>,
     ) -> Result<(), RepairError> {
-        write::update(&self.store, Target::case(key), ctx.policy, ctx.now, |case, _| {
+        // The first node of a group shows that its instances are nodes.
+        let first = match group {
+            Some(group) => !self.store.group(&key.cluster, group).await?.has_nodes(),
+            None => false,
+        };
+        let target = Target::case(key).with_group(group.filter(|_| first));
+        write::update(&self.store, target, ctx.policy, ctx.now, |case, state| {
             case.record_join_stage(stage, group);
+            if let Some(state) = state {
+                state.record_node();
+            }
             Ok(Effects::default())
         })
         .await?;

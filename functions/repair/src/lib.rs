@@ -1,7 +1,7 @@
-//! Turns due cases into calls, and closes the repairs that have ended.
+//! Evaluates due cases, makes the calls, and closes the repairs that have ended.
 //!
-//! A run evaluates the cases that are due, decides, and carries each decision out. Every step is one conditional write:
-//! a run can die at any moment and the next one continues; two runs at once lose races, never nodes.
+//! - Every step is one conditional write: a run can die at any moment, and the next one continues.
+//! - Two runs at the same time are safe: one of them loses the race for each write.
 
 mod account_scope;
 mod apply_decision;
@@ -11,6 +11,7 @@ mod explain;
 mod join;
 mod run_cache;
 mod schedule;
+mod verify;
 
 use std::{cell::RefCell, collections::BTreeMap};
 
@@ -19,6 +20,7 @@ use jiff::Timestamp;
 use nodemend_domain::{
     case::{Case, Fault, IllegalTransition, TransitionContext},
     decide::{self, Decision, Triage},
+    guard::DecisionContext,
     ident::{AccountId, ClusterName, GroupName},
     policy::Policy,
     repair_event::RepairEvent,
@@ -36,17 +38,18 @@ use self::{
     claim_and_call::Claimed,
     concurrency::{buffered, sequential},
     run_cache::RunCache,
+    verify::Verified,
 };
 
-/// Cases that one run evaluates; the rest stays due for the next run, a moment later.
+/// The most cases that one run evaluates. The others stay due for the next run, a moment later.
 const MAX_CASES: usize = 5_000;
-/// How often a claim is decided again because others wrote its case or acquired a slot of its group.
+/// Attempts of a claim after other writes of its case or its group.
 const MAX_CLAIMS: usize = 4;
-/// Cases read at once, and groups in which repairs are begun at once: the API quotas of Auto Scaling and EC2 are the
-/// account's, shared with everybody in it.
-const AT_ONCE: usize = 8;
+/// The cases that are read concurrently, and the groups that are repaired concurrently: the API quotas of Auto Scaling
+/// and EC2 are shared with everything in the account.
+const CONCURRENCY: usize = 8;
 
-/// Carries repairs out.
+/// Evaluates cases and repairs nodes.
 #[derive(Debug, Clone)]
 pub struct Repairer<S, C, K> {
     store: S,
@@ -54,37 +57,38 @@ pub struct Repairer<S, C, K> {
     clock: K,
 }
 
-/// A case that asks for a repair, and its id.
+/// A case that is due for a repair, and its ID.
 type Due = (CaseKey, String);
-/// The same with its urgency: the least goes first.
-type Wanting = ((u8, Timestamp), Due);
+/// The same with its urgency: the lowest value goes first.
+type DueByUrgency = ((u8, Timestamp), Due);
 
 /// What a run did.
 #[derive(Debug, Default)]
 pub struct RunReport {
-    /// What is to be published, in order.
+    /// The repair events to publish, in order.
     pub repair_events: Vec<RepairEvent>,
-    /// How many cases were evaluated.
+    /// The number of cases that were evaluated.
     pub evaluated: usize,
     /// The cases that could not be evaluated; they stay due.
-    pub failures: Vec<Failure>,
+    pub failures: Vec<EvaluationFailure>,
     /// When the oldest pending repair of each cluster became pending.
     pub pending: BTreeMap<ClusterName, Timestamp>,
 }
 
 /// A case that could not be evaluated.
 #[derive(Debug, thiserror::Error)]
-#[error("{error}")]
-pub struct Failure {
+#[error("failed to evaluate {}", key.instance_id)]
+pub struct EvaluationFailure {
     /// Its key.
     pub key: CaseKey,
-    /// Its id, where it could be read: what logs are searched by.
+    /// Its ID, if it could be read. Logs are searched by it.
     pub case: Option<String>,
     /// The error.
+    #[source]
     pub error: RepairError,
 }
 
-impl Failure {
+impl EvaluationFailure {
     fn of(case: &Case) -> impl FnOnce(RepairError) -> Self + use<> {
         let (key, case) = (CaseKey::of(case), Some(case.id()));
         |error| Self { key, case, error }
@@ -100,10 +104,10 @@ pub enum RepairError {
     /// A case could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// A decision that the very version it was made on does not allow: a fault of ours, never passed over in silence.
+    /// The version that a decision was made on does not allow it: a defect in nodemend, which is always reported.
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),
-    /// AWS could not be asked.
+    /// A read from AWS failed.
     #[error(transparent)]
     Cloud(#[from] CloudError),
 }
@@ -124,27 +128,31 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         self.run_before(Timestamp::MAX).await
     }
 
-    /// The same, but begins no repair at `end` or later: a process that ends between a claim and its call costs the case a
-    /// lease. The rest stays due.
+    /// The same, but starts no repair at `end` or later: a process that ends between a claim and its call delays the
+    /// case by a lease. The other cases stay due.
     pub async fn run_before(&self, end: Timestamp) -> Result<RunReport, RepairError> {
         let now = self.clock.now();
         let keys = self.store.due(now, MAX_CASES).await?;
         let mut report = RunReport { evaluated: keys.len(), ..RunReport::default() };
-        let mut view = RunCache::default();
+        let mut cache = RunCache::at(now);
         let mut open = Vec::new();
-        for keys in keys.chunks(AT_ONCE) {
-            let cases = buffered(keys.iter().map(|key| self.store.case(key)), AT_ONCE).await;
+        for keys in keys.chunks(CONCURRENCY) {
+            let cases = buffered(keys.iter().map(|key| self.store.case(key)), CONCURRENCY).await;
             for (key, case) in keys.iter().zip(cases) {
                 let case = match case {
                     Ok(Some(case)) => case,
                     Ok(None) => continue,
                     Err(error) => {
-                        report.failures.push(Failure { key: key.clone(), case: None, error: error.into() });
+                        report.failures.push(EvaluationFailure {
+                            key: key.clone(),
+                            case: None,
+                            error: error.into(),
+                        });
                         continue;
                     }
                 };
-                let failure = Failure::of(&case);
-                match self.triage(case, &mut view, now, &mut report).await {
+                let failure = EvaluationFailure::of(&case);
+                match self.triage(case, &mut cache, now, &mut report).await {
                     Ok(Some(case)) => open.push(*case),
                     Ok(None) => {}
                     Err(error) => report.failures.push(failure(error)),
@@ -153,71 +161,71 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         }
         let due = match open.as_slice() {
             [] => return Ok(report),
-            // A single case competes with none: it is decided once, where it is acted on.
+            // A single case has no competitor: it is decided only once, when it is acted on.
             [case] => vec![vec![(CaseKey::of(case), case.id())]],
-            _ => Box::pin(self.in_order(open, &mut view, now, &mut report)).await,
+            _ => Box::pin(self.settle_all(open, &mut cache, now, &mut report)).await,
         };
-        for acted in buffered(due.into_iter().map(|due| self.act_in_turn(due, end)), AT_ONCE).await {
-            report.repair_events.extend(acted.repair_events);
-            report.failures.extend(acted.failures);
+        for repaired in buffered(due.into_iter().map(|due| self.repair_group(due, end)), CONCURRENCY).await {
+            report.repair_events.extend(repaired.repair_events);
+            report.failures.extend(repaired.failures);
         }
         Ok(report)
     }
 
-    /// The cases that ask for a repair, by group. Where a group has fewer slots than cases, the most urgent go first, then
-    /// those that have waited longest.
-    async fn in_order(
+    /// Decides on all cases. Returns those that are due for a repair, by group: the most urgent first, then those that
+    /// have waited longest, because a group can have fewer slots than cases.
+    async fn settle_all(
         &self,
         open: Vec<Case>,
-        view: &mut RunCache,
+        cache: &mut RunCache,
         now: Timestamp,
         report: &mut RunReport,
     ) -> Vec<Vec<Due>> {
-        let open = self.describe_instances(open, view, report).await;
-        let mut groups: BTreeMap<(ClusterName, GroupName), Vec<Wanting>> = BTreeMap::new();
+        let open = self.describe_instances(open, cache, report).await;
+        let mut groups: BTreeMap<(ClusterName, GroupName), Vec<DueByUrgency>> = BTreeMap::new();
         for case in open {
             let (key, id) = (CaseKey::of(&case), case.id());
-            match self.settle(case, view, now, report).await {
+            match self.settle(case, cache, now, report).await {
                 Ok(Some((fault, group))) => {
-                    let wanting = groups.entry((key.cluster.clone(), group)).or_default();
-                    wanting.push((fault.urgency(), (key, id)));
+                    let group = groups.entry((key.cluster.clone(), group)).or_default();
+                    group.push((fault.urgency(), (key, id)));
                 }
                 Ok(None) => {}
-                Err(error) => report.failures.push(Failure { key, case: Some(id), error }),
+                Err(error) => report.failures.push(EvaluationFailure { key, case: Some(id), error }),
             }
         }
         let mut groups: Vec<_> = groups.into_values().collect();
-        for wanting in &mut groups {
-            wanting.sort();
+        for group in &mut groups {
+            group.sort();
         }
         groups.sort();
-        groups.into_iter().map(|wanting| wanting.into_iter().map(|(_, due)| due).collect()).collect()
+        groups.into_iter().map(|group| group.into_iter().map(|(_, due)| due).collect()).collect()
     }
 
-    /// Asks AWS where these instances are, once per account. Where an account can't be asked its cases stay due; the other
-    /// accounts go on.
+    /// Reads the locations of these instances, with one request per account. If an account fails, its cases stay due,
+    /// and the other accounts continue.
     async fn describe_instances(
         &self,
         open: Vec<Case>,
-        view: &mut RunCache,
+        cache: &mut RunCache,
         report: &mut RunReport,
     ) -> Vec<Case> {
         let mut by_account: BTreeMap<Option<AccountId>, Vec<Case>> = BTreeMap::new();
         for case in open {
             // The policy is cached: without one the case would not be open.
-            let policy = view.policy(&self.store, case.cluster()).await.ok().flatten();
+            let policy = cache.policy(&self.store, case.cluster()).await.ok().flatten();
             by_account.entry(policy.and_then(|policy| policy.account.clone())).or_default().push(case);
         }
         let mut located = Vec::new();
         for (account, cases) in by_account {
             let found = match self.cloud.in_account(account.as_ref()).await {
-                Ok(cloud) => view.describe_instances(&cloud, &cases).await,
+                Ok(cloud) => cache.describe_instances(&cloud, &cases).await,
                 Err(error) => Err(error),
             };
             match found {
                 Ok(()) => located.extend(cases),
                 Err(error) => {
-                    let failed = |case: &Case| Failure::of(case)(error.clone().into());
+                    let failed = |case: &Case| EvaluationFailure::of(case)(error.clone().into());
                     report.failures.extend(cases.iter().map(failed));
                 }
             }
@@ -225,21 +233,21 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         located
     }
 
-    /// Acts on the due cases of one group. Each claim is decided on what the claim before it has left; the calls do not wait
-    /// for each other.
-    async fn act_in_turn(&self, due: Vec<Due>, end: Timestamp) -> RunReport {
-        let acted = RefCell::new(RunReport::default());
+    /// Repairs the due cases of one group. Each claim is decided after the previous one is written; the calls are
+    /// concurrent.
+    async fn repair_group(&self, due: Vec<Due>, end: Timestamp) -> RunReport {
+        let total = RefCell::new(RunReport::default());
         let note = |(key, case): Due, report: RunReport, error: Option<RepairError>| {
-            let mut acted = acted.borrow_mut();
-            acted.repair_events.extend(report.repair_events);
-            acted.failures.extend(error.map(|error| Failure { key, case: Some(case), error }));
+            let mut total = total.borrow_mut();
+            total.repair_events.extend(report.repair_events);
+            total.failures.extend(error.map(|error| EvaluationFailure { key, case: Some(case), error }));
         };
         let claim = async |due: Due| {
             if self.clock.now() >= end {
                 return None;
             }
             let mut report = RunReport::default();
-            let claimed = Box::pin(self.act(&due.0, &mut report)).await;
+            let claimed = Box::pin(self.decide_and_claim(&due.0, &mut report)).await;
             let (claimed, error) = match claimed {
                 Ok(claimed) => (claimed, None),
                 Err(error) => (None, Some(error)),
@@ -247,27 +255,27 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
             note(due.clone(), report, error);
             claimed.map(|claimed| (due, claimed))
         };
-        let make = async |(due, claimed): (Due, Claimed)| {
+        let call = async |(due, claimed): (Due, Claimed)| {
             let mut report = RunReport::default();
-            let made = match self.here(claimed.policy()).await {
-                Ok(here) => here.make(claimed, &mut report).await,
+            let made = match self.account_scope(claimed.policy()).await {
+                Ok(scope) => scope.make(claimed, &mut report).await,
                 Err(error) => Err(error),
             };
             note(due, report, made.err());
         };
-        sequential(due, claim, make).await;
-        acted.into_inner()
+        sequential(due, claim, call).await;
+        total.into_inner()
     }
 
-    /// Carries out what the case alone decides; returns the case where a context is needed.
+    /// Applies a decision that depends only on the case. Returns the case if the decision needs more facts.
     async fn triage(
         &self,
         case: Box<Case>,
-        view: &mut RunCache,
+        cache: &mut RunCache,
         now: Timestamp,
         report: &mut RunReport,
     ) -> Result<Option<Box<Case>>, RepairError> {
-        let Some(policy) = view.policy(&self.store, case.cluster()).await? else {
+        let Some(policy) = cache.policy(&self.store, case.cluster()).await? else {
             return Ok(None);
         };
         match decide::triage(&case, &policy, now) {
@@ -279,37 +287,37 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 Ok(Some(case))
             }
             Triage::Settled(decision) => {
-                let here = self.here(&policy).await?;
-                Box::pin(here.carry_out(case, decision, None, &here.transition(&policy, now), report))
+                let scope = self.account_scope(&policy).await?;
+                Box::pin(scope.apply_decision(case, decision, None, &scope.transition(&policy, now), report))
                     .await?;
                 Ok(None)
             }
         }
     }
 
-    /// Decides with the context as this run has read it, and carries out everything but a call. Returns the fault that asks
-    /// for a call, and its group.
+    /// Decides with the facts that this run has read, and applies everything except a call. Returns the fault to
+    /// repair, and its group.
     async fn settle(
         &self,
         case: Case,
-        view: &mut RunCache,
+        cache: &mut RunCache,
         now: Timestamp,
         report: &mut RunReport,
     ) -> Result<Option<(Fault, GroupName)>, RepairError> {
-        let Some(policy) = view.policy(&self.store, case.cluster()).await? else {
+        let Some(policy) = cache.policy(&self.store, case.cluster()).await? else {
             return Ok(None);
         };
-        let here = self.here(&policy).await?;
-        let context = Box::pin(view.context(&self.store, &here.cloud, &case)).await?;
+        let scope = self.account_scope(&policy).await?;
+        let context = Box::pin(cache.context(&self.store, &scope.cloud, &case)).await?;
         match decide::decide(&case, &context.borrow(), &policy, now) {
-            Decision::Act { fault, .. } => Ok(Some((fault, context.state.name().clone()))),
+            Decision::Act { fault, .. } => Ok(Some((*fault, context.state.name().clone()))),
             decision => {
                 let group = Some(context.state.name().clone());
-                Box::pin(here.carry_out(
+                Box::pin(scope.apply_decision(
                     Box::new(case),
                     decision,
                     group,
-                    &here.transition(&policy, now),
+                    &scope.transition(&policy, now),
                     report,
                 ))
                 .await?;
@@ -318,41 +326,69 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         }
     }
 
-    /// Reads everything again, consistently, decides again, and only then claims; the call is left to do. Any other decision
-    /// is carried out.
-    async fn act(&self, key: &CaseKey, report: &mut RunReport) -> Result<Option<Claimed>, RepairError> {
+    /// Reads everything again, consistently, decides again, and claims the repair. Applies any other decision.
+    async fn decide_and_claim(
+        &self,
+        key: &CaseKey,
+        report: &mut RunReport,
+    ) -> Result<Option<Claimed>, RepairError> {
         for _ in 0..MAX_CLAIMS {
             let now = self.clock.now();
-            let mut view = RunCache::default();
-            let (case, policy) = join(self.store.case(key), view.policy(&self.store, &key.cluster)).await;
-            let (Some(case), Some(policy)) = (case?, policy?) else {
+            let mut cache = RunCache::at(now);
+            let (case, policy) = join(self.store.case(key), cache.policy(&self.store, &key.cluster)).await;
+            let (Some(mut case), Some(policy)) = (case?, policy?) else {
                 return Ok(None);
             };
             if case.due().is_none_or(|due| due > now) {
                 return Ok(None);
             }
-            // It has changed since it was first read, and the case alone decides by now: the next run does.
+            // The case has changed since it was first read, and needs no more facts: left to the next run.
             if decide::triage(&case, &policy, now) != Triage::NeedsContext {
                 return Ok(None);
             }
-            let here = self.here(&policy).await?;
-            let context = Box::pin(view.context_of_one(&self.store, &here.cloud, &case)).await?;
+            let scope = self.account_scope(&policy).await?;
+            let context = Box::pin(cache.context_of_one(&self.store, &scope.cloud, &case)).await?;
             match decide::decide(&case, &context.borrow(), &policy, now) {
-                Decision::Act { fault, action } => {
-                    let plan = claim_and_call::Plan { fault, action, group: context.state.clone() };
-                    if let Some(claimed) = here.claim(case, plan, policy.clone(), report).await? {
-                        return Ok(Some(claimed));
+                Decision::Act { fault, .. } => {
+                    let Verified { verification, changed } =
+                        Box::pin(scope.verify(&mut case, &fault, &policy, report)).await?;
+                    if changed {
+                        // The case is not what was decided on: it is read and decided again.
+                        continue;
+                    }
+                    let now = self.clock.now();
+                    let verified = DecisionContext { verification: Some(&verification), ..context.borrow() };
+                    match decide::decide(&case, &verified, &policy, now) {
+                        Decision::Act { fault, action } => {
+                            let group = context.state.clone();
+                            let plan = claim_and_call::Plan { fault: *fault, action, group, verification };
+                            if let Some(claimed) = scope.claim(case, plan, policy.clone(), report).await? {
+                                return Ok(Some(claimed));
+                            }
+                        }
+                        decision => {
+                            let group = Some(context.state.name().clone());
+                            let ctx = scope.transition(&policy, now);
+                            Box::pin(scope.apply_decision(case, decision, group, &ctx, report)).await?;
+                            return Ok(None);
+                        }
                     }
                 }
                 decision => {
                     let group = Some(context.state.name().clone());
-                    Box::pin(here.carry_out(case, decision, group, &here.transition(&policy, now), report))
-                        .await?;
+                    Box::pin(scope.apply_decision(
+                        case,
+                        decision,
+                        group,
+                        &scope.transition(&policy, now),
+                        report,
+                    ))
+                    .await?;
                     return Ok(None);
                 }
             }
         }
-        // It stays due.
+        // The case stays due.
         Ok(None)
     }
 

@@ -1,4 +1,5 @@
-//! The repair Lambda: once a minute, everything that falls due in it.
+//! The repair function on Lambda, invoked each minute: reads the configuration, connects the ports, and runs the
+//! handler.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,57 +12,63 @@ use nodemend_aws::{
     eventbridge::EventBridge,
     publisher::EventPublisher,
     sdk,
-    telemetry::{self, Failed, Metric},
+    telemetry::{self, Failed, Metric, invocation_error},
 };
 use nodemend_domain::ident::ClusterName;
 use nodemend_ports::{clock::Clock, config::environment::Environment};
 use nodemend_repair::{RepairError, Repairer, RunReport};
 use serde_json::{Value, json, value::RawValue};
 
-/// How long an invocation waits for deadlines: longer than the minute until the next one, so that there is no moment in
-/// which nobody waits, and so much shorter than the function's time that its last call has its answer.
-const TURN: SignedDuration = SignedDuration::from_secs(65);
+/// How long an invocation waits for deadlines: longer than the minute until the next one, so that there is no gap, and
+/// shorter than the function's timeout, so that the last call gets its answer.
+const RUN_LENGTH: SignedDuration = SignedDuration::from_secs(65);
 
-/// So little of a turn is not worth waiting for again.
-const SHORT: SignedDuration = SignedDuration::from_secs(5);
+/// The least remaining time for which an invocation waits again.
+const MIN_WAIT: SignedDuration = SignedDuration::from_secs(5);
 
-/// A sweep's end waits for no more than this for a bus that takes nothing; its calls have been made by then.
-const TIME_TO_TELL: SignedDuration = SignedDuration::from_secs(10);
+/// How long the end of an invocation waits for an event bus that does not answer. Its calls have been made by then.
+const PUBLISH_TIMEOUT: SignedDuration = SignedDuration::from_secs(10);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
+    telemetry::init();
     let environment = Environment::of_process();
-    let tables = Tables::of(&environment).map_err(one_line)?;
-    let shared = sdk::load().await.map_err(one_line)?;
-    let members = environment.members().map_err(one_line)?;
-    let cloud = AwsCloud::connect(&shared).await.map_err(one_line)?.with_members(&shared, members);
+    let tables = Tables::of(&environment).map_err(invocation_error)?;
+    let shared = sdk::load().await.map_err(invocation_error)?;
+    let members = environment.members().map_err(invocation_error)?;
+    let access = environment.cluster_access().map_err(invocation_error)?;
+    let cloud = AwsCloud::connect(&shared)
+        .await
+        .map_err(invocation_error)?
+        .with_members(&shared, members)
+        .with_cluster_access(&shared, access, concat!("nodemend-repair/", env!("CARGO_PKG_VERSION")));
     let store = DynamoStore::connect(&shared, tables);
     let repairer = Repairer::new(store.clone(), cloud, SystemClock);
-    let bus = environment.event_bus().map_err(one_line)?;
+    let bus = environment.event_bus().map_err(invocation_error)?;
     let bus = bus.map(|bus| Arc::new(EventBridge::connect(&shared, bus)));
     lambda_runtime::run(service_fn(async |_: LambdaEvent<Box<RawValue>>| {
-        run_once(&repairer, &store, EventPublisher::new(bus.clone(), TIME_TO_TELL)).await
+        run_once(&repairer, &store, EventPublisher::new(bus.clone(), PUBLISH_TIMEOUT)).await
     }))
     .await
 }
 
-/// What is due now is done by whoever comes; of two that a schedule woke, one waits.
+/// Evaluates what is due now, and then waits for deadlines if no other invocation does.
 async fn run_once(
     repairer: &Repairer<DynamoStore, AwsCloud, SystemClock>,
     store: &DynamoStore,
     publisher: EventPublisher<EventBridge>,
 ) -> Result<Value, Error> {
-    let mut done = Done { evaluated: 0, failed: 0, pending: BTreeMap::new(), publisher };
-    let end = SystemClock.now() + TURN;
-    let swept = match waiter(store, end).await {
-        None => done.turn(repairer, store, end).await,
-        Some(theirs) => {
-            let once = done.once(repairer, end).await;
-            // The other's turn ends within this one: somebody must wait on.
-            if once.is_ok() && end.duration_since(theirs) > SHORT {
-                wait_until(theirs).await;
-                match waiter(store, end).await {
-                    None => done.turn(repairer, store, end).await,
+    let mut invocation = Invocation { evaluated: 0, failed: 0, pending: BTreeMap::new(), publisher };
+    let end = SystemClock.now() + RUN_LENGTH;
+    let result = match other_waits_until(store, end).await {
+        None => invocation.run(repairer, store, end).await,
+        Some(until) => {
+            let once = invocation.run_once(repairer, end).await;
+            // The other's lease ends before this invocation's time: one of the two has to wait on.
+            if once.is_ok() && end.duration_since(until) > MIN_WAIT {
+                wait_until(until).await;
+                match other_waits_until(store, end).await {
+                    None => invocation.run(repairer, store, end).await,
                     Some(_) => once,
                 }
             } else {
@@ -69,64 +76,65 @@ async fn run_once(
             }
         }
     };
-    done.told(swept).await
+    invocation.report(result).await
 }
 
-/// The end of the lease of the one that waits, if it is another. The lease spares money, and nothing rests on it: where
-/// it can't be had, this one waits.
-async fn waiter(store: &DynamoStore, end: Timestamp) -> Option<Timestamp> {
+/// The end of the lease, if another invocation holds it. The lease only saves cost: if it cannot be read, this
+/// invocation waits.
+async fn other_waits_until(store: &DynamoStore, end: Timestamp) -> Option<Timestamp> {
     store.lease_run(SystemClock.now(), end).await.unwrap_or_else(|error| {
         telemetry::failed(&Failed::of(&error));
         None
     })
 }
 
-/// What an invocation did.
-struct Done {
+/// The totals of one invocation.
+struct Invocation {
     evaluated: usize,
     failed: usize,
-    /// Since when the longest waiting repair of each cluster waits.
+    /// When the oldest pending repair of each cluster became pending.
     pending: BTreeMap<ClusterName, Timestamp>,
-    /// Tells while the sweep goes on: no call waits for it.
+    /// Publishes in the background: no call waits for it.
     publisher: EventPublisher<EventBridge>,
 }
 
-impl Done {
-    /// Sweeps, and waits for each deadline of its turn.
-    async fn turn(
+impl Invocation {
+    /// Evaluates what is due, and waits for each deadline until `end`.
+    async fn run(
         &mut self,
         repairer: &Repairer<DynamoStore, AwsCloud, SystemClock>,
         store: &DynamoStore,
         end: Timestamp,
     ) -> Result<(), RepairError> {
-        // Its future is deep and large, and lives on the heap.
-        let swept = Box::pin(repairer.run_until(end, wait_until, |swept: &RunReport| self.tell(swept))).await;
+        // The future is large, so it is on the heap.
+        let result =
+            Box::pin(repairer.run_until(end, wait_until, |report: &RunReport| self.publish(report))).await;
         if let Err(error) = store.end_run(end, SystemClock.now()).await {
             telemetry::failed(&Failed::of(&error));
         }
-        swept
+        result
     }
 
-    async fn once(
+    async fn run_once(
         &mut self,
         repairer: &Repairer<DynamoStore, AwsCloud, SystemClock>,
         end: Timestamp,
     ) -> Result<(), RepairError> {
-        let swept = Box::pin(repairer.run_before(end)).await?;
-        self.tell(&swept);
+        let report = Box::pin(repairer.run_before(end)).await?;
+        self.publish(&report);
         Ok(())
     }
 
-    fn tell(&mut self, swept: &RunReport) {
-        self.evaluated += swept.evaluated;
-        self.failed += swept.failures.len();
-        swept.repair_events.iter().for_each(telemetry::emit);
-        self.publisher.tell(&swept.repair_events);
-        for (cluster, since) in &swept.pending {
+    fn publish(&mut self, report: &RunReport) {
+        self.evaluated += report.evaluated;
+        self.failed += report.failures.len();
+        report.repair_events.iter().for_each(telemetry::emit);
+        self.publisher.publish(&report.repair_events);
+        for (cluster, since) in &report.pending {
             let oldest = self.pending.entry(cluster.clone()).or_insert(*since);
             *oldest = (*oldest).min(*since);
         }
-        for failure in &swept.failures {
+        for failure in &report.failures {
             let mut failed = Failed::of(failure);
             failed.cluster = Some(&failure.key.cluster);
             failed.instance_id = Some(&failure.key.instance_id);
@@ -135,7 +143,7 @@ impl Done {
         }
     }
 
-    async fn told(self, swept: Result<(), RepairError>) -> Result<Value, Error> {
+    async fn report(self, result: Result<(), RepairError>) -> Result<Value, Error> {
         let Self { evaluated, failed, pending, publisher } = self;
         let now = SystemClock.now();
         for (cluster, since) in &pending {
@@ -146,19 +154,14 @@ impl Done {
             [(Metric::CasesEvaluated, evaluated as u64), (Metric::EvaluationFailures, failed as u64)];
         telemetry::measured(now, None, &numbers);
         publisher.finish().await;
-        if let Err(error) = swept {
+        if let Err(error) = result {
             telemetry::failed(&Failed::of(&error));
-            return Err(one_line(error));
+            return Err(invocation_error(error));
         }
         if failed > 0 {
-            // What failed stays due. The error makes the invocation count as failed, so that an alarm sees it.
-            return Err(format!("{failed} of {evaluated} cases could not be looked at").into());
+            // The cases stay due. The error counts the invocation as failed, which an alarm watches.
+            return Err(format!("failed to evaluate {failed} of {evaluated} cases").into());
         }
         Ok(json!({ "evaluated": evaluated }))
     }
-}
-
-/// The runtime shows an error as its fields; a person wants the sentence.
-fn one_line(error: impl std::error::Error) -> Error {
-    error.to_string().into()
 }

@@ -1,8 +1,11 @@
-//! What a sweep has read of the world around its cases, each thing once.
+//! The facts that a run has read, each at most once.
+//!
+//! A cache lives as long as its run, so that no decision depends on older facts.
 
 use std::{collections::HashMap, sync::Arc};
 
 use futures_util::future::join;
+use jiff::Timestamp;
 use nodemend_domain::{
     case::Case,
     group::{ClusterFacts, Group, GroupState, InstanceLocation},
@@ -11,14 +14,16 @@ use nodemend_domain::{
     policy::{Hold, Policy},
 };
 use nodemend_ports::{
+    cause::Cause,
     cloud::{Cloud, CloudError},
-    store::{Store, StoreError},
+    store::{CaseKey, Store, StoreError},
 };
 
 use crate::RepairError;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct RunCache {
+    now: Timestamp,
     policies: HashMap<ClusterName, Option<Arc<Policy>>>,
     clusters: HashMap<ClusterName, ClusterView>,
     location: HashMap<InstanceId, InstanceLocation>,
@@ -34,7 +39,7 @@ struct ClusterView {
     holds: Arc<[Hold]>,
 }
 
-/// Everything that a decision needs, held together.
+/// The owned facts of one decision.
 #[derive(Debug)]
 pub(crate) struct ContextData {
     pub(crate) location: InstanceLocation,
@@ -42,6 +47,7 @@ pub(crate) struct ContextData {
     pub(crate) state: GroupState,
     cluster: ClusterView,
     unhealthy_in_group: usize,
+    group_has_nodes: bool,
 }
 
 impl ContextData {
@@ -52,16 +58,34 @@ impl ContextData {
             state: &self.state,
             cluster: &self.cluster.facts,
             unhealthy_counts: &self.cluster.unhealthy_counts,
+            unhealthy_nodes: &self.cluster.unhealthy_nodes,
             unhealthy_in_group: self.unhealthy_in_group,
+            group_has_nodes: self.group_has_nodes,
             holds: &self.cluster.holds,
+            verification: None,
         }
     }
 }
 
-/// Stands for the group of an instance that is in none.
+/// The group name of an instance without a group.
+/// Instances of a group that are looked up to see whether they are nodes.
+const MAX_LOOKUPS: usize = 50;
+
 const NO_GROUP: &str = "(no group)";
 
 impl RunCache {
+    /// Nothing read yet, by a run that began then.
+    pub(crate) fn at(now: Timestamp) -> Self {
+        Self {
+            now,
+            policies: HashMap::new(),
+            clusters: HashMap::new(),
+            location: HashMap::new(),
+            groups: HashMap::new(),
+            unhealthy: HashMap::new(),
+        }
+    }
+
     pub(crate) async fn policy<S: Store>(
         &mut self,
         store: &S,
@@ -75,7 +99,7 @@ impl RunCache {
         Ok(policy)
     }
 
-    /// Asks AWS once where all these instances are.
+    /// Reads the locations of these instances in one request.
     pub(crate) async fn describe_instances<C: Cloud>(
         &mut self,
         cloud: &C,
@@ -87,7 +111,7 @@ impl RunCache {
         Ok(())
     }
 
-    /// All around one case, with nothing of it read yet: what needs nothing of the other is asked for at once.
+    /// The facts for one case, with nothing cached: independent reads are concurrent.
     pub(crate) async fn context_of_one<S: Store, C: Cloud>(
         &mut self,
         store: &S,
@@ -95,10 +119,10 @@ impl RunCache {
         case: &Case,
     ) -> Result<ContextData, RepairError> {
         let policy = self.policy(store, case.cluster()).await?.unwrap_or_default();
-        // Calls of AWS are large futures, and live on the heap.
+        // Futures of AWS requests are large, so they are on the heap.
         let (found, cluster) = join(
             Box::pin(cloud.describe_instances(std::slice::from_ref(case.instance_id()))),
-            Box::pin(ClusterView::read(store, cloud, case.cluster(), &policy)),
+            Box::pin(ClusterView::read(store, cloud, case.cluster(), &policy, self.now)),
         )
         .await;
         self.location.extend(found?.into_iter().map(|found| (case.instance_id().clone(), found)));
@@ -115,7 +139,7 @@ impl RunCache {
         let location = self.location.get(case.instance_id()).cloned().unwrap_or(InstanceLocation::Gone);
         let name = match &location {
             InstanceLocation::Member { group, .. } => Some(group.clone()),
-            // A repair under way keeps its place in the group that its instance has left.
+            // A repair in progress keeps its slot in the group that its instance has left.
             _ => case.repair().map(nodemend_domain::repair::Repair::group).or(case.group()).cloned(),
         };
         let (group, name, state) = match name {
@@ -125,12 +149,12 @@ impl RunCache {
                 (group?, name, state?)
             }
             None => {
-                let name = GroupName::new(NO_GROUP).map_err(|error| StoreError::Broken(error.to_string()))?;
+                let name = GroupName::new(NO_GROUP).map_err(|error| StoreError::Broken(Cause::new(error)))?;
                 let state = store.group(case.cluster(), &name).await?;
                 (None, name, state)
             }
         };
-        // A group that another cluster's tags claim is not ours to touch.
+        // A group with the tags of another cluster is never touched.
         let group = group.filter(|group| group.cluster.as_ref().is_none_or(|owner| owner == case.cluster()));
         let cluster = self.cluster(store, cloud, case.cluster()).await?;
         let unhealthy_in_group = match &group {
@@ -140,7 +164,27 @@ impl RunCache {
                 .or_insert_with(|| guard::unhealthy_in(group, &cluster.unhealthy_nodes)),
             None => 0,
         };
-        Ok(ContextData { location, group, state, cluster, unhealthy_in_group })
+        // Only an instance that is not known as a node raises the question.
+        let group_has_nodes = case.node().is_some()
+            || state.has_nodes()
+            || !state.slots().is_empty()
+            || Self::has_nodes(store, case.cluster(), group.as_deref()).await?;
+        Ok(ContextData { location, group, state, cluster, unhealthy_in_group, group_has_nodes })
+    }
+
+    /// Whether any instance of a group is known as a node. Its state knows only of those that joined since it is kept.
+    async fn has_nodes<S: Store>(
+        store: &S,
+        cluster: &ClusterName,
+        group: Option<&Group>,
+    ) -> Result<bool, StoreError> {
+        for member in group.into_iter().flat_map(|group| &group.members).take(MAX_LOOKUPS) {
+            let key = CaseKey { cluster: cluster.clone(), instance_id: member.instance_id.clone() };
+            if store.case(&key).await?.is_some_and(|case| case.node().is_some()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn group<C: Cloud>(
@@ -166,7 +210,7 @@ impl RunCache {
             return Ok(cluster.clone());
         }
         let policy = self.policy(store, name).await?.unwrap_or_default();
-        let cluster = ClusterView::read(store, cloud, name, &policy).await?;
+        let cluster = ClusterView::read(store, cloud, name, &policy, self.now).await?;
         self.clusters.insert(name.clone(), cluster.clone());
         Ok(cluster)
     }
@@ -178,13 +222,14 @@ impl ClusterView {
         cloud: &C,
         name: &ClusterName,
         policy: &Policy,
+        now: Timestamp,
     ) -> Result<Self, RepairError> {
         let ((unhealthy_nodes, holds), facts) =
             join(join(store.unhealthy_nodes(name), store.holds(name)), Box::pin(cloud.cluster(name))).await;
         let unhealthy_nodes = unhealthy_nodes?;
         Ok(Self {
             facts: facts?,
-            unhealthy_counts: Arc::new(UnhealthyCounts::of(&unhealthy_nodes, policy)),
+            unhealthy_counts: Arc::new(UnhealthyCounts::of(&unhealthy_nodes, policy, now)),
             unhealthy_nodes: unhealthy_nodes.into(),
             holds: holds?.into(),
         })

@@ -1,6 +1,4 @@
-//! A sweep that fails or dies at any of its steps, and the next one that takes up where it was.
-
-mod ward;
+//! A run that fails or crashes at any of its steps, and the next run, which continues it.
 
 use jiff::SignedDuration;
 use nodemend_domain::{
@@ -8,68 +6,73 @@ use nodemend_domain::{
     repair::{LEASE, Phase},
 };
 use nodemend_ports::clock::Clock;
-use nodemend_testkit::edit;
-use nodemend_testkit::faults::{Fate, Faults, schedule};
+use nodemend_testkit::{
+    Deployment, edit,
+    faults::{Fate, Faults, schedule},
+    fixture::{
+        GPU_ERROR, INTERFACE_DOWN, at, cluster, hold_until, instance, minutes, policy_with_limit, raised,
+        reboot, terminate,
+    },
+};
 use serde_json::json;
 
-use self::ward::{Episode, Ward, cluster, group, instance, minutes, policy, reboot, terminate};
-
-/// Runs one sweep of which one operation meets its fate; whether it came so far.
-fn meets(ward: &Ward, operation: usize, fate: Fate) -> bool {
+/// One run, of which one operation ends as `fate` says; whether the run came so far.
+fn run_with_fault(deployment: &Deployment, operation: usize, fate: Fate) -> bool {
     let faults = Faults::at(operation, fate);
-    let _ = schedule::run_one(&faults, ward.repairer(&faults).run_once());
+    let _ = schedule::run_one(&faults, deployment.repairer(&faults).run_once());
     faults.operations() >= operation
 }
 
-/// The sweeps after it, every few seconds, until every lease has run out.
-fn recover(ward: &Ward) {
-    let end = ward.clock.now() + LEASE * 3;
-    while ward.clock.now() < end {
-        ward.wait(SignedDuration::from_secs(7));
-        ward.run_once();
+/// The runs after it, every few seconds, until every lease has ended.
+fn recover(deployment: &Deployment) {
+    let end = deployment.clock.now() + LEASE * 3;
+    while deployment.clock.now() < end {
+        deployment.wait(SignedDuration::from_secs(7));
+        deployment.run_once();
     }
 }
 
 #[test]
-fn whatever_happens_at_any_step_one_call_leaves_and_its_case_goes_on() {
+fn a_run_that_fails_at_any_step_leads_to_one_call() {
     for fate in Fate::BAD {
         for operation in 1.. {
-            let ward = Ward::sick(1, Episode::Network, policy(1));
-            ward.clock.advance_to(minutes(30));
-            if !meets(&ward, operation, fate) {
-                assert!(operation > 10, "the sweep has that many steps at least");
+            let deployment = Deployment::with_problem(1, INTERFACE_DOWN, policy_with_limit(1));
+            deployment.clock.advance_to(minutes(30));
+            if !run_with_fault(&deployment, operation, fate) {
+                assert!(operation > 10, "a run has at least that many steps");
                 break;
             }
-            recover(&ward);
-            assert_eq!(ward.cloud.calls(), [terminate(1)], "{fate:?} at {operation}");
-            let repair = ward.case(1).repair().cloned().expect("a repair");
+            recover(&deployment);
+            assert_eq!(deployment.cloud.calls(), [terminate(1)], "{fate:?} at {operation}");
+            let repair = deployment.case(1).repair().cloned().expect("a repair");
             assert_eq!(repair.phase(), Phase::Confirming, "{fate:?} at {operation}");
-            let place = ward.group().slots().to_vec();
+            let slots = deployment.group().slots().to_vec();
             assert!(
-                place.len() == 1 && place[0].terminated_at.is_some(),
-                "{fate:?} at {operation}: {place:?}"
+                slots.len() == 1 && slots[0].terminated_at.is_some(),
+                "{fate:?} at {operation}: {slots:?}"
             );
-            let told = ward.audit_log(1).iter().filter(|name| name.starts_with("Terminate")).count();
-            assert!(told >= 1, "{fate:?} at {operation}: {:?}", ward.audit_log(1));
+            let recorded =
+                deployment.record_names(1).iter().filter(|name| name.starts_with("Terminate")).count();
+            assert!(recorded >= 1, "{fate:?} at {operation}: {:?}", deployment.record_names(1));
         }
     }
 }
 
 #[test]
-fn a_reboot_that_dies_at_any_step_is_never_sent_twice() {
+fn a_run_that_fails_at_any_step_sends_a_reboot_at_most_once() {
     for fate in Fate::BAD {
         for operation in 1.. {
-            let ward = Ward::sick(1, Episode::Accelerator, policy(1));
-            ward.clock.advance_to(minutes(10));
-            if !meets(&ward, operation, fate) {
+            let deployment = Deployment::with_problem(1, GPU_ERROR, policy_with_limit(1));
+            deployment.clock.advance_to(minutes(10));
+            if !run_with_fault(&deployment, operation, fate) {
                 break;
             }
-            recover(&ward);
-            // One that was to leave and did not can't be told from one that did: the wait for a new boot decides.
-            let calls = ward.cloud.calls();
+            recover(&deployment);
+            // An unsent call looks like one whose answer was lost: the repair waits for the new boot in both cases.
+            let calls = deployment.cloud.calls();
             assert!(calls.is_empty() || calls == [reboot(1)], "{fate:?} at {operation}: {calls:?}");
             assert_eq!(
-                ward.case(1).repair().expect("a repair").phase(),
+                deployment.case(1).repair().expect("a repair").phase(),
                 Phase::Rebooting,
                 "{fate:?} at {operation}"
             );
@@ -78,25 +81,25 @@ fn a_reboot_that_dies_at_any_step_is_never_sent_twice() {
 }
 
 #[test]
-fn no_step_that_fails_lets_more_through_than_the_limit() {
+fn a_run_that_fails_at_any_step_keeps_the_limit_of_repairs() {
     for fate in Fate::BAD {
         for operation in (1..).step_by(3) {
-            let ward = Ward::sick(4, Episode::Network, policy(2));
-            ward.clock.advance_to(minutes(30));
-            if !meets(&ward, operation, fate) {
+            let deployment = Deployment::with_problem(4, INTERFACE_DOWN, policy_with_limit(2));
+            deployment.clock.advance_to(minutes(30));
+            if !run_with_fault(&deployment, operation, fate) {
                 break;
             }
-            recover(&ward);
-            let mut calls = ward.cloud.calls();
+            recover(&deployment);
+            let mut calls = deployment.cloud.calls();
             calls.dedup();
             assert_eq!(calls.len(), 2, "{fate:?} at {operation}: {calls:?}");
-            assert_eq!(ward.cloud.calls().len(), 2, "{fate:?} at {operation}");
+            assert_eq!(deployment.cloud.calls().len(), 2, "{fate:?} at {operation}");
         }
     }
 }
 
 #[test]
-fn two_failures_in_a_row_are_no_worse_than_one() {
+fn two_failed_runs_in_a_row_lead_to_one_call() {
     for first in 8..20 {
         for second in 1..20 {
             for (one, other) in [
@@ -105,103 +108,98 @@ fn two_failures_in_a_row_are_no_worse_than_one() {
                 (Fate::DieAfter, Fate::FailAfter),
                 (Fate::FailAfter, Fate::FailBefore),
             ] {
-                let ward = Ward::sick(1, Episode::Network, policy(1));
-                ward.clock.advance_to(minutes(30));
-                meets(&ward, first, one);
-                ward.wait(LEASE);
-                meets(&ward, second, other);
-                recover(&ward);
-                assert_eq!(ward.cloud.calls(), [terminate(1)], "{one:?} at {first}, {other:?} at {second}");
+                let deployment = Deployment::with_problem(1, INTERFACE_DOWN, policy_with_limit(1));
+                deployment.clock.advance_to(minutes(30));
+                run_with_fault(&deployment, first, one);
+                deployment.wait(LEASE);
+                run_with_fault(&deployment, second, other);
+                recover(&deployment);
+                assert_eq!(
+                    deployment.cloud.calls(),
+                    [terminate(1)],
+                    "{one:?} at {first}, {other:?} at {second}"
+                );
             }
         }
     }
 }
 
 #[test]
-fn a_claim_is_nobody_elses_until_its_lease_ends() {
-    let ward = Ward::sick(1, Episode::Network, policy(1));
-    ward.clock.advance_to(minutes(30));
-    // Dies right after the claim is written.
+fn a_claim_is_taken_over_only_after_its_lease() {
+    let deployment = Deployment::with_problem(1, INTERFACE_DOWN, policy_with_limit(1));
+    deployment.clock.advance_to(minutes(30));
+    // The process dies right after it has written the claim.
     let claimed = (1..).find(|operation| {
-        let trial = Ward::sick(1, Episode::Network, policy(1));
-        trial.clock.advance_to(minutes(30));
-        meets(&trial, *operation, Fate::DieAfter);
-        trial.case(1).repair().is_some()
+        let other = Deployment::with_problem(1, INTERFACE_DOWN, policy_with_limit(1));
+        other.clock.advance_to(minutes(30));
+        run_with_fault(&other, *operation, Fate::DieAfter);
+        other.case(1).repair().is_some()
     });
-    meets(&ward, claimed.expect("a claim"), Fate::DieAfter);
-    ward.sweep_at(minutes(30) + LEASE - SignedDuration::from_secs(1));
-    assert_eq!(ward.cloud.calls(), []);
-    ward.sweep_at(minutes(30) + LEASE);
-    assert_eq!(ward.cloud.calls(), [terminate(1)]);
+    run_with_fault(&deployment, claimed.expect("a claim"), Fate::DieAfter);
+    deployment.run_at(minutes(30) + LEASE - SignedDuration::from_secs(1));
+    assert_eq!(deployment.cloud.calls(), []);
+    deployment.run_at(minutes(30) + LEASE);
+    assert_eq!(deployment.cloud.calls(), [terminate(1)]);
 }
 
 #[test]
-fn a_call_that_never_left_keeps_no_newcomer_waiting_while_its_node_is_held() {
+fn an_unsent_call_of_a_held_node_takes_no_replacement_from_another_node() {
     let dies_at = |operation| {
-        let ward = Ward::new(2, policy(2));
-        ward.tell(1, Episode::Network, true, 1, 1, 0);
-        ward.clock.advance_to(minutes(1));
-        ward.tell(2, Episode::Network, true, 1, 1, 60);
-        ward.clock.advance_to(minutes(30));
-        assert!(meets(&ward, operation, Fate::DieBefore), "a call is written down before it leaves");
-        ward
+        let deployment = Deployment::new(2, policy_with_limit(2));
+        deployment.report(raised(1, INTERFACE_DOWN, at(0)));
+        deployment.clock.advance_to(minutes(1));
+        deployment.report(raised(2, INTERFACE_DOWN, minutes(1)));
+        deployment.clock.advance_to(minutes(30));
+        assert!(
+            run_with_fault(&deployment, operation, Fate::DieBefore),
+            "a call is recorded before it is sent"
+        );
+        deployment
     };
-    let ward = (1..).map(dies_at).find(|ward| ward.case(1).pending_call().is_some()).expect("a call");
-    ward.store.hold(
-        &cluster(),
-        Hold {
-            cluster: None,
-            group: None,
-            node: ward.case(1).node().cloned(),
-            owner: "alice".to_owned(),
-            reason: "looking".to_owned(),
-            from: None,
-            until: minutes(90),
-        },
-    );
-    ward.sweep_at(minutes(31));
-    assert_eq!(ward.cloud.calls(), [terminate(2)]);
-    let zone = "us-east-1a".parse().expect("a name");
-    ward.cloud.change(|fleet| fleet.join(&group(), Some(&cluster()), &instance(9), &zone));
-    ward.clock.advance_to(minutes(33));
-    ward.change(9, |case| {
-        let arrival = json!({ "launched": minutes(32), "registered": minutes(33), "ready": minutes(33) });
-        edit(case, json!({ "group": group(), "arrival": arrival }));
-    });
-    ward.run_until(minutes(40));
-    let replaced = ward.case(2).repair().cloned().and_then(|repair| repair.replacement().cloned());
+    let deployment =
+        (1..).map(dies_at).find(|deployment| deployment.case(1).pending_call().is_some()).expect("a call");
+    deployment
+        .store
+        .hold(&cluster(), Hold { node: deployment.case(1).node().cloned(), ..hold_until(minutes(90)) });
+    deployment.run_at(minutes(31));
+    assert_eq!(deployment.cloud.calls(), [terminate(2)]);
+    deployment.launch(9);
+    deployment.clock.advance_to(minutes(33));
+    deployment.join(9, minutes(32), minutes(33));
+    deployment.run_until(minutes(40));
+    let replaced = deployment.case(2).repair().cloned().and_then(|repair| repair.replacement().cloned());
     assert_eq!(replaced.map(|replacement| replacement.instance_id), Some(instance(9)));
-    assert_eq!(ward.cloud.calls(), [terminate(2)]);
-    // What never left is in the trail as lost, once.
-    assert_eq!(ward.audit_log(1).iter().filter(|name| name.starts_with("Terminate")).count(), 1);
+    assert_eq!(deployment.cloud.calls(), [terminate(2)]);
+    // The audit log has the unsent call as unanswered, once.
+    assert_eq!(deployment.record_names(1).iter().filter(|name| name.starts_with("Terminate")).count(), 1);
 }
 
 #[test]
-fn an_instance_that_our_lost_call_terminated_did_not_leave_by_itself() {
-    // EC2 tells that it is shutting down before the lease of the call without an answer has run out.
-    let lost = |operation| {
-        let ward = Ward::sick(1, Episode::Network, policy(1));
-        ward.clock.advance_to(minutes(30));
-        meets(&ward, operation, Fate::DieAfter);
-        ward
+fn an_instance_terminated_by_an_unanswered_call_waits_for_its_replacement() {
+    // EC2 reports that it is shutting down before the lease of the unanswered call has ended.
+    let unanswered = |operation| {
+        let deployment = Deployment::with_problem(1, INTERFACE_DOWN, policy_with_limit(1));
+        deployment.clock.advance_to(minutes(30));
+        run_with_fault(&deployment, operation, Fate::DieAfter);
+        deployment
     };
-    let operation = (1..).find(|operation| !lost(*operation).cloud.calls().is_empty()).expect("a call");
-    let ward = lost(operation);
-    let now = ward.clock.now();
-    ward.change(1, |case| {
+    let operation = (1..).find(|operation| !unanswered(*operation).cloud.calls().is_empty()).expect("a call");
+    let deployment = unanswered(operation);
+    let now = deployment.clock.now();
+    deployment.change(1, |case| {
         edit(
             case,
-            json!({ "departure": { "at": now, "how": "EC2 says that its instance is shutting-down" } }),
+            json!({ "departure": { "at": now, "how": "EC2 reports that its instance is shutting-down" } }),
         );
     });
-    recover(&ward);
-    let case = ward.case(1);
+    recover(&deployment);
+    let case = deployment.case(1);
     assert_eq!(case.closed(), None, "its replacement is still awaited");
     assert_eq!(case.repair().expect("a repair").phase(), Phase::Confirming);
-    assert_eq!(ward.group().slots().len(), 1, "and its place in the group still taken");
+    assert_eq!(deployment.group().slots().len(), 1, "and its slot is kept");
     assert!(
-        ward.audit_log(1).contains(&"TerminateInstanceInAutoScalingGroup".to_owned()),
+        deployment.record_names(1).contains(&"TerminateInstanceInAutoScalingGroup".to_owned()),
         "{:?}",
-        ward.audit_log(1)
+        deployment.record_names(1)
     );
 }

@@ -1,24 +1,26 @@
-//! Sweeps that run at once, in every order that a few thousand draws come to.
-
-mod ward;
+//! Concurrent runs, interleaved in a few thousand random orders.
 
 use jiff::SignedDuration;
-use nodemend_domain::repair::Phase;
-use nodemend_testkit::edit_stored;
-use nodemend_testkit::faults::{
-    Faults,
-    schedule::{self, Process},
+use nodemend_domain::repair::{Confirmation, Phase};
+use nodemend_testkit::{
+    Deployment, edit_stored,
+    faults::{
+        Faults,
+        schedule::{self, Process},
+    },
+    fixture::{
+        GPU_ERROR, INTERFACE_DOWN, cleared, cluster, group_named, instance, minutes, policy_with_limit,
+        terminate, zone,
+    },
 };
 use proptest::prelude::*;
 use serde_json::json;
 
-use self::ward::{Episode, Ward, minutes, policy, terminate};
-
-/// Runs sweeps at once; what is next is taken from `order`, over and over.
-fn interleave(ward: &Ward, sweeps: usize, order: &[u8]) {
-    let processes = (0..sweeps).map(|_| {
+/// Runs `runs` processes at once; `order`, repeated, says which of them goes on.
+fn interleave(deployment: &Deployment, runs: usize, order: &[u8]) {
+    let processes = (0..runs).map(|_| {
         let faults = Faults::none();
-        let repairer = ward.repairer(&faults);
+        let repairer = deployment.repairer(&faults);
         Process::new(faults, async move { repairer.run_once().await })
     });
     let mut step = 0;
@@ -26,8 +28,8 @@ fn interleave(ward: &Ward, sweeps: usize, order: &[u8]) {
         step += 1;
         usize::from(order[step % order.len()])
     });
-    for swept in results.into_iter().flatten() {
-        assert!(swept.expect("swept").failures.is_empty());
+    for run in results.into_iter().flatten() {
+        assert!(run.expect("a run").failures.is_empty());
     }
 }
 
@@ -35,23 +37,23 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn sweeps_at_once_lose_races_and_never_nodes(
+    fn concurrent_runs_make_one_call_per_node_within_the_limit(
         nodes in 1u64..5,
         limit in 1u32..4,
-        sweeps in 2usize..4,
+        runs in 2usize..4,
         order in prop::collection::vec(any::<u8>(), 1..80),
     ) {
-        let ward = Ward::sick(nodes, Episode::Network, policy(limit));
-        ward.clock.advance_to(minutes(30));
-        interleave(&ward, sweeps, &order);
-        let calls = ward.cloud.calls();
+        let deployment = Deployment::with_problem(nodes, INTERFACE_DOWN, policy_with_limit(limit));
+        deployment.clock.advance_to(minutes(30));
+        interleave(&deployment, runs, &order);
+        let calls = deployment.cloud.calls();
         let allowed = (limit as usize).min(nodes as usize);
         prop_assert!(calls.len() <= allowed, "{calls:?}");
-        prop_assert_eq!(ward.group().slots().len(), calls.len(), "a place for each call, and for nothing else");
-        // Who lost every race stays due: the next sweep fills what room is left.
-        ward.wait(SignedDuration::from_secs(1));
-        ward.run_once();
-        let mut calls = ward.cloud.calls();
+        prop_assert_eq!(deployment.group().slots().len(), calls.len(), "a slot for each call, and no other");
+        // A case that lost every race stays due: the next run uses the free slots.
+        deployment.wait(SignedDuration::from_secs(1));
+        deployment.run_once();
+        let mut calls = deployment.cloud.calls();
         prop_assert_eq!(calls.len(), allowed);
         calls.sort_by_key(|call| call.instance_id().clone());
         calls.dedup();
@@ -59,18 +61,17 @@ proptest! {
     }
 
     #[test]
-    fn a_recovery_heard_between_the_claim_and_the_call_stops_it(order in prop::collection::vec(any::<u8>(), 1..60)) {
-        let ward = Ward::sick(1, Episode::Network, policy(1));
-        ward.clock.advance_to(minutes(30));
+    fn a_recovery_applied_between_claim_and_call_stops_the_call(order in prop::collection::vec(any::<u8>(), 1..60)) {
+        let deployment = Deployment::with_problem(1, INTERFACE_DOWN, policy_with_limit(1));
+        deployment.clock.advance_to(minutes(30));
         let faults = Faults::none();
-        let repairer = ward.repairer(&faults);
+        let repairer = deployment.repairer(&faults);
         let run_once = Process::new(faults, async move { repairer.run_once().await.map(|_| ()) });
-        let ward_of = &ward;
-        let told = std::cell::Cell::new(false);
-        let told_of = &told;
+        let (subject, in_time) = (&deployment, std::cell::Cell::new(false));
+        let applied_in_time = &in_time;
         let recovery = Process::new(Faults::none(), async move {
-            ward_of.tell(1, Episode::Network, false, 1, 2, 30 * 60);
-            told_of.set(ward_of.cloud.calls().is_empty());
+            subject.report(cleared(1, INTERFACE_DOWN, minutes(30)).seq(2));
+            applied_in_time.set(subject.cloud.calls().is_empty());
             Ok(())
         });
         let mut step = 0;
@@ -78,51 +79,54 @@ proptest! {
             step += 1;
             usize::from(order[step % order.len()])
         });
-        let phase = ward.case(1).repair().map(|repair| repair.phase());
-        if !told.get() {
-            prop_assert_eq!(ward.cloud.calls(), [terminate(1)], "it came too late");
+        let phase = deployment.case(1).repair().map(|repair| repair.phase());
+        if !in_time.get() {
+            prop_assert_eq!(deployment.cloud.calls(), [terminate(1)], "it came too late");
         } else if !matches!(phase, Some(Phase::Confirming)) {
-            prop_assert_eq!(ward.cloud.calls(), []);
-            ward.wait(SignedDuration::from_mins(3));
-            ward.run_once();
-            ward.run_until(minutes(120));
-            prop_assert_eq!(ward.cloud.calls(), [], "what recovered is not called for");
-            prop_assert_eq!(ward.group().slots().to_vec(), Vec::new(), "and holds no place");
+            prop_assert_eq!(deployment.cloud.calls(), []);
+            deployment.wait(SignedDuration::from_mins(3));
+            deployment.run_once();
+            deployment.run_until(minutes(120));
+            prop_assert_eq!(deployment.cloud.calls(), [], "a recovered node is not replaced");
+            prop_assert_eq!(deployment.group().slots().to_vec(), Vec::new(), "and has no slot");
         }
     }
 }
 
 #[test]
-fn a_reboot_is_closed_by_one_of_two_sweeps_and_leaves_the_next_case_alone() {
-    // Both sweeps see that the reboot cured it. Only one may write that down.
+fn a_successful_reboot_is_closed_by_one_of_two_runs() {
+    // Both runs see that the reboot was successful. Only one may record it.
     for seed in 0..64u8 {
-        let ward = Ward::sick(1, Episode::Accelerator, policy(1));
-        ward.sweep_at(minutes(10));
-        ward.clock.advance_to(minutes(12));
-        ward.tell(1, Episode::Accelerator, false, 2, 1, 12 * 60);
-        // CloudTrail's word is missed, which ends the wait for it.
-        ward.change(1, |case| {
+        let deployment = Deployment::with_problem(1, GPU_ERROR, policy_with_limit(1));
+        deployment.run_at(minutes(10));
+        deployment.clock.advance_to(minutes(12));
+        deployment.report(cleared(1, GPU_ERROR, minutes(12)).boot(2));
+        // The call is confirmed, so that the repair waits for no event.
+        deployment.change(1, |case| {
             edit_stored(case, |case| {
-                case["repair"]["calls"][0]["confirmation"] =
-                    json!(nodemend_domain::repair::Confirmation::Confirmed);
+                case["repair"]["calls"][0]["confirmation"] = json!(Confirmation::Confirmed);
             });
         });
-        ward.clock.advance_to(minutes(14));
-        interleave(&ward, 2, &[seed, seed.rotate_left(3), seed.wrapping_mul(5), 1, seed >> 1, 0, 1, 1, seed]);
-        let closed = ward.audit_log(1).iter().filter(|name| *name == "RepairClosed").count();
-        assert_eq!(closed, 1, "{:?}", ward.audit_log(1));
-        assert_eq!((ward.case(1).repair(), ward.case(1).closed()), (None, None));
-        assert_eq!(ward.group().slots(), []);
+        deployment.clock.advance_to(minutes(14));
+        interleave(
+            &deployment,
+            2,
+            &[seed, seed.rotate_left(3), seed.wrapping_mul(5), 1, seed >> 1, 0, 1, 1, seed],
+        );
+        let closed = deployment.record_names(1).iter().filter(|name| *name == "RepairClosed").count();
+        assert_eq!(closed, 1, "{:?}", deployment.record_names(1));
+        assert_eq!((deployment.case(1).repair(), deployment.case(1).closed()), (None, None));
+        assert_eq!(deployment.group().slots(), []);
     }
 }
 
-/// How often a sweep is asked to go on until it is done: each time, whatever it waits for answers.
-fn rounds(ward: &Ward) -> usize {
+/// How often a run is polled until it ends. Each poll is one round trip, however many requests are in flight.
+fn rounds(deployment: &Deployment) -> usize {
     let faults = Faults::none();
-    let repairer = ward.repairer(&faults);
+    let repairer = deployment.repairer(&faults);
     let mut rounds = 0;
     schedule::run(
-        vec![Process::new(faults, async move { repairer.run_once().await.expect("swept") })],
+        vec![Process::new(faults, async move { repairer.run_once().await.expect("a run") })],
         |_| {
             rounds += 1;
             0
@@ -132,28 +136,27 @@ fn rounds(ward: &Ward) -> usize {
 }
 
 #[test]
-fn what_is_due_at_once_waits_for_its_own_answers_and_not_for_those_of_others() {
-    let one = Ward::sick(1, Episode::Network, policy(1));
+fn due_cases_wait_for_their_own_answers_only() {
+    let one = Deployment::with_problem(1, INTERFACE_DOWN, policy_with_limit(1));
     one.clock.advance_to(minutes(30));
     let one_alone = rounds(&one);
 
-    let ward = Ward::sick(8, Episode::Network, policy(8));
-    ward.cloud.change(|fleet| {
-        let zone = nodemend_domain::ident::Zone::new("us-east-1a").expect("a name");
+    let deployment = Deployment::with_problem(8, INTERFACE_DOWN, policy_with_limit(8));
+    deployment.cloud.change(|fleet| {
         for number in 1..=8 {
-            let group = nodemend_domain::ident::GroupName::new(format!("workers-{number}")).expect("a name");
-            fleet.leave(&ward::instance(number));
-            fleet.join(&group, Some(&ward::cluster()), &ward::instance(number), &zone);
+            fleet.leave(&instance(number));
+            let group = group_named(&format!("workers-{number}"));
+            fleet.join(&group, Some(&cluster()), &instance(number), &zone());
         }
     });
-    ward.clock.advance_to(minutes(30));
-    let in_eight_groups = rounds(&ward);
-    assert_eq!(ward.cloud.calls().len(), 8);
+    deployment.clock.advance_to(minutes(30));
+    let in_eight_groups = rounds(&deployment);
+    assert_eq!(deployment.cloud.calls().len(), 8);
     assert!(in_eight_groups < 3 * one_alone, "{in_eight_groups} for eight, {one_alone} for one");
 
-    let ward = Ward::sick(8, Episode::Network, policy(8));
-    ward.clock.advance_to(minutes(30));
-    let in_one_group = rounds(&ward);
-    assert_eq!((ward.cloud.calls().len(), ward.group().slots().len()), (8, 8));
+    let deployment = Deployment::with_problem(8, INTERFACE_DOWN, policy_with_limit(8));
+    deployment.clock.advance_to(minutes(30));
+    let in_one_group = rounds(&deployment);
+    assert_eq!((deployment.cloud.calls().len(), deployment.group().slots().len()), (8, 8));
     assert!(in_one_group < 6 * one_alone, "{in_one_group} for eight, {one_alone} for one");
 }

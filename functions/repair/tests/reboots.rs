@@ -1,251 +1,287 @@
-//! What a reboot cures, what it does not, and what is made of either.
+//! Reboots that help, reboots that do not, and what follows.
 
-mod ward;
-
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
+    condition::{ConditionType, Health},
+    observation::{Observation, ObservedCondition, Removed, StatusWriter, What},
     repair::{Confirmation, LEASE, Phase},
     repair_event::Step,
 };
-use nodemend_ports::{clock::Clock, store::Store};
-use nodemend_testkit::edit_stored;
-use nodemend_testkit::faults::{Fate, Faults, schedule};
+use nodemend_ports::clock::Clock;
+use nodemend_testkit::{
+    Deployment, edit_stored,
+    faults::{Fate, Faults, schedule},
+    fixture::{
+        GPU_ERROR, INTERFACE_DOWN, at, boot_id, cleared, cluster, hold_until, instance, minutes, node,
+        policy_with_limit, raised, reboot, terminate,
+    },
+};
 use serde_json::json;
 
-use self::ward::{Episode, Ward, at, cluster, held_until, minutes, policy, reboot, terminate};
-
-/// A reboot was called for at 10 minutes, and confirmed.
-fn rebooting() -> Ward {
-    let ward = Ward::sick(1, Episode::Accelerator, policy(1));
-    ward.sweep_at(minutes(10));
-    assert_eq!(ward.cloud.calls(), [reboot(1)]);
-    ward.change(1, |case| {
+/// Node 1 was rebooted at 10 minutes, and the call is confirmed.
+fn rebooting() -> Deployment {
+    let deployment = Deployment::with_problem(1, GPU_ERROR, policy_with_limit(1));
+    deployment.run_at(minutes(10));
+    assert_eq!(deployment.cloud.calls(), [reboot(1)]);
+    deployment.change(1, |case| {
         edit_stored(case, |case| {
             case["repair"]["calls"][0]["confirmation"] = json!(Confirmation::Confirmed);
         });
     });
-    ward
+    deployment
+}
+
+/// The kubelet of node 1 is ready in this boot.
+fn kubelet_ready(deployment: &Deployment, boot: u64, written: Timestamp) {
+    let ready = ObservedCondition {
+        condition: ConditionType::Ready,
+        health: Health::Healthy,
+        reason: "KubeletReady".to_owned(),
+        message: String::new(),
+    };
+    let observation = Observation {
+        at: written,
+        node: node(1),
+        uid: None,
+        instance_id: Some(instance(1)),
+        zone: None,
+        boot_id: Some(boot_id(boot)),
+        what: What::Conditions {
+            by: StatusWriter::Kubelet,
+            conditions: vec![ready],
+            removed: Removed::default(),
+        },
+    };
+    deployment.change(1, |case| {
+        case.apply_observation(&observation, deployment.clock.now(), &deployment.policy);
+    });
 }
 
 #[test]
-fn a_reboot_that_cures_nothing_is_followed_by_a_replacement() {
-    let ward = rebooting();
-    ward.clock.advance_to(minutes(12));
-    ward.tell(1, Episode::Accelerator, true, 2, 1, 12 * 60);
-    ward.run_until(minutes(25) - SignedDuration::from_secs(1));
-    assert_eq!(ward.cloud.calls(), [reboot(1)]);
-    ward.run_until(minutes(25));
-    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
+fn a_reboot_without_effect_is_followed_by_a_replacement() {
+    let deployment = rebooting();
+    deployment.clock.advance_to(minutes(12));
+    deployment.report(raised(1, GPU_ERROR, minutes(12)).boot(2));
+    deployment.run_until(minutes(25) - SignedDuration::from_secs(1));
+    assert_eq!(deployment.cloud.calls(), [reboot(1)]);
+    deployment.run_until(minutes(25));
+    assert_eq!(deployment.cloud.calls(), [reboot(1), terminate(1)]);
 }
 
 #[test]
-fn a_reboot_without_a_sign_of_life_is_followed_by_a_replacement() {
-    let ward = rebooting();
-    ward.run_until(minutes(25));
-    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
+fn a_node_silent_after_its_reboot_is_replaced() {
+    let deployment = rebooting();
+    deployment.run_until(minutes(25));
+    assert_eq!(deployment.cloud.calls(), [reboot(1), terminate(1)]);
 }
 
 #[test]
-fn what_a_reboot_did_not_cure_waits_for_a_hold_and_is_looked_at_once_a_minute() {
-    let ward = rebooting();
-    ward.clock.advance_to(minutes(12));
-    ward.tell(1, Episode::Accelerator, true, 2, 1, 12 * 60);
-    ward.store.hold(&cluster(), held_until(minutes(300)));
+fn a_replacement_after_a_reboot_waits_for_a_hold_and_is_published_once() {
+    let deployment = rebooting();
+    deployment.clock.advance_to(minutes(12));
+    deployment.report(raised(1, GPU_ERROR, minutes(12)).boot(2));
+    deployment.store.hold(&cluster(), hold_until(minutes(300)));
     let mut blocked = 0;
-    for sweeps in 0.. {
-        assert!(sweeps < 300, "it stays due at {}", ward.clock.now());
-        let due = pollster::block_on(ward.store.next_due()).expect("a memory").expect("due");
+    for runs in 0.. {
+        assert!(runs < 300, "it stays due at {}", deployment.clock.now());
+        let due = deployment.next_due().expect("a due case");
         if due >= minutes(300) {
             break;
         }
-        let swept = ward.sweep_at(due);
-        blocked += swept.repair_events.iter().filter(|told| told.step == Step::Blocked).count();
+        let run = deployment.run_at(due);
+        blocked += run.repair_events.iter().filter(|event| event.step == Step::Blocked).count();
     }
-    assert_eq!((blocked, ward.cloud.calls()), (1, vec![reboot(1)]), "told once");
-    ward.run_until(minutes(300));
-    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
+    assert_eq!((blocked, deployment.cloud.calls()), (1, vec![reboot(1)]), "published once");
+    deployment.run_until(minutes(300));
+    assert_eq!(deployment.cloud.calls(), [reboot(1), terminate(1)]);
 }
 
 #[test]
-fn a_node_that_comes_back_sound_just_before_its_time_is_up_is_given_the_time_to_stay_so() {
-    let ward = rebooting();
-    ward.clock.advance_to(minutes(24));
-    ward.tell(1, Episode::Accelerator, false, 2, 1, 24 * 60);
-    ward.run_until(minutes(60));
-    assert_eq!(ward.cloud.calls(), [reboot(1)]);
-    assert_eq!((ward.case(1).repair(), ward.case(1).closed()), (None, None));
+fn a_node_healthy_just_before_its_reboot_times_out_gets_its_recovery_hold() {
+    let deployment = rebooting();
+    deployment.clock.advance_to(minutes(24));
+    deployment.report(cleared(1, GPU_ERROR, minutes(24)).boot(2));
+    deployment.run_until(minutes(60));
+    assert_eq!(deployment.cloud.calls(), [reboot(1)]);
+    assert_eq!((deployment.case(1).repair(), deployment.case(1).closed()), (None, None));
 }
 
 #[test]
-fn a_node_that_came_back_sound_and_breaks_again_is_replaced() {
-    let ward = rebooting();
-    ward.clock.advance_to(minutes(24));
-    ward.tell(1, Episode::Accelerator, false, 2, 1, 24 * 60);
-    ward.clock.advance_to(minutes(25));
-    ward.run_once();
-    ward.tell(1, Episode::Accelerator, true, 2, 2, 25 * 60);
-    ward.run_until(minutes(30));
-    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
+fn a_node_unhealthy_again_soon_after_its_reboot_is_replaced() {
+    let deployment = rebooting();
+    deployment.clock.advance_to(minutes(24));
+    deployment.report(cleared(1, GPU_ERROR, minutes(24)).boot(2));
+    deployment.clock.advance_to(minutes(25));
+    deployment.run_once();
+    deployment.report(raised(1, GPU_ERROR, minutes(25)).boot(2).seq(2));
+    deployment.run_until(minutes(30));
+    assert_eq!(deployment.cloud.calls(), [reboot(1), terminate(1)]);
 }
 
 #[test]
-fn a_node_that_recovers_while_a_reboot_never_comes_is_not_killed() {
-    let ward = rebooting();
-    ward.clock.advance_to(minutes(11));
-    ward.tell(1, Episode::Accelerator, false, 1, 2, 11 * 60);
-    ward.run_until(minutes(180));
-    assert_eq!(ward.cloud.calls(), [reboot(1)]);
-    assert_eq!((ward.case(1).repair().is_some(), ward.group().slots().len()), (false, 0));
+fn a_node_that_recovers_without_its_reboot_is_not_replaced() {
+    let deployment = rebooting();
+    deployment.clock.advance_to(minutes(11));
+    deployment.report(cleared(1, GPU_ERROR, minutes(11)).seq(2));
+    deployment.run_until(minutes(180));
+    assert_eq!(deployment.cloud.calls(), [reboot(1)]);
+    assert_eq!((deployment.case(1).repair().is_some(), deployment.group().slots().len()), (false, 0));
 }
 
 #[test]
-fn a_boot_that_is_heard_of_when_its_reboot_was_given_up_is_not_followed_by_another_reboot() {
-    // The reboot took effect half a minute before its time was up, and word of it came a minute after.
-    let ward = rebooting();
-    ward.clock.advance_to(minutes(22));
-    ward.tell(1, Episode::Accelerator, false, 1, 2, 22 * 60);
-    ward.run_until(minutes(25));
-    assert_eq!(ward.case(1).repair(), None, "well for three minutes, in the boot that the call found");
-    ward.clock.advance_to(minutes(26));
-    ward.tell(1, Episode::Accelerator, true, 2, 1, 24 * 60 + 30);
-    ward.run_until(minutes(34));
-    assert_eq!(ward.cloud.calls(), [reboot(1)], "its own grace period runs");
-    ward.run_until(minutes(60));
-    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
-    let decision = ward.last_record(1, "RepairClaimed")["nodemend"]["decision"].to_string();
+fn a_late_report_of_the_new_boot_leads_to_no_second_reboot() {
+    // The node rebooted half a minute before the time limit of its reboot; the report came a minute after it.
+    let deployment = rebooting();
+    deployment.clock.advance_to(minutes(22));
+    deployment.report(cleared(1, GPU_ERROR, minutes(22)).seq(2));
+    deployment.run_until(minutes(25));
+    assert_eq!(deployment.case(1).repair(), None, "healthy for three minutes, in the boot before the call");
+    deployment.clock.advance_to(minutes(26));
+    deployment.report(raised(1, GPU_ERROR, at(24 * 60 + 30)).boot(2));
+    deployment.run_until(minutes(34));
+    assert_eq!(deployment.cloud.calls(), [reboot(1)], "its own grace period runs");
+    deployment.run_until(minutes(60));
+    assert_eq!(deployment.cloud.calls(), [reboot(1), terminate(1)]);
+    let decision = deployment.last_record(1, "RepairClaimed")["nodemend"]["decision"].to_string();
     assert!(decision.contains("; the reboot did not cure it"), "{decision}");
 }
 
 #[test]
-fn what_the_old_boot_said_is_no_word_of_the_new_one() {
-    // The kubelet of the new boot is ready; its agent, whose word is late, never said that the fault is gone.
-    let ward = rebooting();
-    ward.clock.advance_to(minutes(12));
-    ward.tell(1, Episode::Accelerator, true, 1, 2, 0);
-    ward.ready(1, 2, at(11 * 60 + 50));
-    ward.run_until(minutes(20));
-    assert_eq!(ward.case(1).repair().map(|repair| repair.phase()), Some(Phase::Rebooting));
-    ward.tell(1, Episode::Accelerator, true, 2, 1, 11 * 60 + 50);
-    ward.run_until(minutes(25));
-    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
+fn a_report_of_the_old_boot_does_not_count_for_the_new_one() {
+    // The kubelet of the new boot is ready. The agent's report is late, so nothing says that the fault has cleared.
+    let deployment = rebooting();
+    deployment.clock.advance_to(minutes(12));
+    deployment.report(raised(1, GPU_ERROR, at(0)).seq(2));
+    kubelet_ready(&deployment, 2, at(11 * 60 + 50));
+    deployment.run_until(minutes(20));
+    assert_eq!(deployment.case(1).repair().map(|repair| repair.phase()), Some(Phase::Rebooting));
+    deployment.report(raised(1, GPU_ERROR, at(11 * 60 + 50)).boot(2));
+    deployment.run_until(minutes(25));
+    assert_eq!(deployment.cloud.calls(), [reboot(1), terminate(1)]);
 }
 
 #[test]
-fn a_reboot_that_seemed_to_cure_is_given_its_time_and_is_not_made_again() {
-    // It comes back sound, breaks a minute later, and word of that is late: the repair was closed meanwhile.
-    let ward = rebooting();
-    ward.clock.advance_to(minutes(11));
-    ward.tell(1, Episode::Accelerator, false, 2, 1, 11 * 60);
-    ward.run_until(minutes(20));
-    assert_eq!(ward.case(1).repair(), None, "cured, as far as was known");
-    ward.tell(1, Episode::Accelerator, true, 2, 2, 12 * 60);
-    ward.run_until(minutes(25) - SignedDuration::from_secs(1));
-    assert_eq!(ward.cloud.calls(), [reboot(1)]);
-    ward.run_until(minutes(25));
-    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
+fn a_late_report_that_the_reboot_failed_leads_to_a_replacement() {
+    // It is healthy after the reboot and unhealthy a minute later. The report is late: the repair was closed meanwhile, and
+    // the grace period counts from its arrival.
+    let deployment = rebooting();
+    deployment.clock.advance_to(minutes(11));
+    deployment.report(cleared(1, GPU_ERROR, minutes(11)).boot(2));
+    deployment.run_until(minutes(20));
+    assert_eq!(deployment.case(1).repair(), None, "successful, as far as was reported");
+    deployment.report(raised(1, GPU_ERROR, minutes(12)).boot(2).seq(2));
+    deployment.run_until(minutes(30) - SignedDuration::from_secs(1));
+    assert_eq!(deployment.cloud.calls(), [reboot(1)]);
+    deployment.run_until(minutes(30));
+    assert_eq!(deployment.cloud.calls(), [reboot(1), terminate(1)]);
 }
 
 #[test]
-fn a_node_that_a_reboot_cured_and_that_breaks_anew_is_rebooted_again() {
-    let ward = rebooting();
-    ward.clock.advance_to(minutes(12));
-    ward.tell(1, Episode::Accelerator, false, 2, 1, 12 * 60);
-    ward.run_until(minutes(18));
-    assert_eq!(ward.case(1).repair(), None, "cured");
-    ward.tell(1, Episode::Accelerator, true, 2, 2, 18 * 60);
-    ward.run_until(minutes(28));
-    assert_eq!(ward.cloud.calls(), [reboot(1), reboot(1)]);
+fn a_node_unhealthy_long_after_its_reboot_is_rebooted_again() {
+    let deployment = rebooting();
+    deployment.clock.advance_to(minutes(12));
+    deployment.report(cleared(1, GPU_ERROR, minutes(12)).boot(2));
+    deployment.run_until(minutes(18));
+    assert_eq!(deployment.case(1).repair(), None, "the reboot was successful");
+    deployment.report(raised(1, GPU_ERROR, minutes(18)).boot(2).seq(2));
+    deployment.run_until(minutes(28));
+    assert_eq!(deployment.cloud.calls(), [reboot(1), reboot(1)]);
 }
 
 #[test]
 fn a_replacement_names_the_fault_that_it_is_for() {
-    // Both are due when the hold ends; the one that asks for less has waited longer.
-    let ward = Ward::sick(1, Episode::Accelerator, policy(1));
-    ward.tell(1, Episode::Network, true, 1, 2, 0);
-    ward.store.hold(&cluster(), held_until(minutes(40)));
-    ward.run_until(minutes(40));
-    assert_eq!(ward.cloud.calls(), [terminate(1)]);
+    // Both faults are due when the hold ends; the one with the weaker action has waited longer.
+    let deployment = Deployment::with_problem(1, GPU_ERROR, policy_with_limit(1));
+    deployment.report(raised(1, INTERFACE_DOWN, at(0)).seq(2));
+    deployment.store.hold(&cluster(), hold_until(minutes(40)));
+    deployment.run_until(minutes(40));
+    assert_eq!(deployment.cloud.calls(), [terminate(1)]);
     for name in ["RepairClaimed", "TerminateInstanceInAutoScalingGroup"] {
-        let record = ward.last_record(1, name).to_string();
+        let record = deployment.last_record(1, name).to_string();
         assert!(record.contains("NetworkingReady") && !record.contains("did not cure"), "{record}");
     }
 }
 
 #[test]
-fn a_replacement_that_a_reboot_led_to_survives_a_crash() {
-    // It was decided at 25 minutes, and its process died. The new boot's own clock has not run out by then.
-    let ward = rebooting();
-    ward.clock.advance_to(minutes(24));
-    ward.tell(1, Episode::Accelerator, true, 2, 1, 24 * 60);
-    ward.clock.advance_to(minutes(25));
-    let written =
-        |ward: &Ward| matches!(ward.case(1).repair().expect("a repair").phase(), Phase::Claimed { .. });
+fn a_replacement_after_a_reboot_survives_a_crash() {
+    // It was decided at 25 minutes, and its process died. The grace period of the new boot has not ended by then.
+    let deployment = rebooting();
+    deployment.clock.advance_to(minutes(24));
+    deployment.report(raised(1, GPU_ERROR, minutes(24)).boot(2));
+    deployment.clock.advance_to(minutes(25));
+    let claimed = |deployment: &Deployment| {
+        matches!(deployment.case(1).repair().expect("a repair").phase(), Phase::Claimed { .. })
+    };
     for operation in 1.. {
         let faults = Faults::at(operation, Fate::DieAfter);
-        let _ = schedule::run_one(&faults, ward.repairer(&faults).run_once());
-        if written(&ward) {
+        let _ = schedule::run_one(&faults, deployment.repairer(&faults).run_once());
+        if claimed(&deployment) {
             break;
         }
     }
-    ward.run_until(minutes(25) + LEASE);
-    assert_eq!(ward.cloud.calls(), [reboot(1), terminate(1)]);
-    assert!(!ward.audit_log(1).contains(&"RepairReleased".to_owned()), "{:?}", ward.audit_log(1));
+    deployment.run_until(minutes(25) + LEASE);
+    assert_eq!(deployment.cloud.calls(), [reboot(1), terminate(1)]);
+    assert!(
+        !deployment.record_names(1).contains(&"RepairReleased".to_owned()),
+        "{:?}",
+        deployment.record_names(1)
+    );
 }
 
-/// Two faults since the start, one that asks for a reboot; AWS refuses each.
-fn never_rebooted() -> Ward {
-    let ward = Ward::sick(1, Episode::Accelerator, policy(1));
-    ward.tell(1, Episode::Network, true, 1, 2, 0);
+/// Node 1 has had two faults since the start, one with the action Reboot. AWS refuses each reboot.
+fn with_refused_reboots() -> Deployment {
+    let deployment = Deployment::with_problem(1, GPU_ERROR, policy_with_limit(1));
+    deployment.report(raised(1, INTERFACE_DOWN, at(0)).seq(2));
     for minute in [10, 15, 25] {
-        ward.refuse(reboot(1), minutes(minute), "UnauthorizedOperation", "You are not authorized");
+        deployment.refuse(reboot(1), minutes(minute), "UnauthorizedOperation", "You are not authorized");
     }
-    ward
+    deployment
 }
 
 #[test]
-fn a_reboot_that_was_refused_has_cured_nothing_and_failed_at_nothing() {
-    // Its pauses grow, and the last of them ends when a replacement is due, too.
-    let ward = never_rebooted();
-    ward.run_until(minutes(60));
-    assert_eq!(ward.cloud.calls(), [reboot(1), reboot(1), reboot(1), terminate(1)]);
-    let record = ward.last_record(1, "TerminateInstanceInAutoScalingGroup").to_string();
+fn a_refused_reboot_does_not_count_as_a_failed_reboot() {
+    // The backoff grows, and its last one ends when the replacement is due, too.
+    let deployment = with_refused_reboots();
+    deployment.run_until(minutes(60));
+    assert_eq!(deployment.cloud.calls(), [reboot(1), reboot(1), reboot(1), terminate(1)]);
+    let record = deployment.last_record(1, "TerminateInstanceInAutoScalingGroup").to_string();
     assert!(record.contains("NetworkingReady bad") && !record.contains("did not cure"), "{record}");
 }
 
 #[test]
-fn a_reboot_that_was_refused_makes_no_other_trouble_due() {
-    let ward = never_rebooted();
-    ward.refuse(terminate(1), minutes(45), "AccessDenied", "is not authorized to perform");
-    ward.run_until(minutes(45));
+fn a_refused_reboot_makes_no_other_fault_due() {
+    let deployment = with_refused_reboots();
+    deployment.refuse(terminate(1), minutes(45), "AccessDenied", "is not authorized to perform");
+    deployment.run_until(minutes(45));
     let refused = [reboot(1), reboot(1), reboot(1), terminate(1)];
-    assert_eq!(ward.cloud.calls(), refused);
-    // While it is paused, both end, and one comes back: it is not due when the pause is over.
-    for (minute, episode, bad, seq) in [
-        (46, Episode::Network, false, 3),
-        (46, Episode::Accelerator, false, 4),
-        (80, Episode::Accelerator, true, 5),
+    assert_eq!(deployment.cloud.calls(), refused);
+    // During the backoff, both faults clear, and one comes back: it is not due at the end of the backoff.
+    for (minute, report) in [
+        (46, cleared(1, INTERFACE_DOWN, minutes(46)).seq(3)),
+        (46, cleared(1, GPU_ERROR, minutes(46)).seq(4)),
+        (80, raised(1, GPU_ERROR, minutes(80)).seq(5)),
     ] {
-        ward.clock.advance_to(minutes(minute));
-        ward.tell(1, episode, bad, 1, seq, minute * 60);
+        deployment.clock.advance_to(minutes(minute));
+        deployment.report(report);
     }
-    ward.run_until(minutes(90) - SignedDuration::from_secs(1));
-    assert_eq!(ward.cloud.calls(), refused, "its own grace period runs");
-    ward.run_until(minutes(90));
-    assert_eq!(ward.cloud.calls().last(), Some(&reboot(1)));
+    deployment.run_until(minutes(90) - SignedDuration::from_secs(1));
+    assert_eq!(deployment.cloud.calls(), refused, "its own grace period runs");
+    deployment.run_until(minutes(90));
+    assert_eq!(deployment.cloud.calls().last(), Some(&reboot(1)));
 }
 
 #[test]
-fn a_replacement_whose_fault_ends_before_it_is_made_is_decided_anew() {
-    // Its call was refused; what is left asks for a reboot, and is what the record names.
-    let ward = Ward::sick(1, Episode::Network, policy(1));
-    ward.refuse(terminate(1), minutes(30), "AccessDenied", "is not authorized to perform");
-    ward.clock.advance_to(minutes(22));
-    ward.tell(1, Episode::Accelerator, true, 1, 2, 22 * 60);
-    ward.run_until(minutes(31));
-    assert_eq!(ward.cloud.calls(), [terminate(1)]);
-    ward.tell(1, Episode::Network, false, 1, 3, 31 * 60);
-    ward.run_until(minutes(35));
-    assert_eq!(ward.cloud.calls(), [terminate(1), reboot(1)]);
-    let decision = ward.last_record(1, "RebootInstances")["nodemend"]["decision"].to_string();
+fn a_replacement_whose_fault_clears_before_the_call_is_decided_again() {
+    // Its call was refused. The fault that is left has the action Reboot, and the record names that fault.
+    let deployment = Deployment::with_problem(1, INTERFACE_DOWN, policy_with_limit(1));
+    deployment.refuse(terminate(1), minutes(30), "AccessDenied", "is not authorized to perform");
+    deployment.clock.advance_to(minutes(22));
+    deployment.report(raised(1, GPU_ERROR, minutes(22)).seq(2));
+    deployment.run_until(minutes(31));
+    assert_eq!(deployment.cloud.calls(), [terminate(1)]);
+    deployment.report(cleared(1, INTERFACE_DOWN, minutes(31)).seq(3));
+    deployment.run_until(minutes(35));
+    assert_eq!(deployment.cloud.calls(), [terminate(1), reboot(1)]);
+    let decision = deployment.last_record(1, "RebootInstances")["nodemend"]["decision"].to_string();
     assert!(decision.contains("AcceleratedHardwareReady bad"), "{decision}");
 }

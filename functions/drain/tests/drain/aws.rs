@@ -1,34 +1,37 @@
-//! Auto Scaling, EC2 and EKS on a real socket, as far as a drain asks them.
+//! The answers of Auto Scaling, EC2 and EKS to the requests of a drain.
 
 use nodemend_ports::clock::Clock;
+use nodemend_testkit::http::{Answer, Request, answer};
 use serde_json::json;
 
-use crate::{
-    http::{Answer, Asked, answer},
-    world::{GROUP, HOOK, INSTANCE, TOKEN, World},
-};
+use crate::environment::{Environment, GROUP, HOOK, INSTANCE, TOKEN};
 
 const SCHEMA: &str = "http://autoscaling.amazonaws.com/doc/2011-01-01/";
 
 /// The answer to one request.
-pub(crate) fn ask(world: &World, endpoint: &str, authority: &str, asked: &Asked) -> Answer {
-    if asked.path.starts_with("/clusters/") {
+pub(crate) fn respond(
+    environment: &Environment,
+    endpoint: &str,
+    authority: &str,
+    request: &Request,
+) -> Answer {
+    if request.path.starts_with("/clusters/") {
         let cluster = json!({ "cluster": {
-            "name": asked.path.trim_start_matches("/clusters/"),
+            "name": request.path.trim_start_matches("/clusters/"),
             "endpoint": endpoint,
             "certificateAuthority": { "data": authority },
         } });
         return answer(200, cluster.to_string());
     }
-    let form = asked.form();
+    let form = request.form();
     let of = |name: &str| form.get(name).map(String::as_str).unwrap_or_default().to_owned();
-    let now = world.clock.now();
-    let mut state = world.now();
+    let now = environment.clock.now();
+    let mut state = environment.state();
     let action = of("Action");
     if action.ends_with("Heartbeat") || action == "CompleteLifecycleAction" {
-        let said =
+        let parameters =
             ["AutoScalingGroupName", "LifecycleHookName", "LifecycleActionToken", "InstanceId"].map(of);
-        assert_eq!(said, [GROUP, HOOK, TOKEN, INSTANCE]);
+        assert_eq!(parameters, [GROUP, HOOK, TOKEN, INSTANCE]);
     }
     match action.as_str() {
         "DescribeAutoScalingGroups" => {
@@ -62,9 +65,11 @@ pub(crate) fn ask(world: &World, endpoint: &str, authority: &str, asked: &Asked)
                 ),
             )
         }
-        "RecordLifecycleActionHeartbeat" if state.deaf => refused("Throttling", "Rate exceeded"),
+        "RecordLifecycleActionHeartbeat" if state.heartbeats_refused => {
+            refused("Throttling", "Rate exceeded")
+        }
         "RecordLifecycleActionHeartbeat" if state.held => {
-            state.beats.push(now);
+            state.heartbeats.push(now);
             done("RecordLifecycleActionHeartbeat")
         }
         "CompleteLifecycleAction" if state.throttled > 0 => {
@@ -81,7 +86,7 @@ pub(crate) fn ask(world: &World, endpoint: &str, authority: &str, asked: &Asked)
             let message = format!("No active Lifecycle Action found with instance ID {INSTANCE}");
             refused("ValidationError", &message)
         }
-        _ => answer(418, "nobody expected this"),
+        _ => answer(418, "the test has no answer"),
     }
 }
 

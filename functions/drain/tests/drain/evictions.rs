@@ -1,17 +1,18 @@
-//! Which pods go, and when.
+//! Which pods are evicted, and when.
 
 use jiff::SignedDuration;
 use nodemend_domain::drain::{Left, Why};
 use nodemend_drain::DrainOutcome;
 
 use crate::{
-    drained, emptied, longest_silence, node,
-    world::{Pod, World, after, began, pod},
+    drained,
+    environment::{Environment, Pod, after, began, pod},
+    is_emptied, longest_gap_between_heartbeats, node,
 };
 
 #[tokio::test]
-async fn a_node_is_cordoned_emptied_and_let_go() {
-    let world = World::new(vec![
+async fn a_node_is_cordoned_and_drained_before_its_hook_is_completed() {
+    let environment = Environment::new(vec![
         pod("web"),
         Pod { controller: Some("StatefulSet"), ..pod("db") },
         Pod { controller: None, ..pod("by-hand") },
@@ -19,10 +20,10 @@ async fn a_node_is_cordoned_emptied_and_let_go() {
         Pod { controller: Some("Node"), mirror: true, ..pod("static") },
         Pod { controller: Some("Job"), phase: "Succeeded", ..pod("job") },
     ]);
-    let drained = drained(&world).await;
+    let drained = drained(&environment).await;
     assert_eq!((&drained.outcome, drained.evicted), (&DrainOutcome::Emptied, 3));
     assert_eq!(drained.node, Some(node()));
-    let state = world.now();
+    let state = environment.state();
     assert_eq!(state.cordoned, Some(began()));
     let evicted: Vec<(&str, u16)> =
         state.evictions.iter().map(|(pod, status)| (pod.as_str(), *status)).collect();
@@ -37,12 +38,12 @@ async fn a_node_is_cordoned_emptied_and_let_go() {
 }
 
 #[tokio::test]
-async fn a_disruption_budget_is_waited_for_and_auto_scaling_hears_of_us_meanwhile() {
-    let guarded = Pod { guarded_until: Some(after(240)), ..pod("web-2") };
-    let world = World::new(vec![pod("web-1"), guarded]);
-    let drained = drained(&world).await;
-    assert!(emptied(&drained), "{drained:?}");
-    let state = world.now();
+async fn heartbeats_are_sent_while_a_disruption_budget_blocks() {
+    let blocked = Pod { budget_blocks_until: Some(after(240)), ..pod("web-2") };
+    let environment = Environment::new(vec![pod("web-1"), blocked]);
+    let drained = drained(&environment).await;
+    assert!(is_emptied(&drained), "{drained:?}");
+    let state = environment.state();
     let statuses: Vec<u16> =
         state.evictions.iter().filter(|(pod, _)| pod == "web-2").map(|(_, status)| *status).collect();
     let (last, refused) = statuses.split_last().expect("asked");
@@ -51,55 +52,60 @@ async fn a_disruption_budget_is_waited_for_and_auto_scaling_hears_of_us_meanwhil
     assert!((10..30).contains(&refused.len()), "{} refusals in four minutes", refused.len());
     assert!(state.completions[0] >= after(245) && state.completions[0] < after(275));
     drop(state);
-    // The shortest time that a hook can have is 30 s.
-    assert!((1..=20).contains(&longest_silence(&world)), "{}", longest_silence(&world));
+    // The shortest heartbeat timeout of a hook is 30 s.
+    assert!(
+        (1..=20).contains(&longest_gap_between_heartbeats(&environment)),
+        "{}",
+        longest_gap_between_heartbeats(&environment)
+    );
 }
 
 #[tokio::test]
-async fn a_budget_that_never_opens_does_not_stop_the_repair() {
-    let guarded = Pod { guarded_until: Some(after(100_000)), ..pod("web") };
+async fn a_disruption_budget_that_never_allows_does_not_stop_the_termination() {
+    let blocked = Pod { budget_blocks_until: Some(after(100_000)), ..pod("web") };
     let slow = Pod { ends_in: SignedDuration::from_hours(1), ..pod("slow") };
-    let world = World::new(vec![guarded, slow, pod("quick")]);
-    let drained = drained(&world).await;
+    let environment = Environment::new(vec![blocked, slow, pod("quick")]);
+    let drained = drained(&environment).await;
     let why = Why::Refused("Cannot evict pod as it would violate the pod's disruption budget.".to_owned());
     let left = vec![
         Left { pod: "shop/web".to_owned(), why },
         Left { pod: "shop/slow".to_owned(), why: Why::StillEnding },
     ];
     assert_eq!(drained.outcome, DrainOutcome::Incomplete { left, why: None });
-    assert_eq!(world.now().completions, [after(600)], "when its time was up");
-    assert!((1..=20).contains(&longest_silence(&world)));
+    assert_eq!(environment.state().completions, [after(600)], "when its time was up");
+    assert!((1..=20).contains(&longest_gap_between_heartbeats(&environment)));
 }
 
 #[tokio::test]
-async fn a_pods_own_time_to_end_is_its_own() {
-    let world = World::new(vec![Pod { ends_in: SignedDuration::from_mins(9), ..pod("slow") }]);
-    assert!(emptied(&drained(&world).await));
-    assert!(world.now().completions[0] >= after(540));
+async fn a_pod_gets_its_whole_termination_grace_period() {
+    let environment = Environment::new(vec![Pod { ends_in: SignedDuration::from_mins(9), ..pod("slow") }]);
+    assert!(is_emptied(&drained(&environment).await));
+    assert!(environment.state().completions[0] >= after(540));
 }
 
 #[tokio::test]
-async fn what_nobody_lets_us_evict_is_told_and_not_waited_for() {
-    let world = World::new(vec![pod("web"), Pod { forbidden: true, ..pod("secret") }]);
-    let drained = drained(&world).await;
+async fn a_pod_that_must_not_be_evicted_is_reported_and_not_waited_for() {
+    let environment = Environment::new(vec![pod("web"), Pod { forbidden: true, ..pod("secret") }]);
+    let drained = drained(&environment).await;
     let why = Why::Refused("pods/eviction is forbidden".to_owned());
     let left = vec![Left { pod: "shop/secret".to_owned(), why }];
     assert_eq!((drained.outcome, drained.evicted), (DrainOutcome::Incomplete { left, why: None }, 1));
-    assert!(world.now().completions[0] < after(30));
+    assert!(environment.state().completions[0] < after(30));
 }
 
 #[tokio::test]
 async fn all_pages_of_pods_are_read() {
     let names = ["a", "b", "c", "d", "e", "f", "g"];
-    let world = World::new(names.into_iter().map(pod).collect()).with(|state| state.pods_a_page = 3);
-    let drained = drained(&world).await;
-    assert_eq!((emptied(&drained), drained.evicted), (true, 7));
+    let environment =
+        Environment::new(names.into_iter().map(pod).collect()).with(|state| state.pods_a_page = 3);
+    let drained = drained(&environment).await;
+    assert_eq!((is_emptied(&drained), drained.evicted), (true, 7));
 }
 
 #[tokio::test]
-async fn pods_that_are_going_already_are_not_asked_again() {
-    let world = World::new(vec![Pod { deleted: Some(began()), ..pod("web") }]);
-    let drained = drained(&world).await;
-    assert_eq!((emptied(&drained), drained.evicted), (true, 0));
-    assert!(world.now().evictions.is_empty());
+async fn a_pod_that_is_terminating_is_not_evicted() {
+    let environment = Environment::new(vec![Pod { deleted: Some(began()), ..pod("web") }]);
+    let drained = drained(&environment).await;
+    assert_eq!((is_emptied(&drained), drained.evicted), (true, 0));
+    assert!(environment.state().evictions.is_empty());
 }

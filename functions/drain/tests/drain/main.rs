@@ -1,12 +1,12 @@
-//! Held terminations, against an API server, Auto Scaling, EC2 and EKS on real sockets; only the clock is the tests' own.
+//! Terminations that a lifecycle hook holds, with an API server, Auto Scaling, EC2 and EKS on loopback, and a clock that
+//! the test sets.
 
 mod aws;
-mod cluster;
-mod endings;
+mod environment;
 mod evictions;
-mod http;
+mod kubernetes;
+mod outcomes;
 mod repeated;
-mod world;
 
 use std::time::Duration;
 
@@ -20,34 +20,36 @@ use nodemend_domain::{
 };
 use nodemend_drain::{DrainError, DrainOutcome, Drained, Drainer, Settings};
 use nodemend_ports::{clock::VirtualClock, store::MemoryStore};
+use nodemend_testkit::http::{self, Reply};
 
-use self::world::{CLUSTER, HOOK, INSTANCE, NODE, World};
+use self::environment::{CLUSTER, Environment, HOOK, INSTANCE, NODE};
 
-type Subject = Drainer<MemoryStore, AwsHooks, EksCluster<VirtualClock>, VirtualClock>;
+type TestDrainer = Drainer<MemoryStore, AwsHooks, EksCluster<VirtualClock>, VirtualClock>;
 
-/// How long nodes are drained here.
+/// The time limit of a drain.
 const TIME: SignedDuration = SignedDuration::from_mins(10);
 
 fn store() -> MemoryStore {
     MemoryStore::with_policy(Policy::eks_defaults())
 }
 
-async fn drainer(world: &World, store: MemoryStore) -> Subject {
-    let (tls, authority) = cluster::tls();
-    connected(world, store, tls, authority).await
+async fn drainer(environment: &Environment, store: MemoryStore) -> TestDrainer {
+    let (tls, authority) = kubernetes::tls();
+    drainer_with(environment, store, tls, authority).await
 }
 
-async fn connected(
-    world: &World,
+async fn drainer_with(
+    environment: &Environment,
     store: MemoryStore,
     tls: tokio_rustls::TlsAcceptor,
     authority: String,
-) -> Subject {
-    let own = world.clone();
-    let api = http::serve(Some(tls), move |asked| cluster::ask(&own, &asked)).await;
-    let own = world.clone();
+) -> TestDrainer {
+    let own = environment.clone();
+    let api = http::serve(Some(tls), move |request| Reply::Answer(kubernetes::respond(&own, &request))).await;
+    let own = environment.clone();
     let endpoint = format!("https://{api}");
-    let aws = http::serve(None, move |asked| aws::ask(&own, &endpoint, &authority, &asked)).await;
+    let respond = move |request| Reply::Answer(aws::respond(&own, &endpoint, &authority, &request));
+    let aws = http::serve(None, respond).await;
     let credentials = Credentials::new("AKIDEXAMPLE", "secret", None, None, "the test");
     let shared = SdkConfig::builder()
         .behavior_version(BehaviorVersion::latest())
@@ -60,19 +62,23 @@ async fn connected(
         .build();
     let cluster = ClusterName::new(CLUSTER).expect("a name");
     let settings = Settings { cluster: cluster.clone(), hook: HOOK.to_owned(), time: TIME };
-    let kubernetes = EksCluster::new(&shared, cluster, world.clock.clone()).expect("a cluster");
-    Drainer::new(store, AwsHooks::new(&shared), kubernetes, world.clock.clone(), settings)
+    let kubernetes = EksCluster::new(&shared, cluster, environment.clock.clone()).expect("a cluster");
+    Drainer::new(store, AwsHooks::new(&shared), kubernetes, environment.clock.clone(), settings)
 }
 
-/// Lets a drainer take an event in; every wait passes at once.
-async fn take(drainer: &Subject, world: &World, event: &str) -> Result<Option<Drained>, DrainError> {
-    drainer.handle(event.as_bytes(), async |at: Timestamp| world.clock.advance_to(at)).await
+/// Handles an event. Each wait ends at once, with the clock set to its end.
+async fn handle(
+    drainer: &TestDrainer,
+    environment: &Environment,
+    event: &str,
+) -> Result<Option<Drained>, DrainError> {
+    drainer.handle(event.as_bytes(), async |at: Timestamp| environment.clock.advance_to(at)).await
 }
 
-/// The same with one drainer for one event that is ours.
-async fn drained(world: &World) -> Drained {
-    let drainer = drainer(world, store()).await;
-    take(&drainer, world, &world.event()).await.expect("an end").expect("one of ours")
+/// Handles the event of the environment, with a drainer of its own.
+async fn drained(environment: &Environment) -> Drained {
+    let drainer = drainer(environment, store()).await;
+    handle(&drainer, environment, &environment.event()).await.expect("drain succeeds").expect("a drain")
 }
 
 fn instance() -> InstanceId {
@@ -83,13 +89,13 @@ fn node() -> NodeName {
     NodeName::new(NODE).expect("a name")
 }
 
-/// The longest time for which Auto Scaling heard nothing of us.
-fn longest_silence(world: &World) -> i64 {
-    let state = world.now();
-    let heard: Vec<&Timestamp> = state.beats.iter().chain(&state.completions).collect();
-    heard.windows(2).map(|two| two[1].duration_since(*two[0]).as_secs()).max().unwrap_or(0)
+/// The longest time in which Auto Scaling received neither a heartbeat nor the completion.
+fn longest_gap_between_heartbeats(environment: &Environment) -> i64 {
+    let state = environment.state();
+    let received: Vec<&Timestamp> = state.heartbeats.iter().chain(&state.completions).collect();
+    received.windows(2).map(|two| two[1].duration_since(*two[0]).as_secs()).max().unwrap_or(0)
 }
 
-fn emptied(drained: &Drained) -> bool {
+fn is_emptied(drained: &Drained) -> bool {
     drained.outcome == DrainOutcome::Emptied
 }

@@ -1,4 +1,4 @@
-//! What is so while a node is drained: one instance, its hook, its node and its pods, on one clock that tests set.
+//! The environment of a drain: an instance, its lifecycle hook, its node and its pods, on a clock that the test sets.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -12,7 +12,7 @@ pub(crate) const TOKEN: &str = "71514b9d-6a40-4b26-8523-05e7ee35fa40";
 pub(crate) const INSTANCE: &str = "i-0ab76e62066c9730c";
 pub(crate) const NODE: &str = "ip-10-0-1-23.eu-west-1.compute.internal";
 
-/// A pod, as the cluster knows it.
+/// A pod of the node.
 #[derive(Debug, Clone)]
 pub(crate) struct Pod {
     pub(crate) name: &'static str,
@@ -20,12 +20,12 @@ pub(crate) struct Pod {
     pub(crate) controller: Option<&'static str>,
     pub(crate) mirror: bool,
     pub(crate) phase: &'static str,
-    /// How long it takes to end.
+    /// How long it takes to terminate.
     pub(crate) ends_in: SignedDuration,
     pub(crate) deleted: Option<Timestamp>,
-    /// Until then its budget allows no eviction.
-    pub(crate) guarded_until: Option<Timestamp>,
-    /// Nobody lets us evict it.
+    /// Until then, its disruption budget allows no eviction.
+    pub(crate) budget_blocks_until: Option<Timestamp>,
+    /// Evicting it is forbidden.
     pub(crate) forbidden: bool,
 }
 
@@ -38,7 +38,7 @@ pub(crate) fn pod(name: &'static str) -> Pod {
         phase: "Running",
         ends_in: SignedDuration::from_secs(5),
         deleted: None,
-        guarded_until: None,
+        budget_blocks_until: None,
         forbidden: false,
     }
 }
@@ -46,39 +46,38 @@ pub(crate) fn pod(name: &'static str) -> Pod {
 #[derive(Debug)]
 pub(crate) struct State {
     // Auto Scaling and EC2.
-    /// Of the group; none where there is no such group.
+    /// The key of the group's tag; empty if there is no such group.
     pub(crate) tag: String,
-    /// Heartbeats are refused.
-    pub(crate) deaf: bool,
+    pub(crate) heartbeats_refused: bool,
     pub(crate) held: bool,
-    pub(crate) beats: Vec<Timestamp>,
+    pub(crate) heartbeats: Vec<Timestamp>,
     pub(crate) completions: Vec<Timestamp>,
-    /// So many requests to complete are throttled first.
+    /// How many requests to complete the hook are throttled first.
     pub(crate) throttled: usize,
     pub(crate) private_name: String,
     // The cluster.
     pub(crate) provider_id: String,
-    pub(crate) there: bool,
+    pub(crate) node_exists: bool,
     pub(crate) ready: &'static str,
-    /// From then on the kubelet is dead.
-    pub(crate) dies_at: Option<Timestamp>,
+    /// From then on, the node is not ready.
+    pub(crate) not_ready_from: Option<Timestamp>,
     pub(crate) cordoned: Option<Timestamp>,
     pub(crate) pods: Vec<Pod>,
-    /// Every eviction that was asked for, and its status.
+    /// Each requested eviction, and the status of its answer.
     pub(crate) evictions: Vec<(String, u16)>,
     pub(crate) tokens: Vec<String>,
-    /// Until then the API server answers 503.
-    pub(crate) down_until: Option<Timestamp>,
+    /// Until then, the API server answers 503.
+    pub(crate) unavailable_until: Option<Timestamp>,
     /// How many requests are answered with 401 first.
-    pub(crate) strangers: usize,
-    /// Nothing is allowed.
+    pub(crate) rejected_tokens: usize,
+    /// Every request is answered with 403.
     pub(crate) denied: bool,
     pub(crate) pods_a_page: usize,
     pub(crate) requests: Vec<String>,
 }
 
 #[derive(Clone)]
-pub(crate) struct World {
+pub(crate) struct Environment {
     pub(crate) clock: VirtualClock,
     state: Arc<Mutex<State>>,
 }
@@ -91,28 +90,28 @@ pub(crate) fn after(seconds: i64) -> Timestamp {
     began() + SignedDuration::from_secs(seconds)
 }
 
-impl World {
+impl Environment {
     pub(crate) fn new(pods: Vec<Pod>) -> Self {
         let clock = VirtualClock::default();
         clock.advance_to(began());
         let state = State {
             tag: format!("kubernetes.io/cluster/{CLUSTER}"),
-            deaf: false,
+            heartbeats_refused: false,
             held: true,
-            beats: Vec::new(),
+            heartbeats: Vec::new(),
             completions: Vec::new(),
             throttled: 0,
             private_name: NODE.to_owned(),
             provider_id: format!("aws:///eu-west-1a/{INSTANCE}"),
-            there: true,
+            node_exists: true,
             ready: "True",
-            dies_at: None,
+            not_ready_from: None,
             cordoned: None,
             pods,
             evictions: Vec::new(),
             tokens: Vec::new(),
-            down_until: None,
-            strangers: 0,
+            unavailable_until: None,
+            rejected_tokens: 0,
             denied: false,
             pods_a_page: 250,
             requests: Vec::new(),
@@ -121,19 +120,19 @@ impl World {
     }
 
     pub(crate) fn with(self, change: impl FnOnce(&mut State)) -> Self {
-        change(&mut self.now());
+        change(&mut self.state());
         self
     }
 
-    /// What is so now: pods whose time is up are gone.
-    pub(crate) fn now(&self) -> MutexGuard<'_, State> {
+    /// The state now: terminated pods are gone.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         let now = self.clock.now();
         let mut state = self.state.lock().expect("the state");
         state.pods.retain(|pod| pod.deleted.is_none_or(|deleted| deleted + pod.ends_in > now));
         state
     }
 
-    /// The event that EventBridge tells of the hook with.
+    /// EventBridge's event about the lifecycle hook.
     pub(crate) fn event(&self) -> String {
         event(HOOK, began())
     }

@@ -1,9 +1,10 @@
-//! An API server of Kubernetes, with TLS of an authority of its own: one node, its pods, and budgets.
+//! The answers of a Kubernetes API server, and its TLS with a certificate authority of its own.
 
 use std::sync::Arc;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use nodemend_ports::clock::Clock;
+use nodemend_testkit::http::{Answer, Request, answer};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use tokio_rustls::{
@@ -11,12 +12,9 @@ use tokio_rustls::{
     rustls::{ServerConfig, crypto::ring, pki_types::PrivateKeyDer},
 };
 
-use crate::{
-    http::{Answer, Asked, answer},
-    world::{NODE, Pod, World},
-};
+use crate::environment::{Environment, NODE, Pod};
 
-/// A server's side of TLS, and its authority as EKS gives it.
+/// The server's side of TLS, and its certificate authority as EKS returns it.
 pub(crate) fn tls() -> (TlsAcceptor, String) {
     let mut authority = CertificateParams::new(Vec::new()).expect("no names");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -37,26 +35,26 @@ pub(crate) fn tls() -> (TlsAcceptor, String) {
 }
 
 /// The answer to one request.
-pub(crate) fn ask(world: &World, asked: &Asked) -> Answer {
-    let now = world.clock.now();
-    let mut state = world.now();
-    state.requests.push(format!("{} {}", asked.method, asked.path));
-    let token = asked.headers.get("authorization").cloned().unwrap_or_default();
+pub(crate) fn respond(environment: &Environment, request: &Request) -> Answer {
+    let now = environment.clock.now();
+    let mut state = environment.state();
+    state.requests.push(format!("{} {}", request.method, request.path));
+    let token = request.headers.get("authorization").cloned().unwrap_or_default();
     state.tokens.push(token);
-    if state.down_until.is_some_and(|until| now < until) {
+    if state.unavailable_until.is_some_and(|until| now < until) {
         return answer(503, "apiserver is shutting down");
     }
-    if state.strangers > 0 {
-        state.strangers -= 1;
+    if state.rejected_tokens > 0 {
+        state.rejected_tokens -= 1;
         return status(401, "Unauthorized", json!({}));
     }
     if state.denied {
         return status(403, "nodes is forbidden: User \"nodemend\" cannot get it", json!({}));
     }
-    let parts: Vec<&str> = asked.path.trim_matches('/').split('/').collect();
-    match (asked.method.as_str(), &parts[..]) {
-        ("GET", ["api", "v1", "nodes", name]) if *name == NODE && state.there => {
-            let dead = state.dies_at.is_some_and(|at| at <= now);
+    let parts: Vec<&str> = request.path.trim_matches('/').split('/').collect();
+    match (request.method.as_str(), &parts[..]) {
+        ("GET", ["api", "v1", "nodes", name]) if *name == NODE && state.node_exists => {
+            let dead = state.not_ready_from.is_some_and(|at| at <= now);
             let node = json!({
                 "kind": "Node",
                 "metadata": { "name": NODE },
@@ -68,16 +66,16 @@ pub(crate) fn ask(world: &World, asked: &Asked) -> Answer {
             });
             answer(200, node.to_string())
         }
-        ("PATCH", ["api", "v1", "nodes", name]) if *name == NODE && state.there => {
-            assert_eq!(asked.headers["content-type"], "application/merge-patch+json");
-            let patch: Value = serde_json::from_str(&asked.body).expect("a patch");
+        ("PATCH", ["api", "v1", "nodes", name]) if *name == NODE && state.node_exists => {
+            assert_eq!(request.headers["content-type"], "application/merge-patch+json");
+            let patch: Value = serde_json::from_str(&request.body).expect("a patch");
             assert_eq!(patch, json!({ "spec": { "unschedulable": true } }));
             state.cordoned.get_or_insert(now);
             answer(200, "{}")
         }
         ("GET", ["api", "v1", "pods"]) => {
-            assert_eq!(asked.query["fieldSelector"], format!("spec.nodeName={NODE}"));
-            let from = asked.query.get("continue").map_or(0, |from| {
+            assert_eq!(request.query["fieldSelector"], format!("spec.nodeName={NODE}"));
+            let from = request.query.get("continue").map_or(0, |from| {
                 from.strip_prefix("from=").and_then(|from| from.parse().ok()).expect("a place")
             });
             let end = (from + state.pods_a_page).min(state.pods.len());
@@ -89,7 +87,7 @@ pub(crate) fn ask(world: &World, asked: &Asked) -> Answer {
             )
         }
         ("POST", ["api", "v1", "namespaces", "shop", "pods", name, "eviction"]) => {
-            let body: Value = serde_json::from_str(&asked.body).expect("an eviction");
+            let body: Value = serde_json::from_str(&request.body).expect("an eviction");
             assert_eq!((&body["apiVersion"], &body["kind"]), (&json!("policy/v1"), &json!("Eviction")));
             assert_eq!(body["metadata"], json!({ "namespace": "shop", "name": name }));
             let uid = body["deleteOptions"]["preconditions"]["uid"].as_str().expect("a uid");
@@ -100,7 +98,7 @@ pub(crate) fn ask(world: &World, asked: &Asked) -> Answer {
                     status(409, "the UID in the precondition does not match", json!({}))
                 }
                 Some(pod) if pod.forbidden => status(403, "pods/eviction is forbidden", json!({})),
-                Some(pod) if pod.guarded_until.is_some_and(|until| now < until) => status(
+                Some(pod) if pod.budget_blocks_until.is_some_and(|until| now < until) => status(
                     429,
                     "Cannot evict pod as it would violate the pod's disruption budget.",
                     json!({ "causes": [{ "reason": "DisruptionBudget", "message": "needs 2" }] }),

@@ -1,16 +1,21 @@
-//! What Auto Scaling and EC2 tell through EventBridge, in the shapes that AWS documents and sends.
+//! Events of Auto Scaling and EC2, in the forms that AWS documents and sends through EventBridge.
 
-mod ward;
+mod fixture;
 
-use nodemend_confirm::{AutoScalingEvent, Confirmer};
+use nodemend_confirm::AutoScalingEvent;
 use nodemend_domain::{
     ident::{AccountId, Zone},
     repair_event::Step,
 };
+use nodemend_ports::cause::chain;
+use nodemend_testkit::{
+    faults::Faults,
+    fixture::{at, cluster_named, group, group_named, instance, zone},
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use self::ward::{Ward, at, cluster, group, instance};
+use self::fixture::{called, called_and_died, deployment};
 
 const LAUNCH: &str = include_str!("../../../events/templates/eventbridge-asg-launch-successful.json");
 const TERMINATE: &str = include_str!("../../../events/templates/eventbridge-asg-terminate-successful.json");
@@ -36,7 +41,7 @@ fn state_change(number: u64, state: &str) -> Value {
 }
 
 #[test]
-fn aws_own_examples_are_read() {
+fn the_examples_of_aws_are_parsed() {
     let AutoScalingEvent::Launched { group, instance_id, zone, .. } =
         AutoScalingEvent::read(LAUNCH.as_bytes()).expect("read")
     else {
@@ -59,111 +64,116 @@ fn aws_own_examples_are_read() {
     );
 }
 
-/// An account can tag a group with any cluster's name, and terminate what is its own.
+/// Any account can tag a group with the name of our cluster, and terminate its own instances.
 #[test]
-fn another_accounts_instances_are_none_of_the_clusters() {
-    let ward = Ward::new();
-    let zone = Zone::new("us-east-1a").expect("a zone");
-    ward.cloud.change(|fleet| fleet.join(&group(), Some(&cluster()), &instance(9), &zone));
+fn events_from_another_account_are_ignored() {
+    let deployment = deployment();
+    deployment.launch(9);
     let own = AccountId::new("111111111111").ok();
-    let audit = Confirmer::new(ward.store.clone(), ward.cloud).in_account(own);
-    let tell = |event: &Value| {
-        pollster::block_on(audit.handle(event.to_string().as_bytes(), at(20))).expect("heard").relevant
+    let confirmer = deployment.confirmer(&Faults::none()).in_account(own);
+    let relevant = |event: &Value| {
+        pollster::block_on(confirmer.handle(event.to_string().as_bytes(), at(20)))
+            .expect("confirm succeeds")
+            .relevant
     };
     for (account, ours) in [("222222222222", false), ("111111111111", true)] {
         let mut launched = launch("workers", 9, 10);
         let mut gone = state_change(1, "terminated");
         launched["account"] = account.into();
         gone["account"] = account.into();
-        assert_eq!((tell(&launched), tell(&gone)), (ours, ours), "{account}");
+        assert_eq!((relevant(&launched), relevant(&gone)), (ours, ours), "{account}");
     }
 }
 
 #[test]
-fn a_launch_is_the_beginning_of_a_case_that_waits_for_its_node() {
-    let ward = Ward::new();
-    let zone = Zone::new("us-east-1a").expect("a zone");
-    ward.cloud.change(|fleet| fleet.join(&group(), Some(&cluster()), &instance(9), &zone));
-    assert_eq!(ward.tell(&launch("workers", 9, 10)), [Step::Event]);
-    let case = ward.case(9);
+fn a_launch_opens_a_case_that_waits_for_its_node() {
+    let deployment = deployment();
+    deployment.launch(9);
+    assert_eq!(deployment.confirm(&launch("workers", 9, 10)), [Step::Event]);
+    let case = deployment.case(9);
     assert_eq!(case.arrival().as_ref().and_then(|arrival| arrival.launched), Some(at(10)));
     assert_eq!((case.group(), case.due()), (Some(&group()), Some(at(10 + 15 * 60))));
-    let before = ward.case(9).arrival().cloned();
-    ward.tell(&launch("workers", 9, 10));
-    ward.tell(&launch("workers", 9, 99));
-    assert_eq!(ward.case(9).arrival(), before.as_ref(), "told again, or later, it is the same launch");
+    let before = deployment.case(9).arrival().cloned();
+    deployment.confirm(&launch("workers", 9, 10));
+    deployment.confirm(&launch("workers", 9, 99));
+    assert_eq!(
+        deployment.case(9).arrival(),
+        before.as_ref(),
+        "a repeated event, or a later one, is about the same launch"
+    );
 }
 
 #[test]
-fn a_launch_into_a_group_that_is_not_ours_is_passed_over() {
-    let ward = Ward::new();
-    let zone = Zone::new("us-east-1a").expect("a zone");
-    let test = "test".parse().expect("a name");
-    let (strange, ownerless) = ("strange".parse().expect("a name"), "ownerless".parse().expect("a name"));
-    ward.cloud.change(|fleet| {
-        fleet.join(&strange, Some(&test), &instance(8), &zone);
-        fleet.join(&ownerless, None, &instance(9), &zone);
+fn a_launch_into_a_group_of_no_served_cluster_is_ignored() {
+    let deployment = deployment();
+    let (other, untagged) = (group_named("other"), group_named("untagged"));
+    deployment.cloud.change(|fleet| {
+        fleet.join(&other, Some(&cluster_named("test")), &instance(8), &zone());
+        fleet.join(&untagged, None, &instance(9), &zone());
     });
-    for name in ["strange", "ownerless", "unknown"] {
-        let result = ward.try_hear(&launch(name, 9, 10)).expect("heard");
+    for name in ["other", "untagged", "unknown"] {
+        let result = deployment.try_confirm(&launch(name, 9, 10)).expect("confirm succeeds");
         assert!(!result.relevant && result.repair_events.is_empty(), "{name}");
     }
-    assert_eq!(ward.find(9), None);
-    assert_eq!(ward.store.cases().len(), 2);
+    assert_eq!(deployment.find(9), None);
+    assert_eq!(deployment.store.cases().len(), 2);
 }
 
 #[test]
-fn a_node_that_leaves_without_us_is_closed_when_aws_agrees() {
+fn a_node_that_left_is_closed_when_its_group_no_longer_has_it() {
     for event in [state_change(1, "shutting-down"), state_change(1, "terminated"), {
         let mut event = template(TERMINATE);
         event["detail"]["EC2InstanceId"] = json!(instance(1));
         event
     }] {
-        let ward = Ward::new();
-        assert_eq!(ward.tell(&event), [Step::Event]);
-        assert!(ward.case(1).departure().is_some());
-        ward.run_until(at(600));
-        assert_eq!(ward.case(1).closed(), None, "Auto Scaling still has it in service");
-        ward.cloud.change(|fleet| fleet.leave(&instance(1)));
-        ward.run_until(at(1_200));
-        assert!(ward.case(1).closed().is_some());
-        assert_eq!(ward.cloud.calls(), []);
+        let deployment = deployment();
+        assert_eq!(deployment.confirm(&event), [Step::Event]);
+        assert!(deployment.case(1).departure().is_some());
+        deployment.run_until(at(600));
+        assert_eq!(deployment.case(1).closed(), None, "Auto Scaling still has it in service");
+        deployment.cloud.change(|fleet| fleet.leave(&instance(1)));
+        deployment.run_until(at(1_200));
+        assert!(deployment.case(1).closed().is_some());
+        assert_eq!(deployment.cloud.calls(), []);
     }
 }
 
 #[test]
-fn what_we_terminated_ourselves_did_not_leave_without_us() {
-    for ward in [Ward::called(), Ward::called_and_died()] {
-        ward.tell(&state_change(1, "shutting-down"));
-        ward.tell(&state_change(1, "terminated"));
-        ward.cloud.change(|fleet| fleet.leave(&instance(1)));
-        ward.run_until(at(1_800 + 600));
-        let case = ward.case(1);
+fn a_node_that_we_terminated_waits_for_its_replacement() {
+    for deployment in [called(), called_and_died()] {
+        deployment.confirm(&state_change(1, "shutting-down"));
+        deployment.confirm(&state_change(1, "terminated"));
+        deployment.cloud.change(|fleet| fleet.leave(&instance(1)));
+        deployment.run_until(at(1_800 + 600));
+        let case = deployment.case(1);
         assert_eq!(case.closed(), None, "its replacement is awaited");
         assert!(case.repair().is_some_and(|repair| repair.effective_at().is_some()));
-        assert_eq!(ward.count("TerminateInstanceInAutoScalingGroup"), 1);
+        assert_eq!(deployment.count(1, "TerminateInstanceInAutoScalingGroup"), 1);
     }
 }
 
 #[test]
-fn states_that_end_nothing_are_passed_over() {
+fn instance_states_other_than_termination_are_ignored() {
     for state in ["pending", "running", "stopping", "stopped", "rebooting", ""] {
-        let ward = Ward::new();
-        let before = ward.case(1);
-        assert!(!ward.try_hear(&state_change(1, state)).expect("heard").relevant, "{state}");
-        assert_eq!(ward.case(1), before, "{state}");
+        let deployment = deployment();
+        let before = deployment.case(1);
+        assert!(
+            !deployment.try_confirm(&state_change(1, state)).expect("confirm succeeds").relevant,
+            "{state}"
+        );
+        assert_eq!(deployment.case(1), before, "{state}");
     }
 }
 
 #[test]
-fn an_instance_that_nobody_knows_is_passed_over() {
-    let ward = Ward::new();
-    assert!(!ward.try_hear(&state_change(7, "terminated")).expect("heard").relevant);
-    assert_eq!(ward.find(7), None);
+fn an_unknown_instance_is_ignored() {
+    let deployment = deployment();
+    assert!(!deployment.try_confirm(&state_change(7, "terminated")).expect("confirm succeeds").relevant);
+    assert_eq!(deployment.find(7), None);
 }
 
 #[test]
-fn what_cannot_be_read_says_why() {
+fn an_invalid_event_is_an_error_with_its_reason() {
     for (payload, why) in [
         ("", "not an EventBridge event"),
         ("[]", "not an EventBridge event"),
@@ -183,17 +193,18 @@ fn what_cannot_be_read_says_why() {
             "state",
         ),
     ] {
-        let ward = Ward::new();
-        let audit = Confirmer::new(ward.store.clone(), ward.cloud.clone());
-        let error = pollster::block_on(audit.handle(payload.as_bytes(), at(0))).expect_err(payload);
-        assert!(error.to_string().contains(why), "{payload}: {error}");
+        let deployment = deployment();
+        let confirmer = deployment.confirmer(&Faults::none());
+        let error = pollster::block_on(confirmer.handle(payload.as_bytes(), at(0))).expect_err(payload);
+        let error = chain(&error);
+        assert!(error.contains(why), "{payload}: {error}");
     }
     let long = " ".repeat(256 * 1024 + 1);
     assert!(AutoScalingEvent::read(long.as_bytes()).expect_err("too long").to_string().contains("more than"));
 }
 
 #[test]
-fn a_cause_cannot_repaint_a_terminal_or_fill_a_disk() {
+fn a_cause_is_shortened_and_has_no_control_characters() {
     let mut event = template(TERMINATE);
     event["detail"]["Cause"] = format!("\u{1b}[2J{}", "x".repeat(10_000)).into();
     let AutoScalingEvent::Left { how, .. } =

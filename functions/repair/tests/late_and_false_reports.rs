@@ -1,0 +1,66 @@
+//! Reports that are late, or whose times or numbers are false.
+
+use jiff::{SignedDuration, Timestamp};
+use nodemend_testkit::{
+    Deployment,
+    fixture::{
+        INTERFACE_DOWN, agent_payload, at, cleared, control_plane_payload, kubelet_ready, minutes,
+        node_controller_unknown, policy_with_limit, raised, terminate,
+    },
+};
+
+/// A line of the control-plane audit log is delivered then.
+fn deliver(deployment: &Deployment, line: String, arrived: Timestamp) {
+    deployment.clock.advance_to(arrived);
+    let result = deployment.deliver(&control_plane_payload(&[line]), arrived);
+    assert!(result.rejected.is_empty(), "{:?}", result.rejected);
+}
+
+#[test]
+fn a_line_that_is_hours_late_starts_no_repair_of_a_node_that_was_healthy() {
+    let deployment = Deployment::new(3, policy_with_limit(1));
+    deliver(&deployment, kubelet_ready(1, at(0), "True"), at(0));
+    // Written after five minutes, and delivered after six hours: its grace period counts from its arrival.
+    deliver(&deployment, node_controller_unknown(1, minutes(5)), minutes(360));
+    deployment.run_until(minutes(390) - SignedDuration::from_secs(1));
+    assert_eq!(deployment.cloud.calls(), []);
+    deployment.run_until(minutes(390));
+    assert_eq!(deployment.cloud.calls(), [terminate(1)]);
+}
+
+#[test]
+fn the_recovery_that_arrives_within_the_settling_time_is_in_time() {
+    let deployment = Deployment::new(3, policy_with_limit(1));
+    // The first line about the node is an hour late, so its grace period is over when it arrives.
+    deliver(&deployment, node_controller_unknown(1, at(0)), minutes(60));
+    deliver(&deployment, kubelet_ready(1, minutes(10), "True"), minutes(69));
+    deployment.run_until(minutes(180));
+    assert_eq!(deployment.cloud.calls(), []);
+    assert!(deployment.faults(1, minutes(180)).is_empty());
+}
+
+#[test]
+fn a_start_that_a_node_claims_shortens_no_grace_period() {
+    let deployment = Deployment::new(3, policy_with_limit(1));
+    let lines = |line: String| agent_payload(1, &[line]);
+    deployment.deliver(&lines(cleared(1, INTERFACE_DOWN, at(0)).line(at(0))), at(0));
+    let claimed = raised(1, INTERFACE_DOWN, at(-86_400)).seq(2).line(minutes(10));
+    deployment.deliver(&lines(claimed), minutes(10));
+    deployment.run_until(minutes(40) - SignedDuration::from_secs(1));
+    assert_eq!(deployment.cloud.calls(), []);
+    deployment.run_until(minutes(40));
+    assert_eq!(deployment.cloud.calls(), [terminate(1)]);
+}
+
+#[test]
+fn a_number_from_the_future_silences_no_later_report() {
+    let deployment = Deployment::new(3, policy_with_limit(1));
+    let report = |line: String, now| {
+        deployment.clock.advance_to(now);
+        assert_eq!(deployment.deliver(&agent_payload(1, &[line]), now).reports, 1);
+    };
+    report(cleared(1, INTERFACE_DOWN, at(0)).seq(u64::MAX).line(at(0)), at(0));
+    report(raised(1, INTERFACE_DOWN, minutes(5)).seq(2).line(minutes(5)), minutes(5));
+    deployment.run_until(minutes(35));
+    assert_eq!(deployment.cloud.calls(), [terminate(1)]);
+}
