@@ -2,7 +2,7 @@
 //!
 //! Files are streamed once, filtered and sorted by time (`reader`, `format`, `prefilter`, `external_sort`). Each policy
 //! then runs through the same handlers as in a replay (`policy_run`), and its repairs are classified by what the
-//! history says about their nodes afterwards (`classify`, `report`). Memory stays bounded whatever the input's size.
+//! history shows about their nodes afterwards (`classify`, `report`). Memory stays bounded for any input size.
 
 mod assumed_events;
 mod chart;
@@ -32,7 +32,6 @@ use std::{
     fs,
     io::{self, Write},
     num::NonZeroUsize,
-    path::Path,
     sync::{Mutex, PoisonError},
     thread,
     time::Instant,
@@ -54,6 +53,7 @@ use self::{
 };
 use crate::{
     arguments::file_or_beside,
+    file::{FileError, create},
     output::{Format, printable},
     replay::{environment::ReplayEnvironment, fleet},
 };
@@ -130,8 +130,7 @@ pub fn run(options: &BacktestOptions) -> Result<u8, BacktestError> {
     }
     out.flush().map_err(BacktestError::Output)?;
     if let Some((path, mut file)) = page {
-        file.write_all(page::render(&comparison)?.as_bytes())
-            .map_err(|source| BacktestError::Write { path: path.clone(), source })?;
+        file.write_all(page::render(&comparison)?.as_bytes()).map_err(FileError::writing(path))?;
     }
     let exceeds = |limit: usize| comparison.policies.iter().any(|policy| policy.totals.unnecessary > limit);
     Ok(u8::from(unreadable > 0 || options.max_unnecessary.is_some_and(exceeds)))
@@ -146,8 +145,7 @@ fn create_steps(
     for named in policies {
         steps.push(match &options.steps {
             Some(directory) => {
-                fs::create_dir_all(directory)
-                    .map_err(|source| BacktestError::Write { path: directory.clone(), source })?;
+                fs::create_dir_all(directory).map_err(FileError::writing(directory))?;
                 let file = create(&directory.join(format!("{}.jsonl", named.name)))?;
                 Some(Box::new(io::BufWriter::new(file)) as StepsOutput)
             }
@@ -186,10 +184,6 @@ fn to_millis(seconds: f64) -> f64 {
 
 fn cores() -> usize {
     thread::available_parallelism().map_or(1, NonZeroUsize::get)
-}
-
-fn create(path: &Path) -> Result<fs::File, BacktestError> {
-    fs::File::create(path).map_err(|source| BacktestError::Write { path: path.to_owned(), source })
 }
 
 /// The policies, and the history that each of them runs through.

@@ -63,7 +63,6 @@ fn rate(text: &str) -> Result<f64, String> {
     if (0.0..=1_000.0).contains(&rate) { Ok(rate) } else { Err("not between 0 and 1000".to_owned()) }
 }
 
-/// Prints the estimate.
 pub fn run(options: &CostOptions) -> io::Result<()> {
     let measured: BTreeMap<String, Usage> = serde_json::from_str(MEASURED)?;
     let workload = Workload {

@@ -3,6 +3,7 @@
 pub mod arguments;
 pub mod backtest;
 pub mod cost;
+pub mod file;
 #[cfg(feature = "local")]
 pub mod local;
 #[cfg(feature = "aws")]

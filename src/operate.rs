@@ -9,7 +9,7 @@ pub mod policies;
 mod reschedule;
 pub mod status;
 
-use std::{io, path::PathBuf};
+use std::io;
 
 use clap::Args;
 use jiff::Timestamp;
@@ -29,7 +29,7 @@ use nodemend_ports::{
 };
 use nodemend_repair::RepairError;
 
-use crate::output;
+use crate::{file::FileError, output};
 
 /// The exit code of a command that did what was asked, and found all nodes healthy.
 pub const SUCCESS: u8 = 0;
@@ -72,14 +72,9 @@ pub enum OperateError {
     /// An argument is missing or invalid, or a file that it names is.
     #[error("{0}")]
     Usage(String),
-    /// A file is not readable.
-    #[error("failed to read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
+    /// A file cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// There is no such node, policy or audit log.
     #[error("{0}")]
     NotFound(String),
@@ -109,15 +104,13 @@ pub enum OperateError {
 impl OperateError {
     /// Whether the command line or a file that it names is at fault, for exit code 64.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Usage(_) | Self::Read { .. } | Self::Region(_) | Self::Environment(_))
+        matches!(self, Self::Usage(_) | Self::File(_) | Self::Region(_) | Self::Environment(_))
     }
 }
 
 /// A connection to a deployment's tables.
 pub struct Connection {
-    /// The cluster.
     pub cluster: ClusterName,
-    /// The tables.
     pub store: DynamoStore,
     /// The current time, read once so that all output of a command agrees.
     pub now: Timestamp,

@@ -1,7 +1,6 @@
 //! `nodemend policy`: checks a policy before it is applied, imports one from eksctl, and applies and shows policies.
 
 use std::{
-    fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
 };
@@ -11,7 +10,10 @@ use nodemend_ports::config::{self, eksctl};
 
 #[cfg(feature = "aws")]
 use crate::operate::{self, OperateError, policies};
-use crate::output::policy_effect::describe;
+use crate::{
+    file::{FileError, read_text},
+    output::policy_effect::describe,
+};
 
 /// The subcommands of `nodemend policy`.
 #[derive(Debug, Subcommand)]
@@ -55,18 +57,12 @@ Exit codes: 0 success, 64 usage or configuration error")]
 /// Why a policy command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyCommandError {
-    /// A file is not readable.
-    #[error("failed to read {}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
+    /// A file cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A policy or a ClusterConfig is invalid.
     #[error("{}: {why}", path.display())]
     Invalid {
-        /// The file.
         path: PathBuf,
         /// The field and what is wrong with it.
         why: String,
@@ -84,7 +80,7 @@ impl PolicyCommandError {
     /// Whether the command line or a file that it names is at fault, for exit code 64.
     pub fn is_usage(&self) -> bool {
         match self {
-            Self::Read { .. } | Self::Invalid { .. } => true,
+            Self::File(_) | Self::Invalid { .. } => true,
             Self::Output(_) => false,
             #[cfg(feature = "aws")]
             Self::Operate(error) => error.is_usage(),
@@ -119,10 +115,6 @@ pub fn run(command: &PolicyCommand) -> Result<u8, PolicyCommandError> {
         PolicyCommand::History(options) => return Ok(operate::block_on(policies::history(options))?),
     }
     Ok(0)
-}
-
-fn read_text(path: &Path) -> Result<String, PolicyCommandError> {
-    fs::read_to_string(path).map_err(|source| PolicyCommandError::Read { path: path.to_owned(), source })
 }
 
 fn invalid(path: &Path, why: String) -> PolicyCommandError {

@@ -1,5 +1,6 @@
 //! `nodemend replay`: runs captured events through the handlers that Lambda runs, on a virtual clock.
 
+mod cluster;
 pub(crate) mod drive;
 pub(crate) mod environment;
 mod error;
@@ -7,7 +8,6 @@ pub(crate) mod fleet;
 pub(crate) mod input;
 
 use std::{
-    fs,
     io::{self, Write},
     path::PathBuf,
 };
@@ -17,9 +17,11 @@ use jiff::SignedDuration;
 use nodemend_domain::policy::{Mode, Policy};
 use nodemend_ports::config;
 
+use self::cluster::ApiServer;
 pub use self::error::ReplayError;
 use crate::{
     arguments::{duration, file_or_beside},
+    file::{FileError, create, read_text},
     output::{self, Format, json, svg, timeline},
 };
 
@@ -92,15 +94,16 @@ pub fn run(options: &ReplayOptions) -> Result<usize, ReplayError> {
         Some(path) => Some(fleet::read(&path)?),
         None => None,
     };
+    let api_server = match file_or_beside(None, &options.paths, cluster::FILE) {
+        Some(path) => cluster::read(&path)?,
+        None => ApiServer::default(),
+    };
     // Created first, so that a path that cannot be written fails before the work and not after it.
     let picture = match &options.svg {
-        Some(path) => {
-            let file = fs::File::create(path);
-            Some((path, file.map_err(|source| ReplayError::Write { path: path.clone(), source })?))
-        }
+        Some(path) => Some((path, create(path)?)),
         None => None,
     };
-    let replayed = drive::drive(&read.inputs, policy, groups.as_deref(), options.until)?;
+    let replayed = drive::drive(&read, policy, groups.as_deref(), &api_server, options.until)?;
     let unreadable: Vec<String> = read.unreadable.into_iter().chain(replayed.unreadable).collect();
     {
         let mut stderr = io::stderr().lock();
@@ -116,20 +119,15 @@ pub fn run(options: &ReplayOptions) -> Result<usize, ReplayError> {
     }
     out.flush()?;
     if let Some((path, mut file)) = picture {
-        file.write_all(svg::draw(events).as_bytes())
-            .map_err(|source| ReplayError::Write { path: path.clone(), source })?;
+        file.write_all(svg::draw(events).as_bytes()).map_err(FileError::writing(path))?;
     }
     Ok(unreadable.len())
 }
 
 fn policy(options: &ReplayOptions) -> Result<Policy, ReplayError> {
     let mut policy = match file_or_beside(options.policy.as_ref(), &options.paths, "policy.yaml") {
-        Some(path) => {
-            let text = fs::read_to_string(&path)
-                .map_err(|source| ReplayError::Read { path: path.clone(), source })?;
-            config::read_policy(&text)
-                .map_err(|error| ReplayError::Config { path, why: error.to_string() })?
-        }
+        Some(path) => config::read_policy(&read_text(&path)?)
+            .map_err(|error| ReplayError::Config { path, why: error.to_string() })?,
         None => Policy::eks_defaults(),
     };
     policy.mode = match options.mode {

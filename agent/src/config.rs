@@ -105,7 +105,6 @@ pub enum SinkKind {
     Stdout,
 }
 
-/// A validated configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Identity values that were set explicitly; they override what the node reports.

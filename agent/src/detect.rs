@@ -104,7 +104,6 @@ impl Detector {
     }
 }
 
-/// The built-in patterns.
 fn built_in_patterns() -> impl Iterator<Item = LinePattern> {
     [
         kernel::PATTERNS,

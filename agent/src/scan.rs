@@ -23,7 +23,6 @@ use crate::{
 /// The reading of one probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeReading {
-    /// The probe's name.
     pub probe: &'static str,
     pub state: ProbeState,
 }

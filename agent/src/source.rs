@@ -85,7 +85,6 @@ pub struct GapNotice<'a> {
 /// The log of a notice.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum LogKind<'a> {
-    /// The kernel log.
     Kernel,
     Journal,
     /// A file, by its path on the node.

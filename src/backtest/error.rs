@@ -1,32 +1,18 @@
 //! Why a backtest stopped.
 
-use std::{io, path::PathBuf};
+use std::io;
 
-use crate::replay::ReplayError;
+use crate::{file::FileError, replay::ReplayError};
 
 /// Why a backtest stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum BacktestError {
-    /// A file is not readable.
-    #[error("failed to read {}", path.display())]
-    Read {
-        /// The file or directory.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// A file cannot be written.
-    #[error("failed to write {}", path.display())]
-    Write {
-        /// The file or directory.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
+    /// A file or directory cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A policy or its name is invalid.
     #[error("--policy {policy}: {why}")]
     Policy {
-        /// The argument.
         policy: String,
         /// The field and what is wrong with it.
         why: String,
@@ -55,19 +41,14 @@ pub enum BacktestError {
     /// A log group is not readable.
     #[cfg(feature = "aws")]
     #[error("failed to read log group {group}: {why}")]
-    LogGroup {
-        /// The log group.
-        group: String,
-        /// The cause.
-        why: String,
-    },
+    LogGroup { group: String, why: String },
 }
 
 impl BacktestError {
     /// Whether the command line or a file that it names is at fault, for exit code 64.
     pub fn is_usage(&self) -> bool {
         match self {
-            Self::Read { .. } | Self::Write { .. } | Self::Policy { .. } | Self::EmptyRange => true,
+            Self::File(_) | Self::Policy { .. } | Self::EmptyRange => true,
             Self::Replay(error) => error.is_usage(),
             _ => false,
         }

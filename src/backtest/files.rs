@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::error::BacktestError;
-use crate::replay::input;
+use crate::{file::FileError, replay::input};
 
 /// One file of history.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ pub(super) fn find(paths: &[PathBuf]) -> Result<FoundFiles, BacktestError> {
             files.push(path.clone());
         }
         for path in files {
-            let bytes = fs::metadata(&path).map_err(|source| failed(&path, source))?.len();
+            let bytes = fs::metadata(&path).map_err(FileError::reading(&path))?.len();
             let stream = exported_stream(&path);
             if stream.as_deref().is_some_and(input::is_component_log) {
                 found.skipped_streams += 1;
@@ -50,13 +50,10 @@ pub(super) fn find(paths: &[PathBuf]) -> Result<FoundFiles, BacktestError> {
     Ok(found)
 }
 
-fn failed(path: &Path, source: std::io::Error) -> BacktestError {
-    BacktestError::Read { path: path.to_owned(), source }
-}
-
 fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), BacktestError> {
-    for entry in fs::read_dir(directory).map_err(|source| failed(directory, source))? {
-        let path = entry.map_err(|source| failed(directory, source))?.path();
+    let failed = FileError::reading(directory);
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         if path.is_dir() {
             collect(&path, files)?;

@@ -71,7 +71,6 @@ struct PageRow {
     resolution: String,
 }
 
-/// The page.
 pub(super) fn render(comparison: &Comparison) -> askama::Result<String> {
     let (facts, assumptions) = (&comparison.history, &comparison.assumptions);
     let page = Page {

@@ -1,9 +1,6 @@
 //! Reads the policies to compare.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use nodemend_domain::policy::{Mode, Policy};
 use nodemend_ports::config;
@@ -12,7 +9,7 @@ use super::{
     error::BacktestError,
     options::{BacktestMode, BacktestOptions},
 };
-use crate::arguments::file_or_beside;
+use crate::{arguments::file_or_beside, file::read_text};
 
 /// A policy and its name in the output.
 pub(super) struct NamedPolicy {
@@ -62,8 +59,6 @@ pub(super) fn read(options: &BacktestOptions) -> Result<Vec<NamedPolicy>, Backte
 }
 
 fn read_policy(path: &Path, argument: &str) -> Result<Policy, BacktestError> {
-    let text =
-        fs::read_to_string(path).map_err(|source| BacktestError::Read { path: path.to_owned(), source })?;
-    config::read_policy(&text)
+    config::read_policy(&read_text(path)?)
         .map_err(|error| BacktestError::Policy { policy: argument.to_owned(), why: error.to_string() })
 }

@@ -119,6 +119,8 @@ pub(super) struct PolicyRun<'a> {
     blocked: BTreeMap<String, usize>,
     /// By case: the refused calls.
     refused: BTreeMap<String, u32>,
+    /// The audit streams so far.
+    audit_streams: BTreeSet<String>,
     outcome: PolicyOutcome,
     environment: &'a ReplayEnvironment,
     options: RunOptions,
@@ -143,6 +145,7 @@ impl<'a> PolicyRun<'a> {
             called: BTreeMap::new(),
             blocked: BTreeMap::new(),
             refused: BTreeMap::new(),
+            audit_streams: BTreeSet::new(),
             outcome: PolicyOutcome::default(),
             environment,
             options,
@@ -169,6 +172,7 @@ impl<'a> PolicyRun<'a> {
         self.change_fleet_until(input.at)?;
         self.advance(input.at, false)?;
         self.classifier.before(&self.baseline, &input);
+        self.add_audit_stream(&input);
         let unreadable = self.driver.unreadable.len();
         self.driver.deliver(&input);
         self.baseline.deliver(&input);
@@ -178,6 +182,16 @@ impl<'a> PolicyRun<'a> {
             self.extend_reporting(&input, until)?;
         }
         self.process_events()
+    }
+
+    fn add_audit_stream(&mut self, input: &Input) {
+        let is_known = matches!(
+            &input.payload,
+            Payload::Log { stream, .. } if self.audit_streams.contains(stream)
+        );
+        if !is_known {
+            self.audit_streams.extend(self.driver.add_audit_stream(input));
+        }
     }
 
     /// Records that an agent reports until `until`: the prefilter skipped the heartbeats in between.

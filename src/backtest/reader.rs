@@ -22,6 +22,7 @@ use super::{
     format::{FormatReader, Selection},
     progress::ProgressBar,
 };
+use crate::file::FileError;
 
 /// How often the progress bar is drawn.
 const DRAW_INTERVAL: Duration = Duration::from_millis(200);
@@ -145,7 +146,7 @@ fn read_file(
     file: &HistoryFile,
     progress: &Progress,
 ) -> Result<(), BacktestError> {
-    let failed = |source| BacktestError::Read { path: file.path.clone(), source };
+    let failed = FileError::reading(&file.path);
     let index = u32::try_from(index).map_err(|_| BacktestError::TooManyFiles)?;
     let open = fs::File::open(&file.path).map_err(failed)?;
     let mut compressed = BufReader::with_capacity(64 * 1024, CountingFile { file: open, progress });

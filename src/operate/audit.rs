@@ -5,8 +5,7 @@ use std::io::{self, Write};
 use clap::{Args, Subcommand};
 use jiff::SignedDuration;
 use nodemend_domain::{
-    audit_log::builder::AuditEntry,
-    audit_log::{self, Record, RecordStep, RecordedCall},
+    audit_log::{self, AuditEntry, Record, RecordStep, RecordedCall},
     timestamp,
 };
 use nodemend_ports::{

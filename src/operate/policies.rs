@@ -1,6 +1,6 @@
 //! `nodemend policy apply | show | history`: the cluster's policy, and its earlier versions.
 
-use std::{fs, io::Write, path::PathBuf};
+use std::{io::Write, path::PathBuf};
 
 use clap::Args;
 use nodemend_aws::dynamodb::PolicyVersion;
@@ -12,7 +12,10 @@ use nodemend_ports::config;
 use serde_json::json;
 
 use super::{Deployment, OperateError, SUCCESS, identity, reschedule::reschedule_blocked};
-use crate::output::{Format, policy_effect::describe, printable, table};
+use crate::{
+    file::read_text,
+    output::{Format, policy_effect::describe, printable, table},
+};
 
 /// How many versions `history` lists by default.
 const DEFAULT_LIMIT: usize = 20;
@@ -86,12 +89,9 @@ pub struct PolicyHistoryOptions {
     deployment: Deployment,
 }
 
-/// Applies a policy.
 pub async fn apply(options: &PolicyApplyOptions) -> Result<u8, OperateError> {
     let path = &options.file;
-    let text =
-        fs::read_to_string(path).map_err(|source| OperateError::Read { path: path.clone(), source })?;
-    let policy = config::read_policy(&text)
+    let policy = config::read_policy(&read_text(path)?)
         .map_err(|error| OperateError::Usage(format!("{}: {error}", path.display())))?;
     let connection = options.deployment.connect().await?;
     let (store, cluster, now) = (&connection.store, &connection.cluster, connection.now);

@@ -40,7 +40,6 @@ text { font: 12px ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; fill
 @media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .dim { fill: #8d96a0 } .back { fill: #0d1117 }\
 .lane { fill: #161b22 } .tick { stroke: #30363d } circle { stroke: #0d1117 } }";
 
-/// Draws the steps.
 pub(crate) fn draw(events: &[RepairEvent]) -> String {
     let mut picture = String::new();
     // Writing to a string never fails.

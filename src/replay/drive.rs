@@ -7,21 +7,25 @@ use std::{borrow::Cow, collections::VecDeque};
 use jiff::{SignedDuration, Timestamp};
 use nodemend_confirm::{ConfirmError, Confirmer};
 use nodemend_domain::{
-    group::Group, ident::ClusterName, policy::Policy, repair_event::RepairEvent, timestamp,
+    group::Group, ident::ClusterName, log_source::AUDIT_STREAMS, policy::Policy, repair_event::RepairEvent,
+    timestamp,
 };
 use nodemend_intake::{Intake, IntakeResult};
 use nodemend_ports::{
+    cause::chain,
     clock::{Clock, VirtualClock},
     cloud::MemoryCloud,
+    cluster_reader::LogLine,
     store::MemoryStore,
-    subscription::{Batch, Decoder, LogEvent},
+    subscription::{Batch, Decoder, LogEvent, Message},
 };
 use nodemend_repair::Repairer;
 
 use super::{
+    cluster::ApiServer,
     environment::{FleetChange, ReplayEnvironment},
     error::ReplayError,
-    input::{self, Input, LogGroup, Payload},
+    input::{self, Input, Inputs, LogGroup, Payload},
 };
 
 /// So many runs at the same virtual time mean that a case stays due: a bug.
@@ -57,9 +61,10 @@ pub(crate) struct Driver {
 
 /// Runs all inputs, then continues for `until` while cases are open.
 pub(super) fn drive(
-    inputs: &[Input],
+    Inputs { inputs, undelivered, .. }: &Inputs,
     policy: Policy,
     groups: Option<&[Group]>,
+    api_server: &ApiServer,
     until: SignedDuration,
 ) -> Result<Replayed, ReplayError> {
     let mut environment = ReplayEnvironment::default();
@@ -67,6 +72,10 @@ pub(super) fn drive(
         environment.observe(input);
     }
     let Some(mut driver) = Driver::new(&environment, policy, groups) else { return Ok(Replayed::default()) };
+    api_server.set_up(driver.cloud.cluster_state());
+    for input in inputs.iter().chain(undelivered) {
+        driver.add_to_log_groups(input);
+    }
     for input in inputs {
         while let Some((at, change)) = driver.next_fleet_change(input.at) {
             driver.run_until(at, false)?;
@@ -132,7 +141,7 @@ impl Driver {
 
     /// The earliest due time of all cases.
     pub(crate) fn next_due(&self) -> Result<Option<Timestamp>, ReplayError> {
-        pollster::block_on(self.repairer.next_due()).map_err(|error| self.no_progress(&error.to_string()))
+        pollster::block_on(self.repairer.next_due()).map_err(|error| self.no_progress(&chain(&error)))
     }
 
     /// Runs the repair function at a due time.
@@ -145,10 +154,10 @@ impl Driver {
             return Err(self.no_progress("a case stays due"));
         }
         self.clock.advance_to(due);
-        let report = pollster::block_on(self.repairer.run_once())
-            .map_err(|error| self.no_progress(&error.to_string()))?;
+        let report =
+            pollster::block_on(self.repairer.run_once()).map_err(|error| self.no_progress(&chain(&error)))?;
         if let Some(failure) = report.failures.first() {
-            return Err(self.no_progress(&failure.to_string()));
+            return Err(self.no_progress(&chain(failure)));
         }
         self.events.extend(report.repair_events);
         Ok(())
@@ -156,6 +165,52 @@ impl Driver {
 
     fn no_progress(&self, why: &str) -> ReplayError {
         ReplayError::NoProgress { at: timestamp::millis(self.clock.now()), why: why.to_owned() }
+    }
+
+    /// Adds the lines of an input to the log groups, where verification reads them from their time on.
+    fn add_to_log_groups(&self, input: &Input) {
+        let cluster = self.cloud.cluster_state();
+        match &input.payload {
+            Payload::Subscription(bytes) => {
+                let mut decoder = Decoder::new();
+                // One that cannot be decoded is reported when it is delivered.
+                let Ok(Message::Data(batch)) = decoder.decode(bytes) else { return };
+                for event in &batch.events {
+                    let line = LogLine {
+                        stream: batch.log_stream.to_string(),
+                        timestamp: event.timestamp,
+                        message: event.message.to_string(),
+                    };
+                    cluster.add_line(&batch.log_group, line);
+                }
+            }
+            Payload::Log { group, stream, at, message } => {
+                let line = LogLine { stream: stream.clone(), timestamp: *at, message: message.clone() };
+                cluster.add_line(&self.log_group(group), line);
+            }
+            Payload::Event(_) | Payload::CloudTrail(_) => {}
+        }
+    }
+
+    /// Adds an audit stream of an input to the log groups, without its lines. Returns its name.
+    ///
+    /// A history is delivered in the order of its time: verification would read nothing that was not delivered, but it
+    /// refuses a log group without a stream.
+    pub(crate) fn add_audit_stream(&self, input: &Input) -> Option<String> {
+        let Payload::Log { group, stream, at, .. } = &input.payload else { return None };
+        if !stream.starts_with(AUDIT_STREAMS) {
+            return None;
+        }
+        let line = LogLine { stream: stream.clone(), timestamp: *at, message: String::new() };
+        self.cloud.cluster_state().add_line(&self.log_group(group), line);
+        Some(stream.clone())
+    }
+
+    fn log_group<'a>(&self, group: &'a LogGroup) -> Cow<'a, str> {
+        match group {
+            LogGroup::Named(name) => Cow::Borrowed(name.as_str()),
+            LogGroup::AnyControlPlane => format!("/aws/eks/{}/cluster", self.cluster).into(),
+        }
     }
 
     /// Passes an input to its handler, at the time of its arrival.
@@ -166,13 +221,10 @@ impl Driver {
             Payload::Subscription(bytes) => {
                 let mut decoder = Decoder::new();
                 let result = pollster::block_on(self.intake.handle(&mut decoder, bytes, now));
-                self.apply_intake(result.map_err(|error| error.to_string()), &input.source);
+                self.apply_intake(result.map_err(|error| chain(&error)), &input.source);
             }
             Payload::Log { group, stream, at, message } => {
-                let log_group = match group {
-                    LogGroup::Named(name) => Cow::Borrowed(name.as_str()),
-                    LogGroup::AnyControlPlane => format!("/aws/eks/{}/cluster", self.cluster).into(),
-                };
+                let log_group = self.log_group(group);
                 let batch = Batch {
                     owner: Cow::Borrowed(""),
                     log_group,
@@ -182,7 +234,7 @@ impl Driver {
                     rejected: Vec::new(),
                 };
                 let result = pollster::block_on(self.intake.take(batch, now));
-                self.apply_intake(result.map_err(|error| error.to_string()), &input.source);
+                self.apply_intake(result.map_err(|error| chain(&error)), &input.source);
             }
             Payload::Event(value) => self.handle_event(value.to_string().as_bytes(), &input.source),
             Payload::CloudTrail(event) => {

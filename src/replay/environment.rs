@@ -12,8 +12,8 @@ use nodemend_domain::{
     audit_log::{Activity, ApiCall, CallAnswer, CallOutcome, Caller, CloudTrailEvent},
     control_plane_log::{self, ParsedEvent},
     group::Group,
-    ident::{ClusterName, GroupName, InstanceId, Zone},
-    observation::{Deleter, What},
+    ident::{ClusterName, GroupName, InstanceId, NodeUid, Zone},
+    observation::{Deleter, Observation, StatusWriter, What},
     report::Report,
 };
 use nodemend_ports::{
@@ -45,6 +45,7 @@ pub(crate) struct ReplayEnvironment {
     fleet_changes: Vec<(Timestamp, FleetChange)>,
     instances: BTreeMap<InstanceId, Option<Zone>>,
     nodes: BTreeMap<String, InstanceId>,
+    uids: BTreeMap<NodeUid, InstanceId>,
     arrivals: BTreeMap<InstanceId, (Timestamp, Option<GroupName>)>,
     group: Option<GroupName>,
     calls: Vec<CloudTrailEvent>,
@@ -94,19 +95,42 @@ impl ReplayEnvironment {
             self.add_instance(&report.instance_id, report.zone.clone());
             self.nodes.insert(report.node.to_string(), report.instance_id);
             self.cluster.get_or_insert(report.cluster);
-        } else if let Ok(ParsedEvent::Observation(observation)) = control_plane_log::read(message) {
-            if let Some(instance_id) = &observation.instance_id {
-                self.add_instance(instance_id, observation.zone.clone());
-                self.nodes.insert(observation.node.to_string(), instance_id.clone());
-                if matches!(observation.what, What::Registered { .. }) {
-                    self.arrivals.entry(instance_id.clone()).or_insert((observation.at, None));
-                }
+        } else if let Ok(ParsedEvent::Observations(observations)) = control_plane_log::read(message) {
+            observations.iter().for_each(|observation| self.observe_node(observation));
+        }
+    }
+
+    fn observe_node(&mut self, observation: &Observation) {
+        if let Some(instance_id) = &observation.instance_id {
+            self.add_instance(instance_id, observation.zone.clone());
+            self.nodes.insert(observation.node.to_string(), instance_id.clone());
+            // A kubelet whose name an older object has writes to that object.
+            let by_kubelet = matches!(observation.what, What::Conditions { by: StatusWriter::Kubelet, .. });
+            if let Some(uid) = observation.uid.as_ref().filter(|_| !by_kubelet) {
+                self.uids.insert(uid.clone(), instance_id.clone());
             }
-            if let What::Deleted { by: Deleter::CloudController, .. } = &observation.what
-                && let Some(instance_id) = self.nodes.get(observation.node.as_str())
-            {
-                self.fleet_changes.push((observation.at, FleetChange::Leave(instance_id.clone())));
+            if matches!(observation.what, What::Registered { .. }) {
+                self.arrivals.entry(instance_id.clone()).or_insert((observation.at, None));
+                // The cloud controller was wrong, or early: what registers again was not gone.
+                self.fleet_changes
+                    .retain(|(_, change)| !matches!(change, FleetChange::Leave(left) if left == instance_id));
             }
+        }
+        if let What::Deleted { by: Deleter::CloudController, .. } = &observation.what
+            && let Some(instance_id) = self.instance_of(observation)
+        {
+            self.fleet_changes.push((observation.at, FleetChange::Leave(instance_id.clone())));
+        }
+    }
+
+    /// The instance of a deleted Node: by the uid of the object, and only where that is not known by its name.
+    fn instance_of(&self, observation: &Observation) -> Option<&InstanceId> {
+        let by_name = self.nodes.get(observation.node.as_str());
+        match &observation.uid {
+            Some(uid) => self.uids.get(uid).or_else(|| {
+                by_name.filter(|instance_id| !self.uids.values().any(|known| known == *instance_id))
+            }),
+            None => by_name,
         }
     }
 

@@ -2,29 +2,17 @@
 
 use std::{io, path::PathBuf};
 
+use crate::file::FileError;
+
 /// Why a replay stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// An input file is not readable.
-    #[error("failed to read {}", path.display())]
-    Read {
-        /// The file or directory.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The picture cannot be written.
-    #[error("failed to write {}", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
+    /// A file or directory cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A policy or a file of groups is invalid.
     #[error("{}: {why}", path.display())]
     Config {
-        /// The file.
         path: PathBuf,
         /// The field and what is wrong with it.
         why: String,
@@ -45,6 +33,6 @@ pub enum ReplayError {
 impl ReplayError {
     /// Whether the command line or a file that it names is at fault, for exit code 64.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Read { .. } | Self::Write { .. } | Self::Config { .. })
+        matches!(self, Self::File(_) | Self::Config { .. })
     }
 }

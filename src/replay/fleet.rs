@@ -1,6 +1,6 @@
 //! Reads the output of `aws autoscaling describe-auto-scaling-groups` as groups.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use nodemend_domain::{
     group::{Group, Lifecycle, Member},
@@ -9,6 +9,7 @@ use nodemend_domain::{
 use serde::Deserialize;
 
 use super::error::ReplayError;
+use crate::file::read_text;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -52,8 +53,7 @@ struct Tag {
 
 /// Reads the groups of a file; an error names the field that is wrong.
 pub(crate) fn read(path: &Path) -> Result<Vec<Group>, ReplayError> {
-    let text =
-        fs::read_to_string(path).map_err(|source| ReplayError::Read { path: path.to_owned(), source })?;
+    let text = read_text(path)?;
     let deserializer = &mut serde_json::Deserializer::from_str(&text);
     let invalid = |why: String| ReplayError::Config { path: path.to_owned(), why };
     let output: DescribeOutput =

@@ -11,8 +11,8 @@ use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{audit_log::CloudTrailEvent, ident::ClusterName};
 use serde_json::{Value, json};
 
-use super::error::ReplayError;
-use crate::output::error_chain;
+use super::{cluster, error::ReplayError};
+use crate::{file::FileError, output::error_chain};
 
 /// CloudTrail records when a call was made, not when its event was delivered: on average about five minutes later.
 /// <https://docs.aws.amazon.com/awscloudtrail/latest/userguide/how-cloudtrail-works.html>
@@ -21,11 +21,16 @@ pub(crate) const CLOUDTRAIL_DELAY: SignedDuration = SignedDuration::from_mins(5)
 /// A replay holds its files in memory. Larger ones are for `nodemend backtest`, which streams them.
 const MAX_FILE_BYTES: u64 = 512 * 1024 * 1024;
 
+/// Lines of the log groups that no subscription delivered.
+const UNDELIVERED: &str = "undelivered.jsonl";
+
 /// What was read of all files.
 #[derive(Debug, Default)]
 pub(crate) struct Inputs {
     /// In the order of arrival.
     pub(crate) inputs: Vec<Input>,
+    /// Lines that the log groups have and that no subscription delivered: `undelivered.jsonl`.
+    pub(crate) undelivered: Vec<Input>,
     /// What was not readable, as `file:line: cause`.
     pub(crate) unreadable: Vec<String>,
 }
@@ -44,8 +49,12 @@ pub(crate) struct Input {
 pub(crate) enum Payload {
     /// A Lambda event with a subscription payload, as captured.
     Subscription(Vec<u8>),
-    /// One log event.
-    Log { group: LogGroup, stream: String, at: Timestamp, message: String },
+    Log {
+        group: LogGroup,
+        stream: String,
+        at: Timestamp,
+        message: String,
+    },
     /// An EventBridge event that is no API call.
     Event(Value),
     /// An API call that CloudTrail recorded.
@@ -70,7 +79,14 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Inputs, ReplayError> {
             collect(path, &mut files)?;
             files.sort();
             for file in files {
-                read_file(&file, &mut read)?;
+                if file.file_name().is_some_and(|name| name == UNDELIVERED) {
+                    let mut lines = Inputs::default();
+                    read_file(&file, &mut lines)?;
+                    read.undelivered.extend(lines.inputs);
+                    read.unreadable.extend(lines.unreadable);
+                } else {
+                    read_file(&file, &mut read)?;
+                }
             }
         } else {
             read_file(path, &mut read)?;
@@ -82,14 +98,14 @@ pub(crate) fn read(paths: &[PathBuf]) -> Result<Inputs, ReplayError> {
 }
 
 fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), ReplayError> {
-    let failed = |source| ReplayError::Read { path: directory.to_owned(), source };
+    let failed = FileError::reading(directory);
     for entry in fs::read_dir(directory).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         if path.is_dir() {
             collect(&path, files)?;
         } else if (name.ends_with(".json") || name.ends_with(".jsonl") || name.ends_with(".log"))
-            && name != "fleet.json"
+            && !matches!(&*name, "fleet.json" | cluster::FILE)
         {
             files.push(path);
         }
@@ -98,7 +114,7 @@ fn collect(directory: &Path, files: &mut Vec<PathBuf>) -> Result<(), ReplayError
 }
 
 fn read_file(path: &Path, read: &mut Inputs) -> Result<(), ReplayError> {
-    let failed = |source| ReplayError::Read { path: path.to_owned(), source };
+    let failed = FileError::reading(path);
     let size = fs::metadata(path).map_err(failed)?.len();
     if size > MAX_FILE_BYTES {
         let why = format!(

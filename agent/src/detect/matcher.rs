@@ -62,8 +62,8 @@ impl Matcher {
         let mut literals = Vec::new();
         let mut owners = Vec::new();
         for (index, line_pattern) in (0..64).zip(&line_patterns) {
-            for word in line_pattern.literals {
-                literals.push(*word);
+            for literal in line_pattern.literals {
+                literals.push(*literal);
                 owners.push(index);
             }
         }
@@ -148,7 +148,11 @@ mod tests {
     fn every_pattern_has_literals_of_at_least_four_bytes() {
         for line_pattern in built_in_patterns() {
             assert!(!line_pattern.literals.is_empty(), "{:?}", line_pattern.reasons);
-            assert!(line_pattern.literals.iter().all(|word| word.len() >= 4), "{:?}", line_pattern.literals);
+            assert!(
+                line_pattern.literals.iter().all(|literal| literal.len() >= 4),
+                "{:?}",
+                line_pattern.literals
+            );
         }
     }
 }

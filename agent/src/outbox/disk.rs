@@ -51,7 +51,6 @@ pub(super) struct SpoolDirectory {
     pub(super) _lock: File,
 }
 
-/// The thread's handle.
 #[derive(Debug)]
 pub(super) struct SpoolThread {
     requests: Option<Sender<SpoolRequest>>,
@@ -64,7 +63,6 @@ pub(super) struct SpoolThread {
 }
 
 impl SpoolThread {
-    /// Starts the thread.
     pub(super) fn start(directory: SpoolDirectory, timeout: Duration) -> io::Result<Self> {
         let (requests, received) = channel();
         let (responding, responses) = channel();

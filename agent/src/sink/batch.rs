@@ -26,12 +26,10 @@ pub struct Batch<'a> {
     pub upto: u64,
 }
 
-/// One log event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchEvent<'a> {
     /// Milliseconds since 1970.
     pub at: i64,
-    /// The report's JSON.
     pub text: &'a str,
 }
 

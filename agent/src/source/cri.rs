@@ -26,7 +26,6 @@ const MESSAGE: &[u8] = &[0, 0, 0, 0, 4, 0x0a, 2, b'v', b'1'];
 /// Why there is no response.
 #[derive(Debug, thiserror::Error)]
 pub enum CriError {
-    /// The connection failed.
     #[error("{0}")]
     Connect(io::Error),
     /// The connection was accepted, but there was no response.

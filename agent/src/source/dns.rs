@@ -18,16 +18,12 @@ const IS_RESPONSE: u8 = 0x80;
 const TRUNCATED: u8 = 0x02;
 const INTERNET: u16 = 1;
 
-/// A record type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordType {
-    /// IPv4 addresses.
     A = 1,
-    /// IPv6 addresses.
     Aaaa = 28,
 }
 
-/// A server's response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DnsAnswer {
     /// The name has addresses of this type.

@@ -94,7 +94,6 @@ impl LogFiles {
         })
     }
 
-    /// The current positions.
     pub fn position(&self) -> FilePosition {
         if let Some(resume) = &self.resume {
             return resume.clone();

@@ -62,7 +62,6 @@ pub enum NetfilterHook {
     Output,
     /// Packets that leave the host, including forwarded ones.
     Postrouting,
-    /// Any other hook.
     Other,
 }
 
@@ -83,7 +82,6 @@ pub struct FirewallRule {
 pub enum RuleVerdict {
     /// Accepts the packet in this table.
     Accept,
-    /// Drops the packet.
     Drop,
     /// Drops the packet and sends an error.
     Reject,
@@ -102,20 +100,17 @@ pub enum RuleVerdict {
 /// A match of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RuleMatch {
-    /// The destination address.
     Destination {
         network: Network,
         /// Whether the destination must be outside the network.
         negated: bool,
     },
-    /// The transport protocol.
     Protocol {
         /// The IP protocol number; 0 means any.
         number: u8,
         /// Whether the protocol must be another.
         negated: bool,
     },
-    /// The destination port.
     DestinationPort {
         /// The first and last port of each range.
         ranges: Vec<(u16, u16)>,
@@ -124,14 +119,12 @@ pub enum RuleMatch {
     },
     /// The connection tracking state.
     State(ConntrackStates),
-    /// The outgoing interface.
     OutInterface {
         /// The name; a trailing `+` matches any suffix.
         name: String,
         /// Whether the interface must be another.
         negated: bool,
     },
-    /// The packet's mark.
     Mark {
         /// Whether a packet without a mark matches.
         unmarked: bool,
@@ -166,7 +159,6 @@ pub enum PacketMatch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet<'a> {
     pub destination: IpAddr,
-    /// The destination port.
     pub port: u16,
     /// The outgoing interface, if known.
     pub interface: Option<&'a str>,

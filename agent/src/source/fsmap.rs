@@ -19,7 +19,6 @@ const LAST: u32 = 0x20;
 pub struct FreeSpace {
     /// The number of free extents.
     pub extents: u64,
-    /// The total size.
     pub bytes: u64,
 }
 

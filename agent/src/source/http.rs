@@ -23,7 +23,6 @@ use crate::causes;
 /// A response is a line of text, or an error page.
 const MAX_RESPONSE: usize = 16 * 1024;
 
-/// A response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpResponse {
     pub status: StatusCode,

@@ -34,7 +34,6 @@ const BATCH: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KmsgPosition {
-    /// The boot ID.
     pub boot: String,
     /// The number of the next record.
     pub next: u64,
@@ -99,7 +98,6 @@ impl Kmsg {
         }
     }
 
-    /// The current position.
     pub fn position(&self) -> KmsgPosition {
         KmsgPosition { boot: self.boot.clone(), next: self.next.max(self.resume).unwrap_or(0) }
     }

@@ -37,7 +37,6 @@ pub struct Mount<'a> {
     pub point: &'a str,
     /// The options of this mount.
     pub options: &'a str,
-    /// The filesystem's type.
     pub kind: &'a str,
     /// The source of the mount, such as a device.
     pub source: &'a str,

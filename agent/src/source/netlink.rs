@@ -30,7 +30,6 @@ const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 
-/// A netlink protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NetlinkFamily {
     /// Interfaces, routing rules and routes.

@@ -13,7 +13,6 @@ const DEVICES: &str = "sys/bus/pci/devices";
 /// A sysfs attribute is at most a page.
 const ATTRIBUTE_LIMIT: u64 = 4096;
 
-/// A PCI function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PciFunction {
     /// The address in the kernel's format: `0000:00:1e.0`.

@@ -30,7 +30,6 @@ const SERVICE: &str = "org.freedesktop.systemd1.Service";
 /// The state of a unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {
-    /// The full name.
     pub name: String,
     /// `LoadState`: `loaded`, `not-found`, `masked`, and others.
     pub load_state: String,
@@ -61,7 +60,6 @@ impl Unit {
         matches!(self.active_state.as_str(), "active" | "reloading" | "refreshing")
     }
 
-    /// Whether it failed.
     pub fn is_failed(&self) -> bool {
         self.active_state == "failed"
     }

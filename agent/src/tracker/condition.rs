@@ -78,7 +78,6 @@ impl ConditionTracker {
         self.unhealthy
     }
 
-    /// Adds a finding.
     pub(super) fn raise(
         &mut self,
         finding: &DetectedFinding,
@@ -171,7 +170,6 @@ impl ConditionTracker {
         }
     }
 
-    /// Applies a clear.
     pub(super) fn clear(
         &mut self,
         reason: &str,

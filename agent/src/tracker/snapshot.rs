@@ -65,7 +65,6 @@ impl Snapshot {
         Ok(Self { boot_id: decoded.boot_id, state: decoded.state })
     }
 
-    /// Encodes the state.
     pub fn encode(&self) -> String {
         let encoded = EncodedSnapshot { v: VERSION, boot_id: &self.boot_id, state: &self.state };
         serde_json::to_string(&encoded).unwrap_or_default()

@@ -16,7 +16,6 @@ pub(super) struct ClockState {
     pub(super) max_error: SignedDuration,
 }
 
-/// Reads the state.
 pub(super) fn clock() -> io::Result<ClockState> {
     // With no mode set, the call changes nothing.
     let mut response = MaybeUninit::<libc::timex>::zeroed();

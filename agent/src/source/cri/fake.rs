@@ -8,7 +8,6 @@ use std::{
 use http::Response;
 use tokio::runtime::Builder;
 
-/// The received call.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ReceivedCall {
     pub(crate) path: String,

@@ -17,7 +17,6 @@ const RAW_LIMIT: usize = LINE_LIMIT + 256;
 /// The output of the assembler.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Piece<'a> {
-    /// A line.
     Line {
         /// The time in the line's prefix, if there is one.
         at: Option<Timestamp>,

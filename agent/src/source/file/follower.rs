@@ -39,7 +39,6 @@ const BATCH: usize = 1024 * 1024;
 /// File name endings of rotated files that are not plain text.
 const COMPRESSED: [&str; 6] = [".gz", ".zst", ".xz", ".bz2", ".lz4", ".tmp"];
 
-/// One followed path.
 #[derive(Debug)]
 pub(super) struct Follower {
     /// The path on the node.

@@ -24,9 +24,7 @@ pub struct Stripped<'a> {
 /// A container's output stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContainerStream {
-    /// Standard output.
     Out,
-    /// Standard error.
     Err,
 }
 

@@ -58,7 +58,6 @@ pub(super) enum ReadResult {
     Replaced,
 }
 
-/// An open file.
 #[derive(Debug)]
 pub(super) struct LogSegment {
     file: File,

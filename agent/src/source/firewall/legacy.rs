@@ -9,7 +9,6 @@ use crate::source::child::Runner;
 
 /// The tool waits for a lock that kube-proxy may hold.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// The tool's directories.
 const DIRECTORIES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin"];
 
 /// Why the legacy rules cannot be read.

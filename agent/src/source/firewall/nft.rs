@@ -354,14 +354,14 @@ impl RuleParser {
 
     /// The rule in iptables' syntax.
     fn text(&self) -> String {
-        let mut words: Vec<String> = self.matches.iter().map(RuleMatch::to_string).collect();
-        words.dedup();
+        let mut parts: Vec<String> = self.matches.iter().map(RuleMatch::to_string).collect();
+        parts.dedup();
         if !self.comment.is_empty() {
-            words.push(format!("--comment {:?}", self.comment));
+            parts.push(format!("--comment {:?}", self.comment));
         }
-        words.push(self.verdict.to_string());
-        words.retain(|word| !word.is_empty());
-        words.join(" ")
+        parts.push(self.verdict.to_string());
+        parts.retain(|part| !part.is_empty());
+        parts.join(" ")
     }
 }
 

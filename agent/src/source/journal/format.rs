@@ -47,7 +47,6 @@ pub enum FormatError {
     Compression(&'static str),
 }
 
-/// A 128-bit ID.
 pub(super) type SequenceId = [u8; 16];
 
 /// The fields of the header that are used.
@@ -67,7 +66,6 @@ pub(super) struct JournalHeader {
     pub(super) array: u64,
 }
 
-/// Parses the header.
 pub(super) fn header(bytes: &[u8]) -> Result<JournalHeader, FormatError> {
     if !bytes.starts_with(b"LPKSHHRH") {
         return Err(FormatError::Signature);
@@ -164,12 +162,10 @@ fn id(bytes: &[u8], offset: usize) -> Option<SequenceId> {
     bytes.get(offset..)?.first_chunk().copied()
 }
 
-/// A 64-bit integer.
 pub(super) fn long(bytes: &[u8], offset: usize) -> Option<u64> {
     bytes.get(offset..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
-/// A 32-bit integer.
 pub(super) fn word(bytes: &[u8], offset: usize) -> Option<u64> {
     bytes.get(offset..)?.first_chunk().map(|bytes| u64::from(u32::from_le_bytes(*bytes)))
 }

@@ -2,10 +2,8 @@
 //!
 //! Lengths are not trusted: a length beyond the end stops the iteration.
 
-/// A netlink message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NetlinkMessage<'a> {
-    /// The message type.
     pub kind: u16,
     pub flags: u16,
     /// The sequence number of the request.
@@ -14,7 +12,6 @@ pub struct NetlinkMessage<'a> {
     pub payload: &'a [u8],
 }
 
-/// A netlink attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attribute<'a> {
     /// The attribute type, without flags.

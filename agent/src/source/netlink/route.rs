@@ -28,7 +28,6 @@ mod flag {
     pub(super) const MULTICAST: u32 = 1 << 12;
 }
 
-/// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
     pub index: u32,
@@ -144,7 +143,6 @@ impl std::fmt::Display for Network {
 #[error("not an address with a prefix length")]
 pub struct ParseNetworkError;
 
-/// Reads all interfaces.
 pub fn links() -> Result<Vec<Link>, NetlinkError> {
     dump(
         NetlinkFamily::Route,

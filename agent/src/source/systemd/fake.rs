@@ -21,7 +21,6 @@ use super::{
 /// The header field of the sender, which only a bus adds.
 const SENDER: u8 = 7;
 
-/// A running service.
 pub(crate) fn running(name: &str) -> Unit {
     Unit {
         name: name.to_owned(),

@@ -25,7 +25,6 @@ pub(super) const REPLY_SERIAL: u8 = 5;
 pub(super) const DESTINATION: u8 = 6;
 pub(super) const SIGNATURE: u8 = 8;
 
-/// A method call.
 #[derive(Debug, Clone)]
 pub(super) struct DbusCall {
     pub(super) path: String,
@@ -36,7 +35,6 @@ pub(super) struct DbusCall {
 }
 
 impl DbusCall {
-    /// Encodes the message.
     pub(super) fn encode(&self, serial: u32, destination: &str) -> Vec<u8> {
         let mut out = DbusBody(vec![LITTLE_ENDIAN, METHOD_CALL, NO_AUTO_START, VERSION]);
         out = out.u32(self.body.0.len() as u32).u32(serial);
@@ -62,7 +60,6 @@ impl DbusCall {
     }
 }
 
-/// Encoded arguments.
 #[derive(Debug, Clone)]
 pub(super) struct DbusBody(pub(super) Vec<u8>);
 
@@ -117,13 +114,11 @@ impl DbusBody {
 /// The result of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum DbusReply {
-    /// The returned values.
     Return(DbusValues),
     /// The name of the D-Bus error.
     Error(String),
 }
 
-/// Encoded return values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct DbusValues {
     signature: String,
@@ -131,7 +126,6 @@ pub(super) struct DbusValues {
 }
 
 impl DbusValues {
-    /// A string property.
     pub(super) fn text(&self) -> Option<String> {
         self.property("s")?.string().map(str::to_owned)
     }
