@@ -399,9 +399,10 @@ def incident_09():
     events += [node.ready(later("10:40:00", 11 * place)) for place, node in enumerate(bad[3:])]
     events += [node.heartbeat(later("10:40:00", node.number)) for node in nodes]
     for place, node in enumerate(bad[:3]):
-        called, new = later("10:40:00", 7 * place), Node(100 + place, node.zone)
+        # Once the recovery of enough of the others has held for two minutes.
+        called, new = later("10:42:00", 7 * place), Node(100 + place, node.zone)
         events.append(node.call(called))
-        events += replaced(new, node, called, later("10:44:00", place), later("10:46:30", 9 * place))
+        events += replaced(new, node, called, later("10:46:00", place), later("10:48:30", 9 * place))
     return events
 
 
