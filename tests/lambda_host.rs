@@ -1,5 +1,5 @@
-//! The local Runtime API host treats the real functions as Lambda does: errors are tried twice more, what crashes is
-//! replaced, and what can't start says why.
+//! The local host of the Runtime API treats the real functions as Lambda does: errors are retried twice, crashed processes
+//! are replaced, and a failed start has its reason.
 
 use std::{path::Path, time::Duration};
 
@@ -17,7 +17,7 @@ fn run<T>(test: impl Future<Output = T>) -> T {
     runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await.expect("in time") })
 }
 
-/// A function of ours, beside the `nodemend` under test, whose AWS is nowhere.
+/// A function from the directory of the `nodemend` under test. Its AWS does not exist.
 fn function(name: &str, unset: &str) -> (Function, UnboundedReceiver<(String, NodeUpdate)>) {
     let nodemend = Path::new(env!("CARGO_BIN_EXE_nodemend"));
     let program = nodemend.with_file_name(name);
@@ -40,54 +40,54 @@ fn function(name: &str, unset: &str) -> (Function, UnboundedReceiver<(String, No
         concurrency: 2,
         retries: vec![Duration::from_millis(1), Duration::from_millis(2)],
     };
-    let (words, first_seen) = unbounded_channel();
-    (Function::new(spec, Launcher::new(nodemend), words), first_seen)
+    let (sender, updates) = unbounded_channel();
+    (Function::new(spec, Launcher::new(nodemend), sender), updates)
 }
 
-/// An event of EventBridge's that is about nothing of ours.
+/// An event of EventBridge that concerns no node of ours.
 const IRRELEVANT: &str = r#"{"detail-type":"another","detail":{}}"#;
 
 #[test]
-fn an_invocation_is_answered_and_the_next_one_by_the_same_process() {
+fn a_process_answers_one_invocation_after_the_other() {
     run(async {
-        let (audit, _heard) = function("nodemend-confirm", "");
-        let answer = audit.invoke(IRRELEVANT.into()).await.expect("an answer");
+        let (confirm, _updates) = function("nodemend-confirm", "");
+        let answer = confirm.invoke(IRRELEVANT.into()).await.expect("an answer");
         assert_eq!(answer, r#"{"relevant":false,"steps":0}"#);
-        let first = audit.processes();
-        audit.invoke(IRRELEVANT.into()).await.expect("an answer");
-        assert_eq!((first.len(), audit.processes()), (1, first));
-        audit.stop().await;
-        assert_eq!(audit.processes(), []);
-        assert_eq!(audit.invoke(IRRELEVANT.into()).await, Err(Failure::Stopped));
+        let first = confirm.processes();
+        confirm.invoke(IRRELEVANT.into()).await.expect("an answer");
+        assert_eq!((first.len(), confirm.processes()), (1, first));
+        confirm.stop().await;
+        assert_eq!(confirm.processes(), []);
+        assert_eq!(confirm.invoke(IRRELEVANT.into()).await, Err(Failure::Stopped));
     });
 }
 
 #[test]
-fn two_at_once_have_a_process_each() {
+fn concurrent_invocations_have_a_process_each() {
     run(async {
-        let (audit, _heard) = function("nodemend-confirm", "");
-        let (one, other) = tokio::join!(audit.invoke(IRRELEVANT.into()), audit.invoke(IRRELEVANT.into()));
+        let (confirm, _updates) = function("nodemend-confirm", "");
+        let (one, other) = tokio::join!(confirm.invoke(IRRELEVANT.into()), confirm.invoke(IRRELEVANT.into()));
         assert!(one.is_ok() && other.is_ok(), "{one:?} {other:?}");
-        assert_eq!(audit.processes().len(), 2);
+        assert_eq!(confirm.processes().len(), 2);
     });
 }
 
 #[test]
-fn an_event_that_fails_is_tried_twice_more_and_given_up() {
+fn a_failed_event_is_retried_twice_and_then_dropped() {
     run(async {
-        let (audit, mut first_seen) = function("nodemend-confirm", "");
-        audit.send("{}".into());
+        let (confirm, mut updates) = function("nodemend-confirm", "");
+        confirm.send("{}".into());
         let mut tries = Vec::new();
         while tries.len() < 3 {
-            let (name, word) = first_seen.recv().await.expect("a word");
+            let (name, update) = updates.recv().await.expect("an update");
             assert_eq!(name, "nodemend-confirm");
-            if let NodeUpdate::Failed { why: Failure::Error(why), again } = word {
+            if let NodeUpdate::Failed { why: Failure::Error(why), again } = update {
                 assert!(why.contains("not an EventBridge event"), "{why}");
                 tries.push(again.map(|wait| wait.as_millis()));
             }
         }
         assert_eq!(tries, [Some(1), Some(2), None]);
-        assert_eq!(audit.processes().len(), 1, "an error costs no process");
+        assert_eq!(confirm.processes().len(), 1, "an error does not end the process");
     });
 }
 
@@ -97,56 +97,57 @@ fn kill(process: &Process) {
 }
 
 #[test]
-fn a_process_that_died_is_replaced() {
+fn a_crashed_process_is_replaced() {
     run(async {
-        let (audit, _heard) = function("nodemend-confirm", "");
-        audit.invoke(IRRELEVANT.into()).await.expect("an answer");
-        let dead = audit.processes();
+        let (confirm, _updates) = function("nodemend-confirm", "");
+        confirm.invoke(IRRELEVANT.into()).await.expect("an answer");
+        let dead = confirm.processes();
         kill(&dead[0]);
-        // Its death may show only in the middle of the next invocation, as with Lambda.
-        while audit.invoke(IRRELEVANT.into()).await.is_err() {}
-        assert_eq!(audit.processes().len(), 1);
-        assert_ne!(audit.processes(), dead);
+        // As in Lambda, the crash may be noticed only during the next invocation.
+        while confirm.invoke(IRRELEVANT.into()).await.is_err() {}
+        assert_eq!(confirm.processes().len(), 1);
+        assert_ne!(confirm.processes(), dead);
     });
 }
 
 #[test]
-fn a_process_that_dies_over_an_event_fails_it() {
+fn a_process_that_crashes_during_an_event_fails_it() {
     run(async {
-        // Nothing listens where its store should be: it is busy for as long as it tries.
-        let (repair, mut first_seen) = function("nodemend-intake", "");
+        // There is no store: the function is busy while it retries.
+        let (intake, mut updates) = function("nodemend-intake", "");
         let payload = nodemend_ports::subscription::envelope(
             r#"{"messageType":"DATA_MESSAGE","owner":"1","logGroup":"/nodemend/a/nodes","logStream":"s","subscriptionFilters":[],"logEvents":[{"id":"1","timestamp":1,"message":"x"}]}"#,
         );
-        repair.send(payload.into());
+        intake.send(payload.into());
         let mut killed = None;
         let failure = loop {
             tokio::select! {
-                word = first_seen.recv() => if let Some((_, NodeUpdate::Failed { why, .. })) = word { break why },
+                update = updates.recv() => if let Some((_, NodeUpdate::Failed { why, .. })) = update { break why },
                 () = tokio::time::sleep(Duration::from_millis(1)), if killed.is_none() => {
-                    killed = repair.processes().first().cloned().inspect(kill);
+                    killed = intake.processes().first().cloned().inspect(kill);
                 }
             }
         };
-        // Killed before it was handed the event, or after its store was found missing, it may say so itself.
+        // If it is killed before it gets the event, or after its retries, it reports an error instead.
         assert!(matches!(failure, Failure::Crashed(_) | Failure::Error(_)), "{failure:?}");
         assert!(killed.is_some());
-        repair.stop().await;
+        intake.stop().await;
     });
 }
 
 #[test]
-fn what_cannot_start_says_why() {
+fn a_failed_start_has_its_reason() {
     run(async {
-        let (audit, mut first_seen) = function("nodemend-confirm", "NODEMEND_STATE_TABLE");
-        let failure = audit.invoke(IRRELEVANT.into()).await.expect_err("no start");
+        let (confirm, mut updates) = function("nodemend-confirm", "NODEMEND_STATE_TABLE");
+        let failure = confirm.invoke(IRRELEVANT.into()).await.expect_err("no start");
         assert!(matches!(failure, Failure::Init(_)), "{failure:?}");
         loop {
-            let (_, word) = first_seen.recv().await.expect("a word");
-            if matches!(word, NodeUpdate::Stderr(line) if line.contains("NODEMEND_STATE_TABLE is not set")) {
+            let (_, update) = updates.recv().await.expect("an update");
+            if matches!(update, NodeUpdate::Stderr(line) if line.contains("NODEMEND_STATE_TABLE is not set"))
+            {
                 break;
             }
         }
-        assert_eq!(audit.processes(), []);
+        assert_eq!(confirm.processes(), []);
     });
 }

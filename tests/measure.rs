@@ -1,5 +1,5 @@
-//! What the pipeline takes: from a deadline to the call at AWS over 200 repairs, and of each function its binary's size,
-//! its start, and its memory. `make measure` runs it, with the functions as they are released.
+//! Measures the time from deadline to call over 200 repairs, and the binary size, the start time and the memory of each
+//! function. `make measure` runs it with the release build of the functions.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -27,9 +27,9 @@ use tokio::time::{Instant, interval, timeout};
 const REPAIRS: usize = 200;
 const NODES: usize = 24;
 const GRACE: SignedDuration = SignedDuration::from_secs(15);
-/// Less than a grace, as the schedule's minute is less than any that a policy has outside of tests: what becomes due is
-/// known to a sweep before it is.
-const SWEEPS: Duration = Duration::from_secs(10);
+/// Less than the grace period, as a minute is less than every grace period of a real policy: a run knows each case before
+/// it is due.
+const RUN_INTERVAL: Duration = Duration::from_secs(10);
 const FAULTS: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(900);
 /// How long after the last call its case may take to close.
@@ -41,14 +41,16 @@ const MAX_INIT: Duration = Duration::from_millis(30);
 const MAX_MEMORY: u64 = 40 * 1024;
 
 fn functions() -> PathBuf {
-    let told = std::env::var_os("NODEMEND_FUNCTIONS").map(PathBuf::from);
-    told.unwrap_or_else(|| Path::new(env!("CARGO_BIN_EXE_nodemend")).with_file_name(""))
+    let directory = std::env::var_os("NODEMEND_FUNCTIONS").map(PathBuf::from);
+    directory.unwrap_or_else(|| Path::new(env!("CARGO_BIN_EXE_nodemend")).with_file_name(""))
 }
 
 fn policy() -> Policy {
     let mut policy = Policy::eks_defaults();
     nodemend_stack::shorten(&mut policy, GRACE);
-    // So many at once are what is wanted here.
+    // Many nodes are unhealthy at the same time.
+    policy.outage.gradual = false;
+    policy.outage.max_unhealthy = 1_000;
     policy.node_repair_config.max_unhealthy_node_threshold = Some(Limit::Percentage(100));
     policy
 }
@@ -66,44 +68,44 @@ async fn start() -> Stack {
         policy: policy(),
         nodes: NODES,
         others: 0,
-        every: SWEEPS,
+        every: RUN_INTERVAL,
         environment: Vec::new(),
     };
     Stack::start(config).await.expect("a stack")
 }
 
-/// Lets faults happen one after the other, each to a node that is well; when each was called for.
+/// Injects one fault after the other, each into a healthy node; the time of each call.
 async fn repairs(
     stack: &mut Stack,
     processes: &mut Processes,
-    told_of: &mut BTreeMap<InstanceId, Vec<RepairEvent>>,
+    published: &mut BTreeMap<InstanceId, Vec<RepairEvent>>,
 ) -> (BTreeMap<InstanceId, Timestamp>, usize) {
-    let mut well: VecDeque<InstanceId> = stack.fleet.played().await.into();
+    let mut healthy: VecDeque<InstanceId> = stack.fleet.played().await.into();
     let (mut broken, mut closed) = (BTreeSet::new(), 0);
     let (mut faults, mut last_call) = (interval(FAULTS), Instant::now());
     while closed < REPAIRS && (broken.len() < REPAIRS || last_call.elapsed() < CLOSING) {
         tokio::select! {
-            _ = faults.tick(), if broken.len() < REPAIRS => if let Some(node) = well.pop_front() {
+            _ = faults.tick(), if broken.len() < REPAIRS => if let Some(node) = healthy.pop_front() {
                 Fault::Xid79.inject(&stack.fleet, &node, GRACE).await.expect("a fault");
                 broken.insert(node);
             },
-            word = stack.words.recv() => match word.expect("a word").1 {
-                NodeUpdate::Log(line) => if let Ok(told) = serde_json::from_str::<RepairEvent>(&line) {
-                    closed += usize::from(told.step == Step::Closed);
-                    if told.step == Step::Called {
+            update = stack.words.recv() => match update.expect("an update").1 {
+                NodeUpdate::Log(line) => if let Ok(event) = serde_json::from_str::<RepairEvent>(&line) {
+                    closed += usize::from(event.step == Step::Closed);
+                    if event.step == Step::Called {
                         last_call = Instant::now();
                     }
-                    if told.detail == "the node is ready" {
-                        well.push_back(told.instance_id.clone());
+                    if event.detail == "the node is ready" {
+                        healthy.push_back(event.instance_id.clone());
                     }
-                    told_of.entry(told.instance_id.clone()).or_default().push(told);
+                    published.entry(event.instance_id.clone()).or_default().push(event);
                 },
                 other => eprintln!("{other:?}"),
             },
             episode = stack.troubles.recv() => panic!("{episode:?}"),
             () = tokio::time::sleep(CLOSING) => {}
         }
-        processes.look(&stack.functions);
+        processes.sample(&stack.functions);
     }
     let calls = stack.calls();
     let called = calls.iter().filter(|called| called.answer.is_ok());
@@ -119,9 +121,9 @@ async fn repairs(
     (called, closed)
 }
 
-/// From the deadline that the trail tells of to the call's arrival at AWS.
+/// The time from the deadline in the audit log to the call's arrival at AWS.
 async fn latency(stack: &Stack, node: &InstanceId, called: Timestamp) -> Duration {
-    let chain = stack.store.chain(&stack.key(node)).await.expect("a trail");
+    let chain = stack.store.chain(&stack.key(node)).await.expect("an audit log");
     let deadline = chain.iter().find_map(|entry| {
         let record: serde_json::Value = serde_json::from_str(&entry.line).expect("JSON");
         record.pointer("/nodemend/evidence/faults/0/deadline")?.as_str()?.parse::<Timestamp>().ok()
@@ -130,19 +132,19 @@ async fn latency(stack: &Stack, node: &InstanceId, called: Timestamp) -> Duratio
     late.try_into().unwrap_or_else(|_| panic!("{node} was called for {late} before its deadline"))
 }
 
-/// What was seen of each function's processes.
+/// The start time and the memory of each function's processes.
 #[derive(Default)]
 struct Processes {
     seen: BTreeMap<(usize, u32), (Duration, u64)>,
-    looked: Option<Instant>,
+    sampled: Option<Instant>,
 }
 
 impl Processes {
-    fn look(&mut self, functions: &[Function; 3]) {
-        if self.looked.is_some_and(|looked| looked.elapsed() < Duration::from_secs(1)) {
+    fn sample(&mut self, functions: &[Function; 3]) {
+        if self.sampled.is_some_and(|sampled| sampled.elapsed() < Duration::from_secs(1)) {
             return;
         }
-        self.looked = Some(Instant::now());
+        self.sampled = Some(Instant::now());
         for (number, function) in functions.iter().enumerate() {
             for process in function.processes() {
                 let status = fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap_or_default();
@@ -157,21 +159,21 @@ impl Processes {
 
 #[test]
 #[ignore = "takes eight minutes, and a machine that does nothing else: make measure"]
-fn calls_leave_within_a_second_of_their_deadline_and_functions_are_small() {
+fn calls_are_made_within_a_second_of_their_deadline_and_functions_are_small() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let mut stack = start().await;
         let mut processes = Processes::default();
-        let mut told = BTreeMap::new();
-        let took_place = repairs(&mut stack, &mut processes, &mut told);
-        let (called, closed) = timeout(PATIENCE, took_place).await.expect("in time");
+        let mut published = BTreeMap::new();
+        let repairs = repairs(&mut stack, &mut processes, &mut published);
+        let (called, closed) = timeout(PATIENCE, repairs).await.expect("in time");
         let mut latencies = Vec::new();
         for (node, called) in &called {
             let latency = latency(&stack, node, *called).await;
             if latency > MAX_LATENCY {
                 println!("{node} was called for at {called}, {latency:?} late:");
-                for told in told.get(node).into_iter().flatten() {
-                    println!("    {} {:?} {}", told.at, told.step, told.detail);
+                for event in published.get(node).into_iter().flatten() {
+                    println!("    {} {:?} {}", event.at, event.step, event.detail);
                 }
             }
             latencies.push(latency);
@@ -199,7 +201,7 @@ fn calls_leave_within_a_second_of_their_deadline_and_functions_are_small() {
             );
             failed |= size > MAX_SIZE || init > MAX_INIT || memory > MAX_MEMORY;
         }
-        // It has no part in the stack, which has no Kubernetes.
+        // The stack has no Kubernetes, and so no drain function.
         let drain = fs::metadata(functions().join("nodemend-drain")).expect("a binary").len();
         println!("nodemend-drain: {:.1} MiB", drain as f64 / 1024.0 / 1024.0);
         failed |= drain > MAX_SIZE;

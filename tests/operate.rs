@@ -1,13 +1,14 @@
-//! The operator's commands as operators run them, against DynamoDB over a real socket.
+//! The operator's commands as operators run them, with DynamoDB on loopback.
 
-mod installation;
+mod deployment;
 
 use jiff::SignedDuration;
 use nodemend::operate::explain;
-use nodemend_domain::group::Lifecycle;
+use nodemend_domain::{group::Lifecycle, guard::GUARDS};
+use nodemend_testkit::fixture::{instance, node};
 use serde_json::Value;
 
-use self::installation::{Installation, instance, node};
+use self::deployment::Deployment;
 
 const POLICY: &str = "\
 mode: repair
@@ -19,65 +20,65 @@ silence:
 ";
 
 /// A cluster whose node 1 has been unhealthy for 40 minutes.
-fn with_unhealthy_node() -> Installation {
-    let installation = Installation::new();
-    installation.apply(POLICY);
-    installation.hear(1, 40);
-    installation
+fn with_unhealthy_node() -> Deployment {
+    let deployment = Deployment::new();
+    deployment.apply(POLICY);
+    deployment.report(1, 40);
+    deployment
 }
 
 #[test]
 fn status_of_a_cluster_without_a_policy_names_the_command_that_applies_one() {
-    let installation = Installation::new();
-    let (code, out, _) = installation.nodemend(&["status"]);
+    let deployment = Deployment::new();
+    let (code, out, _) = deployment.nodemend(&["status"]);
     assert_eq!(code, 0);
     assert!(out.contains("has no policy") && out.contains("nodemend policy apply"), "{out}");
-    assert_eq!(installation.nodemend(&["policy", "show"]).0, 1);
+    assert_eq!(deployment.nodemend(&["policy", "show"]).0, 1);
 }
 
 #[test]
 fn each_policy_version_can_be_shown_and_applied_again() {
-    let installation = Installation::new();
-    let (_, out) = installation.apply(POLICY);
+    let deployment = Deployment::new();
+    let (_, out) = deployment.apply(POLICY);
     assert!(out.contains("Version 1 ") && out.contains("ENABLED"), "{out}");
-    let (_, out) = installation.apply(POLICY);
+    let (_, out) = deployment.apply(POLICY);
     assert!(out.contains("No change") && !out.contains("ENABLED"), "{out}");
-    let (_, out) = installation.apply(&POLICY.replace("repair\n", "observe\n"));
+    let (_, out) = deployment.apply(&POLICY.replace("repair\n", "observe\n"));
     assert!(out.contains("Version 2 ") && out.contains("DISABLED"), "{out}");
-    let (_, history, _) = installation.nodemend(&["policy", "history"]);
+    let (_, history, _) = deployment.nodemend(&["policy", "history"]);
     let rows: Vec<Vec<&str>> = history.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!((rows[1][0], rows[1][2], rows[1][4]), ("2", "observe", "alice"), "{history}");
     assert_eq!((rows[2][0], rows[2][2]), ("1", "repair"), "{history}");
-    let (_, first, _) = installation.nodemend(&["policy", "show", "--version", "1"]);
+    let (_, first, _) = deployment.nodemend(&["policy", "show", "--version", "1"]);
     assert!(first.starts_with("# cluster prod, version 1, by alice, "), "{first}");
-    assert!(installation.apply(&first).1.contains("Version 3 "), "what is shown can be applied");
-    assert_eq!(installation.nodemend(&["policy", "show", "--version", "9"]).0, 1);
+    assert!(deployment.apply(&first).1.contains("Version 3 "), "what is shown can be applied");
+    assert_eq!(deployment.nodemend(&["policy", "show", "--version", "9"]).0, 1);
 }
 
 #[test]
 fn a_dry_run_or_an_invalid_policy_changes_nothing() {
-    let installation = Installation::new();
-    let file = installation.file("policy.yaml", POLICY);
-    let (code, out, _) = installation.nodemend(&["policy", "apply", &file, "--dry-run", "--by", "alice"]);
+    let deployment = Deployment::new();
+    let file = deployment.file("policy.yaml", POLICY);
+    let (code, out, _) = deployment.nodemend(&["policy", "apply", &file, "--dry-run", "--by", "alice"]);
     assert_eq!((code, out.contains("version 1")), (0, true), "{out}");
-    let wrong = installation.file("wrong.yaml", "mode: kill\n");
-    let (code, _, error) = installation.nodemend(&["policy", "apply", &wrong, "--by", "alice"]);
+    let wrong = deployment.file("wrong.yaml", "mode: kill\n");
+    let (code, _, error) = deployment.nodemend(&["policy", "apply", &wrong, "--by", "alice"]);
     assert_eq!((code, error.contains("wrong.yaml: mode: unknown variant")), (64, true), "{error}");
-    assert_eq!(installation.nodemend(&["policy", "show"]).0, 1, "there is none");
+    assert_eq!(deployment.nodemend(&["policy", "show"]).0, 1, "there is none");
 }
 
 #[test]
 fn status_shows_unhealthy_nodes_and_the_next_action() {
-    let installation = with_unhealthy_node();
-    installation.hear(2, 5);
-    let (code, out, _) = installation.nodemend(&["status"]);
+    let deployment = with_unhealthy_node();
+    deployment.report(2, 5);
+    let (code, out, _) = deployment.nodemend(&["status"]);
     assert_eq!(code, 2);
     let line = |of: &str| out.lines().find(|line| line.contains(of)).unwrap_or_else(|| panic!("{of}: {out}"));
     assert!(line(node(1).as_str()).contains("due"), "{out}");
     assert!(line(node(2).as_str()).contains("suspect"), "{out}");
     assert!(line(node(2).as_str()).contains("NetworkingReady InterfaceNotUp  Replace at "), "{out}");
     assert!(out.contains("1 suspect · 1 due"), "{out}");
-    let (code, json, _) = installation.nodemend(&["status", "--format", "json"]);
+    let (code, json, _) = deployment.nodemend(&["status", "--format", "json"]);
     let status: Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(code, 2);
     assert_eq!(status["policy"]["mode"], "repair");
@@ -88,40 +89,40 @@ fn status_shows_unhealthy_nodes_and_the_next_action() {
 
 #[test]
 fn a_hold_blocks_repairs_until_it_is_released_and_blocked_cases_are_then_due() {
-    let installation = with_unhealthy_node();
+    let deployment = with_unhealthy_node();
     let name = node(1);
     let hold = ["hold", "--node", name.as_str(), "--for", "2h", "--reason", "kernel test", "--by", "alice"];
-    let (code, id, message) = installation.nodemend(&hold);
+    let (code, id, message) = deployment.nodemend(&hold);
     assert_eq!(code, 0);
     assert!(message.contains(&format!("nodemend release {}", id.trim())), "{message}");
-    installation.run_once();
-    assert_eq!(installation.cloud.calls(), []);
-    let (code, out, _) = installation.nodemend(&["status"]);
+    deployment.run_once();
+    assert_eq!(deployment.cloud.calls(), []);
+    let (code, out, _) = deployment.nodemend(&["status"]);
     assert!(code == 2 && out.contains("blocked by Held"), "{out}");
     assert!(out.contains(id.trim()) && out.contains("alice") && out.contains("kernel test"), "{out}");
-    let (code, out, _) = installation.nodemend(&["release", id.trim()]);
+    let (code, out, _) = deployment.nodemend(&["release", id.trim()]);
     assert_eq!((code, out.contains("1 blocked case is now due")), (0, true), "{out}");
-    installation.run_once();
-    assert_eq!(installation.cloud.calls().len(), 1);
-    let (code, _, error) = installation.nodemend(&["release", id.trim()]);
+    deployment.run_once();
+    assert_eq!(deployment.cloud.calls().len(), 1);
+    let (code, _, error) = deployment.nodemend(&["release", id.trim()]);
     assert_eq!((code, error.contains("has no hold")), (1, true), "{error}");
 }
 
 #[test]
 fn a_policy_that_allows_a_blocked_repair_takes_effect_at_once() {
-    let installation = Installation::new();
-    installation.apply(&POLICY.replace("enabled: true", "enabled: false"));
-    installation.hear(1, 40);
-    installation.run_once();
-    assert_eq!(installation.cloud.calls(), []);
-    assert!(installation.apply(POLICY).1.contains("1 blocked case is now due."));
-    installation.run_once();
-    assert_eq!(installation.cloud.calls().len(), 1);
+    let deployment = Deployment::new();
+    deployment.apply(&POLICY.replace("enabled: true", "enabled: false"));
+    deployment.report(1, 40);
+    deployment.run_once();
+    assert_eq!(deployment.cloud.calls(), []);
+    assert!(deployment.apply(POLICY).1.contains("1 blocked case is now due."));
+    deployment.run_once();
+    assert_eq!(deployment.cloud.calls().len(), 1);
 }
 
 #[test]
 fn a_missing_or_invalid_argument_is_named() {
-    let installation = with_unhealthy_node();
+    let deployment = with_unhealthy_node();
     for (arguments, expected) in [
         (&["hold", "--all", "--reason", "x", "--by", "alice"][..], "--for"),
         (&["hold", "--all", "--for", "0s", "--reason", "x", "--by", "alice"], "--until"),
@@ -129,20 +130,20 @@ fn a_missing_or_invalid_argument_is_named() {
         (&["hold", "--for", "1h", "--reason", "x", "--by", "alice"], "--node"),
         (&["status", "--cluster", ""], "--cluster"),
     ] {
-        let (code, _, error) = installation.nodemend(arguments);
+        let (code, _, error) = deployment.nodemend(arguments);
         assert_eq!((code, error.contains(expected)), (64, true), "{arguments:?}: {error}");
     }
-    let (code, _, error) = installation.nodemend(&["audit", "show", "ip-10-0-0-77.ec2.internal"]);
+    let (code, _, error) = deployment.nodemend(&["audit", "show", "ip-10-0-0-77.ec2.internal"]);
     assert_eq!((code, error.contains("ip-10-0-0-77.ec2.internal")), (1, true), "{error}");
 }
 
 #[test]
 fn explain_shows_the_next_action_and_each_guard() {
-    let installation = with_unhealthy_node();
-    installation.hear(2, 5);
+    let deployment = with_unhealthy_node();
+    deployment.report(2, 5);
     let explain = |number| {
-        let now = installation.now();
-        let explained = installation.explain(number);
+        let now = deployment.now();
+        let explained = deployment.explain(number);
         let mut out = anstream::StripStream::new(Vec::new());
         explain::write(&mut out, &explained, now).expect("written");
         let json = explain::to_json(&explained, now);
@@ -151,10 +152,10 @@ fn explain_shows_the_next_action_and_each_guard() {
     let (text, json) = explain(2);
     assert!(text.contains("In the grace period: Replace at "), "{text}");
     assert!(text.contains("eth1 is down") && text.contains("group workers, InService"), "{text}");
-    assert_eq!(json["guards"].as_array().map(Vec::len), Some(15));
+    assert_eq!(json["guards"].as_array().map(Vec::len), Some(GUARDS.len()));
     let (text, _) = explain(1);
     assert!(text.contains("Replace in the next run: NetworkingReady InterfaceNotUp."), "{text}");
-    installation.cloud.change(|fleet| fleet.set_lifecycle(&instance(1), Lifecycle::OutOfService));
+    deployment.cloud.change(|fleet| fleet.set_lifecycle(&instance(1), Lifecycle::OutOfService));
     let (text, json) = explain(1);
     assert!(text.contains("Replace is due and blocked by NotInService"), "{text}");
     assert!(text.contains("✗ NotInService ") && text.contains("✓ Held\n"), "{text}");
@@ -166,39 +167,39 @@ fn explain_shows_the_next_action_and_each_guard() {
 
 #[test]
 fn an_intact_audit_log_is_verified_and_a_changed_one_is_reported() {
-    let installation = with_unhealthy_node();
-    installation.run_once();
-    let (code, out, _) = installation.nodemend(&["audit", "verify"]);
+    let deployment = with_unhealthy_node();
+    deployment.run_once();
+    let (code, out, _) = deployment.nodemend(&["audit", "verify"]);
     assert_eq!((code, out.contains("2 records of 1 instance: verified")), (0, true), "{out}");
-    installation.cloudtrail_tells(1);
-    let (code, out, _) = installation.nodemend(&["audit", "verify"]);
+    deployment.confirm(1);
+    let (code, out, _) = deployment.nodemend(&["audit", "verify"]);
     assert_eq!((code, out.contains("3 records of 1 instance: verified")), (0, true), "{out}");
 
-    let (_, list, _) = installation.nodemend(&["audit", "list", "--since", "1d"]);
+    let (_, list, _) = deployment.nodemend(&["audit", "list", "--since", "1d"]);
     for name in ["RepairClaimed", "TerminateInstance", "RepairConfirmed"] {
         assert!(list.contains(name), "{list}");
     }
-    let (_, calls, _) = installation.nodemend(&["audit", "list", "--calls", "--format", "json"]);
+    let (_, calls, _) = deployment.nodemend(&["audit", "list", "--calls", "--format", "json"]);
     let record: Value = serde_json::from_str(calls.trim()).expect("one record");
     let request = record["requestID"].as_str().expect("an id");
-    let (code, shown, _) = installation.nodemend(&["audit", "show", request]);
+    let (code, shown, _) = deployment.nodemend(&["audit", "show", request]);
     assert!(code == 0 && shown.contains("\"eventName\": \"TerminateInstanceInAutoScalingGroup\""), "{shown}");
-    let (_, by_node, _) = installation.nodemend(&["audit", "show", node(1).as_str(), "--format", "json"]);
+    let (_, by_node, _) = deployment.nodemend(&["audit", "show", node(1).as_str(), "--format", "json"]);
     assert_eq!(by_node.lines().count(), 3);
 
     // Someone with write access to the table removes the last record, or changes one.
-    let removed = installation.take_record(1, 3);
-    let (code, out, _) = installation.nodemend(&["audit", "verify"]);
+    let removed = deployment.delete_record(1, 3);
+    let (code, out, _) = deployment.nodemend(&["audit", "verify"]);
     assert_eq!((code, out.contains("the case has 3 records")), (1, true), "{out}");
-    installation.put_record(removed);
-    assert_eq!(installation.nodemend(&["audit", "verify"]).0, 0);
-    installation.forge_record(
+    deployment.put_record(removed);
+    assert_eq!(deployment.nodemend(&["audit", "verify"]).0, 0);
+    deployment.forge_record(
         1,
         2,
         "\"shouldDecrementDesiredCapacity\":false",
         "\"shouldDecrementDesiredCapacity\":true",
     );
-    let (code, out, _) = installation.nodemend(&["audit", "verify", "--format", "json"]);
+    let (code, out, _) = deployment.nodemend(&["audit", "verify", "--format", "json"]);
     let finding: Value = serde_json::from_str(out.trim()).expect("JSON");
     assert_eq!((code, &finding["verified"]), (1, &Value::Bool(false)));
     assert!(finding["problems"].to_string().contains("record 3"), "{finding}");
@@ -206,17 +207,17 @@ fn an_intact_audit_log_is_verified_and_a_changed_one_is_reported() {
 
 #[test]
 fn a_call_without_a_cloudtrail_event_is_a_problem() {
-    let installation = with_unhealthy_node();
-    let now = installation.now();
-    installation.sweep_at(now - SignedDuration::from_mins(5));
-    installation.sweep_at(now + SignedDuration::from_mins(40));
-    let (code, out, _) = installation.nodemend(&["audit", "verify", instance(1).as_str()]);
+    let deployment = with_unhealthy_node();
+    let now = deployment.now();
+    deployment.run_at(now - SignedDuration::from_mins(5));
+    deployment.run_at(now + SignedDuration::from_mins(40));
+    let (code, out, _) = deployment.nodemend(&["audit", "verify", instance(1).as_str()]);
     assert_eq!((code, out.contains("RepairMissing")), (1, true), "{out}");
 }
 
 #[test]
 fn help_has_examples_and_exit_codes_and_fits_80_columns() {
-    let installation = Installation::new();
+    let deployment = Deployment::new();
     for command in [
         &[][..],
         &["replay"],
@@ -235,7 +236,7 @@ fn help_has_examples_and_exit_codes_and_fits_80_columns() {
         &["audit", "show"],
         &["audit", "verify"],
     ] {
-        let (code, out, _) = installation.nodemend(&[command, &["--help"]].concat());
+        let (code, out, _) = deployment.nodemend(&[command, &["--help"]].concat());
         assert!(code == 0 && out.contains("Examples:") && out.contains("Exit codes:"), "{command:?}: {out}");
         let wide = out.lines().find(|line| line.chars().count() > 80);
         assert_eq!(wide, None, "{command:?} is wider than a terminal of 80 columns");
@@ -244,13 +245,12 @@ fn help_has_examples_and_exit_codes_and_fits_80_columns() {
 
 #[test]
 fn text_from_a_node_cannot_control_the_terminal() {
-    let installation = Installation::new();
-    installation.apply(POLICY);
-    installation.hear_of(1, 40, "\u{1b}[2J\u{1b}]0;owned\u{7}");
-    let now = installation.now();
+    let deployment = Deployment::new();
+    deployment.apply(POLICY);
+    deployment.report_with_message(1, 40, "\u{1b}[2J\u{1b}]0;owned\u{7}");
+    let now = deployment.now();
     let mut out = Vec::new();
-    explain::write(&mut anstream::StripStream::new(&mut out), &installation.explain(1), now)
-        .expect("written");
+    explain::write(&mut anstream::StripStream::new(&mut out), &deployment.explain(1), now).expect("written");
     let text = String::from_utf8(out).expect("text");
     assert!(text.contains("owned") && !text.contains(['\u{1b}', '\u{7}']), "{text:?}");
 }

@@ -1,7 +1,7 @@
-//! `nodemend up` as operators run it: incidents from an agent's report to the confirmed call, over real sockets, with
-//! the binaries that Lambda runs; and that nothing is left behind, however it ends.
+//! `nodemend up` as operators run it: incidents from an agent's report to the confirmed call, with the binaries that Lambda
+//! runs. However the command ends, no process is left.
 //!
-//! The AWS emulator comes from PyPI into the repository's `.venv`, once. Where it can't, these tests fail.
+//! The AWS emulator is installed from PyPI into the repository's `.venv`, once. If that fails, these tests fail.
 
 use std::{
     collections::BTreeMap,
@@ -23,28 +23,28 @@ fn up(arguments: &[&str]) -> Command {
     command
 }
 
-/// What a run of one incident printed.
-struct JoinStage {
+/// The output of a run of one incident.
+struct IncidentRun {
     code: Option<i32>,
     lines: Vec<Value>,
     stderr: String,
 }
 
 /// Runs one incident to its end.
-fn incident(fault: &str) -> JoinStage {
+fn incident(fault: &str) -> IncidentRun {
     let output = up(&["--fault", fault, "--once", "--grace", "8s", "--format", "json"])
         .output()
         .expect("nodemend runs");
     let stdout = String::from_utf8(output.stdout).expect("UTF-8");
-    JoinStage {
+    IncidentRun {
         code: output.status.code(),
         lines: stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect(),
         stderr: String::from_utf8(output.stderr).expect("UTF-8"),
     }
 }
 
-impl JoinStage {
-    /// The steps of the node that the incident happened to.
+impl IncidentRun {
+    /// The steps of the node with the incident.
     fn steps(&self) -> Vec<&str> {
         let happens = self.stderr.lines().find_map(|line| line.split_once(" happens to "));
         let instance = happens.unwrap_or_else(|| panic!("{}", self.stderr)).1;
@@ -56,7 +56,7 @@ impl JoinStage {
         self.steps().into_iter().filter(|found| *found == step).count()
     }
 
-    /// The one record of a call.
+    /// The only record of a call.
     fn record(&self) -> &Value {
         let records: Vec<_> = self.lines.iter().filter(|line| !line["record"].is_null()).collect();
         assert_eq!(records.len(), 1, "{records:?}");
@@ -71,50 +71,50 @@ impl JoinStage {
 
 /// Steps in the order in which they must come, whatever comes between them.
 fn assert_in_order(steps: &[&str], expected: &[&str]) {
-    let mut rest = steps.iter();
+    let mut remaining = steps.iter();
     for step in expected {
-        assert!(rest.any(|found| found == step), "{step} of {expected:?} in {steps:?}");
+        assert!(remaining.any(|found| found == step), "{step} of {expected:?} in {steps:?}");
     }
 }
 
 #[test]
-fn a_node_that_is_cut_off_is_replaced_once_and_cloudtrail_confirms_it() {
-    let told = incident("01-metadata-service-blocked");
-    told.assert_proven();
-    let steps = told.steps();
+fn a_node_without_its_metadata_service_is_replaced_once_and_the_call_is_confirmed() {
+    let run = incident("01-metadata-service-blocked");
+    run.assert_proven();
+    let steps = run.steps();
     assert_in_order(&steps, &["event", "event", "suspect", "due", "claimed", "called", "closed"]);
     for (step, times) in [("called", 1), ("confirmed", 1), ("replaced", 1), ("closed", 1), ("mismatch", 0)] {
-        assert_eq!(told.count(step), times, "{step} in {steps:?}");
+        assert_eq!(run.count(step), times, "{step} in {steps:?}");
     }
-    assert!(told.stderr.contains("one call in AWS, one in the trail of 4 records"), "{}", told.stderr);
-    let record = told.record();
+    assert!(run.stderr.contains("one call in AWS, one in the trail of 4 records"), "{}", run.stderr);
+    let record = run.record();
     assert_eq!(record["eventName"], "TerminateInstanceInAutoScalingGroup");
     assert_eq!(record["requestParameters"]["shouldDecrementDesiredCapacity"], false);
     assert!(record["responseElements"]["activity"]["details"].is_string(), "{record}");
-    let summary = &told.lines.last().expect("a summary")["summary"];
+    let summary = &run.lines.last().expect("a summary")["summary"];
     assert_eq!((&summary["closed"], &summary["unreadable"]), (&1.into(), &0.into()));
 }
 
 #[test]
-fn an_interface_that_comes_back_in_time_is_left_alone() {
-    let told = incident("02-transient-interface-loss");
-    told.assert_proven();
-    assert_eq!(told.steps(), ["suspect", "recovered"]);
+fn a_node_whose_interface_recovers_in_time_is_not_repaired() {
+    let run = incident("02-transient-interface-loss");
+    run.assert_proven();
+    assert_eq!(run.steps(), ["suspect", "recovered"]);
 }
 
 #[test]
-fn a_gpu_that_a_reboot_cures_is_rebooted_once_and_cloudtrail_confirms_it() {
-    let told = incident("07-xid-95-reboot-cures");
-    told.assert_proven();
-    let steps = told.steps();
+fn a_node_with_a_gpu_error_is_rebooted_once_and_the_call_is_confirmed() {
+    let run = incident("07-xid-95-reboot-cures");
+    run.assert_proven();
+    let steps = run.steps();
     assert_in_order(&steps, &["suspect", "due", "claimed", "called", "recovered", "closed"]);
     for (step, times) in [("called", 1), ("confirmed", 1), ("closed", 1), ("replaced", 0), ("mismatch", 0)] {
-        assert_eq!(told.count(step), times, "{step} in {steps:?}");
+        assert_eq!(run.count(step), times, "{step} in {steps:?}");
     }
-    assert_eq!(told.record()["eventName"], "RebootInstances");
+    assert_eq!(run.record()["eventName"], "RebootInstances");
 }
 
-/// A stack that runs on until it is ended.
+/// A stack that runs until it is stopped.
 struct Running {
     child: Child,
     stderr: BufReader<ChildStderr>,
@@ -126,11 +126,12 @@ impl Running {
     fn start(mut command: Command) -> Self {
         let mut child = command.spawn().expect("nodemend runs");
         let mut stderr = BufReader::new(child.stderr.take().expect("stderr"));
-        let (mut said, mut aws) = (String::new(), None::<(String, String)>);
+        let (mut stderr_text, mut aws) = (String::new(), None::<(String, String)>);
         while aws.is_none() {
-            let start = said.len();
-            assert_ne!(stderr.read_line(&mut said).expect("a line"), 0, "{said}");
-            let addresses = said[start..].trim_end().split_once("AWS is at http://").map(|(_, rest)| rest);
+            let start = stderr_text.len();
+            assert_ne!(stderr.read_line(&mut stderr_text).expect("a line"), 0, "{stderr_text}");
+            let addresses =
+                stderr_text[start..].trim_end().split_once("AWS is at http://").map(|(_, rest)| rest);
             aws = addresses
                 .and_then(|rest| rest.split_once(", DynamoDB at http://"))
                 .map(|(aws, dynamodb)| (aws.to_owned(), dynamodb.to_owned()));
@@ -139,8 +140,8 @@ impl Running {
         Self { child, stderr, aws, dynamodb }
     }
 
-    /// Waits for a line on stderr that holds this; what follows it there.
-    fn told(&mut self, before: &str) -> String {
+    /// Waits for a line on stderr with this text; the rest of the line.
+    fn wait_for_line(&mut self, before: &str) -> String {
         let mut line = String::new();
         loop {
             assert_ne!(self.stderr.read_line(&mut line).expect("a line"), 0, "{before}");
@@ -151,7 +152,7 @@ impl Running {
         }
     }
 
-    /// Whether the installation's own command knows a node.
+    /// Whether the command knows a node of the deployment.
     fn knows(&self, node: &str) -> bool {
         let output = Command::new(env!("CARGO_BIN_EXE_nodemend"))
             .args(["explain", node, "--cluster", "local"])
@@ -161,7 +162,7 @@ impl Running {
             .envs([("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x")])
             .output()
             .expect("nodemend runs");
-        // A machine on which tests run may well be unwell.
+        // The machine of the tests may be unhealthy.
         matches!(output.status.code(), Some(0 | 2))
     }
 
@@ -175,8 +176,8 @@ impl Running {
         assert!(found, "{step}");
     }
 
-    /// Asks the stack's AWS.
-    fn ask(&self, form: &str) -> String {
+    /// Sends a request to the stack's AWS.
+    fn request(&self, form: &str) -> String {
         let mut stream = TcpStream::connect(&self.aws).expect("AWS");
         write!(
             stream,
@@ -195,13 +196,13 @@ impl Running {
     }
 
     fn end(mut self) -> (Option<i32>, String) {
-        let mut said = String::new();
-        self.stderr.read_to_string(&mut said).expect("UTF-8");
-        (self.child.wait().expect("an end").code(), said)
+        let mut stderr_text = String::new();
+        self.stderr.read_to_string(&mut stderr_text).expect("UTF-8");
+        (self.child.wait().expect("an end").code(), stderr_text)
     }
 }
 
-/// All processes below one, by id and name.
+/// All descendants of a process, by ID and name.
 fn descendants(of: Pid) -> BTreeMap<i32, String> {
     let mut parents = BTreeMap::new();
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {
@@ -226,7 +227,7 @@ fn descendants(of: Pid) -> BTreeMap<i32, String> {
     found
 }
 
-/// Fails unless all of these are gone before long.
+/// Waits until all of these processes have ended.
 fn assert_gone(processes: &BTreeMap<i32, String>) {
     let deadline = Instant::now() + Duration::from_secs(20);
     let lives =
@@ -241,7 +242,7 @@ fn assert_gone(processes: &BTreeMap<i32, String>) {
     }
 }
 
-/// All processes of a stack, once its first functions and the emulator run.
+/// All processes of a stack, as soon as its first functions and the emulator run.
 fn processes(of: Pid) -> BTreeMap<i32, String> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
@@ -256,7 +257,7 @@ fn processes(of: Pid) -> BTreeMap<i32, String> {
 }
 
 #[test]
-fn aws_has_one_instance_more_and_one_less_and_a_signal_leaves_nothing_behind() {
+fn a_replacement_changes_the_instances_of_aws_and_sigterm_leaves_no_process() {
     let mut running = Running::start(up(&[
         "--fault",
         "06-xid-79-replace",
@@ -268,18 +269,18 @@ fn aws_has_one_instance_more_and_one_less_and_a_signal_leaves_nothing_behind() {
         "json",
     ]));
     running.wait_for("closed");
-    let described = running.ask("Action=DescribeInstances&Version=2016-11-15");
+    let described = running.request("Action=DescribeInstances&Version=2016-11-15");
     let in_state = |state: &str| described.matches(&format!("<name>{state}</name>")).count();
     assert_eq!((in_state("terminated"), in_state("running")), (1, 2), "{described}");
     let children = processes(running.pid());
     kill_process(running.pid(), Signal::TERM).expect("a signal");
-    let (code, said) = running.end();
-    assert_eq!((code, said.contains("failed")), (Some(0), false), "{said}");
+    let (code, stderr_text) = running.end();
+    assert_eq!((code, stderr_text.contains("failed")), (Some(0), false), "{stderr_text}");
     assert_gone(&children);
 }
 
 #[test]
-fn a_stack_that_is_killed_leaves_nothing_behind() {
+fn a_killed_stack_leaves_no_process() {
     let running = Running::start(up(&["--grace", "4s", "--nodes", "1"]));
     let children = processes(running.pid());
     kill_process(running.pid(), Signal::KILL).expect("a signal");
@@ -288,10 +289,10 @@ fn a_stack_that_is_killed_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_stack_whose_parent_is_gone_ends_and_leaves_nothing_behind() {
+fn a_stack_without_its_parent_ends_and_leaves_no_process() {
     let mut shell = Command::new("sh");
     let stack = up(&["--nodes", "1"]);
-    // The second command keeps the shell from becoming the first.
+    // Without a second command, the shell would replace itself by the first.
     shell.arg("-c").arg("\"$@\"; true").arg("sh").arg(stack.get_program()).args(stack.get_args());
     let running = Running::start({
         shell.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -304,13 +305,13 @@ fn a_stack_whose_parent_is_gone_ends_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn this_machines_agent_speaks_for_a_node_of_the_cluster() {
+fn the_agent_of_this_machine_reports_as_a_node_of_the_cluster() {
     let mut running = Running::start(up(&["--agent", "--nodes", "1"]));
-    let node = running.told("nodemend: this machine is ");
+    let node = running.wait_for_line("nodemend: this machine is ");
     let node = node.split(' ').next().expect("a name").to_owned();
     let deadline = Instant::now() + Duration::from_secs(60);
     while !running.knows(&node) {
-        assert!(Instant::now() < deadline, "nothing was heard of {node}");
+        assert!(Instant::now() < deadline, "no report of {node}");
         std::thread::park_timeout(Duration::from_millis(100));
     }
     let children = descendants(running.pid());
@@ -321,11 +322,14 @@ fn this_machines_agent_speaks_for_a_node_of_the_cluster() {
 }
 
 #[test]
-fn what_is_not_there_is_named_and_nothing_is_started() {
+fn a_missing_binary_is_named_and_nothing_is_started() {
     let output = up(&["--functions", "/nowhere"]).output().expect("nodemend runs");
-    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    let stderr_text = String::from_utf8(output.stderr).expect("UTF-8");
     assert_eq!(output.status.code(), Some(64));
-    assert!(said.contains("/nowhere/nodemend-intake") && said.contains("cargo build"), "{said}");
+    assert!(
+        stderr_text.contains("/nowhere/nodemend-intake") && stderr_text.contains("cargo build"),
+        "{stderr_text}"
+    );
     let output = up(&["--once"]).output().expect("nodemend runs");
     assert_eq!(output.status.code(), Some(64), "nothing to wait for");
 }

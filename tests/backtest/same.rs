@@ -6,7 +6,7 @@ use std::{
 };
 
 use nodemend_history::{self as history, Plan};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{comparison, folder, incidents, nodemend, policies, stderr, stdout, text, write_lines};
 
@@ -44,8 +44,27 @@ fn backtested(into: &Path, paths: &[&Path], policies: &[(&str, PathBuf)], more: 
         .collect()
 }
 
+/// Steps without what a backtest cannot have: it skips lines that change nothing, so it neither counts what verification
+/// would have read of them nor has the hashes of records with that count.
+fn comparable(steps: &str) -> String {
+    let mut lines = String::new();
+    for step in steps.lines() {
+        let mut step: Value = serde_json::from_str(step).expect("JSON");
+        if let Some(record) = step.pointer_mut("/record/nodemend") {
+            record["previousSha256"] = Value::Null;
+            if let Some(verification) = record.pointer_mut("/evidence/verification") {
+                assert!(verification["read"].take().is_string(), "{verification}");
+                verification["failure"] = Value::Null;
+            }
+        }
+        lines.push_str(&format!("{step}\n"));
+    }
+    lines
+}
+
 /// Fails with the first difference.
 fn assert_same(what: &str, expected: &str, got: &str) {
+    let (expected, got) = (&comparable(expected), &comparable(got));
     let parts = expected.lines().zip(got.lines()).position(|(expected, got)| expected != got);
     let place = parts.unwrap_or_else(|| expected.lines().count().min(got.lines().count()));
     assert!(

@@ -17,6 +17,7 @@ use nodemend_intake::Intake;
 use nodemend_ports::{
     clock::{Clock, VirtualClock},
     cloud::{Fleet, MemoryCloud},
+    cluster_reader::LogLine,
     subscription::{self, Batch, LogEvent},
 };
 use nodemend_repair::Repairer;
@@ -106,6 +107,8 @@ impl MeteredDeployment {
             events: vec![LogEvent { id: "1".into(), timestamp: at, message: line.into() }],
             rejected: Vec::new(),
         };
+        let logged = LogLine { stream: stream.to_owned(), timestamp: at, message: line.to_owned() };
+        self.cloud.cluster_state().add_line(group, logged);
         let intake = Intake::new(self.store.clone());
         let taken = intake.take(batch, at).await.expect("taken in");
         assert!(taken.rejected.is_empty() && taken.unknown_cluster == 0, "{:?}", taken.rejected);

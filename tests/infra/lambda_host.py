@@ -13,7 +13,7 @@ from server import Server
 from template import ACCOUNT, REGION
 
 # Longer than the longest invocation of a test, and shorter than a person waits.
-PATIENCE = 60
+PATIENCE = 120
 
 
 class Failed(Exception):

@@ -9,6 +9,7 @@ import http.client
 import json
 import re
 import threading
+import time
 import uuid
 from collections import Counter
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from template import ACCOUNT, PARTITION, REGION, of_type, synthesized
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis-iam.html
 PARTS = {"Put": "PutItem", "Update": "UpdateItem", "Delete": "DeleteItem", "ConditionCheck": "ConditionCheckItem"}
 ZONES = {"eu-west-1a": "euw1-az1", "eu-west-1b": "euw1-az2", "eu-west-1c": "euw1-az3"}
+AUDIT_STREAM = "kube-apiserver-audit-0123"
 # In the access key of a session: between the program's own key and the account.
 SESSION = "-in-"
 
@@ -35,6 +37,7 @@ REFUSALS = {
     "DescribeAutoScalingInstances": ("ValidationError", "refused by the test"),
     "RecordLifecycleActionHeartbeat": ("ValidationError", "No active Lifecycle Action found with instance ID"),
     "PutEvents": ("AccessDeniedException", "refused by the test"),
+    "FilterLogEvents": ("ThrottlingException", "Rate exceeded"),
 }
 
 
@@ -378,8 +381,16 @@ class Aws:
         self.log_streams.add(asked.fields["logStreamName"])
         return {}
 
-    def logs_FilterLogEvents(self, *_):
-        return {"events": []}
+    def logs_FilterLogEvents(self, asked, _):
+        # An API server writes to its audit stream at every moment. No line after a fault contradicts it.
+        stream = asked.fields.get("logStreamNames", [""])[0]
+        if not stream.startswith(AUDIT_STREAM):
+            return {"events": []}
+        at = int(time.time() * 1000)
+        return {"events": [{"eventId": "1", "logStreamName": stream, "timestamp": at, "ingestionTime": at, "message": "{}"}]}
+
+    def logs_DescribeLogStreams(self, *_):
+        return {"logStreams": [{"logStreamName": AUDIT_STREAM, "creationTime": int(time.time() * 1000)}]}
 
 
 def read(method: str, path: str, headers: dict, body: bytes) -> Asked:

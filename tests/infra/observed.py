@@ -159,9 +159,11 @@ class Observed:
         account = ACCOUNT if cluster == CLUSTER else THERE
         return self.delivered(group.replace(CLUSTER, cluster), of, [report], account)
 
-    def healthy(self, of: str, cluster: str = CLUSTER, ago: int = 7200):
+    def healthy(self, of: str, cluster: str = CLUSTER, ago: int = 7200, unknown: tuple = ()):
+        """A heartbeat. `unknown` are conditions that it leaves out: where a node was healthy before, a grace period counts from
+        the arrival of the first bad report."""
         conditions = ("KernelReady", "NetworkingReady", "StorageReady", "ContainerRuntimeReady", "AcceleratedHardwareReady")
-        states = [{"condition": one, "status": "True", "since": now(ago)} for one in conditions]
+        states = [{"condition": one, "status": "True", "since": now(ago)} for one in conditions if one not in unknown]
         return self.reported(of, cluster, kind="heartbeat", conditions=states)
 
     def unhealthy(self, of: str, condition: str, reason: str, cluster: str = CLUSTER, ago: int = 7200):

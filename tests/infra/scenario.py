@@ -7,7 +7,7 @@ is left out.
 import json
 
 from lambda_host import Failed
-from loopback import Group, node_of
+from loopback import AUDIT_STREAM, Group, node_of
 from observed import OTHER, THERE, Observed, cloud_trail_event, now, wait_for
 from programs import environment
 from template import ACCOUNT, CLUSTER, PARTITION, ROOT, deployed
@@ -18,8 +18,13 @@ nodeRepairConfig:
   enabled: true
   maxUnhealthyNodeThresholdCount: 100
   nodeRepairConfigOverrides:
-  - {nodeMonitoringCondition: KernelReady, nodeUnhealthyReason: ForkFailedOutOfPIDs, minRepairWaitTimeMins: 10, repairAction: Reboot}
+  - {nodeMonitoringCondition: KernelReady, nodeUnhealthyReason: ForkFailedOutOfPIDs, minRepairWaitTimeMins: 1, repairAction: Reboot}
+  - {nodeMonitoringCondition: AcceleratedHardwareReady, nodeUnhealthyReason: NvidiaXID79Error, minRepairWaitTimeMins: 1, repairAction: Replace}
+  - {nodeMonitoringCondition: Ready, nodeUnhealthyReason: KubeletNotReady, minRepairWaitTimeMins: 1, repairAction: Replace}
+# Reports are delivered at once here.
+settlingTime: 0s
 silence: {agentSilentAfter: null}
+outage: {gradual: false, maxUnhealthy: 100}
 # Half of the few nodes here are unhealthy.
 zones: {minUnhealthy: 100}
 # Longer than the scenario: an invocation waits for what is due within a minute.
@@ -38,9 +43,9 @@ def instance(number: int) -> str:
 
 
 # What becomes of each instance. All others are healthy.
-REPLACED, REBOOTED, UNANSWERED, OF_EKS, HELD, TAKEN, DRAINED, RECOVERED = map(instance, range(1, 9))
+REPLACED, REBOOTED, UNANSWERED, OF_EKS, HELD, TAKEN, DRAINED, RECOVERED, UNVERIFIED, NOT_READY = map(instance, range(1, 11))
 NEW = instance(20)
-REPLACED_THERE, REBOOTED_THERE, OF_EKS_THERE, HALTED_THERE = map(instance, range(30, 34))
+REPLACED_THERE, REBOOTED_THERE, OF_EKS_THERE, HALTED_THERE, NOT_READY_THERE = map(instance, range(30, 35))
 
 
 def groups() -> dict:
@@ -51,12 +56,12 @@ def groups() -> dict:
     healthy = [instance(number) for number in range(100, 106)]
     there = [instance(number) for number in range(200, 204)]
     return {
-        "workers": Group(owned, some(REPLACED, REBOOTED, UNANSWERED, HELD, TAKEN, DRAINED, RECOVERED, NEW, *healthy)),
+        "workers": Group(owned, some(REPLACED, REBOOTED, UNANSWERED, HELD, TAKEN, DRAINED, RECOVERED, UNVERIFIED, NOT_READY, NEW, *healthy)),
         # Managed by EKS, and its node group's tag was taken off: EKS is asked for all node groups of the cluster.
         GPU: Group({**owned, "eks:cluster-name": CLUSTER}, some(OF_EKS, instance(110), instance(111))),
         # Of a cluster of the same account that nodemend does not serve.
         "eks-other-1ac2f3e4": Group({"eks:cluster-name": "other"}, some(instance(120))),
-        "workers-there": Group(owned_there, some(REPLACED_THERE, REBOOTED_THERE, HALTED_THERE, *there), THERE),
+        "workers-there": Group(owned_there, some(REPLACED_THERE, REBOOTED_THERE, HALTED_THERE, NOT_READY_THERE, *there), THERE),
         GPU_THERE: Group({**owned_there, "eks:cluster-name": OTHER}, some(OF_EKS_THERE, instance(211)), THERE),
     }
 
@@ -83,10 +88,14 @@ def apply(observed: Observed, policy: str, cluster: str, who: str = "operators")
 
 def nodes_fail(observed: Observed):
     # Of the one that is drained later nothing is known: EC2 is asked for its name.
-    for of in (REPLACED, REBOOTED, UNANSWERED, OF_EKS, HELD, TAKEN, RECOVERED):
-        observed.healthy(of)
+    unknown = (FAULT[0], FAULT_FOR_REBOOT[0])
+    for of in (REPLACED, REBOOTED, UNANSWERED, OF_EKS, HELD, TAKEN, RECOVERED, UNVERIFIED):
+        observed.healthy(of, unknown=unknown)
     for of in (REPLACED_THERE, REBOOTED_THERE, OF_EKS_THERE, HALTED_THERE):
-        observed.healthy(of, OTHER)
+        observed.healthy(of, OTHER, unknown=unknown)
+    # Only the control plane reports these: they are verified in its log group.
+    logged_by_the_control_plane(observed, NOT_READY, "eks-audit-kubelet-patch-nodestatus-ready-false", ago=120)
+    logged_by_the_control_plane(observed, NOT_READY_THERE, "eks-audit-kubelet-patch-nodestatus-ready-false", ago=120, cluster=OTHER)
     for of in (REPLACED, OF_EKS):
         observed.unhealthy(of, *FAULT)
     for of in (REPLACED_THERE, OF_EKS_THERE):
@@ -163,18 +172,21 @@ SOMEBODY = {
 }
 
 
-def logged_by_the_control_plane(observed: Observed, of: str, template: str, ready: str = ""):
-    """An event of the control plane's log, about this node and now."""
+def logged_by_the_control_plane(
+    observed: Observed, of: str, template: str, ready: str = "", ago: int = 0, cluster: str = CLUSTER
+):
+    """An event of the control plane's log, about this node."""
     text = (ROOT / "events" / "templates" / f"{template}.json").read_text()
     name = json.loads(text)["objectRef"]["name"]
     event = json.loads(text.replace(name, node_of(of)).replace("i-08736224042c4ee75", of))
-    event |= {"stageTimestamp": now(), "requestReceivedTimestamp": now()}
+    event |= {"stageTimestamp": now(ago), "requestReceivedTimestamp": now(ago)}
     if ready:
         for condition in event["requestObject"]["status"]["conditions"]:
             if condition["type"] == "Ready":
                 condition |= {"status": ready, "reason": "KubeletReady", "message": "ready"}
     group = deployed()["Resources"]["ControlPlaneSubscription"]["Properties"]["LogGroupName"]
-    observed.delivered(group, "kube-apiserver-audit-0123", [event])
+    account = ACCOUNT if cluster == CLUSTER else THERE
+    observed.delivered(group.replace(CLUSTER, cluster), AUDIT_STREAM, [event], account)
 
 
 def held(observed: Observed, of: str, ago: int = 0):
@@ -251,11 +263,15 @@ def an_operator_works(observed: Observed):
     # In the other cluster one unhealthy node is too many from now on.
     apply(observed, POLICY_THERE.replace("Count: 100", "Count: 1"), OTHER, who="others")
     observed.unhealthy(HALTED_THERE, *FAULT, OTHER)
+    # Its log group cannot be read: the fault is not verified.
+    observed.unhealthy(UNVERIFIED, *FAULT)
+    observed.aws.to_refuse["FilterLogEvents"] = 1000
     # An invocation waits for what is blocked, for as long as it may. It is ended before that, and its lease with it.
     waiting = observed.function("repair")
     waiting.begin({})
     blocked = lambda: {line["instanceId"] for line in waiting.lines() if line.get("step") == "blocked"}
-    wait_for(lambda: blocked() >= {HELD, HALTED_THERE}, waiting)
+    wait_for(lambda: blocked() >= {HELD, HALTED_THERE, UNVERIFIED}, waiting)
+    observed.aws.to_refuse.clear()
     observed.command(f"status {of_cluster}", expected=(2,))
     observed.explained = json.loads(observed.command(f"explain {node_of(HELD)} {of_cluster} --format json", expected=(2,)))
     observed.command(f"explain {node_of(OF_EKS)} {of_cluster}", expected=(0, 1, 2))

@@ -14,7 +14,7 @@ import yaml
 
 from chart import CHART, MANIFESTS, manifests, objects
 from programs import PROGRAMS, built
-from template import ROOT, parameters
+from template import ROOT, deployed, parameters
 
 ROLE = "arn:aws:iam::111122223333:role/nodemend-prod-AgentRole"
 RULES = "rules:\n- reason: FuseDeadlock\n  condition: StorageReady\n  severity: Event\n  source: kmsg\n  pattern: 'fuse.*blocked'\n"
@@ -25,6 +25,7 @@ VALUES = {
     "rules": {"rules": {"ours.yaml": RULES, "npd.json": '{"rules": []}'}},
     "stdout": {"sink": "stdout"},
     "unprivileged": {"privileged": False},
+    "cluster-access": {"clusterAccess": True},
     "everything": {
         "image": {"digest": "sha256:" + "0" * 64},
         "imagePullSecrets": [{"name": "registry"}],
@@ -225,7 +226,10 @@ NOT_MOUNTED = {
 
 
 def looked_for() -> set:
-    """Every path on the node that the agent's source names."""
+    """Every path on the node that the agent's source names.
+
+    They are read as text because no run shows them all: which files the agent opens depends on the node's hardware,
+    distribution and container runtime, and a path behind a missing directory is never opened at all."""
     found = set()
     for file in (ROOT / "agent" / "src").rglob("*.rs"):
         if file.name in ("tests.rs", "fake.rs", "inject.rs"):
@@ -256,5 +260,21 @@ def test_every_mount_and_its_reason():
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_nobody_may_ask_the_api_server(name):
-    assert set(rendered(name)) <= {"ConfigMap", "DaemonSet", "ServiceAccount"}
+def test_the_agent_may_not_ask_the_api_server(name):
+    more = {"ClusterRole", "ClusterRoleBinding"} if name == "cluster-access" else set()
+    assert set(rendered(name)) - {"ConfigMap", "DaemonSet", "ServiceAccount"} == more
+
+
+def test_the_repair_function_may_read_nodes_and_nothing_else():
+    found = rendered("cluster-access")
+    role, binding = found["ClusterRole"], found["ClusterRoleBinding"]
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list"]}]
+    assert binding["roleRef"] == {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role["metadata"]["name"]}
+    (subject,) = binding["subjects"]
+    entry = deployed(ClusterAccess="enabled")["Resources"]["RepairAccessEntry"]["Properties"]
+    assert (subject["kind"], [subject["name"]]) == ("Group", entry["KubernetesGroups"])
+    # The same for clusters without the chart.
+    plain = list(yaml.safe_load_all((ROOT / "infra" / "examples" / "read-rbac.yaml").read_text()))
+    for one, other in zip(plain, (role, binding), strict=True):
+        other["metadata"].pop("labels")
+        assert one == other

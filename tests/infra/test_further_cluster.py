@@ -172,6 +172,22 @@ def test_a_cluster_of_this_account_is_called_for_here_and_no_other_is(observed):
             assert not allows(statements, moved(request, tag=False))
 
 
+def test_a_cluster_has_an_access_entry_on_the_side_of_its_account():
+    def entry(resources):
+        return resources.get("RepairAccessEntry", {}).get("Properties")
+
+    given = {"DeploymentStack": INSTALLATION, "ClusterName": OTHER, "ClusterAccess": "enabled"}
+    here = entry(beside("cluster.yaml", Account="", **given)["Resources"])
+    there = entry(member(ClusterAccess="enabled")["Resources"])
+    first = deployed(ClusterAccess="enabled")["Resources"]
+    assert here == {**entry(first), "ClusterName": OTHER}
+    assert there == {**here, "PrincipalArn": f"arn:{PARTITION}:iam::{ACCOUNT}:role/RepairRole"}
+    # On the other side, and for who does not ask for it, there is none.
+    assert entry(beside("cluster.yaml", Account=THERE, **given)["Resources"]) is None
+    assert entry(member(ACCOUNT, ClusterAccess="enabled", LogDestinationArn="arn:aws:lambda:x:x:function:x")["Resources"]) is None
+    assert entry(hub()["Resources"]) is None and entry(member()["Resources"]) is None
+
+
 def test_lines_of_another_account_come_through_a_stream_of_that_account_alone():
     resources = hub(THERE)["Resources"]
     destination = resources["LogDestination"]["Properties"]

@@ -161,6 +161,12 @@ FORBIDDEN = {
         eks("DescribeCluster", "cluster/other"),
         eks("UpdateNodegroupConfig", f"nodegroup/{CLUSTER}/workers/1ac2f3e4"),
         stream("PutLogEvents", NODES),
+        # It reads the two log groups of its cluster, and no others.
+        Request("logs:FilterLogEvents", f"arn:{PARTITION}:logs:{HERE}:log-group:/nodemend/other/nodes:*"),
+        Request("logs:FilterLogEvents", f"arn:{PARTITION}:logs:{HERE}:log-group:/aws/eks/other/cluster:*"),
+        Request("logs:DescribeLogStreams", f"arn:{PARTITION}:logs:{HERE}:log-group:/aws/lambda/other:*"),
+        eks("CreateAccessEntry", f"cluster/{CLUSTER}"),
+        eks("AssociateAccessPolicy", f"access-entry/{CLUSTER}/role/x"),
     ],
     "confirm": [
         asg("TerminateInstanceInAutoScalingGroup", OWN_TAGS),

@@ -63,7 +63,8 @@ def test_checkov_finds_what_is_explained_beside_it_and_nothing_else(tmp_path):
 @pytest.mark.parametrize("filter_", ["NodesSubscription", "ControlPlaneSubscription"])
 def test_a_subscription_has_the_pattern_that_a_backtest_reads_the_log_with(filter_, observed):
     properties = deployed()["Resources"][filter_]["Properties"]
-    read_with = {one.fields["logGroupName"]: one.fields["filterPattern"] for one in observed.asked("FilterLogEvents")}
+    asked = [one.fields for one in observed.asked("FilterLogEvents") if one.program == "operators"]
+    read_with = {fields["logGroupName"]: fields["filterPattern"] for fields in asked}
     assert properties["FilterPattern"] == read_with[properties["LogGroupName"]]
     assert len(properties["FilterPattern"]) <= 1024
 
@@ -83,6 +84,21 @@ def test_intake_reads_both_log_groups(observed):
 def test_the_control_planes_log_can_be_left_out():
     resources = deployed(ControlPlaneLogs="disabled")["Resources"]
     assert not {"ControlPlaneSubscription", "IntakeFromControlPlane"} & set(resources)
+
+
+# ---- the cluster's API server
+
+
+def test_access_to_the_cluster_is_for_those_who_ask_for_it():
+    assert environment("repair")["NODEMEND_CLUSTER_ACCESS"] == ""
+    assert "RepairAccessEntry" not in deployed()["Resources"]
+    resources = deployed(ClusterAccess="enabled")["Resources"]
+    variables = resources["RepairFunction"]["Properties"]["Environment"]["Variables"]
+    assert variables["NODEMEND_CLUSTER_ACCESS"] == "*"
+    entry = resources["RepairAccessEntry"]["Properties"]
+    assert (entry["ClusterName"], entry["PrincipalArn"]) == (CLUSTER, resources["RepairFunction"]["Properties"]["Role"])
+    # What it may do comes from the group's RBAC alone.
+    assert "AccessPolicies" not in entry and entry["KubernetesGroups"] == ["nodemend-read"]
 
 
 # ---- the tables
@@ -194,9 +210,10 @@ def test_a_function_is_built_from_its_crate_for_either_processor(function, archi
 
 
 def constant(name: str, *parts: str) -> int:
-    """A number of the functions' source, from the one file that declares it and has these parts in its path.
+    """A limit of the functions, from the one source file that declares it and has these parts in its path.
 
-    The only thing here that reads Rust: how long a program may take at most is not seen by running it."""
+    These limits are read as text because no run shows them: a program that is measured takes less time than it may
+    take, and the worst case is what the timeouts of the template must cover. No program prints its limits either."""
     declared = re.compile(rf"const {name}: \w+ = (?:\w+::from_secs\()?(\d+)\)?;")
     files = [file for file in SOURCES.rglob("*.rs") if all(part in str(file.relative_to(SOURCES)) for part in parts)]
     (found,) = {int(found[1]) for file in files if (found := declared.search(file.read_text()))}
@@ -205,11 +222,11 @@ def constant(name: str, *parts: str) -> int:
 
 def test_a_sweep_that_begins_late_has_time_for_its_calls_and_no_more_than_its_lease():
     timeout = deployed()["Resources"]["RepairFunction"]["Properties"]["Timeout"]
-    waits, call, console = constant("TURN", "repair/src"), constant("PATIENCE", "cloud"), constant("CONSOLE_TIMEOUT")
+    waits, call, console = constant("RUN_LENGTH", "repair/src"), constant("CALL_TIMEOUT", "cloud"), constant("CONSOLE_TIMEOUT")
     one_read = constant("OPERATION_TIMEOUT", "sdk.rs")
     # Events that are still published when it ends: the time for that, and a put that began within it. If all puts were as
     # slow as they may be, some events would not be published; the call is made and recorded by then.
-    publishes = constant("TIME_TO_TELL", "repair/src") + constant("PATIENCE", "eventbridge")
+    publishes = constant("PUBLISH_TIMEOUT", "repair/src") + constant("TIMEOUT", "eventbridge")
     assert timeout >= waits + max(call + console + 3 * one_read, publishes)
     assert timeout <= constant("LEASE", "domain/src")
 
@@ -339,7 +356,7 @@ def test_the_longest_drain_of_the_template_is_the_functions(more, refused, endpo
 def test_the_longest_drain_and_its_completion_fit_into_an_invocation():
     most = written()["Parameters"]["DrainMinutes"]["MaxValue"]
     timeout = deployed()["Resources"]["DrainFunction"]["Properties"]["Timeout"]
-    tries, pause, one_call = constant("COMPLETIONS", "drain/src"), constant("FIRST_PAUSE", "drain/src"), constant("OPERATION_TIMEOUT", "sdk.rs")
+    tries, pause, one_call = constant("MAX_COMPLETIONS", "drain/src"), constant("FIRST_BACKOFF", "drain/src"), constant("OPERATION_TIMEOUT", "sdk.rs")
     last_request = constant("REQUEST_TIMEOUT", "kubernetes")
     assert timeout >= most * 60 + last_request + tries * one_call + pause * (2 ** (tries - 1) - 1)
     # A hook's time is 30 s at least: one heartbeat may fail.

@@ -23,9 +23,10 @@ pub fn hold(bytes: &[u8]) {
             let of_conditions = value["verb"] == "patch" || value["verb"] == "update";
             assert!(of_conditions || may_be_a_dry_run(&value) || !is_about_a_node(&value), "left out: {why}");
         }
-        ParsedEvent::Observation(observation) => {
-            assert!(is_about_a_node(&value), "{observation:?}");
-            check(&observation, &value);
+        ParsedEvent::Observations(observations) => {
+            assert!(is_about_a_node(&value) && !observations.is_empty(), "{observations:?}");
+            assert!(observations.len() == 1 || value["verb"] == "deletecollection", "{observations:?}");
+            observations.iter().for_each(|observation| check(observation, &value));
         }
     }
 }
@@ -38,7 +39,8 @@ fn text<'v>(value: &'v Value, path: &str) -> &'v str {
 fn is_about_a_node(value: &Value) -> bool {
     let code = value.pointer("/responseStatus/code").and_then(Value::as_u64);
     let user = text(value, "/user/username");
-    let own = user.strip_prefix("system:node:");
+    // Impersonation makes nobody a kubelet, neither the one who impersonates nor the other.
+    let own = user.strip_prefix("system:node:").filter(|_| value["impersonatedUser"].is_null());
     let of_itself = own == Some(text(value, "/objectRef/name"));
     text(value, "/kind") == "Event"
         && ["", "ResponseComplete"].contains(&text(value, "/stage"))
@@ -47,10 +49,34 @@ fn is_about_a_node(value: &Value) -> bool {
         && match (text(value, "/verb"), text(value, "/objectRef/subresource")) {
             ("patch" | "update", "status") => own.is_none() || of_itself,
             ("update", "") => user == NODE_CONTROLLER,
-            ("create", "") => of_itself,
+            ("create", "") => own.is_none_or(|own| own == created_name(value)),
             ("delete", "") => true,
+            ("deletecollection", "") => !listed(value, "/responseObject/items").is_empty(),
             _ => false,
         }
+}
+
+/// The name of a node that was created: `generateName` leaves the request without one.
+fn created_name(value: &Value) -> &str {
+    match text(value, "/objectRef/name") {
+        "" if value["responseObject"].is_null() => text(value, "/requestObject/metadata/name"),
+        "" => text(value, "/responseObject/metadata/name"),
+        name => name,
+    }
+}
+
+fn listed<'v>(value: &'v Value, path: &str) -> &'v [Value] {
+    value.pointer(path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// Whether a text stands anywhere in a JSON patch: an index alone names no condition, and a `test` beside it can.
+fn mentions(value: &Value, matches: &impl Fn(&str) -> bool) -> bool {
+    match value {
+        Value::String(text) => matches(text),
+        Value::Array(values) => values.iter().any(|value| mentions(value, matches)),
+        Value::Object(fields) => fields.values().any(|value| mentions(value, matches)),
+        _ => false,
+    }
 }
 
 /// Whether a field says so in any form: a name in the query may be escaped, and the pattern looks for a part of the text.
@@ -64,18 +90,30 @@ fn may_be_a_dry_run(value: &Value) -> bool {
 }
 
 fn check(observation: &Observation, value: &Value) {
-    assert_eq!(observation.node.as_str(), text(value, "/objectRef/name"));
+    match text(value, "/verb") {
+        "deletecollection" => assert!(listed(value, "/responseObject/items").iter().any(|node| text(
+            node,
+            "/metadata/name"
+        )
+            == observation.node.as_str())),
+        "create" => assert_eq!(observation.node.as_str(), created_name(value)),
+        _ => assert_eq!(observation.node.as_str(), text(value, "/objectRef/name")),
+    }
     let timestamp = |field| value.get(field).and_then(Value::as_str).and_then(|at| at.parse().ok());
     let at: Option<Timestamp> = timestamp("stageTimestamp").or_else(|| timestamp("requestReceivedTimestamp"));
     assert_eq!(Some(observation.at), at);
     let (conditions, by): (&[ObservedCondition], _) = match &observation.what {
-        What::Conditions { conditions, by } => (conditions, Some(*by)),
+        What::Conditions { conditions, by, .. } => (conditions, Some(*by)),
         What::Registered { conditions } => (conditions, None),
+        What::Created { user, conditions } => {
+            assert!(!user.contains(char::is_control));
+            (conditions, None)
+        }
         What::Deleted { user, .. } => return assert!(!user.contains(char::is_control)),
     };
-    let listed = |side: &str| value.pointer(side).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let asked = listed("/requestObject/status/conditions");
-    let answered = listed("/responseObject/status/conditions");
+    let asked = listed(value, "/requestObject/status/conditions");
+    let answered = listed(value, "/responseObject/status/conditions");
+    let json_patch = Some(&value["requestObject"]).filter(|patch| patch.is_array());
     for condition in conditions {
         let name = condition.condition.as_str();
         assert!(
@@ -84,17 +122,18 @@ fn check(observation: &Observation, value: &Value) {
         assert!(!name.contains(char::is_control), "{name:?}");
         // What belongs in no name is shown as a question mark. A longer name is cut, and has no polarity then but by chance.
         let shown = |c: char| if c.is_ascii_alphanumeric() || "-_./".contains(c) { c } else { '?' };
-        let named = |one: &&Value| {
-            let said: String = text(one, "/type").chars().map(shown).collect();
-            said.starts_with(name) && one["status"].is_string()
-        };
-        assert!(asked.iter().chain(answered).any(|one| named(&one)), "{name} is nowhere in it");
+        let is_name = |text: &str| text.chars().map(shown).collect::<String>().starts_with(name);
+        let named = |one: &Value| is_name(text(one, "/type")) && one["status"].is_string();
+        let in_patch = json_patch.is_some_and(|patch| mentions(patch, &is_name));
+        assert!(in_patch || asked.iter().chain(answered).any(named), "{name} is nowhere in it");
     }
     // What a kubelet says goes through the pattern that our subscription has, or nobody ever hears it.
     let code = value.pointer("/responseStatus/code").and_then(Value::as_u64);
     // Every event has its request's URI. The pattern leaves dry runs out by it, and matches no event without one.
+    // A kubelet sends merge patches, and never a JSON patch.
     if by == Some(StatusWriter::Kubelet)
         && !conditions.is_empty()
+        && json_patch.is_none()
         && value["requestURI"].is_string()
         && !may_be_a_dry_run(value)
         && text(value, "/stage") == "ResponseComplete"

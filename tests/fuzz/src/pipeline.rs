@@ -38,23 +38,23 @@ pub fn hold(bytes: &[u8]) {
         }
         _ => Policy::eks_defaults(),
     };
-    let world = World::new(policy, &text);
+    let deployment = Deployment::new(policy, &text);
     for line in lines {
-        world.take(line);
+        deployment.take(line);
     }
-    world.pass(60);
-    world.check();
+    deployment.wait(60);
+    deployment.check();
 }
 
-struct World {
+struct Deployment {
     clock: VirtualClock,
     store: MemoryStore,
     cloud: MemoryCloud,
     cluster: ClusterName,
 }
 
-impl World {
-    /// Whatever instance is named is one of the cluster's.
+impl Deployment {
+    /// Every instance that the text names is in the cluster.
     fn new(policy: Policy, text: &str) -> Self {
         let clock = VirtualClock::default();
         clock.advance_to(START);
@@ -85,12 +85,12 @@ impl World {
     fn take(&self, line: &str) {
         let now = self.clock.now();
         if let Some(seconds) = line.strip_prefix('+').and_then(|text| text.parse::<u32>().ok()) {
-            return self.pass(seconds.min(7 * 24 * 3_600));
+            return self.wait(seconds.min(7 * 24 * 3_600));
         }
-        if let Ok(happening) = AutoScalingEvent::read(line.as_bytes()) {
-            let audit = Confirmer::new(self.store.clone(), self.cloud.clone());
-            match pollster::block_on(audit.take(happening, None, now)) {
-                // Lambda would try it again, a minute later.
+        if let Ok(event) = AutoScalingEvent::read(line.as_bytes()) {
+            let confirmer = Confirmer::new(self.store.clone(), self.cloud.clone());
+            match pollster::block_on(confirmer.take(event, None, now)) {
+                // Lambda would retry it a minute later.
                 Ok(_) | Err(ConfirmError::Early(_)) => return,
                 Err(error) => panic!("{error}"),
             }
@@ -107,22 +107,23 @@ impl World {
             events: vec![LogEvent { id: "1".into(), timestamp: now, message: line.into() }],
             rejected: Vec::new(),
         };
-        let taken = pollster::block_on(Intake::new(self.store.clone()).take(batch, now)).expect("taken in");
-        let counted = taken.reports + taken.observations + taken.irrelevant + taken.rejected.len();
-        assert_eq!(counted, 1, "a line vanished");
-        for told in &taken.repair_events {
-            assert!(!told.detail.contains(char::is_control), "{:?}", told.detail);
-            let reason = told.reason.as_deref().unwrap_or_default();
+        let result =
+            pollster::block_on(Intake::new(self.store.clone()).take(batch, now)).expect("intake succeeds");
+        let counted = result.reports + result.observations + result.irrelevant + result.rejected.len();
+        assert_eq!(counted, 1, "each line is counted once");
+        for event in &result.repair_events {
+            assert!(!event.detail.contains(char::is_control), "{:?}", event.detail);
+            let reason = event.reason.as_deref().unwrap_or_default();
             assert!(!reason.contains(char::is_control), "{reason:?}");
         }
     }
 
-    fn pass(&self, seconds: u32) {
+    fn wait(&self, seconds: u32) {
         let now = self.clock.now();
         self.clock.advance_to(now.checked_add(SignedDuration::from_secs(seconds.into())).unwrap_or(now));
         let repairer = Repairer::new(self.store.clone(), self.cloud.clone(), self.clock.clone());
-        let swept = pollster::block_on(repairer.run_once()).expect("swept");
-        assert!(swept.failures.is_empty(), "{:?}", swept.failures);
+        let report = pollster::block_on(repairer.run_once()).expect("a run");
+        assert!(report.failures.is_empty(), "{:?}", report.failures);
     }
 
     fn check(&self) {
@@ -137,15 +138,15 @@ impl World {
         terminated.sort_unstable();
         assert!(terminated.windows(2).all(|two| two[0] != two[1]), "terminated twice: {calls:?}");
         for case in self.store.cases() {
-            // As it is stored: instants to the millisecond, and everything else as it was.
+            // In stored form: timestamps to the millisecond, and all else unchanged.
             let stored = |case: &Case| -> Case {
                 let text = serde_json::to_string(case).expect("JSON");
-                serde_json::from_str(&text).expect("what is stored can be read")
+                serde_json::from_str(&text).expect("a stored case can be read")
             };
             let once = stored(&case);
             assert_eq!(stored(&once), once);
-            let lines = pollster::block_on(self.store.chain(&CaseKey::of(&case))).expect("a memory");
-            verify_chain(lines.iter().map(|entry| entry.line.as_str())).expect("a chain that holds");
+            let lines = pollster::block_on(self.store.chain(&CaseKey::of(&case))).expect("a read");
+            verify_chain(lines.iter().map(|entry| entry.line.as_str())).expect("an intact chain");
         }
     }
 }

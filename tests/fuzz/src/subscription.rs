@@ -1,7 +1,7 @@
 //! A subscription's payload: as Lambda hands it over, and what is in it once it is unpacked.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use nodemend_ports::subscription::{Batch, Decoder, Message, Record, encode, envelope, records};
+use nodemend_ports::subscription::{Batch, Decoder, Message, SubscriptionRecord, encode, envelope, records};
 use serde_json::Value;
 
 /// Smaller than in earnest, so that a bomb costs less of the fuzzer's time.
@@ -21,8 +21,8 @@ pub fn hold_payload(bytes: &[u8]) {
     // A batch of records, if it is one, is as many payloads.
     for record in records(&event).ok().flatten().unwrap_or_default() {
         let read = match &record {
-            Record::Stream { kinesis } => decoder.decode_data(&kinesis.data).map(shown),
-            Record::Queue { body, .. } => decoder.decode(body.as_bytes()).map(shown),
+            SubscriptionRecord::Stream { kinesis } => decoder.decode_data(&kinesis.data).map(shown),
+            SubscriptionRecord::Queue { body, .. } => decoder.decode(body.as_bytes()).map(shown),
         };
         assert!(read.is_err() || record.text().len() <= event.len(), "a record is longer than its batch");
     }

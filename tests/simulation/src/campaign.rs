@@ -57,6 +57,8 @@ pub struct Totals {
     /// How often the functions read or wrote.
     pub operations: usize,
     slowest: (Duration, u64),
+    /// How many schedules had a call on a node that was healthy in truth, and how many calls those were.
+    pub on_healthy: (u64, usize),
     /// How many schedules broke each rule first, and the first seed that did.
     rules: BTreeMap<&'static str, (u64, u64)>,
     /// The first seed that failed, and its outcome.
@@ -69,6 +71,8 @@ impl Totals {
         self.invocations += outcome.invocations;
         self.operations += outcome.operations;
         self.slowest = self.slowest.max((took, seed));
+        self.on_healthy.0 += u64::from(outcome.on_healthy > 0);
+        self.on_healthy.1 += outcome.on_healthy;
         if let Some(violation) = outcome.violations.first() {
             self.rules.entry(violation.rule).or_insert((0, seed)).0 += 1;
         }
@@ -81,6 +85,8 @@ impl Totals {
         self.calls += other.calls;
         self.invocations += other.invocations;
         self.operations += other.operations;
+        self.on_healthy.0 += other.on_healthy.0;
+        self.on_healthy.1 += other.on_healthy.1;
         self.slowest = self.slowest.max(other.slowest);
         for (rule, (count, seed)) in other.rules {
             let known = self.rules.entry(rule).or_insert((0, seed));
@@ -102,9 +108,16 @@ pub struct CampaignReport<'a> {
 impl fmt::Display for CampaignReport<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Campaign { options, seeds, from, .. } = self.campaign;
-        let Totals { calls, invocations, operations, slowest, rules, .. } = &self.totals;
+        let Totals { calls, invocations, operations, slowest, rules, on_healthy, .. } = &self.totals;
         for (rule, (count, seed)) in rules {
             writeln!(f, "{count:>7} × {rule}, first by seed {seed}")?;
+        }
+        if !options.verification {
+            let (schedules, calls) = on_healthy;
+            writeln!(
+                f,
+                "without verification: {schedules} of {seeds} schedules have a call on a healthy node; {calls} such calls"
+            )?;
         }
         let failed: u64 = rules.values().map(|(count, _)| count).sum();
         let took = self.took.as_secs_f64();

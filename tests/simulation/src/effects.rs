@@ -1,12 +1,12 @@
 //! What happens in the cluster and at AWS, and which messages follow from it.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
     audit_log::{ApiCall, CallOutcome},
+    condition::Health,
     group::{Group, Lifecycle, Member},
-    policy::{Hold, Mode},
 };
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     events::{Content, Delivery, Event},
     messages::{self, LogLine},
     oracle::node::{Fact, Node},
-    plan::{HoldScope, Item, Unmanaged, is_long},
+    plan::{Unmanaged, is_long},
 };
 
 fn seconds(seconds: i64) -> SignedDuration {
@@ -72,6 +72,10 @@ impl Environment {
 
     /// An agent sends heartbeats from then on.
     pub(crate) fn start_agent(&mut self, number: usize, from: Timestamp) {
+        let group = self.oracle.lock().nodes[number].group;
+        if !self.plan.groups[group].agents {
+            return;
+        }
         if !std::mem::replace(&mut self.oracle.lock().nodes[number].has_agent, true) {
             self.at(from, Event::Heartbeat(number));
         }
@@ -81,11 +85,19 @@ impl Environment {
     fn log(&mut self, line: LogLine, agents: bool, may_be_lost: bool) {
         let now = self.now;
         let off = self.off.iter().any(|(of, from, until)| *of == agents && *from <= now && now < *until);
-        let lost = off || agents && may_be_lost && self.rng.happens(self.rates.skipped);
+        let lost = off
+            || agents && may_be_lost && self.rng.happens(self.rates.skipped)
+            || may_be_lost && self.rng.happens(self.rates.lost);
         if self.options.verbose {
             let lost = if lost { ", and lost" } else { "" };
             let text = format!("logged: {:?}{lost}", line.facts);
             self.oracle.lock().trace(|| text);
+        }
+        let line = Arc::new(line);
+        {
+            let reading = &mut self.oracle.lock().reading;
+            // Whatever becomes of its delivery.
+            if agents { &mut reading.agents } else { &mut reading.control_plane }.push(line.clone());
         }
         if !lost {
             // Of a series of equal heartbeats the last alone is sent: it must not be late for all of them.
@@ -98,11 +110,18 @@ impl Environment {
         let content = Rc::new(content);
         let late = if may_be_late && self.rng.happens(self.rates.late) {
             self.rng.seconds(30, 1_500)
+        } else if may_be_late && self.rng.happens(self.rates.very_late) {
+            self.rng.seconds(1_500, 10_800)
         } else {
             self.rng.seconds(1, 6)
         };
         if self.rng.happens(self.rates.twice) {
             let again = self.rng.seconds(0, 3_600);
+            let delivery = Box::new(Delivery { content: content.clone(), tries: 0 });
+            self.after(again, Event::Delivered(delivery));
+        }
+        if may_be_late && self.rng.happens(self.rates.redriven) {
+            let again = self.rng.seconds(3_600, 10_800);
             let delivery = Box::new(Delivery { content: content.clone(), tries: 0 });
             self.after(again, Event::Delivered(delivery));
         }
@@ -124,28 +143,49 @@ impl Environment {
             }
             // A node that is down sends nothing, and the episode that its agent reported continues.
             Event::Kubelet(number, _) if self.oracle.lock().nodes[number].down => {}
-            Event::Kubelet(number, ready) => {
-                self.write_log(number, |node, now, _| messages::kubelet_status(node, number, now, ready));
-            }
+            Event::Kubelet(number, ready) => self.kubelet_posts(number, ready),
             Event::NodeController(number) => {
                 self.write_log(number, |node, now, zone| {
-                    messages::node_controller_status(node, number, now, zone)
+                    let written = node.write_ready(Health::Unknown, now);
+                    written.then(|| messages::node_controller_status(node, number, now, zone))
                 });
             }
             Event::NodeDeleted(number) => {
-                self.write_log(number, |node, now, _| messages::deletion(node, number, now, true));
+                self.write_log(number, |node, now, _| {
+                    node.object = None;
+                    Some(messages::deletion(node, number, now, true))
+                });
+            }
+            Event::DryRun(number) => {
+                self.write_log(number, |node, now, _| node.object.map(|_| messages::dry_run(node, now)));
+            }
+            Event::Restored(number) => {
+                self.write_log(number, |node, now, zone| {
+                    node.restore(now).then(|| messages::restoration(node, number, now, zone))
+                });
+                let posts = self.rng.seconds(1, 10);
+                self.after(posts, Event::Kubelet(number, true));
+            }
+            Event::Lies(number, lie) => {
+                let mut oracle = self.oracle.lock();
+                let node = &mut oracle.nodes[number];
+                (node.lie, node.unreliable) = (Some(lie), true);
+                drop(oracle);
+                self.report_conditions(number, None);
             }
             Event::NodeRemoved(number) => {
-                let line = messages::deletion(&self.oracle.lock().nodes[number], number, self.now, false);
+                let line = {
+                    let node = &mut self.oracle.lock().nodes[number];
+                    node.object = None;
+                    messages::deletion(node, number, self.now, false)
+                };
                 self.log(line, false, true);
             }
             Event::InstanceDies(number, foreign) => self.dies(number, foreign),
             Event::Leaves(number) => self.leaves(number),
             Event::Launches { number, fails, joins } => self.launches(number, fails, joins),
             Event::Registers(number) => self.registers(number),
-            Event::Ready(number) => {
-                self.write_log(number, |node, now, _| messages::kubelet_status(node, number, now, true));
-            }
+            Event::Ready(number) => self.kubelet_posts(number, true),
             Event::Boots(number) => self.boots(number),
             Event::Delivered(delivery) => {
                 self.under_way -= 1;
@@ -172,7 +212,7 @@ impl Environment {
         let line = {
             let mut oracle = self.oracle.lock();
             let node = &mut oracle.nodes[number];
-            if node.is_out() || node.down || node.is_hung(self.now) {
+            if node.is_out() || node.down || node.is_hung(self.now) || !node.has_agent {
                 return;
             }
             messages::agent(node, number, track, self.now, &plan.zones[node.zone])
@@ -209,17 +249,32 @@ impl Environment {
         self.at(next, Event::Heartbeat(number));
     }
 
-    fn write_log(&mut self, number: usize, say: impl FnOnce(&Node, Timestamp, &str) -> LogLine) {
+    fn kubelet_posts(&mut self, number: usize, ready: bool) {
+        let health = if ready { Health::Healthy } else { Health::Bad };
+        self.write_log(number, |node, now, _| {
+            node.write_ready(health, now).then(|| messages::kubelet_status(node, number, now, ready))
+        });
+    }
+
+    /// A request changes a Node object; the API server logs it if it is carried out.
+    fn write_log(
+        &mut self,
+        number: usize,
+        request: impl FnOnce(&mut Node, Timestamp, &str) -> Option<LogLine>,
+    ) {
         let plan = self.plan.clone();
         let line = {
-            let oracle = self.oracle.lock();
-            let node = &oracle.nodes[number];
+            let mut oracle = self.oracle.lock();
+            let node = &mut oracle.nodes[number];
             if node.is_out() {
                 return;
             }
-            say(node, self.now, plan.zones[node.zone].as_str())
+            let zone = plan.zones[node.zone].as_str();
+            request(node, self.now, zone)
         };
-        self.log(line, false, true);
+        if let Some(line) = line {
+            self.log(line, false, true);
+        }
     }
 
     /// An instance ends without a call of ours.
@@ -325,7 +380,7 @@ impl Environment {
             if node.is_out() {
                 return;
             }
-            node.registered = Some(self.now);
+            node.register(self.now);
             messages::registration(node, number, self.now)
         };
         self.log(line, false, true);
@@ -399,94 +454,6 @@ impl Environment {
                     self.after(boots, Event::Boots(made.number));
                 }
             }
-        }
-    }
-
-    /// An item begins or ends.
-    fn begins(&mut self, number: usize, on: bool) {
-        let plan = self.plan.clone();
-        let Some(item) = plan.items.get(number) else { return };
-        self.oracle.lock().trace(|| format!("{}: {item}", if on { "begins" } else { "ends" }));
-        match item {
-            Item::Hold { what, until, lifted, .. } => self.hold(*what, *until, lifted.is_some(), on),
-            Item::Refusals { code, .. } => {
-                let mut oracle = self.oracle.lock();
-                oracle.refusing = on.then_some(*code);
-                oracle.fault();
-            }
-            Item::Standby { node, .. } => {
-                let instance = {
-                    let mut oracle = self.oracle.lock();
-                    let node = &mut oracle.nodes[*node];
-                    if node.is_out() {
-                        return;
-                    }
-                    node.on_standby = on;
-                    node.instance.clone()
-                };
-                let lifecycle = if on { Lifecycle::OutOfService } else { Lifecycle::InService };
-                self.cloud.change(|fleet| fleet.set_lifecycle(&instance, lifecycle));
-            }
-            Item::Shift { zone, .. } => {
-                self.oracle.lock().shifted = on.then_some(*zone);
-                self.cloud.set_zonal_shifts(on.then(|| plan.zones[*zone].clone()).into_iter().collect());
-            }
-            Item::Observed { .. } => {
-                self.oracle.lock().observing = on;
-                self.observing = on;
-                self.apply_policy(None);
-            }
-            Item::ScalingSuspended { group, process, .. } => {
-                let name = plan.groups[*group].name.clone();
-                self.oracle.lock().groups[*group].suspended = on;
-                self.cloud.change(|fleet| {
-                    fleet.set_suspended(&name, if on { vec![(*process).to_owned()] } else { Vec::new() });
-                });
-            }
-            _ => {}
-        }
-    }
-
-    /// Writes the policy as the operator has it now.
-    fn apply_policy(&self, hold: Option<Hold>) {
-        let mut policy = self.plan.policy();
-        policy.holds.extend(hold);
-        if self.observing {
-            policy.mode = Mode::Observe;
-            policy.groups.iter_mut().for_each(|group| group.mode = Some(Mode::Observe));
-        }
-        self.store.set_any_policy(policy);
-    }
-
-    /// A hold that may be lifted is in the policy; one that expires is in the store.
-    fn hold(&mut self, what: HoldScope, until: Timestamp, liftable: bool, on: bool) {
-        let now = self.now;
-        let shared = self.oracle.clone();
-        let mut oracle = shared.lock();
-        let mut hold = Hold {
-            cluster: None,
-            group: None,
-            node: None,
-            owner: "alice".to_owned(),
-            reason: "a game is on".to_owned(),
-            from: None,
-            until,
-        };
-        match what {
-            HoldScope::Everything => {}
-            HoldScope::Group(group) => hold.group = Some(self.plan.groups[group].name.clone()),
-            HoldScope::Node(node) => hold.node = Some(oracle.nodes[node].name.clone()),
-        }
-        if on {
-            oracle.holds.push((what, now, until));
-        } else {
-            oracle.holds.clear();
-        }
-        if liftable {
-            drop(oracle);
-            self.apply_policy(on.then_some(hold));
-        } else if on {
-            self.store.hold(&self.cluster, hold);
         }
     }
 }

@@ -1,35 +1,33 @@
 //! Runs a schedule: advances virtual time from event to event, and runs the functions that are due.
 
 use std::{
-    cell::Cell,
     cmp::Reverse,
     collections::BinaryHeap,
     pin::pin,
-    rc::Rc,
     sync::Arc,
     task::{Context, Poll, Waker},
 };
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_confirm::Confirmer;
-use nodemend_domain::{
-    audit_log::Caller,
-    ident::{ClusterName, InstanceId},
-};
+use nodemend_domain::ident::{ClusterName, InstanceId};
 use nodemend_intake::Intake;
 use nodemend_ports::{
+    cause::chain,
     clock::VirtualClock,
     cloud::{Fleet, MemoryCloud},
     store::MemoryStore,
 };
 use nodemend_repair::Repairer;
-use nodemend_testkit::faults::{Fate, Faults, Faulty};
+use nodemend_testkit::{
+    faults::{Fate, Faults, Faulty},
+    fixture,
+};
 
 use crate::{
     events::{Content, Delivery, Event, Queued},
-    messages::ARN,
     oracle::{Oracle, end, node::Fact},
-    plan::{CLUSTER, Item, Options, Plan},
+    plan::{Options, Plan},
     ports::{SharedOracle, SkewedClock, WatchedAws, WatchedStore},
     rng::Rng,
     tasks::{self, Step, Task},
@@ -51,6 +49,9 @@ pub(crate) struct FaultRates {
     pub(crate) twice: u64,
     pub(crate) late: u64,
     pub(crate) skipped: u64,
+    pub(crate) lost: u64,
+    pub(crate) very_late: u64,
+    pub(crate) redriven: u64,
     pub(crate) repair_runs: u64,
     pub(crate) failed_launches: u64,
     pub(crate) audit_log: u64,
@@ -103,20 +104,13 @@ impl Environment {
     pub(crate) fn new(plan: Arc<Plan>, options: Options) -> Self {
         let clock = VirtualClock::default();
         clock.advance_to(plan.start);
-        let caller = Caller {
-            account: "123456789012".to_owned(),
-            region: "us-east-1".to_owned(),
-            arn: ARN.to_owned(),
-            principal_id: None,
-            user_agent: None,
-        };
         let mut rng = Rng::of(plan.seed, 2);
         let base = plan.start - rng.seconds(0, 60);
         let mut environment = Self {
             store: MemoryStore::with_policy(plan.policy()),
-            cloud: MemoryCloud::new(clock.clone(), caller, Fleet::default()),
-            oracle: SharedOracle::new(Oracle::new(plan.clone(), options.verbose)),
-            cluster: ClusterName::new(CLUSTER).expect("a name"),
+            cloud: MemoryCloud::new(clock.clone(), fixture::caller(), Fleet::default()),
+            oracle: SharedOracle::new(Oracle::new(plan.clone(), &options)),
+            cluster: fixture::cluster(),
             now: plan.start,
             clock,
             rng,
@@ -174,6 +168,7 @@ impl Environment {
     fn calm(&mut self) {
         self.rates = FaultRates { clocks: self.rates.clocks, ..FaultRates::default() };
         let mut oracle = self.oracle.lock();
+        (oracle.reading.slow, oracle.reading.throttled) = (0, 0);
         oracle.trace(|| "a calm begins".to_owned());
         oracle.fault();
     }
@@ -257,7 +252,7 @@ impl Environment {
         for _ in 0..count {
             let (process, faults, sleep) = self.process(Vec::new());
             let skew = self.skew();
-            let (store, cloud) = self.ports(process, &faults);
+            let (store, cloud) = self.ports(process, &faults, skew, &sleep);
             let (clock, sleeper) = (self.clock.clone(), sleep.clone());
             let repairer = Repairer::new(store, cloud, SkewedClock { clock: self.clock.clone(), skew });
             let end = self.now + RUN_LENGTH + skew;
@@ -267,7 +262,7 @@ impl Environment {
                 };
                 let mut failure = None;
                 let report = |swept: &nodemend_repair::RunReport| {
-                    failure = failure.take().or_else(|| swept.failures.first().map(ToString::to_string));
+                    failure = failure.take().or_else(|| swept.failures.first().map(|failure| chain(failure)));
                 };
                 repairer.run_until(end, wait, report).await.map_err(|error| error.to_string())?;
                 failure.map_or(Ok(()), Err)
@@ -296,7 +291,7 @@ impl Environment {
                 fate
             })
         };
-        (process, faults, Rc::new(Cell::new(None)))
+        (process, faults, tasks::Sleep::default())
     }
 
     fn skew(&mut self) -> SignedDuration {
@@ -307,13 +302,22 @@ impl Environment {
         }
     }
 
-    fn ports(&self, process: usize, faults: &Faults) -> (Faulty<WatchedStore>, Faulty<WatchedAws>) {
+    fn ports(
+        &self,
+        process: usize,
+        faults: &Faults,
+        skew: SignedDuration,
+        sleep: &tasks::Sleep,
+    ) -> (Faulty<WatchedStore>, Faulty<WatchedAws>) {
         let store = WatchedStore { store: self.store.clone(), oracle: self.oracle.clone(), process };
         let cloud = WatchedAws {
             cloud: self.cloud.clone(),
             clock: self.clock.clone(),
             oracle: self.oracle.clone(),
             process,
+            skew,
+            sleep: sleep.clone(),
+            node: Arc::default(),
         };
         (Faulty::new(store, faults.clone()), Faulty::new(cloud, faults.clone()))
     }
@@ -327,8 +331,9 @@ impl Environment {
         };
         let facts = facts.clone();
         let (process, faults, sleep) = self.process(facts);
-        let (store, cloud) = self.ports(process, &faults);
-        let arrival = self.now + self.skew();
+        let skew = self.skew();
+        let (store, cloud) = self.ports(process, &faults, skew, &sleep);
+        let arrival = self.now + skew;
         self.oracle.lock().arrives_at(process, arrival);
         let dies = self.now + LIFETIME;
         let work = async move {
@@ -445,48 +450,5 @@ impl Environment {
 
     pub(crate) fn instance(&self, number: usize) -> InstanceId {
         self.oracle.lock().nodes[number].instance.clone()
-    }
-
-    /// Queues the events of each item.
-    fn items(&mut self) {
-        let plan = self.plan.clone();
-        let without = self.options.without.clone();
-        let kept = || plan.items.iter().enumerate().filter(|(number, _)| !without.contains(number));
-        // First when reports are lost: an agent is heard of before that.
-        for (_, item) in kept() {
-            if let Item::FilterOff { agents, from, until } = item {
-                self.off.push((*agents, *from, *until));
-            }
-        }
-        for (number, item) in kept() {
-            self.oracle.lock().trace(|| format!("item {number}: {item}"));
-            match item {
-                Item::NodeFails(failure) => self.plan_failure(failure),
-                Item::FilterOff { .. } => {}
-                Item::Hold { from, until, lifted, .. } => {
-                    self.at(*from, Event::Begins(number));
-                    self.at(lifted.unwrap_or(*until), Event::Ends(number));
-                }
-                Item::Refusals { from, until, .. }
-                | Item::ScalingSuspended { from, until, .. }
-                | Item::Standby { from, until, .. }
-                | Item::Shift { from, until, .. }
-                | Item::Observed { from, until } => {
-                    self.at(*from, Event::Begins(number));
-                    self.at(*until, Event::Ends(number));
-                }
-                Item::Crashes(rate) => self.rates.crashes = *rate,
-                Item::Stalls(rate) => self.rates.stalls = *rate,
-                Item::Duplicates(rate) => self.rates.twice = *rate,
-                Item::Late(rate) => self.rates.late = *rate,
-                Item::Skipped(rate) => self.rates.skipped = *rate,
-                Item::RepairRuns(rate) => self.rates.repair_runs = *rate,
-                Item::FailedLaunches(rate) => self.rates.failed_launches = *rate,
-                Item::CloudTrailLate(rate) => self.rates.audit_log = *rate,
-                Item::SameName(rate) => self.rates.same_name = *rate,
-                Item::Clocks => self.rates.clocks = true,
-            }
-        }
-        self.clocks();
     }
 }

@@ -1,10 +1,10 @@
 //! What will happen, in the order of virtual time.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::{messages::LogLine, oracle::node::Fact};
+use crate::{messages::LogLine, oracle::node::Fact, plan::Lie};
 
 /// Something that will happen. Numbers are those of nodes, tracks, items and calls.
 #[derive(Debug)]
@@ -21,6 +21,11 @@ pub(crate) enum Event {
     NodeController(usize),
     /// A person deletes a Node object.
     NodeDeleted(usize),
+    /// A person tries a deletion of a Node object out, or restores one.
+    DryRun(usize),
+    Restored(usize),
+    /// The next report of a node's agent is untrue.
+    Lies(usize, Lie),
     /// The cloud controller deletes a Node object.
     NodeRemoved(usize),
     /// An instance ends by itself (false) or by a foreign termination (true).
@@ -60,7 +65,7 @@ pub(crate) struct Delivery {
 /// A log line for intake, or an event for confirm, each with the facts that it carries.
 #[derive(Debug)]
 pub(crate) enum Content {
-    Log(LogLine),
+    Log(Arc<LogLine>),
     Bytes(Vec<u8>, Vec<(usize, Fact)>),
 }
 

@@ -11,11 +11,14 @@ mod effects;
 mod environment;
 mod episodes;
 mod events;
+mod items;
 mod messages;
 mod node_failures;
+mod operator;
 mod oracle;
 mod plan;
 mod ports;
+mod reading;
 mod rng;
 pub mod schedule;
 mod shrink;
@@ -35,6 +38,8 @@ pub struct Outcome {
     pub calls: usize,
     /// How many of them AWS accepted.
     pub accepted: usize,
+    /// How many of them were on a node that was healthy in truth.
+    pub on_healthy: usize,
     /// How often a function was invoked.
     pub invocations: usize,
     /// How often the functions read or wrote a case or its context.
@@ -60,6 +65,7 @@ fn run_plan(plan: Plan, options: &Options) -> Outcome {
         violations: std::mem::take(&mut oracle.violations),
         calls: oracle.made_calls.len(),
         accepted,
+        on_healthy: oracle.calls_on_healthy,
         invocations: oracle.invocations,
         operations: oracle.operations,
         trace: oracle.trace.take().unwrap_or_default(),

@@ -8,29 +8,26 @@ use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
     audit_log::{ApiCall, CallAnswer, CallOutcome},
     condition::{ConditionType, Severity, Status},
-    ident::{BootId, ClusterName},
+    ident::BootId,
     report::{Body, ConditionState, Finding, Report},
 };
 use nodemend_ports::subscription::{Batch, LogEvent};
+use nodemend_testkit::fixture::{self, ACCOUNT, AGENT_LOGS, AUDIT_STREAM, CONTROL_PLANE_LOGS, REPAIR_ROLE};
 use serde_json::{Value, json};
 
 use crate::{
     episodes::{Source, Track, cure},
     oracle::node::{AgentFact, Fact, Node},
-    plan::CLUSTER,
+    plan::Lie,
 };
-
-pub(crate) const ARN: &str = "arn:aws:sts::123456789012:assumed-role/nodemend-repair/nodemend-repair";
-const AGENTS: &str = "/nodemend/prod/nodes";
-const CONTROL_PLANE: &str = "/aws/eks/prod/cluster";
 
 /// A log event of a stream, and the facts that it carries.
 #[derive(Debug)]
 pub(crate) struct LogLine {
     log_group: &'static str,
-    log_stream: String,
-    at: Timestamp,
-    message: String,
+    pub(crate) log_stream: String,
+    pub(crate) at: Timestamp,
+    pub(crate) message: String,
     pub(crate) facts: Vec<(usize, Fact)>,
 }
 
@@ -39,7 +36,7 @@ impl LogLine {
     pub(crate) fn batch(&self) -> Batch<'_> {
         let event = LogEvent { id: "1".into(), timestamp: self.at, message: self.message.as_str().into() };
         Batch {
-            owner: "123456789012".into(),
+            owner: ACCOUNT.into(),
             log_group: self.log_group.into(),
             log_stream: self.log_stream.as_str().into(),
             subscription_filters: Vec::new(),
@@ -52,7 +49,7 @@ impl LogLine {
 fn state(node: &Node, number: usize, at: Timestamp, seq: u64) -> (ConditionState<'static>, AgentFact) {
     let track = &node.tracks[number];
     let known_from = node.agent_since.max(node.booted);
-    let timestamp = |at: Timestamp| at + node.skew;
+    let timestamp = |at: Timestamp| node.clock(at);
     let (period, episode) = (track.period(at), track.episode(at));
     let mut fact = AgentFact {
         track: number,
@@ -92,7 +89,7 @@ fn state(node: &Node, number: usize, at: Timestamp, seq: u64) -> (ConditionState
         since: timestamp(first_of(reason)),
         last: timestamp(at),
         count: 1,
-        message: "as asked for".into(),
+        message: "simulated".into(),
     });
     let remembers = known_from <= episode.from;
     let state = ConditionState {
@@ -109,29 +106,38 @@ fn state(node: &Node, number: usize, at: Timestamp, seq: u64) -> (ConditionState
 }
 
 fn report(node: &mut Node, at: Timestamp, zone: &nodemend_domain::ident::Zone, body: Body<'_>) -> String {
+    let mut body = body;
+    let lie = node.lie.take();
+    let states = match &mut body {
+        Body::Condition(state) => std::slice::from_mut(state),
+        Body::Heartbeat(states) => states.as_mut_slice(),
+        Body::Event { .. } => &mut [],
+    };
+    for state in states.iter_mut().filter(|_| lie == Some(Lie::Age)) {
+        state.since = Timestamp::UNIX_EPOCH;
+        state.findings.iter_mut().for_each(|finding| finding.since = Timestamp::UNIX_EPOCH);
+    }
+    let boot = if lie == Some(Lie::Boot) { fixture::boot_id(9_999) } else { boot_id(node.boot) };
+    let future = SignedDuration::from_hours(if lie == Some(Lie::Time) { 240 } else { 0 });
     let report = Report {
-        cluster: ClusterName::new(CLUSTER).expect("a name"),
+        cluster: fixture::cluster(),
         node: node.name.clone(),
         instance_id: node.instance.clone(),
         zone: Some(zone.clone()),
-        boot_id: boot_id(node.boot),
-        seq: node.seq,
-        at: at + node.skew,
+        boot_id: boot,
+        seq: if lie == Some(Lie::Number) { u64::MAX } else { node.seq },
+        at: node.clock(at) + future,
         agent: "0.1.0".into(),
         body,
     };
     report.encode()
 }
 
-/// Hardly a schedule has a node that boots more often.
-static BOOTS: LazyLock<Vec<BootId>> = LazyLock::new(|| (0..8).map(made_boot_id).collect());
+/// Hardly any schedule has a node that boots more often.
+static BOOTS: LazyLock<Vec<BootId>> = LazyLock::new(|| (0..8).map(fixture::boot_id).collect());
 
-fn boot_id(boot: u32) -> BootId {
-    BOOTS.get(boot as usize).cloned().unwrap_or_else(|| made_boot_id(boot))
-}
-
-fn made_boot_id(boot: u32) -> BootId {
-    BootId::new(format!("00000000-0000-4000-8000-{boot:012}")).expect("an id")
+pub(crate) fn boot_id(boot: u32) -> BootId {
+    BOOTS.get(boot as usize).cloned().unwrap_or_else(|| fixture::boot_id(boot.into()))
 }
 
 /// An agent reports one condition, or sends a heartbeat with all.
@@ -144,14 +150,21 @@ pub(crate) fn agent(
 ) -> LogLine {
     node.seq += 1;
     let seq = node.seq;
-    let mut facts = vec![(number, Fact::Alive { boot: node.boot })];
+    // A made-up boot is none.
+    let honest = node.lie != Some(Lie::Boot);
+    let mut facts = Vec::new();
+    if honest {
+        facts.push((number, Fact::Alive { boot: node.boot, posted: None }));
+    }
     let mut states = Vec::new();
     let agents = |(_, track): &(usize, &Track)| track.source == Source::Agent;
     for (track, _) in node.tracks.iter().enumerate().filter(agents) {
         if only.is_none_or(|only| only == track) {
             let (state, fact) = state(node, track, at, seq);
             states.push(state);
-            facts.push((number, Fact::Agent(fact)));
+            if honest {
+                facts.push((number, Fact::Agent(fact)));
+            }
         }
     }
     let body = match (only, states.len()) {
@@ -159,74 +172,94 @@ pub(crate) fn agent(
         (_, 0) => Body::Heartbeat(vec![ConditionState {
             condition: ConditionType::KernelReady,
             status: Status::True,
-            since: node.agent_since + node.skew,
+            since: node.clock(node.agent_since),
             sound_secs: None,
             findings: Vec::new(),
         }]),
         _ => Body::Heartbeat(states),
     };
     let message = report(node, at, zone, body);
-    LogLine { log_group: AGENTS, log_stream: node.instance.to_string(), at, message, facts }
+    LogLine { log_group: AGENT_LOGS, log_stream: node.instance.to_string(), at, message, facts }
 }
 
 fn control_plane(at: Timestamp, message: String, facts: Vec<(usize, Fact)>) -> LogLine {
-    let log_stream = "kube-apiserver-audit-1".to_owned();
-    LogLine { log_group: CONTROL_PLANE, log_stream, at, message, facts }
+    let log_stream = AUDIT_STREAM.to_owned();
+    LogLine { log_group: CONTROL_PLANE_LOGS, log_stream, at, message, facts }
 }
 
-fn kubelet(
-    node: &Node,
-    at: Timestamp,
-    verb: &str,
-    sub: &str,
-    code: u16,
-    status: &str,
-    reason: &str,
-) -> String {
-    let (name, id, boot) = (&node.name, &node.instance, boot_id(node.boot));
-    format!(
-        r#"{{"kind":"Event","stage":"ResponseComplete","verb":"{verb}","user":{{"username":"system:node:{name}","extra":{{"sessionName":["{id}"]}}}},"objectRef":{{"resource":"nodes","name":"{name}","subresource":"{sub}"}},"responseStatus":{{"code":{code}}},"requestObject":{{"status":{{"conditions":[{{"type":"Ready","status":"{status}","reason":"{reason}","message":"as asked for"}}],"nodeInfo":{{"bootID":"{boot}"}}}}}},"stageTimestamp":"{at:.3}"}}"#
-    )
+/// The uid of a Node object.
+pub(crate) fn uid(object: u32) -> String {
+    format!("{object:08x}-0000-4000-8000-000000000000")
 }
 
 /// The kubelet writes whether its node is ready.
 pub(crate) fn kubelet_status(node: &Node, number: usize, at: Timestamp, ready: bool) -> LogLine {
     let (status, reason) = if ready { ("True", "KubeletReady") } else { ("False", "KubeletNotReady") };
     let facts = vec![
-        (number, Fact::Alive { boot: node.boot }),
-        (number, Fact::Ready { at, bad: !ready, cure: cure(reason) }),
+        (number, Fact::Alive { boot: node.boot, posted: Some(at) }),
+        (number, Fact::Ready { at, bad: !ready, cure: cure(reason), uid: None }),
     ];
-    control_plane(at, kubelet(node, at, "patch", "status", 200, status, reason), facts)
+    let (name, id, boot) = (&node.name, &node.instance, boot_id(node.boot));
+    let line = format!(
+        r#"{{"kind":"Event","stage":"ResponseComplete","verb":"patch","user":{{"username":"system:node:{name}","extra":{{"sessionName":["{id}"]}}}},"objectRef":{{"resource":"nodes","name":"{name}","subresource":"status"}},"responseStatus":{{"code":200}},"requestObject":{{"status":{{"conditions":[{{"type":"Ready","status":"{status}","reason":"{reason}","message":"simulated"}}],"nodeInfo":{{"bootID":"{boot}"}}}}}},"stageTimestamp":"{at:.3}"}}"#
+    );
+    control_plane(at, line, facts)
 }
 
 /// The kubelet registers its node, not ready yet.
 pub(crate) fn registration(node: &Node, number: usize, at: Timestamp) -> LogLine {
+    let object = node.object_uid();
     let facts = vec![
-        (number, Fact::Registered { at }),
-        (number, Fact::Ready { at, bad: true, cure: cure("KubeletNotReady") }),
+        (number, Fact::Registered { at, uid: object }),
+        (number, Fact::Ready { at, bad: true, cure: cure("KubeletNotReady"), uid: None }),
     ];
-    control_plane(at, kubelet(node, at, "create", "", 201, "False", "KubeletNotReady"), facts)
+    let (name, id, boot, uid) = (&node.name, &node.instance, boot_id(node.boot), uid(object));
+    let line = format!(
+        r#"{{"kind":"Event","stage":"ResponseComplete","verb":"create","user":{{"username":"system:node:{name}","extra":{{"sessionName":["{id}"]}}}},"objectRef":{{"resource":"nodes","name":"{name}"}},"responseStatus":{{"code":201}},"responseObject":{{"metadata":{{"name":"{name}","uid":"{uid}"}},"status":{{"conditions":[{{"type":"Ready","status":"False","reason":"KubeletNotReady","message":"simulated"}}],"nodeInfo":{{"bootID":"{boot}"}}}}}},"stageTimestamp":"{at:.3}"}}"#
+    );
+    control_plane(at, line, facts)
 }
 
 /// The node controller writes that the kubelet stopped posting.
 pub(crate) fn node_controller_status(node: &Node, number: usize, at: Timestamp, zone: &str) -> LogLine {
-    let (name, id) = (&node.name, &node.instance);
+    let object = node.object_uid();
+    let (name, id, uid) = (&node.name, &node.instance, uid(object));
     let line = format!(
-        r#"{{"kind":"Event","stage":"ResponseComplete","verb":"update","user":{{"username":"system:serviceaccount:kube-system:node-controller"}},"objectRef":{{"resource":"nodes","name":"{name}","subresource":"status"}},"responseStatus":{{"code":200}},"responseObject":{{"spec":{{"providerID":"aws:///{zone}/{id}"}},"status":{{"conditions":[{{"type":"Ready","status":"Unknown","reason":"NodeStatusUnknown","message":"Kubelet stopped posting node status."}}]}}}},"stageTimestamp":"{at:.3}"}}"#
+        r#"{{"kind":"Event","stage":"ResponseComplete","verb":"update","user":{{"username":"system:serviceaccount:kube-system:node-controller"}},"objectRef":{{"resource":"nodes","name":"{name}","subresource":"status"}},"responseStatus":{{"code":200}},"responseObject":{{"metadata":{{"name":"{name}","uid":"{uid}"}},"spec":{{"providerID":"aws:///{zone}/{id}"}},"status":{{"conditions":[{{"type":"Ready","status":"Unknown","reason":"NodeStatusUnknown","message":"Kubelet stopped posting node status."}}]}}}},"stageTimestamp":"{at:.3}"}}"#
     );
-    let fact = Fact::Ready { at, bad: true, cure: cure("NodeStatusUnknown") };
+    let fact = Fact::Ready { at, bad: true, cure: cure("NodeStatusUnknown"), uid: Some(object) };
     control_plane(at, line, vec![(number, fact)])
 }
 
 /// A Node object is deleted: by a person, or because its instance is gone.
 pub(crate) fn deletion(node: &Node, number: usize, at: Timestamp, by_hand: bool) -> LogLine {
-    let name = &node.name;
+    let object = node.object_uid();
+    let (name, uid) = (&node.name, uid(object));
     let user = if by_hand { "kubernetes-admin" } else { "eks:cloud-controller-manager" };
     let line = format!(
-        r#"{{"kind":"Event","stage":"ResponseComplete","verb":"delete","user":{{"username":"{user}"}},"objectRef":{{"resource":"nodes","name":"{name}"}},"responseStatus":{{"code":200}},"stageTimestamp":"{at:.3}"}}"#
+        r#"{{"kind":"Event","stage":"ResponseComplete","verb":"delete","user":{{"username":"{user}"}},"objectRef":{{"resource":"nodes","name":"{name}"}},"responseStatus":{{"code":200,"details":{{"uid":"{uid}"}}}},"stageTimestamp":"{at:.3}"}}"#
     );
-    let fact = Fact::NodeDeleted { at, by_hand };
+    let fact = Fact::NodeDeleted { at, by_hand, uid: object };
     control_plane(at, line, vec![(number, fact)])
+}
+
+/// A person tries a deletion out.
+pub(crate) fn dry_run(node: &Node, at: Timestamp) -> LogLine {
+    let name = &node.name;
+    let line = format!(
+        r#"{{"kind":"Event","stage":"ResponseComplete","requestURI":"/api/v1/nodes/{name}?dryRun=All","verb":"delete","user":{{"username":"kubernetes-admin"}},"objectRef":{{"resource":"nodes","name":"{name}"}},"requestObject":{{"dryRun":["All"]}},"responseStatus":{{"code":200}},"stageTimestamp":"{at:.3}"}}"#
+    );
+    control_plane(at, line, Vec::new())
+}
+
+/// A person restores a Node object, without a status.
+pub(crate) fn restoration(node: &Node, number: usize, at: Timestamp, zone: &str) -> LogLine {
+    let object = node.object_uid();
+    let (name, id, uid) = (&node.name, &node.instance, uid(object));
+    let line = format!(
+        r#"{{"kind":"Event","stage":"ResponseComplete","verb":"create","user":{{"username":"kubernetes-admin"}},"objectRef":{{"resource":"nodes","name":"{name}"}},"responseStatus":{{"code":201}},"responseObject":{{"metadata":{{"name":"{name}","uid":"{uid}"}},"spec":{{"providerID":"aws:///{zone}/{id}"}}}},"stageTimestamp":"{at:.3}"}}"#
+    );
+    control_plane(at, line, vec![(number, Fact::Created { at, uid: object })])
 }
 
 fn event(kind: &str, source: &str, at: Timestamp, detail: Value) -> Vec<u8> {
@@ -291,7 +324,7 @@ pub(crate) fn cloud_trail(call: &ApiCall, answer: &CallAnswer, at: Timestamp, nu
     let mut detail = json!({
         "eventVersion": "1.08", "eventTime": format!("{at:.0}"), "eventSource": source, "eventName": name,
         "awsRegion": "us-east-1", "sourceIPAddress": "198.51.100.7", "requestParameters": parameters,
-        "userIdentity": { "type": "AssumedRole", "arn": ARN, "accountId": "123456789012" },
+        "userIdentity": { "type": "AssumedRole", "arn": REPAIR_ROLE, "accountId": ACCOUNT },
         "responseElements": null, "requestID": answer.request_id, "eventID": format!("{:08x}-0000-4000-8000-000000000000", number),
         "readOnly": false, "eventType": "AwsApiCall", "managementEvent": true,
         "recipientAccountId": "123456789012", "eventCategory": "Management",

@@ -66,7 +66,7 @@ impl Environment {
             Kind::Both => vec![network(periods(INTERFACE, false)), gpu(periods(XID79, false))],
             Kind::KubeletStops | Kind::Hangs => vec![ready(periods(UNKNOWN, true))],
             Kind::NotReady => vec![ready(periods(NOT_READY, false))],
-            Kind::NodeDeleted => vec![ready(periods(DELETED, false))],
+            Kind::NodeDeleted | Kind::Restored => vec![ready(periods(DELETED, false))],
             Kind::InstanceLost | Kind::Foreign => Vec::new(),
         };
         let number = failure.node;
@@ -105,6 +105,7 @@ impl Environment {
                 }
                 Kind::NotReady => (Event::Kubelet(number, false), Event::Kubelet(number, true)),
                 Kind::NodeDeleted => (Event::NodeDeleted(number), Event::Registers(number)),
+                Kind::Restored => (Event::NodeDeleted(number), Event::Restored(number)),
                 Kind::InstanceLost => (Event::InstanceDies(number, false), Event::OracleCheck),
                 Kind::Foreign => (Event::InstanceDies(number, true), Event::OracleCheck),
                 _ => continue,

@@ -1,14 +1,17 @@
 //! Turns a seed into a schedule: a fleet, its policy, and a list of items that fail, each of which can be left out.
 
-use std::fmt;
-
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
-    ident::{GroupName, Zone},
-    policy::{GroupRule, Limit, MaintenanceWindow, Mode, Policy},
+    ident::{AccountId, GroupName, Zone},
+    policy::{GroupRule, Limit, MaintenanceWindow, Mode, Policy, VerificationPolicy},
 };
+use nodemend_testkit::fixture::ACCOUNT;
 
-use crate::rng::Rng;
+pub(crate) use crate::items::{HoldScope, Item, Kind, Lie, NodeFailure, is_long};
+use crate::{
+    reading::{Access, Failing},
+    rng::Rng,
+};
 
 pub(crate) const CLUSTER: &str = "prod";
 pub(crate) const ZONES: [&str; 3] = ["us-east-1a", "us-east-1b", "us-east-1c"];
@@ -24,104 +27,26 @@ pub struct Options {
     pub without: Vec<usize>,
     /// Delivers every heartbeat of every node, rather than those that can make a difference.
     pub every_heartbeat: bool,
+    /// Faults are verified before a call. Without that, calls on healthy nodes are counted and are no violation.
+    pub verification: bool,
     /// Keeps a trace of what happens.
     pub verbose: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 50, hours: 3, without: Vec::new(), every_heartbeat: false, verbose: false }
+        Self {
+            nodes: 50,
+            hours: 3,
+            without: Vec::new(),
+            every_heartbeat: false,
+            verification: true,
+            verbose: false,
+        }
     }
 }
 
-/// One thing that fails or disturbs.
-#[derive(Debug, Clone)]
-pub(crate) enum Item {
-    /// A node fails.
-    NodeFails(NodeFailure),
-    /// A subscription filter is off; what is logged meanwhile is lost.
-    FilterOff { agents: bool, from: Timestamp, until: Timestamp },
-    /// An operator places a hold, and may lift it before its end.
-    Hold { what: HoldScope, from: Timestamp, until: Timestamp, lifted: Option<Timestamp> },
-    /// AWS refuses every call for a while.
-    Refusals { from: Timestamp, until: Timestamp, code: &'static str },
-    /// An operator suspends a process of an Auto Scaling group for a while.
-    ScalingSuspended { group: usize, process: &'static str, from: Timestamp, until: Timestamp },
-    /// An operator puts a node on standby for a while.
-    Standby { node: usize, from: Timestamp, until: Timestamp },
-    /// An ARC zonal shift moves traffic away from a zone for a while.
-    Shift { zone: usize, from: Timestamp, until: Timestamp },
-    /// The operator sets observe mode for a while.
-    Observed { from: Timestamp, until: Timestamp },
-    /// So many of a thousand operations of a function fail, or kill its process.
-    Crashes(u64),
-    /// So many of a thousand steps of a function take seconds, and some of them most of its lifetime.
-    Stalls(u64),
-    /// So many of a thousand deliveries come twice.
-    Duplicates(u64),
-    /// So many of a thousand deliveries come minutes late.
-    Late(u64),
-    /// So many of a thousand reports of agents are lost.
-    Skipped(u64),
-    /// So many of a thousand minutes have two runs of the repair function at once, or none.
-    RepairRuns(u64),
-    /// So many of a thousand replacements never come, never join, or join late.
-    FailedLaunches(u64),
-    /// So many of a thousand replacements get the name of the node that they replace.
-    SameName(u64),
-    /// For so many of a thousand calls, CloudTrail's event is late, or never comes.
-    CloudTrailLate(u64),
-    /// Nodes' clocks are wrong by up to hours, functions' clocks by up to a second.
-    Clocks,
-}
-
-/// What a hold covers.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum HoldScope {
-    Everything,
-    Group(usize),
-    Node(usize),
-}
-
-/// How a node fails, and when.
-#[derive(Debug, Clone)]
-pub(crate) struct NodeFailure {
-    pub(crate) node: usize,
-    pub(crate) kind: Kind,
-    /// Each with its start and its end; the last may have no end.
-    pub(crate) periods: Vec<(Timestamp, Option<Timestamp>)>,
-    /// The agent restarts then, and has no memory of what was before.
-    pub(crate) agent_restarts: Option<Timestamp>,
-}
-
-/// The ways in which a node fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Interface,
-    InterfaceUnknown,
-    Gpu,
-    GpuReboot {
-        cures: bool,
-    },
-    /// The reason changes in the middle of a period.
-    ReasonChanges,
-    /// Reported only: no reason that asks for a repair.
-    Minor,
-    /// A reason that asks for a repair joins one that does not.
-    MinorGrows,
-    /// A reason that asks for a repair replaces one that does not.
-    MinorTurns,
-    Both,
-    KubeletStops,
-    /// The kubelet and the agent stop together.
-    Hangs,
-    NotReady,
-    NodeDeleted,
-    InstanceLost,
-    Foreign,
-}
-
-const KINDS: [Kind; 22] = [
+const KINDS: [Kind; 23] = [
     Kind::Interface,
     Kind::Interface,
     Kind::Interface,
@@ -142,6 +67,7 @@ const KINDS: [Kind; 22] = [
     Kind::Hangs,
     Kind::NotReady,
     Kind::NodeDeleted,
+    Kind::Restored,
     Kind::InstanceLost,
     Kind::Foreign,
 ];
@@ -159,6 +85,8 @@ pub(crate) struct GroupPlan {
     /// From and until, in minutes of the UTC day.
     pub(crate) window: Option<(i64, i64)>,
     pub(crate) gpu_grace: Option<SignedDuration>,
+    /// Its nodes have agents.
+    pub(crate) agents: bool,
 }
 
 /// Why no call may be made in a group.
@@ -189,6 +117,10 @@ pub(crate) struct Plan {
     pub(crate) items: Vec<Item>,
     /// An agent counts as silent after this; never, if there is none.
     pub(crate) silent_after: Option<SignedDuration>,
+    /// What the deployment may read of the cluster.
+    pub(crate) access: Access,
+    /// Whether the policy requires that.
+    pub(crate) verifies: bool,
 }
 
 /// When every schedule begins: 14:13 UTC.
@@ -206,13 +138,25 @@ impl Plan {
         let groups: Vec<GroupPlan> = (0..count).map(|number| group(&mut rng, number)).collect();
         let nodes = (0..options.nodes).map(|_| (rng.index(groups.len()), rng.index(3))).collect();
         let silent_after = Policy::eks_defaults().silence.agent_silent_after;
-        let mut plan = Self { seed, start, calm, zones, groups, nodes, items: Vec::new(), silent_after };
+        let mut plan = Self {
+            seed,
+            start,
+            calm,
+            zones,
+            groups,
+            nodes,
+            items: Vec::new(),
+            silent_after,
+            access: Access::Api,
+            verifies: options.verification,
+        };
         plan.node_failures(&mut rng, options);
         plan.disturbances(&mut rng, options);
         let longer = rng.pick(&[silent_after, Some(SignedDuration::from_mins(46)), None]);
         if !plan.items.iter().any(Item::silences) {
             plan.silent_after = longer;
         }
+        plan.reads(&mut Rng::of(seed, 5), options);
         plan
     }
 
@@ -235,6 +179,7 @@ impl Plan {
                 (from, kind) = (last.periods[0].0 + rng.seconds(0, 90), last.kind);
             }
             let node = free.swap_remove(place);
+            let kind = self.kind_for(node, kind);
             self.items.push(Item::NodeFails(failure(rng, node, kind, from, false)));
         }
         // Now and then much of the fleet fails within minutes, or most of a zone.
@@ -243,11 +188,32 @@ impl Plan {
             let zone = rng.happens(500).then(|| rng.index(3));
             let part = if zone.is_some() { rng.pick(&[600, 900]) } else { rng.pick(&[150, 250, 400]) };
             free.retain(|node| zone.is_none_or(|zone| self.nodes[*node].1 == zone) && rng.happens(part));
+            // It may end node by node, over seconds or an hour.
+            let ends = rng.happens(500).then(|| (rng.seconds(600, 3_600), rng.pick(&[10, 300, 3_600])));
             for node in free {
                 let from = at + rng.seconds(0, 240);
-                self.items.push(Item::NodeFails(failure(rng, node, kind, from, true)));
+                let mut failure = failure(rng, node, self.kind_for(node, kind), from, true);
+                if let (Some((length, spread)), [period]) = (ends, failure.periods.as_mut_slice()) {
+                    period.1 = Some(at + length + rng.seconds(240, 240 + spread));
+                }
+                self.items.push(Item::NodeFails(failure));
             }
         }
+    }
+
+    /// A node without an agent fails in the ways that the control plane sees.
+    fn kind_for(&self, node: usize, kind: Kind) -> Kind {
+        let seen = matches!(
+            kind,
+            Kind::KubeletStops
+                | Kind::Hangs
+                | Kind::NotReady
+                | Kind::NodeDeleted
+                | Kind::Restored
+                | Kind::InstanceLost
+                | Kind::Foreign
+        );
+        if seen || self.groups[self.nodes[node].0].agents { kind } else { Kind::KubeletStops }
     }
 
     fn disturbances(&mut self, rng: &mut Rng, options: &Options) {
@@ -325,10 +291,68 @@ impl Plan {
         }
     }
 
+    /// What may be read of the cluster, and what is the matter with it.
+    fn reads(&mut self, rng: &mut Rng, options: &Options) {
+        self.access = match rng.below(100) {
+            0..48 => Access::Api,
+            48..96 => Access::Logs,
+            _ => Access::Neither,
+        };
+        let failing: Vec<usize> = self.items.iter().filter_map(Item::node).collect();
+        let node = |rng: &mut Rng| if rng.happens(800) { failing.first().copied() } else { None };
+        let any = rng.index(self.nodes.len());
+        let of = |rng: &mut Rng| node(rng).unwrap_or(any);
+        type Rate = (u64, fn(u64) -> Item, [u64; 3]);
+        let rates: [Rate; 3] = [
+            (150, Item::Lost, [30, 100, 300]),
+            (150, Item::VeryLate, [30, 100, 300]),
+            (150, Item::Redriven, [30, 100, 300]),
+        ];
+        for (often, item, rates) in rates {
+            if rng.happens(often) {
+                self.items.push(item(rng.pick(&rates)));
+            }
+        }
+        if rng.happens(60) {
+            let at = self.moment(rng, options);
+            self.items.push(Item::DryRun { node: of(rng), at });
+        }
+        if rng.happens(60) {
+            let (at, lie) =
+                (self.moment(rng, options), rng.pick(&[Lie::Age, Lie::Time, Lie::Number, Lie::Boot]));
+            self.items.push(Item::Lies { node: of(rng), at, lie });
+        }
+        if rng.happens(60) {
+            let (at, by) = (self.moment(rng, options), rng.seconds(-7_200, 7_200));
+            self.items.push(Item::ClockSteps { node: of(rng), at, by });
+        }
+        if rng.happens(60) {
+            self.items.push(Item::SlowReads(rng.pick(&[50, 200, 500])));
+        }
+        if rng.happens(60) {
+            self.items.push(Item::ThrottledReads(rng.pick(&[50, 200, 500])));
+        }
+        if rng.happens(200) {
+            self.items.push(Item::IndexLag(2 + rng.below(7)));
+        }
+        if rng.happens(60) {
+            let from = self.moment(rng, options);
+            let until = from + rng.seconds(60, 5_400);
+            let how = rng.pick(&[Failing::Denied, Failing::Throttled, Failing::Unavailable]);
+            self.items.push(Item::ReadsFail { how, from, until });
+        }
+    }
+
     /// The policy of this cluster.
     pub(crate) fn policy(&self) -> Policy {
         let mut policy = Policy::eks_defaults();
         policy.silence.agent_silent_after = self.silent_after;
+        // How repairs begin has tests of its own: here it would hide which other rule delays them.
+        policy.outage.gradual = false;
+        policy.account = AccountId::new(ACCOUNT).ok();
+        if !self.verifies {
+            policy.verification = VerificationPolicy::Preferred;
+        }
         let block = |group: &GroupPlan| {
             let mut block = policy.node_repair_config.clone();
             block.enabled = !group.disabled;
@@ -379,6 +403,7 @@ fn group(rng: &mut Rng, number: usize) -> GroupPlan {
             let start = 14 * 60 + rng.below(180) as i64;
             (start, start + 20 + rng.below(120) as i64)
         }),
+        agents: number == 0 || !rng.happens(150),
         gpu_grace: rng.happens(100).then(|| SignedDuration::from_mins(rng.pick(&[3, 5, 20]))),
     }
 }
@@ -400,53 +425,4 @@ fn failure(rng: &mut Rng, node: usize, kind: Kind, from: Timestamp, for_good: bo
     let length = until.map_or(1_200, |until| until.duration_since(first).as_secs());
     let agent_restarts = rng.happens(200).then(|| first + rng.seconds(1, length.max(2)));
     NodeFailure { node, kind, periods, agent_restarts }
-}
-
-impl Item {
-    /// Whether it stops every agent's reports for so long that each agent counts as silent.
-    fn silences(&self) -> bool {
-        match self {
-            Self::FilterOff { agents: true, from, until } => is_long(*from, *until),
-            _ => false,
-        }
-    }
-
-    /// When a node begins to fail.
-    fn begins(&self) -> Option<Timestamp> {
-        match self {
-            Self::NodeFails(failure) => failure.periods.first().map(|(from, _)| *from),
-            _ => None,
-        }
-    }
-
-    /// The node that fails.
-    fn node(&self) -> Option<usize> {
-        match self {
-            Self::NodeFails(failure) => Some(failure.node),
-            _ => None,
-        }
-    }
-}
-
-/// Longer than the documented ten minutes.
-pub(crate) fn is_long(from: Timestamp, until: Timestamp) -> bool {
-    until.duration_since(from) > SignedDuration::from_secs(660)
-}
-
-impl fmt::Display for Item {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NodeFails(failure) => {
-                write!(f, "node {} fails: {:?}", failure.node, failure.kind)?;
-                for (from, until) in &failure.periods {
-                    match until {
-                        Some(until) => write!(f, ", {from:.0} to {until:.0}")?,
-                        None => write!(f, ", from {from:.0} on")?,
-                    }
-                }
-                failure.agent_restarts.map_or(Ok(()), |at| write!(f, "; its agent restarts at {at:.0}"))
-            }
-            other => write!(f, "{other:?}"),
-        }
-    }
 }

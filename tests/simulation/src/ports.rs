@@ -5,22 +5,32 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
-    audit_log::builder::AuditEntry,
-    audit_log::{ApiCall, CallAnswer, CallOutcome, Caller},
-    case::Case,
+    audit_log::{ApiCall, AuditEntry, CallAnswer, CallOutcome, Caller},
+    case::{Case, Consistency},
     group::{ClusterFacts, Group, GroupState, InstanceLocation},
     guard::UnhealthyNode,
     ident::{AccountId, ClusterName, GroupName, InstanceId, NodeName},
+    node_snapshot::NodeSnapshot,
     policy::{Hold, Policy},
 };
 use nodemend_ports::{
     audit_log::AuditLog,
     clock::{Clock, VirtualClock},
     cloud::{Cloud, CloudError, MemoryCloud},
+    cluster_reader::{ClusterReader, Lines, LogPage, LogQuery, ReadError, Streams},
     store::{CaseKey, CaseWrite, Commit, MemoryStore, Store, StoreError},
 };
 
-use crate::oracle::Oracle;
+use nodemend_testkit::fixture::{AUDIT_STREAM, CONTROL_PLANE_LOGS};
+
+use crate::{
+    oracle::{
+        Oracle,
+        node::{Fact, Node},
+    },
+    reading::{self, Access},
+    tasks::{self, Sleep},
+};
 
 /// The oracle, shared by all ports. There is one thread: the lock never waits.
 #[derive(Clone)]
@@ -127,11 +137,126 @@ pub(crate) struct WatchedAws {
     pub(crate) clock: VirtualClock,
     pub(crate) oracle: SharedOracle,
     pub(crate) process: usize,
+    pub(crate) skew: SignedDuration,
+    pub(crate) sleep: Sleep,
+    /// The node that is being decided on: the repair function takes the port of the account for each.
+    pub(crate) node: Arc<Mutex<Option<usize>>>,
+}
+
+impl WatchedAws {
+    fn number(&self) -> Option<usize> {
+        *self.node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for an answer, and says why there is none, if there is none.
+    async fn answer(&self, what: &str, api: bool) -> Result<(), ReadError> {
+        let delay = {
+            let mut oracle = self.oracle.lock();
+            let access = oracle.reading.access;
+            if access == Access::Neither || api && access == Access::Logs {
+                return Err(ReadError::NotConfigured(format!("there is no access to {what}")));
+            }
+            oracle.reading.delay()
+        };
+        if let Some(delay) = delay {
+            self.oracle.lock().fault();
+            tasks::wait_until(self.clock.clone(), self.sleep.clone(), self.clock.now() + delay).await;
+        }
+        let mut oracle = self.oracle.lock();
+        match oracle.reading.failure(what) {
+            None => Ok(()),
+            Some(error) => {
+                oracle.fault();
+                self.failed(&mut oracle);
+                Err(error)
+            }
+        }
+    }
+
+    fn failed(&self, oracle: &mut Oracle) {
+        if let Some(number) = self.number() {
+            oracle.verified(self.process, number, |verified| verified.failed = true);
+        }
+    }
+
+    /// Notes what a read of the Kubernetes API found of the node that is being decided on.
+    fn found(&self, oracle: &mut Oracle, begun: Timestamp) {
+        let Some(number) = self.number() else { return };
+        let object = oracle.nodes[number].object;
+        oracle.verified(self.process, number, |verified| verified.read_object(object.as_ref()));
+        oracle.learn(self.process, number, Fact::Snapshot(object), begun);
+    }
+}
+
+impl ClusterReader for WatchedAws {
+    async fn node(&self, _: &ClusterName, name: &NodeName) -> Result<Option<NodeSnapshot>, ReadError> {
+        let begun = self.clock.now() + self.skew;
+        self.answer("the Kubernetes API", true).await?;
+        let mut oracle = self.oracle.lock();
+        let Some(found) = reading::named(&oracle.nodes, name) else { return Ok(None) };
+        if Some(found) == self.number() {
+            self.found(&mut oracle, begun);
+        }
+        let node = &oracle.nodes[found];
+        Ok(node.object.as_ref().map(|object| reading::snapshot(node, object)))
+    }
+
+    async fn nodes(&self, _: &ClusterName, _: Consistency) -> Result<Vec<NodeSnapshot>, ReadError> {
+        let begun = self.clock.now() + self.skew;
+        self.answer("the Kubernetes API", true).await?;
+        let mut oracle = self.oracle.lock();
+        self.found(&mut oracle, begun);
+        let nodes = oracle.nodes.iter();
+        Ok(nodes
+            .filter_map(|node| node.object.as_ref().map(|object| reading::snapshot(node, object)))
+            .collect())
+    }
+
+    async fn log_page(&self, query: &LogQuery, next: Option<&str>) -> Result<LogPage, ReadError> {
+        self.answer(&query.group, false).await?;
+        let now = self.clock.now();
+        let mut guard = self.oracle.lock();
+        let oracle = &mut *guard;
+        let newest = query.until.min(now - oracle.reading.lag) - SignedDuration::from_secs(1);
+        if let Lines::RequestsOfKubelet(name) = &query.lines {
+            let last = reading::named(&oracle.nodes, name)
+                .and_then(|number| oracle.nodes[number].last_request(now))
+                .map(|last| last.min(newest))
+                .filter(|last| *last >= query.from);
+            if let Some(number) = self.number().filter(|_| last.is_some()) {
+                oracle.verified(self.process, number, |verified| verified.contradicted = true);
+            }
+            return Ok(last.map(reading::other_line).unwrap_or_default());
+        }
+        if query.group == CONTROL_PLANE_LOGS && query.limit == Some(1) {
+            return Ok(reading::other_line(newest));
+        }
+        let named = match &query.streams {
+            Streams::Named(name) => InstanceId::new(name).ok().map(|instance| Node::number(&instance)),
+            Streams::Prefix(_) => None,
+        };
+        let (page, facts) = oracle.reading.page(query, next, now, named);
+        let Some(number) = named.or_else(|| self.number()) else { return Ok(page) };
+        oracle.verified(self.process, number, |verified| verified.failed = false);
+        for (of, fact) in facts {
+            if of == number {
+                oracle.verified(self.process, number, |verified| verified.read_line(&fact));
+                oracle.learn(self.process, number, fact, query.until);
+            }
+        }
+        Ok(page)
+    }
+
+    async fn streams(&self, group: &str, _: &str, _: Timestamp) -> Result<Vec<String>, ReadError> {
+        self.answer(group, false).await?;
+        Ok(vec![AUDIT_STREAM.to_owned()])
+    }
 }
 
 impl Cloud for WatchedAws {
     async fn in_account(&self, account: Option<&AccountId>) -> Result<Self, CloudError> {
-        Ok(Self { cloud: self.cloud.in_account(account).await?, ..self.clone() })
+        let cloud = self.cloud.in_account(account).await?;
+        Ok(Self { cloud, node: Arc::default(), ..self.clone() })
     }
 
     async fn describe_instances(
@@ -139,6 +264,9 @@ impl Cloud for WatchedAws {
         instances: &[InstanceId],
     ) -> Result<Vec<InstanceLocation>, CloudError> {
         let found = self.cloud.describe_instances(instances).await?;
+        if let [instance] = instances {
+            *self.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(Node::number(instance));
+        }
         self.oracle.lock().read(self.process, |reads, order| {
             if let ([instance], [found]) = (instances, found.as_slice()) {
                 reads.location.insert(instance.clone(), (found.clone(), order));

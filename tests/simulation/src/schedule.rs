@@ -10,6 +10,7 @@ use nodemend_domain::{
 use crate::{
     Options, Outcome,
     plan::{self, GroupPlan, Item, Kind, NodeFailure, Plan},
+    reading::Access,
     run_plan,
 };
 
@@ -87,6 +88,7 @@ impl Schedule {
             threshold: Some(Limit::Count(1_000)),
             window: None,
             gpu_grace: None,
+            agents: true,
         };
         let failures = self.nodes.iter().enumerate().map(|(node, failing)| {
             let kind = match failing.remedy {
@@ -114,6 +116,8 @@ impl Schedule {
             nodes: (0..self.nodes.len()).map(|node| (0, node % plan::ZONES.len())).collect(),
             items: failures.chain(rates).collect(),
             silent_after: None,
+            access: Access::Api,
+            verifies: true,
         }
     }
 }

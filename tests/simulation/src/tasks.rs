@@ -2,10 +2,9 @@
 //! stall, be killed by a fault, or reach the end of its lifetime.
 
 use std::{
-    cell::Cell,
     future::{Future, poll_fn},
     pin::Pin,
-    rc::Rc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
 
@@ -13,8 +12,29 @@ use jiff::Timestamp;
 use nodemend_ports::clock::{Clock, VirtualClock};
 use nodemend_testkit::faults::Faults;
 
-/// Until when a function sleeps, if it does.
-pub(crate) type Sleep = Rc<Cell<Option<Timestamp>>>;
+/// Until when a function sleeps, if it does. The ports of a function are `Send`, and a slow answer is a sleep.
+#[derive(Clone, Default)]
+pub(crate) struct Sleep(Arc<Mutex<Option<Timestamp>>>);
+
+impl Sleep {
+    fn lock(&self) -> MutexGuard<'_, Option<Timestamp>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn get(&self) -> Option<Timestamp> {
+        *self.lock()
+    }
+
+    pub(crate) fn set(&self, until: Option<Timestamp>) {
+        *self.lock() = until;
+    }
+
+    /// Sleeps until then, or until what another part of the function waits for.
+    fn at_most_until(&self, until: Timestamp) {
+        let mut known = self.lock();
+        *known = Some(known.map_or(until, |known| known.min(until)));
+    }
+}
 
 /// One invocation.
 pub(crate) struct Task<T> {
@@ -69,12 +89,12 @@ pub(crate) fn step<T>(tasks: &mut Vec<Task<T>>, place: usize, now: Timestamp) ->
 
 /// Waits, in virtual time.
 pub(crate) async fn wait_until(clock: VirtualClock, sleep: Sleep, until: Timestamp) {
-    poll_fn(|_| {
+    poll_fn(|context| {
         if clock.now() >= until {
-            sleep.set(None);
             return Poll::Ready(());
         }
-        sleep.set(Some(until));
+        sleep.at_most_until(until);
+        context.waker().wake_by_ref();
         Poll::Pending
     })
     .await;

@@ -57,7 +57,7 @@ fn one_seed_is_one_run() {
 
 #[test]
 fn calls_are_made_and_most_are_accepted() {
-    let outcomes: Vec<_> = (0..50).map(|seed| run(seed, &Options::default())).collect();
+    let outcomes: Vec<_> = (0..100).map(|seed| run(seed, &Options::default())).collect();
     let calls: usize = outcomes.iter().map(|outcome| outcome.calls).sum();
     let accepted: usize = outcomes.iter().map(|outcome| outcome.accepted).sum();
     assert!(calls >= 40 && accepted * 10 >= calls * 7, "{calls} calls, {accepted} accepted");

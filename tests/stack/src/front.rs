@@ -4,6 +4,7 @@
 //! end, come and reboot, and log events that were stored.
 
 mod auto_scaling;
+mod filtered_events;
 mod xml;
 
 use std::{
@@ -180,8 +181,11 @@ impl Front {
     }
 
     async fn logs(&self, asked: &Asked) -> Result<Response<Body>, WireError> {
-        let answer = self.pass(asked).await?;
         let target = asked.head.headers.get("x-amz-target").and_then(|target| target.to_str().ok());
+        if target.is_some_and(|target| target.ends_with(".FilterLogEvents")) {
+            return filtered_events::answer(&self.emulator, &asked.body, &asked.request_id).await;
+        }
+        let answer = self.pass(asked).await?;
         let stored = answer.status() == StatusCode::OK
             && target.is_some_and(|target| target.ends_with(".PutLogEvents"));
         if stored && let Ok(body) = serde_json::from_slice::<Value>(&asked.body) {

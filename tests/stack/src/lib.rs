@@ -372,7 +372,7 @@ fn policy(options: &Options) -> Result<Policy, UpError> {
     Ok(policy)
 }
 
-/// Every condition that is repaired waits so long, and recoveries hold in proportion.
+/// Every condition that is repaired waits so long, and recoveries hold in proportion. No line arrives late here.
 pub fn shorten(policy: &mut Policy, grace: SignedDuration) {
     let conditions = ConditionType::AGENT.into_iter().chain([ConditionType::Ready]);
     policy.grace.conditions = conditions.map(|condition| (condition, grace)).collect();
@@ -380,6 +380,8 @@ pub fn shorten(policy: &mut Policy, grace: SignedDuration) {
     for rule in &mut policy.groups {
         rule.grace = None;
     }
+    policy.settling_time = policy.settling_time.min(grace.max(SignedDuration::from_secs(1)));
+    policy.outage.cooldown = policy.outage.cooldown.min(grace.max(SignedDuration::from_secs(1)));
     policy.recovery_hold = policy.recovery_hold.min((grace / 4).max(SignedDuration::from_secs(1)));
 }
 

@@ -261,16 +261,17 @@ mod tests {
         let pattern = Pattern::parse(our_patterns::CONTROL_PLANE).expect("a pattern");
         let read = |line: String| -> Observation {
             assert!(pattern.matches(&line), "{line}");
-            let ParsedEvent::Observation(observation) = control_plane_log::read(&line).expect("an event")
+            let ParsedEvent::Observations(observations) = control_plane_log::read(&line).expect("an event")
             else {
                 panic!("a fact: {line}")
             };
+            let [observation] = <[Observation; 1]>::try_from(observations).expect("one node");
             assert_eq!(
                 (&observation.node, &observation.zone.clone().unwrap_or(node.zone.clone())),
                 (&node.name, &node.zone)
             );
             assert_eq!((observation.at, observation.instance_id.as_ref()), (now(), Some(&node.instance_id)));
-            *observation
+            observation
         };
         assert!(matches!(read(node.registers(now())).what, What::Registered { .. }));
         let ready = |observation: &Observation| match &observation.what {

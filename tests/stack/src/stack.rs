@@ -78,6 +78,11 @@ pub fn every(grace: SignedDuration) -> Duration {
     (grace / 4).unsigned_abs().clamp(Duration::from_secs(1), MINUTE)
 }
 
+/// How often the API server writes a line: a stream without one for the settling time counts as behind.
+fn requests_every(settling: SignedDuration) -> Duration {
+    (settling / 4).unsigned_abs().clamp(Duration::from_millis(250), MINUTE)
+}
+
 /// Why there is no stack.
 #[derive(Debug, thiserror::Error)]
 pub enum StackError {
@@ -167,6 +172,7 @@ impl Stack {
         let mut tasks = JoinSet::new();
         let (logged, to_pump) = mpsc::unbounded_channel();
         tasks.spawn(pump_all(pump, to_pump, episode.clone()));
+        let troubles_of_requests = episode.clone();
         let (arrived, fleet_ready) = tokio::sync::oneshot::channel();
         tasks.spawn(follow(Follower {
             happenings,
@@ -181,6 +187,12 @@ impl Stack {
         let beating = fleet.clone();
         tasks.spawn(async move {
             let error = beating.beat().await;
+            let _ = episode.send(error.to_string());
+        });
+        let (requests, episode) = (fleet.clone(), troubles_of_requests);
+        let every = requests_every(config.policy.settling_time);
+        tasks.spawn(async move {
+            let error = requests.serve_other_requests(every).await;
             let _ = episode.send(error.to_string());
         });
         let cluster = config.cluster;

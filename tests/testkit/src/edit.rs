@@ -1,5 +1,5 @@
-//! Changes a case or a group as no transition would, for tests that need a state and not the way to it: through the form
-//! in which a store keeps it.
+//! Changes a case or a group in the form in which a store keeps it, for tests that need a state and not the transitions to
+//! it.
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -7,7 +7,7 @@ use serde_json::Value;
 /// Merges a patch into the stored form (RFC 7396): objects recursively, null removes.
 ///
 /// # Panics
-/// If the result is no such item any more.
+/// If the result is not a valid item.
 pub fn edit<T: Serialize + DeserializeOwned>(item: &mut T, patch: Value) {
     edit_stored(item, |stored| merge(stored, patch));
 }
@@ -15,7 +15,7 @@ pub fn edit<T: Serialize + DeserializeOwned>(item: &mut T, patch: Value) {
 /// The same, by a function of the stored form.
 ///
 /// # Panics
-/// If the result is no such item any more.
+/// If the result is not a valid item.
 pub fn edit_stored<T: Serialize + DeserializeOwned>(item: &mut T, change: impl FnOnce(&mut Value)) {
     let mut stored = serde_json::to_value(&*item).expect("an item is JSON");
     change(&mut stored);

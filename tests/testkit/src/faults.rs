@@ -1,8 +1,7 @@
-//! Turns any side of a port into one that fails: errors before and after the deed, deaths in the middle of it.
+//! Makes any implementation of a port fail: with errors before and after an operation, or with a crash of the process.
 //!
-//! A handler that loses its process between two writes must leave nothing that the next one can't take up.
-//! [`Faulty`] stops before each operation, so that a [scheduler](schedule::run) decides whose turn it is, and
-//! asks its [`Faults`] how the operation ends.
+//! After a crash between two writes, the next process must be able to continue. [`Faulty`] yields before each operation, so
+//! that a [scheduler](schedule::run) decides which process goes on, and its [`Faults`] decide how the operation ends.
 
 mod faulty;
 pub mod schedule;
@@ -17,30 +16,30 @@ pub use self::faulty::Faulty;
 /// How an operation ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// As it would have.
+    /// As the port does it.
     Proceed,
-    /// With an error, and nothing done.
+    /// With an error, and without effect.
     FailBefore,
-    /// With an error, though it is done: the answer was lost.
+    /// With an error, although it took effect: the answer was lost.
     FailAfter,
-    /// Never: the process dies, and nothing is done.
+    /// Never: the process dies before the operation takes effect.
     DieBefore,
-    /// Never: the process dies once it is done.
+    /// Never: the process dies after the operation took effect.
     DieAfter,
 }
 
 impl Fate {
-    /// Every fate but to proceed.
+    /// All fates but [`Fate::Proceed`].
     pub const BAD: [Self; 4] = [Self::FailBefore, Self::FailAfter, Self::DieBefore, Self::DieAfter];
 }
 
-/// What happens to one process. Clones share it, so that one count runs over all the ports of a process.
+/// The faults of one process. Clones share them, so that the operations of all its ports are counted together.
 #[derive(Clone)]
 pub struct Faults(Arc<Process>);
 
 struct Process {
     draws: Mutex<Draws>,
-    /// Beside the draws: it is asked for at every step.
+    /// Not behind the lock: it is read at every step.
     dead: AtomicBool,
 }
 
@@ -50,23 +49,23 @@ struct Draws {
 }
 
 impl Faults {
-    /// Asks for the fate of each operation, by its number from 1.
+    /// Calls a function for the fate of each operation, with the operation's number from 1.
     pub fn drawn(draw: impl FnMut(usize) -> Fate + Send + 'static) -> Self {
         let draws = Draws { draw: Box::new(draw), operations: 0 };
         Self(Arc::new(Process { draws: Mutex::new(draws), dead: AtomicBool::new(false) }))
     }
 
-    /// Nothing bad happens.
+    /// No faults.
     pub fn none() -> Self {
         Self::drawn(|_| Fate::Proceed)
     }
 
-    /// One operation meets its fate, and no other.
+    /// A fault in one operation.
     pub fn at(operation: usize, fate: Fate) -> Self {
         Self::drawn(move |number| if number == operation { fate } else { Fate::Proceed })
     }
 
-    /// How many operations were begun.
+    /// How many operations have begun.
     pub fn operations(&self) -> usize {
         self.draws().operations
     }
@@ -76,7 +75,7 @@ impl Faults {
         self.0.dead.load(Ordering::Relaxed)
     }
 
-    /// Ends the process, as Lambda does when its time is up.
+    /// Ends the process, as Lambda does at its timeout.
     pub fn kill(&self) {
         self.0.dead.store(true, Ordering::Relaxed);
     }

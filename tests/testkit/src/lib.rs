@@ -1,10 +1,19 @@
-//! What the tests of more than one crate share: the contract that every store must keep, ports that fail as they are
-//! told, and what CloudWatch Logs lets through a subscription's filter.
+//! What the tests of more than one crate share: fixtures, a deployment in memory, fault injection, an HTTP server on
+//! loopback, the contract of every store, and CloudWatch Logs' filter patterns.
+//!
+//! Nothing here reads the real clock, and nothing sleeps: time is an argument, or a clock that the test sets.
 #![warn(missing_docs)]
 
 pub mod contract;
+#[cfg(feature = "functions")]
+mod deployment;
 mod edit;
 pub mod faults;
 pub mod filter_pattern;
+pub mod fixture;
+#[cfg(feature = "http")]
+pub mod http;
 
+#[cfg(feature = "functions")]
+pub use self::deployment::{Deployment, FaultyCloud, FaultyStore};
 pub use self::edit::{edit, edit_stored};

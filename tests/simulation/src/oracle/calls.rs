@@ -10,7 +10,7 @@ use nodemend_domain::{
     policy::{Hold, Limit, Mode},
 };
 
-use super::{Basis, Oracle, REBOOT_TIMEOUT, SLACK};
+use super::{Oracle, REBOOT_TIMEOUT, SLACK, reads::Basis};
 use crate::{episodes::Cure, plan::CLUSTER};
 
 impl Oracle {
@@ -91,6 +91,7 @@ impl Oracle {
             return vec![("not read again before the call", format!("{basis:?}"))];
         }
         let at = basis.at;
+        violations.extend(self.unverified(number, basis));
         if basis.version + 1 != case.version() {
             violations.push((
                 "decided on another version",
@@ -132,9 +133,9 @@ impl Oracle {
         let pairs = basis.cluster_facts.iter().flat_map(|facts| {
             basis.unhealthy_nodes.iter().map(move |unhealthy_nodes| (facts, unhealthy_nodes))
         });
-        violations.extend(least(
-            pairs.map(|(facts, unhealthy_nodes)| suspect(group, case.instance_id(), facts, unhealthy_nodes)),
-        ));
+        violations.extend(least(pairs.map(|(facts, unhealthy_nodes)| {
+            suspect(group, case.instance_id(), facts, unhealthy_nodes, self.now)
+        })));
         violations
     }
 
@@ -218,8 +219,14 @@ fn suspect(
     instance: &nodemend_domain::ident::InstanceId,
     facts: &nodemend_domain::group::ClusterFacts,
     unhealthy_nodes: &[UnhealthyNode],
+    now: Timestamp,
 ) -> Vec<(&'static str, String)> {
     let mut violations = Vec::new();
+    let unhealthy = unhealthy_nodes.iter().filter(|one| one.unhealthy_reason.unhealthy).count();
+    let in_all: usize = facts.zones.values().sum();
+    if unhealthy > 3 && unhealthy * 100 > in_all * 45 {
+        violations.push(("a call while the cluster is down", format!("{unhealthy} of {in_all}")));
+    }
     let zone = group.members.iter().find(|member| member.instance_id == *instance).map(|member| &member.zone);
     if let Some(zone) = zone {
         let all = unhealthy_nodes.iter().filter(|one| one.unhealthy_reason.unhealthy).count();
@@ -238,8 +245,10 @@ fn suspect(
     }
     let mut silences: Vec<Timestamp> = unhealthy_nodes
         .iter()
-        .filter(|one| one.unhealthy_reason.silent)
-        .map(|one| one.unhealthy_reason.since)
+        .map(|one| &one.unhealthy_reason)
+        .filter_map(|reason| Some((reason.silent_since?, reason.unhealthy)))
+        .filter(|(since, unhealthy)| *unhealthy || now.duration_since(*since) < SignedDuration::from_hours(1))
+        .map(|(since, _)| since)
         .collect();
     silences.sort();
     let within = |from: &Timestamp| {

@@ -3,16 +3,17 @@
 
 pub(crate) mod calls;
 pub(crate) mod end;
+mod known;
 pub(crate) mod node;
 pub(crate) mod overdue;
-mod reads;
+pub(crate) mod reads;
+mod truth;
 
 use std::{fmt, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
-    audit_log::builder::AuditEntry,
-    audit_log::{ApiCall, CallAnswer, CallOutcome},
+    audit_log::{ApiCall, AuditEntry, CallAnswer, CallOutcome},
     case::Case,
     condition::RepairAction,
     group::GroupState,
@@ -22,9 +23,12 @@ use std::collections::HashMap;
 
 use self::{
     node::{Fact, Node, StoredCase},
-    reads::{Basis, Reads},
+    reads::Reads,
 };
-use crate::plan::{GroupPlan, HoldScope, Plan};
+use crate::{
+    plan::{GroupPlan, HoldScope, Options, Plan},
+    reading::{Access, Reading},
+};
 
 /// How wrong the clock of a function may be, in either direction.
 pub(crate) const SLACK: SignedDuration = SignedDuration::from_secs(2);
@@ -83,6 +87,11 @@ pub(crate) struct Oracle {
     pub(crate) shifted: Option<usize>,
     /// Observe mode is on.
     pub(crate) observing: bool,
+    pub(crate) reading: Reading,
+    /// Whether faults are verified. If not, calls on healthy nodes are counted and are no violation.
+    verifies: bool,
+    /// How many calls were made on nodes that were healthy in truth.
+    pub(crate) calls_on_healthy: usize,
     pub(crate) made_calls: Vec<MadeCall>,
     /// How many records each request has.
     pub(crate) recorded: HashMap<String, usize>,
@@ -105,7 +114,7 @@ pub(crate) struct Oracle {
 }
 
 impl Oracle {
-    pub(crate) fn new(plan: Arc<Plan>, verbose: bool) -> Self {
+    pub(crate) fn new(plan: Arc<Plan>, options: &Options) -> Self {
         let nodes = plan.nodes.iter().enumerate();
         let nodes = nodes
             .map(|(number, (group, zone))| {
@@ -120,6 +129,12 @@ impl Oracle {
             refusing: None,
             shifted: None,
             observing: false,
+            reading: Reading::new(
+                plan.seed,
+                if options.verification { plan.access } else { Access::Neither },
+            ),
+            verifies: options.verification,
+            calls_on_healthy: 0,
             made_calls: Vec::new(),
             recorded: HashMap::default(),
             last_written: plan.start,
@@ -129,7 +144,7 @@ impl Oracle {
             reads: Vec::new(),
             free: Vec::new(),
             violations: Vec::new(),
-            trace: verbose.then(Vec::new),
+            trace: options.verbose.then(Vec::new),
             changed: false,
             watched: Vec::new(),
             plan,
@@ -175,6 +190,11 @@ impl Oracle {
         let arrival = self.reads[process].arrival;
         for (number, fact) in facts.iter().filter(|_| succeeded) {
             self.apply(*number, fact, arrival);
+            self.watch(*number);
+        }
+        let learned = std::mem::take(&mut self.reads[process].learned);
+        for (number, fact, read_at) in learned.iter().filter(|_| succeeded) {
+            self.apply_read(*number, fact, *read_at);
             self.watch(*number);
         }
         self.free.push(process);
@@ -226,6 +246,7 @@ impl Oracle {
                 reads.claims.insert(number, basis);
             }
         }
+        self.reads[process].wrote(number, case.version() + 1);
         let node = &mut self.nodes[number];
         let stored = &mut node.stored;
         stored.version = case.version() + 1;
@@ -235,6 +256,7 @@ impl Oracle {
         stored.closed = case.closed().is_some();
         stored.silent =
             case.unhealthy_reason().as_ref().is_some_and(|unhealthy_reason| unhealthy_reason.silent);
+        stored.recovered = case.unhealthy_reason().and_then(|reason| reason.recovered);
         stored.unhealthy =
             case.unhealthy_reason().as_ref().is_some_and(|unhealthy_reason| unhealthy_reason.unhealthy);
         let repair = case.repair().filter(|_| open);
@@ -287,6 +309,14 @@ impl Oracle {
             *of != number
         });
         self.reads[process].facts = facts;
+        let mut learned = std::mem::take(&mut self.reads[process].learned);
+        learned.retain(|(of, fact, read_at)| {
+            if *of == number {
+                self.apply_read(number, fact, *read_at);
+            }
+            *of != number
+        });
+        self.reads[process].learned = learned;
     }
 
     fn apply(&mut self, number: usize, fact: &Fact, arrival: Timestamp) {
@@ -395,7 +425,7 @@ impl Oracle {
     pub(crate) fn add(&mut self, group: usize, zone: usize) -> usize {
         let gpu_grace = self.plan.groups[group].gpu_grace;
         let mut node = Node::new(self.nodes.len(), group, zone, gpu_grace, self.now);
-        node.registered = None;
+        (node.registered, node.object) = (None, None);
         self.nodes.push(node);
         self.nodes.len() - 1
     }
@@ -415,6 +445,7 @@ impl Oracle {
                 format!("node {number}: {}", call.event_name()),
             );
         }
+        self.judge_by_truth(number);
         let node = &self.nodes[number];
         let twice = match (node.terminated, node.rebooted.filter(|_| reboot)) {
             (Some(at), _) if node.ours => Some(("terminated twice", at)),

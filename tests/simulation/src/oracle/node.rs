@@ -1,15 +1,18 @@
-//! The truth of one node, what of it has reached the handlers, and what follows from that.
+//! The truth of one node.
 
 use std::sync::LazyLock;
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
-    condition::ConditionType,
+    condition::Health,
     ident::{InstanceId, NodeName},
 };
 
-use super::{REBOOT_TIMEOUT, SLACK};
-use crate::episodes::{Cure, HOLD, Source, Track, default_grace};
+use super::known::{AppliedReport, ReadyChange, SETTLING};
+use crate::{
+    episodes::{Cure, Source, Track},
+    plan::Lie,
+};
 
 /// A fact on its way to a handler.
 #[derive(Debug, Clone)]
@@ -19,21 +22,33 @@ pub(crate) enum Fact {
     /// Any message of an agent or a kubelet in this boot.
     Alive {
         boot: u32,
+        /// When the API server had it, if a kubelet posted it.
+        posted: Option<Timestamp>,
     },
     /// A Node object is deleted. The message does not name its instance: it counts if the node is known already.
     NodeDeleted {
         at: Timestamp,
         by_hand: bool,
+        uid: u32,
     },
     /// The control plane writes the Ready condition.
     Ready {
         at: Timestamp,
         bad: bool,
         cure: Option<Cure>,
+        uid: Option<u32>,
     },
     Registered {
         at: Timestamp,
+        uid: u32,
     },
+    /// Somebody restores its Node object.
+    Created {
+        at: Timestamp,
+        uid: u32,
+    },
+    /// The Kubernetes API has this Node object, or none.
+    Snapshot(Option<NodeObject>),
     Launched {
         at: Timestamp,
     },
@@ -66,11 +81,15 @@ pub(crate) struct AgentFact {
     pub(crate) cure: Option<Cure>,
 }
 
+/// A Node object in truth.
 #[derive(Debug, Clone, Copy)]
-struct AppliedReport {
-    fact: AgentFact,
-    /// How long it was on its way: a start that it reports may be later than the truth by this.
-    lag: SignedDuration,
+pub(crate) struct NodeObject {
+    pub(crate) uid: u32,
+    pub(crate) created: Timestamp,
+    /// The boot that its kubelet has posted.
+    pub(crate) boot: u32,
+    pub(crate) ready: Health,
+    pub(crate) ready_since: Timestamp,
 }
 
 /// A condition as the handlers know it.
@@ -98,6 +117,8 @@ pub(crate) struct StoredCase {
     pub(crate) closed: bool,
     pub(crate) silent: bool,
     pub(crate) unhealthy: bool,
+    /// When it last recovered, as long as that counts.
+    pub(crate) recovered: Option<Timestamp>,
 }
 
 /// One node.
@@ -115,6 +136,12 @@ pub(crate) struct Node {
     pub(crate) booted: Timestamp,
     pub(crate) seq: u64,
     pub(crate) skew: SignedDuration,
+    /// When its clock stepped, and by how much.
+    pub(crate) step: Option<(Timestamp, SignedDuration)>,
+    /// Its reports may say what makes the handlers begin anew: nobody can tell when its repair is due.
+    pub(crate) unreliable: bool,
+    /// What is untrue in its next report.
+    pub(crate) lie: Option<Lie>,
     /// The agent remembers nothing from before.
     pub(crate) agent_since: Timestamp,
     pub(crate) agent_restarts: Option<Timestamp>,
@@ -137,14 +164,25 @@ pub(crate) struct Node {
     pub(crate) down: bool,
     /// The grace period of its group for accelerators, if it has its own.
     pub(crate) gpu_grace: Option<SignedDuration>,
-    known: Vec<KnownCondition>,
-    reports: Vec<AppliedReport>,
-    known_boot: u32,
-    ready: Vec<(Timestamp, bool, Option<Cure>)>,
-    ready_from: Option<Timestamp>,
+    pub(crate) object: Option<NodeObject>,
+    /// Of its last Node object.
+    object_uid: u32,
+    pub(super) known: Vec<KnownCondition>,
+    pub(super) reports: Vec<AppliedReport>,
+    pub(super) known_boot: u32,
+    /// When that boot was first seen.
+    pub(super) boot_seen: Timestamp,
+    pub(super) ready: Vec<ReadyChange>,
+    pub(super) ready_from: Option<Timestamp>,
+    /// A handler has a history of its Ready condition.
+    pub(super) has_ready: bool,
+    pub(super) known_uid: Option<u32>,
+    /// The control plane has named it.
+    pub(super) is_named: bool,
     pub(crate) known_alive: bool,
     pub(crate) known_joined_at: Option<Timestamp>,
-    pub(crate) known_launch: Option<Timestamp>,
+    /// The launch that is known, and when it became so.
+    pub(crate) known_launch: Option<(Timestamp, Timestamp)>,
     pub(crate) known_left: bool,
     pub(crate) known_foreign: bool,
     pub(crate) stored: StoredCase,
@@ -188,6 +226,9 @@ impl Node {
             booted: start - SignedDuration::from_hours(48),
             seq: 0,
             skew: SignedDuration::ZERO,
+            step: None,
+            unreliable: false,
+            lie: None,
             agent_since: start - SignedDuration::from_hours(48),
             agent_restarts: None,
             has_agent: false,
@@ -201,11 +242,23 @@ impl Node {
             on_standby: false,
             down: false,
             gpu_grace,
+            object: Some(NodeObject {
+                uid: Self::uid(number, 0),
+                created: start - SignedDuration::from_hours(48),
+                boot: 1,
+                ready: Health::Healthy,
+                ready_since: start - SignedDuration::from_hours(48),
+            }),
+            object_uid: Self::uid(number, 0),
             known: Vec::new(),
             reports: Vec::new(),
             known_boot: 0,
+            boot_seen: Timestamp::MAX,
             ready: Vec::new(),
             ready_from: None,
+            has_ready: false,
+            known_uid: None,
+            is_named: false,
             known_alive: false,
             known_joined_at: None,
             known_launch: None,
@@ -240,161 +293,88 @@ impl Node {
             })
     }
 
-    /// A handler has written what it received, or knew it already.
-    pub(crate) fn apply(&mut self, fact: &Fact, arrival: Timestamp) {
-        match fact {
-            Fact::Agent(fact) => {
-                self.alive(fact.boot);
-                let lag = arrival.duration_since(fact.sent_at);
-                self.reports.push(AppliedReport { fact: *fact, lag });
-            }
-            Fact::Alive { boot } => self.alive(*boot),
-            Fact::NodeDeleted { .. } if !self.is_touched() => {}
-            Fact::NodeDeleted { at, by_hand: true } => {
-                self.apply(&Fact::Ready { at: *at, bad: true, cure: Some(Cure::Replace) }, arrival);
-            }
-            Fact::NodeDeleted { by_hand: false, .. } => self.known_left = true,
-            Fact::Ready { at, bad, cure } => {
-                if self.ready_from.is_none_or(|from| *at >= from) {
-                    self.ready.push((*at, *bad, *cure));
-                    // At the same instant the deletion is last: a kubelet wrote to a Node object that was still there.
-                    self.ready.sort_by_key(|(at, bad, _)| (*at, *bad));
-                }
-            }
-            Fact::Registered { at } => {
-                self.known_alive = true;
-                if self.ready_from.is_none_or(|from| *at > from) {
-                    self.ready_from = Some(*at);
-                    self.ready.retain(|(then, ..)| then >= at);
-                }
-            }
-            Fact::CloudTrail { .. } => {}
-            Fact::Launched { at } => self.known_launch = Some(*at),
-            Fact::Left { foreign } => {
-                self.known_left = true;
-                self.known_foreign |= foreign;
-            }
+    fn uid(number: usize, count: u32) -> u32 {
+        u32::try_from(number).unwrap_or(0) << 8 | count
+    }
+
+    /// The uid of its Node object, or of the last one that it had.
+    pub(crate) fn object_uid(&self) -> u32 {
+        self.object_uid
+    }
+
+    /// It registers: it has a new Node object, which is not ready yet.
+    pub(crate) fn register(&mut self, at: Timestamp) {
+        self.registered = Some(at);
+        // A kubelet whose Node object exists updates that one.
+        if self.object.is_none() {
+            self.object_uid += 1;
         }
-        // An agent alone may be of an old node: only a launch or a registration proves a new instance.
-        let registered = matches!(fact, Fact::Registered { .. });
-        if registered || self.known_launch.is_some() && self.known_alive {
-            self.known_joined_at.get_or_insert(arrival);
+        let (created, uid) = (self.object.map_or(at, |object| object.created), self.object_uid);
+        let (ready, ready_since) = (Health::Bad, at);
+        self.object = Some(NodeObject { uid, created, boot: self.boot, ready, ready_since });
+    }
+
+    /// Somebody restores its Node object, whose status is unknown until the kubelet posts it.
+    pub(crate) fn restore(&mut self, at: Timestamp) -> bool {
+        if self.object.is_some() {
+            return false;
         }
-        self.learn();
+        self.object_uid += 1;
+        let (uid, ready) = (self.object_uid, Health::Unknown);
+        self.object = Some(NodeObject { uid, created: at, boot: self.boot, ready, ready_since: at });
+        true
     }
 
-    fn alive(&mut self, boot: u32) {
-        self.known_alive = true;
-        self.known_boot = self.known_boot.max(boot);
+    /// What its own clock shows.
+    pub(crate) fn clock(&self, at: Timestamp) -> Timestamp {
+        let step = self.step.filter(|(stepped, _)| *stepped <= at).map_or(SignedDuration::ZERO, |(_, by)| by);
+        at + self.skew + step
     }
 
-    /// One of the agent's conditions, as the handlers know it; none if nothing of this boot is known.
-    fn agent_condition(&self, track: usize, grace: SignedDuration) -> Option<KnownCondition> {
-        let of_boot = || {
-            let mine = move |report: &&AppliedReport| {
-                report.fact.track == track && report.fact.boot == self.known_boot
-            };
-            self.reports.iter().filter(mine)
-        };
-        let newest = of_boot().max_by_key(|report| report.fact.seq)?.fact;
-        let same = || of_boot().filter(|report| report.fact.bad && report.fact.episode == newest.episode);
-        // If only reasons that ask for a repair are known, the whole episode counts: the report of its first reason may have
-        // been lost.
-        let first_acting = same().filter_map(|report| report.fact.acting).min();
-        let idle_since = |fact: &AgentFact| if fact.acting.is_some() { fact.began } else { fact.sent_at };
-        let idled = |report: &AppliedReport| {
-            report.fact.idle && first_acting.is_none_or(|acting| idle_since(&report.fact) < acting)
-        };
-        let since = same().map(|report| report.fact.began + report.lag).min();
-        let start = if same().any(idled) {
-            same().filter_map(|report| Some(report.fact.acting? + report.lag)).min()
-        } else {
-            since
-        };
-        let deadline = start.filter(|_| newest.bad && newest.cure.is_some()).map(|start| start + grace);
-        Some(KnownCondition { bad: newest.bad, since, deadline, cure: newest.cure })
-    }
-
-    /// Ready, as the handlers know it from the control plane.
-    fn ready_condition(&self) -> Option<KnownCondition> {
-        let (_, bad, cure) = *self.ready.last()?;
-        let (mut acting, mut healthy): (Option<Timestamp>, Option<Timestamp>) = (None, None);
-        for (at, bad, cure) in &self.ready {
-            if !bad {
-                healthy = healthy.or(Some(*at));
-                continue;
-            }
-            if healthy.is_some_and(|healthy| at.duration_since(healthy) >= HOLD) {
-                acting = None;
-            }
-            healthy = None;
-            if cure.is_some() {
-                acting = acting.or(Some(*at));
-            }
+    /// Its Ready condition is written. Without a Node object that fails.
+    pub(crate) fn write_ready(&mut self, ready: Health, at: Timestamp) -> bool {
+        let boot = self.boot;
+        let Some(object) = &mut self.object else { return false };
+        if object.ready != ready {
+            (object.ready, object.ready_since) = (ready, at);
         }
-        let deadline = acting.filter(|_| bad).map(|at| at + SignedDuration::from_mins(30));
-        Some(KnownCondition { bad, since: acting, deadline, cure })
-    }
-
-    /// All conditions that the handlers know of.
-    pub(crate) fn known_conditions(&self) -> &[KnownCondition] {
-        &self.known
-    }
-
-    /// Whether the handlers know of a bad condition that asks for a repair.
-    pub(crate) fn is_known_unhealthy(&self) -> bool {
-        self.known.iter().any(|one| one.bad && one.cure.is_some())
-    }
-
-    /// Whether its agent has reported a condition in the boot that is known.
-    pub(crate) fn agent_reported(&self) -> bool {
-        self.reports.iter().any(|report| report.fact.boot == self.known_boot)
-    }
-
-    /// When the time is up for a reboot of an ended repair that did not cure this: what is bad began before the new boot was
-    /// healthy for as long as a recovery must hold.
-    pub(crate) fn outlives_reboot(&self, episode: &KnownCondition) -> Option<Timestamp> {
-        let time_is_up = self.last_reboot? + REBOOT_TIMEOUT;
-        (episode.cure == Some(Cure::Reboot) && episode.since? < time_is_up + HOLD + SLACK)
-            .then_some(time_is_up)
-    }
-
-    /// Whether the last reboot certainly did not cure this: it was bad before the new boot had been healthy for long.
-    pub(crate) fn was_rebooted_in_vain(&self, episode: &KnownCondition) -> bool {
-        self.known_boot == self.boot
-            && self.last_reboot.zip(episode.since).is_some_and(|(called, since)| {
-                let by = (called + REBOOT_TIMEOUT).min(self.booted + HOLD);
-                episode.bad && self.booted > called + SLACK && since + SLACK < by
-            })
-    }
-
-    fn learn(&mut self) {
-        let mut known = std::mem::take(&mut self.known);
-        known.clear();
-        for (number, track) in self.tracks.iter().enumerate() {
-            if track.source == Source::Agent {
-                known.extend(self.agent_condition(number, self.grace(track)));
-            }
+        if ready != Health::Unknown {
+            object.boot = boot;
         }
-        known.extend(self.ready_condition());
-        self.known = known;
+        true
     }
 
-    fn grace(&self, track: &Track) -> SignedDuration {
-        match (&track.condition, self.gpu_grace) {
-            (ConditionType::AcceleratedHardwareReady, Some(grace)) => grace,
-            (condition, _) => default_grace(condition),
+    /// Since when nothing at all is wrong with it in truth; none if something is.
+    pub(crate) fn healthy_since(&self, now: Timestamp) -> Option<Timestamp> {
+        let object = self.object.filter(|object| object.ready == Health::Healthy)?;
+        if self.down || self.is_out() || self.tracks.iter().any(|track| track.period(now).is_some()) {
+            return None;
         }
+        let recovered = self.tracks.iter().filter_map(|track| track.healthy_since(now));
+        Some(recovered.fold(object.ready_since.max(self.booted), Timestamp::max))
+    }
+
+    /// When its kubelet last made a request: it makes one every few seconds, until it stops.
+    pub(crate) fn last_request(&self, now: Timestamp) -> Option<Timestamp> {
+        self.object?;
+        let stopped = self.tracks.iter().filter(|track| track.source == Source::ControlPlane);
+        let stopped = stopped.filter_map(|track| track.period(now).filter(|period| period.unknown));
+        // The node controller waits for 40 seconds before it says so.
+        let stopped = stopped.map(|period| period.from - SignedDuration::from_secs(40)).min();
+        let rebooted = self.rebooted.filter(|_| self.down);
+        let ended = self.terminated.into_iter().chain(stopped).chain(rebooted).min();
+        Some(ended.unwrap_or(now - SignedDuration::from_secs(3)))
     }
 
     /// When an instance of which nothing is known is to be replaced: it is late, and its grace period as not ready is over.
     pub(crate) fn never_joined_deadline(&self) -> Option<Timestamp> {
-        self.join_deadline().map(|late| late + SignedDuration::from_mins(30))
+        let (_, arrived) = self.known_launch?;
+        Some((self.join_deadline()? + SignedDuration::from_mins(30)).max(arrived + SETTLING))
     }
 
     /// When an instance of which nothing is known is late.
     pub(crate) fn join_deadline(&self) -> Option<Timestamp> {
-        let launched = self.known_launch.filter(|_| !self.known_alive)?;
+        let (launched, _) = self.known_launch.filter(|_| !self.known_alive)?;
         Some(launched + SignedDuration::from_mins(15))
     }
 

@@ -8,10 +8,12 @@ use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::policy::Limit;
 
 use super::{LEASE, Oracle, REBOOT_TIMEOUT, calls::backoff_until};
-use crate::{episodes::Cure, plan::HoldScope};
+use crate::{episodes::Cure, plan::HoldScope, reading::Access};
 
 /// A repair must be made within this, once nothing blocks it.
 const PROMPT: SignedDuration = SignedDuration::from_secs(120);
+/// The policy's `outage.cooldown`, and the time until a blocked repair is evaluated again.
+const OUTAGE_ENDS: SignedDuration = SignedDuration::from_mins(13);
 /// How often overdue repairs are checked.
 const AGAIN: SignedDuration = SignedDuration::from_secs(20);
 
@@ -89,7 +91,7 @@ impl Oracle {
     /// The time at which a call is due that was not made; none if nothing is wrong.
     fn overdue_since(&self, number: usize) -> Option<Timestamp> {
         let node = &self.nodes[number];
-        if node.is_out() || node.known_left {
+        if node.is_out() || node.known_left || node.unreliable {
             return None;
         }
         let known = self.known_conditions(number);
@@ -100,7 +102,15 @@ impl Oracle {
             .filter(|one| one.cure == Some(Cure::Reboot))
             .filter_map(|one| Some(one.deadline?.max(node.outlives_reboot(one).unwrap_or(Timestamp::MIN))))
             .min();
-        let late = node.never_joined_deadline();
+        // Where nothing is known of any other instance of the group, none may be a node.
+        let known_node = |other: &super::node::Node| {
+            other.group == node.group
+                && other.is_touched()
+                && other.exists()
+                && !other.gone
+                && other.never_joined_deadline().is_none()
+        };
+        let late = node.never_joined_deadline().filter(|_| self.nodes.iter().any(known_node));
         // What a reboot did not cure is replaced when its time is up.
         let called = node.rebooted.or(node.stored.rebooted);
         let reboot = match (reboot, called) {
@@ -122,7 +132,9 @@ impl Oracle {
         let quiet = now >= self.last_fault + LEASE + SignedDuration::from_secs(60)
             && now >= node.not_clear_before
             && self.refusing.is_none();
-        let left = self.observing || self.shifted == Some(node.zone);
+        let unreadable =
+            self.reading.access == Access::Neither && self.verifies || self.reading.failing.is_some();
+        let left = unreadable || self.observing || self.shifted == Some(node.zone);
         if !quiet || left || !plan.may_be_repaired() || node.on_standby || stored.suspended {
             return false;
         }
@@ -130,7 +142,7 @@ impl Oracle {
             let mine = match what {
                 HoldScope::Everything => true,
                 HoldScope::Group(group) => *group == node.group,
-                HoldScope::Node(other) => *other == number,
+                HoldScope::Node(other) => self.nodes[*other].name == node.name,
             };
             mine && *from <= now && now < *until
         });
@@ -192,8 +204,19 @@ impl Oracle {
             Some(Limit::Percentage(_)) => open > 0,
             None => false,
         };
+        // The whole cluster counts as down, or an outage of the group as ending.
+        let (all, sick) = members().fold((0, 0), |(all, sick), (other, one)| {
+            (all + usize::from(!one.gone), sick + usize::from(one.is_touched() && may_count(other)))
+        });
+        let down = sick > 3 && sick * 100 > all * 45;
+        let ending = members()
+            .filter(|(_, one)| one.group == node.group)
+            .filter_map(|(_, one)| one.stored.recovered)
+            .filter(|recovered| self.now.duration_since(*recovered) < OUTAGE_ENDS)
+            .count()
+            > 1;
         // Fewer unhealthy nodes elsewhere make a zone more suspect: no repair is due where it might be.
         let dark = here >= 3 && here * 2 >= of_zone;
-        !exceeded && (!full || node.stored.open) && !dark && silent < 3
+        !exceeded && !down && !ending && (!full || node.stored.open) && !dark && silent < 2
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use nodemend_domain::{
+    condition::Health,
     condition::RepairAction,
     group::{ClusterFacts, Group, GroupState, InstanceLocation},
     guard::UnhealthyNode,
@@ -12,7 +13,7 @@ use nodemend_domain::{
 };
 use std::collections::HashMap;
 
-use super::node::{Fact, Node};
+use super::node::{AgentFact, Fact, Node, NodeObject};
 
 /// What one process has read, each with its index in the order of its reads. It may handle several nodes at once.
 #[derive(Debug, Default)]
@@ -31,10 +32,64 @@ pub(crate) struct Reads {
     /// What it was given to apply, and the time of arrival.
     pub(super) facts: Vec<(usize, Fact)>,
     pub(super) arrival: Timestamp,
+    /// What it has read of nodes to verify their faults, with the time of the reading. It counts once the case is written.
+    pub(super) learned: Vec<(usize, Fact, Timestamp)>,
+    /// What that shows of each node, and its index in the order of the reads.
+    pub(super) verified: HashMap<usize, (Verified, u64)>,
     /// What it had read by its last claim of each node.
     pub(super) claims: HashMap<usize, Basis>,
     /// The calls that it has recorded and not made.
     pub(super) written: Vec<(usize, RepairAction)>,
+}
+
+/// What a process has read of a node since it read the case, to verify the fault.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Verified {
+    /// The last read failed.
+    pub(crate) failed: bool,
+    /// Something contradicts the fault.
+    pub(crate) contradicted: bool,
+    /// Whether the Node object is ready; none if there is no Node object.
+    object: Option<bool>,
+    /// The last line on its Ready condition.
+    ready: Option<(Timestamp, bool)>,
+    /// The newest report of its agent on each condition.
+    reports: Vec<AgentFact>,
+}
+
+impl Verified {
+    pub(crate) fn read_object(&mut self, object: Option<&NodeObject>) {
+        self.failed = false;
+        self.object = object.map(|object| object.ready == Health::Healthy);
+    }
+
+    pub(crate) fn read_line(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Ready { at, bad, .. } => self.ready = self.ready.max(Some((*at, *bad))),
+            Fact::NodeDeleted { at, .. } => self.ready = self.ready.max(Some((*at, true))),
+            Fact::Agent(fact) => match self.reports.iter_mut().find(|known| known.track == fact.track) {
+                Some(known) if (known.boot, known.seq) > (fact.boot, fact.seq) => {}
+                Some(known) => *known = *fact,
+                None => self.reports.push(*fact),
+            },
+            _ => {}
+        }
+    }
+
+    /// When the last line on its Ready condition was written.
+    pub(super) fn ready(&self) -> Option<Timestamp> {
+        self.ready.map(|(at, _)| at)
+    }
+
+    pub(super) fn reports(&self) -> &[AgentFact] {
+        &self.reports
+    }
+
+    /// Whether everything that was read of the node is healthy.
+    pub(crate) fn is_healthy(&self) -> bool {
+        let reports = || !self.reports.is_empty() && self.reports.iter().all(|report| !report.bad);
+        self.object.or(self.ready.map(|(_, bad)| !bad)).unwrap_or_else(reports)
+    }
 }
 
 /// A read of a case.
@@ -58,23 +113,39 @@ pub(crate) struct Basis {
     pub(crate) unhealthy_nodes: Vec<Vec<UnhealthyNode>>,
     pub(crate) holds: Vec<Vec<Hold>>,
     pub(crate) policy: Option<Arc<Policy>>,
+    /// What the verification since then found.
+    pub(crate) verified: Option<Verified>,
 }
 
 impl Reads {
     /// Begins without any reads. Reuses the memory of another process's.
     pub(super) fn begin(&mut self, facts: Vec<(usize, Fact)>, arrival: Timestamp) {
         let now = arrival;
-        let Self { mut cases, mut location, mut groups, mut states, mut claims, .. } = std::mem::take(self);
+        let Self { mut cases, mut location, mut groups, mut states, mut claims, mut verified, .. } =
+            std::mem::take(self);
         cases.clear();
         location.clear();
         groups.clear();
         states.clear();
         claims.clear();
-        *self = Self { cases, location, groups, states, claims, facts, arrival, now, ..Self::default() };
+        verified.clear();
+        let kept = Self { cases, location, groups, states, claims, verified, ..Self::default() };
+        *self = Self { facts, arrival, now, ..kept };
     }
 
     pub(crate) fn case(&mut self, instance: &InstanceId, version: u64, order: u64) {
-        self.cases.insert(Node::number(instance), Began { version, order, at: self.now });
+        let number = Node::number(instance);
+        self.cases.insert(number, Began { version, order, at: self.now });
+        // What was read before and not written is read again.
+        self.learned.retain(|(of, ..)| *of != number);
+        self.verified.remove(&number);
+    }
+
+    /// It has written this version of the case itself.
+    pub(super) fn wrote(&mut self, number: usize, version: u64) {
+        if let Some(began) = self.cases.get_mut(&number) {
+            began.version = version;
+        }
     }
 
     /// What a claim that is being written is based on.
@@ -96,6 +167,7 @@ impl Reads {
             unhealthy_nodes: since(began.order, &self.unhealthy_nodes),
             holds: since(began.order, &self.holds),
             policy: self.policy.clone().flatten(),
+            verified: one(began.order, self.verified.get(&number)),
         })
     }
 }

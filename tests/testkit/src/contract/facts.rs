@@ -1,31 +1,32 @@
 //! What is written is there, whole or not at all, and once.
 
-use crate::edit;
 use nodemend_domain::audit_log::{RecordStep, verify_chain};
 use serde_json::json;
 
+use crate::edit;
+
 use super::{
-    CaseKey, CaseWrite, Commit, Furnished, at, call, cluster, instance, key, new_case, node, put, read, step,
-    unhealthy_reason, workers, write,
+    CaseKey, CaseWrite, Commit, Furnished, at, call, cluster, cluster_named, instance, key, new_case, node,
+    put, read, step, unhealthy_reason, workers, write,
 };
 
-/// No case, no cluster, no policy, no records; a group that is new.
-pub async fn what_was_never_written_is_not_there<S: Furnished>(store: &S) {
+/// No case, no cluster, no policy and no records; the group is new.
+pub async fn an_empty_store_finds_nothing<S: Furnished>(store: &S) {
     assert_eq!(store.case(&key(1)).await, Ok(None));
     assert_eq!(store.cluster_of_instance(&instance(1)).await, Ok(None));
-    assert_eq!(store.instances_of_node(&cluster("prod"), &node(1)).await, Ok(Vec::new()));
+    assert_eq!(store.instances_of_node(&cluster(), &node(1)).await, Ok(Vec::new()));
     assert_eq!(store.due(at(1_000_000), 10).await, Ok(Vec::new()));
     assert_eq!(store.next_due().await, Ok(None));
-    assert_eq!(store.unhealthy_nodes(&cluster("prod")).await, Ok(Vec::new()));
-    assert_eq!(store.holds(&cluster("prod")).await, Ok(Vec::new()));
+    assert_eq!(store.unhealthy_nodes(&cluster()).await, Ok(Vec::new()));
+    assert_eq!(store.holds(&cluster()).await, Ok(Vec::new()));
     assert_eq!(store.chain(&key(1)).await, Ok(Vec::new()));
     assert_eq!(store.call("nobody's").await, Ok(None));
-    let group = store.group(&cluster("prod"), &workers()).await.expect("a read");
+    let group = store.group(&cluster(), &workers()).await.expect("a read");
     assert_eq!((group.version(), group.slots().len(), group.name()), (0, 0, &workers()));
 }
 
-/// Every field, and the next version.
-pub async fn a_case_is_read_back_as_it_was_written<S: Furnished>(store: &S) {
+/// All fields, with the next version.
+pub async fn a_case_is_read_as_it_was_written<S: Furnished>(store: &S) {
     let mut case = new_case(1);
     edit(&mut case, json!({ "node": node(1) }));
     edit(&mut case, json!({ "group": workers() }));
@@ -45,7 +46,7 @@ pub async fn a_case_is_read_back_as_it_was_written<S: Furnished>(store: &S) {
     assert_eq!(read(store, &key(1)).await, case);
 }
 
-/// Two that both found nothing: one of them wins.
+/// Of two writers that found no case, one wins.
 pub async fn a_case_is_created_once<S: Furnished>(store: &S) {
     let (mut first, mut second) = (new_case(1), new_case(1));
     edit(&mut first, json!({ "due": at(1) }));
@@ -56,8 +57,8 @@ pub async fn a_case_is_created_once<S: Furnished>(store: &S) {
     assert_eq!(store.due(at(10), 10).await, Ok(vec![key(1)]));
 }
 
-/// Neither the case nor what it is found by; and a version of the future is no better than an old one.
-pub async fn a_write_to_an_old_version_is_lost_and_changes_nothing<S: Furnished>(store: &S) {
+/// Neither the case nor its indexes change, whether the version is too old or too new.
+pub async fn a_write_of_another_version_is_lost_and_changes_nothing<S: Furnished>(store: &S) {
     let mut case = new_case(1);
     edit(&mut case, json!({ "due": at(10) }));
     put(store, &mut case).await;
@@ -75,18 +76,18 @@ pub async fn a_write_to_an_old_version_is_lost_and_changes_nothing<S: Furnished>
     }
     assert_eq!(read(store, &key(1)).await, case);
     assert_eq!(store.next_due().await, Ok(Some(at(20))));
-    assert_eq!(store.unhealthy_nodes(&cluster("prod")).await, Ok(Vec::new()));
-    assert_eq!(store.instances_of_node(&cluster("prod"), &node(9)).await, Ok(Vec::new()));
+    assert_eq!(store.unhealthy_nodes(&cluster()).await, Ok(Vec::new()));
+    assert_eq!(store.instances_of_node(&cluster(), &node(9)).await, Ok(Vec::new()));
     assert_eq!(store.chain(&key(1)).await, Ok(Vec::new()));
 }
 
-/// A stale group takes the case and its records down with it.
-pub async fn case_group_and_trail_are_written_together_or_not_at_all<S: Furnished>(store: &S) {
+/// If the group's version is stale, the case and its records are not written either.
+pub async fn case_group_and_audit_records_are_written_together_or_not_at_all<S: Furnished>(store: &S) {
     let mut case = new_case(1);
     put(store, &mut case).await;
-    let mut group = store.group(&cluster("prod"), &workers()).await.expect("a read");
+    let mut group = store.group(&cluster(), &workers()).await.expect("a read");
     let empty = group.clone();
-    group.acquire_slot(instance(1), at(0));
+    group.acquire_slot(instance(1), "NodeStatusUnknown", at(0));
     edit(&mut case, json!({ "due": at(30) }));
     let entry = step(&mut case, RecordStep::Claimed);
     let change = CaseWrite { case: &case, group: Some(&group), entries: std::slice::from_ref(&entry) };
@@ -94,13 +95,13 @@ pub async fn case_group_and_trail_are_written_together_or_not_at_all<S: Furnishe
     case = case.next_version();
     group = group.next_version();
     assert_eq!(read(store, &key(1)).await, case);
-    assert_eq!(store.group(&cluster("prod"), &workers()).await, Ok(group.clone()));
+    assert_eq!(store.group(&cluster(), &workers()).await, Ok(group.clone()));
     assert_eq!(store.chain(&key(1)).await, Ok(vec![entry]));
 
     let mut other = new_case(2);
     edit(&mut other, json!({ "due": at(1) }));
     let mut stale = empty;
-    stale.acquire_slot(instance(2), at(0));
+    stale.acquire_slot(instance(2), "NodeStatusUnknown", at(0));
     let entry = step(&mut other, RecordStep::Claimed);
     let change = CaseWrite { case: &other, group: Some(&stale), entries: &[entry] };
     assert_eq!(store.commit(change).await, Ok(Commit::Lost));
@@ -108,17 +109,17 @@ pub async fn case_group_and_trail_are_written_together_or_not_at_all<S: Furnishe
     assert_eq!(store.cluster_of_instance(&instance(2)).await, Ok(None));
     assert_eq!(store.chain(&key(2)).await, Ok(Vec::new()));
     assert_eq!(store.next_due().await, Ok(Some(at(30))));
-    assert_eq!(store.group(&cluster("prod"), &workers()).await, Ok(group));
+    assert_eq!(store.group(&cluster(), &workers()).await, Ok(group));
 }
 
-/// A place in a trail is taken once, and none is left out.
-pub async fn a_record_is_never_written_over<S: Furnished>(store: &S) {
+/// Each sequence number of an audit log is used once, and none is omitted.
+pub async fn an_audit_record_is_never_overwritten<S: Furnished>(store: &S) {
     let mut case = new_case(1);
     let entry = step(&mut case, RecordStep::Claimed);
     assert_eq!(write(store, &case, std::slice::from_ref(&entry)).await, Commit::Won);
     case = case.next_version();
     let mut forged = entry.clone();
-    forged.line = forged.line.replace("as asked for", "as nobody asked");
+    forged.line = forged.line.replace("a decision", "a changed decision");
     assert_eq!(write(store, &case, &[forged]).await, Commit::Lost);
     let mut skipped = case.clone();
     let _unwritten = step(&mut skipped, RecordStep::Observed);
@@ -128,8 +129,8 @@ pub async fn a_record_is_never_written_over<S: Furnished>(store: &S) {
     assert_eq!(read(store, &key(1)).await, case);
 }
 
-/// In the order of its sequence, to the byte, and with its end where the case says.
-pub async fn a_trail_is_read_back_as_one_chain<S: Furnished>(store: &S) {
+/// In the order of the sequence numbers, byte for byte, up to the last record that the case knows.
+pub async fn an_audit_log_is_read_as_one_chain<S: Furnished>(store: &S) {
     let mut case = new_case(1);
     let mut written = Vec::new();
     // More than nine, so that an order by text would show; some writes carry two.
@@ -148,7 +149,7 @@ pub async fn a_trail_is_read_back_as_one_chain<S: Furnished>(store: &S) {
     assert_eq!(end, *read(store, &key(1)).await.audit_log());
 }
 
-/// The record, and whose it is.
+/// The record, and the case that it belongs to.
 pub async fn a_call_is_found_by_its_request_id<S: Furnished>(store: &S) {
     for number in [1, 2] {
         let mut case = new_case(number);
@@ -165,16 +166,16 @@ pub async fn a_call_is_found_by_its_request_id<S: Furnished>(store: &S) {
     assert_eq!(store.call("").await, Ok(None));
 }
 
-/// The same instance id and node name in two clusters are two cases.
-pub async fn clusters_do_not_know_of_each_other<S: Furnished>(store: &S) {
-    let names = ["prod", "prod-2"].map(cluster);
+/// The same instance ID and node name in two clusters are two cases.
+pub async fn clusters_are_separate<S: Furnished>(store: &S) {
+    let names = ["prod", "prod-2"].map(cluster_named);
     for (number, name) in names.iter().enumerate() {
         let mut case = new_case(number as u64);
         edit(&mut case, json!({ "cluster": name.clone() }));
         edit(&mut case, json!({ "node": node(1) }));
         edit(&mut case, json!({ "unhealthyReason": unhealthy_reason(0) }));
         let mut group = store.group(name, &workers()).await.expect("a read");
-        group.acquire_slot(case.instance_id().clone(), at(0));
+        group.acquire_slot(case.instance_id().clone(), "NodeStatusUnknown", at(0));
         let change = CaseWrite { case: &case, group: Some(&group), entries: &[] };
         assert_eq!(store.commit(change).await, Ok(Commit::Won));
     }

@@ -1,19 +1,22 @@
-//! What is found without its key: what is due, what is unwell, by whose name, in which cluster.
+//! Queries without a key: due cases, unhealthy nodes, the instances of a node name, the cluster of an instance.
 
-use crate::edit;
-use serde_json::json;
 use std::collections::BTreeMap;
 
 use nodemend_domain::{
     case::UnhealthyReason,
-    ident::Zone,
     policy::{Hold, Mode, Policy},
 };
+use serde_json::json;
 
-use super::{Furnished, at, cluster, instance, key, new_case, node, put, unhealthy_reason};
+use crate::{
+    edit,
+    fixture::{hold_until, zone},
+};
 
-/// Whatever the order of their writes; the bound itself included.
-pub async fn the_longest_overdue_come_first<S: Furnished>(store: &S) {
+use super::{Furnished, at, cluster, cluster_named, instance, key, new_case, node, put, unhealthy_reason};
+
+/// In whatever order they were written, and including those due exactly at the bound.
+pub async fn the_longest_overdue_cases_come_first<S: Furnished>(store: &S) {
     let due = [(1, 50), (2, 10), (3, 40), (4, 20), (5, 30), (6, 61), (7, 60)];
     for (number, seconds) in due {
         let mut case = new_case(number);
@@ -26,8 +29,8 @@ pub async fn the_longest_overdue_come_first<S: Furnished>(store: &S) {
     assert_eq!(store.due(at(9), 100).await, Ok(Vec::new()));
 }
 
-/// And of more than that, the longest overdue.
-pub async fn no_more_are_due_than_were_asked_for<S: Furnished>(store: &S) {
+/// If there are more than the limit, the longest overdue are found.
+pub async fn due_cases_are_limited_to_the_longest_overdue<S: Furnished>(store: &S) {
     for number in 0..60 {
         let mut case = new_case(number);
         edit(&mut case, json!({ "due": at(1_000 - 7 * number as i64) }));
@@ -41,8 +44,8 @@ pub async fn no_more_are_due_than_were_asked_for<S: Furnished>(store: &S) {
     assert_eq!(store.due(at(1_000), 0).await, Ok(Vec::new()));
 }
 
-/// Moved earlier, moved later, taken out, put back.
-pub async fn a_case_is_due_once_and_at_its_newest_time<S: Furnished>(store: &S) {
+/// Also after its due time was moved earlier, moved later, removed and set again.
+pub async fn a_case_is_due_once_at_its_newest_time<S: Furnished>(store: &S) {
     let mut case = new_case(1);
     for due in [Some(50), Some(10), Some(90), None, Some(90), Some(90)] {
         edit(&mut case, json!({ "due": due.map(at) }));
@@ -56,29 +59,29 @@ pub async fn a_case_is_due_once_and_at_its_newest_time<S: Furnished>(store: &S) 
     }
 }
 
-/// Of all clusters.
+/// In all clusters.
 pub async fn the_next_due_time_is_the_earliest<S: Furnished>(store: &S) {
     for (number, due) in (0..20).map(|number| (number, 100 + (number as i64 * 7) % 20)) {
         let mut case = new_case(number);
-        edit(&mut case, json!({ "cluster": cluster(if number % 2 == 0 { "prod" } else { "test" }) }));
+        edit(&mut case, json!({ "cluster": cluster_named(if number % 2 == 0 { "prod" } else { "test" }) }));
         edit(&mut case, json!({ "due": at(due) }));
         put(store, &mut case).await;
     }
     assert_eq!(store.next_due().await, Ok(Some(at(100))));
 }
 
-/// They come, change and go with their cases.
-pub async fn the_unwell_of_a_cluster_are_all_that_count_and_no_others<S: Furnished>(store: &S) {
+/// They appear, change and disappear with their cases.
+pub async fn the_unhealthy_nodes_of_a_cluster_are_found_once_each<S: Furnished>(store: &S) {
     let mut cases: Vec<_> = (1..=3).map(new_case).collect();
-    let silent = UnhealthyReason { since: at(3), silent: true, unhealthy: false };
+    let silent = UnhealthyReason { since: at(3), silent: true, ..UnhealthyReason::default() };
     edit(&mut cases[0], json!({ "unhealthyReason": unhealthy_reason(1) }));
-    edit(&mut cases[0], json!({ "zone": Zone::new("us-east-1a").expect("a zone") }));
+    edit(&mut cases[0], json!({ "zone": zone() }));
     edit(&mut cases[1], json!({ "unhealthyReason": silent.clone() }));
     for case in &mut cases {
         put(store, case).await;
     }
     let unhealthy_nodes = async || -> BTreeMap<_, _> {
-        let unhealthy_nodes = store.unhealthy_nodes(&cluster("prod")).await.expect("a read");
+        let unhealthy_nodes = store.unhealthy_nodes(&cluster()).await.expect("a read");
         let count = unhealthy_nodes.len();
         let by_instance: BTreeMap<_, _> = unhealthy_nodes
             .into_iter()
@@ -96,11 +99,11 @@ pub async fn the_unwell_of_a_cluster_are_all_that_count_and_no_others<S: Furnish
         put(store, case).await;
     }
     assert_eq!(unhealthy_nodes().await, BTreeMap::from([(instance(1), (zone, unhealthy_reason(2)))]));
-    assert_eq!(store.unhealthy_nodes(&cluster("test")).await, Ok(Vec::new()));
+    assert_eq!(store.unhealthy_nodes(&cluster_named("test")).await, Ok(Vec::new()));
 }
 
-/// A name goes from an instance to the one that replaces it.
-pub async fn a_node_name_leads_to_its_instances_the_newest_last<S: Furnished>(store: &S) {
+/// A replacement may have the node name of the replaced instance.
+pub async fn the_instances_of_a_node_name_are_found_newest_last<S: Furnished>(store: &S) {
     // Not in the order of their ids.
     for number in [5, 2, 9] {
         let mut case = new_case(number);
@@ -109,41 +112,38 @@ pub async fn a_node_name_leads_to_its_instances_the_newest_last<S: Furnished>(st
         put(store, &mut case).await;
         put(store, &mut case).await;
     }
-    let known = store.instances_of_node(&cluster("prod"), &node(1)).await;
+    let known = store.instances_of_node(&cluster(), &node(1)).await;
     assert_eq!(known, Ok([5, 2, 9].map(instance).to_vec()));
-    assert_eq!(store.instances_of_node(&cluster("prod"), &node(2)).await, Ok(Vec::new()));
+    assert_eq!(store.instances_of_node(&cluster(), &node(2)).await, Ok(Vec::new()));
 }
 
-/// An instance id is AWS's: it is in one cluster.
-pub async fn an_instance_leads_to_its_cluster<S: Furnished>(store: &S) {
+/// An instance ID is unique in AWS, so that it is in one cluster.
+pub async fn the_cluster_of_an_instance_is_found<S: Furnished>(store: &S) {
     for (number, name) in [(1, "prod"), (2, "test")] {
         let mut case = new_case(number);
-        edit(&mut case, json!({ "cluster": cluster(name) }));
+        edit(&mut case, json!({ "cluster": cluster_named(name) }));
         put(store, &mut case).await;
         put(store, &mut case).await;
-        assert_eq!(store.cluster_of_instance(&instance(number)).await, Ok(Some(cluster(name))));
+        assert_eq!(store.cluster_of_instance(&instance(number)).await, Ok(Some(cluster_named(name))));
     }
     assert_eq!(store.cluster_of_instance(&instance(3)).await, Ok(None));
 }
 
-/// The newest policy, every hold.
-pub async fn policies_and_holds_are_a_clusters_own<S: Furnished>(store: &S) {
-    let (prod, test) = (cluster("prod"), cluster("test"));
+/// The newest policy and all holds are found.
+pub async fn policies_and_holds_belong_to_one_cluster<S: Furnished>(store: &S) {
+    let (prod, test) = (cluster(), cluster_named("test"));
     let observing = Policy::default();
     let mut repairing = Policy::eks_defaults();
     repairing.mode = Mode::Repair;
     store.set_policy(&prod, observing).await;
     store.set_policy(&prod, repairing.clone()).await;
     assert_eq!(store.policy(&prod).await.expect("a read").as_deref(), Some(&repairing));
-    assert_eq!(store.policy(&test).await, Ok(None), "not ours to serve");
+    assert_eq!(store.policy(&test).await, Ok(None), "a cluster that is not served");
     let hold = |owner: &str| Hold {
-        cluster: None,
-        group: None,
         node: Some(node(1)),
         owner: owner.to_owned(),
-        reason: "kernel test".to_owned(),
         from: Some(at(1)),
-        until: at(2),
+        ..hold_until(at(2))
     };
     for owner in ["alice", "bob"] {
         store.place_hold(&prod, hold(owner)).await;

@@ -1,4 +1,4 @@
-//! A port around a port, whose operations meet their fates.
+//! A port around another port, whose operations fail as its faults say.
 
 use std::{
     future::{Future, pending, poll_fn},
@@ -8,12 +8,12 @@ use std::{
 
 use jiff::Timestamp;
 use nodemend_domain::{
-    audit_log::builder::AuditEntry,
-    audit_log::{ApiCall, CallAnswer, CallOutcome, Caller},
-    case::Case,
+    audit_log::{ApiCall, AuditEntry, CallAnswer, CallOutcome, Caller},
+    case::{Case, Consistency},
     group::{ClusterFacts, Group, GroupState, InstanceLocation},
     guard::UnhealthyNode,
     ident::{AccountId, ClusterName, GroupName, InstanceId, NodeName},
+    node_snapshot::NodeSnapshot,
     policy::{Hold, Policy},
 };
 
@@ -21,10 +21,14 @@ use super::{Fate, Faults};
 use nodemend_ports::{
     audit_log::AuditLog,
     cloud::{Cloud, CloudError},
+    cluster_reader::{ClusterReader, LogPage, LogQuery, ReadError},
     store::{CaseKey, CaseWrite, Commit, Store, StoreError},
 };
 
-/// A port that fails as it is told.
+/// The message of every error that is injected.
+const INJECTED: &str = "an injected fault";
+
+/// A port that fails as its faults say.
 #[derive(Clone)]
 pub struct Faulty<P> {
     port: P,
@@ -37,7 +41,7 @@ impl<P: Sync> Faulty<P> {
         Self { port, faults }
     }
 
-    async fn meet<T, E>(
+    async fn apply<T, E>(
         &self,
         operation: impl Future<Output = Result<T, E>> + Send,
         error: impl FnOnce() -> E + Send,
@@ -59,18 +63,23 @@ impl<P: Sync> Faulty<P> {
         &self,
         operation: impl Future<Output = Result<T, StoreError>> + Send,
     ) -> Result<T, StoreError> {
-        self.meet(operation, || StoreError::Unavailable("a fault was asked for".to_owned())).await
+        self.apply(operation, || StoreError::Unavailable(INJECTED.into())).await
     }
 
     async fn cloud<T>(
         &self,
         operation: impl Future<Output = Result<T, CloudError>> + Send,
     ) -> Result<T, CloudError> {
-        let error = || CloudError {
-            code: "ServiceUnavailable".to_owned(),
-            message: "a fault was asked for".to_owned(),
-        };
-        self.meet(operation, error).await
+        let error = || CloudError { code: "ServiceUnavailable".to_owned(), source: INJECTED.into() };
+        self.apply(operation, error).await
+    }
+
+    async fn cluster_reader<T>(
+        &self,
+        operation: impl Future<Output = Result<T, ReadError>> + Send,
+    ) -> Result<T, ReadError> {
+        let error = || ReadError::Unavailable { what: "the cluster".to_owned(), source: INJECTED.into() };
+        self.apply(operation, error).await
     }
 
     async fn die<T>(&self) -> T {
@@ -79,7 +88,7 @@ impl<P: Sync> Faulty<P> {
     }
 }
 
-/// Lets others run first, once.
+/// Lets other processes run once.
 async fn yield_once() {
     let mut yielded = false;
     poll_fn(|context| {
@@ -149,6 +158,28 @@ impl<P: AuditLog> AuditLog for Faulty<P> {
     }
 }
 
+impl<P: ClusterReader> ClusterReader for Faulty<P> {
+    async fn node(&self, cluster: &ClusterName, name: &NodeName) -> Result<Option<NodeSnapshot>, ReadError> {
+        self.cluster_reader(self.port.node(cluster, name)).await
+    }
+
+    async fn nodes(
+        &self,
+        cluster: &ClusterName,
+        consistency: Consistency,
+    ) -> Result<Vec<NodeSnapshot>, ReadError> {
+        self.cluster_reader(self.port.nodes(cluster, consistency)).await
+    }
+
+    async fn log_page(&self, query: &LogQuery, next: Option<&str>) -> Result<LogPage, ReadError> {
+        self.cluster_reader(self.port.log_page(query, next)).await
+    }
+
+    async fn streams(&self, group: &str, prefix: &str, since: Timestamp) -> Result<Vec<String>, ReadError> {
+        self.cluster_reader(self.port.streams(group, prefix, since)).await
+    }
+}
+
 impl<P: Cloud> Cloud for Faulty<P> {
     async fn in_account(&self, account: Option<&AccountId>) -> Result<Self, CloudError> {
         Ok(Self { port: self.port.in_account(account).await?, ..self.clone() })
@@ -174,9 +205,9 @@ impl<P: Cloud> Cloud for Faulty<P> {
     }
 
     async fn call(&self, call: &ApiCall) -> CallAnswer {
-        let lost = || CallOutcome::Unanswered { why: "a fault was asked for".to_owned() };
+        let unanswered = || CallOutcome::Unanswered { why: INJECTED.to_owned() };
         let made = async { Ok(self.port.call(call).await) };
-        self.meet(made, lost).await.unwrap_or_else(|outcome| CallAnswer { request_id: None, outcome })
+        self.apply(made, unanswered).await.unwrap_or_else(|outcome| CallAnswer { request_id: None, outcome })
     }
 
     fn caller(&self) -> &Caller {

@@ -1,4 +1,4 @@
-//! Runs several processes in one thread, one step of one of them at a time: what else is a race, is a list here.
+//! Runs several processes in one thread, one step of one process at a time, so that each race is reproducible.
 
 use std::{
     future::Future,
@@ -8,11 +8,11 @@ use std::{
 
 use super::Faults;
 
-/// One process: what it does, and what happens to it.
+/// One process: its work and its faults.
 pub struct Process<'p, T> {
-    /// What happens to it.
+    /// Its faults.
     pub faults: Faults,
-    /// What it does.
+    /// Its work.
     pub work: Pin<Box<dyn Future<Output = T> + 'p>>,
 }
 
@@ -23,32 +23,32 @@ impl<'p, T> Process<'p, T> {
     }
 }
 
-/// Runs until all have ended or died; what each came to, none for the dead. `choose` says which of so many goes
-/// on; it is asked before every step, so it is also the place where time passes.
+/// Runs until all processes have ended or died; their results, none for a dead one. Before each step, `choose` is called
+/// with the number of processes that are left, and returns the one that goes on. It may also advance the clock.
 pub fn run<T>(processes: Vec<Process<'_, T>>, mut choose: impl FnMut(usize) -> usize) -> Vec<Option<T>> {
     let mut results: Vec<Option<T>> = processes.iter().map(|_| None).collect();
-    let mut living: Vec<(usize, Process<'_, T>)> = processes.into_iter().enumerate().collect();
+    let mut alive: Vec<(usize, Process<'_, T>)> = processes.into_iter().enumerate().collect();
     let mut context = Context::from_waker(Waker::noop());
-    while !living.is_empty() {
-        let chosen = choose(living.len()) % living.len();
-        let (place, process) = &mut living[chosen];
-        // What is dead is dropped where it stands, without another step.
+    while !alive.is_empty() {
+        let chosen = choose(alive.len()) % alive.len();
+        let (index, process) = &mut alive[chosen];
+        // A dead process is dropped as it is, without another step.
         let ended = process.faults.is_dead()
             || match process.work.as_mut().poll(&mut context) {
                 Poll::Ready(result) => {
-                    results[*place] = Some(result);
+                    results[*index] = Some(result);
                     true
                 }
                 Poll::Pending => process.faults.is_dead(),
             };
         if ended {
-            living.swap_remove(chosen);
+            alive.swap_remove(chosen);
         }
     }
     results
 }
 
-/// Runs one process to its end or its death.
+/// Runs one process until it ends or dies.
 pub fn run_one<T>(faults: &Faults, work: impl Future<Output = T>) -> Option<T> {
     run(vec![Process::new(faults.clone(), work)], |_| 0).pop().flatten()
 }

@@ -1,5 +1,5 @@
-//! A stack whose time is the test's: the functions' binaries, an embedded DynamoDB, an emulated AWS behind its front, and
-//! a queue of what is to be delivered, one after the other.
+//! The local stack on a clock that the test sets: the functions' binaries, an embedded DynamoDB, an emulated AWS, and a
+//! queue of deliveries, which are made one after the other.
 
 use std::{
     cmp::Reverse,
@@ -21,7 +21,7 @@ use nodemend_domain::{
     condition::ConditionType,
     ident::{ClusterName, GroupName, InstanceId},
     log_source::{AUDIT_STREAMS, LogSource},
-    policy::Policy,
+    policy::{Policy, VerificationPolicy},
 };
 use nodemend_ports::{
     audit_log::AuditLog,
@@ -45,43 +45,43 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 const INTAKE: usize = 0;
 const REPAIR: usize = 1;
-const AUDIT: usize = 2;
+const CONFIRM: usize = 2;
 
-/// Longer than Lambda waits before it tries an event again: word that a newcomer is ready may come so late.
+/// Longer than all of Lambda's retries of an event: the event that a new node is ready may come so late.
 const GRACE: SignedDuration = SignedDuration::from_mins(10);
 const MINUTE: SignedDuration = SignedDuration::from_secs(60);
-/// Lambda tries an event again after one minute, and after two more.
+/// Lambda retries an event after one minute, and after two more.
 const RETRIES: [SignedDuration; 2] = [MINUTE, SignedDuration::from_secs(120)];
-/// A call that never left is told as missing half an hour later; nothing takes longer.
-const PATIENCE: SignedDuration = SignedDuration::from_mins(90);
+/// A call that was never sent is reported missing half an hour later; nothing takes longer.
+const PATIENCE: SignedDuration = SignedDuration::from_mins(120);
 
-/// Which function dies where.
+/// The function that is killed, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Death {
+pub(crate) struct Crash {
     pub(crate) function: usize,
     pub(crate) point: Point,
 }
 
-impl fmt::Display for Death {
+impl fmt::Display for Crash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} died {}", FUNCTIONS[self.function], self.point)
     }
 }
 
-/// What a repair came to.
+/// The result of a repair.
 #[derive(Debug)]
-pub(crate) struct Ran {
+pub(crate) struct RepairResult {
     /// How many calls reached AWS.
     pub(crate) calls: usize,
-    /// How many calls are recorded that had no answer.
-    pub(crate) lost: usize,
-    /// What each function awaited, where that was counted.
+    /// How many calls are recorded as unanswered.
+    pub(crate) unanswered: usize,
+    /// The awaits of each function, if they were counted.
     pub(crate) awaits: [Vec<String>; 3],
 }
 
-/// Something to be delivered.
+/// An event or payload that is to be delivered to a function.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Parcel {
+struct Delivery {
     at: Timestamp,
     order: u64,
     function: usize,
@@ -89,8 +89,8 @@ struct Parcel {
     tries: usize,
 }
 
-pub(crate) struct Bed {
-    folder: tempfile::TempDir,
+pub(crate) struct Environment {
+    directory: tempfile::TempDir,
     launcher: Launcher,
     emulator: Emulator,
     aws: SocketAddr,
@@ -102,11 +102,12 @@ pub(crate) struct Bed {
     next: Node,
     happened: UnboundedReceiver<Happened>,
     calls: Calls,
-    say: mpsc::UnboundedSender<(String, NodeUpdate)>,
-    words: UnboundedReceiver<(String, NodeUpdate)>,
-    well: [Function; 3],
+    sender: mpsc::UnboundedSender<(String, NodeUpdate)>,
+    updates: UnboundedReceiver<(String, NodeUpdate)>,
+    /// The functions without failpoints.
+    plain: [Function; 3],
     runs: usize,
-    queue: BinaryHeap<Reverse<Parcel>>,
+    queue: BinaryHeap<Reverse<Delivery>>,
     order: u64,
 }
 
@@ -114,42 +115,45 @@ fn nodemend() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_nodemend"))
 }
 
-impl Bed {
-    pub(crate) async fn make() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        failpoints::use_clock(&folder.path().join("clock"));
+impl Environment {
+    pub(crate) async fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        failpoints::use_clock(&directory.path().join("clock"));
         failpoints::pass_to("2026-09-01T00:00:00Z".parse().expect("a time"));
         let launcher = Launcher::new(nodemend());
         let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/cache");
-        let python =
-            emulator::prepare(&launcher, &cache, Path::new("python3")).await.expect("an emulator's parts");
+        let python = emulator::prepare(&launcher, &cache, Path::new("python3"))
+            .await
+            .expect("the emulator's packages");
         let emulator = Emulator::start(&launcher, &python).await.expect("an emulator");
-        let (tell, happened) = mpsc::unbounded_channel();
+        let (happen, happened) = mpsc::unbounded_channel();
         let calls = Calls::default();
-        let aws = front::serve(emulator.address, calls.clone(), tell).await.expect("a front");
+        let aws = front::serve(emulator.address, calls.clone(), happen).await.expect("a front");
         let dynamodb = dynamodb::serve().expect("a database");
         let store = dynamodb::store(dynamodb).await.expect("tables");
         let cluster = ClusterName::new("local").expect("a name");
         let mut policy = Policy::eks_defaults();
         nodemend_stack::shorten(&mut policy, GRACE);
-        // Nobody plays the nodes that are well.
+        // What the functions receive here is in no log group: verification reads, and finds nothing to read.
+        policy.verification = VerificationPolicy::Preferred;
+        // The healthy nodes have no agents.
         policy.silence.agent_silent_after = None;
         store.put_policy(&cluster, &policy, "chaos", SystemClock.now()).await.expect("a policy");
         let fleet = Fleet::create(Wire::to(aws), cluster.clone(), 0, 2).await.expect("a group");
         let first = fleet.members().await.expect("members").remove(0);
         let next = fleet.look_up(&first).await.expect("a node");
-        let (say, words) = mpsc::unbounded_channel();
+        let (sender, updates) = mpsc::unbounded_channel();
         let environment = |function: usize| {
-            let clock = (failpoints::CLOCK.to_owned(), path_text(&folder.path().join("clock")));
+            let clock = (failpoints::CLOCK.to_owned(), path_text(&directory.path().join("clock")));
             stack::environment(FUNCTIONS[function], aws, dynamodb, &[clock])
         };
-        let well = [INTAKE, REPAIR, AUDIT].map(|function| {
+        let plain = [INTAKE, REPAIR, CONFIRM].map(|function| {
             let program = program(FUNCTIONS[function]);
             let spec = stack::spec(FUNCTIONS[function], &program, environment(function));
-            Function::new(spec, launcher.clone(), say.clone())
+            Function::new(spec, launcher.clone(), sender.clone())
         });
         Self {
-            folder,
+            directory,
             launcher,
             emulator,
             aws,
@@ -160,127 +164,137 @@ impl Bed {
             next,
             happened,
             calls,
-            say,
-            words,
-            well,
+            sender,
+            updates,
+            plain,
             runs: 0,
             queue: BinaryHeap::new(),
             order: 0,
         }
     }
 
-    /// A function in processes of its own, whose awaits are logged and of which one may be its last.
+    /// A function in processes of its own, which log their awaits and die at the given one.
     fn function(&self, function: usize, at: Option<Point>, log: &Path) -> Function {
         let mut more = vec![
-            (failpoints::CLOCK.to_owned(), path_text(&self.folder.path().join("clock"))),
+            (failpoints::CLOCK.to_owned(), path_text(&self.directory.path().join("clock"))),
             (failpoints::LOG.to_owned(), path_text(log)),
         ];
         more.extend(at.map(|at| (failpoints::AT.to_owned(), at.to_string())));
         let name = FUNCTIONS[function];
         let environment = stack::environment(name, self.aws, self.dynamodb, &more);
         let spec = stack::spec(name, &program(name), environment);
-        Function::new(spec, self.launcher.clone(), self.say.clone())
+        Function::new(spec, self.launcher.clone(), self.sender.clone())
     }
 
-    /// One repair, in which a function may die at an await that should be the named one.
-    pub(crate) async fn repair(&mut self, death: Option<(Death, &String)>) -> Result<Ran, String> {
+    /// One repair, in which a function may be killed at an await, which must have the given name.
+    pub(crate) async fn repair(&mut self, crash: Option<(Crash, &String)>) -> Result<RepairResult, String> {
         let log = self.log(0);
-        let mut functions = self.well.clone();
-        if let Some((death, _)) = death {
-            functions[death.function] = self.function(death.function, Some(death.point), &log);
+        let mut functions = self.plain.clone();
+        if let Some((crash, _)) = crash {
+            functions[crash.function] = self.function(crash.function, Some(crash.point), &log);
         }
-        let ran = self.run(&functions, death.map(|(death, _)| death.function)).await;
-        if let Some((death, what)) = death {
-            functions[death.function].stop().await;
+        let result = self.run(&functions, crash.map(|(crash, _)| crash.function)).await;
+        if let Some((crash, what)) = crash {
+            functions[crash.function].stop().await;
             let logged = fs::read_to_string(&log).map_err(|_| "no failpoints are built in".to_owned())?;
             let mut lines = logged.lines().take_while(|line| *line != failpoints::DIED);
-            let met = format!("{} {what}", death.point.number);
-            if !logged.lines().any(|line| line == failpoints::DIED) || !lines.any(|line| line == met) {
-                return Err(format!("it did not die at {met}: {:?}", logged.lines().collect::<Vec<_>>()));
+            let expected = format!("{} {what}", crash.point.number);
+            if !logged.lines().any(|line| line == failpoints::DIED) || !lines.any(|line| line == expected) {
+                return Err(format!(
+                    "it did not die at {expected}: {:?}",
+                    logged.lines().collect::<Vec<_>>()
+                ));
             }
         }
-        ran.map_err(|why| format!("{why}\n  {}", self.said().join("\n  ")))
+        result.map_err(|why| format!("{why}\n  {}", self.take_updates().join("\n  ")))
     }
 
-    /// One repair in which nothing dies, and what each function awaits in it.
-    pub(crate) async fn repair_counted(&mut self) -> Result<Ran, String> {
-        let logs = [INTAKE, REPAIR, AUDIT].map(|function| self.log(function));
+    /// One repair without a crash, and the awaits of each function in it.
+    pub(crate) async fn repair_counted(&mut self) -> Result<RepairResult, String> {
+        let logs = [INTAKE, REPAIR, CONFIRM].map(|function| self.log(function));
         let functions =
-            [INTAKE, REPAIR, AUDIT].map(|function| self.function(function, None, &logs[function]));
-        let mut ran = self.run(&functions, None).await?;
+            [INTAKE, REPAIR, CONFIRM].map(|function| self.function(function, None, &logs[function]));
+        let mut result = self.run(&functions, None).await?;
         for (function, log) in logs.iter().enumerate() {
             functions[function].stop().await;
             let logged = fs::read_to_string(log).map_err(|_| "no failpoints are built in".to_owned())?;
             let what = |line: &str| line.split_once(' ').map(|(_, what)| what.to_owned());
-            ran.awaits[function] = logged.lines().filter_map(what).collect();
+            result.awaits[function] = logged.lines().filter_map(what).collect();
         }
-        Ok(ran)
+        Ok(result)
     }
 
     fn log(&self, function: usize) -> PathBuf {
-        self.folder.path().join(format!("awaits-{}-{function}", self.runs))
+        self.directory.path().join(format!("awaits-{}-{function}", self.runs))
     }
 
-    /// What the functions have said since it was last asked for, but for what they log.
-    fn said(&mut self) -> Vec<String> {
-        let mut said = Vec::new();
-        while let Ok((function, word)) = self.words.try_recv() {
-            said.push(format!("{function}: {word:?}"));
+    /// The updates that the functions have sent since the last call.
+    fn take_updates(&mut self) -> Vec<String> {
+        let mut updates = Vec::new();
+        while let Ok((function, update)) = self.updates.try_recv() {
+            updates.push(format!("{function}: {update:?}"));
         }
-        said
+        updates
     }
 
-    /// From the first report to the end.
-    async fn run(&mut self, functions: &[Function; 3], mut death: Option<usize>) -> Result<Ran, String> {
+    /// A whole repair, from the first report to the closed case.
+    async fn run(
+        &mut self,
+        functions: &[Function; 3],
+        mut crash: Option<usize>,
+    ) -> Result<RepairResult, String> {
         self.runs += 1;
-        self.said();
+        self.take_updates();
         self.queue.clear();
         let start = SystemClock.now() + PATIENCE;
         failpoints::pass_to(start);
-        let mut victim = self.next.clone();
-        let line = victim.heartbeat(start);
-        self.agent_says(&victim, line, start);
+        let mut failing = self.next.clone();
+        let line = failing.heartbeat(start);
+        self.agent_reports(&failing, line, start);
         let fails_at = start + SignedDuration::from_secs(1);
-        let line = victim.fail(
+        let line = failing.fail(
             ConditionType::AcceleratedHardwareReady,
             "NvidiaXID79Error",
             "NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus.",
             fails_at,
         );
-        self.agent_says(&victim, line, fails_at);
+        self.agent_reports(&failing, line, fails_at);
         let mut problems = Vec::new();
-        // The minute's sweep comes at the very deadline, and one that would find nothing is left out.
+        // A run comes exactly at the deadline. Runs without a due case are omitted.
         let (mut minute, mut due) = (fails_at + GRACE, None);
         loop {
-            let run_once = due.map_or(minute, |due: Timestamp| due.max(minute));
-            if self.queue.peek().is_some_and(|Reverse(parcel)| parcel.at <= run_once) {
-                let Some(Reverse(parcel)) = self.queue.pop() else { break };
-                failpoints::pass_to(parcel.at);
-                let answer = functions[parcel.function].invoke(parcel.payload.clone().into()).await;
-                if self.died(parcel.function, answer.err(), &mut death, &mut problems) {
-                    let at = SystemClock.now() + RETRIES[parcel.tries];
-                    self.queue.push(Reverse(Parcel { at, tries: parcel.tries + 1, ..parcel }));
+            let next_run = due.map_or(minute, |due: Timestamp| due.max(minute));
+            if self.queue.peek().is_some_and(|Reverse(delivery)| delivery.at <= next_run) {
+                let Some(Reverse(delivery)) = self.queue.pop() else { break };
+                failpoints::pass_to(delivery.at);
+                let answer = functions[delivery.function].invoke(delivery.payload.clone().into()).await;
+                if self.died(delivery.function, answer.err(), &mut crash, &mut problems) {
+                    let at = SystemClock.now() + RETRIES[delivery.tries];
+                    self.queue.push(Reverse(Delivery { at, tries: delivery.tries + 1, ..delivery }));
                 }
             } else {
-                failpoints::pass_to(run_once);
-                let swept = functions[REPAIR].invoke(r#"{"detail-type":"Scheduled Event"}"#.into()).await;
-                // The next minute's takes up what a death has left.
-                self.died(REPAIR, swept.err(), &mut death, &mut problems);
-                minute = SystemClock.now().max(run_once + MINUTE);
+                failpoints::pass_to(next_run);
+                let run = functions[REPAIR].invoke(r#"{"detail-type":"Scheduled Event"}"#.into()).await;
+                // After a crash, the next run continues the repair.
+                self.died(REPAIR, run.err(), &mut crash, &mut problems);
+                minute = SystemClock.now().max(next_run + MINUTE);
             }
-            self.hear().await?;
+            self.deliver_events().await?;
             due = self.store.next_due().await.map_err(|error| error.to_string())?;
             if due.is_none() && self.queue.is_empty() {
                 break;
             }
             if SystemClock.now() > start + PATIENCE {
-                return Err(format!("it goes on, due {due:?}; {problems:?}"));
+                let key = CaseKey { cluster: self.cluster.clone(), instance_id: failing.instance_id.clone() };
+                let case = self.store.case(&key).await.map_err(|error| error.to_string())?;
+                let case = serde_json::to_string(&case).unwrap_or_default();
+                return Err(format!("it does not end, due {due:?}; {problems:?}; {case}"));
             }
         }
-        if problems.is_empty() { self.judge(&victim).await } else { Err(problems.join("; ")) }
+        if problems.is_empty() { self.check(&failing).await } else { Err(problems.join("; ")) }
     }
 
-    /// Whether the death that was asked for is why an invocation failed. Anything else is a problem.
+    /// Whether an invocation failed because its process was killed on purpose. Any other failure is a problem.
     fn died(
         &self,
         function: usize,
@@ -301,24 +315,24 @@ impl Bed {
         }
     }
 
-    /// What has happened in AWS is told, some seconds later each.
-    async fn hear(&mut self) -> Result<(), String> {
+    /// Queues the events about what happened in AWS, each some seconds later.
+    async fn deliver_events(&mut self) -> Result<(), String> {
         while let Ok(happened) = self.happened.try_recv() {
             let now = SystemClock.now();
             let after = |seconds| now + SignedDuration::from_secs(seconds);
             match happened {
-                Happened::Called(called) => self.post(after(15), AUDIT, called.event().to_string()),
+                Happened::Called(called) => self.post(after(15), CONFIRM, called.event().to_string()),
                 Happened::Terminated(activity) => {
-                    self.post(after(20), AUDIT, activity.terminated(after(20)).to_string());
+                    self.post(after(20), CONFIRM, activity.terminated(after(20)).to_string());
                 }
                 Happened::Launched(activity) => {
-                    self.post(after(20), AUDIT, activity.launched(after(20)).to_string());
+                    self.post(after(20), CONFIRM, activity.launched(after(20)).to_string());
                     let new = InstanceId::new(&activity.instance_id).map_err(|error| error.to_string())?;
                     let mut new = self.fleet.look_up(&new).await.map_err(|error| error.to_string())?;
-                    self.control_plane_says(new.registers(after(40)), after(40));
-                    self.control_plane_says(new.ready(after(42)), after(42));
+                    self.control_plane_logs(new.registers(after(40)), after(40));
+                    self.control_plane_logs(new.ready(after(42)), after(42));
                     let line = new.heartbeat(after(44));
-                    self.agent_says(&new, line, after(44));
+                    self.agent_reports(&new, line, after(44));
                     self.next = new;
                 }
                 Happened::Logged { .. } | Happened::Rebooted { .. } => {}
@@ -329,20 +343,20 @@ impl Bed {
 
     fn post(&mut self, at: Timestamp, function: usize, payload: String) {
         self.order += 1;
-        self.queue.push(Reverse(Parcel { at, order: self.order, function, payload, tries: 0 }));
+        self.queue.push(Reverse(Delivery { at, order: self.order, function, payload, tries: 0 }));
     }
 
-    fn agent_says(&mut self, node: &Node, line: String, at: Timestamp) {
+    fn agent_reports(&mut self, node: &Node, line: String, at: Timestamp) {
         let source = LogSource::Agents(self.cluster.clone());
         self.log_event(&source, node.instance_id.to_string(), our_patterns::AGENT, line, at);
     }
 
-    fn control_plane_says(&mut self, line: String, at: Timestamp) {
+    fn control_plane_logs(&mut self, line: String, at: Timestamp) {
         let source = LogSource::ControlPlane(self.cluster.clone());
         self.log_event(&source, format!("{AUDIT_STREAMS}-local"), our_patterns::CONTROL_PLANE, line, at);
     }
 
-    /// As the subscription passes it on.
+    /// Queues the payload of a log line, which must match the filter of its subscription.
     fn log_event(&mut self, source: &LogSource, stream: String, pattern: &str, line: String, at: Timestamp) {
         assert!(Pattern::parse(pattern).expect("a pattern").matches(&line), "{line}");
         let payload = subscription::encode(&Batch {
@@ -360,9 +374,9 @@ impl Bed {
         self.post(at, INTAKE, payload);
     }
 
-    /// Whether the repair completed, once.
-    async fn judge(&self, victim: &Node) -> Result<Ran, String> {
-        let key = CaseKey { cluster: self.cluster.clone(), instance_id: victim.instance_id.clone() };
+    /// Checks that the repair was completed once.
+    async fn check(&self, failing: &Node) -> Result<RepairResult, String> {
+        let key = CaseKey { cluster: self.cluster.clone(), instance_id: failing.instance_id.clone() };
         let failed = |error: nodemend_ports::store::StoreError| error.to_string();
         let case = self.store.case(&key).await.map_err(failed)?.ok_or("there is no case")?;
         let chain = self.store.chain(&key).await.map_err(failed)?;
@@ -371,7 +385,7 @@ impl Bed {
         let all = self.calls.all();
         let ours: Vec<_> = all
             .iter()
-            .filter(|call| call.parameters.to_string().contains(victim.instance_id.as_str()))
+            .filter(|call| call.parameters.to_string().contains(failing.instance_id.as_str()))
             .collect();
         verify_chain(chain.iter().map(|entry| &entry.line)).map_err(|broken| broken.to_string())?;
         let records = chain.iter().map(|entry| Record::read(&entry.line)).collect::<Result<Vec<_>, _>>();
@@ -380,32 +394,32 @@ impl Bed {
         for record in &records {
             *steps.entry(record.event_name.clone()).or_default() += 1;
         }
-        let wrong = |what: &str| Err(format!("{what}: {steps:?}, {case:?}, {group:?}, {ours:?}"));
+        let violation = |what: &str| Err(format!("{what}: {steps:?}, {case:?}, {group:?}, {ours:?}"));
         let count = |step: RecordStep| records.iter().filter(|record| record.nodemend.step == step).count();
         if ours.len() != 1 || ours[0].name != "TerminateInstanceInAutoScalingGroup" || ours[0].answer.is_err()
         {
-            return wrong("not one call at AWS");
+            return violation("not one call at AWS");
         }
         if case.closed().as_ref().is_none_or(|closed| !closed.outcome.starts_with("replaced by")) {
-            return wrong("not replaced");
+            return violation("not replaced");
         }
         if !group.slots().is_empty() || group.failures() > 0 {
-            return wrong("a place is kept, or a failure was counted");
+            return violation("a slot is kept, or a failure was counted");
         }
-        let lost = count(RecordStep::Called) - 1;
+        let unanswered = count(RecordStep::Called) - 1;
         if count(RecordStep::Confirmed) != 1
             || count(RecordStep::Closed) != 1
             || count(RecordStep::Mismatch) != 0
         {
-            return wrong("not confirmed and closed once");
+            return violation("not confirmed and closed once");
         }
-        if count(RecordStep::Missing) != lost || lost > 1 || count(RecordStep::Foreign) != 0 {
-            return wrong("not one record of the call");
+        if count(RecordStep::Missing) != unanswered || unanswered > 1 || count(RecordStep::Foreign) != 0 {
+            return violation("not one record of the call");
         }
-        Ok(Ran { calls: ours.len(), lost, awaits: Default::default() })
+        Ok(RepairResult { calls: ours.len(), unanswered, awaits: Default::default() })
     }
 
-    /// The operator's own command finds all trails whole.
+    /// The operator's command verifies the whole audit log.
     pub(crate) async fn verify(&self) {
         let mut command = tokio::process::Command::new(nodemend());
         command
@@ -414,15 +428,15 @@ impl Bed {
             .envs(stack::environment("operator", self.aws, self.dynamodb, &[]))
             .stdin(Stdio::null());
         let output = command.output().await.expect("nodemend runs");
-        let said = String::from_utf8_lossy(&output.stdout);
-        let unsound = said.lines().filter(|line| !line.contains(r#""problems":[]"#));
-        // What never left is told as missing, and that is a problem to look at.
-        let unsound: Vec<&str> = unsound.filter(|line| !line.contains("RepairMissing")).collect();
-        assert!(unsound.is_empty() && said.lines().count() >= self.runs, "{unsound:?} {output:?}");
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        let with_problems = stdout.lines().filter(|line| !line.contains(r#""problems":[]"#));
+        // A call that was never sent is reported missing, which is a problem for the command.
+        let unexpected: Vec<&str> = with_problems.filter(|line| !line.contains("RepairMissing")).collect();
+        assert!(unexpected.is_empty() && stdout.lines().count() >= self.runs, "{unexpected:?} {output:?}");
     }
 
-    pub(crate) async fn end(self) {
-        for function in &self.well {
+    pub(crate) async fn stop(self) {
+        for function in &self.plain {
             function.stop().await;
         }
         self.emulator.stop().await;

@@ -1,0 +1,346 @@
+//! `docs/guards.md`: each guard blocks a repair that it must block, and its message is on the page.
+
+use jiff::{SignedDuration, Timestamp};
+use nodemend_domain::{
+    case::{Case, Fault, Source, UnhealthyReason},
+    decide,
+    group::{ClusterFacts, Group, GroupState, InstanceLocation, Lifecycle, Member},
+    guard::{DecisionContext, UnhealthyCounts, UnhealthyNode},
+    ident::{ClusterName, GroupName, InstanceId, NodeName, Zone},
+    policy::{Hold, Policy},
+    verification::{Verification, VerifiedBy},
+};
+use nodemend_ports::config::read_policy;
+use serde_json::json;
+
+use crate::text;
+
+/// Everything that the guards read about one due repair.
+#[derive(Clone)]
+struct Situation {
+    policy: Policy,
+    case: Case,
+    fault: Fault,
+    location: InstanceLocation,
+    group: Option<Group>,
+    state: GroupState,
+    cluster: ClusterFacts,
+    unhealthy_counts: UnhealthyCounts,
+    unhealthy_nodes: Vec<UnhealthyNode>,
+    unhealthy_in_group: usize,
+    group_has_nodes: bool,
+    holds: Vec<Hold>,
+    verification: Option<Verification>,
+    now: Timestamp,
+}
+
+fn instance(number: usize) -> InstanceId {
+    InstanceId::new(format!("i-{number:017}")).expect("an instance ID")
+}
+
+impl Situation {
+    /// One of twenty nodes, in two zones and one group, is unhealthy and due. No guard blocks its repair.
+    fn due() -> Self {
+        let cluster = ClusterName::new("prod").expect("a name");
+        let group = GroupName::new("workers").expect("a name");
+        let zone = |name| Zone::new(name).expect("a zone");
+        let policy = Policy::eks_defaults();
+        let now: Timestamp = "2026-08-20T10:00:00Z".parse().expect("a timestamp");
+        let mut case = serde_json::to_value(Case::new(cluster.clone(), instance(0))).expect("JSON");
+        case["node"] = json!("ip-10-0-1-23.ec2.internal");
+        let member = |number| Member {
+            instance_id: instance(number),
+            zone: zone(["eu-west-1a", "eu-west-1b"][number % 2]),
+            lifecycle: Lifecycle::InService,
+        };
+        Self {
+            case: serde_json::from_value(case).expect("a case"),
+            fault: Fault::hypothetical(&policy.default_rules(), now),
+            policy,
+            location: InstanceLocation::Member { group: group.clone(), lifecycle: Lifecycle::InService },
+            group: Some(Group {
+                name: group.clone(),
+                cluster: Some(cluster.clone()),
+                members: (0..20).map(member).collect(),
+                suspended: Vec::new(),
+                tags: [].into(),
+                eks_repair_enabled: false,
+            }),
+            state: GroupState::new(cluster, group),
+            cluster: ClusterFacts {
+                zones: [(zone("eu-west-1a"), 10), (zone("eu-west-1b"), 10)].into(),
+                zonal_shifts: Vec::new(),
+            },
+            unhealthy_counts: UnhealthyCounts {
+                unhealthy: 1,
+                by_zone: [(zone("eu-west-1a"), 1)].into(),
+                ..UnhealthyCounts::default()
+            },
+            unhealthy_nodes: Vec::new(),
+            unhealthy_in_group: 1,
+            group_has_nodes: true,
+            holds: Vec::new(),
+            verification: None,
+            now,
+        }
+    }
+
+    fn with(change: impl FnOnce(&mut Self)) -> Self {
+        let mut situation = Self::due();
+        change(&mut situation);
+        situation
+    }
+
+    fn with_policy(yaml: &str) -> Self {
+        Self::with(|situation| situation.policy = read_policy(yaml).expect(yaml))
+    }
+
+    fn held(node: bool, group: bool, cluster: bool) -> Self {
+        Self::with(|situation| {
+            situation.holds.push(Hold {
+                node: node.then(|| NodeName::new("ip-10-0-1-23.ec2.internal").expect("a name")),
+                group: group.then(|| situation.state.name().clone()),
+                cluster: cluster.then(|| situation.case.cluster().clone()),
+                owner: "alice".to_owned(),
+                reason: "kernel rollout".to_owned(),
+                from: None,
+                until: situation.now + SignedDuration::from_hours(2),
+            });
+        })
+    }
+
+    fn as_member(lifecycle: Lifecycle) -> Self {
+        Self::with(|situation| {
+            let group = situation.state.name().clone();
+            situation.location = InstanceLocation::Member { group, lifecycle };
+        })
+    }
+
+    fn unverified(failure: &str) -> Self {
+        Self::with(|situation| {
+            situation.verification = Some(Verification {
+                at: situation.now,
+                by: VerifiedBy::ControlPlaneLog,
+                read: String::new(),
+                failure: Some(failure.to_owned()),
+            });
+        })
+    }
+
+    /// Repairs were stopped, and two other nodes of the group have recovered since.
+    fn outage_ends(&mut self) {
+        self.state.record_halt(self.now);
+        for number in [1, 2] {
+            self.unhealthy_nodes.push(UnhealthyNode {
+                instance_id: instance(number),
+                zone: None,
+                unhealthy_reason: UnhealthyReason { recovered: Some(self.now), ..UnhealthyReason::default() },
+            });
+        }
+    }
+
+    /// The instance replaced another one for the reason of its own fault.
+    fn replacement_is_as_its_predecessor(&mut self) {
+        let reason = self.fault.reason.clone();
+        self.state.acquire_slot(instance(99), &reason, self.now);
+        self.state.record_termination(&instance(99), self.now);
+        assert!(self.state.match_replacement(&instance(0), self.now).is_some());
+        self.state.release_slot(&instance(99));
+    }
+
+    /// Other repairs for the same reason.
+    fn repair_in_progress(&mut self, count: usize) {
+        let reason = self.fault.reason.clone();
+        for number in 1..=count {
+            self.state.acquire_slot(instance(number), &reason, self.now);
+        }
+    }
+
+    fn group_mut(&mut self) -> &mut Group {
+        self.group.as_mut().expect("a group")
+    }
+
+    /// Each guard's name, and its message if it blocks.
+    fn guards(&self) -> Vec<(String, Option<String>)> {
+        let context = DecisionContext {
+            location: &self.location,
+            group: self.group.as_ref(),
+            state: &self.state,
+            cluster: &self.cluster,
+            unhealthy_counts: &self.unhealthy_counts,
+            unhealthy_nodes: &self.unhealthy_nodes,
+            unhealthy_in_group: self.unhealthy_in_group,
+            group_has_nodes: self.group_has_nodes,
+            holds: &self.holds,
+            verification: self.verification.as_ref(),
+        };
+        decide::explain(&self.case, &self.fault, &context, &self.policy, self.now)
+            .into_iter()
+            .map(|answer| (answer.guard.name(), answer.block.map(|block| block.sentence)))
+            .collect()
+    }
+}
+
+const ENABLED: &str = "mode: repair\nnodeRepairConfig:\n  enabled: true\n";
+
+/// For every message of every guard, a repair that the guard blocks with it.
+fn blocked_situations() -> Vec<(&'static str, Situation)> {
+    let never = "maintenanceWindows:\n- {start: \"00:00\", end: \"00:01\"}\n";
+    let zone = || Zone::new("eu-west-1a").expect("a zone");
+    vec![
+        ("Disabled", Situation::with_policy("mode: repair\n")),
+        ("EksRepairEnabled", Situation::with(|one| one.group_mut().eks_repair_enabled = true)),
+        (
+            "OptedOut",
+            Situation::with(|one| {
+                one.group_mut().tags.insert("nodemend/repair".to_owned(), "disabled".to_owned());
+            }),
+        ),
+        ("NotInGroup", Situation::with(|one| one.group = None)),
+        ("NotInGroup", Situation::with(|one| one.location = InstanceLocation::Ungrouped)),
+        ("NotInService", Situation::as_member(Lifecycle::Pending)),
+        ("NotInService", Situation::as_member(Lifecycle::OutOfService)),
+        ("NotInService", Situation::as_member(Lifecycle::Terminating)),
+        ("NotInService", Situation::as_member(Lifecycle::WarmPool)),
+        (
+            "NoNodeInGroup",
+            Situation::with(|one| {
+                one.fault.reason = "FailedToJoin".to_owned();
+                one.group_has_nodes = false;
+            }),
+        ),
+        ("ScalingSuspended", Situation::with(|one| one.group_mut().suspended.push("Launch".to_owned()))),
+        ("ScalingSuspended", Situation::with(|one| one.group_mut().suspended.push("Terminate".to_owned()))),
+        ("Fenced", Situation::with(|one| one.fault.source = Source::Agent)),
+        ("Held", Situation::held(true, false, true)),
+        ("Held", Situation::held(false, true, true)),
+        ("Held", Situation::held(false, false, true)),
+        ("Held", Situation::held(false, false, false)),
+        (
+            "OutsideMaintenanceWindow",
+            Situation::with_policy(&format!(
+                "{ENABLED}maintenanceWindows:\n- {{start: \"22:00\", end: \"04:00\"}}\n"
+            )),
+        ),
+        (
+            // After the last window that a timestamp can express.
+            "OutsideMaintenanceWindow",
+            Situation { now: Timestamp::MAX, ..Situation::with_policy(&format!("{ENABLED}{never}")) },
+        ),
+        ("UnhealthyThreshold", Situation::with(|one| one.unhealthy_in_group = 9)),
+        (
+            "UnhealthyThreshold",
+            Situation {
+                unhealthy_in_group: 3,
+                ..Situation::with_policy(&format!("{ENABLED}  maxUnhealthyNodeThresholdCount: 2\n"))
+            },
+        ),
+        ("ClusterThreshold", Situation::with(|one| one.unhealthy_counts.unhealthy = 10)),
+        ("ZoneImpaired", Situation::with(|one| one.cluster.zonal_shifts.push(zone()))),
+        (
+            "ZoneImpaired",
+            Situation::with(|one| {
+                one.unhealthy_counts.unhealthy = 6;
+                one.unhealthy_counts.by_zone.insert(zone(), 6);
+            }),
+        ),
+        ("LogPipelineSuspect", Situation::with(|one| one.unhealthy_counts.silent_at_once = 12)),
+        ("LogPipelineSuspect", Situation::with(|one| one.unhealthy_counts.unreachable_at_once = 12)),
+        ("OutageEnding", Situation::with(Situation::outage_ends)),
+        ("SameFaultAgain", Situation::with(Situation::replacement_is_as_its_predecessor)),
+        ("ReplacementsFailing", Situation::with(|one| one.state.record_failure(one.now))),
+        (
+            "ReplacementsFailing",
+            Situation::with(|one| {
+                one.state.record_failure(one.now);
+                one.state.record_failure(one.now);
+            }),
+        ),
+        (
+            "ParallelLimit",
+            Situation {
+                state: {
+                    let mut state = Situation::due().state;
+                    state.acquire_slot(instance(7), "KubeletNotReady", Situation::due().now);
+                    state
+                },
+                ..Situation::with_policy(&format!("{ENABLED}  maxParallelNodesRepairedCount: 1\n"))
+            },
+        ),
+        ("GradualLimit", Situation::with(|one| one.repair_in_progress(1))),
+        (
+            "GradualLimit",
+            Situation::with(|one| {
+                one.state.record_success(&one.fault.reason, one.now);
+                one.repair_in_progress(2);
+            }),
+        ),
+        (
+            "GradualLimit",
+            Situation::with(|one| {
+                one.group_mut().members.truncate(4);
+                one.state.acquire_slot(instance(3), "KubeletNotReady", one.now);
+            }),
+        ),
+        ("Unverified", Situation::unverified("reading /aws/eks/prod/cluster is throttled")),
+        ("ObserveMode", Situation::with_policy("mode: observe\nnodeRepairConfig:\n  enabled: true\n")),
+    ]
+}
+
+/// Whether a text has the form of a message on the page, where `…` stands for any text.
+fn fits(form: &str, text: &str) -> bool {
+    let mut parts = form.split('…');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.ends_with(last)
+}
+
+#[test]
+fn every_guard_blocks_with_the_messages_of_its_section() {
+    let page = text("docs/guards.md");
+    let sections: Vec<(&str, &str)> =
+        page.split("\n## ").skip(1).map(|section| section.split_once('\n').expect("a title")).collect();
+    let passed = Situation::due().guards();
+    let titles: Vec<_> = sections.iter().map(|(title, _)| *title).collect();
+    let names: Vec<_> = passed.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(titles, names, "the guards, in the order in which they are checked");
+    assert!(passed.iter().all(|(_, message)| message.is_none()), "{passed:?}");
+
+    let situations = blocked_situations();
+    for (name, section) in sections {
+        for part in ["**Blocks when**", "**Message**", "**How to resolve**"] {
+            assert!(section.contains(part), "{name} lacks {part}");
+        }
+        let blocking = situations.iter().filter(|(guard, _)| *guard == name);
+        let messages: Vec<String> = blocking
+            .map(|(_, situation)| {
+                let blocks: Vec<_> = situation
+                    .guards()
+                    .into_iter()
+                    .filter_map(|(guard, message)| Some((guard, message?)))
+                    .collect();
+                let [(guard, message)] = &blocks[..] else { panic!("not {name} alone blocks: {blocks:?}") };
+                assert_eq!(guard, name);
+                message.clone()
+            })
+            .collect();
+        // A message may be broken over several lines of the page.
+        let joined = section.split_whitespace().collect::<Vec<_>>().join(" ");
+        let shown =
+            joined.split("**Message**").nth(1).and_then(|rest| rest.split("- **How to").next()).expect(name);
+        let forms: Vec<_> = shown.split('`').skip(1).step_by(2).collect();
+        for message in &messages {
+            assert!(forms.iter().any(|form| fits(form, message)), "{name} does not show {message:?}");
+        }
+        // The other code spans name a part of a message, such as the scope of a hold.
+        for form in forms {
+            let part = format!("…{form}…");
+            assert!(messages.iter().any(|message| fits(&part, message)), "{name} never writes {form:?}");
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! What has reached the handlers of a node, in the order in which they applied it, and what follows from that.
+
+use jiff::{SignedDuration, Timestamp};
+use nodemend_domain::condition::{ConditionType, Health};
+
+use super::{
+    REBOOT_TIMEOUT, SLACK,
+    node::{AgentFact, Fact, KnownCondition, Node, NodeObject},
+    reads::Verified,
+};
+use crate::episodes::{Cure, HOLD, Source, Track, default_grace};
+
+/// How long what was written meanwhile has to arrive.
+pub(crate) const SETTLING: SignedDuration = SignedDuration::from_mins(10);
+
+/// A report of an agent that was applied.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AppliedReport {
+    fact: AgentFact,
+    arrived: Timestamp,
+}
+
+/// A change of the Ready condition that was applied.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReadyChange {
+    at: Timestamp,
+    bad: bool,
+    cure: Option<Cure>,
+    arrived: Timestamp,
+    deletion: bool,
+}
+
+/// The start of an episode, as the handlers know it.
+#[derive(Debug, Clone, Copy)]
+struct Onset {
+    since: Timestamp,
+    /// The grace period counts from here: from the arrival of the first bad report where healthy was reported before.
+    counts_from: Timestamp,
+    /// That arrival counts, however early it began.
+    is_arrival: bool,
+    arrived: Timestamp,
+}
+
+impl Onset {
+    fn deadline(&self, grace: SignedDuration) -> Timestamp {
+        (self.counts_from + grace).max(self.arrived + SETTLING)
+    }
+}
+
+impl Node {
+    /// A handler has written what it received, or knew it already.
+    pub(crate) fn apply(&mut self, fact: &Fact, arrival: Timestamp) {
+        match fact {
+            Fact::Agent(fact) => {
+                self.alive(fact.boot, None, arrival);
+                self.reports.push(AppliedReport { fact: *fact, arrived: arrival });
+            }
+            Fact::Alive { boot, posted } => self.alive(*boot, *posted, arrival),
+            Fact::NodeDeleted { .. } if !self.is_touched() => {}
+            // Of an earlier Node object, whose instance registered again since.
+            Fact::NodeDeleted { uid, .. } if self.known_uid.is_some_and(|known| known != *uid) => {}
+            Fact::NodeDeleted { at, by_hand: true, .. } => {
+                self.change_ready(*at, true, Some(Cure::Replace), arrival, true);
+            }
+            Fact::NodeDeleted { by_hand: false, .. } => self.known_left = true,
+            Fact::Ready { uid: Some(uid), .. } if self.known_uid.is_some_and(|known| known != *uid) => {}
+            Fact::Ready { at, bad, cure, uid } => {
+                self.is_named |= uid.is_some();
+                self.known_uid = self.known_uid.or(*uid);
+                self.change_ready(*at, *bad, *cure, arrival, false);
+            }
+            Fact::Registered { at, uid } => {
+                self.known_alive = true;
+                if self.ready_from.is_none_or(|from| *at >= from) {
+                    self.known_uid = Some(*uid);
+                    self.begin_object(*at);
+                }
+            }
+            Fact::Created { at, .. } if self.ready_from.is_some_and(|from| *at < from) => {}
+            Fact::Created { at, uid } => {
+                self.known_uid = Some(*uid);
+                self.begin_object(*at);
+            }
+            Fact::Snapshot(object) => self.apply_snapshot(object.as_ref(), arrival),
+            Fact::CloudTrail { .. } => {}
+            Fact::Launched { at } => {
+                self.known_launch.get_or_insert((*at, arrival));
+            }
+            Fact::Left { foreign } => {
+                self.known_left = true;
+                self.known_foreign |= foreign;
+            }
+        }
+        // An agent alone may be of an old node: only a launch or a registration proves a new instance.
+        let registered = matches!(fact, Fact::Registered { .. } | Fact::Snapshot(Some(_)));
+        if registered || self.known_launch.is_some() && self.known_alive {
+            self.known_joined_at.get_or_insert(arrival);
+        }
+        self.learn();
+    }
+
+    fn alive(&mut self, boot: u32, posted: Option<Timestamp>, arrival: Timestamp) {
+        self.known_alive = true;
+        self.is_named |= posted.is_some();
+        let seen = posted.unwrap_or(arrival);
+        if boot > self.known_boot {
+            (self.known_boot, self.boot_seen) = (boot, seen);
+        } else if boot == self.known_boot && posted.is_none() {
+            self.boot_seen = self.boot_seen.min(seen);
+        }
+    }
+
+    fn begin_object(&mut self, at: Timestamp) {
+        self.is_named = true;
+        if self.ready_from.is_none_or(|from| at > from) {
+            self.ready_from = Some(at);
+            self.ready.retain(|change| change.at >= at);
+        }
+    }
+
+    fn change_ready(
+        &mut self,
+        at: Timestamp,
+        bad: bool,
+        cure: Option<Cure>,
+        arrived: Timestamp,
+        deletion: bool,
+    ) {
+        if self.ready_from.is_some_and(|from| at < from) {
+            return;
+        }
+        self.has_ready = true;
+        let same = |known: &&mut ReadyChange| (known.at, known.bad, known.deletion) == (at, bad, deletion);
+        if let Some(known) = self.ready.iter_mut().find(same) {
+            known.arrived = known.arrived.min(arrived);
+            return;
+        }
+        self.ready.push(ReadyChange { at, bad, cure, arrived, deletion });
+        // At the same instant the deletion is last: a kubelet wrote to a Node object that was still there.
+        self.ready.sort_by_key(|change| (change.at, change.bad));
+    }
+
+    /// Applies what a consistent read of the Kubernetes API found.
+    fn apply_snapshot(&mut self, object: Option<&NodeObject>, read_at: Timestamp) {
+        let deleted = self.ready.last().filter(|change| change.deletion).map(|change| change.at);
+        let Some(object) = object else {
+            if self.is_named && deleted.is_none() {
+                self.change_ready(read_at, true, Some(Cure::Replace), read_at, true);
+            }
+            return;
+        };
+        let other = self.known_uid.is_some_and(|known| known != object.uid);
+        if other || deleted.is_some_and(|deleted| deleted <= object.created) {
+            self.begin_object(object.created);
+        }
+        (self.known_uid, self.is_named) = (Some(object.uid), true);
+        self.alive(object.boot, Some(read_at), read_at);
+        let (bad, since) = (object.ready != Health::Healthy, object.ready_since);
+        let is_after = |ready: &[ReadyChange], at| ready.last().is_some_and(|last| last.at > at);
+        match self.ready.last() {
+            None if bad || self.has_ready => {
+                self.change_ready(since, bad, Some(Cure::Replace), read_at, false);
+            }
+            Some(last) if last.bad != bad => {
+                let at = if is_after(&self.ready, since) { read_at } else { since };
+                if !is_after(&self.ready, at) {
+                    self.change_ready(at, bad, Some(Cure::Replace), read_at, false);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// One of the agent's conditions, as the handlers know it; none if nothing of this boot is known.
+    fn agent_condition(&self, track: usize, grace: SignedDuration) -> Option<KnownCondition> {
+        let mut newest: Option<AgentFact> = None;
+        let mut open: Option<(Option<usize>, Onset)> = None;
+        let (mut acting, mut idle): (Option<Onset>, Option<Timestamp>) = (None, None);
+        let mut first_acting: Option<Timestamp> = None;
+        let of_boot = self
+            .reports
+            .iter()
+            .filter(|report| report.fact.track == track && report.fact.boot == self.known_boot);
+        for AppliedReport { fact, arrived } in of_boot {
+            let lag = arrived.duration_since(fact.sent_at);
+            // Nothing that a boot reports began before it was seen.
+            let start_of = |began: Timestamp| (began + lag).max(self.boot_seen.min(*arrived));
+            let is_newest = newest.is_none_or(|newest| fact.seq > newest.seq);
+            let known = open.as_mut().filter(|(episode, _)| *episode == fact.episode);
+            if fact.bad {
+                let since = start_of(fact.began);
+                match known {
+                    Some((_, onset)) => {
+                        onset.since = onset.since.min(since);
+                        if !onset.is_arrival {
+                            onset.counts_from = onset.counts_from.min(since);
+                        }
+                    }
+                    None if is_newest => {
+                        let is_arrival = newest.is_some_and(|newest| !newest.bad);
+                        let counts_from = if is_arrival { *arrived } else { since };
+                        let onset = Onset { since, counts_from, is_arrival, arrived: *arrived };
+                        open = Some((fact.episode, onset));
+                        (acting, idle, first_acting) = (None, None, None);
+                    }
+                    None => {}
+                }
+            }
+            if is_newest {
+                newest = Some(*fact);
+            }
+            if fact.bad && open.is_some_and(|(episode, _)| episode == fact.episode) {
+                if let Some(began) = fact.acting {
+                    let since = start_of(began);
+                    let onset = Onset { since, counts_from: since, is_arrival: false, arrived: *arrived };
+                    acting = Some(acting.map_or(onset, |known| Onset {
+                        since: known.since.min(since),
+                        counts_from: known.counts_from.min(since),
+                        arrived: known.arrived.min(*arrived),
+                        ..known
+                    }));
+                    first_acting = first_acting.into_iter().chain(Some(began)).min();
+                }
+                if fact.idle {
+                    let since = if fact.acting.is_some() { fact.began } else { fact.sent_at };
+                    idle = idle.into_iter().chain(Some(since)).min();
+                }
+            }
+        }
+        let newest = newest?;
+        let episode = open.filter(|(episode, _)| *episode == newest.episode).map(|(_, onset)| onset);
+        // If only reasons that ask for a repair are known, the whole episode counts: the report of its first reason may have
+        // been lost.
+        let idled = idle.is_some_and(|idle| first_acting.is_none_or(|acting| idle < acting));
+        let start = match (episode, acting) {
+            (Some(episode), Some(acting)) if idled => Some(Onset {
+                since: acting.since.max(episode.since),
+                counts_from: acting.counts_from.max(episode.counts_from),
+                arrived: acting.arrived.max(episode.arrived),
+                ..episode
+            }),
+            (_, None) if idled => None,
+            (episode, _) => episode,
+        };
+        let deadline =
+            start.filter(|_| newest.bad && newest.cure.is_some()).map(|start| start.deadline(grace));
+        let since = episode.map(|episode| episode.since);
+        Some(KnownCondition { bad: newest.bad, since, deadline, cure: newest.cure })
+    }
+
+    /// Ready, as the handlers know it from the control plane.
+    fn ready_condition(&self) -> Option<KnownCondition> {
+        let ReadyChange { bad, cure, .. } = *self.ready.last()?;
+        let (mut acting, mut healthy): (Option<Onset>, Option<Timestamp>) = (None, None);
+        let mut was_healthy = false;
+        for change in &self.ready {
+            if !change.bad {
+                // A new node is not ready at first. That is no fault.
+                if self.ready_from.is_some() && !was_healthy {
+                    acting = None;
+                }
+                was_healthy = true;
+                healthy = healthy.or(Some(change.at));
+                continue;
+            }
+            if healthy.is_some_and(|healthy| change.at.duration_since(healthy) >= HOLD) {
+                acting = None;
+            }
+            healthy = None;
+            if change.cure.is_some() {
+                let counts_from = if was_healthy { change.at.max(change.arrived) } else { change.at };
+                let (since, arrived) = (change.at, change.arrived);
+                acting = acting.or(Some(Onset { since, counts_from, is_arrival: was_healthy, arrived }));
+            }
+        }
+        let deadline = acting.filter(|_| bad).map(|onset| onset.deadline(SignedDuration::from_mins(30)));
+        Some(KnownCondition { bad, since: acting.map(|onset| onset.since), deadline, cure })
+    }
+
+    /// All conditions that the handlers know of.
+    pub(crate) fn known_conditions(&self) -> &[KnownCondition] {
+        &self.known
+    }
+
+    /// Whether the handlers know of a bad condition that asks for a repair.
+    pub(crate) fn is_known_unhealthy(&self) -> bool {
+        self.known.iter().any(|one| one.bad && one.cure.is_some())
+    }
+
+    /// Whether its agent has reported a condition in the boot that is known.
+    pub(crate) fn agent_reported(&self) -> bool {
+        self.reports.iter().any(|report| report.fact.boot == self.known_boot)
+    }
+
+    /// Whether something newer was delivered than what was read: a log group is a little behind.
+    pub(super) fn knows_newer(&self, verified: &Verified) -> bool {
+        let ready = self.ready.last().map(|change| change.at);
+        let is_older = |read: &AgentFact| {
+            let newer = |known: &&AppliedReport| {
+                known.fact.track == read.track && (known.fact.boot, known.fact.seq) > (read.boot, read.seq)
+            };
+            self.reports.iter().any(|known| newer(&known))
+        };
+        verified.ready().is_some_and(|read| ready > Some(read)) || verified.reports().iter().any(is_older)
+    }
+
+    /// Whether a line of its agent, read again, says something that is not known yet.
+    pub(crate) fn is_news(&self, AgentFact { boot, track, seq, .. }: AgentFact) -> bool {
+        let newest = self
+            .reports
+            .iter()
+            .filter(|report| report.fact.boot == self.known_boot && report.fact.track == track);
+        boot != self.known_boot
+            || newest.map(|report| report.fact.seq).max().is_none_or(|newest| seq > newest)
+    }
+
+    /// When the time is up for a reboot of an ended repair that did not cure this: what is bad began before the new boot was
+    /// healthy for as long as a recovery must hold.
+    pub(crate) fn outlives_reboot(&self, episode: &KnownCondition) -> Option<Timestamp> {
+        let time_is_up = self.last_reboot? + REBOOT_TIMEOUT;
+        (episode.cure == Some(Cure::Reboot) && episode.since? < time_is_up + HOLD + SLACK)
+            .then_some(time_is_up)
+    }
+
+    /// Whether the last reboot certainly did not cure this: it was bad before the new boot had been healthy for long.
+    pub(crate) fn was_rebooted_in_vain(&self, episode: &KnownCondition) -> bool {
+        self.known_boot == self.boot
+            && self.last_reboot.zip(episode.since).is_some_and(|(called, since)| {
+                let by = (called + REBOOT_TIMEOUT).min(self.booted + HOLD);
+                episode.bad && self.booted > called + SLACK && since + SLACK < by
+            })
+    }
+
+    fn learn(&mut self) {
+        let mut known = std::mem::take(&mut self.known);
+        known.clear();
+        for (number, track) in self.tracks.iter().enumerate() {
+            if track.source == Source::Agent {
+                known.extend(self.agent_condition(number, self.grace(track)));
+            }
+        }
+        known.extend(self.ready_condition());
+        self.known = known;
+    }
+
+    fn grace(&self, track: &Track) -> SignedDuration {
+        match (&track.condition, self.gpu_grace) {
+            (ConditionType::AcceleratedHardwareReady, Some(grace)) => grace,
+            (condition, _) => default_grace(condition),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What is so in the simulated cluster decides, whatever was reported of it: no call on a node that is healthy.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    Oracle,
+    node::Fact,
+    reads::{Basis, Verified},
+};
+
+/// A call can leave this long after a recovery: reports and reads take time.
+const RECOVERED: SignedDuration = SignedDuration::from_mins(2);
+
+impl Oracle {
+    /// A call on a node reaches AWS.
+    pub(super) fn judge_by_truth(&mut self, number: usize) {
+        let now = self.now;
+        let Some(since) = self.nodes[number].healthy_since(now) else { return };
+        if now.duration_since(since) <= RECOVERED {
+            return;
+        }
+        self.calls_on_healthy += 1;
+        if self.verifies {
+            self.violation(
+                "a call on a node that is healthy in truth",
+                format!("node {number}, healthy since {since:.0}"),
+            );
+        }
+    }
+
+    /// What the verification that a claim rests on has against it.
+    pub(super) fn unverified(&self, number: usize, basis: &Basis) -> Option<(&'static str, String)> {
+        if !self.verifies {
+            return None;
+        }
+        let Some(verified) = &basis.verified else {
+            return Some(("a call that nothing verified", "nothing was read of the node".to_owned()));
+        };
+        let rule = match () {
+            () if verified.failed => "a call that could not be verified",
+            () if verified.contradicted => "a call that was contradicted",
+            () if verified.is_healthy() && !self.nodes[number].knows_newer(verified) => {
+                "a call on a node that was read as healthy"
+            }
+            () => return None,
+        };
+        Some((rule, format!("{verified:?}")))
+    }
+
+    /// A process has read a fact of a node itself.
+    pub(crate) fn learn(&mut self, process: usize, number: usize, fact: Fact, read_at: Timestamp) {
+        self.reads[process].learned.push((number, fact, read_at));
+    }
+
+    /// What a process finds as it verifies the fault of a node.
+    pub(crate) fn verified(&mut self, process: usize, number: usize, change: impl FnOnce(&mut Verified)) {
+        let reads = &mut self.reads[process];
+        reads.order += 1;
+        let verified = reads.verified.entry(number).or_default();
+        verified.1 = reads.order;
+        change(&mut verified.0);
+    }
+
+    /// Applies a fact that was read rather than delivered.
+    pub(super) fn apply_read(&mut self, number: usize, fact: &Fact, read_at: Timestamp) {
+        let node = &mut self.nodes[number];
+        if node.stored.closed || matches!(fact, Fact::Agent(fact) if !node.is_news(*fact)) {
+            return;
+        }
+        node.apply(fact, read_at);
+    }
+}
