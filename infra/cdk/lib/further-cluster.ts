@@ -14,6 +14,8 @@ export interface FurtherClusterProps {
   readonly deploymentStack: string;
   /** The cluster's account. Default: the deployment's account. */
   readonly account?: string;
+  /** Whether repair reads Nodes from the Kubernetes API, for a cluster in the deployment's account. Default: false. */
+  readonly clusterAccess?: boolean;
 }
 
 export interface MemberClusterProps {
@@ -27,6 +29,8 @@ export interface MemberClusterProps {
   readonly logDestinationArn: string;
   /** Whether the cluster writes its control-plane audit log to CloudWatch Logs. Default: true. */
   readonly controlPlaneLogs?: boolean;
+  /** Whether repair reads Nodes from the Kubernetes API, for a cluster in another account. Default: false. */
+  readonly clusterAccess?: boolean;
   /** The cluster's OIDC issuer without https://, for IRSA. Default: EKS Pod Identity. */
   readonly oidcProvider?: string;
   /** The agent's namespace. Default: nodemend. */
@@ -47,6 +51,7 @@ export class FurtherCluster extends Construct {
       ClusterName: props.clusterName,
       DeploymentStack: props.deploymentStack,
       Account: props.account,
+      ClusterAccess: enabled(props.clusterAccess),
     });
     explainCluster(this.template);
   }
@@ -63,7 +68,8 @@ export class MemberCluster extends Construct {
       DeploymentAccount: props.deploymentAccount,
       DeploymentStack: props.deploymentStack,
       LogDestinationArn: props.logDestinationArn,
-      ControlPlaneLogs: props.controlPlaneLogs === undefined ? undefined : props.controlPlaneLogs ? "enabled" : "disabled",
+      ControlPlaneLogs: enabled(props.controlPlaneLogs),
+      ClusterAccess: enabled(props.clusterAccess),
       OidcProvider: props.oidcProvider,
       AgentNamespace: props.agentNamespace,
       AgentServiceAccount: props.agentServiceAccount,
@@ -83,4 +89,8 @@ function include(scope: Construct, file: string, parameters: Record<string, stri
     }
   }
   return template;
+}
+
+function enabled(value: boolean | undefined): string | undefined {
+  return value === undefined ? undefined : value ? "enabled" : "disabled";
 }

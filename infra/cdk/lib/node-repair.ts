@@ -18,6 +18,8 @@ export interface NodeRepairProps {
   readonly architecture?: "arm64" | "x86_64";
   /** Whether to read the control-plane audit log; the cluster must write it. Default: true. */
   readonly controlPlaneLogs?: boolean;
+  /** Whether repair reads Nodes from the cluster's Kubernetes API to verify faults. Default: false. */
+  readonly clusterAccess?: boolean;
   /** The cluster's OIDC issuer without https://, for IRSA. Default: EKS Pod Identity. */
   readonly oidcProvider?: string;
   /** The agent's namespace. Default: nodemend. */
@@ -62,6 +64,7 @@ export class NodeRepair extends Construct {
     this.set("ClusterName", props.clusterName);
     this.set("Architecture", props.architecture);
     this.set("ControlPlaneLogs", enabled(props.controlPlaneLogs));
+    this.set("ClusterAccess", enabled(props.clusterAccess));
     this.set("OidcProvider", props.oidcProvider);
     this.set("AgentNamespace", props.agentNamespace);
     this.set("AgentServiceAccount", props.agentServiceAccount);
