@@ -13,13 +13,15 @@
 
 mod history;
 mod latest;
+mod node_clock;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
     history::{ConditionChange, History},
-    latest::{ConditionReport, LatestReport, NodeClock, NodeOnset, NodeTime, Recency},
+    latest::{ConditionReport, LatestReport, NodeOnset, Recency},
+    node_clock::{NodeClock, NodeTime, ReportPlace},
 };
 use crate::{condition::Health, timestamp};
 

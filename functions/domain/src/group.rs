@@ -256,9 +256,13 @@ impl GroupState {
         self.slots.iter().find(|slot| slot.instance_id == *instance_id)
     }
 
-    /// Gives the repair of an instance a slot, if it has none.
+    /// Gives the repair of an instance a slot, if it has none. The reason is the one of its last claim: it is what a
+    /// replacement must be free of.
     pub fn acquire_slot(&mut self, instance_id: InstanceId, reason: &str, now: Timestamp) {
-        if self.slot(&instance_id).is_none() {
+        let own = self.slots.iter_mut().find(|slot| slot.instance_id == instance_id);
+        if let Some(slot) = own {
+            reason.clone_into(&mut slot.reason);
+        } else {
             let slot = Slot {
                 instance_id,
                 reason: reason.to_owned(),
@@ -448,6 +452,17 @@ mod tests {
         assert_eq!(limits, [1, 2, 2, 4, 4, 4, 4, 8, 8]);
         assert_eq!(state.gradual_limit("B", at(1)), 1, "another reason");
         assert_eq!(state.gradual_limit("A", at(61)), 1, "an hour later");
+    }
+
+    #[test]
+    fn a_slot_has_the_reason_of_the_last_claim() {
+        let mut state = state();
+        state.acquire_slot(id(1), "InterfaceNotUp", at(0));
+        state.acquire_slot(id(1), "InterfaceNotRunning", at(5));
+        state.record_termination(&id(1), at(5));
+        state.match_replacement(&id(2), at(10));
+        let [replaced] = state.replacements() else { panic!("one replacement") };
+        assert!(replaced.is_repeated_by("InterfaceNotRunning", at(20)));
     }
 
     #[test]

@@ -33,7 +33,50 @@ pub struct Verification {
     pub by: VerifiedBy,
     /// What was read, as one clause: `Node ip-10-0-1-26.ec2.internal: Ready=Unknown since 10:00:40`.
     pub read: String,
-    /// Why this does not verify the fault, if it does not.
+    /// What that says of the fault.
+    #[serde(flatten)]
+    pub result: VerificationResult,
+    /// The instance by EC2, if it answered: evidence. A status check that passes proves nothing about a node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failure: Option<String>,
+    pub instance: Option<InstanceStatus>,
+}
+
+/// What was read says this of the fault.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", content = "why")]
+pub enum VerificationResult {
+    /// The fault is still there.
+    FaultPresent,
+    /// It could not be read, or not to the end, and why.
+    NotVerified(String),
+    /// The fault is not there, and what shows it.
+    Contradicted(String),
+}
+
+impl VerificationResult {
+    /// The result of two readings: a contradiction outweighs what could not be read.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (&self, &other) {
+            (Self::FaultPresent, _) | (Self::NotVerified(_), Self::Contradicted(_)) => other,
+            _ => self,
+        }
+    }
+}
+
+/// An instance as EC2 describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceStatus {
+    /// Its state: `running`.
+    pub state: String,
+    /// When it was launched or last started.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    pub launched: Option<Timestamp>,
+    /// The status check of the system it runs on: `ok`, `impaired`, `initializing`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_status: Option<String>,
+    /// The status check of the instance itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance_status: Option<String>,
 }

@@ -110,10 +110,22 @@ fn a_new_reason_does_not_restart_the_grace_period() {
 }
 
 #[test]
-fn the_nodes_own_clock_decides_which_reason_came_first() {
+fn a_reason_that_a_known_fault_did_not_have_counts_from_its_arrival() {
     // The report of the reason without an action is three minutes late.
-    let late = TestReport { seq: 1, written: 0, arrives: 3, since: 0, findings: &[(NO_ACTION, 0)] };
-    assert_eq!(start(&[late, reported(2, 4, 0, &[(REPLACE, 1)])]), Some(1));
+    let known = || TestReport { seq: 1, written: 0, arrives: 3, since: 0, findings: &[(NO_ACTION, 0)] };
+    assert_eq!(start(&[known(), reported(2, 4, 0, &[(REPLACE, 1)])]), Some(4));
+    // Nor does a later report of it that claims to be old.
+    let first = || reported(2, 30, 0, &[(NO_ACTION, 0), (REPLACE, 30)]);
+    let lie = |written: i64| TestReport {
+        seq: 3,
+        written,
+        arrives: 35,
+        since: 0,
+        findings: &[(NO_ACTION, 0), (REPLACE, 1)],
+    };
+    for written in [35, 100_000] {
+        assert_eq!(start(&[known(), first(), lie(written)]), Some(30), "{written}");
+    }
 }
 
 #[test]

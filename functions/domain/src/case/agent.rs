@@ -65,7 +65,7 @@ impl Case {
         self.node_clock.note(report.at, arrival);
         let mut written = NodeTime::new(report.at, arrival, &self.node_clock);
         if let Some(boot) = self.boot.as_mut().filter(|boot| boot.id == report.boot_id)
-            && boot.node_at.is_some_and(|known| written.is_before(known))
+            && boot.node_at.is_some_and(|known| written.reads_earlier_than(known))
             && newest.is_some_and(|newest| report.seq > newest)
         {
             self.node_clock.step_back(report.at, arrival);
@@ -110,9 +110,34 @@ impl Case {
         };
         // One report can be of one condition alone: its number says nothing of the others.
         let is_news = |state: &ConditionState<'_>| {
-            latest(state).is_none_or(|latest| latest.is_older_than(report.seq, report.at))
+            latest(state).is_none_or(|latest| latest.can_be_before(report.seq, report.at))
         };
         !same_boot || states.iter().any(is_news)
+    }
+
+    /// Whether the newest of these reports that is from a boot that this case knows nothing of has the condition healthy. A
+    /// node whose clock is ahead after a reboot is not believed before its second report, and must not end for that.
+    pub fn is_healthy_in_unknown_boot<'r>(
+        &self,
+        condition: &ConditionType,
+        reports: impl Iterator<Item = Report<'r>>,
+    ) -> bool {
+        let is_known = |boot: &BootId| {
+            self.boot.as_ref().is_some_and(|known| known.id == *boot) || self.old_boots.contains(boot)
+        };
+        let health = |report: &Report<'_>| {
+            let states = match &report.body {
+                Body::Condition(state) => std::slice::from_ref(state),
+                Body::Heartbeat(states) => states.as_slice(),
+                Body::Event { .. } => &[],
+            };
+            let state = states.iter().find(|state| state.condition == *condition)?;
+            Some(state.status.health(condition.polarity().unwrap_or(Polarity::TrueIsGood)))
+        };
+        let unknown = reports.filter(|report| !is_known(&report.boot_id));
+        let newest =
+            unknown.filter_map(|report| Some((report.seq, health(&report)?))).max_by_key(|(seq, _)| *seq);
+        matches!(newest, Some((_, Health::Healthy)))
     }
 
     /// The highest number of a report that it knows of this boot.
@@ -172,18 +197,19 @@ impl Case {
         let index = self.conditions.iter().position(|known| {
             known.condition == state.condition && matches!(known.state, SourceState::Agent { .. })
         });
-        let (index, before, noted) = match index {
+        let (index, before, noted, known_fault) = match index {
             Some(index) => {
                 let SourceState::Agent { latest, acting, idle } = &mut self.conditions[index].state else {
                     return;
                 };
                 let (before, fault) = (latest.health(), latest.fault_arrived());
                 let noted = latest.note(reported, policy.recovery_hold);
-                if latest.fault_arrived() != fault {
+                let same_fault = latest.fault_arrived() == fault;
+                if !same_fault {
                     // Of another fault, whatever the node's clock says.
                     (*acting, *idle) = (None, None);
                 }
-                (index, before, noted)
+                (index, before, noted, same_fault)
             }
             None if self.conditions.len() >= MAX_CONDITIONS => return,
             None => {
@@ -193,7 +219,7 @@ impl Case {
                     state: SourceState::Agent { latest, acting: None, idle: None },
                     findings: Arc::default(),
                 });
-                (self.conditions.len() - 1, Health::Healthy, Recency::Newest)
+                (self.conditions.len() - 1, Health::Healthy, Recency::Newest, false)
             }
         };
         let known = &mut self.conditions[index];
@@ -212,8 +238,9 @@ impl Case {
                 matching.map(|finding| reported.onset_of(finding.since)).reduce(NodeOnset::min)
             };
             let without_finding = if found.is_empty() { Some(episode) } else { None };
-            note_earliest(acting, earliest(true).or(without_finding), episode);
-            note_earliest(idle, earliest(false), episode);
+            // A finding that the reports of this fault did not have until now is as new as its arrival.
+            note_earliest(acting, earliest(true).or(without_finding), episode, known_fault);
+            note_earliest(idle, earliest(false), episode, false);
         }
         if noted == Recency::Stale {
             return;
@@ -262,10 +289,19 @@ impl Case {
 }
 
 /// Keeps the earliest onset within an episode. A known onset from before the episode belongs to an earlier one.
-fn note_earliest(known: &mut Option<NodeOnset>, reported: Option<NodeOnset>, episode: NodeOnset) {
+fn note_earliest(
+    known: &mut Option<NodeOnset>,
+    reported: Option<NodeOnset>,
+    episode: NodeOnset,
+    from_arrival: bool,
+) {
     let of_this_episode = known.filter(|known| known.node_since >= episode.node_since);
     let reported = reported.map(|reported| reported.max(episode));
-    *known = of_this_episode.into_iter().chain(reported).reduce(NodeOnset::min);
+    *known = match (of_this_episode, reported) {
+        (Some(known), Some(reported)) => Some(known.or_earlier(reported)),
+        (None, Some(reported)) if from_arrival => Some(reported.from_its_arrival()),
+        (known, reported) => known.or(reported),
+    };
 }
 
 /// A time of the node's clock, converted to ours: the arrival minus the age. A broken clock can give a start after the

@@ -292,7 +292,8 @@ impl Case {
                 .min();
         }
         if self.departure.is_some() {
-            return Some(now);
+            // Auto Scaling can still have the instance in service, and a guard block its repair.
+            return Some(self.blocked.as_ref().map_or(now, |blocked| blocked.until.max(now)));
         }
         let recovering = faults.iter().filter_map(|fault| fault.heals_at);
         // A blocked repair is evaluated again when its block may have ended, not at its old deadline.

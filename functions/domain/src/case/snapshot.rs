@@ -76,7 +76,8 @@ impl Case {
         if node.uid.is_some() {
             self.node_uid.clone_from(&node.uid);
         }
-        // After a reboot the object has the old boot until its kubelet posts the new one.
+        // After a reboot the object has the old boot until its kubelet posts the new one. A line of the audit log has a
+        // time that shows which it is; a snapshot has none.
         if let Some(boot_id) = node.boot_id.as_ref().filter(|boot_id| !self.old_boots.contains(boot_id)) {
             self.apply_boot_id(boot_id, read_at, &mut events);
         }
@@ -138,9 +139,12 @@ impl Case {
             SourceState::ControlPlane(history) if known.condition == observed.condition => Some(history),
             _ => None,
         });
+        // A new node is awaited until it is Ready.
+        let is_awaited = observed.condition == ConditionType::Ready
+            && self.arrival.as_ref().is_some_and(|arrival| arrival.ready.is_none());
         let Some(history) = known else {
             // Nothing was ever reported of a healthy condition: there is nothing to heal.
-            if observed.health.is_bad() {
+            if observed.health.is_bad() || is_awaited {
                 let at = since.unwrap_or(read_at);
                 self.apply_conditions(std::slice::from_ref(observed), at, read_at, policy, events);
             }
@@ -179,6 +183,24 @@ impl Case {
             Some(instance_id) => *instance_id == self.instance_id,
             None => self.node.as_ref() == Some(&observation.node),
         }
+    }
+
+    /// Whether this instance has a Node object, as far as is known: where there is none, its deletion was missed.
+    pub fn expects_node_object(&self) -> bool {
+        self.closed.is_none()
+            && self.departure.is_none()
+            && self.is_named_by_the_control_plane()
+            && !self.is_deleted()
+    }
+
+    /// When the control plane last reported a change of this condition: within one fault it can recover for a while.
+    pub fn last_change(&self, condition: &ConditionType) -> Option<Timestamp> {
+        self.conditions.iter().find_map(|known| match &known.state {
+            SourceState::ControlPlane(history) if known.condition == *condition => {
+                history.last_change().map(|last| last.at)
+            }
+            _ => None,
+        })
     }
 
     /// Whether the latest that is known of its Node object is its deletion.

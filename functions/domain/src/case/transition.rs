@@ -134,7 +134,6 @@ impl Case {
             effects.events.push(RepairEvent::due(self, fault, ctx.now));
         }
         let until = ctx.now + LEASE;
-        group.acquire_slot(self.instance_id.clone(), &fault.reason, ctx.now);
         self.blocked = None;
         let new_action = if let Some(repair) = self.repair.as_mut() {
             let new_action = repair.action != action;
@@ -159,6 +158,9 @@ impl Case {
             self.repair = Some(Box::new(repair));
             true
         };
+        let reason =
+            self.repair.as_deref().map_or(fault.reason.as_str(), |repair| repair.fault.reason.as_str());
+        group.acquire_slot(self.instance_id.clone(), reason, ctx.now);
         if new_action {
             let under_way = group.slots().len();
             let repairs = if under_way == 1 { "repair is" } else { "repairs are" };

@@ -3,26 +3,19 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{ClockReading, Onset};
+use super::{ClockReading, NodeClock, NodeTime, Onset, ReportPlace};
 use crate::{condition::Health, timestamp};
-
-/// A report written later than it arrived, by more than this, comes from a clock that is ahead, or is made up.
-const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
 
 /// The newest report of an agent on one condition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LatestReport {
-    /// The report's number within its boot.
-    seq: u64,
-    /// When it was written.
-    written: NodeTime,
+    /// Its place among the node's reports.
+    #[serde(flatten)]
+    place: ReportPlace,
     /// When it arrived, by our clock.
     #[serde(with = "timestamp")]
     arrived: Timestamp,
-    /// The number of the newest report before the one from the future, if this is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    seq_before: Option<u64>,
     /// The health that it reports.
     health: Health,
     /// Since when, by the node's clock.
@@ -38,82 +31,6 @@ pub struct LatestReport {
     /// before it may still arrive, and report an earlier start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reported_by: Option<u64>,
-}
-
-/// A time of the node's clock, and whether that clock was ahead of ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct NodeTime {
-    #[serde(with = "timestamp")]
-    at: Timestamp,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    from_future: bool,
-}
-
-/// How far a node's clock is ahead of ours. One that is always wrong by as much makes up nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct NodeClock {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    ahead_seconds: Option<i64>,
-    /// A report that was further ahead, and by how much. The next one shows whether the clock has stepped.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    further: Option<(Timestamp, i64)>,
-}
-
-impl NodeClock {
-    /// Notes a report that was written and arrived then.
-    pub fn note(&mut self, at: Timestamp, arrived: Timestamp) {
-        let ahead = at.duration_since(arrived).as_secs().max(0);
-        let tolerance = CLOCK_TOLERANCE.as_secs();
-        match (self.ahead_seconds, self.further) {
-            (None, _) => self.ahead_seconds = Some(ahead),
-            (Some(known), _) if ahead - known <= tolerance => {}
-            // The same report can come twice; a clock goes on.
-            (_, Some((before, further))) if at > before && (ahead - further).abs() <= tolerance => {
-                (self.ahead_seconds, self.further) = (Some(ahead), None);
-            }
-            _ => self.further = Some((at, ahead)),
-        }
-    }
-
-    /// Notes a report that was written before one of a lower number: the clock has stepped back, or a time was made up.
-    pub fn step_back(&mut self, at: Timestamp, arrived: Timestamp) {
-        *self = Self::default();
-        self.note(at, arrived);
-    }
-
-    fn is_ahead_of(&self, at: Timestamp, arrived: Timestamp) -> bool {
-        let ahead = SignedDuration::from_secs(self.ahead_seconds.unwrap_or(0));
-        at.duration_since(arrived) > ahead + CLOCK_TOLERANCE
-    }
-}
-
-impl NodeTime {
-    /// A time that a node with this clock gave in a report that arrived then.
-    pub fn new(at: Timestamp, arrived: Timestamp, clock: &NodeClock) -> Self {
-        Self { at, from_future: clock.is_ahead_of(at, arrived) }
-    }
-
-    /// Whether the report of this time was written after the one of the other. A time from the future is after no other
-    /// one: it would silence what is reported later.
-    pub fn is_after(self, other: Self) -> bool {
-        match (self.from_future, other.from_future) {
-            (false, true) => true,
-            (true, false) => false,
-            _ => self.at > other.at,
-        }
-    }
-
-    /// Whether it is before another time of the same clock.
-    pub fn is_before(self, other: Self) -> bool {
-        self.at < other.at
-    }
-
-    /// Whether the node's clock was not ahead.
-    pub fn is_plausible(self) -> bool {
-        !self.from_future
-    }
 }
 
 /// When something began on a node.
@@ -144,6 +61,27 @@ impl NodeOnset {
             counts_from_arrival: self.counts_from_arrival && other.counts_from_arrival,
             onset: self.onset.min(other.onset),
         }
+    }
+
+    /// The same, counted from its arrival, and not before it, whatever the node claims.
+    #[must_use]
+    pub fn from_its_arrival(self) -> Self {
+        let arrived = self.onset.arrived;
+        Self {
+            not_before: arrived,
+            counts_from_arrival: true,
+            onset: Onset { since: arrived, counts_from: arrived, arrived },
+            ..self
+        }
+    }
+
+    /// This onset, or an earlier one that another report gives it: within what is known of it.
+    #[must_use]
+    pub fn or_earlier(mut self, reported: Self) -> Self {
+        self.node_since = self.node_since.min(reported.node_since);
+        self.onset.arrived = self.onset.arrived.min(reported.onset.arrived);
+        self.extend_back_to(reported.onset.since);
+        self
     }
 
     /// The later of two, by each clock.
@@ -237,9 +175,7 @@ impl LatestReport {
         let episode = reported.health.is_bad().then(|| reported.onset_of(reported.node_since));
         let reported_by = episode.and(reported.reported_by());
         Self {
-            seq: reported.seq,
-            written: reported.written(),
-            seq_before: None,
+            place: ReportPlace::first(reported.seq, reported.written()),
             arrived: reported.arrival,
             health: reported.health,
             node_since: reported.node_since,
@@ -261,7 +197,8 @@ impl LatestReport {
         {
             episode.extend_back_to(since);
         }
-        if !self.is_before(&reported) {
+        let written = reported.written();
+        if !self.place.is_before(reported.seq, written) {
             if reported.health.is_bad()
                 && self.reported_by == reported.seq.checked_add(1)
                 && let Some(episode) =
@@ -282,24 +219,10 @@ impl LatestReport {
         if reported.node_since != self.node_since {
             self.since = since;
         }
-        let written = reported.written();
-        self.seq_before = match (written.from_future, self.written.from_future) {
-            (true, false) => Some(self.seq),
-            (true, true) => self.seq_before,
-            (false, _) => None,
-        };
-        (self.seq, self.health, self.node_since) = (reported.seq, reported.health, reported.node_since);
-        self.written = written;
+        self.place = self.place.next(reported.seq, written);
+        (self.health, self.node_since) = (reported.health, reported.node_since);
         self.arrived = self.arrived.max(reported.arrival);
         Recency::Newest
-    }
-
-    /// Whether a report is newer. Its number says so, but a number or a time from the future must not silence the reports
-    /// that follow it: one of a lower number that was written later is newer, too.
-    fn is_before(&self, reported: &ConditionReport) -> bool {
-        reported.seq > self.seq
-            || reported.written().is_after(self.written)
-                && self.seq_before.is_none_or(|before| reported.seq > before)
     }
 
     /// The onset of a fault that is reported after this report. Where this one was healthy the fault began after its
@@ -331,13 +254,9 @@ impl LatestReport {
         }
     }
 
-    /// Whether a report of this number, written then by the node's clock, is newer.
-    pub fn is_older_than(&self, seq: u64, node_at: Timestamp) -> bool {
-        seq > self.seq
-            || node_at > self.written.at && self.seq_before.is_none_or(|before| seq > before)
-            || self.written.from_future
-                && self.seq_before.is_some_and(|before| seq > before)
-                && seq < self.seq
+    /// Whether a report of this number, written then by the node's clock, can be newer.
+    pub fn can_be_before(&self, seq: u64, node_at: Timestamp) -> bool {
+        self.place.can_be_before(seq, node_at)
     }
 
     /// When the first report of its latest fault arrived.
@@ -347,7 +266,7 @@ impl LatestReport {
 
     /// Its number within its boot.
     pub fn seq(&self) -> u64 {
-        self.seq
+        self.place.seq()
     }
 
     /// The latest health.
@@ -382,12 +301,14 @@ mod tests {
 
     /// Of a node that was seen long before.
     fn reported(seq: u64, health: Health, since: i64, written: i64) -> ConditionReport {
+        let mut clock = NodeClock::default();
+        clock.note(at(-1_000), at(-1_000));
         ConditionReport {
             seq,
             health,
             node_since: at(since),
             node_at: at(written),
-            clock: NodeClock { ahead_seconds: Some(0), further: None },
+            clock,
             healthy_before: None,
             arrival: at(written + 1),
             seen_since: at(-1_000_000),
@@ -538,5 +459,35 @@ mod tests {
         latest.note(stepped(2, Health::Healthy, 100, 100), HOLD);
         latest.note(stepped(3, Health::Bad, -3_000, 1_000), HOLD);
         assert_eq!(latest.read().episode.expect("a fault").counts_from, at(1_000));
+    }
+
+    #[test]
+    fn a_duplicate_from_before_a_clock_stepped_back_is_still_late() {
+        let hour = 3_600;
+        let before = reported(1, Health::Bad, 0, 0);
+        let mut latest = LatestReport::first(before);
+        let mut clock = before.clock;
+        clock.step_back(at(300 - hour), at(301));
+        let stepped = |seq: u64, written: i64| ConditionReport {
+            arrival: at(written + 1),
+            clock,
+            ..reported(seq, Health::Healthy, 300 - hour, written - hour)
+        };
+        latest.note(stepped(2, 300), HOLD);
+        latest.note(stepped(3, 600), HOLD);
+        // Two old reports that are delivered again, together, show no clock that goes on.
+        for written in [0, 120] {
+            clock.note(at(written), at(900));
+            let again = ConditionReport { arrival: at(900), clock, ..reported(1, Health::Bad, 0, written) };
+            assert_eq!(latest.note(again, HOLD), Recency::Stale);
+        }
+        assert_eq!(latest.health(), Health::Healthy);
+        // The clock that goes on is believed, even if it is set right again.
+        for (seq, written) in [(4, 1_200), (5, 1_500)] {
+            clock.note(at(written), at(written + 1));
+            latest.note(ConditionReport { clock, ..reported(seq, Health::Bad, 1_200, written) }, HOLD);
+        }
+        assert!(NodeTime::new(at(1_800), at(1_801), &clock).is_plausible());
+        assert_eq!(latest.health(), Health::Bad);
     }
 }

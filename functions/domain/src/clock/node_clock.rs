@@ -1,0 +1,144 @@
+//! A node's clock and the numbers of its reports: which of two reports is the newer one, whatever a node claims.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::timestamp;
+
+/// A report written later than it arrived, by more than this, comes from a clock that is ahead, or is made up.
+const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(5);
+/// Two reports written this far apart, that arrived as far apart, show a clock.
+const STEP: SignedDuration = SignedDuration::from_mins(1);
+
+/// A time of the node's clock, and whether that clock was ahead of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeTime {
+    #[serde(with = "timestamp")]
+    at: Timestamp,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    from_future: bool,
+}
+
+/// How far a node's clock is ahead of ours. One that is always wrong by as much makes up nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeClock {
+    /// Negative for a clock that was seen to step back behind ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ahead_seconds: Option<i64>,
+    /// A report that was further ahead, and by how much. The next one shows whether the clock has stepped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    further: Option<(Timestamp, i64)>,
+}
+
+impl NodeClock {
+    /// Notes a report that was written and arrived then.
+    pub fn note(&mut self, at: Timestamp, arrived: Timestamp) {
+        let ahead = at.duration_since(arrived).as_secs();
+        let Some(known) = self.ahead_seconds else {
+            // The first report can be late: that makes no clock one that is behind.
+            self.ahead_seconds = Some(ahead.max(0));
+            return;
+        };
+        if ahead - known <= CLOCK_TOLERANCE.as_secs() {
+            return;
+        }
+        // A clock that has stepped goes on from there, as ours does. What is delivered twice, or late and in a batch, does
+        // not.
+        let goes_on = self.further.is_some_and(|(before, further)| {
+            at.duration_since(before) >= STEP && (ahead - further).abs() <= STEP.as_secs() / 2
+        });
+        (self.ahead_seconds, self.further) =
+            if goes_on { (Some(ahead), None) } else { (Some(known), Some((at, ahead))) };
+    }
+
+    /// Notes a report that was written before one of a lower number: the clock has stepped back, or a time was made up.
+    /// What was written before the step is from the future of that clock.
+    pub fn step_back(&mut self, at: Timestamp, arrived: Timestamp) {
+        *self = Self { ahead_seconds: Some(at.duration_since(arrived).as_secs()), further: None };
+    }
+
+    fn is_ahead_of(&self, at: Timestamp, arrived: Timestamp) -> bool {
+        let ahead = SignedDuration::from_secs(self.ahead_seconds.unwrap_or(0));
+        at.duration_since(arrived) > ahead + CLOCK_TOLERANCE
+    }
+}
+
+impl NodeTime {
+    /// A time that a node with this clock gave in a report that arrived then.
+    pub fn new(at: Timestamp, arrived: Timestamp, clock: &NodeClock) -> Self {
+        Self { at, from_future: clock.is_ahead_of(at, arrived) }
+    }
+
+    /// Whether the report of this time was written after the one of the other. A time from the future is after no other
+    /// one: it would silence what is reported later.
+    pub fn is_after(self, other: Self) -> bool {
+        match (self.from_future, other.from_future) {
+            (false, true) => true,
+            (true, false) => false,
+            _ => self.at > other.at,
+        }
+    }
+
+    /// Whether the clock showed an earlier time than the other, plausible or not.
+    pub fn reads_earlier_than(self, other: Self) -> bool {
+        self.at < other.at
+    }
+
+    /// Whether the node's clock was not ahead.
+    pub fn is_plausible(self) -> bool {
+        !self.from_future
+    }
+}
+
+/// The place of a report among those of one boot. Its number gives it, but a number or a time from the future must not
+/// silence the reports that follow it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReportPlace {
+    /// The report's number within its boot.
+    seq: u64,
+    /// When it was written.
+    written: NodeTime,
+    /// The number of the newest report before the one from the future, if this is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seq_before: Option<u64>,
+}
+
+impl ReportPlace {
+    /// The place of the first report.
+    pub fn first(seq: u64, written: NodeTime) -> Self {
+        Self { seq, written, seq_before: None }
+    }
+
+    /// The place of the report that follows.
+    #[must_use]
+    pub fn next(self, seq: u64, written: NodeTime) -> Self {
+        let seq_before = match (written.from_future, self.written.from_future) {
+            (true, false) => Some(self.seq),
+            (true, true) => self.seq_before,
+            (false, _) => None,
+        };
+        Self { seq, written, seq_before }
+    }
+
+    /// Whether another report is newer: by its number, or, where the number is lower, because it was written later.
+    pub fn is_before(self, seq: u64, written: NodeTime) -> bool {
+        seq > self.seq || written.is_after(self.written) && self.seq_before.is_none_or(|before| seq > before)
+    }
+
+    /// Whether another report can be newer, before it is known when it arrived and so whether its time is plausible.
+    pub fn can_be_before(self, seq: u64, node_at: Timestamp) -> bool {
+        seq > self.seq
+            || node_at > self.written.at && self.seq_before.is_none_or(|before| seq > before)
+            || self.written.from_future
+                && self.seq_before.is_some_and(|before| seq > before)
+                && seq < self.seq
+    }
+
+    /// The report's number within its boot.
+    pub fn seq(self) -> u64 {
+        self.seq
+    }
+}

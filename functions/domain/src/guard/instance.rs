@@ -1,0 +1,91 @@
+//! The guards that check the instance: that it can be replaced, and that its fault is what was reported.
+
+use super::{Block, Guard, GuardContext, block, group_name};
+use crate::{
+    case::Source,
+    group::{InstanceLocation, Lifecycle},
+    policy::{Policy, VerificationPolicy},
+    verification::{Verification, VerificationResult},
+};
+
+/// An instance in no group would be terminated without a replacement.
+pub(super) fn not_in_group(input: &GuardContext<'_>) -> Option<Block> {
+    match input.context.location {
+        InstanceLocation::Member { .. } if input.context.group.is_some() => None,
+        InstanceLocation::Member { group, .. } => block(
+            Guard::NotInGroup,
+            format!("group {group} cannot be described or belongs to another cluster"),
+        ),
+        InstanceLocation::Ungrouped | InstanceLocation::Gone => block(
+            Guard::NotInGroup,
+            format!("{} is in no Auto Scaling group: nothing would replace it", input.case.instance_id()),
+        ),
+    }
+}
+
+/// An instance that is launching, terminating, on standby, detached or in a warm pool is not repaired.
+pub(super) fn not_in_service(input: &GuardContext<'_>) -> Option<Block> {
+    let InstanceLocation::Member { lifecycle, .. } = input.context.location else {
+        return None;
+    };
+    let state = match lifecycle {
+        Lifecycle::InService => return None,
+        // An instance that fails to join can stay in Pending: it is the one to repair.
+        Lifecycle::Pending if input.fault.reason == "FailedToJoin" => return None,
+        Lifecycle::Pending => "still launching",
+        Lifecycle::OutOfService => "on standby or detached",
+        Lifecycle::Terminating => "already terminating",
+        Lifecycle::WarmPool => "in a warm pool, and cannot be terminated through its group",
+    };
+    block(Guard::NotInService, format!("{} is {state}", input.case.instance_id()))
+}
+
+/// Not every instance is a node: an Auto Scaling group of a cluster can hold proxies, bastions or build machines.
+pub(super) fn no_node_in_group(input: &GuardContext<'_>) -> Option<Block> {
+    if input.fault.reason != "FailedToJoin" || input.context.group_has_nodes {
+        return None;
+    }
+    block(
+        Guard::NoNodeInGroup,
+        format!("no instance of group {} has ever registered as a node of this cluster", group_name(input)),
+    )
+}
+
+/// With Terminate suspended AWS refuses the call; with Launch suspended it launches no replacement.
+pub(super) fn scaling_suspended(input: &GuardContext<'_>) -> Option<Block> {
+    let suspended = &input.context.group?.suspended;
+    let process = suspended.iter().find(|process| matches!(process.as_str(), "Launch" | "Terminate"))?;
+    block(
+        Guard::ScalingSuspended,
+        format!("the process {process} is suspended in group {}", group_name(input)),
+    )
+}
+
+/// An agent's reports count only for the boot that they are from.
+pub(super) fn fenced(input: &GuardContext<'_>) -> Option<Block> {
+    let boot = input.case.boot();
+    let has_no_boot = input.fault.source == Source::Agent && boot.is_none();
+    if !has_no_boot {
+        return None;
+    }
+    block(Guard::Fenced, "the agent has not reported from the current boot".to_owned())
+}
+
+/// Right before the call, the fault is read again from where it is kept. What cannot be read is not repaired.
+pub(super) fn unverified(input: &GuardContext<'_>) -> Option<Block> {
+    unverified_block(input.context.verification?, input.policy)
+}
+
+/// What a verification has against a repair. The policy decides about what could not be read, never about a contradiction.
+pub fn unverified_block(verification: &Verification, policy: &Policy) -> Option<Block> {
+    match &verification.result {
+        VerificationResult::FaultPresent => None,
+        VerificationResult::NotVerified(_) if policy.verification == VerificationPolicy::Preferred => None,
+        VerificationResult::NotVerified(why) => {
+            block(Guard::Unverified, format!("could not verify that the fault is still there: {why}"))
+        }
+        VerificationResult::Contradicted(why) => {
+            block(Guard::Unverified, format!("the fault is not there: {why}"))
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The guards that carry out what operators and their settings decide.
+
+use super::{Block, Guard, GuardContext, block, group_name};
+use crate::{
+    policy::{Hold, Mode, next_opening},
+    timestamp,
+};
+
+/// `nodeRepairConfig.enabled` is false for the group: EKS's own default.
+pub(super) fn disabled(input: &GuardContext<'_>) -> Option<Block> {
+    if input.rules.node_repair_config.enabled {
+        return None;
+    }
+    block(Guard::Disabled, format!("repair is not enabled for group {}", group_name(input)))
+}
+
+/// EKS repairs a managed group with node auto repair itself: two repair systems would terminate two instances for one
+/// fault.
+pub(super) fn eks_repair_enabled(input: &GuardContext<'_>) -> Option<Block> {
+    if !input.context.group.is_some_and(|group| group.eks_repair_enabled) {
+        return None;
+    }
+    block(Guard::EksRepairEnabled, format!("EKS node auto repair is enabled for group {}", group_name(input)))
+}
+
+/// The opt-out tag on the group.
+pub(super) fn opted_out(input: &GuardContext<'_>) -> Option<Block> {
+    let tag = &input.policy.opt_out_tag;
+    if input.context.group?.tags.get(tag)? != "disabled" {
+        return None;
+    }
+    block(Guard::OptedOut, format!("group {} has the tag {tag}=disabled", group_name(input)))
+}
+
+/// Holds: of everything, a cluster, a group or a node.
+pub(super) fn held(input: &GuardContext<'_>) -> Option<Block> {
+    let applies = |hold: &&Hold| {
+        hold.until > input.now
+            && hold.from.is_none_or(|from| from <= input.now)
+            && hold.cluster.as_ref().is_none_or(|cluster| cluster == input.case.cluster())
+            && hold.group.as_ref().is_none_or(|group| group == input.context.state.name())
+            && hold.node.as_ref().is_none_or(|node| Some(node) == input.case.node())
+    };
+    let hold =
+        input.policy.holds.iter().chain(input.context.holds).filter(applies).max_by_key(|hold| hold.until)?;
+    let what = match (&hold.node, &hold.group, &hold.cluster) {
+        (Some(node), ..) => format!("node {node}"),
+        (_, Some(group), _) => format!("group {group}"),
+        (_, _, Some(cluster)) => format!("cluster {cluster}"),
+        _ => "everything".to_owned(),
+    };
+    let sentence =
+        format!("{} holds {what} until {}: {}", hold.owner, timestamp::seconds(hold.until), hold.reason);
+    Some(Block { guard: Guard::Held, sentence, until: Some(hold.until) })
+}
+
+/// Calls are made only in maintenance windows. Without any, they are always made.
+pub(super) fn outside_maintenance_window(input: &GuardContext<'_>) -> Option<Block> {
+    let windows = input.rules.maintenance_windows;
+    if windows.is_empty() || windows.iter().any(|window| window.contains(input.now)) {
+        return None;
+    }
+    let until = next_opening(windows, input.now);
+    let sentence = match until {
+        Some(opens) => format!("the next maintenance window opens at {}", timestamp::seconds(opens)),
+        None => "no maintenance window is open".to_owned(),
+    };
+    Some(Block { guard: Guard::OutsideMaintenanceWindow, sentence, until })
+}
+
+/// Evaluated last: in observe mode, a repair that only this blocks is recorded as one that would be made.
+pub(super) fn observe_mode(input: &GuardContext<'_>) -> Option<Block> {
+    match input.rules.mode {
+        Mode::Repair => None,
+        Mode::Observe => {
+            let action = input.fault.action.as_str();
+            block(
+                Guard::ObserveMode,
+                format!("observe mode: would {}; no action taken", action.to_lowercase()),
+            )
+        }
+    }
+}

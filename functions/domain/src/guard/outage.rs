@@ -1,0 +1,202 @@
+//! The guards against an outage: what is broken is not in the nodes, or not in each of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Block, Guard, GuardContext, UnhealthyNode, block, group_name};
+use crate::{
+    group::Group,
+    ident::{InstanceId, Zone},
+    policy::Policy,
+    timestamp,
+};
+
+/// After this, the silence of an agent alone no longer counts as a failure of the log pipeline.
+const LONG_SILENCE: SignedDuration = SignedDuration::from_hours(1);
+
+/// The counts of a cluster's unhealthy nodes, computed once for all decisions of a repair run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UnhealthyCounts {
+    /// How many nodes are unhealthy.
+    pub unhealthy: usize,
+    /// How many of them are in each zone.
+    pub by_zone: BTreeMap<Zone, usize>,
+    /// The maximum number of nodes that became silent within the policy's `silence.within`.
+    pub silent_at_once: usize,
+    /// The same of the nodes whose agents report all the while.
+    pub unreachable_at_once: usize,
+    /// How many have a repair in progress.
+    pub repairing: usize,
+}
+
+impl UnhealthyCounts {
+    /// Counts the unhealthy nodes of a cluster.
+    pub fn of(unhealthy_nodes: &[UnhealthyNode], policy: &Policy, now: Timestamp) -> Self {
+        let mut unhealthy_counts = Self::default();
+        let (mut silences, mut unreachable) = (Vec::new(), Vec::new());
+        for node in unhealthy_nodes {
+            if node.unhealthy_reason.unhealthy {
+                unhealthy_counts.unhealthy += 1;
+                if let Some(zone) = &node.zone {
+                    *unhealthy_counts.by_zone.entry(zone.clone()).or_default() += 1;
+                }
+            }
+            unhealthy_counts.repairing += usize::from(node.unhealthy_reason.repairing);
+            // An agent that has long been silent, of a node that the control plane hears, says nothing of the others.
+            let counts = |since: &Timestamp| {
+                node.unhealthy_reason.unhealthy || now.duration_since(*since) < LONG_SILENCE
+            };
+            silences.extend(node.unhealthy_reason.silent_since.filter(counts));
+            if node.unhealthy_reason.agent_reports {
+                unreachable.extend(node.unhealthy_reason.silent_since);
+            }
+        }
+        silences.sort_unstable();
+        unreachable.sort_unstable();
+        unhealthy_counts.silent_at_once = most_within(&silences, policy.silence.within);
+        unhealthy_counts.unreachable_at_once = most_within(&unreachable, policy.silence.within);
+        unhealthy_counts
+    }
+}
+
+/// How many of a group's nodes are unhealthy.
+pub fn unhealthy_in(group: &Group, unhealthy_nodes: &[UnhealthyNode]) -> usize {
+    // The smaller set in a healthy cluster.
+    let unhealthy: BTreeSet<&InstanceId> = unhealthy_nodes
+        .iter()
+        .filter(|node| node.unhealthy_reason.unhealthy)
+        .map(|node| &node.instance_id)
+        .collect();
+    group.members.iter().filter(|member| unhealthy.contains(&member.instance_id)).count()
+}
+
+/// EKS's own threshold: more than five nodes and more than 20 % of them unhealthy, or the configured one. Repairs
+/// continue when enough nodes have recovered.
+pub(super) fn unhealthy_threshold(input: &GuardContext<'_>) -> Option<Block> {
+    let group = input.context.group?;
+    let unhealthy = input.context.unhealthy_in_group;
+    let size = group.size();
+    let (exceeded, limit) = match input.rules.node_repair_config.max_unhealthy_node_threshold {
+        Some(limit) => (limit.is_exceeded_by(unhealthy, size), limit.to_string()),
+        None => (size > 5 && unhealthy * 100 > size * 20, "20 %".to_owned()),
+    };
+    if !exceeded {
+        return None;
+    }
+    block(
+        Guard::UnhealthyThreshold,
+        format!(
+            "{unhealthy} of {size} nodes of group {} are unhealthy, more than {limit}",
+            group_name(input)
+        ),
+    )
+}
+
+/// Many unhealthy nodes in several groups have one cause, too: a broken image, CNI configuration or control plane. The
+/// default is cluster-autoscaler's: more than 3 nodes and more than 45 %.
+pub(super) fn cluster_threshold(input: &GuardContext<'_>) -> Option<Block> {
+    let limits = &input.policy.outage;
+    let (unhealthy, nodes) = (input.context.unhealthy_counts.unhealthy, input.context.cluster.nodes());
+    if unhealthy <= limits.max_unhealthy || unhealthy * 100 <= nodes * limits.percentage {
+        return None;
+    }
+    block(
+        Guard::ClusterThreshold,
+        format!(
+            "{unhealthy} of {nodes} nodes of the cluster are unhealthy, more than {} %",
+            limits.percentage
+        ),
+    )
+}
+
+/// If a zone is impaired, replacing its nodes would launch others in the same zone.
+pub(super) fn zone_impaired(input: &GuardContext<'_>) -> Option<Block> {
+    let zone =
+        input.case.zone().or_else(|| Some(&input.context.group?.member(input.case.instance_id())?.zone))?;
+    if input.context.cluster.zonal_shifts.contains(zone) {
+        return block(Guard::ZoneImpaired, format!("an ARC zonal shift is active for {zone}"));
+    }
+    let (of_zone, zones) =
+        (input.context.cluster.zones.get(zone).copied().unwrap_or(0), input.context.cluster.zones.len());
+    let all = input.context.unhealthy_counts.unhealthy;
+    let unhealthy = input.context.unhealthy_counts.by_zone.get(zone).copied().unwrap_or(0);
+    let limits = &input.policy.zones;
+    let impaired = zones > 1
+        && unhealthy >= limits.min_unhealthy
+        && unhealthy * 100 >= of_zone * limits.zone_percentage
+        && unhealthy * 100 >= all * limits.share_percentage;
+    if !impaired {
+        return None;
+    }
+    block(
+        Guard::ZoneImpaired,
+        format!(
+            "{unhealthy} of the {of_zone} nodes in {zone} are unhealthy (cluster: {all}): the Availability Zone appears impaired"
+        ),
+    )
+}
+
+/// Most of a cluster became silent at once: what is down is the way that its reports take. Agents that report while the
+/// control plane does not hear their kubelets show which way; two such nodes are enough, where they are most of a cluster.
+pub(super) fn log_pipeline_suspect(input: &GuardContext<'_>) -> Option<Block> {
+    let limits = &input.policy.silence;
+    let nodes = input.context.cluster.nodes();
+    let counts = input.context.unhealthy_counts;
+    let most = |count: usize| count * 100 >= nodes * limits.percentage;
+    let silent = counts.silent_at_once >= limits.min_silent && most(counts.silent_at_once);
+    let unreachable = counts.unreachable_at_once >= 2 && most(counts.unreachable_at_once);
+    let within = timestamp::duration(limits.within);
+    let sentence = match (silent, unreachable) {
+        (_, true) => format!(
+            "{} of {nodes} nodes became unreachable within {within} while their agents report: the way from the kubelets to the API server appears down, not the nodes",
+            counts.unreachable_at_once
+        ),
+        (true, false) => format!(
+            "{} of {nodes} nodes went silent within {within}: the log pipeline appears down, not the nodes",
+            counts.silent_at_once
+        ),
+        (false, false) => return None,
+    };
+    block(Guard::LogPipelineSuspect, sentence)
+}
+
+/// The last nodes that come back after an outage are as healthy as the others, seconds later. After a stop, a group waits
+/// until no node of it has recovered for a while; one node that recovers alone is no outage.
+pub(super) fn outage_ending(input: &GuardContext<'_>) -> Option<Block> {
+    let cooldown = input.policy.outage.cooldown;
+    let halted_at = input.context.state.halted_at()?;
+    if input.now.duration_since(halted_at) > cooldown + SignedDuration::from_secs(120) {
+        return None;
+    }
+    let group = input.context.group?;
+    let recovered: Vec<Timestamp> = input
+        .context
+        .unhealthy_nodes
+        .iter()
+        .filter(|node| group.member(&node.instance_id).is_some())
+        .filter_map(|node| node.unhealthy_reason.recovered)
+        .filter(|recovered| input.now.duration_since(*recovered) < cooldown)
+        .collect();
+    let latest = recovered.iter().max().filter(|_| recovered.len() > 1)?;
+    let sentence = format!(
+        "{} nodes of group {} have recovered within {}: the outage appears to end",
+        recovered.len(),
+        group_name(input),
+        timestamp::duration(cooldown)
+    );
+    Some(Block { guard: Guard::OutageEnding, sentence, until: latest.checked_add(cooldown).ok() })
+}
+
+/// The maximum number of timestamps within one window of this duration.
+fn most_within(sorted: &[Timestamp], window: SignedDuration) -> usize {
+    let mut most = 0;
+    let mut first = 0;
+    for (last, at) in sorted.iter().enumerate() {
+        while at.duration_since(sorted[first]) > window {
+            first += 1;
+        }
+        most = most.max(last + 1 - first);
+    }
+    most
+}
