@@ -20,6 +20,7 @@ use nodemend_domain::{
     audit_log::{ApiCall, CallAnswer, Caller},
     group::{ClusterFacts, Group, InstanceLocation},
     ident::{AccountId, ClusterName, GroupName, InstanceId},
+    verification::InstanceStatus,
 };
 use nodemend_ports::{
     cloud::{Cloud, CloudError},
@@ -141,6 +142,10 @@ impl Cloud for AwsCloud {
         let away_from = cluster::shifted_away(&self.eks, &self.zonal_shift, name).await?;
         let zonal_shifts = instance::zone_names(&self.ec2, away_from).await?;
         Ok(Arc::new(ClusterFacts { zones, zonal_shifts }))
+    }
+
+    async fn instance_status(&self, instance_id: &InstanceId) -> Result<Option<InstanceStatus>, CloudError> {
+        instance::status(&self.ec2, instance_id).await
     }
 
     async fn console_output(&self, instance_id: &InstanceId) -> Result<Option<String>, CloudError> {

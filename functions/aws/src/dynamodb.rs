@@ -29,6 +29,7 @@ use nodemend_domain::{
     guard::UnhealthyNode,
     ident::{ClusterName, GroupName, InstanceId, NodeName},
     policy::{Hold, Policy},
+    sources::ClusterSources,
 };
 use tokio::task::JoinSet;
 
@@ -228,6 +229,19 @@ impl Store for DynamoStore {
 
     async fn holds(&self, cluster: &ClusterName) -> Result<Vec<Hold>, StoreError> {
         Ok(self.placed_holds(cluster).await?.into_iter().map(|placed| placed.hold).collect())
+    }
+
+    async fn sources(&self, cluster: &ClusterName) -> Result<Option<ClusterSources>, StoreError> {
+        let item = self.get(item::sources_key(cluster)).await?;
+        item.map(|item| item::read_json(&item, item::BODY)).transpose()
+    }
+
+    async fn put_sources(&self, cluster: &ClusterName, sources: &ClusterSources) -> Result<(), StoreError> {
+        let mut item = item::sources_key(cluster);
+        item.insert(item::BODY.to_owned(), item::json(sources)?);
+        let request = self.client.put_item().table_name(&self.tables.state).set_item(Some(item));
+        request.send().await.map_err(failed)?;
+        Ok(())
     }
 }
 

@@ -62,6 +62,10 @@ pub enum Metric {
     DrainsIncomplete,
     /// Terminations that continued before the drain ended.
     DrainsSuperseded,
+    /// Cases that had missed a line, as reconciling found.
+    CasesHealed,
+    /// The age of the newest line of a cluster's control-plane audit log, once it is no longer current.
+    ControlPlaneLogAge,
 }
 
 impl Metric {
@@ -98,6 +102,8 @@ impl Metric {
             Self::DrainsSkipped => "DrainsSkipped",
             Self::DrainsIncomplete => "DrainsIncomplete",
             Self::DrainsSuperseded => "DrainsSuperseded",
+            Self::CasesHealed => "CasesHealed",
+            Self::ControlPlaneLogAge => "ControlPlaneLogAge",
         }
     }
 
@@ -116,6 +122,8 @@ impl Metric {
             | Self::DrainsSkipped
             | Self::DrainsIncomplete
             | Self::DrainsSuperseded
+            | Self::CasesHealed
+            | Self::ControlPlaneLogAge
             | Self::UndecodablePayloads => true,
             Self::Reports | Self::IntakeLag | Self::CasesEvaluated => false,
         }
@@ -125,7 +133,7 @@ impl Metric {
     pub fn unit(self) -> &'static str {
         match self {
             Self::IntakeLag => "Milliseconds",
-            Self::PendingRepairAge => "Seconds",
+            Self::PendingRepairAge | Self::ControlPlaneLogAge => "Seconds",
             _ => "Count",
         }
     }
@@ -381,6 +389,8 @@ mod tests {
                 Metric::DrainsSkipped,
                 Metric::DrainsIncomplete,
                 Metric::DrainsSuperseded,
+                Metric::CasesHealed,
+                Metric::ControlPlaneLogAge,
             ]
             .map(Metric::name),
         );

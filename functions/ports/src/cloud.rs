@@ -10,6 +10,7 @@ use nodemend_domain::{
     audit_log::{ApiCall, CallAnswer, Caller},
     group::{ClusterFacts, Group, InstanceLocation},
     ident::{AccountId, ClusterName, GroupName, InstanceId},
+    verification::InstanceStatus,
 };
 
 pub use self::memory::{Fleet, MemoryCloud, Recorded};
@@ -47,6 +48,12 @@ pub trait Cloud: ClusterReader + Clone {
         &self,
         name: &ClusterName,
     ) -> impl Future<Output = Result<Arc<ClusterFacts>, CloudError>> + Send;
+
+    /// An instance as EC2 describes it, with its status checks; `None` if EC2 does not know it.
+    fn instance_status(
+        &self,
+        instance_id: &InstanceId,
+    ) -> impl Future<Output = Result<Option<InstanceStatus>, CloudError>> + Send;
 
     /// The end of an instance's console output, where a kernel panic shows.
     fn console_output(

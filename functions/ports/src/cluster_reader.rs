@@ -93,6 +93,27 @@ pub struct LogQuery {
     pub limit: Option<i32>,
 }
 
+impl LogQuery {
+    /// All lines that a group's streams have of a period.
+    pub fn new(group: &str, streams: Streams, from: Timestamp, until: Timestamp) -> Self {
+        Self { group: group.to_owned(), streams, lines: Lines::All, from, until, limit: None }
+    }
+
+    /// Of these, such lines.
+    #[must_use]
+    pub fn lines(mut self, lines: Lines) -> Self {
+        self.lines = lines;
+        self
+    }
+
+    /// One line a page: whether there is any.
+    #[must_use]
+    pub fn first(mut self) -> Self {
+        self.limit = Some(1);
+        self
+    }
+}
+
 /// One page of an answer. A page can be empty although more follow.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogPage {

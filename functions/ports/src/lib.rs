@@ -13,6 +13,7 @@ pub mod cluster_reader;
 pub mod config;
 pub mod excerpt;
 pub mod gunzip;
+pub mod instance_of;
 pub mod kubernetes;
 pub mod lifecycle;
 pub mod notify;

@@ -15,6 +15,7 @@ use nodemend_domain::{
     guard::UnhealthyNode,
     ident::{ClusterName, GroupName, InstanceId, NodeName},
     policy::{Hold, Policy},
+    sources::ClusterSources,
 };
 
 pub use self::memory::MemoryStore;
@@ -129,4 +130,18 @@ pub trait Store: Send + Sync {
 
     /// The holds on a cluster.
     fn holds(&self, cluster: &ClusterName) -> impl Future<Output = Result<Vec<Hold>, StoreError>> + Send;
+
+    /// What reconciling last found of a cluster's sources, or `None` if it has not run yet.
+    fn sources(
+        &self,
+        cluster: &ClusterName,
+    ) -> impl Future<Output = Result<Option<ClusterSources>, StoreError>> + Send;
+
+    /// Replaces what is known of a cluster's sources. Not conditional: of two runs at once either result is right, and a
+    /// line that is read twice changes nothing.
+    fn put_sources(
+        &self,
+        cluster: &ClusterName,
+        sources: &ClusterSources,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 }

@@ -81,6 +81,10 @@ impl Ec2 {
         self.request("DescribeInstances")
     }
 
+    pub(super) fn describe_instance_status(&self) -> Request<'_> {
+        self.request("DescribeInstanceStatus")
+    }
+
     pub(super) fn get_console_output(&self) -> Request<'_> {
         self.request("GetConsoleOutput")
     }

@@ -7,7 +7,12 @@ use std::{
 
 use aws_sdk_autoscaling::error::ProvideErrorMetadata;
 use base64::{Engine, prelude::BASE64_STANDARD};
-use nodemend_domain::ident::{ClusterName, InstanceId, NodeName, Zone};
+use futures_util::future;
+use jiff::Timestamp;
+use nodemend_domain::{
+    ident::{ClusterName, InstanceId, NodeName, Zone},
+    verification::InstanceStatus,
+};
 
 use super::{
     CloudError,
@@ -21,6 +26,8 @@ const VALUES_A_FILTER: usize = 200;
 const INSTANCES_A_PAGE: &str = "250";
 /// The repair waits this long for the console output, and continues without it.
 const CONSOLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A verification waits this long for what is evidence alone: it must be young enough for a call afterward.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(3);
 /// EC2 keeps 64 KiB of console output.
 const MAX_CONSOLE: usize = 64 * 1024;
 
@@ -31,6 +38,7 @@ struct Instance {
     state: Option<String>,
     zone: Option<String>,
     private_dns_name: Option<String>,
+    launched: Option<Timestamp>,
 }
 
 /// A page of instances, and the token of the next one.
@@ -96,6 +104,41 @@ pub(super) async fn private_name(
     Ok(name)
 }
 
+/// An instance with its status checks. Two answers that are read together: only one has the time of the launch, and only
+/// the other the checks.
+pub(super) async fn status(
+    client: &Ec2,
+    instance_id: &InstanceId,
+) -> Result<Option<InstanceStatus>, CloudError> {
+    let mut described = None;
+    let request = || status_request(client.describe_instances(), instance_id);
+    let described_now = each(request, |instance| {
+        described = Some((instance.state.clone(), instance.launched));
+    });
+    let checks = status_request(client.describe_instance_status(), instance_id);
+    let checks = checks.field("IncludeAllInstances", "true").send(status_checks);
+    let (read, checks) = future::join(described_now, checks).await;
+    read?;
+    let Some((state, launched)) = described else { return Ok(None) };
+    // Without the checks the rest is known all the same.
+    let (system_status, instance_status) = checks.map(|answer| answer.value).unwrap_or_default();
+    let state = state.unwrap_or_else(|| "in no known state".to_owned());
+    Ok(Some(InstanceStatus { state, launched, system_status, instance_status }))
+}
+
+fn status_request<'c>(request: Request<'c>, instance_id: &InstanceId) -> Request<'c> {
+    request.filter(1, "instance-id", [instance_id.to_string()]).once(STATUS_TIMEOUT)
+}
+
+/// The status checks of the system and of the instance.
+fn status_checks(answer: Element<'_, '_>) -> Result<(Option<String>, Option<String>), Unreadable> {
+    let check = |name: &str| {
+        let status = answer.items("instanceStatusSet").next()?.child(name)?;
+        status.text("status").map(ToOwned::to_owned)
+    };
+    Ok((check("systemStatus"), check("instanceStatus")))
+}
+
 /// An instance in one of these states never runs again.
 fn is_ending(instance: &Instance) -> bool {
     matches!(instance.state.as_deref(), Some("shutting-down" | "terminated"))
@@ -134,6 +177,7 @@ fn page(answer: Element<'_, '_>) -> Result<Page, Unreadable> {
             state: instance.child("instanceState").and_then(|state| text(state, "name")),
             zone: instance.child("placement").and_then(|placement| text(placement, "availabilityZone")),
             private_dns_name: text(instance, "privateDnsName"),
+            launched: instance.text("launchTime").and_then(|time| time.parse().ok()),
         });
     }
     Ok(Page { instances, next: text(answer, "nextToken") })

@@ -116,6 +116,11 @@ pub(super) fn cluster_key(cluster: &ClusterName, sk: &str) -> Item {
     key(cluster_partition(cluster), text(sk))
 }
 
+/// What is known of a cluster's sources. Not in the cluster's partition, whose items no function may write.
+pub(super) fn sources_key(cluster: &ClusterName) -> Item {
+    key(format!("sources#{cluster}"), text("sources"))
+}
+
 /// The lease of the waiting run.
 pub(super) fn run_key() -> Item {
     key("run".to_owned(), text("lease"))

@@ -38,8 +38,10 @@ async fn a_request_has_the_api_version_and_is_signed_with_the_session_token() {
     .await;
     let session =
         Credentials::new("ASIAEXAMPLE", "secret", Some("the/token+of=it".to_owned()), None, "the test");
-    let shared =
-        config(&service).to_builder().credentials_provider(SharedCredentialsProvider::new(session)).build();
+    let shared = config(service.address)
+        .to_builder()
+        .credentials_provider(SharedCredentialsProvider::new(session))
+        .build();
     let cloud = AwsCloud::connect(&shared).await.expect("a caller");
     assert!(matches!(cloud.call(&reboot()).await.outcome, CallOutcome::Accepted { .. }));
     let received = &service.received(REBOOT)[0];
@@ -98,7 +100,7 @@ async fn a_read_is_tried_three_times_and_then_fails_with_the_code_of_ec2() {
     assert_eq!((error.code.as_str(), service.received(INSTANCES).len()), ("RequestLimitExceeded", 3));
 
     let service = Service::start(&ungrouped([THROTTLED])).await;
-    let shared = config(&service).to_builder().retry_config(RetryConfig::disabled()).build();
+    let shared = config(service.address).to_builder().retry_config(RetryConfig::disabled()).build();
     let once = AwsCloud::with_caller(&shared, cloud.caller().clone());
     once.describe_instances(&[running]).await.expect_err("throttled");
     assert_eq!(service.received(INSTANCES).len(), 1);

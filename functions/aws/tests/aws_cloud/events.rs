@@ -24,7 +24,7 @@ fn called(detail: &str) -> Notification {
 
 async fn put(reply: Reply, some: &[Notification]) -> (Result<Vec<Put>, String>, Service) {
     let service = Service::start(&[(PUT, reply)]).await;
-    let bus = EventBridge::connect(&config(&service), "repairs".to_owned());
+    let bus = EventBridge::connect(&config(service.address), "repairs".to_owned());
     (bus.put(some).await.map_err(|error| chain(&error)), service)
 }
 

@@ -1,8 +1,11 @@
 //! Reads: the location of instances, groups, clusters, and console output.
 
+use std::time::{Duration, Instant};
+
 use nodemend_domain::{
     group::{Group, InstanceLocation, Lifecycle},
     ident::{ClusterName, GroupName, InstanceId, Zone},
+    verification::InstanceStatus,
 };
 use nodemend_ports::cloud::Cloud;
 
@@ -244,6 +247,35 @@ async fn a_deleted_cluster_has_no_zonal_shifts() {
     let (cloud, _) = aws(&script).await;
     let facts = cloud.cluster(&prod()).await.expect("facts");
     assert_eq!((facts.nodes(), facts.zonal_shifts.len()), (3, 0));
+}
+
+#[tokio::test]
+async fn an_instance_has_its_launch_and_both_status_checks() {
+    let id = instance("i-05b4f7d5be44822a6");
+    let launched = ("DescribeInstances", Reply::File(200, "instance-launched.xml"));
+    let checks = ("DescribeInstanceStatus", Reply::File(200, "instance-status.xml"));
+    let (cloud, service) = aws(&[launched.clone(), checks]).await;
+    let known = InstanceStatus {
+        state: "running".to_owned(),
+        launched: Some("2026-09-21T14:02:10Z".parse().expect("a time")),
+        system_status: Some("ok".to_owned()),
+        instance_status: Some("impaired".to_owned()),
+    };
+    assert_eq!(cloud.instance_status(&id).await, Ok(Some(known.clone())));
+    let request = &service.received("DescribeInstanceStatus")[0].form;
+    assert_eq!(
+        (request["Filter.1.Value.1"].as_str(), request["IncludeAllInstances"].as_str()),
+        (id.as_str(), "true")
+    );
+
+    // The checks alone cannot be read, or not in time for a call after this.
+    let without = InstanceStatus { system_status: None, instance_status: None, ..known };
+    for reply in [Reply::File(403, "ec2-error-unauthorized.xml"), Reply::Hang] {
+        let (cloud, _) = aws(&[launched.clone(), ("DescribeInstanceStatus", reply)]).await;
+        let begun = Instant::now();
+        assert_eq!(cloud.instance_status(&id).await, Ok(Some(without.clone())));
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
 }
 
 #[tokio::test]

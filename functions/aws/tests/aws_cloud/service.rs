@@ -1,13 +1,8 @@
-//! AWS on loopback: recorded answers, given in order to the operation that they belong to, and the requests that came.
+//! AWS on loopback: recorded answers for the operations that they belong to, and what the requests had.
 
-use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    net::SocketAddr,
-    path::Path,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 
-use nodemend_testkit::http::{self, Answer, Request, answer};
+use nodemend_testkit::http::{self, Answer, Request, ScriptedServer, answer};
 
 pub(crate) const REQUEST_ID: &str = "355914bb-5d46-4b49-87cc-d2b1522881f4";
 
@@ -29,8 +24,6 @@ pub(crate) enum Reply {
 /// A request that the service received.
 #[derive(Debug, Clone)]
 pub(crate) struct Received {
-    /// The action of a query service, the target of a service that names it, else method and path.
-    pub(crate) operation: String,
     /// The fields of a form.
     pub(crate) form: BTreeMap<String, String>,
     /// The body of a request in JSON.
@@ -44,66 +37,49 @@ pub(crate) struct Received {
     pub(crate) user_agent: String,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    script: HashMap<&'static str, VecDeque<Reply>>,
-    received: Vec<Received>,
-}
-
 #[derive(Debug, Clone)]
 pub(crate) struct Service {
     pub(crate) address: SocketAddr,
-    state: Arc<Mutex<State>>,
+    server: ScriptedServer,
 }
 
 impl Service {
     pub(crate) async fn start(script: &[(&'static str, Reply)]) -> Self {
-        let mut state = State::default();
-        for (operation, reply) in script {
-            state.script.entry(operation).or_default().push_back(reply.clone());
-        }
-        let state = Arc::new(Mutex::new(state));
-        let own = state.clone();
-        let address = http::serve(None, move |request| reply(&own, &request)).await;
-        Self { address, state }
+        let script = script.iter().map(|(operation, reply)| (*operation, reply.clone().into()));
+        let server = ScriptedServer::start(None, script).await;
+        Self { address: server.address, server }
     }
 
     /// All requests for one operation.
     pub(crate) fn received(&self, operation: &str) -> Vec<Received> {
-        let state = self.state.lock().expect("the state");
-        state.received.iter().filter(|received| received.operation == operation).cloned().collect()
+        self.server.received(operation).iter().map(Received::of).collect()
     }
 }
 
-fn reply(state: &Mutex<State>, request: &Request) -> http::Reply {
-    let received = Received::of(request);
-    let mut state = state.lock().expect("the state");
-    let script = state.script.get_mut(received.operation.as_str());
-    let reply = script.and_then(VecDeque::pop_front).unwrap_or(Reply::Text(418, "the test has no answer"));
-    state.received.push(received);
-    let (Answer { status, body, .. }, error) = match reply {
-        Reply::File(status, name) => (answer(status, file(name)), None),
-        Reply::Error(status, error, name) => (answer(status, file(name)), Some(error)),
-        Reply::Text(status, text) => (answer(status, text), None),
-        Reply::Closed => return http::Reply::Close,
-        Reply::Hang => return http::Reply::Hang,
-    };
-    let error = error.map(|error| format!("x-amzn-errortype: {error}\r\n")).unwrap_or_default();
-    let headers = format!("x-amzn-requestid: {REQUEST_ID}\r\n{error}");
-    http::Reply::Answer(Answer { status, headers, body })
+impl From<Reply> for http::Reply {
+    fn from(reply: Reply) -> Self {
+        let (Answer { status, body, .. }, error) = match reply {
+            Reply::File(status, name) => (answer(status, file(name)), None),
+            Reply::Error(status, error, name) => (answer(status, file(name)), Some(error)),
+            Reply::Text(status, text) => (answer(status, text), None),
+            Reply::Closed => return Self::Close,
+            Reply::Hang => return Self::Hang,
+        };
+        let error = error.map(|error| format!("x-amzn-errortype: {error}\r\n")).unwrap_or_default();
+        let headers = format!("x-amzn-requestid: {REQUEST_ID}\r\n{error}");
+        Self::Answer(Answer { status, headers, body })
+    }
 }
 
 impl Received {
     fn of(request: &Request) -> Self {
         let form = if request.body.starts_with('{') { BTreeMap::new() } else { request.form() };
-        let named = form.get("Action").or(request.headers.get("x-amz-target")).cloned();
         // AWS4-HMAC-SHA256 Credential=<key>/<day>/<region>/<service>/aws4_request, …
         let signature = request.header("authorization");
         let credential = signature.split(',').next().unwrap_or_default();
         let key =
             credential.split_once("Credential=").and_then(|(_, credential)| credential.split('/').next());
         Self {
-            operation: named.unwrap_or_else(|| format!("{} {}", request.method, request.target)),
             form,
             body: request.body.clone(),
             scope: credential.splitn(3, '/').last().unwrap_or_default().to_owned(),

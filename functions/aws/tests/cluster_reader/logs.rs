@@ -7,9 +7,10 @@ use nodemend_ports::{
     cluster_reader::{ClusterReader, Lines, LogQuery, ReadError, Streams},
     subscription::our_patterns,
 };
+use nodemend_testkit::http::Reply;
 use serde_json::{Value, json};
 
-use crate::{aws, connected, kind, server::Reply};
+use crate::{aws, connected, kind};
 
 const FILTER: &str = "Logs_20140328.FilterLogEvents";
 const STREAMS: &str = "Logs_20140328.DescribeLogStreams";

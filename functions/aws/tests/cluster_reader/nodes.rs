@@ -1,9 +1,10 @@
 //! Nodes, as the API server of a cluster returns them.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{collections::BTreeSet, io::Write, net::SocketAddr};
 
 use aws_config::Region;
 use aws_sdk_sts::config::Credentials;
+use flate2::{Compression, write::GzEncoder};
 use nodemend_aws::{cloud::AwsCloud, sdk};
 use nodemend_domain::{
     case::Consistency,
@@ -15,12 +16,10 @@ use nodemend_ports::{
     cluster_reader::{ClusterReader, ReadError},
     config::environment::{ClusterAccess, Members},
 };
+use nodemend_testkit::http::{Answer, Reply, ScriptedServer, tls};
 use serde_json::{Value, json};
 
-use crate::{
-    aws, config, connected, kind,
-    server::{Reply, Server, tls},
-};
+use crate::{aws, config, connected, kind};
 
 const CLUSTER: &str = "GET /clusters/prod";
 const NODE: &str = "ip-10-0-1-23.ec2.internal";
@@ -64,10 +63,22 @@ fn status(code: u16, reason: &str, message: &str) -> Reply {
     Reply::json(code, &status)
 }
 
+/// A body that is sent as gzip.
+fn gzip(plain: &[u8]) -> Reply {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(plain).expect("compressed");
+    encoded(encoder.finish().expect("compressed"))
+}
+
+/// A body whose header says that it is gzip.
+fn encoded(body: Vec<u8>) -> Reply {
+    Reply::Answer(Answer { status: 200, headers: "content-encoding: gzip\r\n".to_owned(), body })
+}
+
 /// The API server of a cluster with these answers, and EKS, which describes the cluster as often as needed.
-async fn cluster(script: &[(&'static str, Reply)]) -> (AwsCloud, Server, Server) {
+async fn cluster(script: &[(&'static str, Reply)]) -> (AwsCloud, ScriptedServer, ScriptedServer) {
     let (acceptor, authority) = tls();
-    let server = Server::start(Some(acceptor), script).await;
+    let server = ScriptedServer::start(Some(acceptor), script.to_vec()).await;
     let described = described(server.address, &authority);
     let service = aws(&vec![(CLUSTER, described); 3]).await;
     (with_access(&service, ClusterAccess::All).await, server, service)
@@ -81,8 +92,8 @@ fn described(address: SocketAddr, authority: &str) -> Reply {
     Reply::json(200, &json!({ "cluster": cluster }))
 }
 
-async fn with_access(service: &Server, access: ClusterAccess) -> AwsCloud {
-    connected(service).await.with_cluster_access(&config(service), access, AGENT)
+async fn with_access(service: &ScriptedServer, access: ClusterAccess) -> AwsCloud {
+    connected(service).await.with_cluster_access(&config(service.address), access, AGENT)
 }
 
 #[tokio::test]
@@ -97,7 +108,7 @@ async fn a_node_is_read_consistently_by_its_name_with_one_session() {
     assert_eq!(service.received(CLUSTER).len(), 1);
     for asked in server.all_received() {
         // Without resourceVersion.
-        assert_eq!(asked.operation, GET_NODE);
+        assert_eq!(asked.operation(), GET_NODE);
         assert_eq!(asked.headers["user-agent"], AGENT);
         assert!(asked.headers["authorization"].starts_with("Bearer k8s-aws-v1."));
         assert_eq!(asked.headers["accept-encoding"], "gzip");
@@ -128,12 +139,12 @@ async fn all_nodes_are_read_as_gzip_from_etcd_or_from_the_cache() {
     let list =
         json!({ "kind": "NodeList", "metadata": { "resourceVersion": "1" }, "items": nodes }).to_string();
     let (cloud, server, _) =
-        cluster(&[(LIST, Reply::gzip(list.as_bytes())), (LIST_CACHED, Reply::text(200, &list))]).await;
+        cluster(&[(LIST, gzip(list.as_bytes())), (LIST_CACHED, Reply::text(200, list.as_str()))]).await;
     for consistency in [Consistency::Latest, Consistency::Cached] {
         let nodes = cloud.nodes(&prod(), consistency).await.expect("nodes");
         assert_eq!((nodes.len(), nodes[299].name.as_str()), (300, "node-300"));
     }
-    let asked: Vec<String> = server.all_received().into_iter().map(|asked| asked.operation).collect();
+    let asked: Vec<String> = server.all_received().into_iter().map(|asked| asked.operation()).collect();
     assert_eq!(asked, [LIST, LIST_CACHED]);
 }
 
@@ -142,8 +153,8 @@ async fn a_list_is_bounded_and_read_as_a_whole() {
     let bomb = vec![b' '; 64 * 1024 * 1024 + 1];
     let half = json!({ "items": [node(NODE, INSTANCE), node("not a name", INSTANCE)] });
     for (answer, expected) in [
-        (Reply::gzip(&bomb), "more than the cap of 67108864 bytes"),
-        (Reply::encoded(b"no gzip".to_vec()), "failed to decompress gzip"),
+        (gzip(&bomb), "more than the cap of 67108864 bytes"),
+        (encoded(b"no gzip".to_vec()), "failed to decompress gzip"),
         (Reply::json(200, &half), "metadata.name"),
         (Reply::text(200, "<h1>Log in</h1>"), "not a Node object"),
     ] {
@@ -234,7 +245,8 @@ async fn a_cluster_without_access_is_not_asked() {
 #[tokio::test]
 async fn eks_decides_whether_its_cluster_may_be_described() {
     let body = include_str!("../../fixtures/aws/eks-error-access-denied.json");
-    let denied = Reply::Answer(403, "x-amzn-errortype: AccessDeniedException\r\n", body.into());
+    let headers = "x-amzn-errortype: AccessDeniedException\r\n".to_owned();
+    let denied = Reply::Answer(Answer { status: 403, headers, body: body.into() });
     let service = aws(&[(CLUSTER, denied)]).await;
     let cloud = with_access(&service, ClusterAccess::All).await;
     assert_eq!(kind(&cloud.node(&prod(), &name()).await.expect_err("refused")), "denied");
@@ -243,7 +255,8 @@ async fn eks_decides_whether_its_cluster_may_be_described() {
 #[tokio::test]
 async fn a_cluster_of_another_account_is_read_with_the_role_there() {
     let (acceptor, authority) = tls();
-    let server = Server::start(Some(acceptor), &[(GET_NODE, Reply::json(200, &node(NODE, INSTANCE)))]).await;
+    let server =
+        ScriptedServer::start(Some(acceptor), [(GET_NODE, Reply::json(200, &node(NODE, INSTANCE)))]).await;
     // The SDK's clients keep their credentials; the token is signed with new ones.
     let assumed = Reply::text(200, include_str!("../../fixtures/aws/assume-role.xml"));
     let service = aws(&[

@@ -12,6 +12,7 @@ use nodemend_domain::{
     group::{ClusterFacts, Group, InstanceLocation, Lifecycle, Member},
     ident::{AccountId, ClusterName, GroupName, InstanceId, NodeName, Zone},
     node_snapshot::NodeSnapshot,
+    verification::InstanceStatus,
 };
 
 use super::{Cloud, CloudError};
@@ -26,6 +27,8 @@ pub struct Fleet {
     groups: HashMap<GroupName, Arc<Group>>,
     members: HashMap<InstanceId, GroupName>,
     ungrouped: HashSet<InstanceId>,
+    /// When instances were launched or last started, where that matters.
+    launched: HashMap<InstanceId, Timestamp>,
 }
 
 impl Fleet {
@@ -55,6 +58,11 @@ impl Fleet {
     /// Adds an instance that runs outside of any group.
     pub fn add_ungrouped(&mut self, instance_id: InstanceId) {
         self.ungrouped.insert(instance_id);
+    }
+
+    /// Notes when an instance was launched or last started.
+    pub fn set_launched(&mut self, instance_id: InstanceId, launched: Timestamp) {
+        self.launched.insert(instance_id, launched);
     }
 
     /// Adds an instance to a group. Creates the group if it does not exist.
@@ -112,6 +120,19 @@ impl Fleet {
         if let Some(group) = group {
             Arc::make_mut(group).members.retain(|member| member.instance_id != *instance_id);
         }
+    }
+
+    fn status(&self, instance_id: &InstanceId) -> Option<InstanceStatus> {
+        let group = self.members.get(instance_id).and_then(|name| self.groups.get(name));
+        let lifecycle = group.and_then(|group| group.member(instance_id)).map(|member| member.lifecycle);
+        let state = match lifecycle {
+            Some(Lifecycle::Terminating) => "shutting-down",
+            Some(_) => "running",
+            None if self.ungrouped.contains(instance_id) => "running",
+            None => return None,
+        };
+        let launched = self.launched.get(instance_id).copied();
+        Some(InstanceStatus { state: state.to_owned(), launched, ..InstanceStatus::default() })
     }
 
     fn facts(&self, cluster: &ClusterName) -> ClusterFacts {
@@ -320,6 +341,10 @@ impl Cloud for MemoryCloud {
         let facts = Arc::new(facts);
         inner.facts.insert(name.clone(), facts.clone());
         Ok(facts)
+    }
+
+    async fn instance_status(&self, instance_id: &InstanceId) -> Result<Option<InstanceStatus>, CloudError> {
+        Ok(self.lock().fleet.status(instance_id))
     }
 
     async fn console_output(&self, _: &InstanceId) -> Result<Option<String>, CloudError> {

@@ -16,7 +16,10 @@ use nodemend_domain::{
 };
 
 use super::{ClusterReader, Lines, LogLine, LogPage, LogQuery, ReadError, Streams};
-use crate::clock::{Clock, VirtualClock};
+use crate::{
+    clock::{Clock, VirtualClock},
+    subscription::our_patterns,
+};
 
 /// A cluster's API server and log groups. Clones share them.
 #[derive(Debug, Clone)]
@@ -122,15 +125,18 @@ impl ClusterReader for MemoryCluster {
         let inner = self.lock();
         let now = self.clock.now();
         let wanted = |line: &&LogLine| {
+            let time = (query.from..query.until).contains(&line.timestamp) && line.timestamp <= now;
             let stream = match &query.streams {
                 Streams::Prefix(prefix) => line.stream.starts_with(prefix.as_str()),
                 Streams::Named(name) => line.stream == *name,
             };
-            let lines = match &query.lines {
-                Lines::All | Lines::Subscribed => true,
-                Lines::RequestsOfKubelet(node) => is_request_of_kubelet(&line.message, node),
-            };
-            stream && lines && (query.from..query.until).contains(&line.timestamp) && line.timestamp <= now
+            // The lines of other times and streams are not parsed.
+            time && stream
+                && match &query.lines {
+                    Lines::All => true,
+                    Lines::Subscribed => our_patterns::control_plane_matches(&line.message),
+                    Lines::RequestsOfKubelet(node) => is_request_of_kubelet(&line.message, node),
+                }
         };
         let known = inner.lines.get(&query.group).map(Vec::as_slice).unwrap_or_default();
         let mut lines: Vec<LogLine> = known.iter().filter(wanted).cloned().collect();

@@ -16,6 +16,7 @@ use nodemend_domain::{
     guard::UnhealthyNode,
     ident::{ClusterName, GroupName, InstanceId, NodeName},
     policy::{Hold, Policy},
+    sources::ClusterSources,
 };
 
 use super::{CaseKey, CaseWrite, Commit, Store, StoreError};
@@ -45,6 +46,7 @@ struct ClusterItems {
     audit_logs: HashMap<InstanceId, Vec<AuditEntry>>,
     policy: Option<Arc<Policy>>,
     holds: Vec<Hold>,
+    sources: Option<ClusterSources>,
 }
 
 impl MemoryStore {
@@ -211,6 +213,15 @@ impl Store for MemoryStore {
 
     async fn holds(&self, cluster: &ClusterName) -> Result<Vec<Hold>, StoreError> {
         Ok(self.read(cluster, |items| items.holds.clone()).unwrap_or_default())
+    }
+
+    async fn sources(&self, cluster: &ClusterName) -> Result<Option<ClusterSources>, StoreError> {
+        Ok(self.read(cluster, |items| items.sources.clone()).flatten())
+    }
+
+    async fn put_sources(&self, cluster: &ClusterName, sources: &ClusterSources) -> Result<(), StoreError> {
+        self.lock().clusters.entry(cluster.clone()).or_default().sources = Some(sources.clone());
+        Ok(())
     }
 }
 

@@ -1,5 +1,7 @@
 //! The filter patterns of our subscriptions.
 
+use serde_json::Value;
+
 /// The agents' log group has only reports, and `v` is the version of their format.
 pub const AGENT: &str = "{ $.v = 1 }";
 
@@ -26,3 +28,37 @@ pub const CONTROL_PLANE: &str = concat!(
     r#"(($.objectRef.subresource = "status") && (($.verb = "patch") || ($.verb = "update")) && "#,
     r#"(($.user.username != "system:node:*") || ($.requestObject.status.conditions[*].status = "*")))) }"#,
 );
+
+/// Whether [`CONTROL_PLANE`] matches a line, where CloudWatch Logs is not there to evaluate it: in replays, and in a cluster
+/// in memory. A test holds it to the pattern.
+pub fn control_plane_matches(line: &str) -> bool {
+    let Ok(event @ Value::Object(_)) = serde_json::from_str(line) else { return false };
+    let text = |path| event.pointer(path).and_then(Value::as_str);
+    let exists = |path| event.pointer(path).is_some();
+    // `!=` does not match where the field is absent, a boolean or null.
+    let differs = |path, is_the_same: fn(&str) -> bool| match event.pointer(path) {
+        Some(Value::String(text)) => !is_the_same(text),
+        Some(Value::Number(_)) => true,
+        _ => false,
+    };
+    let carried_out = text("/objectRef/resource") == Some("nodes")
+        && text("/stage") == Some("ResponseComplete")
+        && event.pointer("/responseStatus/code").and_then(Value::as_f64).is_some_and(|code| code < 300.0)
+        && differs("/requestURI", |uri| uri.contains("dryRun="))
+        && !exists("/requestObject/dryRun");
+    let verb = text("/verb").unwrap_or_default();
+    let of_the_node = !exists("/objectRef/subresource")
+        && (verb == "create"
+            || verb.starts_with("delete")
+            || verb == "update" && text("/user/username").is_some_and(|user| user.starts_with("system:")));
+    let has_status =
+        |condition: &Value| matches!(condition.get("status"), Some(Value::String(_) | Value::Number(_)));
+    let of_its_status = text("/objectRef/subresource") == Some("status")
+        && matches!(verb, "patch" | "update")
+        && (differs("/user/username", |user| user.starts_with("system:node:"))
+            || event
+                .pointer("/requestObject/status/conditions")
+                .and_then(Value::as_array)
+                .is_some_and(|conditions| conditions.iter().any(has_status)));
+    carried_out && (of_the_node || of_its_status)
+}

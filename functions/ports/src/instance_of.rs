@@ -1,0 +1,33 @@
+//! Finds the instance that an observation of the control plane is about.
+
+use nodemend_domain::{
+    ident::{ClusterName, InstanceId},
+    observation::Observation,
+};
+
+use crate::store::{CaseKey, Store, StoreError};
+
+/// The instance of an observation: the one that it names, or else the one whose Node object has this uid; only where
+/// nobody knows that, the one that has the node's name now.
+pub async fn instance_of<S: Store>(
+    store: &S,
+    cluster: &ClusterName,
+    observation: &Observation,
+) -> Result<Option<InstanceId>, StoreError> {
+    if let Some(instance_id) = &observation.instance_id {
+        return Ok(Some(instance_id.clone()));
+    }
+    // A replacement can get the name of the old instance: the newest one whose case is open has it.
+    let mut by_name = None;
+    for instance_id in store.instances_of_node(cluster, &observation.node).await?.into_iter().rev() {
+        let key = CaseKey { cluster: cluster.clone(), instance_id };
+        let Some(case) = store.case(&key).await? else { continue };
+        match (case.node_uid(), &observation.uid) {
+            (Some(known), Some(uid)) if known == uid => return Ok(Some(key.instance_id)),
+            (Some(_), Some(_)) => {}
+            _ if case.closed().is_none() && by_name.is_none() => by_name = Some(key.instance_id),
+            _ => {}
+        }
+    }
+    Ok(by_name)
+}
