@@ -20,6 +20,7 @@ use nodemend_domain::{
 use nodemend_ports::{
     cause::one_line,
     excerpt::excerpt,
+    instance_of::instance_of,
     store::{CaseKey, Store, StoreError},
     subscription::{Batch, Decoder, LogEvent, Message, Rejected, SubscriptionError, SubscriptionRecord},
     write::{self, Target, WriteError},
@@ -215,7 +216,7 @@ impl<S: Store> Intake<S> {
                 Ok(Line::Observations(observations)) => {
                     for observation in observations {
                         result.observations += 1;
-                        match self.instance_of(source.cluster(), &observation).await {
+                        match instance_of(&self.store, source.cluster(), &observation).await {
                             Ok(Some(instance_id)) => {
                                 let of_instance = updates.entry(instance_id).or_default();
                                 of_instance.push(NodeUpdate::Observation(Box::new(observation)));
@@ -247,31 +248,6 @@ impl<S: Store> Intake<S> {
             }
         }
         Ok(result)
-    }
-
-    /// The instance of an observation: the one that it names, or else the one whose Node object has this uid; only where
-    /// nobody knows that, the one that has the node's name now.
-    async fn instance_of(
-        &self,
-        cluster: &ClusterName,
-        observation: &Observation,
-    ) -> Result<Option<InstanceId>, StoreError> {
-        if let Some(instance_id) = &observation.instance_id {
-            return Ok(Some(instance_id.clone()));
-        }
-        // A replacement can get the name of the old instance: the newest one whose case is open has it.
-        let mut by_name = None;
-        for instance_id in self.store.instances_of_node(cluster, &observation.node).await?.into_iter().rev() {
-            let key = CaseKey { cluster: cluster.clone(), instance_id };
-            let Some(case) = self.store.case(&key).await? else { continue };
-            match (case.node_uid(), &observation.uid) {
-                (Some(known), Some(uid)) if known == uid => return Ok(Some(key.instance_id)),
-                (Some(_), Some(_)) => {}
-                _ if case.closed().is_none() && by_name.is_none() => by_name = Some(key.instance_id),
-                _ => {}
-            }
-        }
-        Ok(by_name)
     }
 
     /// Applies all updates of one node with one write.

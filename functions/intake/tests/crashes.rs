@@ -9,6 +9,7 @@ use nodemend_domain::{
     guard::UnhealthyNode,
     ident::{ClusterName, GroupName, InstanceId, NodeName},
     policy::{Hold, Policy},
+    sources::ClusterSources,
 };
 use nodemend_intake::Intake;
 use nodemend_ports::{
@@ -211,6 +212,21 @@ impl Store for OneUnreadableCase {
 
     fn holds(&self, cluster: &ClusterName) -> impl Future<Output = Result<Vec<Hold>, StoreError>> + Send {
         self.0.holds(cluster)
+    }
+
+    fn sources(
+        &self,
+        cluster: &ClusterName,
+    ) -> impl Future<Output = Result<Option<ClusterSources>, StoreError>> + Send {
+        self.0.sources(cluster)
+    }
+
+    fn put_sources(
+        &self,
+        cluster: &ClusterName,
+        sources: &ClusterSources,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        self.0.put_sources(cluster, sources)
     }
 }
 

@@ -8,10 +8,7 @@ mod kubernetes;
 mod outcomes;
 mod repeated;
 
-use std::time::Duration;
-
-use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
-use aws_sdk_sts::config::{Credentials, SharedCredentialsProvider};
+use aws_config::{Region, retry::RetryConfig};
 use jiff::{SignedDuration, Timestamp};
 use nodemend_aws::{cloud::AwsHooks, kubernetes::EksCluster};
 use nodemend_domain::{
@@ -20,7 +17,10 @@ use nodemend_domain::{
 };
 use nodemend_drain::{DrainError, DrainOutcome, Drained, Drainer, Settings};
 use nodemend_ports::{clock::VirtualClock, store::MemoryStore};
-use nodemend_testkit::http::{self, Reply};
+use nodemend_testkit::{
+    aws::config,
+    http::{self, Reply},
+};
 
 use self::environment::{CLUSTER, Environment, HOOK, INSTANCE, NODE};
 
@@ -34,7 +34,7 @@ fn store() -> MemoryStore {
 }
 
 async fn drainer(environment: &Environment, store: MemoryStore) -> TestDrainer {
-    let (tls, authority) = kubernetes::tls();
+    let (tls, authority) = http::tls();
     drainer_with(environment, store, tls, authority).await
 }
 
@@ -50,16 +50,8 @@ async fn drainer_with(
     let endpoint = format!("https://{api}");
     let respond = move |request| Reply::Answer(aws::respond(&own, &endpoint, &authority, &request));
     let aws = http::serve(None, respond).await;
-    let credentials = Credentials::new("AKIDEXAMPLE", "secret", None, None, "the test");
-    let shared = SdkConfig::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::from_static("eu-west-1"))
-        .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .http_client(aws_smithy_http_client::Builder::new().build_http())
-        .endpoint_url(format!("http://{aws}"))
-        .retry_config(RetryConfig::disabled())
-        .timeout_config(TimeoutConfig::builder().operation_timeout(Duration::from_secs(20)).build())
-        .build();
+    let region = Region::from_static("eu-west-1");
+    let shared = config(aws).to_builder().region(region).retry_config(RetryConfig::disabled()).build();
     let cluster = ClusterName::new(CLUSTER).expect("a name");
     let settings = Settings { cluster: cluster.clone(), hook: HOOK.to_owned(), time: TIME };
     let kubernetes = EksCluster::new(&shared, cluster, environment.clock.clone()).expect("a cluster");

@@ -3,13 +3,13 @@
 use nodemend_domain::{case::Case, ident::ClusterName};
 use nodemend_drain::DrainOutcome;
 use nodemend_ports::store::{CaseWrite, Commit, MemoryStore, Store};
-use nodemend_testkit::edit;
+use nodemend_testkit::{edit, http};
 use serde_json::json;
 
 use crate::{
     CLUSTER, drained, drainer, drainer_with,
     environment::{Environment, after, began, event, pod},
-    handle, instance, is_emptied, kubernetes, store,
+    handle, instance, is_emptied, store,
 };
 
 /// A store with a case of the instance.
@@ -165,7 +165,7 @@ async fn a_rejected_token_is_renewed_once() {
 #[tokio::test]
 async fn a_server_with_another_certificate_authority_gets_no_token() {
     let environment = Environment::new(vec![pod("web")]);
-    let ((_, authority), (tls, _)) = (kubernetes::tls(), kubernetes::tls());
+    let ((_, authority), (tls, _)) = (http::tls(), http::tls());
     let drainer = drainer_with(&environment, store(), tls, authority).await;
     let drained =
         handle(&drainer, &environment, &environment.event()).await.expect("drain succeeds").expect("a drain");

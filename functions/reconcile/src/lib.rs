@@ -1,0 +1,236 @@
+//! Heals the cases that missed a line, every few minutes, and checks how new the newest line of each source is.
+//!
+//! - Where the Kubernetes API lets us in, one list of Nodes from its cache shows what is so: it counts as of each
+//!   condition's last transition, and never undoes a later line. A Node that the list lacks is looked for in a consistent
+//!   list before its case counts it as deleted.
+//! - Elsewhere, and where the API denies access, the control plane's log group is read again since the last mark: no metric says when a subscription was
+//!   off. A line that is read twice changes nothing.
+//! - It can neither terminate nor reboot. It changes cases only, as intake does.
+//! - A source that cannot be read changes nothing, and is read on from the same mark by the next run.
+//!
+//! Agents need no reconciling: each heartbeat has the state of all conditions of its node.
+
+mod log;
+mod nodes;
+
+use jiff::{SignedDuration, Timestamp};
+use nodemend_domain::{
+    case::{Case, CaseEvent, Effects},
+    ident::{ClusterName, InstanceId},
+    log_source::{AUDIT_STREAMS, LogSource},
+    policy::Policy,
+    repair_event::RepairEvent,
+    sources::{ClusterSources, Freshness},
+};
+use nodemend_ports::{
+    clock::Clock,
+    cloud::{Cloud, CloudError},
+    cluster_reader::ReadError,
+    store::{CaseKey, Store, StoreError},
+    write::{self, Target, Update, WriteError},
+};
+use serde::Deserialize;
+
+use self::log::newest_line;
+
+/// The cluster of one run, as the schedule names it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReconcileTarget {
+    /// Its name.
+    pub cluster: ClusterName,
+    /// Whether the cluster's control-plane audit log is read (parameter ControlPlaneLogs).
+    pub control_plane_logs: ControlPlaneLogs,
+}
+
+/// The parameter ControlPlaneLogs of the templates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ControlPlaneLogs {
+    /// The cluster writes its audit log to CloudWatch Logs.
+    Enabled,
+    /// It does not.
+    Disabled,
+}
+
+/// The result of one run.
+#[derive(Debug, Default)]
+pub struct ReconcileReport {
+    /// The repair events, in order.
+    pub repair_events: Vec<RepairEvent>,
+    /// The Nodes of the list, if there was one.
+    pub listed: Option<usize>,
+    /// The lines of the log group that were read again.
+    pub lines: usize,
+    /// The cases that changed: each had missed a line.
+    pub healed: usize,
+    /// What is known of the cluster's sources now.
+    pub sources: ClusterSources,
+    /// The age of the newest line of the control plane's audit log, where it is read. Without any line it is at least as
+    /// old as what was looked through.
+    pub audit_log_age: Option<SignedDuration>,
+    /// The age of the newest line of the agents, if there was ever one.
+    pub agent_log_age: Option<SignedDuration>,
+    /// Why the Kubernetes API does not let us in, where the log group is read instead.
+    pub denied: Option<ReadError>,
+    /// What could not be read or written. The next run tries it again.
+    pub failures: Vec<ReconcileError>,
+}
+
+/// Why a run, or a part of it, failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A case could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The role in the cluster's account could not be assumed.
+    #[error("failed to enter the cluster's account")]
+    Account(#[from] CloudError),
+    /// A source could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The bound of one run was reached. The next run goes on from there.
+    #[error("{0} was read up to {1} within the limits of one run")]
+    Unfinished(String, Timestamp),
+}
+
+/// Reconciles the cases of a cluster with what is so.
+#[derive(Debug, Clone)]
+pub struct Reconciler<S, C, K> {
+    store: S,
+    cloud: C,
+    clock: K,
+}
+
+impl<S: Store, C: Cloud, K: Clock> Reconciler<S, C, K> {
+    /// A reconciler with these ports.
+    pub fn new(store: S, cloud: C, clock: K) -> Self {
+        Self { store, cloud, clock }
+    }
+
+    /// Reconciles one cluster. Without a policy the deployment does not serve it, and nothing is read.
+    pub async fn run(&self, target: &ReconcileTarget) -> Result<ReconcileReport, ReconcileError> {
+        let mut report = ReconcileReport::default();
+        let Some(policy) = self.store.policy(&target.cluster).await? else { return Ok(report) };
+        report.sources = self.store.sources(&target.cluster).await?.unwrap_or_default();
+        let cloud = self.cloud.in_account(policy.account.as_ref()).await?;
+        let run = Run {
+            store: &self.store,
+            cloud: &cloud,
+            clock: &self.clock,
+            cluster: &target.cluster,
+            policy: &policy,
+        };
+        report.sources.reads_audit_log = target.control_plane_logs == ControlPlaneLogs::Enabled;
+        // The futures are large, so they are on the heap.
+        let listed = Box::pin(run.reconcile_nodes(&mut report)).await?;
+        if !listed && report.sources.reads_audit_log {
+            Box::pin(run.reconcile_log(&mut report)).await?;
+        }
+        Box::pin(run.check_sources(&mut report)).await;
+        self.store.put_sources(&target.cluster, &report.sources).await?;
+        Ok(report)
+    }
+}
+
+/// The events of a write, and whether the case changed.
+type Applied = Result<(Vec<RepairEvent>, bool), WriteError>;
+
+/// One run for one cluster, in its account.
+struct Run<'r, S, C, K> {
+    store: &'r S,
+    cloud: &'r C,
+    clock: &'r K,
+    cluster: &'r ClusterName,
+    policy: &'r Policy,
+}
+
+impl<S: Store, C: Cloud, K: Clock> Run<'_, S, C, K> {
+    /// Looks for the newest line of each source. What cannot be read keeps what was known, and grows old.
+    async fn check_sources(&self, report: &mut ReconcileReport) {
+        let control_plane = LogSource::ControlPlane(self.cluster.clone());
+        if report.sources.reads_audit_log {
+            let known = report.sources.audit_log;
+            match self.freshness(&control_plane, AUDIT_STREAMS, known).await {
+                Ok(found) => {
+                    report.sources.audit_log = Some(found);
+                    let at_least = log::looked_back(self.policy.settling_time);
+                    report.audit_log_age = Some(found.age().unwrap_or(at_least));
+                }
+                Err(error) => report.failures.push(error.into()),
+            }
+        } else {
+            report.sources.audit_log = None;
+        }
+        // A stream is named by the instance ID.
+        let agents = LogSource::Agents(self.cluster.clone());
+        match self.freshness(&agents, "i-", report.sources.agents).await {
+            Ok(found) => {
+                report.sources.agents = Some(found);
+                report.agent_log_age = found.age();
+            }
+            Err(error) => report.failures.push(error.into()),
+        }
+    }
+
+    async fn freshness(
+        &self,
+        source: &LogSource,
+        streams: &str,
+        known: Option<Freshness>,
+    ) -> Result<Freshness, ReadError> {
+        let checked_at = self.clock.now();
+        let group = source.to_string();
+        let found = newest_line(self.cloud, &group, streams, checked_at, self.policy.settling_time).await;
+        let found = match found {
+            // No log group: nothing was ever written.
+            Err(ReadError::NotConfigured(_)) => None,
+            found => found?,
+        };
+        Ok(Freshness { newest: found.max(known.and_then(|known| known.newest)), checked_at })
+    }
+
+    /// Applies a change to a case with one write, if it changes anything.
+    async fn apply(
+        &self,
+        target: Target<'_>,
+        at: Timestamp,
+        change: impl Fn(&mut Case) -> Vec<CaseEvent>,
+    ) -> Applied {
+        let update = write::update(self.store, target, self.policy, at, |case, _| {
+            let changes = change(case);
+            let event = |change| RepairEvent::of_change(case, change, self.policy, at);
+            let events = changes.into_iter().filter_map(event).collect();
+            Ok(Effects { events, ..Effects::default() })
+        });
+        Ok(match update.await? {
+            Update::Written(events) => (events, true),
+            // What a case knows already is not published again.
+            Update::Unchanged(_) | Update::NoCase | Update::Refused(_) => (Vec::new(), false),
+        })
+    }
+
+    fn key(&self, instance_id: &InstanceId) -> CaseKey {
+        CaseKey { cluster: self.cluster.clone(), instance_id: instance_id.clone() }
+    }
+}
+
+impl ReconcileReport {
+    /// Notes the result of a write, and returns whether it succeeded.
+    fn applied(&mut self, result: Applied) -> bool {
+        match result {
+            Ok((events, changed)) => {
+                self.repair_events.extend(events);
+                self.healed += usize::from(changed);
+                true
+            }
+            Err(error) => {
+                self.failures.push(error.into());
+                false
+            }
+        }
+    }
+}
