@@ -173,7 +173,8 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
     }
 
     /// Decides on all cases. Returns those that are due for a repair, by group: the most urgent first, then those that
-    /// have waited longest, because a group can have fewer slots than cases.
+    /// have waited longest, because a group can have fewer slots than cases. A cluster where repairs go one at a time
+    /// counts as one group: no claim may be decided before the one before it is written.
     async fn settle_all(
         &self,
         open: Vec<Case>,
@@ -182,7 +183,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         report: &mut RunReport,
     ) -> Vec<Vec<Due>> {
         let open = self.describe_instances(open, cache, report).await;
-        let mut groups: BTreeMap<(ClusterName, GroupName), Vec<DueByUrgency>> = BTreeMap::new();
+        let mut groups: BTreeMap<(ClusterName, Option<GroupName>), Vec<DueByUrgency>> = BTreeMap::new();
         for case in open {
             let (key, id) = (CaseKey::of(&case), case.id());
             match self.settle(case, cache, now, report).await {
@@ -296,21 +297,24 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
     }
 
     /// Decides with the facts that this run has read, and applies everything except a call. Returns the fault to
-    /// repair, and its group.
+    /// repair, and its group; none where all groups of the cluster are repaired one at a time.
     async fn settle(
         &self,
         case: Case,
         cache: &mut RunCache,
         now: Timestamp,
         report: &mut RunReport,
-    ) -> Result<Option<(Fault, GroupName)>, RepairError> {
+    ) -> Result<Option<(Fault, Option<GroupName>)>, RepairError> {
         let Some(policy) = cache.policy(&self.store, case.cluster()).await? else {
             return Ok(None);
         };
         let scope = self.account_scope(&policy).await?;
         let context = Box::pin(cache.context(&self.store, &scope.cloud, &case)).await?;
         match decide::decide(&case, &context.borrow(), &policy, now) {
-            Decision::Act { fault, .. } => Ok(Some((*fault, context.state.name().clone()))),
+            Decision::Act { fault, .. } => {
+                let group = (!context.one_at_a_time(&policy)).then(|| context.state.name().clone());
+                Ok(Some((*fault, group)))
+            }
             decision => {
                 let group = Some(context.state.name().clone());
                 Box::pin(scope.apply_decision(

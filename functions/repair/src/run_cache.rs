@@ -12,6 +12,7 @@ use nodemend_domain::{
     guard::{self, DecisionContext, UnhealthyCounts, UnhealthyNode},
     ident::{ClusterName, GroupName, InstanceId},
     policy::{Hold, Policy},
+    sources::ClusterSources,
 };
 use nodemend_ports::{
     cause::Cause,
@@ -37,6 +38,7 @@ struct ClusterView {
     unhealthy_nodes: Arc<[UnhealthyNode]>,
     unhealthy_counts: Arc<UnhealthyCounts>,
     holds: Arc<[Hold]>,
+    sources: Option<Arc<ClusterSources>>,
 }
 
 /// The owned facts of one decision.
@@ -51,6 +53,11 @@ pub(crate) struct ContextData {
 }
 
 impl ContextData {
+    /// Whether the cluster is so small that its repairs go one at a time.
+    pub(crate) fn one_at_a_time(&self, policy: &Policy) -> bool {
+        policy.outage.gradual && self.cluster.facts.nodes() <= policy.outage.small
+    }
+
     pub(crate) fn borrow(&self) -> DecisionContext<'_> {
         DecisionContext {
             location: &self.location,
@@ -62,6 +69,7 @@ impl ContextData {
             unhealthy_in_group: self.unhealthy_in_group,
             group_has_nodes: self.group_has_nodes,
             holds: &self.cluster.holds,
+            sources: self.cluster.sources.as_deref(),
             verification: None,
         }
     }
@@ -224,14 +232,16 @@ impl ClusterView {
         policy: &Policy,
         now: Timestamp,
     ) -> Result<Self, RepairError> {
-        let ((unhealthy_nodes, holds), facts) =
-            join(join(store.unhealthy_nodes(name), store.holds(name)), Box::pin(cloud.cluster(name))).await;
+        let of_store = join(join(store.unhealthy_nodes(name), store.holds(name)), store.sources(name));
+        let (((unhealthy_nodes, holds), sources), facts) =
+            join(of_store, Box::pin(cloud.cluster(name))).await;
         let unhealthy_nodes = unhealthy_nodes?;
         Ok(Self {
             facts: facts?,
             unhealthy_counts: Arc::new(UnhealthyCounts::of(&unhealthy_nodes, policy, now)),
             unhealthy_nodes: unhealthy_nodes.into(),
             holds: holds?.into(),
+            sources: sources?.map(Arc::new),
         })
     }
 }

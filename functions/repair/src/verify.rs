@@ -5,6 +5,9 @@
 //! - What was read is applied to the case, like every report: what deliveries lost is healed here.
 //! - Reads are bounded. What cannot be read in time is not verified, and is read on from there the next time.
 
+mod logs;
+
+use futures_util::future;
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
     case::{Case, CaseEvent, Consistency, Fault, NotThisNode, Source},
@@ -17,13 +20,13 @@ use nodemend_domain::{
     repair_event::RepairEvent,
     report::Report,
     timestamp,
-    verification::{Verification, VerifiedBy},
+    verification::{InstanceStatus, Verification, VerificationResult, VerifiedBy},
 };
 use nodemend_ports::{
     audit_log::AuditLog,
     cause::chain,
     clock::Clock,
-    cloud::Cloud,
+    cloud::{Cloud, CloudError},
     cluster_reader::{Lines, LogQuery, ReadError, Streams},
     store::{Commit, Store},
     write,
@@ -31,16 +34,10 @@ use nodemend_ports::{
 
 use crate::{RepairError, Repairer, RunReport};
 
-/// Pages of one query: at five a second, the account's quota, eight seconds.
-const MAX_PAGES: usize = 40;
-/// A verification that takes longer has failed: others wait for the same run.
-const MAX_TIME: SignedDuration = SignedDuration::from_secs(20);
 /// A reading that takes longer leaves too little of the time within which a call must follow it.
 const SLOW: SignedDuration = SignedDuration::from_secs(5);
 /// A kubelet that is said to be unreachable and made a request this recently is not.
 const KUBELET_ALIVE: SignedDuration = SignedDuration::from_mins(2);
-/// Audit streams with a line this recently must go on: an API server writes at every moment.
-const STREAM_ALIVE: SignedDuration = SignedDuration::from_hours(1);
 /// A line is written a little before or after what it reports, and clocks differ.
 const MARGIN: SignedDuration = SignedDuration::from_mins(1);
 
@@ -49,7 +46,7 @@ struct Reading {
     by: VerifiedBy,
     read: String,
     state: NodeState,
-    failure: Option<String>,
+    result: VerificationResult,
     /// The control plane's log has been read up to here.
     read_to: Option<Timestamp>,
 }
@@ -81,7 +78,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         let mut verified = self.verify_one(case, fault, policy, report).await?;
         // After a reboot in vain the repair rests on whatever is still bad.
         for other in still_bad(case, fault, policy, self.clock.now()) {
-            if verified.changed || verified.verification.failure.is_some() {
+            if verified.changed || verified.verification.result != VerificationResult::FaultPresent {
                 break;
             }
             verified = self.verify_one(case, &other, policy, report).await?;
@@ -97,24 +94,31 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         report: &mut RunReport,
     ) -> Result<Verified, RepairError> {
         let at = self.clock.now();
-        let Reading { by, read, state, mut failure, read_to } = match fault.source {
-            Source::Agent => self.read_agent(case, fault, at).await,
-            Source::ControlPlane | Source::Inference => {
-                self.read_control_plane(case, fault, policy, at).await
+        let read = async {
+            match fault.source {
+                Source::Agent => self.read_agent(case, fault, at).await,
+                Source::ControlPlane | Source::Inference => {
+                    self.read_control_plane(case, fault, policy, at).await
+                }
             }
         };
+        let (reading, instance) = future::join(read, self.cloud.instance_status(case.instance_id())).await;
+        let Reading { by, read, state, mut result, read_to } = reading;
+        if fault.reason == "FailedToJoin" {
+            result = result.and(had_time_to_join(&instance, policy, at));
+        }
         let mut next = case.clone();
         let changes = match apply(&mut next, &state, at, policy) {
             Ok(changes) => changes,
             Err(other) => {
-                failure.get_or_insert(other.to_string());
+                result = result.and(VerificationResult::Contradicted(other.to_string()));
                 Vec::new()
             }
         };
         let mut changed = next != *case;
         // What took long is read on from there, so that the next reading is young enough for a call.
         let slow = self.clock.now().duration_since(at) > SLOW;
-        if (failure.is_some() || slow)
+        if (result != VerificationResult::FaultPresent || slow)
             && let Some(read_to) = read_to
         {
             next.record_log_read(read_to);
@@ -135,10 +139,23 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 now.observed.condition == fault.condition && now.observed.health == Health::Healthy
             });
             if contradicts {
-                failure.get_or_insert_with(|| format!("the Node has a healthy {}", fault.condition));
+                let why = format!("the Node has a healthy {}", fault.condition);
+                result = result.and(VerificationResult::Contradicted(why));
             }
         }
-        Ok(Verified { verification: Verification { at, by, read, failure }, changed })
+        if let NodeState::Reports(lines) = &state
+            && case.is_healthy_in_unknown_boot(
+                &fault.condition,
+                lines.iter().filter_map(|line| Report::decode(line).ok()),
+            )
+        {
+            let why =
+                format!("the agent reports a healthy {} from a boot that is not known yet", fault.condition);
+            result = result.and(VerificationResult::Contradicted(why));
+        }
+        // Evidence alone: what EC2 does not answer stops nothing.
+        let instance = instance.ok().flatten();
+        Ok(Verified { verification: Verification { at, by, read, result, instance }, changed })
     }
 
     async fn read_control_plane(
@@ -156,14 +173,15 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                     |node| describe(node, fault),
                 ),
                 state: NodeState::Snapshot(node.map(Box::new)),
-                failure: None,
+                result: VerificationResult::FaultPresent,
                 read_to: None,
             },
             Err(error) => {
                 let mut reading = self.read_control_plane_log(case, fault, policy, at).await;
-                if !error.is_not_configured() {
-                    let why = chain(&error);
-                    reading.failure = reading.failure.map(|failure| format!("{why}; {failure}"));
+                if !error.is_not_configured()
+                    && let VerificationResult::NotVerified(why) = &mut reading.result
+                {
+                    *why = format!("{}; {why}", chain(&error));
                 }
                 reading
             }
@@ -196,34 +214,32 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
             by: VerifiedBy::ControlPlaneLog,
             read: String::new(),
             state: NodeState::Observations(Vec::new()),
-            failure: None,
+            result: VerificationResult::FaultPresent,
             read_to: None,
         };
-        if let Err(failure) = self.streams_are_alive(&group, policy.settling_time, at).await {
-            reading.failure = Some(failure);
+        if let Err(why) = self.streams_are_alive(&group, policy.settling_time, at).await {
+            reading.result = VerificationResult::NotVerified(why);
             return reading;
         }
+        let audit_streams = || Streams::Prefix(AUDIT_STREAMS.to_owned());
         if fault.health == Health::Unknown
             && let Some(node) = case.node()
         {
-            let requests = LogQuery {
-                group: group.clone(),
-                streams: Streams::Prefix(AUDIT_STREAMS.to_owned()),
-                lines: Lines::RequestsOfKubelet(node.clone()),
-                // What it requested before it was reported unreachable contradicts nothing.
-                from: (at - KUBELET_ALIVE).max(fault.since),
-                until: at,
-                limit: Some(1),
-            };
-            match self.first_line(&requests).await {
-                Ok(None) => {}
+            // What it requested before it was last reported unreachable contradicts nothing.
+            let unknown_since = case.last_change(&fault.condition).unwrap_or(fault.since);
+            let since = (at - KUBELET_ALIVE).max(unknown_since);
+            let requests = LogQuery::new(&group, audit_streams(), since, at)
+                .lines(Lines::RequestsOfKubelet(node.clone()))
+                .first();
+            reading.result = match self.first_line(&requests).await {
+                Ok(None) => VerificationResult::FaultPresent,
                 Ok(Some(line)) => {
                     let when = timestamp::seconds(line);
-                    reading.failure =
-                        Some(format!("the kubelet made a request at {when}: it is not unreachable"));
+                    let why = format!("the kubelet made a request at {when}: it is not unreachable");
+                    VerificationResult::Contradicted(why)
                 }
-                Err(error) => reading.failure = Some(chain(&error)),
-            }
+                Err(error) => VerificationResult::NotVerified(chain(&error)),
+            };
         }
         // An instance that failed to join can have registered from its launch on.
         let join_timeout =
@@ -231,14 +247,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         let since = fault.since - join_timeout;
         // What was read before need not be read again, but for lines that were written before that and arrived after it.
         let from = case.log_read_to().map_or(since, |read_to| (read_to - policy.settling_time).max(since));
-        let query = LogQuery {
-            group: group.clone(),
-            streams: Streams::Prefix(AUDIT_STREAMS.to_owned()),
-            lines: Lines::Subscribed,
-            from: from - MARGIN,
-            until: at,
-            limit: None,
-        };
+        let query = LogQuery::new(&group, audit_streams(), from - MARGIN, at).lines(Lines::Subscribed);
         let (mut observations, mut count, mut read_to) = (Vec::new(), 0, None);
         let result = self
             .read_lines(&query, at, |timestamp, message| {
@@ -258,9 +267,9 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         reading.state = NodeState::Observations(observations);
         match result {
             Ok(()) => reading.read_to = Some(at),
-            Err(failure) => {
+            Err(why) => {
                 reading.read_to = read_to;
-                reading.failure = Some(failure);
+                reading.result = reading.result.and(VerificationResult::NotVerified(why));
             }
         }
         reading
@@ -268,16 +277,10 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
 
     async fn read_agent(&self, case: &Case, fault: &Fault, at: Timestamp) -> Reading {
         let group = LogSource::Agents(case.cluster().clone()).to_string();
-        let query = LogQuery {
-            group: group.clone(),
-            streams: Streams::Named(case.instance_id().to_string()),
-            lines: Lines::All,
-            from: fault.since - MARGIN,
-            until: at,
-            limit: None,
-        };
+        let stream = Streams::Named(case.instance_id().to_string());
+        let query = LogQuery::new(&group, stream, fault.since - MARGIN, at);
         let mut lines = Vec::new();
-        let failure = self.read_lines(&query, at, |_, message| lines.push(message.to_owned())).await.err();
+        let read = self.read_lines(&query, at, |_, message| lines.push(message.to_owned())).await;
         Reading {
             by: VerifiedBy::AgentLog,
             read: format!(
@@ -287,89 +290,9 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 timestamp::seconds(query.from)
             ),
             state: NodeState::Reports(lines),
-            failure,
+            result: read.map_or_else(VerificationResult::NotVerified, |()| VerificationResult::FaultPresent),
             read_to: None,
         }
-    }
-
-    /// Whether every audit stream that has been written to lately is still written to. One that is behind may hold the line
-    /// that says that the node is healthy.
-    async fn streams_are_alive(
-        &self,
-        group: &str,
-        settling: SignedDuration,
-        at: Timestamp,
-    ) -> Result<(), String> {
-        let streams = self
-            .cloud
-            .streams(group, AUDIT_STREAMS, at - STREAM_ALIVE)
-            .await
-            .map_err(|error| chain(&error))?;
-        if streams.is_empty() {
-            return Err(format!("no stream {AUDIT_STREAMS}* of {group} has a line of the last hour"));
-        }
-        for stream in streams {
-            self.refuse_after_max_time(group, at)?;
-            let query = LogQuery {
-                group: group.to_owned(),
-                streams: Streams::Named(stream.clone()),
-                lines: Lines::All,
-                from: at - settling,
-                until: at,
-                limit: Some(1),
-            };
-            if self.first_line(&query).await.map_err(|error| chain(&error))?.is_none() {
-                let behind = timestamp::duration(settling);
-                return Err(format!("the newest line of stream {stream} in {group} is older than {behind}"));
-            }
-        }
-        Ok(())
-    }
-
-    /// A verification has one time limit for all that it reads: other repairs wait for the same run.
-    fn refuse_after_max_time(&self, what: &str, begun: Timestamp) -> Result<(), String> {
-        if self.clock.now().duration_since(begun) > MAX_TIME {
-            return Err(format!("reading {what} took longer than {}", timestamp::duration(MAX_TIME)));
-        }
-        Ok(())
-    }
-
-    /// The time of the first line of a query.
-    async fn first_line(&self, query: &LogQuery) -> Result<Option<Timestamp>, ReadError> {
-        let mut next = None;
-        for _ in 0..MAX_PAGES {
-            let page = self.cloud.log_page(query, next.as_deref()).await?;
-            if let Some(line) = page.lines.first() {
-                return Ok(Some(line.timestamp));
-            }
-            if page.next.is_none() {
-                return Ok(None);
-            }
-            next = page.next;
-        }
-        Ok(None)
-    }
-
-    /// Reads all lines of a query; an error says why it did not come to the end.
-    async fn read_lines(
-        &self,
-        query: &LogQuery,
-        begun: Timestamp,
-        mut line: impl FnMut(Timestamp, &str),
-    ) -> Result<(), String> {
-        let mut next = None;
-        for _ in 0..MAX_PAGES {
-            self.refuse_after_max_time(&query.group, begun)?;
-            let page = self.cloud.log_page(query, next.as_deref()).await.map_err(|error| chain(&error))?;
-            for found in &page.lines {
-                line(found.timestamp, &found.message);
-            }
-            if page.next.is_none() {
-                return Ok(());
-            }
-            next = page.next;
-        }
-        Err(format!("{} has more than {MAX_PAGES} pages to read", query.group))
     }
 }
 
@@ -379,6 +302,30 @@ fn still_bad(case: &Case, fault: &Fault, policy: &Policy, now: Timestamp) -> Vec
     bad.retain(|known| known.is_bad() && known.deadline.is_some());
     let same = |known: &Fault| known.condition == fault.condition && known.source == fault.source;
     if bad.iter().any(same) { Vec::new() } else { bad }
+}
+
+/// Whether an instance that is not a node yet has run for as long as the policy gives it, since it was launched or last
+/// started. Auto Scaling's events of a warm pool, of Standby or of a start can be late or lost; EC2 knows.
+fn had_time_to_join(
+    instance: &Result<Option<InstanceStatus>, CloudError>,
+    policy: &Policy,
+    now: Timestamp,
+) -> VerificationResult {
+    let status = match instance {
+        Ok(Some(status)) => status,
+        Ok(None) => return VerificationResult::Contradicted("EC2 does not know the instance".to_owned()),
+        Err(error) => return VerificationResult::NotVerified(chain(error)),
+    };
+    if status.state != "running" {
+        return VerificationResult::Contradicted(format!("the instance is {}", status.state));
+    }
+    match status.launched {
+        Some(launched) if now.duration_since(launched) < policy.join_timeout => {
+            let since = timestamp::seconds(launched);
+            VerificationResult::Contradicted(format!("the instance has been running only since {since}"))
+        }
+        _ => VerificationResult::FaultPresent,
+    }
 }
 
 /// Applies what was read to a case.

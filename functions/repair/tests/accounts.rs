@@ -10,6 +10,7 @@ use nodemend_domain::{
     ident::{AccountId, ClusterName, GroupName, InstanceId, NodeName},
     node_snapshot::NodeSnapshot,
     policy::Policy,
+    verification::InstanceStatus,
 };
 use nodemend_ports::{
     cause::chain,
@@ -86,6 +87,10 @@ impl Cloud for Accounts {
 
     async fn cluster(&self, name: &ClusterName) -> Result<Arc<ClusterFacts>, CloudError> {
         self.own.cluster(name).await
+    }
+
+    async fn instance_status(&self, instance_id: &InstanceId) -> Result<Option<InstanceStatus>, CloudError> {
+        self.own.instance_status(instance_id).await
     }
 
     async fn console_output(&self, instance_id: &InstanceId) -> Result<Option<String>, CloudError> {

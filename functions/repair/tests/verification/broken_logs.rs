@@ -9,6 +9,7 @@ use nodemend_domain::{
     group::{ClusterFacts, Group, InstanceLocation},
     ident::{AccountId, ClusterName, GroupName, InstanceId, NodeName},
     node_snapshot::NodeSnapshot,
+    verification::InstanceStatus,
 };
 use nodemend_ports::{
     cloud::{Cloud, CloudError, MemoryCloud},
@@ -91,6 +92,10 @@ impl Cloud for BrokenLogs {
 
     async fn cluster(&self, name: &ClusterName) -> Result<Arc<ClusterFacts>, CloudError> {
         Cloud::cluster(&self.cloud, name).await
+    }
+
+    async fn instance_status(&self, instance_id: &InstanceId) -> Result<Option<InstanceStatus>, CloudError> {
+        self.cloud.instance_status(instance_id).await
     }
 
     async fn console_output(&self, instance_id: &InstanceId) -> Result<Option<String>, CloudError> {
