@@ -20,6 +20,8 @@ use nodemend_domain::timestamp;
 
 /// The width of timelines and audit records: two terminals side by side, or a printed page.
 pub(crate) const WIDTH: usize = 116;
+/// The most input lines that a summary names.
+pub(crate) const MAX_LINES_NAMED: usize = 10;
 pub(crate) const BOLD: Style = Style::new().effects(Effects::BOLD);
 pub(crate) const DIM: Style = Style::new().effects(Effects::DIMMED);
 

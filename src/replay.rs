@@ -6,6 +6,7 @@ pub(crate) mod environment;
 mod error;
 pub(crate) mod fleet;
 pub(crate) mod input;
+mod subscribed;
 
 use std::{
     io::{self, Write},
@@ -37,8 +38,8 @@ pub struct ReplayOptions {
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
 
-    /// The groups, as printed by `aws autoscaling describe-auto-scaling-groups` [default: one group, with every
-    /// instance of the events InService]
+    /// The groups, as printed by `aws autoscaling describe-auto-scaling-groups`; other instances of the events are in
+    /// no group [default: one group, with every instance of the events InService]
     #[arg(long, value_name = "FILE")]
     pub fleet: Option<PathBuf>,
 
@@ -65,6 +66,8 @@ Nothing in AWS is called or changed. PATH may have, in any mix:
   - output of aws logs filter-log-events and aws cloudtrail lookup-events
   - JSON lines: node reports, control-plane audit events, CloudTrail events
 A directory may also have a policy.yaml and a fleet.json.
+Audit events that the subscription's filter pattern drops are not delivered. The
+summary counts those that would have mattered.
 
 Examples:
   nodemend replay events/01-metadata-service-blocked
@@ -114,8 +117,8 @@ pub fn run(options: &ReplayOptions) -> Result<usize, ReplayError> {
     let events = &replayed.events;
     let mut out = anstream::stdout().lock();
     match options.format {
-        Format::Text => timeline::write(&mut out, events)?,
-        Format::Json => json::write(&mut out, events, unreadable.len())?,
+        Format::Text => timeline::write(&mut out, events, &replayed.not_subscribed)?,
+        Format::Json => json::write(&mut out, events, unreadable.len(), &replayed.not_subscribed)?,
     }
     out.flush()?;
     if let Some((path, mut file)) = picture {

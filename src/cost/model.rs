@@ -13,10 +13,12 @@ const MEMORY_GB: f64 = 0.25;
 const OVERHEAD_MS: f64 = 5.0;
 /// The duration of an invocation that waits for a deadline within its minute.
 const RUN_SECONDS: f64 = 65.0;
+/// The minutes between two runs of the reconcile function for a cluster.
+const RECONCILE_MINUTES: f64 = 5.0;
 /// Metrics that are always published. The others are billed only in hours with data.
 const METRICS: f64 = 3.0;
 /// The alarms of infra/template.yaml; a test counts them.
-const ALARMS: f64 = 21.0;
+const ALARMS: f64 = 24.0;
 /// Lambda polls an empty queue with five long polls of 20 seconds each.
 /// <https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-scaling.html>
 const POLLS: f64 = 5.0 * 3.0 * MINUTES_PER_MONTH;
@@ -101,7 +103,9 @@ impl CostEstimate {
             .and(usage("recovery").times(workload.recoveries))
             .and(usage("repair").times(workload.repairs));
         let nodes = node.times(workload.nodes);
-        let deployment = usage("idleRun").times(MINUTES_PER_MONTH);
+        let deployment = usage("idleRun")
+            .times(MINUTES_PER_MONTH)
+            .and(usage("reconcileRun").times(MINUTES_PER_MONTH / RECONCILE_MINUTES));
         let mut lines = Vec::new();
         for (all, fixed) in [(nodes, false), (deployment, true)] {
             let mut add = |item, amount: f64, unit, price: f64| {

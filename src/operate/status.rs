@@ -15,6 +15,7 @@ use nodemend_domain::{
     group::GroupState,
     ident::ClusterName,
     policy::Policy,
+    sources::{ClusterSources, Freshness},
     timestamp,
 };
 use nodemend_ports::store::{CaseKey, Store};
@@ -59,6 +60,7 @@ pub struct ClusterStatus {
     nodes: Vec<NodeStatus>,
     groups: Vec<GroupState>,
     holds: Vec<PlacedHold>,
+    sources: Option<ClusterSources>,
 }
 
 /// One node that is unhealthy or in repair.
@@ -107,7 +109,8 @@ impl ClusterStatus {
         }
         let mut holds = store.placed_holds(cluster).await?;
         holds.retain(|placed| placed.hold.until > now);
-        Ok(Self { cluster: cluster.clone(), now, policy, nodes, groups, holds })
+        let sources = store.sources(cluster).await?;
+        Ok(Self { cluster: cluster.clone(), now, policy, nodes, groups, holds, sources })
     }
 
     /// 0, or 2 where a node is unhealthy.
@@ -134,6 +137,9 @@ impl ClusterStatus {
                 self.cluster
             )?,
         }
+        if let Some(sources) = &self.sources {
+            self.write_sources(sources, out)?;
+        }
         if self.nodes.is_empty() {
             writeln!(out, "All nodes are healthy.")?;
         } else {
@@ -158,6 +164,29 @@ impl ClusterStatus {
         }
         if !self.nodes.is_empty() {
             writeln!(out, "\n{}", self.counts())?;
+        }
+        Ok(())
+    }
+
+    /// How new the newest line of each source is, and what is not known without the audit log.
+    fn write_sources(&self, sources: &ClusterSources, out: &mut impl Write) -> io::Result<()> {
+        let age = |known: Freshness| match known.newest {
+            Some(newest) => format!("newest line {} ago", between(newest, self.now)),
+            None => "no line found".to_owned(),
+        };
+        let mut known = Vec::new();
+        known.extend(sources.listed_at.map(|at| format!("Nodes listed {} ago", between(at, self.now))));
+        known.extend(sources.audit_log.map(|log| format!("control-plane audit log: {}", age(log))));
+        known.extend(sources.agents.map(|log| format!("agents: {}", age(log))));
+        if !known.is_empty() {
+            writeln!(out, "Sources: {}", known.join(" · "))?;
+        }
+        if sources.is_without_audit_log() {
+            writeln!(
+                out,
+                "Without the control-plane audit log it is not known who deleted a Node; flaps of less than 5m are \
+                 not seen, and boot IDs are attested every 5m only."
+            )?;
         }
         Ok(())
     }
@@ -204,6 +233,7 @@ impl ClusterStatus {
             "nodes": self.nodes.iter().map(NodeStatus::to_json).collect::<Vec<_>>(),
             "groups": self.groups,
             "holds": holds,
+            "sources": self.sources.as_ref().map(sources_json),
         })
     }
 }
@@ -278,6 +308,16 @@ impl NodeStatus {
             "nextEvaluation": self.case.due().map(timestamp::millis),
         })
     }
+}
+
+fn sources_json(sources: &ClusterSources) -> Value {
+    json!({
+        "readsAuditLog": sources.reads_audit_log,
+        "auditLog": sources.audit_log,
+        "agents": sources.agents,
+        "listedAt": sources.listed_at.map(timestamp::millis),
+        "logReadTo": sources.log_read_to.map(timestamp::millis),
+    })
 }
 
 fn hold_row(placed: &PlacedHold) -> [String; 5] {

@@ -15,7 +15,7 @@ use nodemend_domain::{
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::case_summary;
+use super::{MAX_LINES_NAMED, case_summary};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -38,12 +38,23 @@ fn at_millis<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::O
     serializer.serialize_str(&timestamp::millis(*at))
 }
 
-/// Writes every step, then the counts.
-pub(crate) fn write(out: &mut impl Write, steps: &[RepairEvent], unreadable: usize) -> io::Result<()> {
+/// Writes every step, then the counts, with those of lines that the subscription does not deliver.
+pub(crate) fn write(
+    out: &mut impl Write,
+    steps: &[RepairEvent],
+    unreadable: usize,
+    not_subscribed: &[String],
+) -> io::Result<()> {
     for event in steps {
         step(out, event)?;
     }
-    end(out, steps, unreadable)
+    let mut summary = summary(steps, unreadable);
+    summary.insert("notSubscribed".to_owned(), not_subscribed.len().into());
+    if !not_subscribed.is_empty() {
+        let first = &not_subscribed[..not_subscribed.len().min(MAX_LINES_NAMED)];
+        summary.insert("notSubscribedLines".to_owned(), first.into());
+    }
+    writeln!(out, "{}", json!({ "summary": summary }))
 }
 
 /// Writes one step as a line.
@@ -66,10 +77,14 @@ pub fn step(out: &mut impl Write, event: &RepairEvent) -> io::Result<()> {
 
 /// Writes the last line: how many there were of each step, and how many input lines were unreadable.
 pub fn end(out: &mut impl Write, steps: &[RepairEvent], unreadable: usize) -> io::Result<()> {
+    writeln!(out, "{}", json!({ "summary": summary(steps, unreadable) }))
+}
+
+fn summary(steps: &[RepairEvent], unreadable: usize) -> Map<String, Value> {
     let mut summary: Map<String, Value> = case_summary::step_counts(steps)
         .into_iter()
         .map(|(step, count)| (step.as_str().to_owned(), count.into()))
         .collect();
     summary.insert("unreadable".to_owned(), unreadable.into());
-    writeln!(out, "{}", json!({ "summary": summary }))
+    summary
 }

@@ -14,7 +14,7 @@ use nodemend_domain::{
 };
 
 use super::{
-    BOLD, DIM, WIDTH,
+    BOLD, DIM, MAX_LINES_NAMED, WIDTH,
     case_summary::{self, CaseEnd, CaseSummary},
     pretty_json, table,
 };
@@ -26,13 +26,33 @@ const MAX_NAME: usize = 28;
 /// The length of an instance id, `i-` and 17 hexadecimal digits.
 const INSTANCE_ID: usize = 19;
 
-/// Writes the timeline, the last audit record and the summary.
-pub(crate) fn write(out: &mut impl Write, events: &[RepairEvent]) -> io::Result<()> {
+/// Writes the timeline, the last audit record and the summary, with the lines that the subscription does not deliver.
+pub(crate) fn write(
+    out: &mut impl Write,
+    events: &[RepairEvent],
+    not_subscribed: &[String],
+) -> io::Result<()> {
     let mut timeline = Timeline { names: NodeNames::of(events), previous: None };
     for event in events {
         timeline.step(out, event)?;
     }
-    timeline.end(out, events)
+    timeline.end(out, events)?;
+    write_not_subscribed(out, not_subscribed)
+}
+
+/// Writes which lines production would not have seen: they explain a difference from what its log shows.
+fn write_not_subscribed(out: &mut impl Write, lines: &[String]) -> io::Result<()> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let (first, more) = lines.split_at(lines.len().min(MAX_LINES_NAMED));
+    let what = if lines.len() == 1 { "line was" } else { "lines were" };
+    let whole = format!("{} {what} not delivered:", lines.len());
+    writeln!(out, "\n{BOLD}{whole}{BOLD:#} the subscription's filter pattern does not match")?;
+    for line in first {
+        writeln!(out, "  {}", super::printable(line))?;
+    }
+    if more.is_empty() { Ok(()) } else { writeln!(out, "  {DIM}and {} more{DIM:#}", more.len()) }
 }
 
 /// A timeline that is written step by step.

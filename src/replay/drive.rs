@@ -26,6 +26,7 @@ use super::{
     environment::{FleetChange, ReplayEnvironment},
     error::ReplayError,
     input::{self, Input, Inputs, LogGroup, Payload},
+    subscribed::{self, Delivery},
 };
 
 /// So many runs at the same virtual time mean that a case stays due: a bug.
@@ -38,6 +39,8 @@ pub(super) struct Replayed {
     pub(super) events: Vec<RepairEvent>,
     /// What the handlers rejected, as `file:line: cause`.
     pub(super) unreadable: Vec<String>,
+    /// What concerns a case and is not delivered to intake, as `file:line`.
+    pub(super) not_subscribed: Vec<String>,
 }
 
 /// The handlers with the in-memory side of each port, under one policy.
@@ -76,6 +79,7 @@ pub(super) fn drive(
     for input in inputs.iter().chain(undelivered) {
         driver.add_to_log_groups(input);
     }
+    let mut not_subscribed = Vec::new();
     for input in inputs {
         while let Some((at, change)) = driver.next_fleet_change(input.at) {
             driver.run_until(at, false)?;
@@ -83,7 +87,15 @@ pub(super) fn drive(
             environment.apply(&driver.cloud, &change);
         }
         driver.run_until(input.at, false)?;
-        driver.deliver(input);
+        match subscribed::delivery(input) {
+            Delivery::Delivered => driver.deliver(input),
+            Delivery::Dropped { concerns_a_case } => {
+                driver.clock.advance_to(input.at);
+                if concerns_a_case {
+                    not_subscribed.push(input.source.clone());
+                }
+            }
+        }
     }
     while let Some((_, change)) = driver.next_fleet_change(Timestamp::MAX) {
         environment.apply(&driver.cloud, &change);
@@ -91,7 +103,7 @@ pub(super) fn drive(
     driver.end_of_recording();
     let end = driver.clock.now().checked_add(until).unwrap_or(Timestamp::MAX);
     driver.run_until(end, true)?;
-    Ok(Replayed { events: driver.events, unreadable: driver.unreadable })
+    Ok(Replayed { events: driver.events, unreadable: driver.unreadable, not_subscribed })
 }
 
 impl Driver {

@@ -1,7 +1,8 @@
 //! The AWS side of a replay: which instances exist, and how AWS answered calls.
 //!
 //! It is derived from the events. Without `--fleet`, every instance in them is InService in one group from the start;
-//! an instance that is launched or registers joins at that time. A call that nodemend made when the events were
+//! an instance that is launched or registers joins at that time. With it, an instance that no group has runs outside of any,
+//! until an event ends it. A call that nodemend made when the events were
 //! captured gets the answer that it got then.
 
 use std::collections::BTreeMap;
@@ -195,6 +196,8 @@ impl ReplayEnvironment {
                     let zone = zone.as_ref().unwrap_or(&unknown_zone);
                     fleet.join(&group, self.cluster.as_ref(), instance_id, zone);
                 }
+                // EC2 knows it: its kubelet or its agent wrote.
+                _ if !fleet.knows(instance_id) => fleet.add_ungrouped(instance_id.clone()),
                 _ => {}
             }
         }
