@@ -1,10 +1,10 @@
-# What people and CI type. It needs Rust, a C compiler and make; `make test` also python3, nightly-fuzz a C++ compiler and
-# nightly-browser npm. tests/README.md says how long each target takes.
+# What people and CI type. It needs Rust, a C compiler and make; `make test` also python3, nightly-fuzz a C++ compiler,
+# nightly-browser npm and control-plane Go and etcd. tests/README.md says how long each target takes.
 
 CARGO ?= cargo
 
 .PHONY: help demo quick test format lints dependencies mutants-apply bench backtest-bench measure goldens simulate fuzz mutants \
-    nightly nightly-simulation nightly-mutants nightly-fuzz nightly-chaos nightly-browser
+    nightly nightly-simulation nightly-mutants nightly-fuzz nightly-chaos nightly-browser control-plane control-plane-record
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-20s %s\n", $$1, $$2 }'
@@ -16,7 +16,7 @@ demo: ## Replay the reference incident, from the blocked metadata service to the
 # read every dependency once more.
 LINTED = RUSTC_WORKSPACE_WRAPPER=clippy-driver CLIPPY_ARGS=-Dwarnings
 
-QUICK = -p nodemend-domain -p nodemend-ports -p nodemend-intake -p nodemend-repair -p nodemend-confirm
+QUICK = -p nodemend-domain -p nodemend-ports -p nodemend-intake -p nodemend-reconcile -p nodemend-repair -p nodemend-confirm
 quick: format ## While you work: format, lints and tests of the domain and the handlers, without the AWS SDK
 	$(LINTED) $(CARGO) test $(QUICK) --locked --quiet
 	$(LINTED) $(CARGO) check -p nodemend-drain --lib --locked --quiet
@@ -40,7 +40,7 @@ dependencies:
 mutants-apply:
 	./tests/mutants.sh check
 
-nightly: nightly-simulation nightly-mutants nightly-fuzz nightly-chaos nightly-browser ## Everything that takes long; each part is a target of its own
+nightly: nightly-simulation nightly-mutants nightly-fuzz nightly-chaos nightly-browser control-plane ## Everything that takes long; each part is a target of its own
 
 nightly-simulation: ## A million schedules, and 20,000 that proptest chooses
 	$(MAKE) simulate SEEDS=1000000
@@ -55,6 +55,12 @@ nightly-chaos: ## Kill each function before and after every await of a repair
 
 nightly-browser: ## The page of `nodemend backtest` in a real browser, which npm installs
 	$(LINTED) $(CARGO) test --workspace --all-features --locked --quiet --test page -- --ignored
+
+control-plane: ## Verification, drain and RBAC against a real kube-apiserver on loopback; skipped without Go or etcd
+	$(LINTED) ./tests/control_plane.sh
+
+control-plane-record: ## Record the steps of a file as an incident: STEPS=steps.txt INCIDENT=events/40-name
+	$(LINTED) NODEMEND_STEPS="$(STEPS)" NODEMEND_INCIDENT="$(INCIDENT)" ./tests/control_plane.sh a_recording_is_an_incident
 
 SEEDS ?= 10000
 FROM ?= 0
@@ -78,5 +84,5 @@ backtest-bench: ## Backtest a generated month of 1,000 nodes (NODES, DAYS): seco
 	$(CARGO) run --release --locked --quiet -p nodemend-history -- target/release/nodemend target
 
 measure: ## From deadline to call over 200 repairs in the local stack; size, start and memory of each function
-	$(CARGO) build --release --locked --features lambda -p nodemend-intake -p nodemend-repair -p nodemend-confirm -p nodemend-drain
+	$(CARGO) build --release --locked --features lambda -p nodemend-intake -p nodemend-reconcile -p nodemend-repair -p nodemend-confirm -p nodemend-drain
 	NODEMEND_FUNCTIONS="$(CURDIR)/target/release" $(CARGO) test --workspace --all-features --locked --test measure -- --ignored --nocapture
