@@ -4,21 +4,20 @@ use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
-    audit_log::{ApiCall, CallOutcome},
     condition::Health,
     group::{Group, Lifecycle, Member},
 };
 
 use crate::{
     environment::Environment,
-    episodes::{Source, Track},
+    episodes::Track,
     events::{Content, Delivery, Event},
     messages::{self, LogLine},
     oracle::node::{Fact, Node},
     plan::{Unmanaged, is_long},
 };
 
-fn seconds(seconds: i64) -> SignedDuration {
+pub(crate) fn seconds(seconds: i64) -> SignedDuration {
     SignedDuration::from_secs(seconds)
 }
 
@@ -82,7 +81,7 @@ impl Environment {
     }
 
     /// Writes a line to a log that a subscription filter reads.
-    fn log(&mut self, line: LogLine, agents: bool, may_be_lost: bool) {
+    pub(crate) fn log(&mut self, line: LogLine, agents: bool, may_be_lost: bool) {
         let now = self.now;
         let off = self.off.iter().any(|(of, from, until)| *of == agents && *from <= now && now < *until);
         let lost = off
@@ -92,6 +91,10 @@ impl Environment {
             let lost = if lost { ", and lost" } else { "" };
             let text = format!("logged: {:?}{lost}", line.facts);
             self.oracle.lock().trace(|| text);
+        }
+        if self.rng.happens(self.rates.other_account) {
+            let other = messages::of_other_account(&line);
+            self.send(Content::Log(Arc::new(other)), true);
         }
         let line = Arc::new(line);
         {
@@ -128,7 +131,15 @@ impl Environment {
         self.after(late, Event::Delivered(Box::new(Delivery { content, tries: 0 })));
     }
 
-    fn event(&mut self, bytes: Vec<u8>, facts: Vec<(usize, Fact)>) {
+    /// An event of EventBridge, which delivers at least once, mostly.
+    pub(crate) fn event(&mut self, bytes: Vec<u8>, facts: Vec<(usize, Fact)>) {
+        if self.rng.happens(self.rates.other_account) {
+            let other = messages::event_of_other_account(&bytes);
+            self.send(Content::Bytes(other, Vec::new()), true);
+        }
+        if self.rng.happens(self.rates.lost_events) {
+            return self.oracle.lock().trace(|| format!("an event is lost: {facts:?}"));
+        }
         self.send(Content::Bytes(bytes, facts), true);
     }
 
@@ -202,6 +213,7 @@ impl Environment {
             }
             Event::Begins(item) => self.begins(item, true),
             Event::Ends(item) => self.begins(item, false),
+            Event::ScalesOut(group) => self.scales_out(group),
             Event::OracleCheck => self.run_oracle(),
         }
         self.wake_oracle();
@@ -212,7 +224,7 @@ impl Environment {
         let line = {
             let mut oracle = self.oracle.lock();
             let node = &mut oracle.nodes[number];
-            if node.is_out() || node.down || node.is_hung(self.now) || !node.has_agent {
+            if node.is_off() || node.down || node.is_hung(self.now) || !node.has_agent {
                 return;
             }
             messages::agent(node, number, track, self.now, &plan.zones[node.zone])
@@ -229,7 +241,7 @@ impl Environment {
         {
             let oracle = self.oracle.lock();
             let node = &oracle.nodes[number];
-            if node.is_out() {
+            if node.is_off() {
                 return;
             }
             let changes = || node.tracks.iter().flat_map(Track::changes);
@@ -266,7 +278,7 @@ impl Environment {
         let line = {
             let mut oracle = self.oracle.lock();
             let node = &mut oracle.nodes[number];
-            if node.is_out() {
+            if node.is_off() {
                 return;
             }
             let zone = plan.zones[node.zone].as_str();
@@ -276,189 +288,9 @@ impl Environment {
             self.log(line, false, true);
         }
     }
-
-    /// An instance ends without a call of ours.
-    fn dies(&mut self, number: usize, foreign: bool) {
-        let now = self.now;
-        let audit_log = {
-            let mut oracle = self.oracle.lock();
-            let node = &mut oracle.nodes[number];
-            if node.is_out() {
-                return;
-            }
-            (node.terminated, node.foreign) = (Some(now), foreign);
-            oracle.trace(|| format!("node {number} ends; foreign termination: {foreign}"));
-            messages::foreign(&oracle.nodes[number], now)
-        };
-        let instance = self.instance(number);
-        self.cloud.change(|fleet| fleet.set_lifecycle(&instance, Lifecycle::Terminating));
-        if foreign {
-            self.event(audit_log, vec![(number, Fact::Left { foreign: true })]);
-        }
-        self.shut_down(number);
-    }
-
-    fn shut_down(&mut self, number: usize) {
-        let bytes = messages::shutting_down(&self.oracle.lock().nodes[number], self.now);
-        self.event(bytes, vec![(number, Fact::Left { foreign: false })]);
-        let (leaves, removed) = (self.rng.seconds(30, 330), self.rng.seconds(5, 120));
-        self.after(leaves, Event::Leaves(number));
-        self.after(leaves + removed, Event::NodeRemoved(number));
-        self.replace(number, leaves + removed);
-    }
-
-    fn leaves(&mut self, number: usize) {
-        let instance = self.instance(number);
-        self.cloud.change(|fleet| fleet.leave(&instance));
-        let bytes = {
-            let mut oracle = self.oracle.lock();
-            oracle.nodes[number].gone = true;
-            let group = oracle.group_plan(number).name.clone();
-            messages::terminated(&oracle.nodes[number], group.as_str(), self.now)
-        };
-        self.event(bytes, vec![(number, Fact::Left { foreign: false })]);
-    }
-
-    /// Auto Scaling launches a replacement. It can get the name of the old node once that is free.
-    fn replace(&mut self, number: usize, free: SignedDuration) {
-        let fortune = if self.rng.happens(self.rates.failed_launches) { self.rng.below(3) } else { 9 };
-        let joins = match fortune {
-            1 => None,
-            2 => Some(self.rng.seconds(600, 1_800)),
-            _ => Some(self.rng.seconds(30, 150)),
-        };
-        let same_name = self.rng.happens(self.rates.same_name);
-        let launches = self.rng.seconds(30, 150);
-        let launches = if same_name { launches.max(free) } else { launches };
-        let new = {
-            let mut oracle = self.oracle.lock();
-            let (group, zone) = (oracle.nodes[number].group, oracle.nodes[number].zone);
-            let new = oracle.add(group, zone);
-            oracle.nodes[number].replaced_by = Some(new);
-            if same_name {
-                oracle.nodes[new].name = oracle.nodes[number].name.clone();
-            }
-            new
-        };
-        self.after(launches, Event::Launches { number: new, fails: fortune == 0, joins });
-    }
-
-    fn launches(&mut self, number: usize, fails: bool, joins: Option<SignedDuration>) {
-        let plan = self.plan.clone();
-        let group = self.oracle.lock().group_plan(number).name.clone();
-        if fails {
-            let bytes = messages::launch_failed(group.as_str(), self.now);
-            self.event(bytes, Vec::new());
-            let again = self.rng.seconds(300, 5_400);
-            return self.after(again, Event::Launches { number, fails: false, joins });
-        }
-        let (bytes, member) = {
-            let mut oracle = self.oracle.lock();
-            oracle.nodes[number].launched = Some(self.now);
-            oracle.nodes[number].booted = self.now;
-            oracle.nodes[number].agent_since = self.now;
-            oracle.trace(|| format!("node {number} is launched into {group}"));
-            let node = &oracle.nodes[number];
-            (
-                messages::launch(node, group.as_str(), plan.zones[node.zone].as_str(), self.now),
-                member(node, &plan),
-            )
-        };
-        self.cloud.change(|fleet| {
-            fleet.join(&group, Some(&self.cluster), &member.instance_id, &member.zone);
-        });
-        self.event(bytes, vec![(number, Fact::Launched { at: self.now })]);
-        if let Some(joins) = joins {
-            self.after(joins, Event::Registers(number));
-        }
-    }
-
-    fn registers(&mut self, number: usize) {
-        let line = {
-            let mut oracle = self.oracle.lock();
-            let node = &mut oracle.nodes[number];
-            if node.is_out() {
-                return;
-            }
-            node.register(self.now);
-            messages::registration(node, number, self.now)
-        };
-        self.log(line, false, true);
-        self.after(seconds(20), Event::Ready(number));
-        self.start_agent(number, self.now + seconds(25));
-    }
-
-    fn boots(&mut self, number: usize) {
-        let now = self.now;
-        let (places, shared) = (self.oracle.lock().nodes[number].tracks.len(), self.oracle.clone());
-        let breaks;
-        {
-            let mut oracle = shared.lock();
-            let node = &mut oracle.nodes[number];
-            if node.is_out() {
-                return;
-            }
-            node.boot += 1;
-            (node.seq, node.booted, node.agent_since, node.down) = (0, now, now, false);
-            // What the reboot does not cure is bad from the start, or after a minute that looks like a cure.
-            breaks = (!node.reboot_cures).then(|| now + seconds(self.rng.pick(&[0, 0, 45, 90])));
-            node.tracks.iter_mut().for_each(|track| track.reboot(now, breaks));
-            oracle.trace(|| format!("node {number} is up again"));
-        }
-        let ready = self.oracle.lock().nodes[number]
-            .tracks
-            .iter()
-            .all(|track| track.source == Source::Agent || track.period(now).is_none());
-        if ready {
-            self.after(seconds(15), Event::Kubelet(number, true));
-        }
-        for place in 0..places {
-            if shared.lock().nodes[number].tracks[place].source == Source::Agent {
-                let after = self.rng.seconds(5, 30);
-                self.after(after, Event::Report(number, place));
-                if let Some(breaks) = breaks.filter(|breaks| *breaks > now) {
-                    self.at(breaks, Event::Report(number, place));
-                }
-            }
-        }
-    }
-
-    /// Does what AWS does after the calls that it has received since.
-    pub(crate) fn called(&mut self) {
-        loop {
-            let shared = self.oracle.clone();
-            let Some(made) = shared.lock().made_calls.get(self.handled_calls).cloned() else { return };
-            let call = self.handled_calls;
-            self.handled_calls += 1;
-            let late = match (self.rng.happens(self.rates.audit_log), self.rng.below(2)) {
-                (true, 0) => None,
-                (true, _) => Some(self.rng.seconds(900, 3_600)),
-                (false, _) => Some(self.rng.seconds(5, 900)),
-            };
-            if let Some(late) = late {
-                self.after(late, Event::CloudTrail(call));
-            }
-            if !matches!(made.answer.outcome, CallOutcome::Accepted { .. }) {
-                continue;
-            }
-            match made.call {
-                ApiCall::TerminateInstanceInAutoScalingGroup { .. } => self.shut_down(made.number),
-                ApiCall::RebootInstances { .. } => {
-                    shared.lock().nodes[made.number].down = true;
-                    if self.rng.happens(400) {
-                        self.after(seconds(44), Event::NodeController(made.number));
-                    }
-                    // Most boots take a minute or two; some take about as long as they may.
-                    let slow = if self.rng.happens(250) { 720 } else { 45 };
-                    let boots = seconds(slow) + self.rng.seconds(0, 180);
-                    self.after(boots, Event::Boots(made.number));
-                }
-            }
-        }
-    }
 }
 
-fn member(node: &Node, plan: &crate::plan::Plan) -> Member {
+pub(crate) fn member(node: &Node, plan: &crate::plan::Plan) -> Member {
     Member {
         instance_id: node.instance.clone(),
         zone: plan.zones[node.zone].clone(),

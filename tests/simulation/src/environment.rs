@@ -28,6 +28,7 @@ use crate::{
     events::{Content, Delivery, Event, Queued},
     oracle::{Oracle, end, node::Fact},
     plan::{Options, Plan},
+    policy::Settings,
     ports::{SharedOracle, SkewedClock, WatchedAws, WatchedStore},
     rng::Rng,
     tasks::{self, Step, Task},
@@ -52,9 +53,13 @@ pub(crate) struct FaultRates {
     pub(crate) lost: u64,
     pub(crate) very_late: u64,
     pub(crate) redriven: u64,
+    pub(crate) lost_events: u64,
+    pub(crate) drains: u64,
+    pub(crate) other_account: u64,
     pub(crate) repair_runs: u64,
     pub(crate) failed_launches: u64,
     pub(crate) audit_log: u64,
+    pub(crate) same_fault: u64,
     pub(crate) same_name: u64,
     pub(crate) clocks: bool,
 }
@@ -82,6 +87,8 @@ pub(crate) struct Environment {
     next_minute: Timestamp,
     pub(crate) handled_calls: usize,
     pub(crate) observing: bool,
+    /// The policy changes that are in force, by the numbers of their items.
+    pub(crate) changes: Vec<usize>,
     /// When the oracle checks next whether a repair is overdue.
     next_check: Option<Timestamp>,
 }
@@ -107,7 +114,7 @@ impl Environment {
         let mut rng = Rng::of(plan.seed, 2);
         let base = plan.start - rng.seconds(0, 60);
         let mut environment = Self {
-            store: MemoryStore::with_policy(plan.policy()),
+            store: MemoryStore::with_policy(plan.policy(&Settings::of(&plan, &[]))),
             cloud: MemoryCloud::new(clock.clone(), fixture::caller(), Fleet::default()),
             oracle: SharedOracle::new(Oracle::new(plan.clone(), &options)),
             cluster: fixture::cluster(),
@@ -124,6 +131,7 @@ impl Environment {
             base,
             handled_calls: 0,
             observing: false,
+            changes: Vec::new(),
             next_check: None,
             plan,
             options,
@@ -149,12 +157,18 @@ impl Environment {
     pub(crate) fn run(&mut self) {
         self.run_until(self.plan.calm);
         self.calm();
-        let end = self.plan.calm + PATIENCE;
+        let (mut end, mut quiet) = (self.plan.calm + PATIENCE, false);
         loop {
             // Not a whole number of minutes: the same heartbeats would be queued each time.
             let odd = self.rng.seconds(300, 600);
             self.run_until(self.now + odd);
-            if self.is_settled() || self.now >= end || !self.oracle.lock().violations.is_empty() {
+            let settled = self.is_settled();
+            if settled && !std::mem::replace(&mut quiet, true) {
+                // What still waits must be blocked for good: everything that passes has passed by then.
+                end = end.min(self.now + SignedDuration::from_hours(1));
+            }
+            let done = settled && self.oracle.lock().is_explained();
+            if done || self.now >= end || !self.oracle.lock().violations.is_empty() {
                 break;
             }
         }
@@ -376,6 +390,9 @@ impl Environment {
             }
             if self.oracle.lock().made_calls.len() > self.handled_calls {
                 self.called();
+            }
+            if self.oracle.lock().is_looping() {
+                return;
             }
         }
     }

@@ -48,6 +48,8 @@ pub(crate) enum Event {
     Delivered(Box<Delivery>),
     /// CloudTrail delivers its event of a call.
     CloudTrail(usize),
+    /// Auto Scaling adds an instance to a group.
+    ScalesOut(usize),
     /// An item begins, or ends.
     Begins(usize),
     Ends(usize),

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp};
+use nodemend_domain::policy::Limit;
 
 use crate::reading::Failing;
 
@@ -23,6 +24,12 @@ pub(crate) enum Item {
     Standby { node: usize, from: Timestamp, until: Timestamp },
     /// An ARC zonal shift moves traffic away from a zone for a while.
     Shift { zone: usize, from: Timestamp, until: Timestamp },
+    /// The operator changes the policy for a while.
+    PolicyChanges { what: Change, from: Timestamp, until: Timestamp },
+    /// An operator detaches an instance from its group, and attaches it again.
+    Detached { node: usize, from: Timestamp, until: Timestamp },
+    /// Auto Scaling adds an instance to a group.
+    ScalesOut { group: usize, at: Timestamp },
     /// The operator sets observe mode for a while.
     Observed { from: Timestamp, until: Timestamp },
     /// So many of a thousand operations of a function fail, or kill its process.
@@ -41,6 +48,12 @@ pub(crate) enum Item {
     VeryLate(u64),
     /// So many of a thousand deliveries come once more, hours later: an operator redrives dead letters.
     Redriven(u64),
+    /// So many of a thousand events of EventBridge are lost.
+    LostEvents(u64),
+    /// Another account has a cluster, groups and nodes of the same names, and sends so many of a thousand lines and events too.
+    OtherAccount(u64),
+    /// So many of a thousand terminations are held until the node is drained.
+    Drains(u64),
     /// A person tries out the deletion of a Node object.
     DryRun { node: usize, at: Timestamp },
     /// A report of an agent is untrue.
@@ -51,6 +64,8 @@ pub(crate) enum Item {
     RepairRuns(u64),
     /// So many of a thousand replacements never come, never join, or join late.
     FailedLaunches(u64),
+    /// So many of a thousand replacements get the fault of the node that they replace.
+    SameFault(u64),
     /// So many of a thousand replacements get the name of the node that they replace.
     SameName(u64),
     /// For so many of a thousand calls, CloudTrail's event is late, or never comes.
@@ -65,6 +80,24 @@ pub(crate) enum Item {
     ReadsFail { how: Failing, from: Timestamp, until: Timestamp },
     /// Nodes' clocks are wrong by up to hours, functions' clocks by up to a second.
     Clocks,
+}
+
+/// A change of the policy.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Change {
+    /// A fault that cannot be verified is repaired.
+    VerificationPreferred,
+    /// Repairs for one reason begin with one, or not, unlike before.
+    Gradual,
+    Settling(SignedDuration),
+    /// The grace period of accelerators in a group.
+    Grace(usize, SignedDuration),
+    Threshold(usize, Limit),
+    Parallel(usize, Limit),
+    /// A group is in observe mode.
+    Observe(usize),
+    /// A group is not repaired.
+    Disabled(usize),
 }
 
 /// What is untrue in a report.

@@ -24,6 +24,8 @@ use crate::{
 /// A log event of a stream, and the facts that it carries.
 #[derive(Debug)]
 pub(crate) struct LogLine {
+    /// The account of its log group.
+    owner: &'static str,
     log_group: &'static str,
     pub(crate) log_stream: String,
     pub(crate) at: Timestamp,
@@ -36,7 +38,7 @@ impl LogLine {
     pub(crate) fn batch(&self) -> Batch<'_> {
         let event = LogEvent { id: "1".into(), timestamp: self.at, message: self.message.as_str().into() };
         Batch {
-            owner: ACCOUNT.into(),
+            owner: self.owner.into(),
             log_group: self.log_group.into(),
             log_stream: self.log_stream.as_str().into(),
             subscription_filters: Vec::new(),
@@ -44,6 +46,27 @@ impl LogLine {
             rejected: Vec::new(),
         }
     }
+}
+
+/// Another account, whose cluster, groups and nodes have the names of ours.
+const OTHER_ACCOUNT: &str = "210987654321";
+
+/// The id that an instance of the other account has where ours has this one.
+fn id_of_other(text: &str) -> String {
+    text.replace("i-0", "i-f")
+}
+
+/// The same line of the other account's instance.
+pub(crate) fn of_other_account(line: &LogLine) -> LogLine {
+    let log_stream = id_of_other(&line.log_stream);
+    let (at, log_group, message) = (line.at, line.log_group, id_of_other(&line.message));
+    LogLine { owner: OTHER_ACCOUNT, log_group, log_stream, at, message, facts: Vec::new() }
+}
+
+/// The same event of the other account's instance.
+pub(crate) fn event_of_other_account(bytes: &[u8]) -> Vec<u8> {
+    let text = id_of_other(&String::from_utf8_lossy(bytes)).replace(ACCOUNT, OTHER_ACCOUNT);
+    format!("{{\"account\":\"{OTHER_ACCOUNT}\",{}", text.strip_prefix('{').unwrap_or("}")).into_bytes()
 }
 
 fn state(node: &Node, number: usize, at: Timestamp, seq: u64) -> (ConditionState<'static>, AgentFact) {
@@ -179,12 +202,19 @@ pub(crate) fn agent(
         _ => Body::Heartbeat(states),
     };
     let message = report(node, at, zone, body);
-    LogLine { log_group: AGENT_LOGS, log_stream: node.instance.to_string(), at, message, facts }
+    LogLine {
+        owner: ACCOUNT,
+        log_group: AGENT_LOGS,
+        log_stream: node.instance.to_string(),
+        at,
+        message,
+        facts,
+    }
 }
 
 fn control_plane(at: Timestamp, message: String, facts: Vec<(usize, Fact)>) -> LogLine {
     let log_stream = AUDIT_STREAM.to_owned();
-    LogLine { log_group: CONTROL_PLANE_LOGS, log_stream, at, message, facts }
+    LogLine { owner: ACCOUNT, log_group: CONTROL_PLANE_LOGS, log_stream, at, message, facts }
 }
 
 /// The uid of a Node object.

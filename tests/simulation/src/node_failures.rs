@@ -73,7 +73,7 @@ impl Environment {
         self.events_of(number, failure, &tracks, first);
         let shared = self.oracle.clone();
         let node = &mut shared.lock().nodes[number];
-        node.tracks = tracks;
+        (node.kind, node.tracks) = (Some(failure.kind), tracks);
         node.reboot_cures = failure.kind != Kind::GpuReboot { cures: false };
         node.hangs = failure.kind == Kind::Hangs;
         node.agent_restarts = failure.agent_restarts;

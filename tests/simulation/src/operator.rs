@@ -10,6 +10,7 @@ use crate::{
     environment::Environment,
     events::Event,
     plan::{HoldScope, Item},
+    policy::Settings,
 };
 
 impl Environment {
@@ -38,6 +39,17 @@ impl Environment {
                 let lifecycle = if on { Lifecycle::OutOfService } else { Lifecycle::InService };
                 self.cloud.change(|fleet| fleet.set_lifecycle(&instance, lifecycle));
             }
+            Item::Detached { node, .. } => self.detach(*node, on),
+            Item::PolicyChanges { .. } => {
+                if on {
+                    self.changes.push(number);
+                } else {
+                    self.changes.retain(|other| *other != number);
+                }
+                let settings = Settings::of(&plan, &self.changes);
+                self.oracle.lock().policy_changes(settings);
+                self.apply_policy(None);
+            }
             Item::Shift { zone, .. } => {
                 self.oracle.lock().shifted = on.then_some(*zone);
                 self.cloud.set_zonal_shifts(on.then(|| plan.zones[*zone].clone()).into_iter().collect());
@@ -65,13 +77,34 @@ impl Environment {
 
     /// Writes the policy as the operator has it now.
     fn apply_policy(&self, hold: Option<Hold>) {
-        let mut policy = self.plan.policy();
+        let mut policy = self.plan.policy(&Settings::of(&self.plan, &self.changes));
         policy.holds.extend(hold);
         if self.observing {
             policy.mode = Mode::Observe;
             policy.groups.iter_mut().for_each(|group| group.mode = Some(Mode::Observe));
         }
         self.store.set_any_policy(policy);
+    }
+
+    /// An operator detaches an instance, or attaches it again. It runs on, and its node with it.
+    fn detach(&mut self, number: usize, on: bool) {
+        let mut oracle = self.oracle.lock();
+        let node = &mut oracle.nodes[number];
+        node.detached = on;
+        let (instance, out) = (node.instance.clone(), node.is_out());
+        let (group, zone) = (self.plan.groups[node.group].name.clone(), self.plan.zones[node.zone].clone());
+        drop(oracle);
+        let cluster = self.cluster.clone();
+        self.cloud.change(|fleet| {
+            if !out {
+                fleet.leave(&instance);
+            }
+            match (on, out) {
+                (_, true) => {}
+                (true, _) => fleet.add_ungrouped(instance.clone()),
+                (false, _) => fleet.join(&group, Some(&cluster), &instance, &zone),
+            }
+        });
     }
 
     /// A hold that may be lifted is in the policy; one that expires is in the store.
@@ -131,6 +164,8 @@ impl Environment {
                 | Item::Standby { from, until, .. }
                 | Item::Shift { from, until, .. }
                 | Item::ReadsFail { from, until, .. }
+                | Item::PolicyChanges { from, until, .. }
+                | Item::Detached { from, until, .. }
                 | Item::Observed { from, until } => {
                     self.at(*from, Event::Begins(number));
                     self.at(*until, Event::Ends(number));
@@ -142,6 +177,10 @@ impl Environment {
                 Item::Lost(rate) => self.rates.lost = *rate,
                 Item::VeryLate(rate) => self.rates.very_late = *rate,
                 Item::Redriven(rate) => self.rates.redriven = *rate,
+                Item::LostEvents(rate) => self.rates.lost_events = *rate,
+                Item::OtherAccount(rate) => self.rates.other_account = *rate,
+                Item::Drains(rate) => self.rates.drains = *rate,
+                Item::ScalesOut { group, at } => self.at(*at, Event::ScalesOut(*group)),
                 Item::DryRun { node, at } => self.at(*at, Event::DryRun(*node)),
                 Item::Lies { node, at, lie } => self.at(*at, Event::Lies(*node, *lie)),
                 Item::ClockSteps { node, at, by } => {
@@ -152,6 +191,7 @@ impl Environment {
                 Item::RepairRuns(rate) => self.rates.repair_runs = *rate,
                 Item::FailedLaunches(rate) => self.rates.failed_launches = *rate,
                 Item::CloudTrailLate(rate) => self.rates.audit_log = *rate,
+                Item::SameFault(rate) => self.rates.same_fault = *rate,
                 Item::SameName(rate) => self.rates.same_name = *rate,
                 Item::SlowReads(rate) => self.oracle.lock().reading.slow = *rate,
                 Item::ThrottledReads(rate) => self.oracle.lock().reading.throttled = *rate,

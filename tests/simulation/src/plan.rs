@@ -1,14 +1,12 @@
 //! Turns a seed into a schedule: a fleet, its policy, and a list of items that fail, each of which can be left out.
 
 use jiff::{SignedDuration, Timestamp};
-use nodemend_domain::{
-    ident::{AccountId, GroupName, Zone},
-    policy::{GroupRule, Limit, MaintenanceWindow, Mode, Policy, VerificationPolicy},
-};
-use nodemend_testkit::fixture::ACCOUNT;
+use nodemend_domain::{ident::Zone, policy::Policy};
 
-pub(crate) use crate::items::{HoldScope, Item, Kind, Lie, NodeFailure, is_long};
+pub(crate) use crate::fleet::{GroupPlan, Unmanaged};
+pub(crate) use crate::items::{Change, HoldScope, Item, Kind, Lie, NodeFailure, is_long};
 use crate::{
+    fleet::{SMALL, group, small_fleet},
     reading::{Access, Failing},
     rng::Rng,
 };
@@ -46,63 +44,6 @@ impl Default for Options {
     }
 }
 
-const KINDS: [Kind; 23] = [
-    Kind::Interface,
-    Kind::Interface,
-    Kind::Interface,
-    Kind::InterfaceUnknown,
-    Kind::Gpu,
-    Kind::Gpu,
-    Kind::Gpu,
-    Kind::GpuReboot { cures: true },
-    Kind::GpuReboot { cures: true },
-    Kind::GpuReboot { cures: false },
-    Kind::ReasonChanges,
-    Kind::ReasonChanges,
-    Kind::Minor,
-    Kind::MinorGrows,
-    Kind::MinorTurns,
-    Kind::Both,
-    Kind::KubeletStops,
-    Kind::Hangs,
-    Kind::NotReady,
-    Kind::NodeDeleted,
-    Kind::Restored,
-    Kind::InstanceLost,
-    Kind::Foreign,
-];
-
-/// One Auto Scaling group, and what an operator allows in it.
-#[derive(Debug, Clone)]
-pub(crate) struct GroupPlan {
-    pub(crate) name: GroupName,
-    pub(crate) observe: bool,
-    pub(crate) disabled: bool,
-    /// It carries the opt-out tag, or EKS repairs it itself.
-    pub(crate) unmanaged: Option<Unmanaged>,
-    pub(crate) parallel: Option<Limit>,
-    pub(crate) threshold: Option<Limit>,
-    /// From and until, in minutes of the UTC day.
-    pub(crate) window: Option<(i64, i64)>,
-    pub(crate) gpu_grace: Option<SignedDuration>,
-    /// Its nodes have agents.
-    pub(crate) agents: bool,
-}
-
-/// Why no call may be made in a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unmanaged {
-    OptedOut,
-    EksRepairEnabled,
-}
-
-impl GroupPlan {
-    /// Whether a call may ever be made in it.
-    pub(crate) fn may_be_repaired(&self) -> bool {
-        !self.disabled && !self.observe && self.unmanaged.is_none()
-    }
-}
-
 /// A schedule.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
@@ -121,7 +62,15 @@ pub(crate) struct Plan {
     pub(crate) access: Access,
     /// Whether the policy requires that.
     pub(crate) verifies: bool,
+    /// Whether repairs for one reason begin with one.
+    pub(crate) gradual: bool,
 }
+
+/// How many of a thousand schedules have replacements with their predecessor's fault.
+const SAME_FAULT: u64 = 100;
+
+/// With more nodes than this, no schedule has a small fleet.
+const LARGE: usize = 100;
 
 /// When every schedule begins: 14:13 UTC.
 pub(crate) fn start() -> Timestamp {
@@ -135,8 +84,20 @@ impl Plan {
         let calm = start + SignedDuration::from_hours(options.hours);
         let zones = ZONES.iter().filter_map(|zone| Zone::new(zone).ok()).collect();
         let count = rng.pick(&[1, 2, 2, 3, 4]);
-        let groups: Vec<GroupPlan> = (0..count).map(|number| group(&mut rng, number)).collect();
-        let nodes = (0..options.nodes).map(|_| (rng.index(groups.len()), rng.index(3))).collect();
+        let mut shape = Rng::of(seed, 6);
+        let small = options.nodes <= LARGE && shape.happens(200);
+        let sizes = if small { small_fleet(&mut shape) } else { Vec::new() };
+        let count = if small { sizes.len() } else { count };
+        let mut groups: Vec<GroupPlan> = (0..count).map(|number| group(&mut rng, number)).collect();
+        if let Some(last) = groups.iter_mut().skip(1).next_back().filter(|_| shape.happens(100)) {
+            (last.nodes, last.agents) = (false, false);
+        }
+        let nodes = if small {
+            let of_group = |(group, size): (usize, &usize)| std::iter::repeat_n(group, *size);
+            sizes.iter().enumerate().flat_map(of_group).map(|group| (group, shape.index(3))).collect()
+        } else {
+            (0..options.nodes).map(|_| (rng.index(groups.len()), rng.index(3))).collect()
+        };
         let silent_after = Policy::eks_defaults().silence.agent_silent_after;
         let mut plan = Self {
             seed,
@@ -149,6 +110,7 @@ impl Plan {
             silent_after,
             access: Access::Api,
             verifies: options.verification,
+            gradual: shape.happens(800),
         };
         plan.node_failures(&mut rng, options);
         plan.disturbances(&mut rng, options);
@@ -157,63 +119,17 @@ impl Plan {
             plan.silent_after = longer;
         }
         plan.reads(&mut Rng::of(seed, 5), options);
+        plan.changes(&mut shape, options);
         plan
     }
 
-    fn moment(&self, rng: &mut Rng, options: &Options) -> Timestamp {
+    /// Whether no group has more than five nodes.
+    pub(crate) fn is_small(&self) -> bool {
+        (0..self.groups.len()).all(|group| self.nodes.iter().filter(|(of, _)| *of == group).count() <= SMALL)
+    }
+
+    pub(crate) fn moment(&self, rng: &mut Rng, options: &Options) -> Timestamp {
         self.start + rng.seconds(60, options.hours * 3_600 - 1_800)
-    }
-
-    fn node_failures(&mut self, rng: &mut Rng, options: &Options) {
-        // Mostly one: it finds a fault as soon by the second, and its trace is short. Of several, half fail together.
-        let few = rng.pick(&[1, 1, 1, 1, 1, 2]) * options.nodes.div_ceil(50);
-        let mut free: Vec<usize> = (0..options.nodes).collect();
-        for _ in 0..few.min(options.nodes) {
-            let mut place = rng.index(free.len());
-            let (mut from, mut kind) = (self.moment(rng, options), rng.pick(&KINDS));
-            if let Some(Item::NodeFails(last)) = self.items.last()
-                && rng.happens(500)
-            {
-                let near = |node: &usize| self.nodes[*node].0 == self.nodes[last.node].0;
-                place = free.iter().position(near).unwrap_or(place);
-                (from, kind) = (last.periods[0].0 + rng.seconds(0, 90), last.kind);
-            }
-            let node = free.swap_remove(place);
-            let kind = self.kind_for(node, kind);
-            self.items.push(Item::NodeFails(failure(rng, node, kind, from, false)));
-        }
-        // Now and then much of the fleet fails within minutes, or most of a zone.
-        if rng.happens(10) {
-            let (at, kind) = (self.moment(rng, options), rng.pick(&KINDS[..19]));
-            let zone = rng.happens(500).then(|| rng.index(3));
-            let part = if zone.is_some() { rng.pick(&[600, 900]) } else { rng.pick(&[150, 250, 400]) };
-            free.retain(|node| zone.is_none_or(|zone| self.nodes[*node].1 == zone) && rng.happens(part));
-            // It may end node by node, over seconds or an hour.
-            let ends = rng.happens(500).then(|| (rng.seconds(600, 3_600), rng.pick(&[10, 300, 3_600])));
-            for node in free {
-                let from = at + rng.seconds(0, 240);
-                let mut failure = failure(rng, node, self.kind_for(node, kind), from, true);
-                if let (Some((length, spread)), [period]) = (ends, failure.periods.as_mut_slice()) {
-                    period.1 = Some(at + length + rng.seconds(240, 240 + spread));
-                }
-                self.items.push(Item::NodeFails(failure));
-            }
-        }
-    }
-
-    /// A node without an agent fails in the ways that the control plane sees.
-    fn kind_for(&self, node: usize, kind: Kind) -> Kind {
-        let seen = matches!(
-            kind,
-            Kind::KubeletStops
-                | Kind::Hangs
-                | Kind::NotReady
-                | Kind::NodeDeleted
-                | Kind::Restored
-                | Kind::InstanceLost
-                | Kind::Foreign
-        );
-        if seen || self.groups[self.nodes[node].0].agents { kind } else { Kind::KubeletStops }
     }
 
     fn disturbances(&mut self, rng: &mut Rng, options: &Options) {
@@ -270,7 +186,7 @@ impl Plan {
             self.items.push(Item::Observed { from, until: from + rng.seconds(600, 5_400) });
         }
         type Rate = (u64, fn(u64) -> Item, [u64; 3]);
-        let rates: [Rate; 9] = [
+        let rates: [Rate; 10] = [
             (350, Item::Crashes, [2, 10, 40]),
             (250, Item::Stalls, [2, 10, 30]),
             (300, Item::Duplicates, [30, 200, 500]),
@@ -280,6 +196,7 @@ impl Plan {
             (300, Item::FailedLaunches, [100, 300, 600]),
             (400, Item::CloudTrailLate, [100, 300, 500]),
             (200, Item::SameName, [200, 500, 1_000]),
+            (SAME_FAULT, Item::SameFault, [300, 600, 1_000]),
         ];
         for (often, item, rates) in rates {
             if rng.happens(often) {
@@ -342,87 +259,4 @@ impl Plan {
             self.items.push(Item::ReadsFail { how, from, until });
         }
     }
-
-    /// The policy of this cluster.
-    pub(crate) fn policy(&self) -> Policy {
-        let mut policy = Policy::eks_defaults();
-        policy.silence.agent_silent_after = self.silent_after;
-        // How repairs begin has tests of its own: here it would hide which other rule delays them.
-        policy.outage.gradual = false;
-        policy.account = AccountId::new(ACCOUNT).ok();
-        if !self.verifies {
-            policy.verification = VerificationPolicy::Preferred;
-        }
-        let block = |group: &GroupPlan| {
-            let mut block = policy.node_repair_config.clone();
-            block.enabled = !group.disabled;
-            block.max_parallel_nodes_repaired = group.parallel;
-            block.max_unhealthy_node_threshold = group.threshold;
-            block
-        };
-        let rules = self.groups.iter().map(|group| GroupRule {
-            name: Some(group.name.to_string()),
-            tags: std::collections::BTreeMap::new(),
-            mode: group.observe.then_some(Mode::Observe),
-            node_repair_config: Some(block(group)),
-            grace: group.gpu_grace.map(|grace| {
-                let condition = nodemend_domain::condition::ConditionType::AcceleratedHardwareReady;
-                let mut graces = nodemend_domain::policy::Grace::default();
-                graces.conditions.insert(condition, grace);
-                graces
-            }),
-            maintenance_windows: group.window.map(|window| vec![maintenance(window)]),
-        });
-        let rules = rules.collect();
-        policy.groups = rules;
-        policy
-    }
-}
-
-fn maintenance((start, end): (i64, i64)) -> MaintenanceWindow {
-    let clock = |minutes: i64| format!("{:02}:{:02}", minutes / 60 % 24, minutes % 60);
-    let window = serde_json::json!({ "start": clock(start), "end": clock(end) });
-    serde_json::from_value(window).expect("a window")
-}
-
-fn group(rng: &mut Rng, number: usize) -> GroupPlan {
-    let limit = |rng: &mut Rng, counts: [u32; 3], percentages: [u32; 3]| match rng.below(4) {
-        0 => Some(Limit::Percentage(rng.pick(&percentages))),
-        _ => Some(Limit::Count(rng.pick(&counts))),
-    };
-    GroupPlan {
-        name: GroupName::new(format!("workers-{number}")).expect("a name"),
-        observe: number > 0 && rng.happens(40),
-        disabled: number > 0 && rng.happens(25),
-        unmanaged: (number > 0 && rng.happens(30))
-            .then(|| rng.pick(&[Unmanaged::OptedOut, Unmanaged::EksRepairEnabled])),
-        parallel: if rng.happens(500) { limit(rng, [1, 1, 2], [10, 30, 50]) } else { None },
-        threshold: if rng.happens(300) { limit(rng, [1, 3, 6], [10, 20, 50]) } else { None },
-        // The schedule begins at 14:13 UTC.
-        window: rng.happens(40).then(|| {
-            let start = 14 * 60 + rng.below(180) as i64;
-            (start, start + 20 + rng.below(120) as i64)
-        }),
-        agents: number == 0 || !rng.happens(150),
-        gpu_grace: rng.happens(100).then(|| SignedDuration::from_mins(rng.pick(&[3, 5, 20]))),
-    }
-}
-
-/// Durations on both sides of the recovery hold (2 min) and of the grace periods (10 and 30 min).
-fn failure(rng: &mut Rng, node: usize, kind: Kind, from: Timestamp, for_good: bool) -> NodeFailure {
-    let mut periods = Vec::new();
-    let mut at = from;
-    let count = if for_good { 1 } else { rng.pick(&[1, 1, 1, 2, 3, 6]) };
-    let lasts = for_good && rng.happens(600) || !for_good && rng.happens(650);
-    for number in 0..count {
-        let length = if rng.happens(300) { rng.seconds(10, 240) } else { rng.seconds(240, 2_700) };
-        let last = number + 1 == count;
-        periods.push((at, (!last || !lasts).then_some(at + length)));
-        at += length;
-        at += if rng.happens(600) { rng.seconds(5, 240) } else { rng.seconds(240, 1_800) };
-    }
-    let (first, until) = periods[0];
-    let length = until.map_or(1_200, |until| until.duration_since(first).as_secs());
-    let agent_restarts = rng.happens(200).then(|| first + rng.seconds(1, length.max(2)));
-    NodeFailure { node, kind, periods, agent_restarts }
 }

@@ -88,6 +88,7 @@ impl Schedule {
             threshold: Some(Limit::Count(1_000)),
             window: None,
             gpu_grace: None,
+            nodes: true,
             agents: true,
         };
         let failures = self.nodes.iter().enumerate().map(|(node, failing)| {
@@ -118,6 +119,7 @@ impl Schedule {
             silent_after: None,
             access: Access::Api,
             verifies: true,
+            gradual: self.seed.is_multiple_of(2),
         }
     }
 }

@@ -17,6 +17,12 @@ impl Oracle {
     /// A process has recorded that it is about to make a call.
     pub(super) fn acting(&mut self, process: usize, number: usize, case: &Case, action: RepairAction) {
         let basis = self.reads[process].claims.remove(&number);
+        let changing = basis.as_ref().is_some_and(|basis| self.policy_is_changing(basis.at));
+        if changing {
+            // It may decide by the policy before, which was right when it was read.
+            return self.unverified_by_choice(number, basis.as_ref());
+        }
+        self.unverified_by_choice(number, basis.as_ref());
         let mut violations = self.not_due(number, action);
         match &basis {
             Some(basis) => violations.extend(self.blocked_by(number, case, basis)),
@@ -35,6 +41,9 @@ impl Oracle {
         let (node, now) = (&self.nodes[number], self.now);
         let mut violations = Vec::new();
         let plan = self.group_plan(number);
+        if !plan.nodes {
+            violations.push(("a call on what is no node", format!("in group {}", plan.name)));
+        }
         if !plan.may_be_repaired() {
             violations.push(("a call where none may be made", format!("in group {}", plan.name)));
         }
@@ -98,6 +107,9 @@ impl Oracle {
                 format!("read {}, written {}", basis.version, case.version()),
             ));
         }
+        if policy.outage.gradual != self.settings.gradual || policy.settling_time != self.settings.settling {
+            violations.push(("decided by an outdated policy", format!("{:?}", policy.outage)));
+        }
         let rule = policy
             .groups
             .iter()
@@ -129,6 +141,9 @@ impl Oracle {
                 .unhealthy_nodes
                 .iter()
                 .map(|unhealthy_nodes| self.too_many(number, group, state, unhealthy_nodes)),
+        ));
+        violations.extend(least(
+            basis.unhealthy_nodes.iter().map(|nodes| self.outage_ends(number, group, at, nodes)),
         ));
         let pairs = basis.cluster_facts.iter().flat_map(|facts| {
             basis.unhealthy_nodes.iter().map(move |unhealthy_nodes| (facts, unhealthy_nodes))

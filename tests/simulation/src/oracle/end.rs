@@ -40,6 +40,11 @@ pub(crate) async fn check(oracle: &mut Oracle, store: &MemoryStore) {
         }
         oracle.audit_log(number, &case, &lines);
     }
+    for number in 0..oracle.nodes.len() {
+        if let Some(why) = oracle.unexplained(number) {
+            oracle.violation("never repaired", format!("node {number}: {why}"));
+        }
+    }
     for made in &oracle.made_calls.clone() {
         if oracle.recorded.get(&made.request()).copied().unwrap_or(0) != 1 {
             oracle.violation(

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::episodes::{Cure, HOLD, Source, Track, default_grace};
 
-/// How long what was written meanwhile has to arrive.
+/// How long what was written meanwhile has to arrive, unless the policy changes.
 pub(crate) const SETTLING: SignedDuration = SignedDuration::from_mins(10);
 
 /// A report of an agent that was applied.
@@ -42,8 +42,8 @@ struct Onset {
 }
 
 impl Onset {
-    fn deadline(&self, grace: SignedDuration) -> Timestamp {
-        (self.counts_from + grace).max(self.arrived + SETTLING)
+    fn deadline(&self, grace: SignedDuration, settling: SignedDuration) -> Timestamp {
+        (self.counts_from + grace).max(self.arrived + settling)
     }
 }
 
@@ -176,7 +176,7 @@ impl Node {
         let mut newest: Option<AgentFact> = None;
         let mut open: Option<(Option<usize>, Onset)> = None;
         let (mut acting, mut idle): (Option<Onset>, Option<Timestamp>) = (None, None);
-        let mut first_acting: Option<Timestamp> = None;
+        let (mut first_acting, mut idle_arrived): (Option<Timestamp>, Option<Timestamp>) = (None, None);
         let of_boot = self
             .reports
             .iter()
@@ -187,6 +187,7 @@ impl Node {
             let start_of = |began: Timestamp| (began + lag).max(self.boot_seen.min(*arrived));
             let is_newest = newest.is_none_or(|newest| fact.seq > newest.seq);
             let known = open.as_mut().filter(|(episode, _)| *episode == fact.episode);
+            let is_known_episode = known.is_some();
             if fact.bad {
                 let since = start_of(fact.began);
                 match known {
@@ -201,7 +202,7 @@ impl Node {
                         let counts_from = if is_arrival { *arrived } else { since };
                         let onset = Onset { since, counts_from, is_arrival, arrived: *arrived };
                         open = Some((fact.episode, onset));
-                        (acting, idle, first_acting) = (None, None, None);
+                        (acting, idle, first_acting, idle_arrived) = (None, None, None, None);
                     }
                     None => {}
                 }
@@ -212,10 +213,16 @@ impl Node {
             if fact.bad && open.is_some_and(|(episode, _)| episode == fact.episode) {
                 if let Some(began) = fact.acting {
                     let since = start_of(began);
-                    let onset = Onset { since, counts_from: since, is_arrival: false, arrived: *arrived };
+                    // A reason that is new in a known episode counts from its arrival.
+                    let counts_from = if is_known_episode { *arrived } else { since };
+                    let onset = Onset { since, counts_from, is_arrival: is_known_episode, arrived: *arrived };
                     acting = Some(acting.map_or(onset, |known| Onset {
                         since: known.since.min(since),
-                        counts_from: known.counts_from.min(since),
+                        counts_from: if known.is_arrival {
+                            known.counts_from
+                        } else {
+                            known.counts_from.min(since)
+                        },
                         arrived: known.arrived.min(*arrived),
                         ..known
                     }));
@@ -224,6 +231,7 @@ impl Node {
                 if fact.idle {
                     let since = if fact.acting.is_some() { fact.began } else { fact.sent_at };
                     idle = idle.into_iter().chain(Some(since)).min();
+                    idle_arrived = idle_arrived.into_iter().chain(Some(*arrived)).min();
                 }
             }
         }
@@ -231,7 +239,9 @@ impl Node {
         let episode = open.filter(|(episode, _)| *episode == newest.episode).map(|(_, onset)| onset);
         // If only reasons that ask for a repair are known, the whole episode counts: the report of its first reason may have
         // been lost.
-        let idled = idle.is_some_and(|idle| first_acting.is_none_or(|acting| idle < acting));
+        let arrived_later =
+            acting.is_some_and(|acting| idle_arrived.is_some_and(|idle| idle < acting.arrived));
+        let idled = arrived_later || idle.is_some_and(|idle| first_acting.is_none_or(|acting| idle < acting));
         let start = match (episode, acting) {
             (Some(episode), Some(acting)) if idled => Some(Onset {
                 since: acting.since.max(episode.since),
@@ -242,8 +252,9 @@ impl Node {
             (_, None) if idled => None,
             (episode, _) => episode,
         };
-        let deadline =
-            start.filter(|_| newest.bad && newest.cure.is_some()).map(|start| start.deadline(grace));
+        let deadline = start
+            .filter(|_| newest.bad && newest.cure.is_some())
+            .map(|start| start.deadline(grace, self.settling));
         let since = episode.map(|episode| episode.since);
         Some(KnownCondition { bad: newest.bad, since, deadline, cure: newest.cure })
     }
@@ -273,7 +284,8 @@ impl Node {
                 acting = acting.or(Some(Onset { since, counts_from, is_arrival: was_healthy, arrived }));
             }
         }
-        let deadline = acting.filter(|_| bad).map(|onset| onset.deadline(SignedDuration::from_mins(30)));
+        let deadline =
+            acting.filter(|_| bad).map(|onset| onset.deadline(SignedDuration::from_mins(30), self.settling));
         Some(KnownCondition { bad, since: acting.map(|onset| onset.since), deadline, cure })
     }
 
@@ -285,6 +297,30 @@ impl Node {
     /// Whether the handlers know of a bad condition that asks for a repair.
     pub(crate) fn is_known_unhealthy(&self) -> bool {
         self.known.iter().any(|one| one.bad && one.cure.is_some())
+    }
+
+    /// When its latest known recovery began, if that was one: the condition had been healthy, or an agent had reported it bad.
+    pub(crate) fn known_recovery(&self) -> Option<Timestamp> {
+        let (mut was_healthy, mut was_bad, mut recovered) = (self.ready_from.is_none(), false, None);
+        for change in &self.ready {
+            recovered = (!change.bad && was_bad).then_some(change.at).or(recovered.filter(|_| !change.bad));
+            was_bad = change.bad && was_healthy && change.cure.is_some() || was_bad && change.bad;
+            was_healthy |= !change.bad;
+        }
+        let of_agent = self.tracks.iter().enumerate().filter_map(|(number, track)| {
+            let mine =
+                |report: &&AppliedReport| report.fact.track == number && report.fact.boot == self.known_boot;
+            let newest = self.reports.iter().filter(mine).max_by_key(|report| report.fact.seq)?.fact;
+            let was_bad =
+                self.reports.iter().filter(mine).any(|report| report.fact.bad && report.fact.cure.is_some());
+            track.healthy_since(newest.sent_at).filter(|_| !newest.bad && was_bad)
+        });
+        recovered.into_iter().chain(of_agent).max()
+    }
+
+    /// When it last became a node: until it has been ready for the first time, its Ready condition does not count.
+    pub(crate) fn known_start(&self) -> Option<Timestamp> {
+        self.ready_from.or(self.known_joined_at.filter(|_| self.launched.is_some()))
     }
 
     /// Whether its agent has reported a condition in the boot that is known.
@@ -331,7 +367,7 @@ impl Node {
             })
     }
 
-    fn learn(&mut self) {
+    pub(super) fn learn(&mut self) {
         let mut known = std::mem::take(&mut self.known);
         known.clear();
         for (number, track) in self.tracks.iter().enumerate() {

@@ -1,10 +1,13 @@
 //! Decides whether what the handlers do is right: by the truth of the simulated cluster, by what of it has reached the
 //! handlers, and by what they read before they acted. It never calls `decide` or a guard.
 
+mod blocks;
 pub(crate) mod calls;
 pub(crate) mod end;
+mod groups;
 mod known;
 pub(crate) mod node;
+mod outages;
 pub(crate) mod overdue;
 pub(crate) mod reads;
 mod truth;
@@ -22,11 +25,13 @@ use nodemend_domain::{
 use std::collections::HashMap;
 
 use self::{
+    groups::StoredGroup,
     node::{Fact, Node, StoredCase},
     reads::Reads,
 };
 use crate::{
     plan::{GroupPlan, HoldScope, Options, Plan},
+    policy::Settings,
     reading::{Access, Reading},
 };
 
@@ -36,6 +41,9 @@ pub(crate) const SLACK: SignedDuration = SignedDuration::from_secs(2);
 pub(crate) const REBOOT_TIMEOUT: SignedDuration = SignedDuration::from_mins(15);
 /// How long a claim belongs to its process.
 pub(crate) const LEASE: SignedDuration = SignedDuration::from_secs(120);
+
+/// More reads than this at one instant are a loop.
+const MAX_OPERATIONS: usize = 20_000;
 
 /// What must never happen, and did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,16 +73,6 @@ pub(crate) struct MadeCall {
     pub(crate) reported: Option<Timestamp>,
 }
 
-/// What the store has of a group, and what its failures come from.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct StoredGroup {
-    pub(crate) failures: u32,
-    pub(crate) last_failure: Option<Timestamp>,
-    /// When repairs were given up because no replacement came.
-    pub(crate) given_up: Vec<Timestamp>,
-    pub(crate) suspended: bool,
-}
-
 /// Sees every read, write and call of the functions, and collects violations.
 pub(crate) struct Oracle {
     pub(crate) plan: Arc<Plan>,
@@ -85,6 +83,9 @@ pub(crate) struct Oracle {
     pub(crate) refusing: Option<&'static str>,
     /// The zone that a zonal shift moves traffic away from.
     pub(crate) shifted: Option<usize>,
+    /// What the policy says now, and when it last changed.
+    pub(crate) settings: Settings,
+    pub(crate) policy_changed: Option<Timestamp>,
     /// Observe mode is on.
     pub(crate) observing: bool,
     pub(crate) reading: Reading,
@@ -102,6 +103,8 @@ pub(crate) struct Oracle {
     /// How many invocations there were, and how many of their reads and writes.
     pub(crate) invocations: usize,
     pub(crate) operations: usize,
+    /// How many reads there were at the last instant that had any.
+    busy: (Timestamp, usize),
     reads: Vec<Reads>,
     free: Vec<usize>,
     pub(crate) violations: Vec<Violation>,
@@ -118,7 +121,9 @@ impl Oracle {
         let nodes = plan.nodes.iter().enumerate();
         let nodes = nodes
             .map(|(number, (group, zone))| {
-                Node::new(number, *group, *zone, plan.groups[*group].gpu_grace, plan.start)
+                let grace = plan.groups[*group].gpu_grace;
+                let node = Node::new(number, *group, *zone, grace, plan.start);
+                if plan.groups[*group].nodes { node } else { node.without_node(plan.start) }
             })
             .collect();
         Self {
@@ -128,6 +133,8 @@ impl Oracle {
             holds: Vec::new(),
             refusing: None,
             shifted: None,
+            settings: Settings::of(&plan, &[]),
+            policy_changed: None,
             observing: false,
             reading: Reading::new(
                 plan.seed,
@@ -141,6 +148,7 @@ impl Oracle {
             last_fault: plan.start - SignedDuration::from_hours(1),
             invocations: 0,
             operations: 0,
+            busy: (plan.start, 0),
             reads: Vec::new(),
             free: Vec::new(),
             violations: Vec::new(),
@@ -165,7 +173,7 @@ impl Oracle {
     }
 
     pub(crate) fn group_plan(&self, number: usize) -> &GroupPlan {
-        &self.plan.groups[self.nodes[number].group]
+        &self.settings.groups[self.nodes[number].group]
     }
 
     /// A process begins, with facts to apply or without.
@@ -203,11 +211,30 @@ impl Oracle {
     /// A process reads something.
     pub(crate) fn read(&mut self, process: usize, note: impl FnOnce(&mut Reads, u64)) {
         self.operations += 1;
+        self.makes_progress();
         let reads = &mut self.reads[process];
         reads.order += 1;
         reads.now = self.now;
         let order = reads.order;
         note(reads, order);
+    }
+
+    pub(crate) fn is_looping(&self) -> bool {
+        self.busy.1 >= MAX_OPERATIONS
+    }
+
+    /// A function that reads on and on while no time passes would never end.
+    fn makes_progress(&mut self) {
+        if self.busy.0 != self.now {
+            self.busy = (self.now, 0);
+        }
+        self.busy.1 += 1;
+        if self.busy.1 == MAX_OPERATIONS {
+            self.violation(
+                "evaluated again and again at once",
+                format!("{MAX_OPERATIONS} reads, no time passed"),
+            );
+        }
     }
 
     /// A process has written a case.
@@ -243,14 +270,21 @@ impl Oracle {
         {
             let reads = &mut self.reads[process];
             if let Some(basis) = reads.basis(number, case.instance_id(), group.name()) {
-                reads.claims.insert(number, basis);
+                if !before.open {
+                    self.claimed(number, case, &basis);
+                }
+                self.reads[process].claims.insert(number, basis);
             }
         }
+        self.note_halt(number, case);
         self.reads[process].wrote(number, case.version() + 1);
         let node = &mut self.nodes[number];
         let stored = &mut node.stored;
         stored.version = case.version() + 1;
         stored.at = Some(self.now);
+        if open && !stored.open {
+            stored.opened = Some(self.now);
+        }
         stored.open = open;
         stored.calls = calls;
         stored.closed = case.closed().is_some();
@@ -259,12 +293,22 @@ impl Oracle {
         stored.recovered = case.unhealthy_reason().and_then(|reason| reason.recovered);
         stored.unhealthy =
             case.unhealthy_reason().as_ref().is_some_and(|unhealthy_reason| unhealthy_reason.unhealthy);
+        if let Some(repair) = case.repair() {
+            stored.reason.clone_from(&repair.fault().reason);
+            stored.replacement = repair.replacement().map(|new| Node::number(&new.instance_id));
+            if stored.closed && !before.closed && repair.replacement().is_some_and(|new| new.ready.is_some())
+            {
+                let proven = (stored.reason.clone(), self.now);
+                self.groups[node.group].proven.push(proven);
+            }
+        }
         let repair = case.repair().filter(|_| open);
         stored.rebooted = repair.and_then(|repair| {
             let reboots = repair.calls().iter().filter(|call| call.action() == RepairAction::Reboot);
             reboots.filter(|call| call.is_effective()).map(|call| call.at()).next_back()
         });
         node.last_reboot = node.stored.rebooted.or(node.last_reboot);
+        self.counts(number, &before);
         if before.open && !open {
             self.cured(number, &before, entries);
             let node = &mut self.nodes[number];
@@ -290,7 +334,9 @@ impl Oracle {
         let closed = entries.iter().any(|entry| entry.line.contains("\"RepairClosed\""));
         let node = &self.nodes[number];
         let lives_on = closed && before.rebooted.is_some() && !node.stored.closed;
-        if lives_on && (!node.agent_reported() || node.is_known_unhealthy()) {
+        let is_proven =
+            node.agent_reported() && !node.is_known_unhealthy() || node.healthy_since(self.now).is_some();
+        if lives_on && !is_proven {
             self.violation(
                 "closed as cured without proof",
                 format!("node {number}: {:?}", node.known_conditions()),
@@ -352,80 +398,42 @@ impl Oracle {
         }
     }
 
-    fn group_written(&mut self, number: usize, ended: bool, state: &GroupState) {
-        let Some(place) = self.plan.groups.iter().position(|group| group.name == *state.name()) else {
-            return;
-        };
-        for place in state.slots() {
-            let other = Node::number(&place.instance_id);
-            if self.nodes.get(other).is_none_or(|node| !node.stored.open) {
-                self.violation("a slot without a repair", format!("node {other} in {}", state.name()));
-            }
-        }
-        let (now, before) = (self.now, self.groups[place].failures);
-        let stored = &mut self.groups[place];
-        (stored.failures, stored.last_failure) = (state.failures(), state.last_failure());
-        if state.failures() > before {
-            let late = self.nodes[number].join_deadline().is_some_and(|late| late <= now + SLACK);
-            if ended {
-                self.groups[place].given_up.push(now);
-                self.given_up(number, place);
-            } else if !late {
-                self.violation(
-                    "a failure counted without cause",
-                    format!("node {number} has joined, or had time to"),
-                );
-            }
-        }
-    }
-
-    /// A repair that was given up is a failure of its group.
-    fn counted(&mut self, number: usize, before: u32, group: &GroupState) {
-        if group.failures() <= before {
-            self.violation(
-                "a failure that was not counted",
-                format!("the repair of node {number} was given up"),
-            );
-        }
-    }
-
-    /// A repair was given up because no replacement came: no more may be than wanted for one at their time. Auto Scaling does
-    /// not say which new instance replaces which.
-    fn given_up(&mut self, number: usize, group: usize) {
-        let of_group = self.nodes.iter().filter(|node| node.group == group);
-        let mut wanting: Vec<(Timestamp, Timestamp)> = of_group
-            .filter_map(|node| {
-                let from = node.terminated?;
-                // A slow process dates its call up to a lease before it reached AWS.
-                let late = from + SignedDuration::from_mins(60) - LEASE;
-                let joined = node.replaced_by.and_then(|by| self.nodes[by].known_joined_at);
-                Some((from, joined.filter(|joined| *joined < late - LEASE).unwrap_or(Timestamp::MAX)))
-            })
-            .collect();
-        // The one whose replacement came first is the first that can't be meant any more.
-        wanting.sort_unstable_by_key(|(_, until)| *until);
-        let meant = |at: &Timestamp| {
-            let place = wanting.iter().position(|(from, until)| from <= at && at < until);
-            place.map(|place| wanting.remove(place)).is_some()
-        };
-        if !self.groups[group].given_up.iter().all(meant) {
-            self.violation(
-                "a failure counted without cause",
-                format!("the repair of node {number} was given up, and its replacement had come"),
-            );
-        }
-    }
-
     /// All conditions of a node as the handlers know them.
     pub(crate) fn known_conditions(&self, number: usize) -> &[node::KnownCondition] {
         self.nodes[number].known_conditions()
     }
 
+    /// An operator has changed the policy. A case was planned by the one before: its repair is not late before that.
+    pub(crate) fn policy_changes(&mut self, settings: Settings) {
+        let now = self.now;
+        for node in &mut self.nodes {
+            let planned = node.known_conditions().iter().filter_map(|one| one.deadline).max();
+            let planned = planned.into_iter().chain(node.never_joined_deadline()).max();
+            if let Some(planned) = planned {
+                node.not_clear_before =
+                    node.not_clear_before.max(planned.max(now) + SignedDuration::from_secs(60));
+            }
+            node.gpu_grace = settings.groups[node.group].gpu_grace;
+            node.settling = settings.settling;
+            node.learn();
+        }
+        (self.settings, self.policy_changed) = (settings, Some(now));
+        for number in 0..self.nodes.len() {
+            self.watch(number);
+        }
+    }
+
+    /// Whether a process that read this at that time may have read the policy before its last change.
+    pub(super) fn policy_is_changing(&self, read_at: Timestamp) -> bool {
+        self.policy_changed.is_some_and(|at| at + SLACK >= read_at)
+    }
+
     /// Adds a node that Auto Scaling will launch.
     pub(crate) fn add(&mut self, group: usize, zone: usize) -> usize {
-        let gpu_grace = self.plan.groups[group].gpu_grace;
+        let gpu_grace = self.settings.groups[group].gpu_grace;
         let mut node = Node::new(self.nodes.len(), group, zone, gpu_grace, self.now);
         (node.registered, node.object) = (None, None);
+        node.settling = self.settings.settling;
         self.nodes.push(node);
         self.nodes.len() - 1
     }

@@ -11,7 +11,7 @@ use nodemend_domain::{
 use super::known::{AppliedReport, ReadyChange, SETTLING};
 use crate::{
     episodes::{Cure, Source, Track},
-    plan::Lie,
+    plan::{Kind, Lie},
 };
 
 /// A fact on its way to a handler.
@@ -110,6 +110,12 @@ pub(crate) struct StoredCase {
     pub(crate) at: Option<Timestamp>,
     /// A repair has begun and not ended.
     pub(crate) open: bool,
+    /// When that began.
+    pub(crate) opened: Option<Timestamp>,
+    /// The reason of its last repair.
+    pub(crate) reason: String,
+    /// The instance that replaced it, as matched.
+    pub(crate) replacement: Option<usize>,
     /// How many calls that repair has made.
     pub(crate) calls: usize,
     /// When its last reboot that may have had an effect was called.
@@ -128,6 +134,10 @@ pub(crate) struct Node {
     pub(crate) name: NodeName,
     pub(crate) group: usize,
     pub(crate) zone: usize,
+    /// How it fails, if it does.
+    pub(crate) kind: Option<Kind>,
+    /// It will fail in the same way as the node that it replaces.
+    pub(crate) inherits: Option<Kind>,
     pub(crate) tracks: Vec<Track>,
     pub(crate) reboot_cures: bool,
     /// The agent stops, too, while the kubelet does not answer.
@@ -160,10 +170,18 @@ pub(crate) struct Node {
     /// Its instance has left the group.
     pub(crate) gone: bool,
     pub(crate) on_standby: bool,
+    /// It is in no group for a while.
+    pub(crate) detached: bool,
+    /// The last call on it was made without verification, as the policy allowed.
+    pub(crate) unverified: bool,
+    /// It ends, and goes on to report until it is drained.
+    pub(crate) drains: bool,
     /// It is rebooting.
     pub(crate) down: bool,
     /// The grace period of its group for accelerators, if it has its own.
     pub(crate) gpu_grace: Option<SignedDuration>,
+    /// How long what was written meanwhile has to arrive, by the policy.
+    pub(crate) settling: SignedDuration,
     pub(crate) object: Option<NodeObject>,
     /// Of its last Node object.
     object_uid: u32,
@@ -219,6 +237,8 @@ impl Node {
             name,
             group,
             zone,
+            kind: None,
+            inherits: None,
             tracks: Vec::new(),
             reboot_cures: true,
             hangs: false,
@@ -240,6 +260,10 @@ impl Node {
             replaced_by: None,
             gone: false,
             on_standby: false,
+            detached: false,
+            unverified: false,
+            drains: false,
+            settling: SETTLING,
             down: false,
             gpu_grace,
             object: Some(NodeObject {
@@ -274,6 +298,12 @@ impl Node {
         }
     }
 
+    /// An instance that is no node.
+    pub(crate) fn without_node(self, start: Timestamp) -> Self {
+        let launched = Some(start - SignedDuration::from_hours(48));
+        Self { registered: None, object: None, launched, ..self }
+    }
+
     /// The number that an instance's id is made from.
     pub(crate) fn number(instance: &InstanceId) -> usize {
         let digits = instance.as_str().strip_prefix("i-");
@@ -291,6 +321,14 @@ impl Node {
             && self.tracks.iter().any(|track| {
                 track.source == Source::ControlPlane && track.period(at).is_some_and(|period| period.unknown)
             })
+    }
+
+    /// Every reason that it has had until now.
+    pub(crate) fn reasons(&self, now: Timestamp) -> impl Iterator<Item = &'static str> {
+        let periods = self.tracks.iter().flat_map(|track| &track.periods);
+        let starting = self.launched.and(self.registered).map(|_| "KubeletNotReady");
+        let had = periods.filter(move |period| period.from <= now).flat_map(|period| period.reasons);
+        had.copied().chain(starting)
     }
 
     fn uid(number: usize, count: u32) -> u32 {
@@ -369,7 +407,7 @@ impl Node {
     /// When an instance of which nothing is known is to be replaced: it is late, and its grace period as not ready is over.
     pub(crate) fn never_joined_deadline(&self) -> Option<Timestamp> {
         let (_, arrived) = self.known_launch?;
-        Some((self.join_deadline()? + SignedDuration::from_mins(30)).max(arrived + SETTLING))
+        Some((self.join_deadline()? + SignedDuration::from_mins(30)).max(arrived + self.settling))
     }
 
     /// When an instance of which nothing is known is late.
@@ -386,6 +424,11 @@ impl Node {
     /// Whether Auto Scaling has launched it.
     pub(crate) fn exists(&self) -> bool {
         self.launched.is_some() || self.registered.is_some()
+    }
+
+    /// Whether it writes no more.
+    pub(crate) fn is_off(&self) -> bool {
+        self.gone || self.terminated.is_some() && !self.drains
     }
 
     /// Whether it has ended, so that no more calls are due.

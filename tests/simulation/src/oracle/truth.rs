@@ -1,6 +1,7 @@
 //! What is so in the simulated cluster decides, whatever was reported of it: no call on a node that is healthy.
 
 use jiff::{SignedDuration, Timestamp};
+use nodemend_domain::policy::{Policy, VerificationPolicy};
 
 use super::{
     Oracle,
@@ -20,7 +21,7 @@ impl Oracle {
             return;
         }
         self.calls_on_healthy += 1;
-        if self.verifies {
+        if self.verifies && !self.nodes[number].unverified {
             self.violation(
                 "a call on a node that is healthy in truth",
                 format!("node {number}, healthy since {since:.0}"),
@@ -28,15 +29,31 @@ impl Oracle {
         }
     }
 
+    /// An operator may want repairs without verification: then a call on a healthy node is counted, and no violation.
+    pub(super) fn unverified_by_choice(&mut self, number: usize, basis: Option<&Basis>) {
+        let preferred = |policy: &Policy| policy.verification == VerificationPolicy::Preferred;
+        let chosen = |basis: &Basis| {
+            basis.policy.as_deref().is_some_and(preferred)
+                && basis.verified.as_ref().is_none_or(|verified| verified.failed)
+        };
+        self.nodes[number].unverified = basis.is_some_and(chosen);
+    }
+
     /// What the verification that a claim rests on has against it.
     pub(super) fn unverified(&self, number: usize, basis: &Basis) -> Option<(&'static str, String)> {
         if !self.verifies {
             return None;
         }
+        let preferred =
+            basis.policy.as_ref().is_some_and(|policy| policy.verification == VerificationPolicy::Preferred);
         let Some(verified) = &basis.verified else {
+            if preferred {
+                return None;
+            }
             return Some(("a call that nothing verified", "nothing was read of the node".to_owned()));
         };
         let rule = match () {
+            () if verified.failed && preferred => return None,
             () if verified.failed => "a call that could not be verified",
             () if verified.contradicted => "a call that was contradicted",
             () if verified.is_healthy() && !self.nodes[number].knows_newer(verified) => {
