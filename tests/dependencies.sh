@@ -9,7 +9,7 @@ fail() {
     exit 1
 }
 
-for package in nodemend-domain nodemend-ports nodemend-intake nodemend-repair nodemend-confirm nodemend-drain nodemend; do
+for package in nodemend-domain nodemend-ports nodemend-intake nodemend-reconcile nodemend-repair nodemend-confirm nodemend-drain nodemend; do
     tree=$(cargo tree --locked --edges normal --package "$package" --prefix none)
     echo "$tree" | grep -Eq '^(aws-|tokio )' && fail "$package depends on $(echo "$tree" | grep -E '^(aws-|tokio )' | head -1)"
     echo "dependencies: $package knows neither tokio nor aws-*"
@@ -21,10 +21,10 @@ for folder in functions/domain functions/ports; do
 done
 
 # Fault injection and emulators are for the tests alone: nothing that is deployed may contain them.
-for package in nodemend nodemend-intake nodemend-repair nodemend-confirm nodemend-drain nodemend-agent; do
+for package in nodemend nodemend-intake nodemend-reconcile nodemend-repair nodemend-confirm nodemend-drain nodemend-agent; do
     features=""
     case $package in
-        nodemend-intake | nodemend-repair | nodemend-confirm | nodemend-drain) features="--features lambda" ;;
+        nodemend-intake | nodemend-reconcile | nodemend-repair | nodemend-confirm | nodemend-drain) features="--features lambda" ;;
         nodemend) features="--features aws" ;;
     esac
     cargo tree --locked --edges normal,features --package "$package" $features --prefix none |

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs the targets of tests/fuzz under libFuzzer for FUZZ_SECONDS (60) each, as many at a time as there are processors: all of
-# them, or those that are named (tests/fuzz.sh kernel_record heard). FUZZ_SEED repeats a run.
+# them, or those that are named (tests/fuzz.sh kernel_record pipeline). FUZZ_SEED repeats a run.
 set -eu
 cd "$(dirname "$0")/.."
 

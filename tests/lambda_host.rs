@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 
 use nodemend_stack::{
     child::Launcher,
-    lambda::{Failure, Function, NodeUpdate, Process, Spec},
+    lambda::{Failure, Function, FunctionUpdate, Process, Spec},
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -18,7 +18,7 @@ fn run<T>(test: impl Future<Output = T>) -> T {
 }
 
 /// A function from the directory of the `nodemend` under test. Its AWS does not exist.
-fn function(name: &str, unset: &str) -> (Function, UnboundedReceiver<(String, NodeUpdate)>) {
+fn function(name: &str, unset: &str) -> (Function, UnboundedReceiver<(String, FunctionUpdate)>) {
     let nodemend = Path::new(env!("CARGO_BIN_EXE_nodemend"));
     let program = nodemend.with_file_name(name);
     assert!(program.is_file(), "{} is not built", program.display());
@@ -81,7 +81,7 @@ fn a_failed_event_is_retried_twice_and_then_dropped() {
         while tries.len() < 3 {
             let (name, update) = updates.recv().await.expect("an update");
             assert_eq!(name, "nodemend-confirm");
-            if let NodeUpdate::Failed { why: Failure::Error(why), again } = update {
+            if let FunctionUpdate::Failed { why: Failure::Error(why), again } = update {
                 assert!(why.contains("not an EventBridge event"), "{why}");
                 tries.push(again.map(|wait| wait.as_millis()));
             }
@@ -122,7 +122,7 @@ fn a_process_that_crashes_during_an_event_fails_it() {
         let mut killed = None;
         let failure = loop {
             tokio::select! {
-                update = updates.recv() => if let Some((_, NodeUpdate::Failed { why, .. })) = update { break why },
+                update = updates.recv() => if let Some((_, FunctionUpdate::Failed { why, .. })) = update { break why },
                 () = tokio::time::sleep(Duration::from_millis(1)), if killed.is_none() => {
                     killed = intake.processes().first().cloned().inspect(kill);
                 }
@@ -143,7 +143,7 @@ fn a_failed_start_has_its_reason() {
         assert!(matches!(failure, Failure::Init(_)), "{failure:?}");
         loop {
             let (_, update) = updates.recv().await.expect("an update");
-            if matches!(update, NodeUpdate::Stderr(line) if line.contains("NODEMEND_STATE_TABLE is not set"))
+            if matches!(update, FunctionUpdate::Stderr(line) if line.contains("NODEMEND_STATE_TABLE is not set"))
             {
                 break;
             }

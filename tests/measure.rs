@@ -19,7 +19,7 @@ use nodemend_stack::{
     child::Launcher,
     emulator,
     fault::Fault,
-    lambda::{Function, NodeUpdate},
+    lambda::{Function, FunctionUpdate},
     stack::{Config, FUNCTIONS, Stack},
 };
 use tokio::time::{Instant, interval, timeout};
@@ -89,8 +89,8 @@ async fn repairs(
                 Fault::Xid79.inject(&stack.fleet, &node, GRACE).await.expect("a fault");
                 broken.insert(node);
             },
-            update = stack.words.recv() => match update.expect("an update").1 {
-                NodeUpdate::Log(line) => if let Ok(event) = serde_json::from_str::<RepairEvent>(&line) {
+            update = stack.updates.recv() => match update.expect("an update").1 {
+                FunctionUpdate::Log(line) => if let Ok(event) = serde_json::from_str::<RepairEvent>(&line) {
                     closed += usize::from(event.step == Step::Closed);
                     if event.step == Step::Called {
                         last_call = Instant::now();

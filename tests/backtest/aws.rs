@@ -55,7 +55,7 @@ fn cloudwatch(groups: BTreeMap<&'static str, Vec<Value>>) -> (String, mpsc::Rece
                         (200, answer)
                     }
                 };
-                asked.send(question.clone()).expect("heard");
+                asked.send(question.clone()).expect("the test receives requests");
                 let answer = answer.to_string();
                 write!(
                     stream.get_mut(),

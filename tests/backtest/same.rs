@@ -54,7 +54,6 @@ fn comparable(steps: &str) -> String {
             record["previousSha256"] = Value::Null;
             if let Some(verification) = record.pointer_mut("/evidence/verification") {
                 assert!(verification["read"].take().is_string(), "{verification}");
-                verification["failure"] = Value::Null;
             }
         }
         lines.push_str(&format!("{step}\n"));
@@ -82,7 +81,9 @@ fn every_incident_has_the_steps_of_a_replay_under_every_policy_and_mode() {
     let folder = folder("backtest-incidents");
     let policies = policies(&folder);
     let mut steps = 0;
-    for incident in incidents() {
+    // A history is what the log groups have: in it, every line was delivered.
+    let delivered = |incident: &PathBuf| !incident.join("undelivered.jsonl").is_file();
+    for incident in incidents().into_iter().filter(delivered) {
         for mode in ["repair", "observe"] {
             let got = backtested(&folder.join("steps"), &[&incident], &policies, &["--mode", mode]);
             for ((name, path), got) in policies.iter().zip(&got) {

@@ -20,11 +20,12 @@ use nodemend_ports::{
     cluster_reader::LogLine,
     subscription::{self, Batch, LogEvent},
 };
+use nodemend_reconcile::{ControlPlaneLogs, ReconcileTarget, Reconciler};
 use nodemend_repair::Repairer;
 use nodemend_stack::{
     child::Launcher,
     dynamodb::{self, tables},
-    lambda::{Function, NodeUpdate, Spec},
+    lambda::{Function, FunctionUpdate, Spec},
 };
 use serde_json::Value;
 use tokio::sync::mpsc::unbounded_channel;
@@ -40,7 +41,10 @@ pub(crate) fn measure() -> BTreeMap<String, Usage> {
     runtime.block_on(async {
         let logs = invocation_logs().await;
         let heartbeat = heartbeat(&logs).await;
-        let mut measured = BTreeMap::from([("idleRun".to_owned(), idle(&logs).await)]);
+        let mut measured = BTreeMap::from([
+            ("idleRun".to_owned(), idle(&logs).await),
+            ("reconcileRun".to_owned(), reconcile(&logs).await),
+        ]);
         for (event, incident) in
             [("recovery", "02-transient-interface-loss"), ("repair", "01-metadata-service-blocked")]
         {
@@ -67,6 +71,7 @@ struct Logs {
     intake: f64,
     repair: f64,
     audit: f64,
+    reconcile: f64,
 }
 
 fn cluster() -> ClusterName {
@@ -142,10 +147,10 @@ impl MeteredDeployment {
                 break;
             };
             self.clock.advance_to(due);
-            let swept = Box::pin(repairer.run_once()).await.expect("swept");
-            assert!(swept.failures.is_empty(), "{:?}", swept.failures);
+            let report = Box::pin(repairer.run_once()).await.expect("a run");
+            assert!(report.failures.is_empty(), "{:?}", report.failures);
             self.usage.repair_runs += 1.0;
-            self.add_log_lines(&swept.repair_events);
+            self.add_log_lines(&report.repair_events);
         }
         self.clock.advance_to(end);
     }
@@ -274,10 +279,23 @@ async fn idle(logs: &Logs) -> Usage {
     metered.store.lease_run(now, end).await.expect("a lease");
     let repairer = Repairer::new(metered.store.clone(), metered.cloud.clone(), metered.clock.clone());
     let wait = async |_: Timestamp| panic!("there is no deadline to wait for");
-    Box::pin(repairer.run_until(end, wait, |_| ())).await.expect("swept");
+    Box::pin(repairer.run_until(end, wait, |_| ())).await.expect("a run");
     metered.store.end_run(end, now).await.expect("ended");
     let mut usage = metered.finish(since);
     (usage.invocations, usage.log_bytes) = (1.0, logs.repair);
+    usage
+}
+
+/// A run that reads the log groups, whose requests have no price, and finds no case that missed a line.
+async fn reconcile(logs: &Logs) -> Usage {
+    let metered = MeteredDeployment::new(logs).await;
+    let since = metered.meter.consumed();
+    let target = ReconcileTarget { cluster: cluster(), control_plane_logs: ControlPlaneLogs::Enabled };
+    let reconciler = Reconciler::new(metered.store.clone(), metered.cloud.clone(), metered.clock.clone());
+    let report = Box::pin(reconciler.run(&target)).await.expect("a run");
+    assert!(report.failures.is_empty(), "{:?}", report.failures);
+    let mut usage = metered.finish(since);
+    (usage.invocations, usage.log_bytes) = (1.0, logs.reconcile);
     usage
 }
 
@@ -299,6 +317,13 @@ async fn invocation_logs() -> Logs {
         repair: logged("nodemend-repair", address, "{}".to_owned()).await,
         audit: logged("nodemend-confirm", address, r#"{"detail-type":"another","detail":{}}"#.to_owned())
             .await,
+        // Of a cluster without a policy: it reads nothing else.
+        reconcile: logged(
+            "nodemend-reconcile",
+            address,
+            r#"{"cluster":"prod","controlPlaneLogs":"enabled"}"#.to_owned(),
+        )
+        .await,
     }
 }
 
@@ -321,14 +346,14 @@ async fn logged(name: &str, aws: std::net::SocketAddr, payload: String) -> f64 {
         concurrency: 1,
         retries: Vec::new(),
     };
-    let (words, mut first_seen) = unbounded_channel();
-    let function = Function::new(spec, Launcher::new(nodemend), words);
+    let (sender, mut updates) = unbounded_channel();
+    let function = Function::new(spec, Launcher::new(nodemend), sender);
     function.invoke(payload.into()).await.expect("an answer");
     function.stop().await;
     drop(function);
     let mut bytes = PLATFORM_LINES;
-    while let Some((_, word)) = first_seen.recv().await {
-        if let NodeUpdate::Log(line) = word {
+    while let Some((_, update)) = updates.recv().await {
+        if let FunctionUpdate::Log(line) = update {
             bytes += line.len() + EVENT_OVERHEAD;
         }
     }

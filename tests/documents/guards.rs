@@ -8,7 +8,8 @@ use nodemend_domain::{
     guard::{DecisionContext, UnhealthyCounts, UnhealthyNode},
     ident::{ClusterName, GroupName, InstanceId, NodeName, Zone},
     policy::{Hold, Policy},
-    verification::{Verification, VerifiedBy},
+    sources::{ClusterSources, Freshness},
+    verification::{Verification, VerificationResult, VerifiedBy},
 };
 use nodemend_ports::config::read_policy;
 use serde_json::json;
@@ -30,6 +31,7 @@ struct Situation {
     unhealthy_in_group: usize,
     group_has_nodes: bool,
     holds: Vec<Hold>,
+    sources: Option<ClusterSources>,
     verification: Option<Verification>,
     now: Timestamp,
 }
@@ -80,6 +82,7 @@ impl Situation {
             unhealthy_in_group: 1,
             group_has_nodes: true,
             holds: Vec::new(),
+            sources: None,
             verification: None,
             now,
         }
@@ -116,14 +119,24 @@ impl Situation {
         })
     }
 
-    fn unverified(failure: &str) -> Self {
+    fn unverified(result: VerificationResult) -> Self {
         Self::with(|situation| {
             situation.verification = Some(Verification {
                 at: situation.now,
                 by: VerifiedBy::ControlPlaneLog,
                 read: String::new(),
-                failure: Some(failure.to_owned()),
+                result: result.clone(),
+                instance: None,
             });
+        })
+    }
+
+    fn audit_log_behind() -> Self {
+        Self::with(|situation| {
+            situation.fault.source = Source::ControlPlane;
+            let newest = situation.now - SignedDuration::from_mins(40);
+            let behind = Some(Freshness { newest: Some(newest), checked_at: situation.now });
+            situation.sources = Some(ClusterSources { audit_log: behind, ..ClusterSources::default() });
         })
     }
 
@@ -172,6 +185,7 @@ impl Situation {
             unhealthy_in_group: self.unhealthy_in_group,
             group_has_nodes: self.group_has_nodes,
             holds: &self.holds,
+            sources: self.sources.as_ref(),
             verification: self.verification.as_ref(),
         };
         decide::explain(&self.case, &self.fault, &context, &self.policy, self.now)
@@ -282,7 +296,19 @@ fn blocked_situations() -> Vec<(&'static str, Situation)> {
                 one.state.acquire_slot(instance(3), "KubeletNotReady", one.now);
             }),
         ),
-        ("Unverified", Situation::unverified("reading /aws/eks/prod/cluster is throttled")),
+        ("SourceBehind", Situation::audit_log_behind()),
+        (
+            "Unverified",
+            Situation::unverified(VerificationResult::NotVerified(
+                "reading the log group is throttled".to_owned(),
+            )),
+        ),
+        (
+            "Unverified",
+            Situation::unverified(VerificationResult::Contradicted(
+                "the Node has a healthy Ready".to_owned(),
+            )),
+        ),
         ("ObserveMode", Situation::with_policy("mode: observe\nnodeRepairConfig:\n  enabled: true\n")),
     ]
 }

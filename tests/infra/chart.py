@@ -1,4 +1,4 @@
-"""Turns infra/chart into manifests, as Helm does. As a program it writes infra/manifests anew."""
+"""Turns infra/chart into manifests, as Helm does. As a program it writes infra/manifests."""
 
 import helm_python as helm
 import yaml

@@ -32,6 +32,8 @@ AUDIT_STREAM = "kube-apiserver-audit-0123"
 SESSION = "-in-"
 
 
+# A control plane's log that was not written for long.
+SILENT_LOG = "/aws/eks/test/cluster"
 # How an operation is refused that a test wants refused.
 REFUSALS = {
     "DescribeAutoScalingInstances": ("ValidationError", "refused by the test"),
@@ -132,6 +134,8 @@ class Aws:
         self.asked, self.records, self.events, self.problems = [], [], [], []
         # How often yet an operation is carried out and its answer lost, and how often it is refused.
         self.to_lose, self.to_refuse = Counter(), Counter()
+        # Lines that a log group has and no subscription delivered.
+        self.undelivered = {}
         self.lock = threading.Lock()
         self.server = Server(self.answer)
         self.endpoint = self.server.endpoint
@@ -332,6 +336,12 @@ class Aws:
         ]
         return {"reservationSet": ("item", [{"instancesSet": ("item", instances)}])}
 
+    def ec2_DescribeInstanceStatus(self, asked, _):
+        ids = [value for name, value in asked.fields.items() if name.startswith("Filter.1.Value.")]
+        passed = {"status": "ok"}
+        checks = [{"instanceId": instance, "systemStatus": passed, "instanceStatus": passed} for instance in ids]
+        return {"instanceStatusSet": ("item", checks)}
+
     def ec2_DescribeAvailabilityZones(self, *_):
         return {"availabilityZoneInfo": ("item", [{"zoneName": name, "zoneId": known} for name, known in ZONES.items()])}
 
@@ -382,12 +392,18 @@ class Aws:
         return {}
 
     def logs_FilterLogEvents(self, asked, _):
-        # An API server writes to its audit stream at every moment. No line after a fault contradicts it.
-        stream = asked.fields.get("logStreamNames", [""])[0]
-        if not stream.startswith(AUDIT_STREAM):
-            return {"events": []}
+        # An API server writes to its audit stream at every moment, and agents report. No line after a fault contradicts it.
+        fields = asked.fields
+        stream = fields.get("logStreamNames", [fields.get("logStreamNamePrefix", "")])[0]
         at = int(time.time() * 1000)
-        return {"events": [{"eventId": "1", "logStreamName": stream, "timestamp": at, "ingestionTime": at, "message": "{}"}]}
+        if "limit" in fields:
+            # In the other cluster, all streams together are silent.
+            silent = "filterPattern" in fields or ("logStreamNamePrefix" in fields and fields["logGroupName"] == SILENT_LOG)
+            lines = [] if silent else ["{}"]
+        else:
+            lines = self.undelivered.get(fields["logGroupName"], []) if "filterPattern" in fields else []
+        event = lambda line: {"eventId": "1", "logStreamName": stream, "timestamp": at, "ingestionTime": at, "message": line}
+        return {"events": [event(line) for line in lines]}
 
     def logs_DescribeLogStreams(self, *_):
         return {"logStreams": [{"logStreamName": AUDIT_STREAM, "creationTime": int(time.time() * 1000)}]}

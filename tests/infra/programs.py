@@ -9,7 +9,10 @@ from template import ROOT, deployed
 
 BUILT = ROOT / "target" / "debug"
 # A function's logical id in the template, and its program.
-FUNCTIONS = {"intake": "IntakeFunction", "repair": "RepairFunction", "confirm": "ConfirmFunction", "drain": "DrainFunction"}
+FUNCTIONS = {
+    "intake": "IntakeFunction", "repair": "RepairFunction", "reconcile": "ReconcileFunction", "confirm": "ConfirmFunction",
+    "drain": "DrainFunction",
+}
 PROGRAMS = {name: f"nodemend-{name}" for name in FUNCTIONS} | {"agent": "nodemend-agent", "operators": "nodemend"}
 
 

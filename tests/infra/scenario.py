@@ -44,7 +44,7 @@ def instance(number: int) -> str:
 
 # What becomes of each instance. All others are healthy.
 REPLACED, REBOOTED, UNANSWERED, OF_EKS, HELD, TAKEN, DRAINED, RECOVERED, UNVERIFIED, NOT_READY = map(instance, range(1, 11))
-NEW = instance(20)
+NEW, MISSED = instance(20), instance(25)
 REPLACED_THERE, REBOOTED_THERE, OF_EKS_THERE, HALTED_THERE, NOT_READY_THERE = map(instance, range(30, 35))
 
 
@@ -78,6 +78,14 @@ def observe(observed: Observed):
     an_operator_works(observed)
     report_as_the_agent(observed)
     other_events_arrive(observed)
+    cases_are_reconciled(observed)
+
+
+def cases_are_reconciled(observed: Observed):
+    # A line that is never delivered is in the log group all the same.
+    logged_by_the_control_plane(observed, MISSED, "eks-audit-kubelet-patch-nodestatus-ready-false", delivered=False)
+    for cluster in (CLUSTER, OTHER):
+        observed.invoke("reconcile", {"cluster": cluster, "controlPlaneLogs": "enabled"})
 
 
 def apply(observed: Observed, policy: str, cluster: str, who: str = "operators"):
@@ -173,7 +181,7 @@ SOMEBODY = {
 
 
 def logged_by_the_control_plane(
-    observed: Observed, of: str, template: str, ready: str = "", ago: int = 0, cluster: str = CLUSTER
+    observed: Observed, of: str, template: str, ready: str = "", ago: int = 0, cluster: str = CLUSTER, delivered: bool = True
 ):
     """An event of the control plane's log, about this node."""
     text = (ROOT / "events" / "templates" / f"{template}.json").read_text()
@@ -186,7 +194,11 @@ def logged_by_the_control_plane(
                 condition |= {"status": ready, "reason": "KubeletReady", "message": "ready"}
     group = deployed()["Resources"]["ControlPlaneSubscription"]["Properties"]["LogGroupName"]
     account = ACCOUNT if cluster == CLUSTER else THERE
-    observed.delivered(group.replace(CLUSTER, cluster), AUDIT_STREAM, [event], account)
+    group = group.replace(CLUSTER, cluster)
+    if delivered:
+        observed.delivered(group, AUDIT_STREAM, [event], account)
+    else:
+        observed.aws.undelivered.setdefault(group, []).append(json.dumps(event))
 
 
 def held(observed: Observed, of: str, ago: int = 0):

@@ -15,7 +15,7 @@ from template import ROOT
 
 BINARIES = {function: PROGRAMS[name] for name, function in programs.FUNCTIONS.items()}
 
-# Takes cargo-lambda's place: writes down what it was told, and leaves a file where cargo-lambda would.
+# Stands in for cargo-lambda: writes its arguments down, and leaves a file where cargo-lambda would.
 STAND_IN = """#!/bin/sh
 echo "$PWD $*" >> "$CALLS"
 for word; do binary=$word; done
@@ -43,11 +43,11 @@ def test_every_function_is_built_from_the_workspace_and_found(architecture, flag
     assert done.returncode == 0, done.stdout + done.stderr
     for function, binary in BINARIES.items():
         assert (out / function / "bootstrap").read_text().strip() == binary
-    told = sorted(line.split(" ", 1) for line in calls.read_text().splitlines())
-    assert told == sorted([str(workspace), " ".join(["lambda build --release", *flag, "--bin", binary])] for binary in BINARIES.values())
+    called = sorted(line.split(" ", 1) for line in calls.read_text().splitlines())
+    assert called == sorted([str(workspace), " ".join(["lambda build --release", *flag, "--bin", binary])] for binary in BINARIES.values())
 
 
-def test_cargo_lambda_is_told_to_build_what_only_lambda_needs():
+def test_cargo_lambda_is_called_to_build_what_only_lambda_needs():
     manifest = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]
     assert manifest["metadata"]["lambda"]["build"]["features"] == ["lambda"]
     for binary in BINARIES.values():

@@ -92,7 +92,7 @@ def test_wrong_values_are_refused_by_name(values, named):
 
 def test_the_plain_manifests_are_the_chart_rendered():
     found = {file.name: file.read_text().split("\n", 1)[1] for file in MANIFESTS.iterdir()}
-    assert found == manifests(), "write them anew: .venv/bin/python tests/infra/chart.py"
+    assert found == manifests(), "to write them: .venv/bin/python tests/infra/chart.py"
     for name in set(found) - {"kustomization.yaml"}:
         kubernetes_validate.validate(yaml.safe_load(found[name]), KUBERNETES[-1], strict=True)
 

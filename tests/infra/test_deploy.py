@@ -128,9 +128,9 @@ def apply_policy(aws):
 
 def invoke(aws, function: str, payload: dict) -> dict:
     answer = aws("lambda").invoke(FunctionName=physical(aws, function), Payload=json.dumps(payload).encode())
-    told = json.loads(answer["Payload"].read())
-    assert "FunctionError" not in answer, told
-    return told
+    body = json.loads(answer["Payload"].read())
+    assert "FunctionError" not in answer, body
+    return body
 
 
 def subscription(lines: list, stream: str) -> dict:
@@ -149,47 +149,47 @@ def reports() -> tuple:
     return [first], json.loads(first)["instanceId"]
 
 
-def test_intake_drops_what_is_of_a_cluster_without_policy_and_keeps_the_rest(aws):
+def test_intake_ignores_reports_of_a_cluster_without_policy(aws):
     lines, instance = reports()
-    told = invoke(aws, "IntakeFunction", subscription(lines, instance))
-    assert (told["reports"], told["unknownCluster"]) == (0, 1)
+    answer = invoke(aws, "IntakeFunction", subscription(lines, instance))
+    assert (answer["reports"], answer["unknownCluster"]) == (0, 1)
     apply_policy(aws)
-    told = invoke(aws, "IntakeFunction", subscription(lines, instance))
-    assert (told["reports"], told["unknownCluster"], told["rejected"]) == (1, 0, 0)
+    answer = invoke(aws, "IntakeFunction", subscription(lines, instance))
+    assert (answer["reports"], answer["unknownCluster"], answer["rejected"]) == (1, 0, 0)
     key = {"pk": {"S": f"case#{CLUSTER}#{instance}"}, "sk": {"S": "case"}}
     item = aws("dynamodb").get_item(TableName=physical(aws, "StateTable"), Key=key)["Item"]
     assert json.loads(item["body"]["S"])["instanceId"] == instance
 
 
-def test_repair_sweeps_and_finds_nothing_due_to_call_for(aws):
+def test_a_repair_run_finds_nothing_due(aws):
     assert set(invoke(aws, "RepairFunction", {})) == {"evaluated"}
 
 
-def test_audit_takes_events_in_and_leaves_strangers_alone(aws):
+def test_confirm_ignores_the_end_of_a_foreign_instance(aws):
     event = json.loads((ROOT / "events" / "templates" / "eventbridge-nth-ec2-state-change-event.json").read_text())
     event["detail"]["state"] = "terminated"
     assert invoke(aws, "ConfirmFunction", event) == {"relevant": False, "steps": 0}
 
 
-def test_what_happens_is_told_on_the_bus(aws):
+def test_repair_events_are_published_on_the_bus(aws):
     apply_policy(aws)
-    queue = aws("sqs").create_queue(QueueName="told")["QueueUrl"]
+    queue = aws("sqs").create_queue(QueueName="published")["QueueUrl"]
     arn = aws("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     pattern = {"source": ["nodemend"], "detail": {"cluster": [CLUSTER]}}
-    aws("events").put_rule(Name="told", EventPattern=json.dumps(pattern), State="ENABLED")
-    aws("events").put_targets(Rule="told", Targets=[{"Id": "queue", "Arn": arn}])
+    aws("events").put_rule(Name="published", EventPattern=json.dumps(pattern), State="ENABLED")
+    aws("events").put_targets(Rule="published", Targets=[{"Id": "queue", "Arn": arn}])
     incident = (ROOT / "events" / "06-xid-79-replace" / "events.jsonl").read_text().splitlines()
     instance = "i-00000000000000042"
     report = next(one for one in map(json.loads, incident) if one["kind"] == "condition")
     report |= {"instanceId": instance, "node": "ip-10-0-0-42.ec2.internal"}
     assert invoke(aws, "IntakeFunction", subscription([json.dumps(report)], instance))["reports"] == 1
-    deadline, told = time.monotonic() + 30, []
-    while not told:
-        assert time.monotonic() < deadline, "nobody was told"
+    deadline, published = time.monotonic() + 30, []
+    while not published:
+        assert time.monotonic() < deadline, "no event was published"
         found = aws("sqs").receive_message(QueueUrl=queue, WaitTimeSeconds=1, MaxNumberOfMessages=10)
-        told = [json.loads(message["Body"]) for message in found.get("Messages", [])]
-    assert [(event["source"], event["detail-type"]) for event in told] == [("nodemend", "Node Suspected")]
-    assert (told[0]["detail"]["instanceId"], told[0]["detail"]["step"]) == (instance, "suspect")
+        published = [json.loads(message["Body"]) for message in found.get("Messages", [])]
+    assert [(event["source"], event["detail-type"]) for event in published] == [("nodemend", "Node Suspected")]
+    assert (published[0]["detail"]["instanceId"], published[0]["detail"]["step"]) == (instance, "suspect")
 
 
 def test_drain_leaves_terminations_of_strangers_alone(aws):

@@ -78,17 +78,17 @@ def test_aws_has_such_a_command_with_such_options(words):
 
 def helps(words: list) -> str:
     """What the command says of a subcommand; nothing where it has none such."""
-    told = subprocess.run([built(PROGRAMS["operators"]), *words, "--help"], capture_output=True, text=True, timeout=30)
-    return told.stdout if told.returncode == 0 else ""
+    output = subprocess.run([built(PROGRAMS["operators"]), *words, "--help"], capture_output=True, text=True, timeout=30)
+    return output.stdout if output.returncode == 0 else ""
 
 
 @pytest.mark.parametrize("words", commands("nodemend"), ids=" ".join)
 def test_nodemend_has_such_a_command_with_such_options(words):
     of_two = words[0] in ("policy", "audit")
-    told = helps(words[: 1 + of_two])
-    assert told, words
+    text = helps(words[: 1 + of_two])
+    assert text, words
     for option in [word for word in words if word.startswith("--")]:
-        assert re.search(rf"{option}\b", told), option
+        assert re.search(rf"{option}\b", text), option
 
 
 def test_what_is_asked_of_the_stack_is_in_it():
@@ -101,9 +101,9 @@ def test_the_parameters_of_the_readme_are_the_templates():
     text = (ROOT / "infra" / "README.md").read_text()
     table = text.split("## Parameters")[1].split("##")[0]
     rows = [line.strip("|").split("|") for line in table.splitlines() if line.startswith("| ") and "Parameter |" not in line]
-    told = {}
+    documented = {}
     for names, defaults, _ in rows:
         names, defaults = names.strip().split(", "), defaults.strip().split(", ")
-        told |= dict(zip(names, defaults))
+        documented |= dict(zip(names, defaults))
     expected = {name: str(one.get("Default", "")) for name, one in synthesized()["Parameters"].items()}
-    assert told == expected
+    assert documented == expected

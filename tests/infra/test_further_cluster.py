@@ -89,7 +89,9 @@ def test_the_rules_are_the_installations_and_lead_there(rule):
 
 def test_the_roles_are_called_as_the_functions_call_them():
     functions = deployed()["Resources"]
-    names = {role: member()["Resources"][role]["Properties"]["RoleName"] for role in ("RepairRole", "ConfirmRole")}
+    names = {role: member()["Resources"][role]["Properties"]["RoleName"] for role in ("RepairRole", "ReconcileRole", "ConfirmRole")}
+    environment = functions["ReconcileFunction"]["Properties"]["Environment"]["Variables"]
+    assert environment["NODEMEND_MEMBER_ROLE"] == names["ReconcileRole"]
     environment = functions["RepairFunction"]["Properties"]["Environment"]["Variables"]
     assert environment["NODEMEND_MEMBER_ROLE"] == names["RepairRole"]
     environment = functions["ConfirmFunction"]["Properties"]["Environment"]["Variables"]
@@ -97,7 +99,7 @@ def test_the_roles_are_called_as_the_functions_call_them():
     assert environment["NODEMEND_REPAIR_MEMBER_ROLE"] == names["RepairRole"]
 
 
-@pytest.mark.parametrize("program", ["repair", "confirm"])
+@pytest.mark.parametrize("program", ["repair", "reconcile", "confirm"])
 def test_a_function_assumes_the_role_that_the_member_account_makes(program, observed):
     name = member()["Resources"][f"{program.title()}Role"]["Properties"]["RoleName"]
     assumed = {one.request.resource for one in sent(observed, program) if one.operation == "sts:AssumeRole"}
@@ -111,7 +113,7 @@ def test_whose_calls_are_ours_there_is_known_by_the_repair_functions_role(observ
     assert f":assumed-role/{name}/" in caller
 
 
-@pytest.mark.parametrize("role", ["RepairRole", "ConfirmRole"])
+@pytest.mark.parametrize("role", ["RepairRole", "ReconcileRole", "ConfirmRole"])
 def test_the_installations_own_functions_alone_may_take_the_roles(role):
     (trust,) = document(member()["Resources"][role]["Properties"]["AssumeRolePolicyDocument"])["Statement"]
     assert trust["Principal"] == {"AWS": f"arn:{PARTITION}:iam::999900001111:root"}
@@ -131,7 +133,7 @@ def moved(request, tag=True):
     return Request(request.action, resource, context)
 
 
-@pytest.mark.parametrize("program", ["repair", "confirm"])
+@pytest.mark.parametrize("program", ["repair", "reconcile", "confirm"])
 def test_there_each_may_ask_and_call_what_it_asked_and_called_and_nothing_else(program, observed):
     statements = of_role(member()["Resources"], f"{program.title()}Role")
     asked = [one.request for one in sent(observed, program, THERE)]
@@ -148,14 +150,15 @@ def test_there_each_may_ask_and_call_what_it_asked_and_called_and_nothing_else(p
 
 
 @pytest.mark.parametrize("account", ["", THERE])
-@pytest.mark.parametrize("role", ["IntakeRole", "RepairRole", "ConfirmRole"])
+@pytest.mark.parametrize("role", ["IntakeRole", "RepairRole", "ReconcileRole", "ConfirmRole"])
 def test_at_home_each_may_write_of_the_other_cluster_what_it_writes_of_its_own(role, account):
     statements = statements_for(hub(account)["Resources"], role)
     case, group, decided = f"case#{OTHER}#{INSTANCE}", f"group#{OTHER}#workers", f"cluster#{OTHER}"
     assert allows(statements, keyed("PutItem", "StateTable", case))
     assert allows(statements, keyed("PutItem", "StateTable", f"node#{OTHER}#ip-1"))
     assert allows(statements, keyed("PutItem", "StateTable", group)) == (role == "RepairRole")
-    assert allows(statements, keyed("PutItem", "AuditLogTable", case)) == (role != "IntakeRole")
+    assert allows(statements, keyed("PutItem", "AuditLogTable", case)) == (role not in ("IntakeRole", "ReconcileRole"))
+    assert allows(statements, keyed("PutItem", "StateTable", f"sources#{OTHER}")) == (role == "ReconcileRole")
     assert not allows(statements, keyed("PutItem", "StateTable", decided))
     assert not allows(statements, keyed("PutItem", "StateTable", "case#third#i-1"))
     assert not allows(statements, keyed("UpdateItem", "AuditLogTable", case))
@@ -172,20 +175,33 @@ def test_a_cluster_of_this_account_is_called_for_here_and_no_other_is(observed):
             assert not allows(statements, moved(request, tag=False))
 
 
-def test_a_cluster_has_an_access_entry_on_the_side_of_its_account():
+@pytest.mark.parametrize("function", ["Repair", "Reconcile"])
+def test_a_cluster_has_an_access_entry_on_the_side_of_its_account(function):
     def entry(resources):
-        return resources.get("RepairAccessEntry", {}).get("Properties")
+        return resources.get(f"{function}AccessEntry", {}).get("Properties")
 
     given = {"DeploymentStack": INSTALLATION, "ClusterName": OTHER, "ClusterAccess": "enabled"}
     here = entry(beside("cluster.yaml", Account="", **given)["Resources"])
     there = entry(member(ClusterAccess="enabled")["Resources"])
     first = deployed(ClusterAccess="enabled")["Resources"]
     assert here == {**entry(first), "ClusterName": OTHER}
-    assert there == {**here, "PrincipalArn": f"arn:{PARTITION}:iam::{ACCOUNT}:role/RepairRole"}
+    assert there == {**here, "PrincipalArn": f"arn:{PARTITION}:iam::{ACCOUNT}:role/{function}Role"}
     # On the other side, and for who does not ask for it, there is none.
     assert entry(beside("cluster.yaml", Account=THERE, **given)["Resources"]) is None
     assert entry(member(ACCOUNT, ClusterAccess="enabled", LogDestinationArn="arn:aws:lambda:x:x:function:x")["Resources"]) is None
     assert entry(hub()["Resources"]) is None and entry(member()["Resources"]) is None
+
+
+@pytest.mark.parametrize("account", ["", THERE])
+def test_reconcile_runs_for_the_cluster_and_reads_it_on_the_side_of_its_account(account):
+    resources = hub(account)["Resources"]
+    (target,) = resources["EveryFiveMinutes"]["Properties"]["Targets"]
+    assert json.loads(target["Input"]) == {"cluster": OTHER, "controlPlaneLogs": "enabled"}
+    assert target["Arn"] == deployed()["Resources"]["EveryFiveMinutes"]["Properties"]["Targets"][0]["Arn"]
+    permission = resources["ReconcileEveryFiveMinutes"]["Properties"]
+    assert (permission["FunctionName"], permission["SourceArn"].rsplit("/", 1)[1]) == (target["Arn"], "EveryFiveMinutes")
+    arn = f"arn:{PARTITION}:logs:{REGION}:{ACCOUNT}:log-group:/aws/eks/{OTHER}/cluster:*"
+    assert allows(statements_for(resources, "ReconcileRole"), Request("logs:FilterLogEvents", arn)) == (account == "")
 
 
 def test_lines_of_another_account_come_through_a_stream_of_that_account_alone():
@@ -207,7 +223,7 @@ def test_lines_of_another_account_come_through_a_stream_of_that_account_alone():
 def test_in_the_same_account_there_is_no_stream_no_role_and_no_forwarding():
     arn = deployed()["Outputs"]["IntakeFunction"]["Value"]
     resources = member(ACCOUNT, LogDestinationArn=arn)["Resources"]
-    assert not {"RepairRole", "ConfirmRole", "ForwardRole", "ApiCalls"} & set(resources)
+    assert not {"RepairRole", "ReconcileRole", "ConfirmRole", "ForwardRole", "ApiCalls"} & set(resources)
     assert resources["NodesSubscription"]["Properties"]["DestinationArn"] == arn
     assert resources["IntakeFromNodes"]["Properties"]["FunctionName"] == arn.split(":")[-1]
     assert "Lines" not in hub()["Resources"] and "LogDestinationArn" not in hub()["Outputs"]

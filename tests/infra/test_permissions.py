@@ -65,6 +65,7 @@ OF_THE_RUNTIME = {
         "sqs:SendMessage",
     },
     "repair": {"logs:CreateLogStream", "logs:PutLogEvents"},
+    "reconcile": {"logs:CreateLogStream", "logs:PutLogEvents"},
     "confirm": {"logs:CreateLogStream", "logs:PutLogEvents", "sqs:SendMessage"},
     "drain": {"logs:CreateLogStream", "logs:PutLogEvents", "sqs:SendMessage"},
     "agent": set(),
@@ -81,6 +82,11 @@ NOT_ALLOWED = {
 NOT_SENT = {
     "intake": {"dynamodb:UpdateItem": "follows a write of a closed case, and intake changes none"},
     "repair": {},
+    "reconcile": {
+        "dynamodb:UpdateItem": "follows a write of a closed case, and reconcile changes none",
+        "dynamodb:Query": "with ClusterAccess alone, which this deployment does not have",
+        "eks:DescribeCluster": "with ClusterAccess alone, which this deployment does not have",
+    },
     "confirm": {
         "autoscaling:TerminateInstanceInAutoScalingGroup": "compared with the names of CloudTrail's events",
         "ec2:StartInstances": "compared with the names of CloudTrail's events",
@@ -94,6 +100,7 @@ NOT_SENT = {
 UNUSED = {
     "intake": {"dynamodb:UpdateItem": NOT_SENT["intake"]["dynamodb:UpdateItem"]},
     "repair": {},
+    "reconcile": {},
     "confirm": {"request#*": "the store writes it beside the record of a call, and all records of this function are of none"},
     "drain": {},
     "agent": {},
@@ -113,6 +120,7 @@ OF_LOCAL_STACK = {
 POLICY_OF = {
     "intake": "IntakeRole",
     "repair": "RepairRole",
+    "reconcile": "ReconcileRole",
     "confirm": "ConfirmRole",
     "drain": "DrainRole",
     "agent": "AgentRole",
@@ -125,6 +133,8 @@ FORBIDDEN = {
         item("PutItem", STATE, DECIDED),
         item("UpdateItem", STATE, DECIDED),
         item("PutItem", STATE, GROUP),
+        # How new its own source is, is for others to find.
+        item("PutItem", STATE, f"sources#{CLUSTER}"),
         item("PutItem", STATE, OTHERS_CASE),
         item("DeleteItem", STATE, CASE),
         item("Query", f"{STATE}/index/due"),
@@ -167,6 +177,26 @@ FORBIDDEN = {
         Request("logs:DescribeLogStreams", f"arn:{PARTITION}:logs:{HERE}:log-group:/aws/lambda/other:*"),
         eks("CreateAccessEntry", f"cluster/{CLUSTER}"),
         eks("AssociateAccessPolicy", f"access-entry/{CLUSTER}/role/x"),
+    ],
+    "reconcile": [
+        # It ends no instance, decides nothing, and writes nobody's audit log.
+        asg("TerminateInstanceInAutoScalingGroup", OWN_TAGS),
+        ec2("RebootInstances", OWN_TAGS),
+        ec2("TerminateInstances", OWN_TAGS),
+        item("PutItem", STATE, DECIDED),
+        item("PutItem", STATE, GROUP),
+        item("PutItem", STATE, OTHERS_CASE),
+        item("PutItem", STATE, "sources#other"),
+        item("DeleteItem", STATE, CASE),
+        item("Query", f"{STATE}/index/due"),
+        item("GetItem", AUDIT, CASE),
+        item("PutItem", AUDIT, CASE),
+        eks("DescribeCluster", f"cluster/{CLUSTER}"),
+        eks("CreateAccessEntry", f"cluster/{CLUSTER}"),
+        Request("logs:FilterLogEvents", f"arn:{PARTITION}:logs:{HERE}:log-group:/nodemend/other/nodes:*"),
+        Request("logs:FilterLogEvents", f"arn:{PARTITION}:logs:{HERE}:log-group:/aws/eks/other/cluster:*"),
+        stream("PutLogEvents", NODES),
+        put_events("aws.ec2"),
     ],
     "confirm": [
         asg("TerminateInstanceInAutoScalingGroup", OWN_TAGS),

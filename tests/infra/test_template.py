@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from iam import Request, allows
 from lambda_host import Function
 from loopback import Aws
 from programs import FUNCTIONS, PROGRAMS, built, environment
-from template import CLUSTER, REGION, ROOT, TEMPLATE, deployed, of_type, synthesized, written
+from template import ACCOUNT, CLUSTER, PARTITION, REGION, ROOT, TEMPLATE, deployed, of_type, policies, synthesized, written
 
 SOURCES = ROOT / "functions"
 BIN = Path(sys.executable).parent
@@ -90,15 +91,26 @@ def test_the_control_planes_log_can_be_left_out():
 
 
 def test_access_to_the_cluster_is_for_those_who_ask_for_it():
-    assert environment("repair")["NODEMEND_CLUSTER_ACCESS"] == ""
-    assert "RepairAccessEntry" not in deployed()["Resources"]
     resources = deployed(ClusterAccess="enabled")["Resources"]
-    variables = resources["RepairFunction"]["Properties"]["Environment"]["Variables"]
-    assert variables["NODEMEND_CLUSTER_ACCESS"] == "*"
-    entry = resources["RepairAccessEntry"]["Properties"]
-    assert (entry["ClusterName"], entry["PrincipalArn"]) == (CLUSTER, resources["RepairFunction"]["Properties"]["Role"])
-    # What it may do comes from the group's RBAC alone.
-    assert "AccessPolicies" not in entry and entry["KubernetesGroups"] == ["nodemend-read"]
+    for function in ("Repair", "Reconcile"):
+        assert environment(function.lower())["NODEMEND_CLUSTER_ACCESS"] == ""
+        assert f"{function}AccessEntry" not in deployed()["Resources"]
+        variables = resources[f"{function}Function"]["Properties"]["Environment"]["Variables"]
+        assert variables["NODEMEND_CLUSTER_ACCESS"] == "*"
+        entry = resources[f"{function}AccessEntry"]["Properties"]
+        assert (entry["ClusterName"], entry["PrincipalArn"]) == (CLUSTER, resources[f"{function}Function"]["Properties"]["Role"])
+        # What it may do comes from the group's RBAC alone.
+        assert "AccessPolicies" not in entry and entry["KubernetesGroups"] == ["nodemend-read"]
+    # Where to connect to is read from EKS.
+    asked = Request("eks:DescribeCluster", f"arn:{PARTITION}:eks:{REGION}:{ACCOUNT}:cluster/{CLUSTER}")
+    assert allows(policies(resources)["ReconcileRole"], asked) and not allows(policies(deployed()["Resources"])["ReconcileRole"], asked)
+
+
+@pytest.mark.parametrize("logs", ["enabled", "disabled"])
+def test_reconcile_runs_every_five_minutes_and_knows_its_cluster_and_whether_the_audit_log_is_read(logs):
+    rule = deployed(ControlPlaneLogs=logs)["Resources"]["EveryFiveMinutes"]["Properties"]
+    assert rule["ScheduleExpression"] == "rate(5 minutes)" and rule["State"] == "ENABLED"
+    assert json.loads(rule["Targets"][0]["Input"]) == {"cluster": CLUSTER, "controlPlaneLogs": logs}
 
 
 # ---- the tables
@@ -190,7 +202,7 @@ def test_a_function_reads_each_variable_of_its_environment(function, variable, e
     assert refuses(function, variable, "", endpoint, tmp_path) or refuses(function, variable, "a b", endpoint, tmp_path)
 
 
-def test_the_functions_are_told_each_others_names():
+def test_each_function_gets_the_names_of_the_others():
     resources = deployed()["Resources"]
     for function in FUNCTIONS:
         assert environment(function)["NODEMEND_STATE_TABLE"] == "StateTable"
@@ -198,7 +210,7 @@ def test_the_functions_are_told_each_others_names():
 
 
 @pytest.mark.parametrize("architecture", ["arm64", "x86_64"])
-@pytest.mark.parametrize("function", ["Intake", "Repair", "Confirm", "Drain"])
+@pytest.mark.parametrize("function", ["Intake", "Repair", "Reconcile", "Confirm", "Drain"])
 def test_a_function_is_built_from_its_crate_for_either_processor(function, architecture):
     properties = deployed(Architecture=architecture)["Resources"][f"{function}Function"]["Properties"]
     assert properties["Architectures"] == [architecture]
@@ -243,7 +255,7 @@ def test_at_most_two_sweeps_run_at_once():
 
 
 def patterns(target: str = "confirm") -> list:
-    """What a function is told of."""
+    """The event patterns of a function."""
     rules = [rule["Properties"] for rule in of_type(deployed()["Resources"], "AWS::Events::Rule").values()]
     return [rule["EventPattern"] for rule in rules if "EventPattern" in rule and rule["Targets"][0]["Id"] == target]
 
@@ -305,7 +317,7 @@ def test_every_rule_may_invoke_its_function_and_leaves_what_it_can_not_deliver()
             assert target["DeadLetterConfig"]["Arn"].endswith(f":{target['Id'].capitalize()}DeadLetterQueue")
             assert arn in takes[target["DeadLetterConfig"]["Arn"]]
         else:
-            assert target["Id"] == "repair"
+            assert target["Id"] in ("repair", "reconcile")
 
 
 def test_functions_that_lose_their_event_when_they_fail_leave_it_in_a_queue():
@@ -328,7 +340,7 @@ def test_what_intake_gave_up_comes_again_and_is_known_before_a_grace_is_over():
     assert queue["VisibilityTimeout"] == 6 * resources["IntakeFunction"]["Properties"]["Timeout"] <= 30 * 60 / 2
     redrive = queue["RedrivePolicy"]
     assert redrive["deadLetterTargetArn"].endswith(":IntakeDeadLetterQueue")
-    # An hour of outage loses nothing; then a person is told.
+    # An hour of outage loses nothing; then an alarm rings.
     assert redrive["maxReceiveCount"] * queue["VisibilityTimeout"] >= 3600
 
 
@@ -367,7 +379,7 @@ def test_the_longest_drain_and_its_completion_fit_into_an_invocation():
 
 
 def test_without_a_bus_no_role_may_put_events():
-    for name in ("IntakeRole", "RepairRole", "ConfirmRole"):
+    for name in ("IntakeRole", "RepairRole", "ReconcileRole", "ConfirmRole"):
         document = deployed(EventBus="")["Resources"][name]["Properties"]["Policies"][0]["PolicyDocument"]
         assert not [one for one in document["Statement"] if "events:PutEvents" in one["Action"]]
 

@@ -1,6 +1,6 @@
 """The token that the drain function enters a cluster with is the one that the AWS command makes.
 
-The Rust side compares its own with functions/aws/fixtures/eks-token.json; here that file is made anew by the library
+The Rust side compares its own with functions/aws/fixtures/eks-token.json; here that file is made by the library
 that the command `aws eks get-token` stands on, in the way that it uses it.
 """
 

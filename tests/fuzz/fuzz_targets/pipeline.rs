@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| nodemend_fuzz::named("heard").run(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| nodemend_fuzz::named("pipeline").run(bytes));

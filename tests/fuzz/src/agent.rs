@@ -169,7 +169,7 @@ pub fn outbox_segment(bytes: &[u8]) {
     let mut records = Vec::new();
     let scan = record::scan(RecordClass::Change, bytes, |record| records.push(record));
     assert!(scan.end <= bytes.len());
-    // Written anew, what was whole is whole, and nothing is damaged.
+    // Written again, what was complete is complete, and nothing is damaged.
     let mut again = Vec::new();
     for record in &records {
         record::write(record.number, record.at, &record.text, &mut again);

@@ -1,15 +1,22 @@
 //! A Kubernetes audit event, by two readers: ours, which leaves as soon as it can, and one that reads the whole tree.
 
+use std::sync::LazyLock;
+
 use jiff::Timestamp;
 use nodemend_domain::{
     control_plane_log::{self, ParsedEvent},
     observation::{Observation, ObservedCondition, StatusWriter, What},
 };
-use nodemend_ports::subscription::our_patterns::CONTROL_PLANE;
+use nodemend_ports::subscription::our_patterns::{CONTROL_PLANE, control_plane_matches};
 use nodemend_testkit::filter_pattern::Pattern;
 use serde_json::Value;
 
 const NODE_CONTROLLER: &str = "system:serviceaccount:kube-system:node-controller";
+
+fn our_pattern() -> &'static Pattern {
+    static PATTERN: LazyLock<Pattern> = LazyLock::new(|| Pattern::parse(CONTROL_PLANE).expect("our pattern"));
+    &PATTERN
+}
 
 /// Bytes that stand for one line of the API server's.
 pub fn hold(bytes: &[u8]) {
@@ -17,6 +24,12 @@ pub fn hold(bytes: &[u8]) {
     let Ok(reading) = control_plane_log::read(text) else { return };
     // What is left out may be what a whole tree can't hold: half a surrogate pair, too deep a nest.
     let Ok(value) = serde_json::from_str::<Value>(text) else { return };
+    let whole = value.to_string();
+    assert_eq!(
+        control_plane_matches(&whole),
+        our_pattern().matches(&whole),
+        "replays filter as CloudWatch Logs does"
+    );
     match reading {
         ParsedEvent::Irrelevant(why) => {
             // A third party's, or a heartbeat with nothing in it: the tree alone can't tell.
@@ -139,7 +152,6 @@ fn check(observation: &Observation, value: &Value) {
         && text(value, "/stage") == "ResponseComplete"
         && code.is_some_and(|code| code < 300)
     {
-        let pattern = Pattern::parse(CONTROL_PLANE).expect("our pattern");
-        assert!(pattern.matches(&value.to_string()), "our own pattern lets it not through");
+        assert!(our_pattern().matches(&value.to_string()), "our own pattern lets it not through");
     }
 }

@@ -1,5 +1,5 @@
 //! Turns a seed into weeks of a cluster's history, as CloudWatch Logs exports it: an agent's stream for each instance, the API
-//! server's audit streams, and what Auto Scaling told. The same seed, the same bytes, on any machine.
+//! server's audit streams, and Auto Scaling's events. The same seed, the same bytes, on any machine.
 //!
 //! Nodes fail as nodes do: most come back by themselves, some soon, some late; the others stay sick until a person terminates
 //! them. Once a zone goes dark, and once no agent's word arrives.
@@ -39,7 +39,7 @@ pub struct Plan {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Ail {
-    /// The kubelet is not heard; the agent may be.
+    /// The kubelet reports nothing; the agent may.
     Unknown { agent_too: bool },
     /// The kubelet says so itself.
     NotReady,
@@ -346,7 +346,7 @@ impl Plan {
         }
     }
 
-    /// What EventBridge told, as JSON lines.
+    /// EventBridge's events, as JSON lines.
     pub fn events(&self, instances: &[Instance]) -> Vec<Line> {
         let mut events = Vec::new();
         for instance in instances {

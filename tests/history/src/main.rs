@@ -1,5 +1,5 @@
 //! A month of 1,000 nodes, made up and backtested under three policies: how long it takes, on one thread and on all, and how
-//! much memory. NODES and DAYS make it smaller. The history is kept, and made anew where it is another's.
+//! much memory. NODES and DAYS make it smaller. The history is kept, and generated again if it has other options.
 
 use std::{
     env, fs,
@@ -69,8 +69,8 @@ fn main() {
         let output = command.output().expect("nodemend runs");
         let used = children() - before;
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let told: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        let facts = &told["history"];
+        let comparison: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let facts = &comparison["history"];
         let of = |name: &str| facts[name].as_f64().expect("a number");
         println!(
             "{} threads: {:.1} s in all, {:.1} s to read {:.2} GB of {} lines ({:.2} GB of gzip): {:.0} MB/s unpacked; {used:.1} s of CPU, {:.0} MB a CPU-second; {} lines taken in; {:.0} MiB at most",
@@ -86,7 +86,7 @@ fn main() {
             facts["peakMemoryBytes"].as_f64().unwrap_or_default() / 1_048_576.0,
         );
         if threads.is_none() {
-            for policy in told["policies"].as_array().expect("a list") {
+            for policy in comparison["policies"].as_array().expect("a list") {
                 println!("  {}: {}", policy["name"], policy["totals"]);
             }
         }

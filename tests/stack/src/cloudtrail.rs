@@ -176,19 +176,19 @@ impl Activity {
         } })
     }
 
-    /// Auto Scaling's word that the instance is no more.
+    /// Auto Scaling's event that the instance was terminated.
     pub fn terminated(&self, now: Timestamp) -> Value {
-        let told = self.told("EC2 Instance Terminate Successful", &self.termination(), now);
-        with_way(told, "AutoScalingGroup", "EC2")
+        let event = self.event("EC2 Instance Terminate Successful", &self.termination(), now);
+        with_way(event, "AutoScalingGroup", "EC2")
     }
 
-    /// Auto Scaling's word that the instance is there.
+    /// Auto Scaling's event that the instance was launched.
     pub fn launched(&self, now: Timestamp) -> Value {
         let description = format!("Launching a new EC2 instance: {}", self.instance_id);
-        with_way(self.told("EC2 Instance Launch Successful", &description, now), "EC2", "AutoScalingGroup")
+        with_way(self.event("EC2 Instance Launch Successful", &description, now), "EC2", "AutoScalingGroup")
     }
 
-    fn told(&self, kind: &str, description: &str, now: Timestamp) -> Value {
+    fn event(&self, kind: &str, description: &str, now: Timestamp) -> Value {
         let detail = json!({
             "AccountId": ids::ACCOUNT,
             "Progress": 50,

@@ -173,7 +173,7 @@ fn with_proxies(command: &mut Command) {
     command.envs(std::env::vars_os().filter(|(name, _)| needed(&name.to_string_lossy())));
 }
 
-/// Runs to the end; what is collected is told.
+/// Runs to the end, and shows which packages are installed.
 async fn run(mut command: Command, python: &Path, what: &'static str) -> Result<(), EmulatorError> {
     let spawned = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = spawned.map_err(|source| EmulatorError::Python { python: python.to_owned(), source })?;

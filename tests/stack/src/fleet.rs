@@ -230,7 +230,7 @@ impl Fleet {
         self.agent_says(&instance_id, Node::heartbeat).await
     }
 
-    /// The node of a rebooted instance is not heard for a while, and is back in a new boot, well.
+    /// The node of a rebooted instance reports nothing for a while, and is back in a new boot, healthy.
     pub async fn rebooted(&self, instance_id: &str) -> Result<(), FleetError> {
         let instance_id = InstanceId::new(instance_id)?;
         if !self.0.nodes.lock().await.contains_key(&instance_id) {
@@ -246,7 +246,7 @@ impl Fleet {
         self.agent_says(&instance_id, Node::heartbeat).await
     }
 
-    /// A node is cut off: neither its agent nor its kubelet is heard from here on.
+    /// A node is cut off: neither its agent nor its kubelet reports from here on.
     pub async fn cut_off(&self, instance_id: &InstanceId) -> Result<(), FleetError> {
         if let Some(node) = self.0.nodes.lock().await.get_mut(instance_id) {
             node.is_heard = false;

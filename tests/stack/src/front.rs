@@ -1,7 +1,7 @@
 //! The stack's AWS, one address for all its services but DynamoDB: the emulator, with what it gets wrong put right.
 //!
-//! Every call that changes something is recorded as CloudTrail would, and what follows from it is told: instances that
-//! end, come and reboot, and log events that were stored.
+//! Every call that changes something is recorded as CloudTrail would, and its effects are
+//! reported: instances that end, start and reboot, and log events that were stored.
 
 mod auto_scaling;
 mod filtered_events;

@@ -1,7 +1,7 @@
 //! Turns a Lambda binary into a function that can be invoked, as Lambda does it: over the Runtime API, one invocation
 //! at a time in each of its processes, with more processes where more come at once.
 //!
-//! What fails is told of and, where nobody waits for the answer, tried again. A process that crashed, hung or could
+//! A failure is reported and, if the invocation is asynchronous, retried. A process that crashed, hung or could
 //! not start is replaced by the next invocation.
 //! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>
 
@@ -60,9 +60,9 @@ pub enum Failure {
     Stopped,
 }
 
-/// What a function has to say besides its answers.
+/// What a function reports besides its answers.
 #[derive(Debug, Clone)]
-pub enum NodeUpdate {
+pub enum FunctionUpdate {
     /// A line of its log.
     Log(String),
     /// A line of its stderr.
@@ -93,20 +93,20 @@ pub struct Function(Arc<Inner>);
 struct Inner {
     spec: Spec,
     launcher: Launcher,
-    words: UnboundedSender<(String, NodeUpdate)>,
+    updates: UnboundedSender<(String, FunctionUpdate)>,
     idle: Mutex<Vec<Sandbox>>,
     processes: Mutex<Vec<Process>>,
-    places: Semaphore,
+    slots: Semaphore,
     stopping: watch::Sender<bool>,
 }
 
 impl Function {
-    /// A function, of which no process runs yet. Its words come under its name.
-    pub fn new(spec: Spec, launcher: Launcher, words: UnboundedSender<(String, NodeUpdate)>) -> Self {
-        let places = Semaphore::new(spec.concurrency);
+    /// A function, of which no process runs yet. Its updates come with its name.
+    pub fn new(spec: Spec, launcher: Launcher, updates: UnboundedSender<(String, FunctionUpdate)>) -> Self {
+        let slots = Semaphore::new(spec.concurrency);
         let (stopping, _) = watch::channel(false);
         let (idle, processes) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Inner { spec, launcher, words, idle, processes, places, stopping }))
+        Self(Arc::new(Inner { spec, launcher, updates, idle, processes, slots, stopping }))
     }
 
     /// Its name.
@@ -121,7 +121,7 @@ impl Function {
 
     /// Invokes it and waits for the answer.
     pub async fn invoke(&self, payload: Bytes) -> Result<Bytes, Failure> {
-        let _place = self.0.places.acquire().await.map_err(|_| Failure::Stopped)?;
+        let _slot = self.0.slots.acquire().await.map_err(|_| Failure::Stopped)?;
         let mut stopping = self.0.stopping.subscribe();
         let invocation = async {
             let mut sandbox = self.sandbox().await?;
@@ -129,7 +129,7 @@ impl Function {
             if matches!(answer, Ok(_) | Err(Failure::Error(_))) {
                 lock(&self.0.idle).push(sandbox);
             } else {
-                self.bury(sandbox).await;
+                self.end(sandbox).await;
             }
             answer
         };
@@ -154,7 +154,7 @@ impl Function {
                 Err(why) => why,
             };
             let again = waits.next();
-            self.say(NodeUpdate::Failed { why, again });
+            self.report(FunctionUpdate::Failed { why, again });
             let Some(wait) = again else { return };
             tokio::time::sleep(wait).await;
         }
@@ -163,10 +163,10 @@ impl Function {
     /// Ends all its processes, and answers nothing any more.
     pub async fn stop(&self) {
         self.0.stopping.send_replace(true);
-        self.0.places.close();
+        self.0.slots.close();
         let idle = std::mem::take(&mut *lock(&self.0.idle));
         for sandbox in idle {
-            self.bury(sandbox).await;
+            self.end(sandbox).await;
         }
     }
 
@@ -177,27 +177,27 @@ impl Function {
             if sandbox.is_alive() {
                 return Ok(sandbox);
             }
-            self.bury(sandbox).await;
+            self.end(sandbox).await;
         }
-        let words = {
-            let (words, name) = (self.0.words.clone(), self.0.spec.name.clone());
-            move |word| {
-                let _ = words.send((name.clone(), word));
+        let updates = {
+            let (updates, name) = (self.0.updates.clone(), self.0.spec.name.clone());
+            move |update| {
+                let _ = updates.send((name.clone(), update));
             }
         };
-        let sandbox = Sandbox::start(&self.0.spec, &self.0.launcher, words).await?;
+        let sandbox = Sandbox::start(&self.0.spec, &self.0.launcher, updates).await?;
         lock(&self.0.processes).push(sandbox.process());
         Ok(sandbox)
     }
 
-    async fn bury(&self, sandbox: Sandbox) {
+    async fn end(&self, sandbox: Sandbox) {
         let pid = sandbox.process().pid;
         sandbox.end().await;
         lock(&self.0.processes).retain(|process| process.pid != pid);
     }
 
-    fn say(&self, word: NodeUpdate) {
-        let _ = self.0.words.send((self.0.spec.name.clone(), word));
+    fn report(&self, update: FunctionUpdate) {
+        let _ = self.0.updates.send((self.0.spec.name.clone(), update));
     }
 }
 

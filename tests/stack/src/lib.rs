@@ -44,13 +44,13 @@ use self::{
     agent::Agent,
     child::Launcher,
     fault::Fault,
-    lambda::NodeUpdate,
+    lambda::FunctionUpdate,
     outcome::{Verdict, Watched},
     screen::Screen,
     stack::{Config, Stack, StackError},
 };
 
-/// What `nodemend up` is told.
+/// The arguments of `nodemend up`.
 #[derive(Debug, Args)]
 pub struct Options {
     /// Let an incident happen to a node of the cluster
@@ -109,8 +109,8 @@ Exit codes:
 
 /// With `--once`, how long after its deadline an incident may go on.
 const PATIENCE: SignedDuration = SignedDuration::from_secs(120);
-/// How long a step that was taken may take to be told.
-const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How long the last step of an incident may take to be shown.
+const LAST_STEP_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often the stack looks around.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -194,7 +194,7 @@ async fn up(options: &Options, output: impl Output) -> Result<bool, UpError> {
     let policy = policy(options)?;
     let started = tokio::select! {
         stack = start(options, &policy) => stack?,
-        () = ending.told() => return Ok(!options.once),
+        () = ending.requested() => return Ok(!options.once),
     };
     let mut stack = started;
     let mut agent = match agent(options, &stack).await {
@@ -291,21 +291,21 @@ async fn watch(
     looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let (well, how) = loop {
         tokio::select! {
-            word = stack.words.recv() => if let Some((function, word)) = word {
-                screen.hear(&function, word)?;
+            update = stack.updates.recv() => if let Some((function, update)) = update {
+                screen.show(&function, update)?;
             },
             episode = stack.troubles.recv() => if let Some(episode) = episode {
                 anstream::eprintln!("nodemend: {episode}");
             },
             said = async { agent.as_mut()?.says().await.into() }, if agent.is_some() => if let Some(said) = said {
-                screen.hear(agent::AGENT, NodeUpdate::Stderr(said))?;
+                screen.show(agent::AGENT, FunctionUpdate::Stderr(said))?;
             },
             ended = stack.emulator.ended() => return Err(UpError::EmulatorEnded(ended)),
             injected = async { injecting.as_mut()?.await.ok() }, if injecting.is_some() => {
                 injecting = None;
                 if let Some(injected) = injected { injected? }
             }
-            () = ending.told() => break (!options.once, None),
+            () = ending.requested() => break (!options.once, None),
             _ = looks.tick() => if let Some(watched) = watched.as_ref().filter(|_| options.once)
                 && let Some((well, how)) = judge(stack, watched).await?
             {
@@ -313,17 +313,17 @@ async fn watch(
             },
         }
     };
-    // The store knows of the end before the function has told of it.
+    // The store has the end of the case before the function has published it.
     if let (Some(watched), Some(_)) = (&watched, &how) {
-        let last_words = async {
-            while !screen.has_told(watched)
-                && let Some((function, word)) = stack.words.recv().await
+        let last_step = async {
+            while !screen.has_shown_end(watched)
+                && let Some((function, update)) = stack.updates.recv().await
             {
-                screen.hear(&function, word)?;
+                screen.show(&function, update)?;
             }
             Ok::<(), io::Error>(())
         };
-        tokio::time::timeout(LAST_WORDS, last_words).await.unwrap_or(Ok(()))?;
+        tokio::time::timeout(LAST_STEP_TIMEOUT, last_step).await.unwrap_or(Ok(()))?;
     }
     screen.end()?;
     if let Some(how) = how {
@@ -404,8 +404,8 @@ impl Ending {
         Ok(Self { signals, parent: rustix::process::getppid() })
     }
 
-    /// Returns when a signal came, or whoever started us is gone.
-    async fn told(&mut self) {
+    /// Returns after a signal, or when the parent process has ended.
+    async fn requested(&mut self) {
         let [interrupt, terminate, hangup] = &mut self.signals;
         let orphaned = async {
             let mut looks = interval(Duration::from_secs(1));

@@ -38,7 +38,7 @@ pub struct Node {
     pub instance_id: InstanceId,
     /// Its zone.
     pub zone: Zone,
-    /// Whether anything is heard of it: not when its instance is gone, nor when its network is.
+    /// Whether it can report: not if its instance is gone, or its network is down.
     pub is_heard: bool,
     boot_id: BootId,
     sequence: u64,
@@ -160,7 +160,7 @@ impl Node {
         })
     }
 
-    /// The node controller has not heard the kubelet for 40 seconds.
+    /// The node controller has seen no update by the kubelet for 40 seconds.
     pub fn unknown(&self, now: Timestamp) -> String {
         self.result(UNKNOWN, now, |_| {})
     }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use nodemend_domain::repair_event::{RepairEvent, Step};
 use serde_json::Value;
 
-use super::{fault::Ending, lambda::NodeUpdate, outcome::Watched};
+use super::{fault::Ending, lambda::FunctionUpdate, outcome::Watched};
 
 /// How steps are printed. The command prints them as its replay does.
 pub trait Output {
@@ -34,19 +34,19 @@ impl<O: Output> Screen<O> {
         Self { output, repair_events: Vec::new(), unreadable: 0 }
     }
 
-    /// Shows a word of a function: a step on stdout, what went wrong on stderr.
-    pub(super) fn hear(&mut self, function: &str, word: NodeUpdate) -> io::Result<()> {
-        match word {
-            NodeUpdate::Log(line) => self.log(function, &line)?,
-            NodeUpdate::Stderr(line) => anstream::eprintln!("{function}: {}", printable(&line)),
-            NodeUpdate::Failed { why, again: Some(wait) } => {
+    /// Shows an update of a function: a step on stdout, a failure on stderr.
+    pub(super) fn show(&mut self, function: &str, update: FunctionUpdate) -> io::Result<()> {
+        match update {
+            FunctionUpdate::Log(line) => self.log(function, &line)?,
+            FunctionUpdate::Stderr(line) => anstream::eprintln!("{function}: {}", printable(&line)),
+            FunctionUpdate::Failed { why, again: Some(wait) } => {
                 anstream::eprintln!(
                     "{function}: {}; again in {}s",
                     printable(&why.to_string()),
                     wait.as_secs()
                 );
             }
-            NodeUpdate::Failed { why, again: None } => {
+            FunctionUpdate::Failed { why, again: None } => {
                 anstream::eprintln!("{function}: {}; given up", printable(&why.to_string()));
             }
         }
@@ -73,16 +73,17 @@ impl<O: Output> Screen<O> {
     }
 
     /// Whether the last step of an incident was shown.
-    pub(super) fn has_told(&self, watched: &Watched) -> bool {
+    pub(super) fn has_shown_end(&self, watched: &Watched) -> bool {
         let last = match watched.ending {
             Ending::Repaired => Step::Closed,
             Ending::Recovered => Step::Recovered,
         };
-        let is_last = |told: &RepairEvent| told.step == last && told.instance_id == watched.key.instance_id;
+        let is_last =
+            |event: &RepairEvent| event.step == last && event.instance_id == watched.key.instance_id;
         self.repair_events.iter().any(is_last)
     }
 
-    /// Shows what came of it all.
+    /// Shows the summary.
     pub(super) fn end(&self) -> io::Result<()> {
         let mut out = anstream::stdout().lock();
         self.output.end(&mut out, &self.repair_events, self.unreadable)?;

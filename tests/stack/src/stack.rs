@@ -34,7 +34,7 @@ use super::{
     fleet::{Fleet, FleetError},
     front::{self, Calls, Happened},
     ids,
-    lambda::{Function, NodeUpdate, Spec},
+    lambda::{Function, FunctionUpdate, Spec},
     pump::Pump,
     wire::Wire,
 };
@@ -46,7 +46,7 @@ const CLOUDTRAIL_TAKES: Duration = Duration::from_secs(2);
 /// So do instances.
 const TERMINATION_TAKES: Duration = Duration::from_secs(1);
 /// Until the store knows of a node that has spoken.
-const HEARD: Duration = Duration::from_secs(20);
+const REPORTED_WITHIN: Duration = Duration::from_secs(20);
 /// An installation's schedule.
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -113,9 +113,9 @@ pub enum StackError {
     /// The nodes.
     #[error(transparent)]
     Fleet(#[from] FleetError),
-    /// Intake does not take in what nodes say.
-    #[error("failed to hear of {0} within {within}s", within = HEARD.as_secs())]
-    Unheard(InstanceId),
+    /// Intake applies no report of a node.
+    #[error("failed to get a report of {0} within {within}s", within = REPORTED_WITHIN.as_secs())]
+    NoReport(InstanceId),
 }
 
 /// A stack that runs.
@@ -131,8 +131,8 @@ pub struct Stack {
     pub fleet: Fleet,
     /// The functions, in the order of [`FUNCTIONS`].
     pub functions: [Function; 3],
-    /// What the functions say.
-    pub words: UnboundedReceiver<(String, NodeUpdate)>,
+    /// The updates of the functions.
+    pub updates: UnboundedReceiver<(String, FunctionUpdate)>,
     /// What goes wrong in the stack itself.
     pub troubles: UnboundedReceiver<String>,
     /// The emulator, which ends when it fails.
@@ -158,11 +158,11 @@ impl Stack {
             front::serve(emulator.address, calls.clone(), happened).await.map_err(StackError::Listen)?;
         let store = dynamodb::store(dynamodb).await?;
         store.put_policy(&config.cluster, &config.policy, "nodemend up", SystemClock.now()).await?;
-        let (say, words) = mpsc::unbounded_channel();
+        let (sender, updates) = mpsc::unbounded_channel();
         let (episode, troubles) = mpsc::unbounded_channel();
         let function = |name: &str, program: &Path| {
             let environment = environment(name, aws, dynamodb, &config.environment);
-            Function::new(spec(name, program, environment), launcher.clone(), say.clone())
+            Function::new(spec(name, program, environment), launcher.clone(), sender.clone())
         };
         let [intake, repair, audit] = &programs;
         let functions =
@@ -196,8 +196,19 @@ impl Stack {
             let _ = episode.send(error.to_string());
         });
         let cluster = config.cluster;
-        let stack =
-            Self { aws, dynamodb, store, fleet, functions, words, troubles, emulator, cluster, calls, tasks };
+        let stack = Self {
+            aws,
+            dynamodb,
+            store,
+            fleet,
+            functions,
+            updates,
+            troubles,
+            emulator,
+            cluster,
+            calls,
+            tasks,
+        };
         for node in stack.fleet.played().await {
             stack.hear_of(&node).await?;
         }
@@ -230,8 +241,8 @@ impl Stack {
                 sleep(Duration::from_millis(20)).await;
             }
         };
-        let unheard = || StackError::Unheard(instance_id.clone());
-        tokio::time::timeout(HEARD, first_seen).await.unwrap_or_else(|_| Err(unheard()))
+        let not_reported = || StackError::NoReport(instance_id.clone());
+        tokio::time::timeout(REPORTED_WITHIN, first_seen).await.unwrap_or_else(|_| Err(not_reported()))
     }
 
     /// Ends it all.

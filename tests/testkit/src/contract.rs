@@ -86,6 +86,7 @@ macro_rules! store_contract {
             the_cluster_of_an_instance_is_found
             clusters_are_separate
             policies_and_holds_belong_to_one_cluster
+            the_sources_of_a_cluster_are_replaced_as_a_whole
             concurrent_claims_get_as_many_slots_as_a_group_has
             concurrent_writers_lose_no_update
             concurrent_writers_of_an_audit_log_leave_one_chain

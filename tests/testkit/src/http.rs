@@ -1,16 +1,22 @@
 //! An HTTP/1.1 server on loopback, with TLS or without, whose answers a test decides.
 
+mod script;
+mod tls;
+
 use std::{
     collections::{BTreeMap, HashMap},
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
+use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::TcpListener,
 };
 use tokio_rustls::TlsAcceptor;
+
+pub use self::{script::ScriptedServer, tls::tls};
 
 /// A request that was read to its end.
 #[derive(Debug, Clone)]
@@ -35,6 +41,13 @@ impl Request {
         fields(&self.body)
     }
 
+    /// The action of a query service, the target of a service that names it, else method, path and query.
+    pub fn operation(&self) -> String {
+        let action = if self.body.starts_with('{') { None } else { self.form().remove("Action") };
+        let named = action.or_else(|| self.headers.get("x-amz-target").cloned());
+        named.unwrap_or_else(|| format!("{} {}", self.method, self.target))
+    }
+
     /// A header, or an empty text.
     pub fn header(&self, name: &str) -> String {
         self.headers.get(name).cloned().unwrap_or_default()
@@ -52,6 +65,18 @@ pub enum Reply {
     Hang,
 }
 
+impl Reply {
+    /// An answer without further headers.
+    pub fn text(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self::Answer(answer(status, body))
+    }
+
+    /// An answer in JSON, without further headers.
+    pub fn json(status: u16, body: &Value) -> Self {
+        Self::text(status, body.to_string())
+    }
+}
+
 /// An answer to a request.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -60,11 +85,11 @@ pub struct Answer {
     /// The headers but for the length, each with its line end.
     pub headers: String,
     /// The body.
-    pub body: String,
+    pub body: Vec<u8>,
 }
 
 /// An answer without further headers.
-pub fn answer(status: u16, body: impl Into<String>) -> Answer {
+pub fn answer(status: u16, body: impl Into<Vec<u8>>) -> Answer {
     Answer { status, headers: String::new(), body: body.into() }
 }
 
@@ -106,7 +131,7 @@ async fn serve_connection(stream: impl AsyncRead + AsyncWrite + Unpin, handler: 
             Reply::Hang => std::future::pending().await,
         };
         let head = format!("HTTP/1.1 {status} X\r\n{headers}content-length: {}\r\n\r\n", body.len());
-        let answer = [head.as_bytes(), body.as_bytes()].concat();
+        let answer = [head.as_bytes(), &body].concat();
         if stream.get_mut().write_all(&answer).await.is_err() || stream.get_mut().flush().await.is_err() {
             return;
         }

@@ -4,6 +4,8 @@
 //! Nothing here reads the real clock, and nothing sleeps: time is an argument, or a clock that the test sets.
 #![warn(missing_docs)]
 
+#[cfg(feature = "aws")]
+pub mod aws;
 pub mod contract;
 #[cfg(feature = "functions")]
 mod deployment;

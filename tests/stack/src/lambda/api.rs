@@ -57,10 +57,10 @@ struct Api {
     first: Mutex<Option<oneshot::Sender<First>>>,
 }
 
-/// What Lambda's runtimes send of an error.
+/// An error, as Lambda's runtimes send it.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-struct JoinStage {
+struct ErrorBody {
     error_message: String,
     error_type: String,
 }
@@ -112,12 +112,12 @@ async fn response(State(api): State<Arc<Api>>, Path(id): Path<String>, body: Byt
 }
 
 async fn error(State(api): State<Arc<Api>>, Path(id): Path<String>, body: Bytes) -> Response<Body> {
-    api.answer(&id, Reply::Error(told(&body)))
+    api.answer(&id, Reply::Error(error_text(&body)))
 }
 
 async fn init_error(State(api): State<Arc<Api>>, body: Bytes) -> Response<Body> {
     if let Some(first) = lock(&api.first).take() {
-        let _ = first.send(First::Error(told(&body)));
+        let _ = first.send(First::Error(error_text(&body)));
     }
     empty(StatusCode::ACCEPTED)
 }
@@ -135,10 +135,10 @@ impl Api {
     }
 }
 
-fn told(body: &[u8]) -> String {
-    match serde_json::from_slice::<JoinStage>(body) {
-        Ok(JoinStage { error_message, error_type }) if error_message.is_empty() => error_type,
-        Ok(JoinStage { error_message, .. }) => error_message,
+fn error_text(body: &[u8]) -> String {
+    match serde_json::from_slice::<ErrorBody>(body) {
+        Ok(ErrorBody { error_message, error_type }) if error_message.is_empty() => error_type,
+        Ok(ErrorBody { error_message, .. }) => error_message,
         Err(_) => String::from_utf8_lossy(body).into_owned(),
     }
 }

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Failure, INIT_TIMEOUT, NodeUpdate, Process, Spec,
+    Failure, FunctionUpdate, INIT_TIMEOUT, Process, Spec,
     api::{self, First, Reply, Work},
 };
 use crate::child::{self, Launcher};
@@ -31,7 +31,7 @@ impl Sandbox {
     pub(super) async fn start(
         spec: &Spec,
         launcher: &Launcher,
-        words: impl Fn(NodeUpdate) + Clone + Send + 'static,
+        updates: impl Fn(FunctionUpdate) + Clone + Send + 'static,
     ) -> Result<Self, Failure> {
         let unstartable = |error: std::io::Error| Failure::Init(error.to_string());
         let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await.map_err(unstartable)?;
@@ -48,10 +48,10 @@ impl Sandbox {
             .spawn()
             .map_err(unstartable)?;
         if let Some(stdout) = child.stdout.take() {
-            tokio::spawn(lines(stdout, NodeUpdate::Log, words.clone()));
+            tokio::spawn(lines(stdout, FunctionUpdate::Log, updates.clone()));
         }
         if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(lines(stderr, NodeUpdate::Stderr, words));
+            tokio::spawn(lines(stderr, FunctionUpdate::Stderr, updates));
         }
         let failure = tokio::select! {
             first = &mut asked => match first {
@@ -103,7 +103,7 @@ impl Sandbox {
         }
     }
 
-    /// Ends the process, as Lambda does: without a word.
+    /// Ends the process, as Lambda does: without notice.
     pub(super) async fn end(mut self) {
         child::kill(&mut self.child).await;
     }
@@ -132,9 +132,13 @@ fn environment(spec: &Spec, address: &str) -> Vec<(String, String)> {
     own.chain(spec.environment.iter().cloned()).collect()
 }
 
-async fn lines(stream: impl AsyncRead + Unpin, kind: fn(String) -> NodeUpdate, say: impl Fn(NodeUpdate)) {
+async fn lines(
+    stream: impl AsyncRead + Unpin,
+    kind: fn(String) -> FunctionUpdate,
+    report: impl Fn(FunctionUpdate),
+) {
     let mut lines = BufReader::new(stream).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        say(kind(line));
+        report(kind(line));
     }
 }

@@ -1,6 +1,9 @@
 //! What is written is there, whole or not at all, and once.
 
-use nodemend_domain::audit_log::{RecordStep, verify_chain};
+use nodemend_domain::{
+    audit_log::{RecordStep, verify_chain},
+    sources::{ClusterSources, Freshness},
+};
 use serde_json::json;
 
 use crate::edit;
@@ -192,4 +195,25 @@ pub async fn clusters_are_separate<S: Furnished>(store: &S) {
         let others = CaseKey { cluster: names[1 - number].clone(), instance_id: own };
         assert_eq!(store.case(&others).await, Ok(None));
     }
+}
+
+/// What was known of a cluster's sources is replaced by what is known now.
+pub async fn the_sources_of_a_cluster_are_replaced_as_a_whole<S: Furnished>(store: &S) {
+    assert_eq!(store.sources(&cluster()).await, Ok(None));
+    let listed = ClusterSources {
+        listed_at: Some(at(0)),
+        nodes: [instance(1), instance(2)].into(),
+        ..ClusterSources::default()
+    };
+    let read = ClusterSources {
+        reads_audit_log: true,
+        audit_log: Some(Freshness { newest: Some(at(1)), checked_at: at(2) }),
+        log_read_to: Some(at(2)),
+        ..ClusterSources::default()
+    };
+    for known in [listed, read] {
+        assert_eq!(store.put_sources(&cluster(), &known).await, Ok(()));
+        assert_eq!(store.sources(&cluster()).await, Ok(Some(known)));
+    }
+    assert_eq!(store.sources(&cluster_named("other")).await, Ok(None));
 }

@@ -15,6 +15,8 @@ use nodemend_domain::{
     ident::{AccountId, ClusterName, GroupName, InstanceId, NodeName},
     node_snapshot::NodeSnapshot,
     policy::{Hold, Policy},
+    sources::ClusterSources,
+    verification::InstanceStatus,
 };
 
 use super::{Fate, Faults};
@@ -146,6 +148,14 @@ impl<P: Store> Store for Faulty<P> {
     async fn holds(&self, cluster: &ClusterName) -> Result<Vec<Hold>, StoreError> {
         self.store(self.port.holds(cluster)).await
     }
+
+    async fn sources(&self, cluster: &ClusterName) -> Result<Option<ClusterSources>, StoreError> {
+        self.store(self.port.sources(cluster)).await
+    }
+
+    async fn put_sources(&self, cluster: &ClusterName, sources: &ClusterSources) -> Result<(), StoreError> {
+        self.store(self.port.put_sources(cluster, sources)).await
+    }
 }
 
 impl<P: AuditLog> AuditLog for Faulty<P> {
@@ -198,6 +208,10 @@ impl<P: Cloud> Cloud for Faulty<P> {
 
     async fn cluster(&self, name: &ClusterName) -> Result<Arc<ClusterFacts>, CloudError> {
         self.cloud(self.port.cluster(name)).await
+    }
+
+    async fn instance_status(&self, instance_id: &InstanceId) -> Result<Option<InstanceStatus>, CloudError> {
+        self.cloud(self.port.instance_status(instance_id)).await
     }
 
     async fn console_output(&self, instance_id: &InstanceId) -> Result<Option<String>, CloudError> {

@@ -1,6 +1,9 @@
 //! What the patterns of our subscriptions let through, on records as they are logged.
 
-use nodemend_ports::subscription::our_patterns::{AGENT, CONTROL_PLANE};
+use std::{fs, path::Path};
+
+use nodemend_ports::subscription::our_patterns::{AGENT, CONTROL_PLANE, control_plane_matches};
+use serde_json::{Value, json};
 
 use super::{
     MAX_PATTERN, Pattern,
@@ -67,4 +70,92 @@ fn the_control_plane_pattern_drops_what_failed_and_what_only_looks_alike() {
         assert_ne!(record, delete);
         assert!(!matches(CONTROL_PLANE, &record), "{record}");
     }
+}
+
+/// The audit events of every incident in `events/`, and the fixtures.
+fn audit_events() -> Vec<Value> {
+    let events = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../events");
+    let files = fs::read_dir(events).expect("events/").map(|entry| entry.expect("an entry").path());
+    let lines = files.filter_map(|path| fs::read_to_string(path.join("events.jsonl")).ok());
+    let mut found = Vec::new();
+    for value in lines.flat_map(|text| text.lines().map(serde_json::from_str).collect::<Vec<_>>()) {
+        let value: Value = value.expect("JSON");
+        let message = value["message"].as_str().map(|message| serde_json::from_str(message).expect("JSON"));
+        found.push(message.unwrap_or(value));
+    }
+    let (_, fixture) = audit!("kubelet-lease-update-gce");
+    found.push(serde_json::from_str(fixture).expect("JSON"));
+    found.retain(|value| value["kind"] == "Event");
+    found
+}
+
+/// What replays use in the place of CloudWatch Logs decides as the pattern does, whatever a field holds.
+#[test]
+fn the_native_matcher_decides_as_the_control_plane_pattern() {
+    let pattern = Pattern::parse(CONTROL_PLANE).expect("the pattern");
+    let fields = [
+        "/objectRef/resource",
+        "/objectRef/subresource",
+        "/stage",
+        "/responseStatus/code",
+        "/requestURI",
+        "/requestObject/dryRun",
+        "/requestObject/status/conditions",
+        "/requestObject/status/conditions/0/status",
+        "/requestObject",
+        "/user/username",
+        "/verb",
+    ];
+    let values = [
+        json!(null),
+        json!(true),
+        json!(""),
+        json!(201),
+        json!(299.5),
+        json!(404),
+        json!([]),
+        json!({}),
+        json!("nodes"),
+        json!("status"),
+        json!("create"),
+        json!("deletecollection"),
+        json!("update"),
+        json!("system:node:a"),
+        json!("system:serviceaccount:a:b"),
+        json!("/api/v1/nodes/a?dryRun=All"),
+        json!([{ "type": "Ready", "status": "True" }, null, "status"]),
+        json!([{ "type": "Ready" }]),
+    ];
+    let events = audit_events();
+    let (mut matched, mut compared) = (0, 0);
+    let mut compare = |line: &str| {
+        let expected = pattern.matches(line);
+        assert_eq!(control_plane_matches(line), expected, "{line}");
+        matched += usize::from(expected);
+        compared += 1;
+    };
+    for (number, event) in events.iter().enumerate() {
+        compare(&event.to_string());
+        // Each field with each value, on every ninth event: they are of few kinds.
+        for (path, value) in fields.iter().flat_map(|path| values.iter().map(move |value| (path, value))) {
+            let (parent, name) = path.rsplit_once('/').expect("a path");
+            if number % 9 != 0 {
+                break;
+            }
+            let mut changed = event.clone();
+            match changed.pointer_mut(parent) {
+                Some(Value::Object(parent)) => drop(parent.insert(name.to_owned(), value.clone())),
+                Some(_) | None => continue,
+            }
+            compare(&changed.to_string());
+            if let Some(Value::Object(parent)) = changed.pointer_mut(parent) {
+                parent.remove(name);
+            }
+            compare(&changed.to_string());
+        }
+    }
+    for line in ["", "[]", "\"nodes\"", "{", "{} {}"] {
+        compare(line);
+    }
+    assert!(matched > 1_000 && compared - matched > 1_000, "{matched} of {compared} match");
 }
