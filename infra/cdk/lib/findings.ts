@@ -21,6 +21,7 @@ export const FINDINGS: [resource: string, id: string, reason: string][] = [
   ["RepairRole", IAM5(ARN("eks", "cluster/*")), READS],
   ["RepairRole", IAM5(ARN("eks", "nodegroup/*/*/*")), READS],
   ["RepairRole", IAM5(ARN("logs", "log-group:/aws/eks/<ClusterName>/cluster:*")), GROUP_STREAMS],
+  ["ReconcileRole", IAM5(ARN("logs", "log-group:/aws/eks/<ClusterName>/cluster:*")), GROUP_STREAMS],
   ["ConfirmRole", IAM5("*"), READS],
   ["ConfirmRole", IAM5(ARN("eks", "cluster/*")), READS],
   ["ConfirmRole", IAM5(ARN("eks", "nodegroup/*/*/*")), READS],
@@ -44,10 +45,14 @@ export const FINDINGS: [resource: string, id: string, reason: string][] = [
 ];
 
 const OF_CLUSTER: typeof FINDINGS = [
+  ["ReconcileReads", IAM5(ARN("logs", "log-group:/nodemend/<ClusterName>/nodes:*")), GROUP_STREAMS],
+  ["ReconcileReads", IAM5(ARN("logs", "log-group:/aws/eks/<ClusterName>/cluster:*")), GROUP_STREAMS],
   ["RepairCalls", "CloudFormation-Validate::E3510", JSON_TEXT],
 ];
 
 const OF_MEMBER: typeof FINDINGS = [
+  ["ReconcileRole", IAM5(ARN("logs", "log-group:/nodemend/<ClusterName>/nodes:*")), GROUP_STREAMS],
+  ["ReconcileRole", IAM5(ARN("logs", "log-group:/aws/eks/<ClusterName>/cluster:*")), GROUP_STREAMS],
   ["RepairRole", "CloudFormation-Validate::E3510", JSON_TEXT],
   ["ConfirmRole", IAM5("*"), READS],
   ["ConfirmRole", IAM5(ARN("eks", "cluster/*")), READS],

@@ -14,7 +14,9 @@ export interface FurtherClusterProps {
   readonly deploymentStack: string;
   /** The cluster's account. Default: the deployment's account. */
   readonly account?: string;
-  /** Whether repair reads Nodes from the Kubernetes API, for a cluster in the deployment's account. Default: false. */
+  /** Whether the cluster writes its control-plane audit log to CloudWatch Logs. Default: true. */
+  readonly controlPlaneLogs?: boolean;
+  /** Whether repair and reconcile read Nodes from the Kubernetes API, for a cluster in the deployment's account. Default: false. */
   readonly clusterAccess?: boolean;
 }
 
@@ -29,7 +31,7 @@ export interface MemberClusterProps {
   readonly logDestinationArn: string;
   /** Whether the cluster writes its control-plane audit log to CloudWatch Logs. Default: true. */
   readonly controlPlaneLogs?: boolean;
-  /** Whether repair reads Nodes from the Kubernetes API, for a cluster in another account. Default: false. */
+  /** Whether repair and reconcile read Nodes from the Kubernetes API, for a cluster in another account. Default: false. */
   readonly clusterAccess?: boolean;
   /** The cluster's OIDC issuer without https://, for IRSA. Default: EKS Pod Identity. */
   readonly oidcProvider?: string;
@@ -51,6 +53,7 @@ export class FurtherCluster extends Construct {
       ClusterName: props.clusterName,
       DeploymentStack: props.deploymentStack,
       Account: props.account,
+      ControlPlaneLogs: enabled(props.controlPlaneLogs),
       ClusterAccess: enabled(props.clusterAccess),
     });
     explainCluster(this.template);

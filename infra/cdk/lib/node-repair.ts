@@ -18,7 +18,7 @@ export interface NodeRepairProps {
   readonly architecture?: "arm64" | "x86_64";
   /** Whether to read the control-plane audit log; the cluster must write it. Default: true. */
   readonly controlPlaneLogs?: boolean;
-  /** Whether repair reads Nodes from the cluster's Kubernetes API to verify faults. Default: false. */
+  /** Whether repair and reconcile read Nodes from the cluster's Kubernetes API. Default: false. */
   readonly clusterAccess?: boolean;
   /** The cluster's OIDC issuer without https://, for IRSA. Default: EKS Pod Identity. */
   readonly oidcProvider?: string;
@@ -48,6 +48,7 @@ const TEMPLATE = path.join(__dirname, "..", "..", "template.yaml");
 const FUNCTIONS = {
   IntakeFunction: "nodemend-intake",
   RepairFunction: "nodemend-repair",
+  ReconcileFunction: "nodemend-reconcile",
   ConfirmFunction: "nodemend-confirm",
   DrainFunction: "nodemend-drain",
 };
