@@ -196,7 +196,7 @@ impl Event<'_> {
     }
 }
 
-/// Who deletes. The user agent is the caller's own claim, so it only tells apart users that are the system's.
+/// Who deletes. The user agent is the caller's own claim, so it only distinguishes users that are the system's.
 fn deleter(user: &str, user_agent: &str) -> Deleter {
     match user {
         "eks:cloud-controller-manager"

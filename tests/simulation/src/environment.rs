@@ -275,8 +275,8 @@ impl Environment {
                     tasks::wait_until(clock.clone(), sleeper.clone(), until - skew).await;
                 };
                 let mut failure = None;
-                let report = |swept: &nodemend_repair::RunReport| {
-                    failure = failure.take().or_else(|| swept.failures.first().map(|failure| chain(failure)));
+                let report = |run: &nodemend_repair::RunReport| {
+                    failure = failure.take().or_else(|| run.failures.first().map(|failure| chain(failure)));
                 };
                 repairer.run_until(end, wait, report).await.map_err(|error| error.to_string())?;
                 failure.map_or(Ok(()), Err)

@@ -144,7 +144,7 @@ impl Environment {
         let plan = self.plan.clone();
         let without = self.options.without.clone();
         let kept = || plan.items.iter().enumerate().filter(|(number, _)| !without.contains(number));
-        // First when reports are lost: an agent is heard of before that.
+        // First when reports are lost: an agent has reported before that.
         for (_, item) in kept() {
             if let Item::FilterOff { agents, from, until } = item {
                 self.off.push((*agents, *from, *until));

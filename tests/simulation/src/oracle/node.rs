@@ -148,7 +148,7 @@ pub(crate) struct Node {
     pub(crate) skew: SignedDuration,
     /// When its clock stepped, and by how much.
     pub(crate) step: Option<(Timestamp, SignedDuration)>,
-    /// Its reports may say what makes the handlers begin anew: nobody can tell when its repair is due.
+    /// Its reports may say what makes the handlers start over: when its repair is due is unknown.
     pub(crate) unreliable: bool,
     /// What is untrue in its next report.
     pub(crate) lie: Option<Lie>,
