@@ -96,15 +96,15 @@ pub fn triage(case: &Case, policy: &Policy, now: Timestamp) -> Triage {
     if let Some(call) = case.overdue_confirmation(policy, now) {
         return Settled(Decision::RecordMissing { call: call.at() });
     }
+    // Whatever became of it since: an instance that joined has joined, and another repair awaits it.
+    if let Some(stage) = case.join_to_record(policy, now) {
+        return Settled(Decision::RecordJoin(stage));
+    }
     if case.closed().is_some() {
         return Settled(Decision::Wait);
     }
     if let Some(repair) = case.repair() {
         return triage_repair(case, repair, policy, now);
-    }
-    // Before a departure: an instance that joined and left again has joined, and another repair awaits it.
-    if let Some(join_to_record) = join_to_record(case, policy, now) {
-        return Settled(Decision::RecordJoin(join_to_record));
     }
     if case.departure().is_some() {
         return NeedsContext;
@@ -160,23 +160,6 @@ fn cured_at(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) -> Op
         let faults = case.faults(&rules, policy, now);
         case.cured_at(repair, &faults, policy).map(|cured| latest.max(cured))
     })
-}
-
-/// What is still to be recorded in the group about this node's arrival.
-fn join_to_record(case: &Case, policy: &Policy, now: Timestamp) -> Option<JoinStage> {
-    let arrival = case.arrival()?;
-    let late = arrival.registered.is_none()
-        && arrival
-            .launched
-            .and_then(|at| at.checked_add(policy.join_timeout).ok())
-            .is_some_and(|at| at <= now);
-    let stage = match (arrival.ready, arrival.registered) {
-        (Some(_), _) => JoinStage::Ready,
-        (None, Some(_)) => JoinStage::Registered,
-        (None, None) if late => JoinStage::FailedToJoin,
-        (None, None) => return None,
-    };
-    (stage > arrival.recorded).then_some(stage)
 }
 
 /// Decides with the context. Called with a context that can be some seconds old, and again with a consistent read right

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{Case, Condition, JoinStage, SourceState, UnhealthyReason};
+use super::{Case, Condition, SourceState, UnhealthyReason};
 use crate::{
     catalogue,
     clock::{ClockReading, Onset},
@@ -196,7 +196,7 @@ impl Case {
     }
 
     /// When a launched instance counts as failed to join, while it has not registered.
-    fn join_deadline(&self, policy: &Policy) -> Option<Timestamp> {
+    pub(super) fn join_deadline(&self, policy: &Policy) -> Option<Timestamp> {
         let arrival = self.arrival.as_ref().filter(|arrival| arrival.registered.is_none())?;
         arrival.launched.and_then(|launched| launched.checked_add(policy.join_timeout).ok())
     }
@@ -240,8 +240,10 @@ impl Case {
     /// as unhealthy. Called before every write.
     pub fn plan(&mut self, policy: &Policy, now: Timestamp) {
         if self.closed.is_some() {
-            // CloudTrail's events of its calls are still awaited.
-            (self.due, self.unhealthy_reason) = (self.next_confirmation_due(policy), None);
+            // CloudTrail's events of its calls are still awaited, and the repair of another node may await its join.
+            let join = self.join_to_record(policy, now).map(|_| now);
+            self.due = join.into_iter().chain(self.next_confirmation_due(policy)).min();
+            self.unhealthy_reason = None;
             return;
         }
         // The most frequent case, so a fast path: a healthy node, whose next heartbeat is awaited.
@@ -275,6 +277,7 @@ impl Case {
     }
 
     fn next_evaluation(&self, faults: &[Fault], policy: &Policy, now: Timestamp) -> Option<Timestamp> {
+        let join = self.join_to_record(policy, now).map(|_| now);
         if let Some(repair) = &self.repair {
             let rebooting = repair.phase == Phase::Rebooting;
             // A foreign termination ends only a reboot early. While a lease runs, or a replacement is awaited, it does
@@ -287,6 +290,7 @@ impl Case {
             return repair
                 .next_evaluation(policy, blocked, now)
                 .into_iter()
+                .chain(join)
                 .chain(departed)
                 .chain(cured)
                 .min();
@@ -301,20 +305,21 @@ impl Case {
             faults.iter().filter(|fault| fault.is_bad()).filter_map(|fault| fault.deadline).map(|deadline| {
                 self.blocked.as_ref().map_or(deadline, |blocked| deadline.max(blocked.until))
             });
-        let arriving = self.arrival.as_ref().and_then(|arrival| match arrival.recorded {
-            JoinStage::Unrecorded | JoinStage::FailedToJoin if arrival.registered.is_some() => Some(now),
-            JoinStage::Registered if arrival.ready.is_some() => Some(now),
-            JoinStage::Unrecorded => self.join_deadline(policy),
-            // Recorded by another function, whose clock is ahead of this one's.
-            JoinStage::FailedToJoin => self.join_deadline(policy).filter(|late| *late > now),
-            _ => None,
-        });
+        // Another function whose clock is ahead can have recorded the failure already: the fault begins by ours.
+        let arriving = self.join_deadline(policy).filter(|late| *late > now);
         let silent = if self.silent_since.is_none() { self.silence_due(policy) } else { None };
         // Its place among the unhealthy nodes changes with time alone, too.
         let starting = self.start_timeout().filter(|timeout| *timeout > now);
         let recovered =
             self.recovered(policy, now).and_then(|at| at.checked_add(policy.outage.cooldown).ok());
-        recovering.chain(acting).chain(arriving).chain(silent).chain(starting).chain(recovered).min()
+        recovering
+            .chain(acting)
+            .chain(join)
+            .chain(arriving)
+            .chain(silent)
+            .chain(starting)
+            .chain(recovered)
+            .min()
     }
 
     /// When a rebooted node counts as cured, if it stays as it is: nothing has been bad for the recovery hold in a boot

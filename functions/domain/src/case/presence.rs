@@ -9,6 +9,7 @@ use super::{Arrival, Case, Departure, Effects, IllegalTransition, JoinStage, Tra
 use crate::{
     group::GroupState,
     ident::{GroupName, InstanceId, Zone},
+    policy::Policy,
     repair::Replacement,
     repair_event::{RepairEvent, Step},
     timestamp,
@@ -77,6 +78,23 @@ impl Case {
         if (self.closed.is_none() || foreign) && !earlier {
             self.departure = Some(Departure { at, how, foreign });
         }
+    }
+
+    /// What is still to be recorded in its group about its arrival. An instance that joined has joined, whatever became
+    /// of it since: another repair awaits it. While the call of its own repair is in flight, nothing is recorded.
+    pub fn join_to_record(&self, policy: &Policy, now: Timestamp) -> Option<JoinStage> {
+        let arrival = self.arrival.as_ref()?;
+        let may_be_calling = self.lease_end().is_some() && self.blocked.is_none();
+        let stage = match (arrival.ready, arrival.registered) {
+            _ if may_be_calling && self.closed.is_none() => return None,
+            (Some(_), _) => JoinStage::Ready,
+            (None, Some(_)) => JoinStage::Registered,
+            (None, None) if self.repair.is_some() || self.closed.is_some() => return None,
+            (None, None) => {
+                self.join_deadline(policy).filter(|late| *late <= now).map(|_| JoinStage::FailedToJoin)?
+            }
+        };
+        (stage > arrival.recorded).then_some(stage)
     }
 
     /// Records in its group that this instance failed to join. Refused if it registered meanwhile.
