@@ -13,6 +13,10 @@ use crate::{fleet::SMALL, plan::HoldScope, reading::Access};
 /// The policy's `outage.cooldown`, and the time until a blocked repair is evaluated again.
 const OUTAGE_ENDS: SignedDuration = SignedDuration::from_mins(13);
 
+/// What blocks while many nodes are unhealthy. Several can block at once.
+const COUNTED: [&str; 4] =
+    ["the threshold of its group", "the threshold of the cluster", "its zone", "the log pipeline"];
+
 /// What may block a repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Block {
@@ -102,7 +106,9 @@ impl Oracle {
             // A slot that another repair keeps, which is itself blocked for good.
             Some(Block::Passing(why)) if self.waits_for_a_blocked_repair(number) => Ok(why),
             Some(Block::Passing(why)) => Err(why),
-            Some(Block::Lasting(why)) if self.certainly_lacks_room(number, why) => Ok(why),
+            Some(Block::Lasting(why)) if !COUNTED.contains(&why) || self.certainly_lacks_room(number) => {
+                Ok(why)
+            }
             Some(Block::Lasting(_)) => Err("too many count as unhealthy"),
         }
     }
@@ -127,8 +133,8 @@ impl Oracle {
         self.nodes.iter().enumerate().any(lasts)
     }
 
-    /// Whether so many nodes are certainly unhealthy that this is why.
-    fn certainly_lacks_room(&self, number: usize, why: &str) -> bool {
+    /// Whether so many nodes are certainly unhealthy that one of [`COUNTED`] is why.
+    fn certainly_lacks_room(&self, number: usize) -> bool {
         let (node, plan) = (&self.nodes[number], self.group_plan(number));
         let here = |other: &&Node| other.exists() && !other.gone;
         let late = |other: &Node| other.join_deadline().is_some_and(|late| late <= self.now);
@@ -138,20 +144,16 @@ impl Oracle {
         let (of_group, group) = both(&|one| one.group == node.group);
         let (of_zone, zone) = both(&|one| one.zone == node.zone);
         let (all, cluster) = both(&|_| true);
-        match why {
-            "the threshold of its group" => match plan.threshold {
-                Some(Limit::Count(count)) => of_group > count as usize,
-                Some(Limit::Percentage(percentage)) => of_group * 100 > group * percentage as usize,
-                None => group > 5 && of_group * 5 > group,
-            },
-            "the threshold of the cluster" => all > 3 && all * 100 > cluster * 45,
-            "its zone" => of_zone >= 3 && of_zone * 2 >= zone && of_zone * 4 >= all * 3,
-            "the log pipeline" => {
-                let silent = count(&|one| one.stored.silent);
-                silent >= 2 && silent * 2 >= cluster
-            }
-            _ => true,
-        }
+        let of_group_exceeded = match plan.threshold {
+            Some(Limit::Count(count)) => of_group > count as usize,
+            Some(Limit::Percentage(percentage)) => of_group * 100 > group * percentage as usize,
+            None => group > 5 && of_group * 5 > group,
+        };
+        let silent = count(&|one| one.stored.silent);
+        of_group_exceeded
+            || all > 3 && all * 100 > cluster * 45
+            || of_zone >= 3 && of_zone * 2 >= zone && of_zone * 4 >= all * 3
+            || silent >= 2 && silent * 2 >= cluster
     }
 
     /// What leaves no room for a repair, if everything counts that may: limits and thresholds.
@@ -219,12 +221,8 @@ impl Oracle {
             > 1;
         // Fewer unhealthy nodes elsewhere make a zone more suspect: no repair is due where it might be.
         let dark = here >= 3 && here * 2 >= of_zone;
-        let lasting = [
-            (exceeded, "the threshold of its group"),
-            (down, "the threshold of the cluster"),
-            (dark, "its zone"),
-            (silent >= 2, "the log pipeline"),
-        ];
+        let lasting =
+            [(exceeded, COUNTED[0]), (down, COUNTED[1]), (dark, COUNTED[2]), (silent >= 2, COUNTED[3])];
         let own = node.stored.open;
         let others = |one: &Node| one.stored.open && one.group != node.group;
         let elsewhere = all <= SMALL + 1 && self.nodes.iter().any(others);

@@ -38,6 +38,8 @@ struct Onset {
     counts_from: Timestamp,
     /// That arrival counts, however early it began.
     is_arrival: bool,
+    /// A healthy report had arrived by then: what is reported after it began later, whatever the node says.
+    not_before: Timestamp,
     arrived: Timestamp,
 }
 
@@ -173,7 +175,7 @@ impl Node {
 
     /// One of the agent's conditions, as the handlers know it; none if nothing of this boot is known.
     fn agent_condition(&self, track: usize, grace: SignedDuration) -> Option<KnownCondition> {
-        let mut newest: Option<AgentFact> = None;
+        let (mut newest, mut newest_arrived): (Option<AgentFact>, Option<Timestamp>) = (None, None);
         let mut open: Option<(Option<usize>, Onset)> = None;
         let (mut acting, mut idle): (Option<Onset>, Option<Timestamp>) = (None, None);
         let (mut first_acting, mut idle_arrived): (Option<Timestamp>, Option<Timestamp>) = (None, None);
@@ -192,6 +194,7 @@ impl Node {
                 let since = start_of(fact.began);
                 match known {
                     Some((_, onset)) => {
+                        let since = since.max(onset.not_before);
                         onset.since = onset.since.min(since);
                         if !onset.is_arrival {
                             onset.counts_from = onset.counts_from.min(since);
@@ -199,8 +202,11 @@ impl Node {
                     }
                     None if is_newest => {
                         let is_arrival = newest.is_some_and(|newest| !newest.bad);
+                        let healthy = newest_arrived.filter(|_| is_arrival);
+                        let not_before = healthy.map_or(Timestamp::MIN, |at| at.min(*arrived));
+                        let since = since.max(not_before);
                         let counts_from = if is_arrival { *arrived } else { since };
-                        let onset = Onset { since, counts_from, is_arrival, arrived: *arrived };
+                        let onset = Onset { since, counts_from, is_arrival, not_before, arrived: *arrived };
                         open = Some((fact.episode, onset));
                         (acting, idle, first_acting, idle_arrived) = (None, None, None, None);
                     }
@@ -209,13 +215,16 @@ impl Node {
             }
             if is_newest {
                 newest = Some(*fact);
+                newest_arrived = newest_arrived.max(Some(*arrived));
             }
             if fact.bad && open.is_some_and(|(episode, _)| episode == fact.episode) {
                 if let Some(began) = fact.acting {
                     let since = start_of(began);
                     // A reason that is new in a known episode counts from its arrival.
                     let counts_from = if is_known_episode { *arrived } else { since };
-                    let onset = Onset { since, counts_from, is_arrival: is_known_episode, arrived: *arrived };
+                    let is_arrival = is_known_episode;
+                    let not_before = Timestamp::MIN;
+                    let onset = Onset { since, counts_from, is_arrival, not_before, arrived: *arrived };
                     acting = Some(acting.map_or(onset, |known| Onset {
                         since: known.since.min(since),
                         counts_from: if known.is_arrival {
@@ -281,7 +290,8 @@ impl Node {
             if change.cure.is_some() {
                 let counts_from = if was_healthy { change.at.max(change.arrived) } else { change.at };
                 let (since, arrived) = (change.at, change.arrived);
-                acting = acting.or(Some(Onset { since, counts_from, is_arrival: was_healthy, arrived }));
+                let (is_arrival, not_before) = (was_healthy, Timestamp::MIN);
+                acting = acting.or(Some(Onset { since, counts_from, is_arrival, not_before, arrived }));
             }
         }
         let deadline =
