@@ -30,7 +30,7 @@ pub use self::{
     confirmation::EventMatch,
     counter::EventCounter,
     fault::{Fault, Source},
-    presence::NewInstance,
+    presence::{Arrival, Departure, JoinStage, NewInstance},
     snapshot::{Consistency, NotThisNode},
     state::CaseState,
     transition::{CallMade, Claim, Effects, IllegalTransition, TransitionContext},
@@ -181,59 +181,6 @@ pub(crate) struct Found {
     pub(crate) reason: Box<str>,
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub(crate) message: Box<str>,
-}
-
-/// How a node joined.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Arrival {
-    /// When Auto Scaling launched its instance.
-    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
-    pub launched: Option<Timestamp>,
-    /// When the event of its launch arrived, by our clock.
-    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
-    pub arrived: Option<Timestamp>,
-    /// When its kubelet registered, or was first seen.
-    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
-    pub registered: Option<Timestamp>,
-    /// When its kubelet first reported Ready.
-    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
-    pub ready: Option<Timestamp>,
-    /// The terminated instance that it replaces. Written in one transaction with the group's slot, so that a process
-    /// that continues after a crash matches it with no other.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replaces: Option<InstanceId>,
-    /// How much of this the group has recorded.
-    #[serde(default)]
-    pub recorded: JoinStage,
-}
-
-/// How much of an arrival its group has recorded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
-pub enum JoinStage {
-    /// None of it.
-    #[default]
-    Unrecorded,
-    /// That it failed to join in time.
-    FailedToJoin,
-    /// That it registered.
-    Registered,
-    /// That it is ready.
-    Ready,
-}
-
-/// How a node left.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Departure {
-    /// When it left.
-    #[serde(with = "timestamp")]
-    pub at: Timestamp,
-    /// The cause, as one clause: `alice (IAM user) terminated it`.
-    pub how: String,
-    /// Whether an API call of another principal caused it.
-    #[serde(default)]
-    pub foreign: bool,
 }
 
 /// A repair that is due and that guards block.

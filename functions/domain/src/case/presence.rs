@@ -4,8 +4,9 @@
 //! result of that call, and is not recorded as a departure.
 
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 
-use super::{Arrival, Case, Departure, Effects, IllegalTransition, JoinStage, TransitionContext};
+use super::{Case, Effects, IllegalTransition, TransitionContext};
 use crate::{
     group::GroupState,
     ident::{GroupName, InstanceId, Zone},
@@ -18,6 +19,59 @@ use crate::{
 /// The possible difference between our clock, which times an agent's first report, and the API server's, which times a
 /// registration.
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(60);
+
+/// How a node joined.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Arrival {
+    /// When Auto Scaling launched its instance.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    pub launched: Option<Timestamp>,
+    /// When the event of its launch arrived, by our clock.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    pub arrived: Option<Timestamp>,
+    /// When its kubelet registered, or was first seen.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    pub registered: Option<Timestamp>,
+    /// When its kubelet first reported Ready.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Timestamp>,
+    /// The terminated instance that it replaces. Written in one transaction with the group's slot, so that a process
+    /// that continues after a crash matches it with no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<InstanceId>,
+    /// How much of this the group has recorded.
+    #[serde(default)]
+    pub recorded: JoinStage,
+}
+
+/// How much of an arrival its group has recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub enum JoinStage {
+    /// None of it.
+    #[default]
+    Unrecorded,
+    /// That it failed to join in time.
+    FailedToJoin,
+    /// That it registered.
+    Registered,
+    /// That it is ready.
+    Ready,
+}
+
+/// How a node left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Departure {
+    /// When it left.
+    #[serde(with = "timestamp")]
+    pub at: Timestamp,
+    /// The cause, as one clause: `alice (IAM user) terminated it`.
+    pub how: String,
+    /// Whether an API call of another principal caused it.
+    #[serde(default)]
+    pub foreign: bool,
+}
 
 /// An instance that joined the group of a terminated one.
 #[derive(Debug, Clone, PartialEq, Eq)]
