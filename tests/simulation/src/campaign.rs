@@ -200,6 +200,9 @@ impl Shared<'_> {
             SEED.set(None);
             let fails = (self.campaign.fails)(&outcome);
             self.failed.fetch_add(u64::from(fails), Ordering::Relaxed);
+            if let Some(violation) = outcome.violations.first().filter(|_| fails && self.campaign.go_on) {
+                eprintln!("seed {seed}: {}", violation.rule);
+            }
             totals.add(seed, outcome, fails, start.elapsed());
             report(seed - self.campaign.from, failed);
         }

@@ -17,7 +17,7 @@ simulate --seed N [--verbose]              run one; --verbose prints what happen
   --without A,B,…      leave items of the schedule out
   --verification off   make calls without verifying faults, and count the calls on healthy nodes
   --every-heartbeat    deliver every heartbeat of every node
-  --go-on              continue after a violation, and count violations by rule
+  --go-on              continue after a violation: print each seed, and count them by rule
   --no-shrink          print the first violation in one line, and nothing else
 
 Exit codes: 0 no violation, 1 a violation, 64 wrong usage";
