@@ -147,7 +147,7 @@ fn triage_repair(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) 
                 }
                 // It is healthy again, perhaps late: wait until the recovery has held.
                 Some(_) => Settled(Decision::Wait),
-                None if is_past_call(policy.reboot_timeout) => NeedsContext,
+                None if case.reboot_failed_at(repair, policy).is_some_and(|at| at <= now) => NeedsContext,
                 None => Settled(Decision::Wait),
             }
         }

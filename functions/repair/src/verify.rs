@@ -102,7 +102,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 }
             }
         };
-        let (reading, instance) = future::join(read, self.cloud.instance_status(case.instance_id())).await;
+        let (instance, reading) = future::join(self.cloud.instance_status(case.instance_id()), read).await;
         let Reading { by, read, state, mut result, read_to } = reading;
         if fault.reason == "FailedToJoin" {
             result = result.and(had_time_to_join(&instance, policy, at));

@@ -64,3 +64,19 @@ fn a_number_from_the_future_silences_no_later_report() {
     deployment.run_until(minutes(35));
     assert_eq!(deployment.cloud.calls(), [terminate(1)]);
 }
+
+#[test]
+fn a_made_up_number_that_is_delivered_again_ends_no_recovery() {
+    let deployment = Deployment::new(3, policy_with_limit(1));
+    let report = |line: &String, now| {
+        deployment.clock.advance_to(now);
+        assert_eq!(deployment.deliver(&agent_payload(1, &[line.clone()]), now).reports, 1);
+    };
+    report(&cleared(1, INTERFACE_DOWN, at(0)).seq(1).line(at(0)), at(0));
+    let made_up = raised(1, INTERFACE_DOWN, minutes(5)).seq(u64::MAX).line(minutes(5));
+    report(&made_up, minutes(5));
+    report(&cleared(1, INTERFACE_DOWN, minutes(10)).seq(2).line(minutes(10)), minutes(10));
+    report(&made_up, minutes(36));
+    deployment.run_until(minutes(120));
+    assert_eq!(deployment.cloud.calls(), []);
+}

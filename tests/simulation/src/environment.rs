@@ -157,12 +157,17 @@ impl Environment {
     pub(crate) fn run(&mut self) {
         self.run_until(self.plan.calm);
         self.calm();
-        let (mut end, mut quiet) = (self.plan.calm + PATIENCE, false);
+        let latest = self.plan.calm + PATIENCE;
+        let (mut end, mut quiet) = (latest, false);
         loop {
             // Not a whole number of minutes: the same heartbeats would be queued each time.
             let odd = self.rng.seconds(300, 600);
             self.run_until(self.now + odd);
             let settled = self.is_settled();
+            if !settled {
+                // A fault that began later is repaired, too.
+                (end, quiet) = (latest, false);
+            }
             if settled && !std::mem::replace(&mut quiet, true) {
                 // What still waits must be blocked for good: everything that passes has passed by then.
                 end = end.min(self.now + SignedDuration::from_hours(1));

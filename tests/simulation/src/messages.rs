@@ -72,7 +72,8 @@ pub(crate) fn event_of_other_account(bytes: &[u8]) -> Vec<u8> {
 fn state(node: &Node, number: usize, at: Timestamp, seq: u64) -> (ConditionState<'static>, AgentFact) {
     let track = &node.tracks[number];
     let known_from = node.agent_since.max(node.booted);
-    let timestamp = |at: Timestamp| node.clock(at);
+    // The agent measures ages, and gives each in the time of its clock when it reports.
+    let timestamp = |began: Timestamp| node.clock(at) - at.duration_since(began);
     let (period, episode) = (track.period(at), track.episode(at));
     let mut fact = AgentFact {
         track: number,
@@ -195,7 +196,7 @@ pub(crate) fn agent(
         (_, 0) => Body::Heartbeat(vec![ConditionState {
             condition: ConditionType::KernelReady,
             status: Status::True,
-            since: node.clock(node.agent_since),
+            since: node.clock(at) - at.duration_since(node.agent_since),
             sound_secs: None,
             findings: Vec::new(),
         }]),

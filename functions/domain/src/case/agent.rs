@@ -61,18 +61,24 @@ impl Case {
     /// Whether the report is from the current boot, or the first from a newer one. The node's own clock decides which
     /// boot is newer.
     fn accepts_boot(&mut self, report: &Report<'_>, arrival: Timestamp, events: &mut Vec<CaseEvent>) -> bool {
-        let newest = self.newest_seq();
+        let made_up = |latest: &LatestReport| latest.is_made_up(report.seq, report.at);
+        let newest = if self.latest_reports().any(made_up) { None } else { self.newest_seq() };
         self.node_clock.note(report.at, arrival);
-        let mut written = NodeTime::new(report.at, arrival, &self.node_clock);
-        if let Some(boot) = self.boot.as_mut().filter(|boot| boot.id == report.boot_id)
+        let is_present = self.boot.as_ref().is_some_and(|boot| boot.id == report.boot_id);
+        let mut written = if is_present {
+            NodeTime::of_report(report.seq, report.at, arrival, &self.node_clock)
+        } else {
+            NodeTime::new(report.at, arrival, &self.node_clock)
+        };
+        if let Some(boot) = self.boot.as_mut().filter(|_| is_present)
             && boot.node_at.is_some_and(|known| written.reads_earlier_than(known))
             && newest.is_some_and(|newest| report.seq > newest)
         {
-            self.node_clock.step_back(report.at, arrival);
-            written = NodeTime::new(report.at, arrival, &self.node_clock);
+            self.node_clock.step_back(report.seq, report.at, arrival);
+            written = NodeTime::of_report(report.seq, report.at, arrival, &self.node_clock);
             boot.node_at = Some(written);
         }
-        if let Some(boot) = self.boot.as_mut().filter(|boot| boot.id == report.boot_id) {
+        if let Some(boot) = self.boot.as_mut().filter(|_| is_present) {
             boot.first_seen = boot.first_seen.min(arrival);
             if boot.node_at.is_none_or(|known| written.is_after(known)) {
                 boot.node_at = Some(written);
@@ -142,11 +148,14 @@ impl Case {
 
     /// The highest number of a report that it knows of this boot.
     fn newest_seq(&self) -> Option<u64> {
-        let newest = self.conditions.iter().filter_map(|condition| match &condition.state {
-            SourceState::Agent { latest, .. } => Some(latest.seq()),
+        self.latest_reports().map(LatestReport::seq).max()
+    }
+
+    pub(super) fn latest_reports(&self) -> impl Iterator<Item = &LatestReport> {
+        self.conditions.iter().filter_map(|condition| match &condition.state {
+            SourceState::Agent { latest, .. } => Some(&**latest),
             SourceState::ControlPlane(_) => None,
-        });
-        newest.max()
+        })
     }
 
     pub(super) fn begin_boot(
@@ -158,6 +167,7 @@ impl Case {
     ) {
         if let Some(old) = self.boot.replace(Boot { id, first_seen, node_at, attested: node_at.is_none() }) {
             events.push(CaseEvent::Rebooted);
+            self.node_clock.begin_boot();
             self.old_boots.push(old.id);
             if self.old_boots.len() > MAX_OLD_BOOTS {
                 self.old_boots.remove(0);

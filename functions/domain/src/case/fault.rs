@@ -286,10 +286,13 @@ impl Case {
             let departed = if rebooting && foreign { Some(now) } else { None };
             let confirmed = rebooting && repair.is_confirmed();
             let cured = if confirmed { self.cured_at(repair, faults, policy) } else { None };
+            let failed = if rebooting { self.reboot_failed_at(repair, policy) } else { None };
             let blocked = self.blocked.as_ref().map(|blocked| blocked.until);
+            let failed = failed.map(|failed| blocked.map_or(failed, |until| failed.max(until)));
             return repair
-                .next_evaluation(policy, blocked, now)
+                .next_evaluation(policy, now)
                 .into_iter()
+                .chain(failed)
                 .chain(join)
                 .chain(departed)
                 .chain(cured)
@@ -334,8 +337,24 @@ impl Case {
         if acting().any(Fault::is_bad) || repair.fault.source == Source::Agent && !agent_reported {
             return None;
         }
-        let held = boot.first_seen.checked_add(policy.recovery_hold).ok()?;
+        // What a report of the new boot says was bad before may still arrive.
+        let healthy_since = self.latest_reports().map(|latest| latest.read().since).max();
+        let healthy_since = healthy_since.map_or(boot.first_seen, |since| since.max(boot.first_seen));
+        let held = healthy_since.checked_add(policy.recovery_hold).ok()?;
         Some(acting().filter_map(|fault| fault.heals_at).fold(held, Timestamp::max))
+    }
+
+    /// When a reboot has failed that did not cure the node by then. An agent that reported the fault, and has not reported
+    /// from the new boot yet, gets the settling time for that from the first sign of the boot: a slow reboot would
+    /// otherwise leave it seconds.
+    pub fn reboot_failed_at(&self, repair: &Repair, policy: &Policy) -> Option<Timestamp> {
+        let called = repair.effective_at()?;
+        let timeout = called.checked_add(policy.reboot_timeout).ok()?;
+        let unreported = self.boot.as_ref().filter(|boot| {
+            repair.fault.source == Source::Agent && boot.first_seen > called && boot.node_at.is_none()
+        });
+        let reported_by = unreported.and_then(|boot| boot.first_seen.checked_add(policy.settling_time).ok());
+        Some(reported_by.map_or(timeout, |by| timeout.max(by)))
     }
 
     /// Why it counts among its cluster's unhealthy nodes. A fault counts until its recovery has held: the last nodes that

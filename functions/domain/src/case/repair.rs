@@ -241,14 +241,9 @@ impl Repair {
         self.calls.push(call);
     }
 
-    /// When this repair must be evaluated next. `blocked`: until when guards block its next call. The confirmations
-    /// that it waits for are not part of this: their due time is the case's.
-    pub(super) fn next_evaluation(
-        &self,
-        policy: &Policy,
-        blocked: Option<Timestamp>,
-        now: Timestamp,
-    ) -> Option<Timestamp> {
+    /// When this repair must be evaluated next, by itself. The confirmations that it waits for are not part of this: their
+    /// due time is the case's.
+    pub(super) fn next_evaluation(&self, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
         let after_call = |wait: SignedDuration| self.effective_at()?.checked_add(wait).ok();
         match &self.phase {
             Phase::Claimed { until } | Phase::Acting { until } => Some(*until),
@@ -260,9 +255,8 @@ impl Repair {
                 }
                 None => after_call(policy.replacement_timeout),
             },
-            Phase::Rebooting => {
-                after_call(policy.reboot_timeout).map(|late| blocked.map_or(late, |at| at.max(late)))
-            }
+            // When it is known to have failed depends on the boots of the case.
+            Phase::Rebooting => None,
         }
     }
 }

@@ -31,6 +31,10 @@ pub struct LatestReport {
     /// before it may still arrive, and report an earlier start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reported_by: Option<u64>,
+    /// The lowest number of the reports of that fault: what has a lower one and another start is of an earlier fault,
+    /// whatever the node's clock says.
+    #[serde(default)]
+    fault_seq: u64,
 }
 
 /// When something began on a node.
@@ -150,7 +154,7 @@ impl ConditionReport {
     }
 
     fn written(&self) -> NodeTime {
-        NodeTime::new(self.node_at, self.arrival, &self.clock)
+        NodeTime::of_report(self.seq, self.node_at, self.arrival, &self.clock)
     }
 
     /// Its number, where its agent does not know what was before.
@@ -182,6 +186,7 @@ impl LatestReport {
             since,
             episode,
             reported_by,
+            fault_seq: reported.seq,
         }
     }
 
@@ -207,6 +212,7 @@ impl LatestReport {
                 episode.node_since = reported.node_since;
                 episode.extend_back_to(since);
                 self.reported_by = reported.reported_by();
+                self.fault_seq = self.fault_seq.min(reported.seq);
             }
             return Recency::Stale;
         }
@@ -215,7 +221,17 @@ impl LatestReport {
         {
             self.episode = Some(self.onset_after(&reported));
             self.reported_by = reported.reported_by();
+            self.fault_seq = reported.seq;
+        } else if let Some(episode) = self
+            .episode
+            .as_mut()
+            .filter(|known| reported.health.is_bad() && reported.node_since < known.node_since)
+        {
+            // The node's clock has stepped back: from now on it dates the same fault so.
+            episode.node_since = reported.node_since;
         }
+        // The numbers of an agent that lost its memory begin anew.
+        self.fault_seq = self.fault_seq.min(reported.seq);
         if reported.node_since != self.node_since {
             self.since = since;
         }
@@ -234,6 +250,12 @@ impl LatestReport {
             began.onset.since = began.onset.since.max(began.not_before);
             began.counts_from_arrival = true;
             began.onset.counts_from = reported.arrival;
+        } else if let Some(known) =
+            self.episode.filter(|known| began.onset.counts_from < known.onset.counts_from)
+        {
+            // A clock that steps forward makes a known fault look like a new one.
+            began.counts_from_arrival = true;
+            began.onset.counts_from = known.onset.counts_from;
         }
         began
     }
@@ -242,9 +264,16 @@ impl LatestReport {
     /// proves none: an agent that lost its memory has one too.
     fn has_recovered(&self, reported: &ConditionReport, episode: NodeOnset, hold: SignedDuration) -> bool {
         if reported.node_since <= episode.node_since {
-            // A fault that began before the one that is over: the node's clock has stepped back. Ours measures the recovery.
-            let held = reported.arrival.duration_since(self.since) >= hold;
-            return reported.node_since < episode.node_since && self.health == Health::Healthy && held;
+            // A fault that began before the one that is known: the node's clock has stepped back. Ours measures the recovery,
+            // and where that was not reported, whether the fault began after all that was.
+            let held = match self.health {
+                Health::Healthy => reported.arrival.duration_since(self.since) >= hold,
+                _ => {
+                    reported.since() > self.arrived
+                        && reported.healthy_before.is_some_and(|healthy| healthy >= hold)
+                }
+            };
+            return reported.node_since < episode.node_since && held;
         }
         match reported.healthy_before {
             Some(sound) => sound >= hold,
@@ -257,6 +286,11 @@ impl LatestReport {
     /// Whether a report of this number, written then by the node's clock, can be newer.
     pub fn can_be_before(&self, seq: u64, node_at: Timestamp) -> bool {
         self.place.can_be_before(seq, node_at)
+    }
+
+    /// Whether a report is one whose number was made up.
+    pub fn is_made_up(&self, seq: u64, node_at: Timestamp) -> bool {
+        self.place.is_made_up(seq, node_at)
     }
 
     /// When the first report of its latest fault arrived.
@@ -276,7 +310,10 @@ impl LatestReport {
 
     /// The onset of the present fault, if a report that was applied is of it and not of an earlier one.
     pub fn episode_of(&self, reported: &ConditionReport) -> Option<NodeOnset> {
-        self.episode.filter(|episode| reported.node_since >= episode.node_since)
+        self.episode.filter(|episode| {
+            reported.node_since == episode.node_since
+                || reported.node_since > episode.node_since && reported.seq >= self.fault_seq
+        })
     }
 
     /// The present state.
@@ -290,204 +327,4 @@ impl LatestReport {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOLD: SignedDuration = SignedDuration::from_mins(2);
-
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_second(1_790_000_000 + seconds).expect("a time")
-    }
-
-    /// Of a node that was seen long before.
-    fn reported(seq: u64, health: Health, since: i64, written: i64) -> ConditionReport {
-        let mut clock = NodeClock::default();
-        clock.note(at(-1_000), at(-1_000));
-        ConditionReport {
-            seq,
-            health,
-            node_since: at(since),
-            node_at: at(written),
-            clock,
-            healthy_before: None,
-            arrival: at(written + 1),
-            seen_since: at(-1_000_000),
-        }
-    }
-
-    fn start(latest: &LatestReport) -> Option<Timestamp> {
-        latest.read().episode.map(|episode| episode.since)
-    }
-
-    fn counts_from(latest: &LatestReport) -> Option<Timestamp> {
-        latest.read().episode.map(|episode| episode.counts_from)
-    }
-
-    #[test]
-    fn a_nodes_wrong_clock_neither_hastens_nor_delays() {
-        for skew in [-86_400, 0, 3_600] {
-            let report = ConditionReport { arrival: at(300), ..reported(1, Health::Bad, skew, skew + 300) };
-            assert_eq!(start(&LatestReport::first(report)), Some(at(0)), "{skew}");
-        }
-    }
-
-    #[test]
-    fn a_start_in_the_nodes_future_has_no_age() {
-        let report = ConditionReport { arrival: at(300), ..reported(1, Health::Bad, 900, 300) };
-        assert_eq!(start(&LatestReport::first(report)), Some(at(300)));
-    }
-
-    #[test]
-    fn an_agent_that_lost_its_memory_does_not_reset_the_clock() {
-        let mut latest = LatestReport::first(reported(1, Health::Bad, 0, 0));
-        latest.note(reported(2, Health::Bad, 600, 600), HOLD);
-        assert_eq!(start(&latest), Some(at(1)));
-    }
-
-    #[test]
-    fn an_agent_that_lost_its_memory_does_not_reset_the_clock_though_its_reports_cross() {
-        // 3 was written before the restart, 4 after it, a second later, and 4 arrives first.
-        let crossed = |before: ConditionReport, after: ConditionReport| {
-            let mut latest = LatestReport::first(after);
-            assert_eq!(latest.note(before, HOLD), Recency::Stale);
-            start(&latest)
-        };
-        assert_eq!(
-            crossed(reported(3, Health::Bad, 0, 240), reported(4, Health::Bad, 241, 241)),
-            Some(at(1))
-        );
-        // So late that its start, counted back from its arrival, is later than what is known.
-        let late = ConditionReport { arrival: at(900), ..reported(3, Health::Bad, 0, 240) };
-        assert_eq!(crossed(late, reported(4, Health::Bad, 241, 241)), Some(at(242)));
-        // Another report may lie between them, and report that all was healthy.
-        assert_eq!(
-            crossed(reported(2, Health::Bad, 0, 240), reported(4, Health::Bad, 241, 241)),
-            Some(at(242))
-        );
-        // It knows that all was healthy.
-        let mut remembers = reported(4, Health::Bad, 241, 241);
-        remembers.healthy_before = Some(SignedDuration::from_mins(2));
-        assert_eq!(crossed(reported(3, Health::Bad, 0, 120), remembers), Some(at(242)));
-    }
-
-    #[test]
-    fn the_least_delayed_report_has_the_start() {
-        let late = ConditionReport { arrival: at(500), ..reported(1, Health::Bad, 0, 0) };
-        let mut latest = LatestReport::first(late);
-        latest.note(reported(2, Health::Bad, 0, 300), HOLD);
-        assert_eq!(start(&latest), Some(at(1)));
-        latest.note(ConditionReport { arrival: at(2_000), ..reported(3, Health::Bad, 0, 400) }, HOLD);
-        assert_eq!(start(&latest), Some(at(1)));
-    }
-
-    #[test]
-    fn a_lost_recovery_is_in_the_next_report() {
-        let mut latest = LatestReport::first(reported(1, Health::Bad, 0, 0));
-        let mut again = reported(9, Health::Bad, 600, 660);
-        again.healthy_before = Some(SignedDuration::from_mins(5));
-        latest.note(again, HOLD);
-        assert_eq!(start(&latest), Some(at(601)));
-    }
-
-    #[test]
-    fn no_claim_of_a_node_that_was_healthy_shortens_its_grace_period() {
-        let long_ago = -1_000_000_000;
-        for (what, since, written) in [
-            ("a start long ago", long_ago, 600),
-            ("a report from the future", 590, 1_000_000_000),
-            ("both", long_ago, 1_000_000_000),
-        ] {
-            let mut latest = LatestReport::first(reported(1, Health::Healthy, 0, 300));
-            let lie = ConditionReport { arrival: at(601), ..reported(2, Health::Bad, since, written) };
-            latest.note(lie, HOLD);
-            assert_eq!(counts_from(&latest), Some(at(601)), "{what}");
-            assert!(start(&latest) >= Some(at(301)), "{what}");
-            // Nor does the next one of the same fault.
-            latest.note(ConditionReport { seq: 3, arrival: at(700), ..lie }, HOLD);
-            assert_eq!(counts_from(&latest), Some(at(601)), "{what}");
-        }
-    }
-
-    #[test]
-    fn nothing_began_before_the_boot_was_first_seen() {
-        let first = ConditionReport { seen_since: at(0), ..reported(1, Health::Bad, -86_400, 300) };
-        assert_eq!(counts_from(&LatestReport::first(first)), Some(at(0)));
-    }
-
-    #[test]
-    fn a_number_or_a_time_from_the_future_silences_no_later_report() {
-        let year = 31_536_000;
-        for (what, forged) in [
-            ("a number", reported(u64::MAX, Health::Healthy, 100, 100)),
-            ("a time", ConditionReport { arrival: at(101), ..reported(2, Health::Healthy, 100, year) }),
-            ("both", ConditionReport { arrival: at(101), ..reported(u64::MAX, Health::Healthy, 100, year) }),
-        ] {
-            let mut latest = LatestReport::first(reported(1, Health::Healthy, 0, 0));
-            latest.note(forged, HOLD);
-            assert_eq!(latest.note(reported(3, Health::Bad, 200, 200), HOLD), Recency::Newest, "{what}");
-            assert_eq!(latest.note(reported(4, Health::Bad, 200, 500), HOLD), Recency::Newest, "{what}");
-            assert_eq!(latest.health(), Health::Bad, "{what}");
-        }
-    }
-
-    #[test]
-    fn a_late_duplicate_of_a_clock_that_is_ahead_is_still_late() {
-        let mut clock = NodeClock::default();
-        let ahead = |written: i64| written + 10_000;
-        let report =
-            |seq: u64, health: Health, written: i64, arrived: i64, clock: NodeClock| ConditionReport {
-                arrival: at(arrived),
-                clock,
-                ..reported(seq, health, ahead(written), ahead(written))
-            };
-        clock.note(at(ahead(0)), at(1));
-        let mut latest = LatestReport::first(report(1, Health::Bad, 0, 1, clock));
-        clock.note(at(ahead(600)), at(601));
-        latest.note(report(2, Health::Healthy, 600, 601, clock), HOLD);
-        clock.note(at(ahead(0)), at(10_001));
-        assert_eq!(latest.note(report(1, Health::Bad, 0, 10_001, clock), HOLD), Recency::Stale);
-        assert_eq!(latest.health(), Health::Healthy);
-    }
-
-    #[test]
-    fn a_fault_after_a_clock_stepped_back_is_another_one() {
-        let mut latest = LatestReport::first(reported(1, Health::Bad, 0, 0));
-        let stepped = |seq: u64, health: Health, since: i64, arrived: i64| ConditionReport {
-            arrival: at(arrived),
-            ..reported(seq, health, since, since)
-        };
-        latest.note(stepped(2, Health::Healthy, 100, 100), HOLD);
-        latest.note(stepped(3, Health::Bad, -3_000, 1_000), HOLD);
-        assert_eq!(latest.read().episode.expect("a fault").counts_from, at(1_000));
-    }
-
-    #[test]
-    fn a_duplicate_from_before_a_clock_stepped_back_is_still_late() {
-        let hour = 3_600;
-        let before = reported(1, Health::Bad, 0, 0);
-        let mut latest = LatestReport::first(before);
-        let mut clock = before.clock;
-        clock.step_back(at(300 - hour), at(301));
-        let stepped = |seq: u64, written: i64| ConditionReport {
-            arrival: at(written + 1),
-            clock,
-            ..reported(seq, Health::Healthy, 300 - hour, written - hour)
-        };
-        latest.note(stepped(2, 300), HOLD);
-        latest.note(stepped(3, 600), HOLD);
-        // Two old reports that are delivered again, together, show no clock that goes on.
-        for written in [0, 120] {
-            clock.note(at(written), at(900));
-            let again = ConditionReport { arrival: at(900), clock, ..reported(1, Health::Bad, 0, written) };
-            assert_eq!(latest.note(again, HOLD), Recency::Stale);
-        }
-        assert_eq!(latest.health(), Health::Healthy);
-        // The clock that goes on is believed, even if it is set right again.
-        for (seq, written) in [(4, 1_200), (5, 1_500)] {
-            clock.note(at(written), at(written + 1));
-            latest.note(ConditionReport { clock, ..reported(seq, Health::Bad, 1_200, written) }, HOLD);
-        }
-        assert!(NodeTime::new(at(1_800), at(1_801), &clock).is_plausible());
-        assert_eq!(latest.health(), Health::Bad);
-    }
-}
+mod tests;

@@ -30,6 +30,9 @@ pub struct NodeClock {
     /// A report that was further ahead, and by how much. The next one shows whether the clock has stepped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     further: Option<(Timestamp, i64)>,
+    /// The number of the first report after the clock stepped back: the times of those before it are another clock's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stepped_at: Option<u64>,
 }
 
 impl NodeClock {
@@ -49,14 +52,23 @@ impl NodeClock {
         let goes_on = self.further.is_some_and(|(before, further)| {
             at.duration_since(before) >= STEP && (ahead - further).abs() <= STEP.as_secs() / 2
         });
-        (self.ahead_seconds, self.further) =
-            if goes_on { (Some(ahead), None) } else { (Some(known), Some((at, ahead))) };
+        if goes_on {
+            *self = Self { ahead_seconds: Some(ahead), ..Self::default() };
+        } else {
+            self.further = Some((at, ahead));
+        }
+    }
+
+    /// Another boot numbers its reports anew.
+    pub fn begin_boot(&mut self) {
+        self.stepped_at = None;
     }
 
     /// Notes a report that was written before one of a lower number: the clock has stepped back, or a time was made up.
     /// What was written before the step is from the future of that clock.
-    pub fn step_back(&mut self, at: Timestamp, arrived: Timestamp) {
-        *self = Self { ahead_seconds: Some(at.duration_since(arrived).as_secs()), further: None };
+    pub fn step_back(&mut self, seq: u64, at: Timestamp, arrived: Timestamp) {
+        let ahead_seconds = Some(at.duration_since(arrived).as_secs());
+        *self = Self { ahead_seconds, further: None, stepped_at: Some(seq) };
     }
 
     fn is_ahead_of(&self, at: Timestamp, arrived: Timestamp) -> bool {
@@ -69,6 +81,12 @@ impl NodeTime {
     /// A time that a node with this clock gave in a report that arrived then.
     pub fn new(at: Timestamp, arrived: Timestamp, clock: &NodeClock) -> Self {
         Self { at, from_future: clock.is_ahead_of(at, arrived) }
+    }
+
+    /// The same of a report of the present boot, whose number shows whether it was written before the clock stepped back.
+    pub fn of_report(seq: u64, at: Timestamp, arrived: Timestamp, clock: &NodeClock) -> Self {
+        let before_step = clock.stepped_at.is_some_and(|stepped| seq < stepped);
+        Self { at, from_future: before_step || clock.is_ahead_of(at, arrived) }
     }
 
     /// Whether the report of this time was written after the one of the other. A time from the future is after no other
@@ -104,12 +122,25 @@ pub struct ReportPlace {
     /// The number of the newest report before the one from the future, if this is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     seq_before: Option<u64>,
+    /// The report of a higher number than those that follow it: an agent's numbers only rise, so it was made up. Delivered
+    /// or read again, it is no news.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    made_up: Option<MadeUp>,
+}
+
+/// A report whose number was made up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct MadeUp {
+    seq: u64,
+    #[serde(with = "timestamp")]
+    written: Timestamp,
 }
 
 impl ReportPlace {
     /// The place of the first report.
     pub fn first(seq: u64, written: NodeTime) -> Self {
-        Self { seq, written, seq_before: None }
+        Self { seq, written, seq_before: None, made_up: None }
     }
 
     /// The place of the report that follows.
@@ -120,21 +151,34 @@ impl ReportPlace {
             (true, true) => self.seq_before,
             (false, _) => None,
         };
-        Self { seq, written, seq_before }
+        let made_up = if seq < self.seq && !written.from_future {
+            Some(MadeUp { seq: self.seq, written: self.written.at })
+        } else {
+            self.made_up
+        };
+        Self { seq, written, seq_before, made_up }
+    }
+
+    /// Whether a report is one that was made up, or as old as that.
+    pub fn is_made_up(self, seq: u64, node_at: Timestamp) -> bool {
+        self.made_up.is_some_and(|known| seq >= known.seq && node_at <= known.written)
     }
 
     /// Whether another report is newer: by its number, or, where the number is lower, because it was written later.
     pub fn is_before(self, seq: u64, written: NodeTime) -> bool {
-        seq > self.seq || written.is_after(self.written) && self.seq_before.is_none_or(|before| seq > before)
+        !self.is_made_up(seq, written.at)
+            && (seq > self.seq
+                || written.is_after(self.written) && self.seq_before.is_none_or(|before| seq > before))
     }
 
     /// Whether another report can be newer, before it is known when it arrived and so whether its time is plausible.
     pub fn can_be_before(self, seq: u64, node_at: Timestamp) -> bool {
-        seq > self.seq
-            || node_at > self.written.at && self.seq_before.is_none_or(|before| seq > before)
-            || self.written.from_future
-                && self.seq_before.is_some_and(|before| seq > before)
-                && seq < self.seq
+        !self.is_made_up(seq, node_at)
+            && (seq > self.seq
+                || node_at > self.written.at && self.seq_before.is_none_or(|before| seq > before)
+                || self.written.from_future
+                    && self.seq_before.is_some_and(|before| seq > before)
+                    && seq < self.seq)
     }
 
     /// The report's number within its boot.

@@ -94,7 +94,8 @@ impl Node {
             }
         }
         // An agent alone may be of an old node: only a launch or a registration proves a new instance.
-        let registered = matches!(fact, Fact::Registered { .. } | Fact::Snapshot(Some(_)));
+        // A Node object that a verification reads does not say that its instance is new.
+        let registered = matches!(fact, Fact::Registered { .. });
         if registered || self.known_launch.is_some() && self.known_alive {
             self.known_joined_at.get_or_insert(arrival);
         }
