@@ -223,7 +223,7 @@ pub struct UnhealthyReason {
     /// Since when nothing reports on it: an older fault does not hide its silence.
     #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     pub silent_since: Option<Timestamp>,
-    /// Whether its agent still reports, although the control plane does not hear its kubelet.
+    /// Whether its agent still reports, although its kubelet no longer reaches the control plane.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub agent_reports: bool,
     /// Whether its repair is under way.

@@ -43,7 +43,7 @@ impl UnhealthyCounts {
                 }
             }
             unhealthy_counts.repairing += usize::from(node.unhealthy_reason.repairing);
-            // An agent that has long been silent, of a node that the control plane hears, says nothing of the others.
+            // An agent that has long been silent says nothing of other nodes, if its kubelet still reports.
             let counts = |since: &Timestamp| {
                 node.unhealthy_reason.unhealthy || now.duration_since(*since) < LONG_SILENCE
             };
@@ -137,8 +137,8 @@ pub(super) fn zone_impaired(input: &GuardContext<'_>) -> Option<Block> {
     )
 }
 
-/// Most of a cluster became silent at once: what is down is the way that its reports take. Agents that report while the
-/// control plane does not hear their kubelets show which way; two such nodes are enough, where they are most of a cluster.
+/// Most of a cluster became silent at once: what is down is the way that its reports take. Agents that report while
+/// their kubelets no longer reach the control plane show which way; two such nodes are enough, where they are most of a cluster.
 pub(super) fn log_pipeline_suspect(input: &GuardContext<'_>) -> Option<Block> {
     let limits = &input.policy.silence;
     let nodes = input.context.cluster.nodes();
