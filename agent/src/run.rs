@@ -23,7 +23,10 @@ use std::{
 
 use tracing::{info, warn};
 
-use self::{health::AgentHealth, pipeline::Pipeline};
+use self::{
+    health::AgentHealth,
+    pipeline::{Followed, Pipeline},
+};
 use crate::{
     causes::chain,
     config::Config,
@@ -83,7 +86,7 @@ pub fn run(config: &Config, probes: Vec<Box<dyn Probe>>, stop: &AtomicBool) -> R
     let identity = NodeIdentity::find(&config.overrides, &config.root, imds)?;
     let rules = rules(&config.rules)?;
     let detector = Detector::new(&rules).map_err(|error| RunError::Rules(chain(&error)))?;
-    let (units, files) = wanted(&rules);
+    let followed = followed(&rules);
     fs::create_dir_all(&config.state_dir)
         .map_err(|source| RunError::StateDir { path: config.state_dir.display().to_string(), source })?;
     let (outbox, recovered) = Outbox::open(&config.state_dir.join("spool"), config.spool_bytes)?;
@@ -96,15 +99,8 @@ pub fn run(config: &Config, probes: Vec<Box<dyn Probe>>, stop: &AtomicBool) -> R
     let outbox = Arc::new(Mutex::new(outbox));
     let metrics = Arc::new(Metrics::default());
     let health = AgentHealth::default();
-    let mut pipeline = Pipeline::open(
-        config,
-        identity.clone(),
-        detector,
-        &units,
-        &files,
-        Arc::clone(&metrics),
-        health.clone(),
-    )?;
+    let mut pipeline =
+        Pipeline::open(config, identity.clone(), detector, &followed, Arc::clone(&metrics), health.clone())?;
     endpoint::serve(config.listen, Arc::clone(&metrics), health.clone())
         .map_err(|source| RunError::Listen { address: config.listen, source })?;
     let (sender, results) = mpsc::sync_channel(RESULT_QUEUE);
@@ -149,7 +145,7 @@ pub fn rules(paths: &[impl AsRef<Path>]) -> Result<Vec<RuleFile>, RunError> {
 }
 
 /// The units and files that users' rules read.
-fn wanted(rules: &[RuleFile]) -> (Vec<String>, Vec<String>) {
+fn followed(rules: &[RuleFile]) -> Followed {
     let (mut units, mut files) = (Vec::new(), Vec::new());
     for source in rules.iter().flat_map(RuleFile::sources) {
         match source {
@@ -158,5 +154,5 @@ fn wanted(rules: &[RuleFile]) -> (Vec<String>, Vec<String>) {
             RuleSource::File(path) => files.push(path.clone()),
         }
     }
-    (units, files)
+    Followed { units, files }
 }

@@ -84,14 +84,21 @@ pub(super) struct Pipeline {
     changes: Vec<FindingChange>,
 }
 
+/// What rules follow beyond the usual units and files.
+pub(super) struct Followed {
+    /// Units of the journal.
+    pub(super) units: Vec<String>,
+    /// Patterns of log files.
+    pub(super) files: Vec<String>,
+}
+
 impl Pipeline {
     /// Opens the sources at the positions of the last run.
     pub(super) fn open(
         config: &Config,
         identity: NodeIdentity,
         mut detector: Detector,
-        units: &[String],
-        files: &[String],
+        followed: &Followed,
         metrics: Arc<Metrics>,
         health: AgentHealth,
     ) -> Result<Self, super::RunError> {
@@ -124,11 +131,11 @@ impl Pipeline {
             }
         };
         let mut wanted: Vec<&str> = UNITS.to_vec();
-        wanted.extend(units.iter().map(String::as_str));
+        wanted.extend(followed.units.iter().map(String::as_str));
         let since = clocks.wall.checked_sub(PAST).unwrap_or(clocks.wall);
         let journal = Journal::new(&config.root, &wanted, since, saved_state.journal.as_ref());
         let mut patterns: Vec<&str> = FILES.to_vec();
-        patterns.extend(files.iter().map(String::as_str));
+        patterns.extend(followed.files.iter().map(String::as_str));
         let files = LogFiles::new(&config.root, &patterns, StartAt::End, saved_state.files)
             .map_err(|error| super::RunError::Rules(error.to_string()))?;
         if config.accept_injected {

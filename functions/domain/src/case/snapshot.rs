@@ -38,6 +38,14 @@ pub enum NotThisNode {
     },
 }
 
+/// The state of one condition in a Node object.
+struct Current<'a> {
+    observed: &'a ObservedCondition,
+    /// When it began, if that is known.
+    since: Option<Timestamp>,
+    consistency: Consistency,
+}
+
 impl Case {
     /// Applies the Node object of this instance; `None` if there is none.
     pub fn apply_snapshot(
@@ -83,7 +91,8 @@ impl Case {
         }
         for condition in &node.conditions {
             let since = condition.since.filter(|since| *since <= read_at);
-            self.apply_current(&condition.observed, since, consistency, read_at, policy, &mut events);
+            let current = Current { observed: &condition.observed, since, consistency };
+            self.apply_current(current, read_at, policy, &mut events);
         }
         let removed: Vec<_> = self
             .conditions
@@ -97,8 +106,9 @@ impl Case {
                 message: "the Node does not have the condition".to_owned(),
             })
             .collect();
-        for condition in &removed {
-            self.apply_current(condition, None, consistency, read_at, policy, &mut events);
+        for observed in &removed {
+            let current = Current { observed, since: None, consistency };
+            self.apply_current(current, read_at, policy, &mut events);
         }
         Ok(events)
     }
@@ -125,12 +135,10 @@ impl Case {
         }
     }
 
-    /// Applies the state of a condition at the time of reading, which began at `since` if that is known.
+    /// Applies the state of a condition at the time of reading.
     fn apply_current(
         &mut self,
-        observed: &ObservedCondition,
-        since: Option<Timestamp>,
-        consistency: Consistency,
+        Current { observed, since, consistency }: Current<'_>,
         read_at: Timestamp,
         policy: &Policy,
         events: &mut Vec<CaseEvent>,
