@@ -288,8 +288,14 @@ fn the_newest_instances_of_a_node_name_are_kept() {
         let store = fresh().await;
         for number in 0..40 {
             let mut case = new_case(number);
-            edit(&mut case, json!({ "node": node(1) }));
+            edit(&mut case, json!({ "node": node(1), "registered": at(0) }));
             put(&store, &mut case).await;
+        }
+        // What only an agent claims takes the place of none.
+        for number in 40..80 {
+            let mut claim = new_case(number);
+            edit(&mut claim, json!({ "node": node(1) }));
+            put(&store, &mut claim).await;
         }
         let known = store.instances_of_node(&cluster(), &node(1)).await.expect("a read");
         let newest: Vec<_> = (8..40).map(|number| new_case(number).instance_id().clone()).collect();
