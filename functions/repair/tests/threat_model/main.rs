@@ -10,6 +10,7 @@ use nodemend_domain::{
     case::{CaseState, Source},
     condition::RepairAction,
     policy::{Limit, Policy, Promotion},
+    repair_event::Step,
 };
 use nodemend_testkit::{
     Deployment,
@@ -137,10 +138,10 @@ fn a_false_report_ends_with_the_next_true_one() {
 }
 
 /// What a compromised node can write to hide a fault: each set of lines is written again every minute.
-fn hiding_reports(number: u64, now: Timestamp, minute: u64) -> Vec<(&'static str, Vec<String>)> {
+fn hiding_reports(now: Timestamp, minute: u64) -> Vec<(&'static str, Vec<String>)> {
     let healthy = |condition: &'static str| {
         let problem = fixture::Problem { condition, ..INTERFACE_DOWN };
-        cleared(number, problem, at(-86_400)).seq(1_000_000 + minute)
+        cleared(1, problem, at(-86_400)).seq(1_000_000 + minute)
     };
     let line = || healthy("NetworkingReady").line(now);
     vec![
@@ -159,11 +160,11 @@ fn hiding_reports(number: u64, now: Timestamp, minute: u64) -> Vec<(&'static str
 
 #[test]
 fn no_report_hides_or_delays_what_the_control_plane_reports() {
-    let names: Vec<_> = hiding_reports(1, at(0), 0).into_iter().map(|(name, _)| name).collect();
+    let names: Vec<_> = hiding_reports(at(0), 0).into_iter().map(|(name, _)| name).collect();
     for (index, name) in names.into_iter().enumerate() {
         let deployment = healthy();
         let hide = |minute: i64| {
-            let (_, lines) = hiding_reports(1, minutes(minute), minute.unsigned_abs()).swap_remove(index);
+            let (_, lines) = hiding_reports(minutes(minute), minute.unsigned_abs()).swap_remove(index);
             deliver(&deployment, 1, &lines, minutes(minute));
         };
         (1..5).for_each(hide);
@@ -185,7 +186,7 @@ fn no_report_hides_or_delays_what_the_control_plane_reports() {
 fn no_flood_of_reports_makes_a_case_too_large_to_be_written() {
     let deployment = healthy();
     for minute in 1..=15 {
-        for (name, lines) in hiding_reports(1, minutes(minute), minute.unsigned_abs()) {
+        for (name, lines) in hiding_reports(minutes(minute), minute.unsigned_abs()) {
             deliver(&deployment, 1, &lines, minutes(minute));
             let size = serde_json::to_vec(&deployment.case(1)).expect("JSON").len();
             assert!(size < MAX_ITEM_BYTES / 4 * 3, "{size} bytes after {minute} minutes of {name}");
@@ -294,6 +295,20 @@ fn false_reports_terminate_no_more_nodes_at_once_than_the_parallel_limit() {
     policy.node_repair_config.max_parallel_nodes_repaired = Some(Limit::Count(1));
     assert_eq!(with_false_reports(20, 4, policy.clone()).cloud.calls().len(), 1);
     assert_eq!(with_false_reports(5, 5, policy).cloud.calls().len(), 1);
+}
+
+#[test]
+fn false_reports_that_stop_the_repairs_of_a_group_are_shown() {
+    let deployment = Deployment::new(20, policy());
+    deliver(&deployment, 20, &[cleared(20, INTERFACE_DOWN, at(0)).line(at(0))], at(0));
+    observe(&deployment, node_controller_unknown(20, minutes(5)), minutes(5));
+    for number in 1..=5 {
+        deliver(&deployment, number, &[raised(number, INTERFACE_DOWN, at(0)).line(minutes(6))], minutes(6));
+    }
+    deployment.run_until(minutes(35));
+    assert_eq!(deployment.cloud.calls(), []);
+    assert_eq!(deployment.case(20).blocked().expect("blocked").guards, ["UnhealthyThreshold"]);
+    assert_eq!(deployment.published(Step::Blocked, 20).len(), 1);
 }
 
 #[test]
