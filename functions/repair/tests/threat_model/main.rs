@@ -381,6 +381,7 @@ fn no_policy_terminates_a_healthy_node_or_one_out_of_service_or_of_another_clust
 #[test]
 fn the_page_names_each_of_these_tests() {
     let (page, source) = (include_str!("../../../../docs/security.md"), include_str!("main.rs"));
+    let of_confirm = include_str!("../../../confirm/tests/calls.rs");
     let tests: Vec<&str> = source
         .split("#[test]\nfn ")
         .skip(1)
@@ -392,6 +393,7 @@ fn the_page_names_each_of_these_tests() {
     }
     let named = page.split('`').skip(1).step_by(2).filter(|code| code.matches('_').count() > 4);
     for name in named {
-        assert!(tests.contains(&name), "the page names {name}");
+        let is_known = tests.contains(&name) || of_confirm.contains(&format!("fn {name}("));
+        assert!(is_known, "the page names {name}");
     }
 }
