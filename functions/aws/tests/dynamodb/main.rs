@@ -333,7 +333,7 @@ fn a_closed_case_and_its_references_expire_after_thirty_days() {
         assert_eq!(expires().await, [end.clone(), end.clone(), end.clone()]);
 
         let mut next = new_case(2);
-        edit(&mut next, json!({ "node": node(1) }));
+        edit(&mut next, json!({ "node": node(1), "registered": at(60) }));
         put(&store, &mut next).await;
         put(&store, &mut case).await;
         assert_eq!(expires().await, [end.clone(), end, None], "the node name belongs to another instance");

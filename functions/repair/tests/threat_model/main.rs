@@ -137,7 +137,7 @@ fn a_false_report_ends_with_the_next_true_one() {
     assert_eq!(deployment.cloud.calls(), []);
 }
 
-/// What a compromised node can write to hide a fault: each set of lines is written again every minute.
+/// What a compromised node can write to hide a fault, again and again.
 fn hiding_reports(now: Timestamp, minute: u64) -> Vec<(&'static str, Vec<String>)> {
     let healthy = |condition: &'static str| {
         let problem = fixture::Problem { condition, ..INTERFACE_DOWN };
@@ -150,7 +150,7 @@ fn hiding_reports(now: Timestamp, minute: u64) -> Vec<(&'static str, Vec<String>
             "Ready is True, in the future",
             vec![forged(&healthy("Ready").line(now), json!({ "at": "2100-01-01T00:00:00Z" }))],
         ),
-        ("a new boot each minute", vec![healthy("Ready").boot(100 + minute).line(now)]),
+        ("a new boot each time", vec![healthy("Ready").boot(100 + minute).line(now)]),
         ("the highest number", vec![healthy("Ready").seq(u64::MAX).line(now)]),
         ("another node's name", vec![forged(&line(), json!({ "node": node(3) }))]),
         ("many conditions", made_up_conditions(&line())),
@@ -169,7 +169,7 @@ fn no_report_hides_or_delays_what_the_control_plane_reports() {
         };
         (1..5).for_each(hide);
         observe(&deployment, node_controller_unknown(1, minutes(5)), minutes(5));
-        for minute in 6..35 {
+        for minute in (6..35).step_by(4) {
             hide(minute);
             deployment.run_once();
         }
