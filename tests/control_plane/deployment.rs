@@ -1,95 +1,51 @@
 //! Intake and the repair function over a store in memory, and a cloud whose Kubernetes API is that of the real server.
 
-use std::sync::Arc;
-
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use nodemend_aws::{clock::SystemClock, cloud::AwsCloud};
 use nodemend_domain::{
-    audit_log::{ApiCall, CallAnswer, Caller},
     case::{Case, CaseState, Consistency},
-    group::{ClusterFacts, Group, InstanceLocation},
-    ident::{AccountId, ClusterName, GroupName, InstanceId, NodeName},
+    ident::{ClusterName, NodeName},
     node_snapshot::NodeSnapshot,
-    verification::InstanceStatus,
 };
 use nodemend_intake::Intake;
 use nodemend_ports::{
     clock::{Clock, VirtualClock},
-    cloud::{Cloud, CloudError, MemoryCloud},
-    cluster_reader::{ClusterReader, LogPage, LogQuery, ReadError},
+    cloud::MemoryCloud,
+    cluster_reader::{ClusterReader, ReadError},
     store::{MemoryStore, Store},
     subscription::Decoder,
 };
 use nodemend_repair::Repairer;
-use nodemend_testkit::fixture::{
-    caller, cluster, control_plane_payload, fleet, key, policy_with_limit, zone,
+use nodemend_testkit::{
+    CloudOverrides, OverriddenCloud,
+    fixture::{caller, cluster, control_plane_payload, fleet, key, policy_with_limit, zone},
 };
 
 use crate::{authenticator::REPAIR_KEY, aws::Aws, server::ControlPlane};
 
 /// AWS in memory, and the Kubernetes API of the real server. No log group has a line.
-#[derive(Clone)]
-pub(crate) struct Account {
-    pub(crate) cloud: MemoryCloud,
-    api: AwsCloud,
-}
+pub(crate) type Account = OverriddenCloud<MemoryCloud, KubernetesApi>;
 
-impl ClusterReader for Account {
-    async fn node(&self, cluster: &ClusterName, name: &NodeName) -> Result<Option<NodeSnapshot>, ReadError> {
-        self.api.node(cluster, name).await
+#[derive(Clone)]
+pub(crate) struct KubernetesApi(AwsCloud);
+
+impl CloudOverrides<MemoryCloud> for KubernetesApi {
+    async fn node(
+        &self,
+        _: &MemoryCloud,
+        cluster: &ClusterName,
+        name: &NodeName,
+    ) -> Result<Option<NodeSnapshot>, ReadError> {
+        self.0.node(cluster, name).await
     }
 
     async fn nodes(
         &self,
+        _: &MemoryCloud,
         cluster: &ClusterName,
         consistency: Consistency,
     ) -> Result<Vec<NodeSnapshot>, ReadError> {
-        self.api.nodes(cluster, consistency).await
-    }
-
-    async fn log_page(&self, query: &LogQuery, next: Option<&str>) -> Result<LogPage, ReadError> {
-        self.cloud.log_page(query, next).await
-    }
-
-    async fn streams(&self, group: &str, prefix: &str, since: Timestamp) -> Result<Vec<String>, ReadError> {
-        self.cloud.streams(group, prefix, since).await
-    }
-}
-
-impl Cloud for Account {
-    async fn in_account(&self, account: Option<&AccountId>) -> Result<Self, CloudError> {
-        Ok(Self { cloud: self.cloud.in_account(account).await?, ..self.clone() })
-    }
-
-    async fn describe_instances(
-        &self,
-        instances: &[InstanceId],
-    ) -> Result<Vec<InstanceLocation>, CloudError> {
-        self.cloud.describe_instances(instances).await
-    }
-
-    async fn group(&self, name: &GroupName) -> Result<Option<Arc<Group>>, CloudError> {
-        self.cloud.group(name).await
-    }
-
-    async fn cluster(&self, name: &ClusterName) -> Result<Arc<ClusterFacts>, CloudError> {
-        Cloud::cluster(&self.cloud, name).await
-    }
-
-    async fn instance_status(&self, instance_id: &InstanceId) -> Result<Option<InstanceStatus>, CloudError> {
-        self.cloud.instance_status(instance_id).await
-    }
-
-    async fn console_output(&self, instance_id: &InstanceId) -> Result<Option<String>, CloudError> {
-        self.cloud.console_output(instance_id).await
-    }
-
-    async fn call(&self, call: &ApiCall) -> CallAnswer {
-        self.cloud.call(call).await
-    }
-
-    fn caller(&self) -> &Caller {
-        self.cloud.caller()
+        self.0.nodes(cluster, consistency).await
     }
 }
 
@@ -109,7 +65,7 @@ impl Deployment {
         let store = MemoryStore::default();
         // Grace periods as by default, and no limit that counts the nodes of so small a cluster.
         store.set_policy(&cluster(), policy_with_limit(2));
-        let account = Account { cloud, api: aws.client(REPAIR_KEY).await };
+        let account = Account { cloud, overrides: KubernetesApi(aws.client(REPAIR_KEY).await) };
         Self { clock, store, account, delivered: 0 }
     }
 

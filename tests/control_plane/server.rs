@@ -15,8 +15,11 @@ use std::{
 };
 
 use nodemend_stack::child::Launcher;
-use nodemend_testkit::fixture::{instance, node, zone};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use nodemend_testkit::{
+    fixture::{instance, node, zone},
+    http::ServerCertificate,
+};
+use rcgen::KeyPair;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -329,18 +332,10 @@ fn kubeconfig(cluster: &Value, token: &str) -> Value {
 
 /// Writes the API server's certificate with its key, and the key of service accounts. Returns the authority as EKS returns it.
 fn write_certificates(directory: &Path) -> String {
-    use base64::{Engine, prelude::BASE64_STANDARD};
-    let mut authority = CertificateParams::new(Vec::new()).expect("no names");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority_key = KeyPair::generate().expect("a key");
-    let certificate = authority.self_signed(&authority_key).expect("a certificate");
-    let issuer = Issuer::new(authority, authority_key);
-    let key = KeyPair::generate().expect("a key");
-    let own = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
-    let own = own.signed_by(&key, &issuer).expect("a certificate");
+    let ServerCertificate { key, certificate, authority } = ServerCertificate::issue();
     let accounts = KeyPair::generate().expect("a key");
     let files = [
-        ("server.crt", own.pem()),
+        ("server.crt", certificate.pem()),
         ("server.key", key.serialize_pem()),
         ("accounts.key", accounts.serialize_pem()),
         ("accounts.pub", accounts.public_key_pem()),
@@ -348,5 +343,5 @@ fn write_certificates(directory: &Path) -> String {
     for (name, text) in files {
         fs::write(directory.join(name), text).expect("a file");
     }
-    BASE64_STANDARD.encode(certificate.pem())
+    authority
 }

@@ -14,4 +14,5 @@ pub mod failpoints;
 pub mod kubernetes;
 pub mod publisher;
 pub mod sdk;
+pub mod startup;
 pub mod telemetry;

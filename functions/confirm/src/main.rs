@@ -1,21 +1,19 @@
 //! The confirm function on Lambda: reads the configuration, connects the ports, and runs the handler.
 
-use std::sync::Arc;
-
 use jiff::SignedDuration;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nodemend_aws::{
     clock::SystemClock,
     cloud::AwsCloud,
-    dynamodb::{DynamoStore, Tables},
+    dynamodb::DynamoStore,
     eventbridge::EventBridge,
     publisher::EventPublisher,
-    sdk,
+    startup::Startup,
     telemetry::{self, Failed, invocation_error},
 };
 use nodemend_confirm::{ConfirmError, Confirmer};
 use nodemend_domain::ident::AccountId;
-use nodemend_ports::{clock::Clock, config::environment::Environment};
+use nodemend_ports::clock::Clock;
 use serde_json::{Value, json, value::RawValue};
 
 /// How long an invocation waits for an event bus that does not answer.
@@ -23,19 +21,15 @@ const PUBLISH_TIMEOUT: SignedDuration = SignedDuration::from_secs(2);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    telemetry::init();
-    let environment = Environment::of_process();
-    let tables = Tables::of(&environment).map_err(invocation_error)?;
-    let shared = sdk::load().await.map_err(invocation_error)?;
+    let startup = Startup::load().await.map_err(invocation_error)?;
     // The events to confirm are of the repair function's calls, which has another role than this function.
-    let region = shared.region().map(AsRef::as_ref).unwrap_or_default();
-    let repairer = environment.repairer(region).map_err(invocation_error)?;
+    let region = startup.shared.region().map(AsRef::as_ref).unwrap_or_default();
+    let repairer = startup.environment.repairer(region).map_err(invocation_error)?;
     let own = AccountId::new(&repairer.account).ok();
-    let members = environment.members().map_err(invocation_error)?;
-    let cloud = AwsCloud::with_caller(&shared, repairer).with_members(&shared, members);
-    let confirmer = Confirmer::new(DynamoStore::connect(&shared, tables), cloud).in_account(own);
-    let bus = environment.event_bus().map_err(invocation_error)?;
-    let bus = bus.map(|bus| Arc::new(EventBridge::connect(&shared, bus)));
+    let members = startup.environment.members().map_err(invocation_error)?;
+    let cloud = AwsCloud::with_caller(&startup.shared, repairer).with_members(&startup.shared, members);
+    let bus = startup.event_bus().map_err(invocation_error)?;
+    let confirmer = Confirmer::new(startup.store, cloud).in_account(own);
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Box<RawValue>>| {
         // The future is large, so it is on the heap.
         Box::pin(apply(&confirmer, EventPublisher::new(bus.clone(), PUBLISH_TIMEOUT), event.payload.get()))

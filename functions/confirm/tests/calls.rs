@@ -219,9 +219,14 @@ fn another_attempt_of_our_own_call_is_not_a_foreign_termination() {
     assert_eq!(deployment.case(1).departure(), None);
     assert_eq!(deployment.confirm(&event), [Step::Confirmed]);
     assert_eq!(deployment.count(1, "RepairForeign"), 0);
-    // A termination by our role without a repair, or long before the repair, is foreign.
-    assert_eq!(deployment.confirm(&terminated_by(REPAIR_ROLE, 2, 1_800, "no-repair")), [Step::Foreign]);
+}
+
+/// Of `docs/security.md`.
+#[test]
+fn a_termination_by_our_own_role_without_a_record_is_foreign() {
     let deployment = called();
+    assert_eq!(deployment.confirm(&terminated_by(REPAIR_ROLE, 2, 1_800, "no-repair")), [Step::Foreign]);
+    // Long before the repair.
     assert_eq!(deployment.confirm(&terminated_by(REPAIR_ROLE, 1, 600, "long-before")), [Step::Foreign]);
 }
 

@@ -44,8 +44,13 @@ use crate::{
     timestamp,
 };
 
+/// Conditions of other types than the known ones that the control plane reports.
 const MAX_CONDITIONS: usize = 32;
+/// The same of the agent: as many as one heartbeat has.
+const MAX_AGENT_CONDITIONS: usize = 16;
 const MAX_COUNTERS: usize = 64;
+/// A node can report any number of events of any names, and DynamoDB's limit for an item is 400 KB.
+const MAX_COUNTER_BYTES: usize = 128 * 1024;
 const MAX_OLD_BOOTS: usize = 8;
 
 /// Everything known about one instance: one item of the state table.
@@ -334,6 +339,15 @@ impl Case {
     /// The id of its EC2 instance: with the cluster, the item's key.
     pub fn instance_id(&self) -> &InstanceId {
         &self.instance_id
+    }
+
+    /// Whether a condition that a source reports first is kept. The known types always are, and what an agent makes up leaves
+    /// the control plane's conditions their room.
+    fn has_room_for(&self, condition: &ConditionType, by_agent: bool) -> bool {
+        let same_source = |known: &&Condition| matches!(known.state, SourceState::Agent { .. }) == by_agent;
+        let max = if by_agent { MAX_AGENT_CONDITIONS } else { MAX_CONDITIONS };
+        !matches!(condition, ConditionType::Other(_))
+            || self.conditions.iter().filter(same_source).count() < max
     }
 
     /// The name of the Node object, once it registered.

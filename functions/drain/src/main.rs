@@ -1,34 +1,29 @@
 //! The drain function on Lambda: reads the configuration, connects the ports, and runs the handler.
 
-use jiff::Timestamp;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nodemend_aws::{
-    clock::SystemClock,
+    clock::{SystemClock, wait_until},
     cloud::AwsHooks,
-    dynamodb::{DynamoStore, Tables},
+    dynamodb::DynamoStore,
     kubernetes::EksCluster,
-    sdk,
+    startup::Startup,
     telemetry::{self, Metric, invocation_error},
 };
 use nodemend_drain::{DrainOutcome, Drained, Drainer, Settings};
-use nodemend_ports::{clock::Clock, config::environment::Environment};
+use nodemend_ports::clock::Clock;
 use serde_json::{Value, json, value::RawValue};
 
 type Lambda = Drainer<DynamoStore, AwsHooks, EksCluster<SystemClock>, SystemClock>;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    telemetry::init();
-    let environment = Environment::of_process();
-    let tables = Tables::of(&environment).map_err(invocation_error)?;
-    let (cluster, hook, time) = environment.drain().map_err(invocation_error)?;
+    let startup = Startup::load().await.map_err(invocation_error)?;
+    let (cluster, hook, time) = startup.environment.drain().map_err(invocation_error)?;
     let settings = Settings { cluster, hook, time };
-    let shared = sdk::load().await.map_err(invocation_error)?;
-    let hooks = AwsHooks::new(&shared);
+    let hooks = AwsHooks::new(&startup.shared);
     let kubernetes =
-        EksCluster::new(&shared, settings.cluster.clone(), SystemClock).map_err(invocation_error)?;
-    let store = DynamoStore::connect(&shared, tables);
-    let drainer = Drainer::new(store, hooks, kubernetes, SystemClock, settings.clone());
+        EksCluster::new(&startup.shared, settings.cluster.clone(), SystemClock).map_err(invocation_error)?;
+    let drainer = Drainer::new(startup.store, hooks, kubernetes, SystemClock, settings.clone());
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Box<RawValue>>| {
         // The future is large, so it is on the heap.
         Box::pin(handle(&drainer, &settings, event.payload.get())).await
@@ -70,11 +65,4 @@ fn result_of(drained: &Drained) -> Value {
         "evicted": drained.evicted,
         "seconds": drained.took.as_secs(),
     })
-}
-
-async fn wait_until(at: Timestamp) {
-    let wait = at.duration_since(SystemClock.now());
-    if let Ok(wait) = wait.try_into() {
-        tokio::time::sleep(wait).await;
-    }
 }

@@ -283,7 +283,7 @@ fn read<'a>(source: &LogSource, log_stream: &str, event: &'a LogEvent<'_>) -> Re
             if report.cluster != *cluster {
                 return Err(format!("cluster: {:?} is not this log group's", report.cluster.as_str()));
             }
-            // IAM lets a node write only to its own stream, so a report about another instance is forged.
+            // An agent writes to its own stream alone. IAM does not enforce that: `docs/security.md`.
             if report.instance_id.as_str() != log_stream {
                 return Err(format!("instanceId: {} is not this log stream's", report.instance_id));
             }

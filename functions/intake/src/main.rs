@@ -1,22 +1,19 @@
 //! The intake function on Lambda: reads the configuration, connects the ports, and runs the handler.
 
-use std::sync::Arc;
-
 use jiff::{SignedDuration, Timestamp};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nodemend_aws::{
     clock::SystemClock,
-    dynamodb::{DynamoStore, Tables},
+    dynamodb::DynamoStore,
     eventbridge::EventBridge,
     publisher::EventPublisher,
-    sdk,
+    startup::Startup,
     telemetry::{self, Failed, Metric, invocation_error},
 };
 use nodemend_domain::ident::AccountId;
 use nodemend_intake::{Intake, IntakeError, IntakeResult};
 use nodemend_ports::{
     clock::Clock,
-    config::environment::Environment,
     subscription::{self, Decoder, SubscriptionRecord},
 };
 use serde_json::{Value, json, value::RawValue};
@@ -27,13 +24,9 @@ const PUBLISH_TIMEOUT: SignedDuration = SignedDuration::from_secs(2);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    telemetry::init();
-    let environment = Environment::of_process();
-    let tables = Tables::of(&environment).map_err(invocation_error)?;
-    let shared = sdk::load().await.map_err(invocation_error)?;
-    let intake = Intake::new(DynamoStore::connect(&shared, tables));
-    let bus = environment.event_bus().map_err(invocation_error)?;
-    let bus = bus.map(|bus| Arc::new(EventBridge::connect(&shared, bus)));
+    let startup = Startup::load().await.map_err(invocation_error)?;
+    let bus = startup.event_bus().map_err(invocation_error)?;
+    let intake = Intake::new(startup.store);
     let decoder = Mutex::new(Decoder::new());
     lambda_runtime::run(service_fn(async |event: LambdaEvent<Box<RawValue>>| {
         let intake = intake.clone().in_account(account_of(&event.context.invoked_function_arn));

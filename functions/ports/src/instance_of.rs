@@ -8,7 +8,8 @@ use nodemend_domain::{
 use crate::store::{CaseKey, Store, StoreError};
 
 /// The instance of an observation: the one that it names, or else the one whose Node object has this uid; only where
-/// nobody knows that, the one that has the node's name now.
+/// nobody knows that, the one that has the node's name now. An agent can claim the name of any node: its claim counts only
+/// where the control plane has not given the name to another instance.
 pub async fn instance_of<S: Store>(
     store: &S,
     cluster: &ClusterName,
@@ -18,16 +19,18 @@ pub async fn instance_of<S: Store>(
         return Ok(Some(instance_id.clone()));
     }
     // A replacement can get the name of the old instance: the newest one whose case is open has it.
-    let mut by_name = None;
+    let (mut by_name, mut claimed) = (None, None);
     for instance_id in store.instances_of_node(cluster, &observation.node).await?.into_iter().rev() {
         let key = CaseKey { cluster: cluster.clone(), instance_id };
         let Some(case) = store.case(&key).await? else { continue };
         match (case.node_uid(), &observation.uid) {
             (Some(known), Some(uid)) if known == uid => return Ok(Some(key.instance_id)),
             (Some(_), Some(_)) => {}
-            _ if case.closed().is_none() && by_name.is_none() => by_name = Some(key.instance_id),
+            _ if case.closed().is_some() => {}
+            _ if !case.is_named_by_the_control_plane() => claimed = claimed.or(Some(key.instance_id)),
+            _ if case.node() == Some(&observation.node) => by_name = by_name.or(Some(key.instance_id)),
             _ => {}
         }
     }
-    Ok(by_name)
+    Ok(by_name.or(claimed))
 }

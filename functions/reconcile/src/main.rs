@@ -1,21 +1,17 @@
 //! The reconcile function on Lambda, invoked every five minutes for each cluster: reads the configuration, connects the
 //! ports, and runs the handler.
 
-use std::sync::Arc;
-
 use jiff::SignedDuration;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nodemend_aws::{
     clock::SystemClock,
-    cloud::AwsCloud,
-    dynamodb::{DynamoStore, Tables},
     eventbridge::EventBridge,
     publisher::EventPublisher,
-    sdk,
+    startup::Startup,
     telemetry::{self, Failed, Metric, invocation_error},
 };
 use nodemend_domain::sources::CURRENT;
-use nodemend_ports::{clock::Clock, config::environment::Environment};
+use nodemend_ports::clock::Clock;
 use nodemend_reconcile::{ReconcileReport, ReconcileTarget, Reconciler};
 use serde_json::{Value, json};
 
@@ -24,20 +20,10 @@ const PUBLISH_TIMEOUT: SignedDuration = SignedDuration::from_secs(10);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    telemetry::init();
-    let environment = Environment::of_process();
-    let tables = Tables::of(&environment).map_err(invocation_error)?;
-    let shared = sdk::load().await.map_err(invocation_error)?;
-    let members = environment.members().map_err(invocation_error)?;
-    let access = environment.cluster_access().map_err(invocation_error)?;
-    let cloud = AwsCloud::connect(&shared)
-        .await
-        .map_err(invocation_error)?
-        .with_members(&shared, members)
-        .with_cluster_access(&shared, access, concat!("nodemend-reconcile/", env!("CARGO_PKG_VERSION")));
-    let reconciler = Reconciler::new(DynamoStore::connect(&shared, tables), cloud, SystemClock);
-    let bus = environment.event_bus().map_err(invocation_error)?;
-    let bus = bus.map(|bus| Arc::new(EventBridge::connect(&shared, bus)));
+    let startup = Startup::load().await.map_err(invocation_error)?;
+    let cloud = startup.cloud("nodemend-reconcile").await.map_err(invocation_error)?;
+    let bus = startup.event_bus().map_err(invocation_error)?;
+    let reconciler = Reconciler::new(startup.store, cloud, SystemClock);
     lambda_runtime::run(service_fn(async |event: LambdaEvent<ReconcileTarget>| {
         let target = event.payload;
         // The future is large, so it is on the heap.

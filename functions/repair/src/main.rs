@@ -1,21 +1,21 @@
 //! The repair function on Lambda, invoked each minute: reads the configuration, connects the ports, and runs the
 //! handler.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use nodemend_aws::{
     clock::{SystemClock, wait_until},
     cloud::AwsCloud,
-    dynamodb::{DynamoStore, Tables},
+    dynamodb::DynamoStore,
     eventbridge::EventBridge,
     publisher::EventPublisher,
-    sdk,
+    startup::Startup,
     telemetry::{self, Failed, Metric, invocation_error},
 };
 use nodemend_domain::ident::ClusterName;
-use nodemend_ports::{clock::Clock, config::environment::Environment};
+use nodemend_ports::clock::Clock;
 use nodemend_repair::{RepairError, Repairer, RunReport};
 use serde_json::{Value, json, value::RawValue};
 
@@ -31,21 +31,11 @@ const PUBLISH_TIMEOUT: SignedDuration = SignedDuration::from_secs(10);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    telemetry::init();
-    let environment = Environment::of_process();
-    let tables = Tables::of(&environment).map_err(invocation_error)?;
-    let shared = sdk::load().await.map_err(invocation_error)?;
-    let members = environment.members().map_err(invocation_error)?;
-    let access = environment.cluster_access().map_err(invocation_error)?;
-    let cloud = AwsCloud::connect(&shared)
-        .await
-        .map_err(invocation_error)?
-        .with_members(&shared, members)
-        .with_cluster_access(&shared, access, concat!("nodemend-repair/", env!("CARGO_PKG_VERSION")));
-    let store = DynamoStore::connect(&shared, tables);
+    let startup = Startup::load().await.map_err(invocation_error)?;
+    let cloud = startup.cloud("nodemend-repair").await.map_err(invocation_error)?;
+    let bus = startup.event_bus().map_err(invocation_error)?;
+    let store = startup.store;
     let repairer = Repairer::new(store.clone(), cloud, SystemClock);
-    let bus = environment.event_bus().map_err(invocation_error)?;
-    let bus = bus.map(|bus| Arc::new(EventBridge::connect(&shared, bus)));
     lambda_runtime::run(service_fn(async |_: LambdaEvent<Box<RawValue>>| {
         run_once(&repairer, &store, EventPublisher::new(bus.clone(), PUBLISH_TIMEOUT)).await
     }))

@@ -16,7 +16,10 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-pub use self::{script::ScriptedServer, tls::tls};
+pub use self::{
+    script::ScriptedServer,
+    tls::{ServerCertificate, tls},
+};
 
 /// A request that was read to its end.
 #[derive(Debug, Clone)]

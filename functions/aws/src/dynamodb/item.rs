@@ -218,15 +218,18 @@ impl Named {
         })
     }
 
-    /// The item with one more instance, which has the name now. It does not expire, because the name is in use.
+    /// The item with one more instance, which has the name now. It does not expire, because the name is in use. An agent can
+    /// claim any name: an instance that the control plane has not named comes first, and takes the place of no other one.
     pub(super) fn item_with(&self, case: &Case, node: &NodeName) -> Item {
         let others = self.instances.iter().filter(|known| *known != case.instance_id());
-        let mut instances: Vec<_> =
-            others.chain([case.instance_id()]).map(|instance| text(instance.as_str())).collect();
+        let mut instances: Vec<_> = others.map(|instance| text(instance.as_str())).collect();
+        let index = if case.is_named_by_the_control_plane() { instances.len() } else { 0 };
+        instances.insert(index, text(case.instance_id().as_str()));
         instances.drain(..instances.len().saturating_sub(MAX_INSTANCES_OF_NAME));
+        let newest = instances[instances.len() - 1].clone();
         let mut item = node_key(case.cluster(), node);
         item.insert(INSTANCES.to_owned(), AttributeValue::L(instances));
-        item.insert(NEWEST.to_owned(), text(case.instance_id().as_str()));
+        item.insert(NEWEST.to_owned(), newest);
         item.insert(VERSION.to_owned(), number(self.version + 1));
         item
     }

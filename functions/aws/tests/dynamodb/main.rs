@@ -288,8 +288,14 @@ fn the_newest_instances_of_a_node_name_are_kept() {
         let store = fresh().await;
         for number in 0..40 {
             let mut case = new_case(number);
-            edit(&mut case, json!({ "node": node(1) }));
+            edit(&mut case, json!({ "node": node(1), "registered": at(0) }));
             put(&store, &mut case).await;
+        }
+        // What only an agent claims takes the place of none.
+        for number in 40..80 {
+            let mut claim = new_case(number);
+            edit(&mut claim, json!({ "node": node(1) }));
+            put(&store, &mut claim).await;
         }
         let known = store.instances_of_node(&cluster(), &node(1)).await.expect("a read");
         let newest: Vec<_> = (8..40).map(|number| new_case(number).instance_id().clone()).collect();
@@ -327,7 +333,7 @@ fn a_closed_case_and_its_references_expire_after_thirty_days() {
         assert_eq!(expires().await, [end.clone(), end.clone(), end.clone()]);
 
         let mut next = new_case(2);
-        edit(&mut next, json!({ "node": node(1) }));
+        edit(&mut next, json!({ "node": node(1), "registered": at(60) }));
         put(&store, &mut next).await;
         put(&store, &mut case).await;
         assert_eq!(expires().await, [end.clone(), end, None], "the node name belongs to another instance");

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{
-    Boot, Case, CaseEvent, Condition, EventCounter, Found, MAX_CONDITIONS, MAX_COUNTERS, MAX_OLD_BOOTS,
+    Boot, Case, CaseEvent, Condition, EventCounter, Found, MAX_COUNTER_BYTES, MAX_COUNTERS, MAX_OLD_BOOTS,
     SourceState,
 };
 use crate::{
@@ -31,7 +31,12 @@ impl Case {
         if self.closed.is_some() || !self.accepts_boot(report, arrival, &mut events) {
             return events;
         }
-        self.node.get_or_insert_with(|| report.node.clone());
+        // A node can claim any name: the latest claim counts, until the control plane has reported on the node.
+        let reported_by_the_control_plane = self.is_named_by_the_control_plane()
+            || self.conditions.iter().any(|known| matches!(known.state, SourceState::ControlPlane(_)));
+        if self.node.is_none() || !reported_by_the_control_plane {
+            self.node = Some(report.node.clone());
+        }
         if self.zone.is_none() {
             self.zone.clone_from(&report.zone);
         }
@@ -221,7 +226,7 @@ impl Case {
                 }
                 (index, before, noted, same_fault)
             }
-            None if self.conditions.len() >= MAX_CONDITIONS => return,
+            None if !self.has_room_for(&state.condition, true) => return,
             None => {
                 let latest = Box::new(LatestReport::first(reported));
                 self.conditions.push(Condition {
@@ -294,6 +299,12 @@ impl Case {
                 reason: finding.reason.to_string(),
                 message: finding.message.to_string(),
             });
+        }
+        // What is made up has the most series and counts: the events of the real agent stay.
+        while self.counters.iter().map(EventCounter::bytes).sum::<usize>() > MAX_COUNTER_BYTES {
+            let largest = self.counters.iter().enumerate().max_by_key(|(_, counter)| counter.bytes());
+            let Some((largest, _)) = largest else { break };
+            self.counters.remove(largest);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Case, CaseEvent, Condition, Found, MAX_CONDITIONS, SourceState};
+use super::{Case, CaseEvent, Condition, Found, SourceState};
 use crate::{
     clock::{ConditionChange, History},
     condition::{ConditionType, Health},
@@ -111,8 +111,8 @@ impl Case {
         !other_object && (!other_name || !self.is_named_by_the_control_plane())
     }
 
-    /// An agent's report names its node, too, but a node can claim any name.
-    pub(super) fn is_named_by_the_control_plane(&self) -> bool {
+    /// Whether its name is the control plane's. An agent's report names its node, too, but a node can claim any name.
+    pub fn is_named_by_the_control_plane(&self) -> bool {
         self.registered.is_some() || self.kubelet_last_seen.is_some() || self.node_uid.is_some()
     }
 
@@ -200,7 +200,7 @@ impl Case {
             });
             let index = match index {
                 Some(index) => index,
-                None if self.conditions.len() >= MAX_CONDITIONS => continue,
+                None if !self.has_room_for(&observed.condition, false) => continue,
                 None => {
                     let mut history = History::default();
                     if let Some(registered) = self.registered {

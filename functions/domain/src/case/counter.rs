@@ -101,6 +101,13 @@ impl EventCounter {
         true
     }
 
+    /// How large it is at most in a stored case.
+    pub(super) fn bytes(&self) -> usize {
+        let steps: usize = self.series.iter().map(|known| known.steps.len()).sum();
+        // A quote or a backslash takes two bytes.
+        128 + self.reason.len() + 2 * self.message.len() + 160 * self.series.len() + 64 * steps
+    }
+
     /// The first and the last occurrence, by our clock, and their number. None before the first.
     pub fn span(&self) -> Option<(Timestamp, Timestamp, u64)> {
         let first = self.series.iter().map(|known| known.first).min()?;

@@ -174,7 +174,9 @@ impl Store for MemoryStore {
         if let Some(node) = case.node().filter(|node| named_before.as_ref() != Some(*node)) {
             let named = items.names.entry(node.clone()).or_default();
             named.retain(|known| known != case.instance_id());
-            named.push(case.instance_id().clone());
+            // As in DynamoDB, a name that only an agent claims comes before those of the control plane.
+            let index = if case.is_named_by_the_control_plane() { named.len() } else { 0 };
+            named.insert(index, case.instance_id().clone());
         }
         match case.unhealthy_reason() {
             Some(unhealthy_reason) => {

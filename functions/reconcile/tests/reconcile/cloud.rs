@@ -1,29 +1,25 @@
 //! An AWS account whose API server has a cache that is behind, whose log group is read in small pages, and beside which
 //! there is another account.
 
-use std::sync::Arc;
-
 use nodemend_domain::{
-    audit_log::{ApiCall, CallAnswer, Caller},
     case::Consistency,
-    group::{ClusterFacts, Group, InstanceLocation},
-    ident::{AccountId, ClusterName, GroupName, InstanceId, NodeName},
+    ident::{AccountId, ClusterName},
     node_snapshot::NodeSnapshot,
-    verification::InstanceStatus,
 };
 use nodemend_ports::{
-    cloud::{Cloud, CloudError, MemoryCloud},
+    cloud::{CloudError, MemoryCloud},
     cluster_reader::{ClusterReader, LogPage, LogQuery, ReadError},
 };
+use nodemend_testkit::CloudOverrides;
 
 /// The account of the other cluster.
 pub(crate) fn member() -> AccountId {
     AccountId::new("210987654321").expect("an account")
 }
 
+/// What differs from AWS in memory.
 #[derive(Clone)]
-pub(crate) struct TestCloud {
-    pub(crate) own: MemoryCloud,
+pub(crate) struct Overrides {
     pub(crate) member: Option<MemoryCloud>,
     /// What the API server's cache has, if it is behind.
     pub(crate) cached: Option<Vec<NodeSnapshot>>,
@@ -33,30 +29,32 @@ pub(crate) struct TestCloud {
     pub(crate) fails_at: usize,
 }
 
-impl TestCloud {
-    pub(crate) fn of(own: &MemoryCloud) -> Self {
-        Self { own: own.clone(), member: None, cached: None, page: usize::MAX, fails_at: usize::MAX }
+impl Default for Overrides {
+    fn default() -> Self {
+        Self { member: None, cached: None, page: usize::MAX, fails_at: usize::MAX }
     }
 }
 
-impl ClusterReader for TestCloud {
-    async fn node(&self, cluster: &ClusterName, name: &NodeName) -> Result<Option<NodeSnapshot>, ReadError> {
-        self.own.node(cluster, name).await
-    }
-
+impl CloudOverrides<MemoryCloud> for Overrides {
     async fn nodes(
         &self,
+        cloud: &MemoryCloud,
         cluster: &ClusterName,
         consistency: Consistency,
     ) -> Result<Vec<NodeSnapshot>, ReadError> {
         match &self.cached {
             Some(cached) if consistency == Consistency::Cached => Ok(cached.clone()),
-            _ => self.own.nodes(cluster, consistency).await,
+            _ => cloud.nodes(cluster, consistency).await,
         }
     }
 
-    async fn log_page(&self, query: &LogQuery, next: Option<&str>) -> Result<LogPage, ReadError> {
-        let mut page = self.own.log_page(query, None).await?;
+    async fn log_page(
+        &self,
+        cloud: &MemoryCloud,
+        query: &LogQuery,
+        next: Option<&str>,
+    ) -> Result<LogPage, ReadError> {
+        let mut page = cloud.log_page(query, None).await?;
         let from: usize = next.map_or(0, |next| next.parse().expect("our own token"));
         if query.limit.is_none() && from >= self.fails_at {
             return Err(ReadError::Throttled { what: query.group.clone(), source: "slow down".into() });
@@ -68,56 +66,16 @@ impl ClusterReader for TestCloud {
         Ok(page)
     }
 
-    async fn streams(
+    async fn in_account(
         &self,
-        group: &str,
-        prefix: &str,
-        since: jiff::Timestamp,
-    ) -> Result<Vec<String>, ReadError> {
-        self.own.streams(group, prefix, since).await
-    }
-}
-
-impl Cloud for TestCloud {
-    async fn in_account(&self, account: Option<&AccountId>) -> Result<Self, CloudError> {
-        let own = match account {
-            None => self.own.clone(),
-            Some(account) => {
-                assert_eq!(*account, member());
-                self.member.clone().ok_or_else(|| CloudError {
-                    code: "AccessDenied".to_owned(),
-                    source: "not authorized to perform sts:AssumeRole".into(),
-                })?
-            }
-        };
-        Ok(Self { own, ..self.clone() })
-    }
-
-    async fn describe_instances(&self, _: &[InstanceId]) -> Result<Vec<InstanceLocation>, CloudError> {
-        panic!("reconciling does not describe instances")
-    }
-
-    async fn group(&self, _: &GroupName) -> Result<Option<Arc<Group>>, CloudError> {
-        panic!("reconciling does not describe groups")
-    }
-
-    async fn cluster(&self, _: &ClusterName) -> Result<Arc<ClusterFacts>, CloudError> {
-        panic!("reconciling does not describe clusters")
-    }
-
-    async fn instance_status(&self, _: &InstanceId) -> Result<Option<InstanceStatus>, CloudError> {
-        panic!("reconciling reads no instance status")
-    }
-
-    async fn console_output(&self, _: &InstanceId) -> Result<Option<String>, CloudError> {
-        panic!("reconciling reads no console output")
-    }
-
-    async fn call(&self, call: &ApiCall) -> CallAnswer {
-        panic!("reconciling makes no call: {call:?}")
-    }
-
-    fn caller(&self) -> &Caller {
-        self.own.caller()
+        cloud: &MemoryCloud,
+        account: Option<&AccountId>,
+    ) -> Result<MemoryCloud, CloudError> {
+        let Some(account) = account else { return Ok(cloud.clone()) };
+        assert_eq!(*account, member());
+        self.member.clone().ok_or_else(|| CloudError {
+            code: "AccessDenied".to_owned(),
+            source: "not authorized to perform sts:AssumeRole".into(),
+        })
     }
 }

@@ -21,7 +21,7 @@ use nodemend_ports::{
 };
 use nodemend_reconcile::{ControlPlaneLogs, ReconcileError, ReconcileReport, ReconcileTarget, Reconciler};
 use nodemend_testkit::{
-    Deployment,
+    Deployment, OverriddenCloud,
     fixture::{
         AUDIT_STREAM, CONTROL_PLANE_LOGS, at, cluster, cluster_named, control_plane_payload, group, instance,
         kubelet_ready, minutes, node, node_controller_unknown, policy_with_limit, zone,
@@ -29,7 +29,7 @@ use nodemend_testkit::{
 };
 use serde_json::json;
 
-use self::cloud::{TestCloud, member};
+use self::cloud::{Overrides, member};
 
 const ALICE: &str = "arn:aws:iam::123456789012:user/alice";
 
@@ -65,18 +65,21 @@ fn lose(deployment: &Deployment, line: &str, written: Timestamp) {
 
 fn reconcile_with(
     deployment: &Deployment,
-    cloud: TestCloud,
+    overrides: Overrides,
     logs: ControlPlaneLogs,
 ) -> Result<ReconcileReport, ReconcileError> {
+    let calls = deployment.cloud.calls();
+    let cloud = OverriddenCloud { cloud: deployment.cloud.clone(), overrides };
     let reconciler = Reconciler::new(deployment.store.clone(), cloud, deployment.clock.clone());
-    pollster::block_on(reconciler.run(&target(logs)))
+    let result = pollster::block_on(reconciler.run(&target(logs)));
+    assert_eq!(deployment.cloud.calls(), calls, "reconciling makes no call");
+    result
 }
 
 /// One run at that time, which succeeds.
 fn reconcile(deployment: &Deployment, now: Timestamp) -> ReconcileReport {
     deployment.clock.advance_to(now);
-    let report = reconcile_with(deployment, TestCloud::of(&deployment.cloud), ControlPlaneLogs::Enabled)
-        .expect("a run");
+    let report = reconcile_with(deployment, Overrides::default(), ControlPlaneLogs::Enabled).expect("a run");
     assert!(report.failures.is_empty(), "{:?}", report.failures);
     report
 }
@@ -209,10 +212,8 @@ fn an_instance_without_a_node_is_not_healed() {
 fn a_stale_list_never_undoes_a_later_line() {
     let deployment = unreachable();
     // The cache still has the node as it was before the line.
-    let stale = TestCloud {
-        cached: Some(vec![snapshot(1, Health::Healthy, at(0), at(-86_400))]),
-        ..TestCloud::of(&deployment.cloud)
-    };
+    let cached = vec![snapshot(1, Health::Healthy, at(0), at(-86_400))];
+    let stale = Overrides { cached: Some(cached), ..Overrides::default() };
     deployment.clock.advance_to(minutes(6));
     let before = deployment.case(1);
     reconcile_with(&deployment, stale, ControlPlaneLogs::Enabled).expect("a run");
@@ -231,7 +232,7 @@ fn a_stale_list_does_not_bring_a_deleted_node_back() {
     reconcile(&deployment, minutes(5));
     deployment.cloud.cluster_state().delete_node(minutes(6), node(1));
     reconcile(&deployment, minutes(10));
-    let stale = TestCloud { cached: Some(vec![node_1]), ..TestCloud::of(&deployment.cloud) };
+    let stale = Overrides { cached: Some(vec![node_1]), ..Overrides::default() };
     deployment.clock.advance_to(minutes(15));
     reconcile_with(&deployment, stale, ControlPlaneLogs::Enabled).expect("a run");
     assert_eq!(fault(&deployment).expect("a fault").0, "NodeDeleted");
@@ -242,7 +243,7 @@ fn a_node_that_only_the_cache_lacks_is_not_deleted() {
     let deployment = deployment();
     set_node(&deployment, at(0), snapshot(1, Health::Healthy, at(0), at(-86_400)));
     reconcile(&deployment, minutes(5));
-    let stale = TestCloud { cached: Some(Vec::new()), ..TestCloud::of(&deployment.cloud) };
+    let stale = Overrides { cached: Some(Vec::new()), ..Overrides::default() };
     deployment.clock.advance_to(minutes(10));
     reconcile_with(&deployment, stale, ControlPlaneLogs::Enabled).expect("a run");
     assert_eq!(fault(&deployment), None);
@@ -257,13 +258,13 @@ fn a_node_that_no_list_has_is_looked_for_until_it_can_be() {
     let throttled = ReadError::Throttled { what: "the Kubernetes API".to_owned(), source: "429".into() };
     deployment.cloud.cluster_state().delete_node(minutes(6), node(1));
     deployment.cloud.cluster_state().fail(minutes(7), throttled);
-    let cloud = TestCloud { cached: Some(Vec::new()), ..TestCloud::of(&deployment.cloud) };
+    let overrides = Overrides { cached: Some(Vec::new()), ..Overrides::default() };
     deployment.clock.advance_to(minutes(10));
-    let report = reconcile_with(&deployment, cloud.clone(), ControlPlaneLogs::Enabled).expect("a run");
+    let report = reconcile_with(&deployment, overrides.clone(), ControlPlaneLogs::Enabled).expect("a run");
     assert_eq!((report.failures.len(), fault(&deployment)), (1, None));
     deployment.cloud.cluster_state().delete_node(minutes(11), node(1));
     deployment.clock.advance_to(minutes(15));
-    reconcile_with(&deployment, cloud, ControlPlaneLogs::Enabled).expect("a run");
+    reconcile_with(&deployment, overrides, ControlPlaneLogs::Enabled).expect("a run");
     assert_eq!(fault(&deployment), Some(("NodeDeleted".to_owned(), minutes(15))));
 }
 
@@ -283,12 +284,12 @@ fn a_source_that_cannot_be_read_changes_nothing_and_keeps_its_mark() {
         let (case, mark) = (deployment.case(1), sources::of(&deployment).log_read_to);
         assert_eq!(mark, Some(minutes(10)));
         deployment.clock.advance_to(minutes(15));
-        let mut cloud = TestCloud::of(&deployment.cloud);
+        let mut overrides = Overrides::default();
         match api {
             Some(error) => deployment.cloud.cluster_state().fail(at(0), error),
-            None => cloud.fails_at = 0,
+            None => overrides.fails_at = 0,
         }
-        let report = reconcile_with(&deployment, cloud, logs).expect("a run");
+        let report = reconcile_with(&deployment, overrides, logs).expect("a run");
         assert_eq!((report.failures.len(), report.healed), (1, 0), "{:?}", report.failures);
         assert_eq!((deployment.case(1), sources::of(&deployment).log_read_to), (case, mark));
     }
@@ -339,12 +340,12 @@ fn a_reading_that_fails_half_way_is_repeated_from_its_mark() {
         lose(&deployment, &kubelet_ready(1, minutes(minute), "True"), minutes(minute));
     }
     deployment.clock.advance_to(minutes(10));
-    let cloud = TestCloud { page: 2, fails_at: 4, ..TestCloud::of(&deployment.cloud) };
-    let report = reconcile_with(&deployment, cloud, ControlPlaneLogs::Enabled).expect("a run");
+    let overrides = Overrides { page: 2, fails_at: 4, ..Overrides::default() };
+    let report = reconcile_with(&deployment, overrides, ControlPlaneLogs::Enabled).expect("a run");
     assert!(matches!(report.failures[..], [ReconcileError::Read(_)]), "{:?}", report.failures);
     assert_eq!(sources::of(&deployment).log_read_to, None);
-    let cloud = TestCloud { page: 2, ..TestCloud::of(&deployment.cloud) };
-    let report = reconcile_with(&deployment, cloud, ControlPlaneLogs::Enabled).expect("a run");
+    let overrides = Overrides { page: 2, ..Overrides::default() };
+    let report = reconcile_with(&deployment, overrides, ControlPlaneLogs::Enabled).expect("a run");
     assert!(report.failures.is_empty(), "{:?}", report.failures);
     assert_eq!(sources::of(&deployment).log_read_to, Some(minutes(10)));
 }
@@ -357,11 +358,12 @@ fn a_reading_that_takes_several_runs_goes_on_where_it_ended() {
     }
     lose(&deployment, &node_controller_unknown(1, at(400)), at(400));
     deployment.clock.advance_to(minutes(10));
-    let cloud = TestCloud { page: 1, ..TestCloud::of(&deployment.cloud) };
+    let overrides = Overrides { page: 1, ..Overrides::default() };
     let mut runs = 0;
     while sources::of(&deployment).log_read_to.is_none() {
         let before = sources::of(&deployment).log_continues_at;
-        let report = reconcile_with(&deployment, cloud.clone(), ControlPlaneLogs::Enabled).expect("a run");
+        let report =
+            reconcile_with(&deployment, overrides.clone(), ControlPlaneLogs::Enabled).expect("a run");
         let known = sources::of(&deployment);
         let makes_progress = known.log_continues_at > before || known.log_read_to.is_some();
         assert!(makes_progress, "{:?}", report.failures);
@@ -377,8 +379,8 @@ fn without_an_audit_log_cases_open_and_heal_from_the_api() {
     let deployment = Deployment::new(3, policy_with_limit(1));
     let run = |minute| {
         deployment.clock.advance_to(minutes(minute));
-        let cloud = TestCloud::of(&deployment.cloud);
-        let report = reconcile_with(&deployment, cloud, ControlPlaneLogs::Disabled).expect("a run");
+        let report =
+            reconcile_with(&deployment, Overrides::default(), ControlPlaneLogs::Disabled).expect("a run");
         assert!(report.failures.is_empty(), "{:?}", report.failures);
         assert_eq!((report.lines, report.audit_log_age), (0, None));
         published(&report)
@@ -401,8 +403,8 @@ fn a_cluster_without_a_policy_is_not_read() {
     let other =
         ReconcileTarget { cluster: cluster_named("other"), control_plane_logs: ControlPlaneLogs::Enabled };
     set_node(&deployment, at(0), snapshot(1, Health::Unknown, at(0), at(-86_400)));
-    let cloud = TestCloud::of(&deployment.cloud);
-    let reconciler = Reconciler::new(deployment.store.clone(), cloud, deployment.clock.clone());
+    let (store, cloud) = (deployment.store.clone(), deployment.cloud.clone());
+    let reconciler = Reconciler::new(store, cloud, deployment.clock.clone());
     let report = pollster::block_on(reconciler.run(&other)).expect("a run");
     assert_eq!((report.listed, report.lines), (None, 0));
     assert_eq!(pollster::block_on(deployment.store.sources(&other.cluster)), Ok(None));
@@ -412,7 +414,7 @@ fn a_cluster_without_a_policy_is_not_read() {
 struct TwoAccounts {
     store: MemoryStore,
     clock: VirtualClock,
-    cloud: TestCloud,
+    cloud: OverriddenCloud<MemoryCloud, Overrides>,
 }
 
 impl TwoAccounts {
@@ -427,7 +429,8 @@ impl TwoAccounts {
         // Both accounts share the time of the run.
         other.clock.advance_to(minutes(5));
         own.clock.advance_to(minutes(5));
-        let cloud = TestCloud { member: Some(other.cloud), ..TestCloud::of(&own.cloud) };
+        let overrides = Overrides { member: Some(other.cloud), ..Overrides::default() };
+        let cloud = OverriddenCloud { cloud: own.cloud, overrides };
         Self { store: own.store, clock: own.clock, cloud }
     }
 
@@ -461,7 +464,7 @@ fn two_clusters_and_accounts_with_equal_node_names_stay_separate() {
 #[test]
 fn an_account_that_cannot_be_entered_fails_its_own_cluster_alone() {
     let mut accounts = TwoAccounts::new();
-    accounts.cloud.member = None::<MemoryCloud>;
+    accounts.cloud.overrides.member = None;
     assert!(matches!(accounts.run("other"), Err(ReconcileError::Account(_))));
     accounts.run("prod").expect("a run");
 }

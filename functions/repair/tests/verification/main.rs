@@ -16,7 +16,7 @@ use nodemend_domain::{
 use nodemend_ports::{clock::Clock, cluster_reader::ReadError};
 use nodemend_repair::Repairer;
 use nodemend_testkit::{
-    Deployment, edit,
+    Deployment, OverriddenCloud, edit,
     faults::{Fate, Faults},
     fixture::{
         AGENT_LOGS, AUDIT_STREAM, CONTROL_PLANE_LOGS, INTERFACE_DOWN, at, cleared, control_plane_payload,
@@ -25,7 +25,7 @@ use nodemend_testkit::{
 };
 use serde_json::{Value, json};
 
-use self::broken_logs::{BrokenLogs, Defect};
+use self::broken_logs::Defect;
 
 /// The end of the grace period of node 1 in these tests: 30 minutes after the report of its fault.
 const DEADLINE: i64 = 35;
@@ -71,7 +71,7 @@ fn run_with(deployment: &Deployment, defect: Defect) -> String {
     deployment.run_until(minutes(DEADLINE) - SignedDuration::from_secs(1));
     assert_eq!(deployment.cloud.calls(), [], "before the deadline");
     deployment.clock.advance_to(minutes(DEADLINE));
-    let cloud = BrokenLogs { cloud: deployment.cloud.clone(), defect };
+    let cloud = OverriddenCloud { cloud: deployment.cloud.clone(), overrides: defect };
     let repairer = Repairer::new(deployment.store.clone(), cloud, deployment.clock.clone());
     let run = pollster::block_on(repairer.run_once()).expect("a run");
     assert!(run.failures.is_empty(), "{:?}", run.failures);

@@ -102,18 +102,22 @@ pub async fn the_unhealthy_nodes_of_a_cluster_are_found_once_each<S: Furnished>(
     assert_eq!(store.unhealthy_nodes(&cluster_named("test")).await, Ok(Vec::new()));
 }
 
-/// A replacement may have the node name of the replaced instance.
+/// A replacement may have the node name of the replaced instance. What only an agent claims comes first.
 pub async fn the_instances_of_a_node_name_are_found_newest_last<S: Furnished>(store: &S) {
     // Not in the order of their ids.
     for number in [5, 2, 9] {
         let mut case = new_case(number);
         put(store, &mut case).await;
-        edit(&mut case, json!({ "node": node(1) }));
+        edit(&mut case, json!({ "node": node(1), "registered": at(0) }));
         put(store, &mut case).await;
         put(store, &mut case).await;
     }
+    // An agent can claim any name.
+    let mut claim = new_case(7);
+    edit(&mut claim, json!({ "node": node(1) }));
+    put(store, &mut claim).await;
     let known = store.instances_of_node(&cluster(), &node(1)).await;
-    assert_eq!(known, Ok([5, 2, 9].map(instance).to_vec()));
+    assert_eq!(known, Ok([7, 5, 2, 9].map(instance).to_vec()));
     assert_eq!(store.instances_of_node(&cluster(), &node(2)).await, Ok(Vec::new()));
 }
 
