@@ -93,22 +93,24 @@ fn the_policy_check_of_a_cluster_says_where_no_source_exists_to_verify_faults_in
     let (code, out) = check(POLICY);
     assert_eq!(code, 1, "{out}");
     for part in [
-        "its Nodes could not be listed from the Kubernetes API, and no line of its control-plane audit log was found.",
-        "The guard Unverified blocks",
-        "verification: required",
+        "Nodes could not be listed from the Kubernetes API, and no line of the control-plane audit log was found.",
+        "The guard Unverified blocks their repair, because of verification: required.",
     ] {
         assert!(out.contains(part), "{part}: {out}");
     }
     let (code, out) = check(&format!("{POLICY}verification: preferred\n"));
-    assert_eq!((code, out.contains("are repaired unverified")), (0, true), "{out}");
+    assert_eq!((code, out.contains("They are repaired unverified")), (0, true), "{out}");
 
     deployment.put_sources(&ClusterSources { reads_audit_log: false, ..without.clone() });
     let (code, out) = check(POLICY);
     assert_eq!((code, out.contains("is not read (ControlPlaneLogs=disabled)")), (1, true), "{out}");
 
     for (sources, expected) in [
-        (ClusterSources { audit_log: read(1), ..without.clone() }, "verified in its control-plane audit log"),
-        (ClusterSources { listed_at: Some(at(1)), ..without.clone() }, "verified in its Kubernetes API"),
+        (
+            ClusterSources { audit_log: read(1), ..without.clone() },
+            "are verified in its control-plane audit log",
+        ),
+        (ClusterSources { listed_at: Some(at(1)), ..without.clone() }, "are verified in its Kubernetes API"),
     ] {
         deployment.put_sources(&sources);
         let (code, out) = check(POLICY);
@@ -116,7 +118,7 @@ fn the_policy_check_of_a_cluster_says_where_no_source_exists_to_verify_faults_in
     }
     deployment.put_sources(&ClusterSources { listed_at: Some(at(60)), agents: read(60), ..without });
     let (code, out) = check(POLICY);
-    assert_eq!((code, out.contains("no source of cluster prod has been read for 1h")), (1, true), "{out}");
+    assert_eq!((code, out.contains("No source of cluster prod has been read for 1h")), (1, true), "{out}");
 }
 
 #[test]

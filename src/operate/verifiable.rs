@@ -43,59 +43,55 @@ fn write(
         )?;
         return Ok(SUCCESS);
     };
-    let found = match sources.verified_by(now) {
-        Some(VerifiedBy::KubernetesApi) => Some("its Kubernetes API"),
-        Some(VerifiedBy::ControlPlaneLog | VerifiedBy::AgentLog) => Some("its control-plane audit log"),
-        None => None,
-    };
-    if let Some(found) = found {
+    if let Some(by) = sources.verified_by(now) {
+        let source = match by {
+            VerifiedBy::KubernetesApi => "its Kubernetes API",
+            VerifiedBy::ControlPlaneLog | VerifiedBy::AgentLog => "its control-plane audit log",
+        };
         writeln!(
             out,
-            "\nVerification: what the control plane of cluster {cluster} reports is verified in {found}."
+            "\nVerification: faults that the control plane of cluster {cluster} reports are verified in {source}."
         )?;
         return Ok(SUCCESS);
     }
-    writeln!(out, "\nVerification: {}", problem(cluster, sources, now))?;
-    match policy {
-        VerificationPolicy::Required => {
-            writeln!(
-                out,
-                "The guard Unverified blocks the repair of every node that the control plane reports, because of \
-                 verification: required. Enable ClusterAccess or ControlPlaneLogs, and check that the cluster writes its \
-                 audit log."
-            )?;
-            Ok(PROBLEMS_FOUND)
-        }
-        VerificationPolicy::Preferred => {
-            writeln!(
-                out,
-                "Nodes that the control plane reports are repaired unverified, because of verification: preferred."
-            )?;
-            Ok(SUCCESS)
-        }
+    if let Some(last) = sources.last_checked().filter(|last| now.duration_since(*last) > CHECK_VALID_FOR) {
+        writeln!(
+            out,
+            "\nVerification: not known. No source of cluster {cluster} has been read for {}: see ReconcileRunsStopped and \
+             ReconcileRunsFailing in the runbook.",
+            between(last, now)
+        )?;
+        return Ok(PROBLEMS_FOUND);
     }
+    writeln!(
+        out,
+        "\nVerification: faults that the control plane of cluster {cluster} reports, such as NodeStatusUnknown, cannot be \
+         verified: {}.",
+        missing(sources)
+    )?;
+    let (effect, code) = match policy {
+        VerificationPolicy::Required => ("The guard Unverified blocks their repair", PROBLEMS_FOUND),
+        VerificationPolicy::Preferred => ("They are repaired unverified", SUCCESS),
+    };
+    writeln!(
+        out,
+        "{effect}, because of verification: {}. To change that, enable ClusterAccess, or the audit log of the cluster and \
+         ControlPlaneLogs.",
+        if code == SUCCESS { "preferred" } else { "required" }
+    )?;
+    Ok(code)
 }
 
 /// Why neither source can be read.
-fn problem(cluster: &ClusterName, sources: &ClusterSources, now: Timestamp) -> String {
-    if let Some(last) = sources.last_checked().filter(|last| now.duration_since(*last) > CHECK_VALID_FOR) {
-        return format!(
-            "no source of cluster {cluster} has been read for {}: see ReconcileRunsStopped and ReconcileRunsFailing in the \
-             runbook.",
-            between(last, now)
-        );
-    }
-    let log = if sources.reads_audit_log {
-        let last = sources.audit_log.and_then(|log| log.newest);
-        let last = last.map(|last| format!(" since {}", timestamp::seconds(last)));
-        format!("no line of its control-plane audit log was found{}", last.unwrap_or_default())
-    } else {
-        "its control-plane audit log is not read (ControlPlaneLogs=disabled)".to_owned()
+fn missing(sources: &ClusterSources) -> String {
+    let since = |last: Option<Timestamp>| {
+        last.map(|last| format!(" since {}", timestamp::seconds(last))).unwrap_or_default()
     };
-    let listed = sources.listed_at.map(|last| format!(" since {}", timestamp::seconds(last)));
-    format!(
-        "cluster {cluster} has no source for what its control plane reports: its Nodes could not be listed from the \
-         Kubernetes API{}, and {log}.",
-        listed.unwrap_or_default()
-    )
+    let nodes = format!("Nodes could not be listed from the Kubernetes API{}", since(sources.listed_at));
+    if sources.reads_audit_log {
+        let last = sources.audit_log.and_then(|log| log.newest);
+        format!("{nodes}, and no line of the control-plane audit log was found{}", since(last))
+    } else {
+        format!("{nodes}, and the control-plane audit log is not read (ControlPlaneLogs=disabled)")
+    }
 }

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from iam import Request, allows
-from template import ACCOUNT, PARTITION, REGION, ROOT, deployed, listed, of_type, policies, written
+from template import ACCOUNT, PARTITION, REGION, ROOT, Resolver, deployed, listed, of_type, parameters, policies, synthesized, written
 
 GIVEN = {"VpcSubnetIds": "subnet-0a1b,subnet-2c3d", "VpcSecurityGroupIds": "sg-4e5f"}
 IN_VPC = ["Drain", "Reconcile", "Repair"]
@@ -47,6 +47,16 @@ def test_a_list_of_ids_is_accepted_and_anything_else_refused(parameter):
     pattern = re.compile(written()["Parameters"][parameter]["AllowedPattern"])
     for text, accepted in [("", True), (GIVEN[parameter], True), (GIVEN[parameter] + ",", False), ("vpc-1", False), ("a b", False)]:
         assert bool(pattern.fullmatch(text)) == accepted, text
+
+
+@pytest.mark.parametrize(
+    ("names", "accepted"), [([], True), (["VpcSubnetIds"], False), (["VpcSecurityGroupIds"], False), (list(GIVEN), True)]
+)
+def test_subnets_and_security_groups_are_given_together(names, accepted):
+    (rule,) = synthesized()["Rules"].values()
+    (assertion,) = rule["Assertions"]
+    resolver = Resolver(synthesized(), parameters(**{name: GIVEN[name] for name in names}))
+    assert resolver.value(assertion["Assert"]) == accepted
 
 
 def test_the_readme_lists_an_endpoint_for_each_service_that_these_functions_call():

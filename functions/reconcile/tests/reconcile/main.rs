@@ -313,12 +313,12 @@ fn where_the_api_denies_access_or_cannot_be_reached_the_log_group_is_read() {
 #[test]
 fn where_the_api_is_away_for_a_while_the_log_group_is_read_from_the_last_list_on() {
     let deployment = unreachable();
-    let read = |from, error: Option<ReadError>, at| {
+    let read = |from: Timestamp, error: Option<ReadError>, now: Timestamp| {
         match error {
             Some(error) => deployment.cloud.cluster_state().fail(from, error),
             None => set_node(&deployment, from, snapshot(1, Health::Unknown, minutes(5), at(0))),
         }
-        reconcile(&deployment, at).lines
+        reconcile(&deployment, now).lines
     };
     let away = || {
         let (what, source) = ("the Kubernetes API of prod".to_owned(), "tcp connect error".into());
