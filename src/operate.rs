@@ -8,6 +8,7 @@ pub mod hold;
 pub mod policies;
 mod reschedule;
 pub mod status;
+pub mod verifiable;
 
 use std::io;
 

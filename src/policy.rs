@@ -9,7 +9,7 @@ use clap::Subcommand;
 use nodemend_ports::config::{self, eksctl};
 
 #[cfg(feature = "aws")]
-use crate::operate::{self, OperateError, policies};
+use crate::operate::{self, OperateError, policies, verifiable};
 use crate::{
     file::{FileError, read_text},
     output::policy_effect::describe,
@@ -19,15 +19,35 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
     /// Validate a policy file and show its effect
-    #[command(after_help = "\
+    #[cfg_attr(
+        feature = "aws",
+        command(after_help = "\
+With --cluster it also reads from the deployment's state table whether faults
+can be verified there: in the Kubernetes API or the control-plane audit log.
+
+Examples:
+  nodemend policy check policy.yaml
+  nodemend policy check policy.yaml --cluster prod
+
+Exit codes: 0 success, 1 problems found, or the sources could not be read,
+64 usage or configuration error")
+    )]
+    #[cfg_attr(
+        not(feature = "aws"),
+        command(after_help = "\
 Examples:
   nodemend policy check policy.yaml
 
-Exit codes: 0 success, 64 usage or configuration error")]
+Exit codes: 0 success, 64 usage or configuration error")
+    )]
     Check {
         /// The policy, YAML or JSON
         #[arg(value_name = "FILE")]
         file: PathBuf,
+
+        #[cfg(feature = "aws")]
+        #[command(flatten)]
+        deployment: operate::Deployment,
     },
     /// Convert the repair settings of an eksctl ClusterConfig to a policy
     #[command(after_help = "\
@@ -91,12 +111,20 @@ impl PolicyCommandError {
 /// Runs a subcommand and returns its exit code.
 pub fn run(command: &PolicyCommand) -> Result<u8, PolicyCommandError> {
     match command {
-        PolicyCommand::Check { file } => {
+        PolicyCommand::Check {
+            file,
+            #[cfg(feature = "aws")]
+            deployment,
+        } => {
             let mut out = anstream::stdout().lock();
             let policy =
                 config::read_policy(&read_text(file)?).map_err(|error| invalid(file, error.to_string()))?;
             describe(&mut out, &policy)?;
             out.flush()?;
+            #[cfg(feature = "aws")]
+            if deployment.cluster.is_some() {
+                return Ok(operate::block_on(verifiable::check(&policy, deployment))?);
+            }
         }
         PolicyCommand::Import { file } => {
             let mut out = anstream::stdout().lock();

@@ -4,7 +4,11 @@ mod deployment;
 
 use jiff::SignedDuration;
 use nodemend::operate::explain;
-use nodemend_domain::{group::Lifecycle, guard::GUARDS};
+use nodemend_domain::{
+    group::Lifecycle,
+    guard::GUARDS,
+    sources::{ClusterSources, Freshness},
+};
 use nodemend_testkit::fixture::{instance, node};
 use serde_json::Value;
 
@@ -65,6 +69,56 @@ fn a_dry_run_or_an_invalid_policy_changes_nothing() {
     let (code, _, error) = deployment.nodemend(&["policy", "apply", &wrong, "--by", "alice"]);
     assert_eq!((code, error.contains("wrong.yaml: mode: unknown variant")), (64, true), "{error}");
     assert_eq!(deployment.nodemend(&["policy", "show"]).0, 1, "there is none");
+}
+
+#[test]
+fn the_policy_check_of_a_cluster_says_where_no_source_exists_to_verify_faults_in() {
+    let deployment = Deployment::new();
+    let check = |policy: &str| {
+        let file = deployment.file("policy.yaml", policy);
+        let (code, out, error) = deployment.nodemend(&["policy", "check", &file]);
+        assert_eq!(error, "");
+        (
+            code,
+            out.lines().skip_while(|line| !line.starts_with("Verification: ")).collect::<Vec<_>>().join(" "),
+        )
+    };
+    let (code, out) = check(POLICY);
+    assert_eq!((code, out.contains("not known yet for cluster prod")), (0, true), "{out}");
+
+    let at = |minutes| deployment.now() - SignedDuration::from_mins(minutes);
+    let read = |minutes| Some(Freshness { newest: Some(at(minutes)), checked_at: at(minutes) });
+    let without = ClusterSources { reads_audit_log: true, agents: read(1), ..ClusterSources::default() };
+    deployment.put_sources(&without);
+    let (code, out) = check(POLICY);
+    assert_eq!(code, 1, "{out}");
+    for part in [
+        "Nodes could not be listed from the Kubernetes API, and no line of the control-plane audit log was found.",
+        "The guard Unverified blocks their repair, because of verification: required.",
+    ] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    let (code, out) = check(&format!("{POLICY}verification: preferred\n"));
+    assert_eq!((code, out.contains("They are repaired unverified")), (0, true), "{out}");
+
+    deployment.put_sources(&ClusterSources { reads_audit_log: false, ..without.clone() });
+    let (code, out) = check(POLICY);
+    assert_eq!((code, out.contains("is not read (ControlPlaneLogs=disabled)")), (1, true), "{out}");
+
+    for (sources, expected) in [
+        (
+            ClusterSources { audit_log: read(1), ..without.clone() },
+            "are verified in its control-plane audit log",
+        ),
+        (ClusterSources { listed_at: Some(at(1)), ..without.clone() }, "are verified in its Kubernetes API"),
+    ] {
+        deployment.put_sources(&sources);
+        let (code, out) = check(POLICY);
+        assert_eq!((code, out.contains(expected)), (0, true), "{out}");
+    }
+    deployment.put_sources(&ClusterSources { listed_at: Some(at(60)), agents: read(60), ..without });
+    let (code, out) = check(POLICY);
+    assert_eq!((code, out.contains("No source of cluster prod has been read for 1h")), (1, true), "{out}");
 }
 
 #[test]

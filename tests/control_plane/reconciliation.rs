@@ -15,7 +15,7 @@ async fn reconcile(deployment: &Deployment) -> ReconcileReport {
     let target = ReconcileTarget { cluster: cluster(), control_plane_logs: ControlPlaneLogs::Disabled };
     let (store, account) = (deployment.store.clone(), deployment.account.clone());
     let report = Reconciler::new(store, account, deployment.clock.clone()).run(&target).await.expect("a run");
-    assert!(report.failures.is_empty() && report.denied.is_none(), "{report:?}");
+    assert!(report.failures.is_empty() && report.not_listed.is_none(), "{report:?}");
     for event in &report.repair_events {
         println!("{} {} {:?} {}", event.at, event.instance_id, event.step, event.detail);
     }

@@ -11,7 +11,7 @@ use nodemend_aws::{
     sdk,
 };
 use nodemend_confirm::Confirmer;
-use nodemend_domain::case::Case;
+use nodemend_domain::{case::Case, sources::ClusterSources};
 use nodemend_ports::{
     audit_log::AuditLog,
     clock::{Clock, VirtualClock},
@@ -94,6 +94,11 @@ impl Deployment {
         let (code, out, error) = self.nodemend(&["policy", "apply", &file, "--by", "alice"]);
         assert_eq!(code, 0, "{error}");
         (code, out)
+    }
+
+    /// Reconciling knows this of the cluster's sources.
+    pub(crate) fn put_sources(&self, sources: &ClusterSources) {
+        self.runtime.block_on(self.store.put_sources(&cluster(), sources)).expect("a write");
     }
 
     pub(crate) fn now(&self) -> Timestamp {

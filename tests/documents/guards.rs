@@ -7,6 +7,7 @@ use nodemend_domain::{
     group::{ClusterFacts, Group, GroupState, InstanceLocation, Lifecycle, Member},
     guard::{DecisionContext, UnhealthyCounts, UnhealthyNode},
     ident::{ClusterName, GroupName, InstanceId, NodeName, Zone},
+    instance_traits::InstanceTraits,
     policy::{Hold, Policy},
     sources::{ClusterSources, Freshness},
     verification::{Verification, VerificationResult, VerifiedBy},
@@ -153,11 +154,12 @@ impl Situation {
     }
 
     /// The instance replaced another one for the reason of its own fault.
-    fn replacement_is_as_its_predecessor(&mut self) {
+    fn replacement_is_as_its_predecessor(&mut self, traits: &InstanceTraits) {
         let reason = self.fault.reason.clone();
         self.state.acquire_slot(instance(99), &reason, self.now);
+        self.state.record_traits(&instance(99), traits);
         self.state.record_termination(&instance(99), self.now);
-        assert!(self.state.match_replacement(&instance(0), self.now).is_some());
+        assert!(self.state.match_replacement(&instance(0), self.now, traits).is_some());
         self.state.release_slot(&instance(99));
     }
 
@@ -261,7 +263,18 @@ fn blocked_situations() -> Vec<(&'static str, Situation)> {
         ("LogPipelineSuspect", Situation::with(|one| one.unhealthy_counts.silent_at_once = 12)),
         ("LogPipelineSuspect", Situation::with(|one| one.unhealthy_counts.unreachable_at_once = 12)),
         ("OutageEnding", Situation::with(Situation::outage_ends)),
-        ("SameFaultAgain", Situation::with(Situation::replacement_is_as_its_predecessor)),
+        (
+            "SameFaultAgain",
+            Situation::with(|one| one.replacement_is_as_its_predecessor(&InstanceTraits::default())),
+        ),
+        (
+            "SameFaultAgain",
+            Situation::with(|one| {
+                let image = Some("ami-0a1b2c3d4e5f67890".to_owned());
+                let traits = InstanceTraits { image, zone: Some(zone()), ..InstanceTraits::default() };
+                one.replacement_is_as_its_predecessor(&traits);
+            }),
+        ),
         ("ReplacementsFailing", Situation::with(|one| one.state.record_failure(one.now))),
         (
             "ReplacementsFailing",

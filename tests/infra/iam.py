@@ -50,7 +50,7 @@ def _applies(statement: dict, request: Request) -> bool:
 
 def _holds(operator: str, key: str, wanted: list, context: dict) -> bool:
     kind, _, operator = operator.rpartition(":")
-    compare = {"StringEquals": str.__eq__, "StringLike": lambda value, pattern: like(pattern, value)}[operator]
+    compare = {"StringEquals": str.__eq__, "StringLike": _like, "ArnLike": _like}[operator]
     # The names of keys are compared without regard to case, but not the key of a tag, which is part of the name.
     values = next((listed(value) for name, value in context.items() if _is_same_key(name, key)), None)
     matches = [any(compare(value, one) for one in wanted) for value in values or []]
@@ -62,6 +62,10 @@ def _holds(operator: str, key: str, wanted: list, context: dict) -> bool:
             return len(matches) == 1 and matches[0]
         case _:
             raise ValueError(f"{kind} is not known here")
+
+
+def _like(value: str, pattern: str) -> bool:
+    return like(pattern, value)
 
 
 def _is_same_key(one: str, other: str) -> bool:

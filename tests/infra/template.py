@@ -113,6 +113,8 @@ class Resolver:
                 return not self.value(argument[0])
             case "Fn::And":
                 return all(self.value(one) for one in argument)
+            case "Fn::Or":
+                return any(self.value(one) for one in argument)
             case "Condition":
                 return self.condition(argument)
             case "Fn::Split":

@@ -71,6 +71,8 @@ def other_value(parameter: dict):
             return True, "enabled"
         case {"AllowedValues": ["enabled", "disabled"]}:
             return False, "disabled"
+        case {"ConstraintDescription": text} if "separated by commas" in text:
+            return ["one", "other"], "one,other"
         case {"Type": "Number", "Default": default}:
             return default + 1, default + 1
         case {"AllowedValues": values, "Default": default}:

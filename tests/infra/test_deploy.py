@@ -85,7 +85,7 @@ def test_every_resource_is_made(aws, stack):
     assert "Successfully created/updated stack" in stack
     expected = {
         name for name, one in synthesized()["Resources"].items()
-        if one["Type"] not in UNKNOWN and one.get("Condition") not in ("ReadsControlPlane", "ReadsKubernetesApi", "HasAlarmEmail")
+        if one["Type"] not in UNKNOWN and one.get("Condition") not in ("ReadsControlPlane", "ReadsKubernetesApi", "RunsInVpc", "HasAlarmEmail")
     }
     found = resources(aws)
     assert set(found) == expected

@@ -36,6 +36,8 @@ def put(**context):
         ([statement(StringEquals={"aws:x": "a*"})], put(aws_x="ab"), False),
         ([statement(StringLike={"aws:x": "a*"})], put(aws_x="ab"), True),
         ([statement(StringEquals={"aws:x": "1", "aws:y": "1"})], put(aws_x="1"), False),
+        ([statement(), statement("Deny", ArnLike={"aws:x": "arn:*:function:*"})], put(aws_x="arn:aws:function:a"), False),
+        ([statement(), statement("Deny", ArnLike={"aws:x": "arn:*:function:*"})], put(), True),
         ([statement(**{"ForAllValues:StringLike": {"dynamodb:LeadingKeys": "a#*"}})], put(dynamodb_LeadingKeys=["a#1", "a#2"]), True),
         ([statement(**{"ForAllValues:StringLike": {"dynamodb:LeadingKeys": "a#*"}})], put(dynamodb_LeadingKeys=["a#1", "b#2"]), False),
         ([statement(**{"ForAllValues:StringLike": {"dynamodb:LeadingKeys": "a#*"}})], put(), True),

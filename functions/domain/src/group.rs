@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ident::{ClusterName, GroupName, InstanceId, Zone},
+    instance_traits::InstanceTraits,
     policy::Policy,
     timestamp,
 };
@@ -168,6 +169,9 @@ pub struct ReplacedFor {
     /// When it joined.
     #[serde(with = "timestamp")]
     pub joined_at: Timestamp,
+    /// What it shares with its predecessor, as far as EC2 described both.
+    #[serde(default, skip_serializing_if = "InstanceTraits::is_empty")]
+    pub shared: InstanceTraits,
 }
 
 impl ReplacedFor {
@@ -196,6 +200,9 @@ pub struct Slot {
     /// The instance that replaced it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replacement: Option<InstanceId>,
+    /// What the instance under repair was launched from, and where.
+    #[serde(default, skip_serializing_if = "InstanceTraits::is_empty")]
+    pub traits: InstanceTraits,
 }
 
 impl GroupState {
@@ -269,8 +276,16 @@ impl GroupState {
                 claimed_at: now,
                 terminated_at: None,
                 replacement: None,
+                traits: InstanceTraits::default(),
             };
             self.slots.push(slot);
+        }
+    }
+
+    /// Keeps the traits of an instance under repair: once it is terminated, EC2 forgets it.
+    pub fn record_traits(&mut self, instance_id: &InstanceId, traits: &InstanceTraits) {
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.instance_id == *instance_id) {
+            slot.traits = traits.clone();
         }
     }
 
@@ -333,7 +348,12 @@ impl GroupState {
     /// `joined_at`. Not the one that has waited longest: then a slowly joining instance could find only slots of later
     /// terminations, and its group would be in backoff without a failure. A launch while no replacement is awaited is a
     /// scale-out.
-    pub fn match_replacement(&mut self, new: &InstanceId, joined_at: Timestamp) -> Option<InstanceId> {
+    pub fn match_replacement(
+        &mut self,
+        new: &InstanceId,
+        joined_at: Timestamp,
+        traits: &InstanceTraits,
+    ) -> Option<InstanceId> {
         if let Some(slot) = self.slots.iter().find(|slot| slot.replacement.as_ref() == Some(new)) {
             return Some(slot.instance_id.clone());
         }
@@ -345,7 +365,8 @@ impl GroupState {
         slot.replacement = Some(new.clone());
         (self.failures, self.last_failure) = (0, None);
         let (replaced, reason) = (slot.instance_id.clone(), slot.reason.clone());
-        self.replacements.push(ReplacedFor { instance_id: new.clone(), reason, joined_at });
+        let shared = slot.traits.shared_with(traits);
+        self.replacements.push(ReplacedFor { instance_id: new.clone(), reason, joined_at, shared });
         if self.replacements.len() > MAX_REPLACEMENTS {
             self.replacements.remove(0);
         }
@@ -383,19 +404,23 @@ mod tests {
         GroupState::new(cluster, GroupName::new("workers").expect("a name"))
     }
 
+    fn joins(state: &mut GroupState, n: u64, minutes: i64) -> Option<InstanceId> {
+        state.match_replacement(&id(n), at(minutes), &InstanceTraits::default())
+    }
+
     #[test]
     fn a_new_instance_replaces_the_one_terminated_last_before_it_and_only_that() {
         let mut state = state();
         for n in [1, 2] {
             state.acquire_slot(id(n), "NodeStatusUnknown", at(0));
         }
-        assert_eq!(state.match_replacement(&id(8), at(1)), None, "nothing was terminated yet");
+        assert_eq!(joins(&mut state, 8, 1), None, "nothing was terminated yet");
         state.record_termination(&id(2), at(5));
         state.record_termination(&id(1), at(6));
-        assert_eq!(state.match_replacement(&id(9), at(7)), Some(id(1)));
-        assert_eq!(state.match_replacement(&id(9), at(7)), Some(id(1)), "matched again");
-        assert_eq!(state.match_replacement(&id(10), at(8)), Some(id(2)));
-        assert_eq!(state.match_replacement(&id(11), at(9)), None);
+        assert_eq!(joins(&mut state, 9, 7), Some(id(1)));
+        assert_eq!(joins(&mut state, 9, 7), Some(id(1)), "matched again");
+        assert_eq!(joins(&mut state, 10, 8), Some(id(2)));
+        assert_eq!(joins(&mut state, 11, 9), None);
     }
 
     #[test]
@@ -405,12 +430,8 @@ mod tests {
             state.acquire_slot(id(n), "NodeStatusUnknown", at(minute));
             state.record_termination(&id(n), at(minute));
         }
-        assert_eq!(state.match_replacement(&id(51), at(53)), Some(id(40)));
-        assert_eq!(
-            state.match_replacement(&id(50), at(33)),
-            Some(id(3)),
-            "it registers last, and was launched first"
-        );
+        assert_eq!(joins(&mut state, 51, 53), Some(id(40)));
+        assert_eq!(joins(&mut state, 50, 33), Some(id(3)), "it registers last, and was launched first");
     }
 
     #[test]
@@ -460,7 +481,7 @@ mod tests {
         state.acquire_slot(id(1), "InterfaceNotUp", at(0));
         state.acquire_slot(id(1), "InterfaceNotRunning", at(5));
         state.record_termination(&id(1), at(5));
-        state.match_replacement(&id(2), at(10));
+        joins(&mut state, 2, 10);
         let [replaced] = state.replacements() else { panic!("one replacement") };
         assert!(replaced.is_repeated_by("InterfaceNotRunning", at(20)));
     }
@@ -470,7 +491,7 @@ mod tests {
         let mut state = state();
         state.acquire_slot(id(1), "NvidiaXID79Error", at(0));
         state.record_termination(&id(1), at(0));
-        state.match_replacement(&id(2), at(5));
+        joins(&mut state, 2, 5);
         let [replaced] = state.replacements() else { panic!("one replacement") };
         assert!(replaced.is_repeated_by("NvidiaXID79Error", at(20)));
         assert!(!replaced.is_repeated_by("NvidiaXID79Error", at(66)));

@@ -15,6 +15,7 @@ pub mod drain;
 pub mod group;
 pub mod guard;
 pub mod ident;
+pub mod instance_traits;
 pub mod log_source;
 pub mod node_snapshot;
 pub mod observation;

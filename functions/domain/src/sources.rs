@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::{case::Source, ident::InstanceId, timestamp};
+use crate::{case::Source, ident::InstanceId, timestamp, verification::VerifiedBy};
 
 /// How long a check counts: three runs of reconciling.
 pub const CHECK_VALID_FOR: SignedDuration = SignedDuration::from_mins(15);
@@ -83,6 +83,23 @@ impl ClusterSources {
         (is_current && known.age()? > settling.max(CURRENT)).then_some(known)
     }
 
+    /// Where a fault that the control plane reports can be verified, by the last checks; none if neither the Kubernetes API
+    /// nor the audit log could be read lately.
+    pub fn verified_by(&self, now: Timestamp) -> Option<VerifiedBy> {
+        let is_current = |at: Timestamp| now.duration_since(at) <= CHECK_VALID_FOR;
+        if self.listed_at.is_some_and(is_current) {
+            return Some(VerifiedBy::KubernetesApi);
+        }
+        let log = self.audit_log.filter(|log| log.newest.is_some() && is_current(log.checked_at));
+        log.filter(|_| self.reads_audit_log).map(|_| VerifiedBy::ControlPlaneLog)
+    }
+
+    /// When a source was last read.
+    pub fn last_checked(&self) -> Option<Timestamp> {
+        let logs = [self.audit_log, self.agents].into_iter().flatten().map(|log| log.checked_at);
+        logs.chain(self.listed_at).max()
+    }
+
     /// Whether a list of Nodes stands in for the audit log. Then nobody knows who deleted a Node, flaps that are shorter
     /// than the interval of reconciling are not seen, and no boot ID is attested between two lists.
     pub fn is_without_audit_log(&self) -> bool {
@@ -127,6 +144,28 @@ mod tests {
         let agents = Some(Freshness { newest: None, checked_at: at(20) });
         let sources = ClusterSources { agents, ..ClusterSources::default() };
         assert_eq!(sources.behind(Source::Agent, SETTLING, at(20)), None);
+    }
+
+    #[test]
+    fn a_fault_is_verified_in_the_source_that_could_be_read_lately() {
+        let none =
+            ClusterSources { reads_audit_log: true, agents: checked(19, 20), ..ClusterSources::default() };
+        let logged = ClusterSources { audit_log: checked(19, 20), ..none.clone() };
+        let listed = ClusterSources { listed_at: Some(at(20)), ..logged.clone() };
+        let not_read = ClusterSources { reads_audit_log: false, ..logged.clone() };
+        let never_written = Some(Freshness { newest: None, checked_at: at(20) });
+        let never_written = ClusterSources { audit_log: never_written, ..none.clone() };
+        for (sources, expected) in [
+            (&listed, Some(VerifiedBy::KubernetesApi)),
+            (&logged, Some(VerifiedBy::ControlPlaneLog)),
+            (&none, None),
+            (&not_read, None),
+            (&never_written, None),
+        ] {
+            assert_eq!(sources.verified_by(at(35)), expected, "{sources:?}");
+            assert_eq!(sources.verified_by(at(36)), None, "the check is old");
+            assert_eq!(sources.last_checked(), Some(at(20)));
+        }
     }
 
     #[test]

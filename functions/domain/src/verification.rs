@@ -6,7 +6,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::timestamp;
+use crate::{instance_traits::InstanceTraits, timestamp};
 
 /// A call leaves within this time after its verification, or is verified again.
 pub const VALID_FOR: SignedDuration = SignedDuration::from_secs(10);
@@ -79,4 +79,7 @@ pub struct InstanceStatus {
     /// The status check of the instance itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance_status: Option<String>,
+    /// What it was launched from, and where.
+    #[serde(flatten)]
+    pub traits: InstanceTraits,
 }

@@ -72,7 +72,9 @@ impl<S: Store, H: Hooks, A: Kubernetes, K: Clock> Drainer<S, H, A, K> {
                         KubernetesError::Denied(_) => {
                             now.duration_since(*denied_since.get_or_insert(now)) >= DENIED_TIMEOUT
                         }
-                        KubernetesError::Unavailable(_) | KubernetesError::Broken(_) => false,
+                        KubernetesError::Unavailable(_)
+                        | KubernetesError::Unreachable(_)
+                        | KubernetesError::Broken(_) => false,
                     };
                     if give_up || now >= progress.deadline {
                         break DrainOutcome::Incomplete { left: last_seen, why: Some(chain(&error)) };

@@ -15,6 +15,9 @@ pub enum KubernetesError {
     /// No answer, or a temporary error: a retry can help.
     #[error("failed to reach the Kubernetes API")]
     Unavailable(#[source] Cause),
+    /// No connection: the endpoint has no address, cannot be reached, or belongs to another cluster.
+    #[error("failed to connect to the Kubernetes API")]
+    Unreachable(#[source] Cause),
     /// Authentication or authorization failed.
     #[error("the Kubernetes API refused the request (check the access entry and RBAC)")]
     Denied(#[source] Cause),

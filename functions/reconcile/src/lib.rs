@@ -3,8 +3,8 @@
 //! - Where the Kubernetes API lets us in, one list of Nodes from its cache shows what is so: it counts as of each
 //!   condition's last transition, and never undoes a later line. A Node that the list lacks is looked for in a consistent
 //!   list before its case counts it as deleted.
-//! - Elsewhere, and where the API denies access, the control plane's log group is read again since the last mark: no metric says when a subscription was
-//!   off. A line that is read twice changes nothing.
+//! - Elsewhere, and where the API denies access or cannot be reached, the control plane's log group is read again since the
+//!   last mark: no metric shows when a subscription was off. A line that is read twice changes nothing.
 //! - It can neither terminate nor reboot. It changes cases only, as intake does.
 //! - A source that cannot be read changes nothing, and is read on from the same mark by the next run.
 //!
@@ -71,8 +71,8 @@ pub struct ReconcileReport {
     pub audit_log_age: Option<SignedDuration>,
     /// The age of the newest line of the agents, if there was ever one.
     pub agent_log_age: Option<SignedDuration>,
-    /// Why the Kubernetes API does not let us in, where the log group is read instead.
-    pub denied: Option<ReadError>,
+    /// Why Nodes could not be listed, where the log group is read instead.
+    pub not_listed: Option<ReadError>,
     /// What could not be read or written. The next run tries it again.
     pub failures: Vec<ReconcileError>,
 }

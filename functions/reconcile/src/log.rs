@@ -46,6 +46,10 @@ impl<S: Store, C: Cloud, K: Clock> Run<'_, S, C, K> {
         let mark = report.sources.log_read_to;
         let since = mark.map_or(begun - FIRST, |mark| mark - self.policy.settling_time) - MARGIN;
         let from = report.sources.log_continues_at.unwrap_or(since);
+        // A list of Nodes has healed what was written before it: a log group that is read only while the API is away is not
+        // read again from its last mark on, which may be a month ago.
+        let listed = report.sources.listed_at.map(|at| at - self.policy.settling_time - MARGIN);
+        let from = listed.map_or(from, |listed| from.max(listed));
         let streams = Streams::Prefix(AUDIT_STREAMS.to_owned());
         let query = LogQuery::new(&group, streams, from, begun).lines(Lines::Subscribed);
         let (mut next, mut read_to) = (None, from);

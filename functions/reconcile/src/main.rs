@@ -53,8 +53,8 @@ async fn report_run(
     ];
     telemetry::measured(SystemClock.now(), Some(&target.cluster), &numbers);
     report.failures.iter().for_each(|failure| log(target, failure));
-    // Without an access entry in the cluster this is as configured: it is logged, and fails nothing.
-    report.denied.iter().for_each(|denied| log(target, denied));
+    // Without an access entry in the cluster, or a way to its endpoint, this is as configured: it is logged, and fails nothing.
+    report.not_listed.iter().for_each(|error| log(target, error));
     publisher.finish().await;
     if !report.failures.is_empty() {
         // What was written stays. The error counts the invocation as failed, which an alarm watches.

@@ -17,7 +17,8 @@ use crate::{Applied, ReconcileError, ReconcileReport, Run};
 const CONCURRENCY: usize = 16;
 
 impl<S: Store, C: Cloud, K: Clock> Run<'_, S, C, K> {
-    /// Lists the Nodes and applies them. Returns false where there is no API to list them from, or none that lets us in.
+    /// Lists the Nodes and applies them. Returns false where there is no API to list them from, none that lets us in, or
+    /// none that can be reached.
     pub(crate) async fn reconcile_nodes(&self, report: &mut ReconcileReport) -> Result<bool, ReconcileError> {
         // What the list shows was so when it was requested.
         let at = self.clock.now();
@@ -27,9 +28,11 @@ impl<S: Store, C: Cloud, K: Clock> Run<'_, S, C, K> {
                 (report.sources.listed_at, report.sources.nodes) = (None, BTreeSet::new());
                 return Ok(false);
             }
-            // As in a cluster without an access entry, of a deployment that has others.
-            Err(error @ ReadError::Denied { .. }) if report.sources.reads_audit_log => {
-                report.denied = Some(error);
+            // As in a cluster without an access entry, or with a private endpoint, of a deployment that has others.
+            Err(error @ (ReadError::Denied { .. } | ReadError::Unavailable { .. }))
+                if report.sources.reads_audit_log =>
+            {
+                report.not_listed = Some(error);
                 return Ok(false);
             }
             Err(error) => {

@@ -6,6 +6,7 @@ use nodemend_domain::{
     condition::RepairAction,
     group::{GroupState, InstanceLocation},
     ident::{GroupName, InstanceId},
+    instance_traits::InstanceTraits,
 };
 use nodemend_ports::{
     audit_log::AuditLog,
@@ -94,14 +95,17 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
             return Ok(arrival.replaces.clone());
         }
         // Most new instances replace none: no write of the group for those.
-        if self.store.group(&key.cluster, group).await?.match_replacement(&key.instance_id, arrived).is_none()
-        {
+        let mut now = self.store.group(&key.cluster, group).await?;
+        if now.match_replacement(&key.instance_id, arrived, &InstanceTraits::default()).is_none() {
             return Ok(None);
         }
+        // For a guard's message alone: a replacement that EC2 does not describe is matched all the same.
+        let described = self.cloud.instance_status(&key.instance_id).await;
+        let traits = described.ok().flatten().unwrap_or_default().traits;
         let mut replaced = None;
         let target = Target::case(key).with_group(Some(group));
         write::update(&self.store, target, ctx.policy, ctx.now, |case, group| {
-            replaced = group.and_then(|group| case.match_replacement(group, arrived));
+            replaced = group.and_then(|group| case.match_replacement(group, arrived, &traits));
             Ok(Effects::default())
         })
         .await?;

@@ -1,11 +1,12 @@
 //! New instances, and the repairs that await them.
 
+use nodemend_domain::{instance_traits::InstanceTraits, repair_event::Step};
 use nodemend_ports::clock::Clock;
 use nodemend_testkit::{
     Deployment,
     fixture::{
         GPU_ERROR, INTERFACE_DOWN, cleared, group, instance, minutes, policy_with_limit, raised, terminate,
-        zone,
+        zone, zone_named,
     },
 };
 
@@ -63,4 +64,68 @@ fn a_replacement_counts_although_its_own_case_has_ended_when_its_launch_event_ar
     assert_eq!(replacement_of_node_1(&deployment), Some(instance(9)));
     deployment.run_until(minutes(180));
     assert_eq!(deployment.group().failures(), 0);
+}
+
+/// An instance of version 3 of the group's launch template.
+fn of_version_3(zone: &str) -> InstanceTraits {
+    InstanceTraits {
+        image: Some("ami-0a1b2c3d4e5f67890".to_owned()),
+        launch_template: Some("lt-0123456789abcdef0 version 3".to_owned()),
+        instance_type: Some("m6i.large".to_owned()),
+        zone: Some(zone_named(zone)),
+    }
+}
+
+/// Node 9 replaced node 1, and has the fault of node 1 as soon as it has joined. Node 2 has it too. Both zones: where
+/// EC2 describes nodes 1 and 9, if it does.
+fn fault_comes_again(zones: Option<[&str; 2]>) -> Deployment {
+    let mut policy = policy_with_limit(5);
+    policy.outage.gradual = true;
+    policy.outage.small = 0;
+    let deployment = Deployment::new(8, policy);
+    if let Some([first, replacement]) = zones {
+        deployment.cloud.change(|fleet| {
+            fleet.set_traits(instance(1), of_version_3(first));
+            fleet.set_traits(instance(9), of_version_3(replacement));
+        });
+    }
+    deployment.report(raised(1, INTERFACE_DOWN, minutes(0)));
+    deployment.run_until(minutes(30));
+    assert_eq!(deployment.cloud.calls(), [terminate(1)]);
+    deployment.cloud.change(|fleet| fleet.leave(&instance(1)));
+    deployment.launch(9);
+    deployment.clock.advance_to(minutes(32));
+    launch_event_arrives(&deployment);
+    deployment.report(cleared(9, INTERFACE_DOWN, minutes(32)));
+    deployment.run_until(minutes(33));
+    deployment.report(raised(9, INTERFACE_DOWN, minutes(33)).seq(2));
+    deployment.report(raised(2, INTERFACE_DOWN, minutes(33)));
+    deployment.run_until(minutes(90));
+    assert_eq!(deployment.cloud.calls(), [terminate(1)], "neither node 9 nor node 2 is replaced");
+    deployment
+}
+
+/// Why a node is not repaired.
+fn block_of(deployment: &Deployment, number: u64) -> String {
+    deployment.published(Step::Blocked, number).pop().expect("it is blocked")
+}
+
+#[test]
+fn a_fault_that_comes_again_stops_its_reason_and_the_message_names_what_both_nodes_share() {
+    let deployment = fault_comes_again(Some(["eu-west-1a", "eu-west-1b"]));
+    let shared = "has the same fault: the cause appears to be in what both share (image ami-0a1b2c3d4e5f67890, launch \
+                  template lt-0123456789abcdef0 version 3, type m6i.large)";
+    for number in [2, 9] {
+        let why = block_of(&deployment, number);
+        assert!(why.contains(&format!("{} replaced a node", instance(9))) && why.contains(shared), "{why}");
+    }
+    let call = deployment.last_record(1, "TerminateInstanceInAutoScalingGroup");
+    let instance = &call["nodemend"]["evidence"]["verification"]["instance"];
+    assert_eq!(instance["image"], "ami-0a1b2c3d4e5f67890");
+}
+
+#[test]
+fn a_fault_that_comes_again_stops_its_reason_though_ec2_describes_neither_node() {
+    let why = block_of(&fault_comes_again(None), 2);
+    assert!(why.contains("has the same fault: replacing more nodes would not help"), "{why}");
 }

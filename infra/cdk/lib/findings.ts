@@ -25,6 +25,7 @@ export const FINDINGS: [resource: string, id: string, reason: string][] = [
   ["ConfirmRole", IAM5("*"), READS],
   ["ConfirmRole", IAM5(ARN("eks", "cluster/*")), READS],
   ["ConfirmRole", IAM5(ARN("eks", "nodegroup/*/*/*")), READS],
+  ["VpcAccess", IAM5("*"), "Lambda names the network interfaces that it creates; the functions' code may not make these calls"],
   ["DrainDeadLetterQueue", "AwsSolutions::AwsSolutions-SQS3", IS_DEAD_LETTERS],
   ["DrainRole", IAM5("*"), READS],
   [

@@ -30,6 +30,10 @@ export interface NodeRepairProps {
   readonly reserveConcurrency?: boolean;
   /** Retention of reports and function logs, in days. Default: 30. */
   readonly retentionDays?: number;
+  /** Subnets for the functions that call the Kubernetes API, for a cluster with a private endpoint. Default: no VPC. */
+  readonly vpcSubnetIds?: string[];
+  /** The security groups of these functions. Needed with vpcSubnetIds. */
+  readonly vpcSecurityGroupIds?: string[];
   /** The name of the termination lifecycle hook that nodes are drained for. Default: nodemend-drain. */
   readonly drainHook?: string;
   /** The maximum time to drain a node, in minutes. Default: 10. */
@@ -71,6 +75,8 @@ export class NodeRepair extends Construct {
     this.set("AgentServiceAccount", props.agentServiceAccount);
     this.set("ReserveConcurrency", enabled(props.reserveConcurrency));
     this.set("RetentionDays", props.retentionDays);
+    this.set("VpcSubnetIds", props.vpcSubnetIds?.join(","));
+    this.set("VpcSecurityGroupIds", props.vpcSecurityGroupIds?.join(","));
     this.set("DrainHook", props.drainHook);
     this.set("DrainMinutes", props.drainMinutes);
     this.set("EventBus", props.eventBus);

@@ -11,6 +11,7 @@ use futures_util::future;
 use jiff::Timestamp;
 use nodemend_domain::{
     ident::{ClusterName, InstanceId, NodeName, Zone},
+    instance_traits::InstanceTraits,
     verification::InstanceStatus,
 };
 
@@ -39,6 +40,9 @@ struct Instance {
     zone: Option<String>,
     private_dns_name: Option<String>,
     launched: Option<Timestamp>,
+    image: Option<String>,
+    instance_type: Option<String>,
+    launch_template: Option<String>,
 }
 
 /// A page of instances, and the token of the next one.
@@ -113,17 +117,26 @@ pub(super) async fn status(
     let mut described = None;
     let request = || status_request(client.describe_instances(), instance_id);
     let described_now = each(request, |instance| {
-        described = Some((instance.state.clone(), instance.launched));
+        described = Some((instance.state.clone(), instance.launched, traits(instance)));
     });
     let checks = status_request(client.describe_instance_status(), instance_id);
     let checks = checks.field("IncludeAllInstances", "true").send(status_checks);
     let (read, checks) = future::join(described_now, checks).await;
     read?;
-    let Some((state, launched)) = described else { return Ok(None) };
+    let Some((state, launched, traits)) = described else { return Ok(None) };
     // Without the checks the rest is known all the same.
     let (system_status, instance_status) = checks.map(|answer| answer.value).unwrap_or_default();
     let state = state.unwrap_or_else(|| "in no known state".to_owned());
-    Ok(Some(InstanceStatus { state, launched, system_status, instance_status }))
+    Ok(Some(InstanceStatus { state, launched, system_status, instance_status, traits }))
+}
+
+fn traits(instance: &Instance) -> InstanceTraits {
+    InstanceTraits {
+        image: instance.image.clone(),
+        launch_template: instance.launch_template.clone(),
+        instance_type: instance.instance_type.clone(),
+        zone: instance.zone.as_deref().and_then(|zone| Zone::new(zone).ok()),
+    }
 }
 
 fn status_request<'c>(request: Request<'c>, instance_id: &InstanceId) -> Request<'c> {
@@ -178,9 +191,25 @@ fn page(answer: Element<'_, '_>) -> Result<Page, Unreadable> {
             zone: instance.child("placement").and_then(|placement| text(placement, "availabilityZone")),
             private_dns_name: text(instance, "privateDnsName"),
             launched: instance.text("launchTime").and_then(|time| time.parse().ok()),
+            image: text(instance, "imageId"),
+            instance_type: text(instance, "instanceType"),
+            launch_template: launch_template(instance),
         });
     }
     Ok(Page { instances, next: text(answer, "nextToken") })
+}
+
+/// The launch template, in the tags that EC2 sets on each instance that it launches from one.
+fn launch_template(instance: Element<'_, '_>) -> Option<String> {
+    let tag = |key: &str| {
+        let tag = instance.items("tagSet").find(|tag| tag.text("key") == Some(key))?;
+        tag.text("value")
+    };
+    let id = tag("aws:ec2launchtemplate:id")?;
+    Some(match tag("aws:ec2launchtemplate:version") {
+        Some(version) => format!("{id} version {version}"),
+        None => id.to_owned(),
+    })
 }
 
 /// This account's names of zones by ID: `use1-az1` can be `us-east-1a` in one account and `us-east-1b` in another.

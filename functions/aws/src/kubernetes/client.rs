@@ -20,7 +20,7 @@ use rustls::{
 };
 use serde_json::Value;
 
-/// The timeout of a connection, with its TLS handshake.
+/// The timeout of a TCP connection, which an endpoint that cannot be reached uses up. The TLS handshake has the request's.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The timeout of a request. While it is in flight, no heartbeat is sent to Auto Scaling.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
@@ -111,11 +111,13 @@ impl Api {
         let request =
             request.body(Full::new(body)).map_err(|error| KubernetesError::Broken(Cause::new(error)))?;
         let answered = async {
-            let answer = self
-                .http
-                .request(request)
-                .await
-                .map_err(|error| KubernetesError::Unavailable(Cause::new(error)))?;
+            let answer = self.http.request(request).await.map_err(|error| {
+                if error.is_connect() {
+                    KubernetesError::Unreachable(Cause::new(error))
+                } else {
+                    KubernetesError::Unavailable(Cause::new(error))
+                }
+            })?;
             let (parts, body) = answer.into_parts();
             let retry_after = parts.headers.get(header::RETRY_AFTER);
             let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());

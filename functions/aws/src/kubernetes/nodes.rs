@@ -1,12 +1,14 @@
 //! Reads Node objects from the API servers of EKS clusters: one by its name, or all of a cluster.
 //!
 //! - A read takes at most five seconds with everything that it needs: verification blocks a repair rather than waiting.
+//! - An endpoint that cannot be reached delays one read, not each one: the others fail at once for a while, so that the
+//!   faults of that cluster are verified in its log groups in time.
 //! - Only an answer of the API server itself shows that a Node does not exist. Every other answer is an error.
 
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -37,6 +39,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// Endpoint, certificate authority and token are renewed together, which costs one DescribeCluster. EKS accepts a token for
 /// 15 minutes.
 const SESSION_AGE: SignedDuration = SignedDuration::from_mins(5);
+/// For so long an endpoint that could not be reached is not tried again: a run can have hundreds of faults to verify, and
+/// the next run tries again.
+const RETRY_AFTER: SignedDuration = SignedDuration::from_secs(30);
 /// A Node of a busy cluster is about 8 KiB of JSON (its images and labels), so 5,000 nodes, the most that Kubernetes supports,
 /// are about 40 MiB. Twice this fits into the function's 256 MB, for the moment in which the buffer grows.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
@@ -49,6 +54,8 @@ pub(crate) struct NodeReader {
     access: ClusterAccess,
     user_agent: String,
     sessions: Mutex<HashMap<ClusterName, (Timestamp, Arc<Api>)>>,
+    /// The clusters whose endpoint could not be reached, when that was, and the error.
+    unreachable: Mutex<HashMap<ClusterName, (Timestamp, ReadError)>>,
 }
 
 impl fmt::Debug for NodeReader {
@@ -66,6 +73,7 @@ impl NodeReader {
             access,
             user_agent: user_agent.to_owned(),
             sessions: Mutex::default(),
+            unreachable: Mutex::default(),
         }
     }
 
@@ -119,6 +127,9 @@ impl NodeReader {
         if !self.access.includes(cluster) {
             return Err(Self::no_access(cluster));
         }
+        if let Some(error) = self.recently_unreachable(cluster) {
+            return Err(error);
+        }
         let read = async {
             let answer = self.session(cluster).await?.send(Method::GET, path, None).await?;
             if answer.status != 401 {
@@ -139,8 +150,23 @@ impl NodeReader {
                 KubernetesError::Unavailable(source) | KubernetesError::Broken(source) => {
                     unavailable(cluster, source)
                 }
+                KubernetesError::Unreachable(source) => {
+                    let error = unavailable(cluster, source);
+                    let known = (SystemClock.now(), error.clone());
+                    self.unreachable().insert(cluster.clone(), known);
+                    error
+                }
             }
         })
+    }
+
+    fn recently_unreachable(&self, cluster: &ClusterName) -> Option<ReadError> {
+        let (at, error) = self.unreachable().get(cluster).cloned()?;
+        (SystemClock.now().duration_since(at) < RETRY_AFTER).then_some(error)
+    }
+
+    fn unreachable(&self) -> MutexGuard<'_, HashMap<ClusterName, (Timestamp, ReadError)>> {
+        self.unreachable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn session(&self, cluster: &ClusterName) -> Result<Arc<Api>, KubernetesError> {

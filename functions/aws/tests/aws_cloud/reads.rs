@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use nodemend_domain::{
     group::{Group, InstanceLocation, Lifecycle},
     ident::{ClusterName, GroupName, InstanceId, Zone},
+    instance_traits::InstanceTraits,
     verification::InstanceStatus,
 };
 use nodemend_ports::cloud::Cloud;
@@ -250,7 +251,7 @@ async fn a_deleted_cluster_has_no_zonal_shifts() {
 }
 
 #[tokio::test]
-async fn an_instance_has_its_launch_and_both_status_checks() {
+async fn an_instance_has_its_launch_its_traits_and_both_status_checks() {
     let id = instance("i-05b4f7d5be44822a6");
     let launched = ("DescribeInstances", Reply::File(200, "instance-launched.xml"));
     let checks = ("DescribeInstanceStatus", Reply::File(200, "instance-status.xml"));
@@ -260,6 +261,12 @@ async fn an_instance_has_its_launch_and_both_status_checks() {
         launched: Some("2026-09-21T14:02:10Z".parse().expect("a time")),
         system_status: Some("ok".to_owned()),
         instance_status: Some("impaired".to_owned()),
+        traits: InstanceTraits {
+            image: Some("ami-0abcdef1234567890".to_owned()),
+            launch_template: Some("lt-0123456789abcdef0 version 3".to_owned()),
+            instance_type: Some("m6i.large".to_owned()),
+            zone: Some(zone("us-west-2c")),
+        },
     };
     assert_eq!(cloud.instance_status(&id).await, Ok(Some(known.clone())));
     let request = &service.received("DescribeInstanceStatus")[0].form;

@@ -1,6 +1,11 @@
 //! Nodes, as the API server of a cluster returns them.
 
-use std::{collections::BTreeSet, io::Write, net::SocketAddr};
+use std::{
+    collections::BTreeSet,
+    io::Write,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use aws_config::Region;
 use aws_sdk_sts::config::Credentials;
@@ -18,6 +23,10 @@ use nodemend_ports::{
 };
 use nodemend_testkit::http::{Answer, Reply, ScriptedServer, tls};
 use serde_json::{Value, json};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
 
 use crate::{aws, config, connected, kind};
 
@@ -224,6 +233,64 @@ async fn an_api_server_that_cannot_be_reached_is_unavailable_in_time() {
     let cloud = with_access(&service, ClusterAccess::All).await;
     let error = cloud.node(&prod(), &name()).await.expect_err("nobody listens");
     assert_eq!(kind(&error), "unavailable", "{error:?}");
+}
+
+/// An address that answers no SYN, as a private endpoint from outside of its VPC: a listener whose queue is full.
+async fn silent_address() -> (SocketAddr, impl Sized) {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+    let listener = socket.listen(1).expect("a listener");
+    let address = listener.local_addr().expect("an address");
+    let mut waiting = Vec::new();
+    while let Ok(connection) = timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+        waiting.push(connection.expect("a connection"));
+    }
+    (address, (listener, waiting))
+}
+
+#[tokio::test]
+async fn an_endpoint_that_cannot_be_reached_delays_one_read_by_three_seconds_and_the_next_not_at_all() {
+    let (address, _silent) = silent_address().await;
+    let (_, authority) = tls();
+    let service = aws(&[(CLUSTER, described(address, &authority))]).await;
+    let cloud = with_access(&service, ClusterAccess::All).await;
+    let begun = Instant::now();
+    let error = cloud.node(&prod(), &name()).await.expect_err("no connection");
+    assert_eq!(kind(&error), "unavailable", "{error:?}");
+    let took = begun.elapsed();
+    assert!((2_900..4_500).contains(&took.as_millis()), "{took:?}");
+    // Verification reads the log groups instead. It has ten seconds for all of it, and the next fault as well.
+    let begun = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(cloud.node(&prod(), &name()).await, Err(error.clone()));
+    }
+    assert_eq!(cloud.nodes(&prod(), Consistency::Latest).await, Err(error));
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(service.received(CLUSTER).len(), 1);
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn an_endpoint_that_could_not_be_reached_is_tried_again_after_half_a_minute() {
+    use nodemend_aws::failpoints::{pass_to, use_clock};
+
+    let (acceptor, authority) = tls();
+    let found = (GET_NODE, Reply::json(200, &node(NODE, INSTANCE)));
+    let server = ScriptedServer::start(Some(acceptor), [found]).await;
+    let (_, other_authority) = tls();
+    let service = aws(&[
+        (CLUSTER, described(server.address, &other_authority)),
+        (CLUSTER, described(server.address, &authority)),
+    ])
+    .await;
+    let cloud = with_access(&service, ClusterAccess::All).await;
+    let path = std::env::temp_dir().join(format!("nodemend-unreachable-clock-{}", std::process::id()));
+    use_clock(&path);
+    for (second, is_read) in [(1_800_000_000, false), (1_800_000_029, false), (1_800_000_030, true)] {
+        assert!(pass_to(jiff::Timestamp::from_second(second).expect("a time")));
+        assert_eq!(cloud.node(&prod(), &name()).await.is_ok(), is_read, "{second}");
+    }
+    std::fs::remove_file(&path).expect("removed");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use super::{Case, Effects, IllegalTransition, TransitionContext};
 use crate::{
     group::GroupState,
     ident::{GroupName, InstanceId, Zone},
+    instance_traits::InstanceTraits,
     policy::Policy,
     repair::Replacement,
     repair_event::{RepairEvent, Step},
@@ -169,10 +170,15 @@ impl Case {
 
     /// Matches this new instance with the terminated one that it replaces, if any. The
     /// match is made once and does not change.
-    pub fn match_replacement(&mut self, group: &mut GroupState, joined_at: Timestamp) -> Option<InstanceId> {
+    pub fn match_replacement(
+        &mut self,
+        group: &mut GroupState,
+        joined_at: Timestamp,
+        traits: &InstanceTraits,
+    ) -> Option<InstanceId> {
         let arrival = self.arrival.as_mut()?;
         if arrival.replaces.is_none() {
-            arrival.replaces = group.match_replacement(&self.instance_id, joined_at);
+            arrival.replaces = group.match_replacement(&self.instance_id, joined_at, traits);
         }
         arrival.replaces.clone()
     }

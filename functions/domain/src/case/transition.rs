@@ -161,6 +161,9 @@ impl Case {
         let reason =
             self.repair.as_deref().map_or(fault.reason.as_str(), |repair| repair.fault.reason.as_str());
         group.acquire_slot(self.instance_id.clone(), reason, ctx.now);
+        if let Some(instance) = verification.and_then(|verification| verification.instance.as_ref()) {
+            group.record_traits(&self.instance_id, &instance.traits);
+        }
         if new_action {
             let under_way = group.slots().len();
             let repairs = if under_way == 1 { "repair is" } else { "repairs are" };

@@ -22,15 +22,17 @@ pub(super) fn same_fault_again(input: &GuardContext<'_>) -> Option<Block> {
             found.reason.as_ref() == Some(reason) && replaced.is_repeated_by(reason, found.since)
         })
     };
-    let again = &input.context.state.replacements().iter().find(has_it)?.instance_id;
-    let zone = input.context.group.and_then(|group| group.member(again)).map(|member| &member.zone);
-    let zone = zone.map(|zone| format!(" in {zone}")).unwrap_or_default();
+    let ReplacedFor { instance_id: again, shared, .. } =
+        input.context.state.replacements().iter().find(has_it)?;
+    let why = if shared.is_empty() {
+        "replacing more nodes would not help".to_owned()
+    } else {
+        format!("the cause appears to be in what both share ({shared})")
+    };
+    let group = group_name(input);
     block(
         Guard::SameFaultAgain,
-        format!(
-            "{again}{zone} replaced a node of group {} for {reason} and has the same fault: the cause appears to be in what they share, such as the image or the launch template",
-            group_name(input)
-        ),
+        format!("{again} replaced a node of group {group} for {reason} and has the same fault: {why}"),
     )
 }
 

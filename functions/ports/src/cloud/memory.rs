@@ -11,6 +11,7 @@ use nodemend_domain::{
     case::Consistency,
     group::{ClusterFacts, Group, InstanceLocation, Lifecycle, Member},
     ident::{AccountId, ClusterName, GroupName, InstanceId, NodeName, Zone},
+    instance_traits::InstanceTraits,
     node_snapshot::NodeSnapshot,
     verification::InstanceStatus,
 };
@@ -29,6 +30,8 @@ pub struct Fleet {
     ungrouped: HashSet<InstanceId>,
     /// When instances were launched or last started, where that matters.
     launched: HashMap<InstanceId, Timestamp>,
+    /// What instances were launched from, where that matters.
+    traits: HashMap<InstanceId, InstanceTraits>,
 }
 
 impl Fleet {
@@ -63,6 +66,11 @@ impl Fleet {
     /// Notes when an instance was launched or last started.
     pub fn set_launched(&mut self, instance_id: InstanceId, launched: Timestamp) {
         self.launched.insert(instance_id, launched);
+    }
+
+    /// Notes what an instance was launched from, and where.
+    pub fn set_traits(&mut self, instance_id: InstanceId, traits: InstanceTraits) {
+        self.traits.insert(instance_id, traits);
     }
 
     /// Adds an instance to a group. Creates the group if it does not exist.
@@ -132,7 +140,8 @@ impl Fleet {
             None => return None,
         };
         let launched = self.launched.get(instance_id).copied();
-        Some(InstanceStatus { state: state.to_owned(), launched, ..InstanceStatus::default() })
+        let traits = self.traits.get(instance_id).cloned().unwrap_or_default();
+        Some(InstanceStatus { state: state.to_owned(), launched, traits, ..InstanceStatus::default() })
     }
 
     fn facts(&self, cluster: &ClusterName) -> ClusterFacts {

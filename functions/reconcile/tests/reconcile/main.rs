@@ -296,14 +296,40 @@ fn a_source_that_cannot_be_read_changes_nothing_and_keeps_its_mark() {
 }
 
 #[test]
-fn where_the_api_denies_access_the_log_group_is_read() {
+fn where_the_api_denies_access_or_cannot_be_reached_the_log_group_is_read() {
+    let what = || "the Kubernetes API of prod".to_owned();
+    for error in [
+        ReadError::Denied { what: what(), source: "403 Forbidden".into() },
+        ReadError::Unavailable { what: what(), source: "tcp connect error".into() },
+    ] {
+        let deployment = unreachable();
+        deployment.cloud.cluster_state().fail(at(0), error.clone());
+        lose(&deployment, &kubelet_ready(1, minutes(6), "True"), minutes(6));
+        let report = reconcile(&deployment, minutes(10));
+        assert_eq!((report.listed, report.healed, report.not_listed), (None, 1, Some(error)));
+        assert!(report.failures.is_empty(), "{:?}", report.failures);
+    }
+}
+
+#[test]
+fn where_the_api_is_away_for_a_while_the_log_group_is_read_from_the_last_list_on() {
     let deployment = unreachable();
-    let (what, source) = ("the Kubernetes API of prod".to_owned(), "403 Forbidden".into());
-    deployment.cloud.cluster_state().fail(at(0), ReadError::Denied { what, source });
-    lose(&deployment, &kubelet_ready(1, minutes(6), "True"), minutes(6));
-    let report = reconcile(&deployment, minutes(10));
-    assert!(report.denied.is_some());
-    assert_eq!((report.listed, report.healed), (None, 1));
+    let read = |from: Timestamp, error: Option<ReadError>, now: Timestamp| {
+        match error {
+            Some(error) => deployment.cloud.cluster_state().fail(from, error),
+            None => set_node(&deployment, from, snapshot(1, Health::Unknown, minutes(5), at(0))),
+        }
+        reconcile(&deployment, now).lines
+    };
+    let away = || {
+        let (what, source) = ("the Kubernetes API of prod".to_owned(), "tcp connect error".into());
+        Some(ReadError::Unavailable { what, source })
+    };
+    assert!(read(at(0), away(), minutes(10)) > 0);
+    lose(&deployment, &kubelet_ready(2, minutes(60), "True"), minutes(60));
+    assert_eq!(read(minutes(11), None, minutes(90)), 0, "the Nodes are listed");
+    lose(&deployment, &kubelet_ready(3, minutes(93), "True"), minutes(93));
+    assert_eq!(read(minutes(92), away(), minutes(95)), 1, "not from the mark of minute 10");
 }
 
 #[test]

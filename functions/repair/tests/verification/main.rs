@@ -204,19 +204,27 @@ fn deny(deployment: &Deployment) {
     deployment.cloud.cluster_state().fail(at(0), ReadError::Denied { what, source });
 }
 
-#[test]
-fn where_the_api_denies_access_the_log_group_is_read() {
-    let deployment = unreachable(policy_with_limit(1));
-    deny(&deployment);
-    deployment.run_until(minutes(DEADLINE));
-    assert_eq!(deployment.cloud.calls(), [terminate(1)]);
-    assert_eq!(verification(&deployment)["by"], "ControlPlaneLog");
+/// The endpoint of the Kubernetes API is private, and not in our VPC.
+fn cut_off(deployment: &Deployment) {
+    let (what, source) = ("the Kubernetes API of prod".to_owned(), "tcp connect error".into());
+    deployment.cloud.cluster_state().fail(at(0), ReadError::Unavailable { what, source });
+}
 
-    let deployment = unreachable(policy_with_limit(1));
-    deny(&deployment);
-    lose(&deployment, &kubelet_ready(1, minutes(20), "True"), minutes(20));
-    deployment.run_until(minutes(60));
-    assert_healed(&deployment);
+#[test]
+fn where_the_api_denies_access_or_cannot_be_reached_the_log_group_is_read() {
+    for fails in [deny, cut_off] {
+        let deployment = unreachable(policy_with_limit(1));
+        fails(&deployment);
+        deployment.run_until(minutes(DEADLINE));
+        assert_eq!(deployment.cloud.calls(), [terminate(1)]);
+        assert_eq!(verification(&deployment)["by"], "ControlPlaneLog");
+
+        let deployment = unreachable(policy_with_limit(1));
+        fails(&deployment);
+        lose(&deployment, &kubelet_ready(1, minutes(20), "True"), minutes(20));
+        deployment.run_until(minutes(60));
+        assert_healed(&deployment);
+    }
 }
 
 #[test]
