@@ -13,7 +13,7 @@ use nodemend_domain::{
 };
 use nodemend_ports::{
     cloud::{Cloud, CloudError, MemoryCloud},
-    cluster_reader::{ClusterReader, LogPage, LogQuery, ReadError},
+    cluster_reader::{ClusterReader, LogPage, LogQuery, ReadError, Streams},
 };
 
 /// The account of the other cluster.
@@ -31,11 +31,20 @@ pub(crate) struct TestCloud {
     pub(crate) page: usize,
     /// The log group fails from this line on.
     pub(crate) fails_at: usize,
+    /// The audit streams have no line that is younger than the settling time.
+    pub(crate) behind: bool,
 }
 
 impl TestCloud {
     pub(crate) fn of(own: &MemoryCloud) -> Self {
-        Self { own: own.clone(), member: None, cached: None, page: usize::MAX, fails_at: usize::MAX }
+        Self {
+            own: own.clone(),
+            member: None,
+            cached: None,
+            page: usize::MAX,
+            fails_at: usize::MAX,
+            behind: false,
+        }
     }
 }
 
@@ -56,6 +65,9 @@ impl ClusterReader for TestCloud {
     }
 
     async fn log_page(&self, query: &LogQuery, next: Option<&str>) -> Result<LogPage, ReadError> {
+        if self.behind && matches!(query.streams, Streams::Named(_)) {
+            return Ok(LogPage::default());
+        }
         let mut page = self.own.log_page(query, None).await?;
         let from: usize = next.map_or(0, |next| next.parse().expect("our own token"));
         if query.limit.is_none() && from >= self.fails_at {
