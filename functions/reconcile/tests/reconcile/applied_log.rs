@@ -104,6 +104,34 @@ fn what_an_unknown_stream_had_before_is_not_missed() {
 }
 
 #[test]
+fn lines_of_a_stream_that_is_not_known_to_be_alive_extend_nothing() {
+    for (known_stream, is_extended) in [(None, true), (Some(AUDIT_STREAM), false)] {
+        let deployment = unreachable();
+        lose_ready(&deployment, OTHER_STREAM, 7);
+        deployment.clock.advance_to(minutes(10));
+        let cloud = TestCloud { known_stream, ..TestCloud::of(&deployment.cloud) };
+        reconcile_with(&deployment, cloud, ControlPlaneLogs::Enabled).expect("a run");
+        assert_eq!(sources::of(&deployment).log_applied.is_some(), is_extended);
+        assert_eq!(sources::of(&deployment).log_read_to, Some(minutes(10)));
+    }
+}
+
+#[test]
+fn a_deletion_is_verified_from_its_start() {
+    let deployment = deployment();
+    let line = json!({
+        "kind": "Event", "stage": "ResponseComplete", "verb": "delete", "user": { "username": ALICE },
+        "requestURI": format!("/api/v1/nodes/{}", node(1)),
+        "objectRef": { "resource": "nodes", "name": node(1) },
+        "responseStatus": { "code": 200 }, "stageTimestamp": minutes(5).to_string(),
+    });
+    deliver(&deployment, line.to_string(), minutes(5));
+    reconcile_at(&deployment, &[10, 15, 20, 25, 30], false);
+    let read = repaired(&deployment, 35);
+    assert!(!read.contains(LEFT_OUT), "{read}");
+}
+
+#[test]
 fn a_node_that_shares_its_name_is_read_from_the_start_of_its_fault() {
     let deployment = deployment();
     let networking = |minute, status, reason| {

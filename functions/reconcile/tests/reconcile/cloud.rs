@@ -33,6 +33,8 @@ pub(crate) struct TestCloud {
     pub(crate) fails_at: usize,
     /// The audit streams have no line that is younger than the settling time.
     pub(crate) behind: bool,
+    /// The only stream that DescribeLogStreams knows, which is eventually consistent.
+    pub(crate) known_stream: Option<&'static str>,
 }
 
 impl TestCloud {
@@ -44,6 +46,7 @@ impl TestCloud {
             page: usize::MAX,
             fails_at: usize::MAX,
             behind: false,
+            known_stream: None,
         }
     }
 }
@@ -86,7 +89,10 @@ impl ClusterReader for TestCloud {
         prefix: &str,
         since: jiff::Timestamp,
     ) -> Result<Vec<String>, ReadError> {
-        self.own.streams(group, prefix, since).await
+        match self.known_stream {
+            Some(known) => Ok(vec![known.to_owned()]),
+            None => self.own.streams(group, prefix, since).await,
+        }
     }
 }
 

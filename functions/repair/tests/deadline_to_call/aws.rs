@@ -110,8 +110,9 @@ fn of_the_agents(number: i128) -> LogLine {
 
 impl ClusterReader for Aws {
     async fn node(&self, cluster: &ClusterName, name: &NodeName) -> Result<Option<NodeSnapshot>, ReadError> {
-        self.count_read();
+        // Without access there is no request.
         let node = self.cloud.node(cluster, name).await?;
+        self.count_read();
         self.timers.wait(REQUEST).await;
         Ok(node)
     }
@@ -121,8 +122,8 @@ impl ClusterReader for Aws {
         cluster: &ClusterName,
         consistency: Consistency,
     ) -> Result<Vec<NodeSnapshot>, ReadError> {
-        self.count_read();
         let nodes = self.cloud.nodes(cluster, consistency).await?;
+        self.count_read();
         self.timers.wait(LIST).await;
         Ok(nodes)
     }

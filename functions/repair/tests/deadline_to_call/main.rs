@@ -227,3 +227,22 @@ fn a_run_with_nothing_due_reads_neither_the_kubernetes_api_nor_a_log_group() {
         assert!(*incident.aws.reads.lock().expect("no panic") > 0, "{access:?}");
     }
 }
+
+#[test]
+fn cases_that_are_due_at_the_same_time_share_what_they_read() {
+    let reads = |nodes| {
+        let incident = Incident::new(Access::LogGroups, nodes, Bursts::AcrossGroups);
+        let deadline = incident.deadline(incident.numbers[0]);
+        let minute = SignedDuration::from_mins(1);
+        incident.timers.run(Box::pin(incident.reconcile(deadline - minute)));
+        incident.timers.run(incident.timers.until(deadline));
+        let before = *incident.aws.reads.lock().expect("no panic");
+        let clock = incident.deployment.clock.clone();
+        let repairer = Repairer::new(incident.deployment.store.clone(), incident.aws.clone(), clock);
+        incident.timers.run(Box::pin(repairer.run_once())).expect("a run");
+        assert_eq!(incident.aws.calls.lock().expect("no panic").len(), incident.numbers.len());
+        *incident.aws.reads.lock().expect("no panic") - before
+    };
+    // Each further node needs one query for the requests of its kubelet.
+    assert_eq!(reads(BURST), reads(1) + usize::try_from(BURST).expect("a number") - 1);
+}

@@ -26,6 +26,8 @@ pub(crate) enum Defect {
     StaleStream,
     /// The API server's streams have had no line for an hour, as where audit logs are not enabled.
     NoStream,
+    /// DescribeLogStreams, which is eventually consistent, knows only one stream.
+    HiddenStream,
 }
 
 /// An account whose log groups have a defect.
@@ -61,7 +63,9 @@ impl ClusterReader for BrokenLogs {
             Defect::StaleStream if query.streams == Streams::Named(AUDIT_STREAM.to_owned()) => {
                 Ok(LogPage::default())
             }
-            Defect::StaleStream | Defect::NoStream => self.cloud.log_page(query, next).await,
+            Defect::StaleStream | Defect::NoStream | Defect::HiddenStream => {
+                self.cloud.log_page(query, next).await
+            }
         }
     }
 
@@ -70,6 +74,7 @@ impl ClusterReader for BrokenLogs {
             Defect::Throttled => Err(throttled()),
             Defect::StaleStream => self.cloud.streams(group, prefix, since).await,
             Defect::NoStream => Ok(Vec::new()),
+            Defect::HiddenStream => Ok(vec![AUDIT_STREAM.to_owned()]),
         }
     }
 }
