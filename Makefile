@@ -83,6 +83,6 @@ backtest-bench: ## Backtest a generated month of 1,000 nodes (NODES, DAYS): seco
 	$(CARGO) build --release --locked --quiet -p nodemend
 	$(CARGO) run --release --locked --quiet -p nodemend-history -- target/release/nodemend target
 
-measure: ## From deadline to call over 200 repairs in the local stack; size, start and memory of each function
+measure: ## From deadline to call over 200 repairs in the local stack; size, start and memory of the functions
 	$(CARGO) build --release --locked --features lambda -p nodemend-intake -p nodemend-reconcile -p nodemend-repair -p nodemend-confirm -p nodemend-drain
 	NODEMEND_FUNCTIONS="$(CURDIR)/target/release" $(CARGO) test --workspace --all-features --locked --test measure -- --ignored --nocapture

@@ -1,5 +1,10 @@
-//! Measures the time from deadline to call over 200 repairs, and the binary size, the start time and the memory of each
-//! function. `make measure` runs it with the release build of the functions.
+//! Measures what our own code adds between deadline and call, over 200 repairs in the local stack, and the binary size, the
+//! start time and the memory of the functions. `make measure` runs it with the release build of the functions.
+//!
+//! - All of these faults are an agent's, so each is verified by its own log stream. The emulators answer within
+//!   milliseconds: what AWS, the Kubernetes API and the control plane's log group take is not in the numbers. It is in the
+//!   test `deadline_to_call` of the repair function.
+//! - The stack has no Kubernetes: of the reconcile and drain functions only the size is measured.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -201,10 +206,11 @@ fn calls_are_made_within_a_second_of_their_deadline_and_functions_are_small() {
             );
             failed |= size > MAX_SIZE || init > MAX_INIT || memory > MAX_MEMORY;
         }
-        // The stack has no Kubernetes, and so no drain function.
-        let drain = fs::metadata(functions().join("nodemend-drain")).expect("a binary").len();
-        println!("nodemend-drain: {:.1} MiB", drain as f64 / 1024.0 / 1024.0);
-        failed |= drain > MAX_SIZE;
+        for name in ["nodemend-reconcile", "nodemend-drain"] {
+            let size = fs::metadata(functions().join(name)).expect("a binary").len();
+            println!("{name}: {:.1} MiB", size as f64 / 1024.0 / 1024.0);
+            failed |= size > MAX_SIZE;
+        }
         assert!(!failed, "more than a second, 8 MiB, 30 ms or 40 MiB, or a case that is open");
     });
 }

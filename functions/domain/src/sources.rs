@@ -3,12 +3,16 @@
 //! - Reconciling writes it every few minutes, and nothing else does. A repair that rests on a source that is behind is
 //!   blocked by the guard `SourceBehind`.
 //! - A check that is itself old shows nothing: reconciling may have stopped, and verification reads the sources anyway.
+//! - What verification need not read again is an [`AppliedLog`].
+
+mod applied_log;
 
 use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+pub use self::applied_log::AppliedLog;
 use crate::{case::Source, ident::InstanceId, timestamp, verification::VerifiedBy};
 
 /// How long a check counts: three runs of reconciling.
@@ -39,6 +43,9 @@ pub struct ClusterSources {
     /// Where a reading goes on that reached the limits of one run.
     #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     pub log_continues_at: Option<Timestamp>,
+    /// The part of the audit log that verification need not read again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_applied: Option<AppliedLog>,
     /// The instances that had a Node in the last list: one that no later list has was deleted.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub nodes: BTreeSet<InstanceId>,

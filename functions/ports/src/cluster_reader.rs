@@ -3,6 +3,7 @@
 //! Verification reads it right before a call, reconciling every few minutes. It changes nothing. Every read is bounded in
 //! time and size, and a read that fails is an answer, too: what cannot be verified is not repaired.
 
+pub mod bounded;
 mod memory;
 
 use std::future::Future;

@@ -4,7 +4,8 @@
 //!   condition's last transition, and never undoes a later line. A Node that the list lacks is looked for in a consistent
 //!   list before its case counts it as deleted.
 //! - Elsewhere, and where the API denies access or cannot be reached, the control plane's log group is read again since the
-//!   last mark: no metric shows when a subscription was off. A line that is read twice changes nothing.
+//!   last mark: no metric shows when a subscription was off. A line that is read twice changes nothing. Verification need not
+//!   read again what was applied so, right before a call ([`AppliedLog`](nodemend_domain::sources::AppliedLog)).
 //! - It can neither terminate nor reboot. It changes cases only, as intake does.
 //! - A source that cannot be read changes nothing, and is read on from the same mark by the next run.
 //!
@@ -25,7 +26,7 @@ use nodemend_domain::{
 use nodemend_ports::{
     clock::Clock,
     cloud::{Cloud, CloudError},
-    cluster_reader::ReadError,
+    cluster_reader::{ReadError, bounded::BoundedError},
     store::{CaseKey, Store, StoreError},
     write::{self, Target, Update, WriteError},
 };
@@ -92,6 +93,9 @@ pub enum ReconcileError {
     /// A source could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// A log group could not be read within the limits of one run.
+    #[error(transparent)]
+    Bounded(#[from] BoundedError),
     /// The bound of one run was reached. The next run goes on from there.
     #[error("{0} was read up to {1} within the limits of one run")]
     Unfinished(String, Timestamp),
@@ -184,7 +188,7 @@ impl<S: Store, C: Cloud, K: Clock> Run<'_, S, C, K> {
     ) -> Result<Freshness, ReadError> {
         let checked_at = self.clock.now();
         let group = source.to_string();
-        let found = newest_line(self.cloud, &group, streams, checked_at, self.policy.settling_time).await;
+        let found = newest_line(self.cloud, self.clock, &group, streams, self.policy.settling_time).await;
         let found = match found {
             // No log group: nothing was ever written.
             Err(ReadError::NotConfigured(_)) => None,

@@ -17,7 +17,10 @@ use nodemend_ports::{
     write::{self, Target},
 };
 
-use crate::{RepairError, Repairer, RunReport, verify::Verified};
+use crate::{
+    RepairError, Repairer, RunReport,
+    verify::{ClusterContext, ClusterLogs, Verified},
+};
 
 impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// Applies a decision. The future is large: callers keep it on the heap.
@@ -47,8 +50,11 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 // Observe mode does everything but the call. Verification is part of it, once for each repair.
                 let observed = case.blocked().is_some_and(|blocked| blocked.observed);
                 if !observed && matches!(blocks.as_slice(), [block] if block.guard == Guard::ObserveMode) {
+                    let sources = self.store.sources(case.cluster()).await?;
+                    let logs = ClusterLogs::default();
+                    let known = ClusterContext { policy: ctx.policy, sources: sources.as_ref(), logs: &logs };
                     let Verified { verification, changed } =
-                        Box::pin(self.verify(&mut case, &fault, ctx.policy, report)).await?;
+                        Box::pin(self.verify(&mut case, &fault, known, report)).await?;
                     if changed {
                         // It stays due, and the next run decides on what it is now.
                         return Ok(());

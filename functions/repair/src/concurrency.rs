@@ -1,4 +1,4 @@
-//! Three concurrent combinators that futures-util does not have.
+//! Three concurrent combinators that futures-util does not have, and a value that is read once for all who need it.
 //!
 //! - All futures are polled in a fixed order, whichever of them woke the task. The order of their effects is
 //!   deterministic, so that a seed of the simulation always gives the same schedule.
@@ -7,7 +7,8 @@
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    task::{Context, Poll},
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
 };
 
 /// Runs the work, and concurrently a second future, which is dropped when the work is done.
@@ -80,6 +81,76 @@ pub(crate) async fn sequential<T, M, A: Future<Output = Option<M>>, B: Future<Ou
         }
     })
     .await;
+}
+
+/// A value that is read by one future while the others that need it wait. Errors are not kept: the next one reads again.
+#[derive(Debug)]
+pub(crate) struct ReadOnce<T>(Mutex<ReadState<T>>);
+
+#[derive(Debug)]
+enum ReadState<T> {
+    Unknown,
+    Reading(Vec<Waker>),
+    Known(T),
+}
+
+impl<T: Clone> ReadOnce<T> {
+    /// The value that is known if it can still be used, or else the one that `read` returns.
+    pub(crate) async fn get<E>(
+        &self,
+        is_usable: impl Fn(&T) -> bool,
+        read: impl AsyncFnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let known = poll_fn(|context| {
+            let mut state = self.lock();
+            match &mut *state {
+                ReadState::Reading(waiting) => {
+                    waiting.push(context.waker().clone());
+                    return Poll::Pending;
+                }
+                ReadState::Known(value) if is_usable(value) => return Poll::Ready(Some(value.clone())),
+                ReadState::Known(_) | ReadState::Unknown => {}
+            }
+            *state = ReadState::Reading(Vec::new());
+            Poll::Ready(None)
+        });
+        if let Some(known) = known.await {
+            return Ok(known);
+        }
+        // A reading that fails or is dropped leaves nothing behind.
+        let mut reading = Reading { of: self, value: None };
+        let value = read().await?;
+        reading.value = Some(value.clone());
+        Ok(value)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ReadState<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Default for ReadOnce<T> {
+    fn default() -> Self {
+        Self(Mutex::new(ReadState::Unknown))
+    }
+}
+
+/// Ends a reading when it is dropped, and wakes those that wait for it.
+struct Reading<'r, T> {
+    of: &'r ReadOnce<T>,
+    value: Option<T>,
+}
+
+impl<T> Drop for Reading<'_, T> {
+    fn drop(&mut self) {
+        let next = self.value.take().map_or(ReadState::Unknown, ReadState::Known);
+        let mut state = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *state, next);
+        drop(state);
+        if let ReadState::Reading(waiting) = before {
+            waiting.into_iter().for_each(Waker::wake);
+        }
+    }
 }
 
 /// Polls a future that has no result yet.
@@ -156,5 +227,47 @@ mod tests {
         pollster::block_on(sequential([1, 2, 3], first, then));
         assert_eq!(*log.borrow(), ["first 1", "first 2", "first 3", "then 1", "then 3"]);
         pollster::block_on(sequential([], first, then));
+    }
+
+    /// Reads a value three times at once; returns the results and how often it was read.
+    fn read_at_once(
+        is_usable: fn(&u32) -> bool,
+        results: [Result<u32, ()>; 3],
+    ) -> (Vec<Result<u32, ()>>, u32) {
+        let (value, reads) = (ReadOnce::default(), Cell::new(0));
+        let get = |result: Result<u32, ()>| {
+            let (value, reads) = (&value, &reads);
+            async move {
+                let read = async || {
+                    reads.set(reads.get() + 1);
+                    after(3, result).await
+                };
+                value.get(is_usable, read).await
+            }
+        };
+        let results = pollster::block_on(buffered(results.into_iter().map(get), 3));
+        (results, reads.get())
+    }
+
+    #[test]
+    fn a_value_is_read_once_for_all_who_need_it_at_the_same_time() {
+        assert_eq!(read_at_once(|_| true, [Ok(1), Ok(2), Ok(3)]), (vec![Ok(1), Ok(1), Ok(1)], 1));
+    }
+
+    #[test]
+    fn a_value_that_failed_or_cannot_be_used_is_read_again() {
+        assert_eq!(read_at_once(|_| true, [Err(()), Ok(2), Ok(3)]), (vec![Err(()), Ok(2), Ok(2)], 2));
+        assert_eq!(read_at_once(|known| *known > 1, [Ok(1), Ok(2), Ok(3)]), (vec![Ok(1), Ok(2), Ok(2)], 2));
+    }
+
+    #[test]
+    fn a_reading_that_is_dropped_is_taken_over() {
+        let value = ReadOnce::default();
+        {
+            let mut dropped = pin!(value.get(|_| true, async || after(3, Ok::<u32, ()>(1)).await));
+            let mut context = Context::from_waker(Waker::noop());
+            assert!(dropped.as_mut().poll(&mut context).is_pending());
+        }
+        assert_eq!(pollster::block_on(value.get(|_| true, async || Ok::<u32, ()>(2))), Ok(2));
     }
 }

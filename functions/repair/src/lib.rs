@@ -38,7 +38,7 @@ use self::{
     claim_and_call::Claimed,
     concurrency::{buffered, sequential},
     run_cache::RunCache,
-    verify::Verified,
+    verify::{ClusterContext, ClusterLogs, Verified},
 };
 
 /// The most cases that one run evaluates. The others stay due for the next run, a moment later.
@@ -162,10 +162,12 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         let due = match open.as_slice() {
             [] => return Ok(report),
             // A single case has no competitor: it is decided only once, when it is acted on.
-            [case] => vec![vec![(CaseKey::of(case), case.id())]],
+            [case] => vec![(case.group().cloned(), vec![(CaseKey::of(case), case.id())])],
             _ => Box::pin(self.settle_all(open, &mut cache, now, &mut report)).await,
         };
-        for repaired in buffered(due.into_iter().map(|due| self.repair_group(due, end)), CONCURRENCY).await {
+        let logs = ClusterLogs::default();
+        let groups = due.into_iter().map(|(group, due)| self.repair_group(group, due, end, &logs));
+        for repaired in buffered(groups, CONCURRENCY).await {
             report.repair_events.extend(repaired.repair_events);
             report.failures.extend(repaired.failures);
         }
@@ -181,7 +183,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         cache: &mut RunCache,
         now: Timestamp,
         report: &mut RunReport,
-    ) -> Vec<Vec<Due>> {
+    ) -> Vec<(Option<GroupName>, Vec<Due>)> {
         let open = self.describe_instances(open, cache, report).await;
         let mut groups: BTreeMap<(ClusterName, Option<GroupName>), Vec<DueByUrgency>> = BTreeMap::new();
         for case in open {
@@ -195,12 +197,15 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 Err(error) => report.failures.push(EvaluationFailure { key, case: Some(id), error }),
             }
         }
-        let mut groups: Vec<_> = groups.into_values().collect();
-        for group in &mut groups {
-            group.sort();
+        let mut groups: Vec<_> = groups.into_iter().map(|((_, group), due)| (due, group)).collect();
+        for (due, _) in &mut groups {
+            due.sort();
         }
         groups.sort();
-        groups.into_iter().map(|group| group.into_iter().map(|(_, due)| due).collect()).collect()
+        groups
+            .into_iter()
+            .map(|(due, group)| (group, due.into_iter().map(|(_, due)| due).collect()))
+            .collect()
     }
 
     /// Reads the locations of these instances, with one request per account. If an account fails, its cases stay due,
@@ -234,9 +239,15 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         located
     }
 
-    /// Repairs the due cases of one group. Each claim is decided after the previous one is written; the calls are
-    /// concurrent.
-    async fn repair_group(&self, due: Vec<Due>, end: Timestamp) -> RunReport {
+    /// Repairs the due cases of one group, if they are of one. Each claim is decided after the previous one is written; the
+    /// calls are concurrent.
+    async fn repair_group(
+        &self,
+        group: Option<GroupName>,
+        due: Vec<Due>,
+        end: Timestamp,
+        logs: &ClusterLogs,
+    ) -> RunReport {
         let total = RefCell::new(RunReport::default());
         let note = |(key, case): Due, report: RunReport, error: Option<RepairError>| {
             let mut total = total.borrow_mut();
@@ -248,7 +259,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 return None;
             }
             let mut report = RunReport::default();
-            let claimed = Box::pin(self.decide_and_claim(&due.0, &mut report)).await;
+            let claimed = Box::pin(self.decide_and_claim(&due.0, group.as_ref(), logs, &mut report)).await;
             let (claimed, error) = match claimed {
                 Ok(claimed) => (claimed, None),
                 Err(error) => (None, Some(error)),
@@ -330,10 +341,13 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         }
     }
 
-    /// Reads everything again, consistently, decides again, and claims the repair. Applies any other decision.
+    /// Reads everything again, consistently, decides again, and claims the repair. Applies any other decision. The group in
+    /// which the case probably is can be read at the same time as the rest.
     async fn decide_and_claim(
         &self,
         key: &CaseKey,
+        group: Option<&GroupName>,
+        logs: &ClusterLogs,
         report: &mut RunReport,
     ) -> Result<Option<Claimed>, RepairError> {
         for _ in 0..MAX_CLAIMS {
@@ -351,45 +365,49 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 return Ok(None);
             }
             let scope = self.account_scope(&policy).await?;
-            let context = Box::pin(cache.context_of_one(&self.store, &scope.cloud, &case)).await?;
-            match decide::decide(&case, &context.borrow(), &policy, now) {
-                Decision::Act { fault, .. } => {
-                    let Verified { verification, changed } =
-                        Box::pin(scope.verify(&mut case, &fault, &policy, report)).await?;
-                    if changed {
-                        // The case is not what was decided on: it is read and decided again.
-                        continue;
-                    }
-                    let now = self.clock.now();
-                    let verified = DecisionContext { verification: Some(&verification), ..context.borrow() };
-                    match decide::decide(&case, &verified, &policy, now) {
-                        Decision::Act { fault, action } => {
-                            let group = context.state.clone();
-                            let plan = claim_and_call::Plan { fault: *fault, action, group, verification };
-                            if let Some(claimed) = scope.claim(case, plan, policy.clone(), report).await? {
-                                return Ok(Some(claimed));
-                            }
-                        }
-                        decision => {
-                            let group = Some(context.state.name().clone());
-                            let ctx = scope.transition(&policy, now);
-                            Box::pin(scope.apply_decision(case, decision, group, &ctx, report)).await?;
-                            return Ok(None);
-                        }
-                    }
-                }
+            let context = Box::pin(cache.context_of_one(&self.store, &scope.cloud, &case, group));
+            let mut context = context.await?;
+            let fault = match decide::decide(&case, &context.borrow(), &policy, now) {
+                Decision::Act { fault, .. } => fault,
                 decision => {
                     let group = Some(context.state.name().clone());
-                    Box::pin(scope.apply_decision(
-                        case,
-                        decision,
-                        group,
-                        &scope.transition(&policy, now),
-                        report,
-                    ))
-                    .await?;
+                    let ctx = scope.transition(&policy, now);
+                    Box::pin(scope.apply_decision(case, decision, group, &ctx, report)).await?;
                     return Ok(None);
                 }
+            };
+            let known = ClusterContext { policy: &policy, sources: context.borrow().sources, logs };
+            let Verified { verification, changed } =
+                Box::pin(scope.verify(&mut case, &fault, known, report)).await?;
+            if changed {
+                // The case is not what was decided on: it is read and decided again.
+                continue;
+            }
+            // The answers of other calls are recorded meanwhile, which changes the group: what was read of the node still
+            // counts.
+            for _ in 0..MAX_CLAIMS {
+                let now = self.clock.now();
+                let verified = DecisionContext { verification: Some(&verification), ..context.borrow() };
+                let (fault, action) = match decide::decide(&case, &verified, &policy, now) {
+                    Decision::Act { fault, action } => (*fault, action),
+                    decision => {
+                        let group = Some(context.state.name().clone());
+                        let ctx = scope.transition(&policy, now);
+                        Box::pin(scope.apply_decision(case, decision, group, &ctx, report)).await?;
+                        return Ok(None);
+                    }
+                };
+                let (group, verification) = (context.state.clone(), verification.clone());
+                let plan = claim_and_call::Plan { fault, action, group, verification };
+                if let Some(claimed) = scope.claim(case.clone(), plan, policy.clone(), report).await? {
+                    return Ok(Some(claimed));
+                }
+                let state = self.store.group(&key.cluster, context.state.name()).await?;
+                // The case has changed; or repairs of other groups count, too, and are read again with the rest.
+                if state == context.state || context.one_at_a_time(&policy) {
+                    break;
+                }
+                context.state = state;
             }
         }
         // The case stays due.

@@ -119,20 +119,34 @@ impl RunCache {
         Ok(())
     }
 
-    /// The facts for one case, with nothing cached: independent reads are concurrent.
+    /// The facts for one case, with nothing cached: independent reads are concurrent. `group` is the one that the case was in
+    /// when it was last known; a case of another group costs one more read.
     pub(crate) async fn context_of_one<S: Store, C: Cloud>(
         &mut self,
         store: &S,
         cloud: &C,
         case: &Case,
+        group: Option<&GroupName>,
     ) -> Result<ContextData, RepairError> {
         let policy = self.policy(store, case.cluster()).await?.unwrap_or_default();
+        let group = async {
+            match group {
+                Some(name) => Some((name, cloud.group(name).await)),
+                None => None,
+            }
+        };
         // Futures of AWS requests are large, so they are on the heap.
-        let (found, cluster) = join(
+        let (found, (cluster, group)) = join(
             Box::pin(cloud.describe_instances(std::slice::from_ref(case.instance_id()))),
-            Box::pin(ClusterView::read(store, cloud, case.cluster(), &policy, self.now)),
+            join(
+                Box::pin(ClusterView::read(store, cloud, case.cluster(), &policy, self.now)),
+                Box::pin(group),
+            ),
         )
         .await;
+        if let Some((name, group)) = group {
+            self.groups.insert(name.clone(), group?);
+        }
         self.location.extend(found?.into_iter().map(|found| (case.instance_id().clone(), found)));
         self.clusters.insert(case.cluster().clone(), cluster?);
         self.context(store, cloud, case).await

@@ -5,20 +5,20 @@
 //! - What was read is applied to the case, like every report: what deliveries lost is healed here.
 //! - Reads are bounded. What cannot be read in time is not verified, and is read on from there the next time.
 
-mod logs;
+mod control_plane_log;
 
 use futures_util::future;
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
     case::{Case, CaseEvent, Consistency, Fault, NotThisNode, Source},
     condition::Health,
-    control_plane_log::{self, ParsedEvent},
-    log_source::{AUDIT_STREAMS, LogSource},
+    log_source::LogSource,
     node_snapshot::NodeSnapshot,
     observation::Observation,
     policy::Policy,
     repair_event::RepairEvent,
     report::Report,
+    sources::ClusterSources,
     timestamp,
     verification::{InstanceStatus, Verification, VerificationResult, VerifiedBy},
 };
@@ -27,22 +27,32 @@ use nodemend_ports::{
     cause::chain,
     clock::Clock,
     cloud::{Cloud, CloudError},
-    cluster_reader::{Lines, LogQuery, ReadError, Streams},
+    cluster_reader::{LogQuery, ReadError, Streams, bounded::BoundedReader},
     store::{Commit, Store},
     write,
 };
 
+pub(crate) use self::control_plane_log::ClusterLogs;
+use self::control_plane_log::LIMITS;
 use crate::{RepairError, Repairer, RunReport};
 
 /// A reading that takes longer leaves too little of the time within which a call must follow it.
 const SLOW: SignedDuration = SignedDuration::from_secs(5);
-/// A kubelet that is said to be unreachable and made a request this recently is not.
-const KUBELET_ALIVE: SignedDuration = SignedDuration::from_mins(2);
 /// A line is written a little before or after what it reports, and clocks differ.
 const MARGIN: SignedDuration = SignedDuration::from_mins(1);
 
+/// What is known of the cluster before a node is read, and what other cases have read of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClusterContext<'a> {
+    pub(crate) policy: &'a Policy,
+    pub(crate) sources: Option<&'a ClusterSources>,
+    pub(crate) logs: &'a ClusterLogs,
+}
+
 /// What was read of a node.
 struct Reading {
+    /// When the reading began: nothing later is in it.
+    at: Timestamp,
     by: VerifiedBy,
     read: String,
     state: NodeState,
@@ -72,16 +82,16 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         &self,
         case: &mut Box<Case>,
         fault: &Fault,
-        policy: &Policy,
+        known: ClusterContext<'_>,
         report: &mut RunReport,
     ) -> Result<Verified, RepairError> {
-        let mut verified = self.verify_one(case, fault, policy, report).await?;
+        let mut verified = self.verify_one(case, fault, known, report).await?;
         // After a reboot in vain the repair rests on whatever is still bad.
-        for other in still_bad(case, fault, policy, self.clock.now()) {
+        for other in still_bad(case, fault, known.policy, self.clock.now()) {
             if verified.changed || verified.verification.result != VerificationResult::FaultPresent {
                 break;
             }
-            verified = self.verify_one(case, &other, policy, report).await?;
+            verified = self.verify_one(case, &other, known, report).await?;
         }
         Ok(verified)
     }
@@ -90,20 +100,17 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         &self,
         case: &mut Box<Case>,
         fault: &Fault,
-        policy: &Policy,
+        known: ClusterContext<'_>,
         report: &mut RunReport,
     ) -> Result<Verified, RepairError> {
-        let at = self.clock.now();
         let read = async {
             match fault.source {
-                Source::Agent => self.read_agent(case, fault, at).await,
-                Source::ControlPlane | Source::Inference => {
-                    self.read_control_plane(case, fault, policy, at).await
-                }
+                Source::Agent => self.read_agent(case, fault).await,
+                Source::ControlPlane | Source::Inference => self.read_control_plane(case, fault, known).await,
             }
         };
         let (instance, reading) = future::join(self.cloud.instance_status(case.instance_id()), read).await;
-        let Reading { by, read, state, mut result, read_to } = reading;
+        let (Reading { at, by, read, state, mut result, read_to }, policy) = (reading, known.policy);
         if fault.reason == "FailedToJoin" {
             result = result.and(had_time_to_join(&instance, policy, at));
         }
@@ -158,15 +165,11 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         Ok(Verified { verification: Verification { at, by, read, result, instance }, changed })
     }
 
-    async fn read_control_plane(
-        &self,
-        case: &Case,
-        fault: &Fault,
-        policy: &Policy,
-        at: Timestamp,
-    ) -> Reading {
+    async fn read_control_plane(&self, case: &Case, fault: &Fault, known: ClusterContext<'_>) -> Reading {
+        let at = self.clock.now();
         match self.read_node(case, fault).await {
             Ok(node) => Reading {
+                at,
                 by: VerifiedBy::KubernetesApi,
                 read: node.as_ref().map_or_else(
                     || format!("no Node has the provider ID of {}", case.instance_id()),
@@ -177,7 +180,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 read_to: None,
             },
             Err(error) => {
-                let mut reading = self.read_control_plane_log(case, fault, policy, at).await;
+                let mut reading = self.read_control_plane_log(case, fault, known).await;
                 if !error.is_not_configured()
                     && let VerificationResult::NotVerified(why) = &mut reading.result
                 {
@@ -202,86 +205,21 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         Ok(nodes.into_iter().find(|node| node.instance_id.as_ref() == Some(case.instance_id())))
     }
 
-    async fn read_control_plane_log(
-        &self,
-        case: &Case,
-        fault: &Fault,
-        policy: &Policy,
-        at: Timestamp,
-    ) -> Reading {
-        let group = LogSource::ControlPlane(case.cluster().clone()).to_string();
-        let mut reading = Reading {
-            by: VerifiedBy::ControlPlaneLog,
-            read: String::new(),
-            state: NodeState::Observations(Vec::new()),
-            result: VerificationResult::FaultPresent,
-            read_to: None,
-        };
-        if let Err(why) = self.streams_are_alive(&group, policy.settling_time, at).await {
-            reading.result = VerificationResult::NotVerified(why);
-            return reading;
-        }
-        let audit_streams = || Streams::Prefix(AUDIT_STREAMS.to_owned());
-        if fault.health == Health::Unknown
-            && let Some(node) = case.node()
-        {
-            // What it requested before it was last reported unreachable contradicts nothing.
-            let unknown_since = case.last_change(&fault.condition).unwrap_or(fault.since);
-            let since = (at - KUBELET_ALIVE).max(unknown_since);
-            let requests = LogQuery::new(&group, audit_streams(), since, at)
-                .lines(Lines::RequestsOfKubelet(node.clone()))
-                .first();
-            reading.result = match self.first_line(&requests).await {
-                Ok(None) => VerificationResult::FaultPresent,
-                Ok(Some(line)) => {
-                    let when = timestamp::seconds(line);
-                    let why = format!("the kubelet made a request at {when}: it is not unreachable");
-                    VerificationResult::Contradicted(why)
-                }
-                Err(error) => VerificationResult::NotVerified(chain(&error)),
-            };
-        }
-        // An instance that failed to join can have registered from its launch on.
-        let join_timeout =
-            if fault.reason == "FailedToJoin" { policy.join_timeout } else { SignedDuration::ZERO };
-        let since = fault.since - join_timeout;
-        // What was read before need not be read again, but for lines that were written before that and arrived after it.
-        let from = case.log_read_to().map_or(since, |read_to| (read_to - policy.settling_time).max(since));
-        let query = LogQuery::new(&group, audit_streams(), from - MARGIN, at).lines(Lines::Subscribed);
-        let (mut observations, mut count, mut read_to) = (Vec::new(), 0, None);
-        let result = self
-            .read_lines(&query, at, |timestamp, message| {
-                count += 1;
-                read_to = Some(timestamp);
-                // A line that cannot be read is intake's to report.
-                if let Ok(ParsedEvent::Observations(found)) = control_plane_log::read(message) {
-                    observations.extend(found.into_iter().filter(|found| case.may_concern(found)));
-                }
-            })
-            .await;
-        reading.read = format!(
-            "{} of {count} lines of {group} since {} concern the node",
-            observations.len(),
-            timestamp::seconds(from)
-        );
-        reading.state = NodeState::Observations(observations);
-        match result {
-            Ok(()) => reading.read_to = Some(at),
-            Err(why) => {
-                reading.read_to = read_to;
-                reading.result = reading.result.and(VerificationResult::NotVerified(why));
-            }
-        }
-        reading
-    }
-
-    async fn read_agent(&self, case: &Case, fault: &Fault, at: Timestamp) -> Reading {
+    async fn read_agent(&self, case: &Case, fault: &Fault) -> Reading {
         let group = LogSource::Agents(case.cluster().clone()).to_string();
         let stream = Streams::Named(case.instance_id().to_string());
-        let query = LogQuery::new(&group, stream, fault.since - MARGIN, at);
-        let mut lines = Vec::new();
-        let read = self.read_lines(&query, at, |_, message| lines.push(message.to_owned())).await;
+        let reader = BoundedReader::new(&self.cloud, &self.clock, LIMITS);
+        let query = LogQuery::new(&group, stream, fault.since - MARGIN, reader.begun());
+        let (mut pages, mut lines) = (reader.pages(&query), Vec::new());
+        let result = loop {
+            match pages.next().await {
+                Ok(Some(page)) => lines.extend(page.into_iter().map(|line| line.message)),
+                Ok(None) => break VerificationResult::FaultPresent,
+                Err(error) => break VerificationResult::NotVerified(chain(&error)),
+            }
+        };
         Reading {
+            at: reader.begun(),
             by: VerifiedBy::AgentLog,
             read: format!(
                 "{} lines of stream {} in {group} since {}",
@@ -290,7 +228,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 timestamp::seconds(query.from)
             ),
             state: NodeState::Reports(lines),
-            result: read.map_or_else(VerificationResult::NotVerified, |()| VerificationResult::FaultPresent),
+            result,
             read_to: None,
         }
     }

@@ -8,7 +8,7 @@ use nodemend_domain::{
 };
 use nodemend_ports::{
     cloud::{CloudError, MemoryCloud},
-    cluster_reader::{ClusterReader, LogPage, LogQuery, ReadError},
+    cluster_reader::{ClusterReader, LogPage, LogQuery, ReadError, Streams},
 };
 use nodemend_testkit::CloudOverrides;
 
@@ -27,11 +27,22 @@ pub(crate) struct Overrides {
     pub(crate) page: usize,
     /// The log group fails from this line on.
     pub(crate) fails_at: usize,
+    /// The audit streams have no line that is younger than the settling time.
+    pub(crate) behind: bool,
+    /// The only stream that DescribeLogStreams knows, which is eventually consistent.
+    pub(crate) known_stream: Option<&'static str>,
 }
 
 impl Default for Overrides {
     fn default() -> Self {
-        Self { member: None, cached: None, page: usize::MAX, fails_at: usize::MAX }
+        Self {
+            member: None,
+            cached: None,
+            page: usize::MAX,
+            fails_at: usize::MAX,
+            behind: false,
+            known_stream: None,
+        }
     }
 }
 
@@ -54,6 +65,9 @@ impl CloudOverrides<MemoryCloud> for Overrides {
         query: &LogQuery,
         next: Option<&str>,
     ) -> Result<LogPage, ReadError> {
+        if self.behind && matches!(query.streams, Streams::Named(_)) {
+            return Ok(LogPage::default());
+        }
         let mut page = cloud.log_page(query, None).await?;
         let from: usize = next.map_or(0, |next| next.parse().expect("our own token"));
         if query.limit.is_none() && from >= self.fails_at {
@@ -64,6 +78,19 @@ impl CloudOverrides<MemoryCloud> for Overrides {
         page.lines = rest.into_iter().take(self.page).collect();
         page.next = more.then(|| (from + self.page).to_string());
         Ok(page)
+    }
+
+    async fn streams(
+        &self,
+        cloud: &MemoryCloud,
+        group: &str,
+        prefix: &str,
+        since: jiff::Timestamp,
+    ) -> Result<Vec<String>, ReadError> {
+        match self.known_stream {
+            Some(known) => Ok(vec![known.to_owned()]),
+            None => cloud.streams(group, prefix, since).await,
+        }
     }
 
     async fn in_account(

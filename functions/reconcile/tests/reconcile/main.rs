@@ -1,5 +1,6 @@
 //! A case that missed a line is healed from the Kubernetes API or from the log group, and nothing else changes.
 
+mod applied_log;
 mod cloud;
 mod sources;
 

@@ -11,7 +11,7 @@ pub(crate) fn of(deployment: &Deployment) -> ClusterSources {
 }
 
 /// Any request: it says nothing of a node.
-fn write_any(deployment: &Deployment, written: Timestamp) {
+pub(crate) fn write_any(deployment: &Deployment, written: Timestamp) {
     lose(deployment, r#"{"kind":"Event","stage":"ResponseComplete","verb":"list"}"#, written);
 }
 

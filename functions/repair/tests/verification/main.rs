@@ -11,16 +11,18 @@ use nodemend_domain::{
     policy::{Mode, Policy, VerificationPolicy},
     repair::Phase,
     repair_event::Step,
+    sources::{AppliedLog, ClusterSources},
     verification::VALID_FOR,
 };
-use nodemend_ports::{clock::Clock, cluster_reader::ReadError};
+use nodemend_ports::{clock::Clock, cluster_reader::ReadError, store::Store};
 use nodemend_repair::Repairer;
 use nodemend_testkit::{
     Deployment, OverriddenCloud, edit,
     faults::{Fate, Faults},
     fixture::{
-        AGENT_LOGS, AUDIT_STREAM, CONTROL_PLANE_LOGS, INTERFACE_DOWN, at, cleared, control_plane_payload,
-        group, instance, kubelet_ready, minutes, node, node_controller_unknown, policy_with_limit, terminate,
+        AGENT_LOGS, AUDIT_STREAM, CONTROL_PLANE_LOGS, INTERFACE_DOWN, at, cleared, cluster,
+        control_plane_payload, group, instance, kubelet_ready, minutes, node, node_controller_unknown,
+        policy_with_limit, terminate,
     },
 };
 use serde_json::{Value, json};
@@ -250,6 +252,29 @@ fn an_audit_stream_that_is_behind_blocks_the_repair() {
         let message = run_with(&deployment, defect);
         assert_unverified(&deployment);
         assert!(message.contains(reason) && message.contains(CONTROL_PLANE_LOGS), "{message}");
+    }
+}
+
+#[test]
+fn a_stream_that_only_its_lines_show_is_read_from_the_start_of_the_fault() {
+    for stream in [AUDIT_STREAM, "kube-apiserver-audit-1"] {
+        let deployment = unreachable(policy_with_limit(1));
+        let (begun, settling) = (minutes(DEADLINE - 1), deployment.policy.settling_time);
+        let known = [AUDIT_STREAM.to_owned()].into();
+        let sources = ClusterSources {
+            log_read_to: Some(begun),
+            log_applied: Some(AppliedLog::of_reading(at(0), begun, settling, known)),
+            ..ClusterSources::default()
+        };
+        pollster::block_on(deployment.store.put_sources(&cluster(), &sources)).expect("a write");
+        // Reconciling has applied what it says: the first line was in none of its readings.
+        let line = kubelet_ready(1, minutes(7), "True");
+        deployment.write_line(CONTROL_PLANE_LOGS, stream, minutes(7), &line);
+        let of_another_node = kubelet_ready(2, minutes(30), "True");
+        deployment.write_line(CONTROL_PLANE_LOGS, stream, minutes(30), &of_another_node);
+        run_with(&deployment, Defect::HiddenStream);
+        let is_healed = deployment.cloud.calls().is_empty();
+        assert_eq!(is_healed, stream != AUDIT_STREAM, "{stream}");
     }
 }
 
