@@ -70,7 +70,7 @@ fn a_made_up_number_that_is_delivered_again_ends_no_recovery() {
     let deployment = Deployment::new(3, policy_with_limit(1));
     let report = |line: &String, now| {
         deployment.clock.advance_to(now);
-        assert_eq!(deployment.deliver(&agent_payload(1, &[line.clone()]), now).reports, 1);
+        assert_eq!(deployment.deliver(&agent_payload(1, std::slice::from_ref(line)), now).reports, 1);
     };
     report(&cleared(1, INTERFACE_DOWN, at(0)).seq(1).line(at(0)), at(0));
     let made_up = raised(1, INTERFACE_DOWN, minutes(5)).seq(u64::MAX).line(minutes(5));

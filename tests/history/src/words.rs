@@ -27,8 +27,19 @@ pub(super) fn state(line: &mut Vec<u8>, condition: &str, sick: Option<&Episode>,
     };
 }
 
+/// A request, as the API server records it.
+struct Request<'a> {
+    level: &'a str,
+    verb: &'a str,
+    user: &'a str,
+    object: &'a str,
+    code: u16,
+    /// The bodies of the request and of the response, as fields of the event.
+    sent: &'a str,
+}
+
 /// An audit event as the API server writes it.
-fn event(level: &str, verb: &str, user: &str, object: &str, code: u16, sent: &str, at: i64) -> String {
+fn event(Request { level, verb, user, object, code, sent }: &Request<'_>, at: i64) -> String {
     format!(
         r#"{{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"{level}","auditID":"0e507148-8b16-4dfb-934b-{at:012x}","stage":"ResponseComplete","requestURI":"/api/v1/nodes?timeout=10s","verb":"{verb}","user":{user},"sourceIPs":["10.0.10.170"],"userAgent":"kubelet/v1.31.13 (linux/amd64) kubernetes/ecaa3a6","objectRef":{object},"responseStatus":{{"metadata":{{}},"code":{code}}},{sent}"requestReceivedTimestamp":"{0}.014671Z","stageTimestamp":"{0}.021370Z","annotations":{{"authorization.k8s.io/decision":"allow","authorization.k8s.io/reason":""}}}}"#,
         clock(at)
@@ -54,7 +65,8 @@ pub(super) fn kubelet(instance: &Instance, verb: &str, subresource: &str, status
     };
     let sent = format!(r#""requestObject":{{{spec}"status":{status}}},"#);
     let code = if verb == "create" { 201 } else { 200 };
-    event("Request", verb, &user(instance), &object, code, &sent, at)
+    let user = &user(instance);
+    event(&Request { level: "Request", verb, user, object: &object, code, sent: &sent }, at)
 }
 
 const ORDER: &str = r#""$setElementOrder/conditions":[{"type":"MemoryPressure"},{"type":"DiskPressure"},{"type":"PIDPressure"},{"type":"Ready"}]"#;
@@ -87,33 +99,23 @@ pub(super) fn unknown(instance: &Instance, at: i64) -> String {
         r#"{{"resource":"nodes","name":"{}","apiVersion":"v1","subresource":"status"}}"#,
         instance.node
     );
-    event(
-        "RequestResponse",
-        "update",
-        user,
-        &reference,
-        200,
-        &format!(r#""requestObject":{object},"responseObject":{object},"#),
-        at,
-    )
+    let sent = &format!(r#""requestObject":{object},"responseObject":{object},"#);
+    let request =
+        Request { level: "RequestResponse", verb: "update", user, object: &reference, code: 200, sent };
+    event(&request, at)
 }
 
 pub(super) fn deleted(instance: &Instance, at: i64) -> String {
     let user = r#"{"username":"eks:cloud-controller-manager","groups":["system:authenticated"]}"#;
     let reference = format!(r#"{{"resource":"nodes","name":"{}","apiVersion":"v1"}}"#, instance.node);
-    event("RequestResponse", "delete", user, &reference, 200, "", at)
+    let request =
+        Request { level: "RequestResponse", verb: "delete", user, object: &reference, code: 200, sent: "" };
+    event(&request, at)
 }
 
 pub(super) fn other(at: i64) -> String {
     let user = r#"{"username":"system:serviceaccount:kube-system:replicaset-controller","groups":["system:serviceaccounts"]}"#;
     let reference = r#"{"resource":"pods","namespace":"default","name":"web-0","apiVersion":"v1","subresource":"status"}"#;
-    event(
-        "Request",
-        "patch",
-        user,
-        reference,
-        200,
-        r#""requestObject":{"status":{"conditions":[{"type":"Ready","status":"False"}]}},"#,
-        at,
-    )
+    let sent = r#""requestObject":{"status":{"conditions":[{"type":"Ready","status":"False"}]}},"#;
+    event(&Request { level: "Request", verb: "patch", user, object: reference, code: 200, sent }, at)
 }

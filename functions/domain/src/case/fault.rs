@@ -95,16 +95,30 @@ struct FaultView<'c> {
     rebooted: bool,
 }
 
+/// The repair of a fault that has a remedy.
+#[derive(Clone, Copy)]
+struct Planned {
+    action: RepairAction,
+    deadline: Option<Timestamp>,
+    arrived: Timestamp,
+}
+
+impl Planned {
+    /// A repair that waits for the grace period and the settling time since the onset.
+    fn of(remedy: Remedy, onset: Onset, settling: SignedDuration) -> Self {
+        let deadline = onset.deadline(remedy.grace, settling);
+        Self { action: remedy.action, deadline, arrived: onset.arrived }
+    }
+}
+
 impl<'c> FaultView<'c> {
-    /// A fault whose repair, if it has a remedy, waits as the onset beside the remedy says.
     fn new(
         condition: &'c ConditionType,
         reason: &'c str,
         source: Source,
         health: Health,
         since: Timestamp,
-        remedy: Option<(Remedy, Onset)>,
-        settling: SignedDuration,
+        planned: Option<Planned>,
     ) -> Self {
         Self {
             condition,
@@ -114,9 +128,9 @@ impl<'c> FaultView<'c> {
             health,
             since,
             heals_at: None,
-            action: remedy.map_or(RepairAction::NoAction, |(remedy, _)| remedy.action),
-            deadline: remedy.and_then(|(remedy, onset)| onset.deadline(remedy.grace, settling)),
-            arrived: remedy.map(|(_, onset)| onset.arrived),
+            action: planned.map_or(RepairAction::NoAction, |planned| planned.action),
+            deadline: planned.and_then(|planned| planned.deadline),
+            arrived: planned.map(|planned| planned.arrived),
             rebooted: false,
         }
     }
@@ -187,11 +201,11 @@ impl Case {
         let (condition, reason) = (&ConditionType::Ready, "FailedToJoin");
         let arrived = self.arrival.as_ref().and_then(|arrival| arrival.arrived).unwrap_or(late);
         let onset = Onset { since: late, counts_from: late, arrived };
-        let remedy = rules.remedy(condition, reason).map(|remedy| (remedy, onset));
+        let remedy = rules.remedy(condition, reason);
+        let planned = remedy.map(|remedy| Planned::of(remedy, onset, policy.settling_time));
         let message =
             format!("no node registered within {} of the launch", timestamp::duration(policy.join_timeout));
-        let settling = policy.settling_time;
-        let view = FaultView::new(condition, reason, Source::Inference, Health::Bad, late, remedy, settling);
+        let view = FaultView::new(condition, reason, Source::Inference, Health::Bad, late, planned);
         Some(FaultView { message: message.into(), ..view })
     }
 
@@ -217,11 +231,11 @@ impl Case {
             // The event itself has no action: the action is the promotion's, the grace period that of its condition.
             let grace = rules.grace_for(&counter.condition, &counter.reason);
             let remedy = grace.map(|grace| Remedy { action: promotion.repair_action, grace });
-            let remedy =
-                remedy.filter(|remedy| remedy.action != RepairAction::NoAction).map(|remedy| (remedy, onset));
+            let planned = remedy
+                .filter(|remedy| remedy.action != RepairAction::NoAction)
+                .map(|remedy| Planned::of(remedy, onset, policy.settling_time));
             let (condition, reason) = (&counter.condition, &*counter.reason);
-            let (since, settling) = (onset.since, policy.settling_time);
-            let view = FaultView::new(condition, reason, Source::Agent, Health::Bad, since, remedy, settling);
+            let view = FaultView::new(condition, reason, Source::Agent, Health::Bad, onset.since, planned);
             fault_views.push(FaultView { message: Cow::Borrowed(&counter.message), ..view });
         }
     }
@@ -469,9 +483,9 @@ impl Condition {
                     (Source::ControlPlane, first.map_or(episode, |(_, onset)| onset))
                 }
             };
-            let remedy = remedy.map(|remedy| (remedy, onset));
-            let (health, since, settling) = (reading.health, episode.since, policy.settling_time);
-            let view = FaultView::new(&self.condition, reason, source, health, since, remedy, settling);
+            let planned = remedy.map(|remedy| Planned::of(remedy, onset, policy.settling_time));
+            let (health, since) = (reading.health, episode.since);
+            let view = FaultView::new(&self.condition, reason, source, health, since, planned);
             fault_views.push(FaultView { message: Cow::Borrowed(message), heals_at, ..view });
         }
     }
@@ -482,9 +496,9 @@ impl Fault {
     /// with it for a healthy node.
     pub fn hypothetical(rules: &Rules<'_>, now: Timestamp) -> Self {
         let (condition, reason) = (&ConditionType::Ready, "NodeStatusUnknown");
-        let remedy = rules.remedy(condition, reason).map(|remedy| (remedy, Onset::at(now)));
-        let settling = SignedDuration::ZERO;
-        FaultView::new(condition, reason, Source::ControlPlane, Health::Unknown, now, remedy, settling).into()
+        let remedy = rules.remedy(condition, reason);
+        let planned = remedy.map(|remedy| Planned::of(remedy, Onset::at(now), SignedDuration::ZERO));
+        FaultView::new(condition, reason, Source::ControlPlane, Health::Unknown, now, planned).into()
     }
 
     /// What its reason means, from the catalogue.

@@ -192,17 +192,17 @@ impl LatestReport {
 
     /// Applies another report of the same boot.
     pub fn note(&mut self, reported: ConditionReport, hold: SignedDuration) -> Recency {
-        let since = reported.since();
-        // A late or repeated report may still have been delayed less than the ones before it.
-        if reported.node_since == self.node_since {
+        let (since, written) = (reported.since(), reported.written());
+        // A late or repeated report may still have been delayed less than the ones before it. The age in one from the future
+        // is made up.
+        if reported.node_since == self.node_since && written.is_plausible() {
             self.since = self.since.min(since);
         }
-        if let Some(episode) =
-            self.episode.as_mut().filter(|episode| episode.node_since == reported.node_since)
+        if let Some(episode) = self.episode.as_mut().filter(|known| known.node_since == reported.node_since)
+            && written.is_plausible()
         {
             episode.extend_back_to(since);
         }
-        let written = reported.written();
         if !self.place.is_before(reported.seq, written) {
             if reported.health.is_bad()
                 && self.reported_by == reported.seq.checked_add(1)
@@ -227,8 +227,10 @@ impl LatestReport {
             .as_mut()
             .filter(|known| reported.health.is_bad() && reported.node_since < known.node_since)
         {
-            // The node's clock has stepped back: from now on it dates the same fault so.
+            // The node's clock has stepped back: from now on it dates the same fault so. Or its start is made up, and hastens
+            // nothing.
             episode.node_since = reported.node_since;
+            (episode.not_before, episode.counts_from_arrival) = (episode.onset.since, true);
         }
         // The numbers of an agent that lost its memory begin anew.
         self.fault_seq = self.fault_seq.min(reported.seq);

@@ -243,3 +243,21 @@ fn a_duplicate_from_before_a_clock_stepped_back_is_still_late() {
     assert!(NodeTime::new(at(1_800), at(1_801), &clock).is_plausible());
     assert_eq!(latest.health(), Health::Bad);
 }
+
+#[test]
+fn an_age_that_is_made_up_hastens_no_known_fault() {
+    // Its recovery from an earlier fault was lost: the grace period counts from its start.
+    let mut latest = LatestReport::first(reported(1, Health::Bad, 0, 0));
+    let healthy_before = Some(SignedDuration::from_secs(600));
+    latest.note(ConditionReport { healthy_before, ..reported(2, Health::Bad, 1_000, 1_000) }, HOLD);
+    assert_eq!(counts_from(&latest), Some(at(1_001)));
+    let from_the_future = ConditionReport { arrival: at(1_300), ..reported(3, Health::Bad, 1_000, 900_000) };
+    let since_forever = ConditionReport { arrival: at(1_300), ..reported(3, Health::Bad, -900_000, 1_299) };
+    for made_up in [from_the_future, since_forever] {
+        let mut latest = latest.clone();
+        for seq in [3, 4] {
+            latest.note(ConditionReport { seq, ..made_up }, HOLD);
+            assert_eq!(counts_from(&latest), Some(at(1_001)));
+        }
+    }
+}
