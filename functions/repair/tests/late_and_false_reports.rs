@@ -80,3 +80,23 @@ fn a_made_up_number_that_is_delivered_again_ends_no_recovery() {
     deployment.run_until(minutes(120));
     assert_eq!(deployment.cloud.calls(), []);
 }
+
+#[test]
+fn a_made_up_number_that_arrives_after_the_next_report_silences_none_after_it() {
+    for late in [2, 400] {
+        let deployment = Deployment::new(3, policy_with_limit(1));
+        let report = |line: &String, now| {
+            deployment.clock.advance_to(now);
+            assert_eq!(deployment.deliver(&agent_payload(1, std::slice::from_ref(line)), now).reports, 1);
+        };
+        report(&cleared(1, INTERFACE_DOWN, at(0)).seq(1).line(at(0)), at(0));
+        let written = minutes(5) - SignedDuration::from_secs(late);
+        report(&raised(1, INTERFACE_DOWN, minutes(5)).seq(2).line(minutes(5)), minutes(5));
+        report(&raised(1, INTERFACE_DOWN, written).seq(u64::MAX).line(written), minutes(5));
+        for (seq, minute) in [(3, 10), (4, 15), (5, 20)] {
+            report(&cleared(1, INTERFACE_DOWN, minutes(10)).seq(seq).line(minutes(minute)), minutes(minute));
+        }
+        deployment.run_until(minutes(120));
+        assert_eq!(deployment.cloud.calls(), []);
+    }
+}

@@ -76,10 +76,11 @@ impl Case {
             NodeTime::new(report.at, arrival, &self.node_clock)
         };
         if let Some(boot) = self.boot.as_mut().filter(|_| is_present)
-            && boot.node_at.is_some_and(|known| written.reads_earlier_than(known))
+            && let Some(by) =
+                boot.node_at.map(|known| written.reads_earlier_by(known)).filter(|by| by.is_positive())
             && newest.is_some_and(|newest| report.seq > newest)
         {
-            self.node_clock.step_back(report.seq, report.at, arrival);
+            self.node_clock.step_back(by, report.seq, report.at, arrival);
             written = NodeTime::of_report(report.seq, report.at, arrival, &self.node_clock);
             boot.node_at = Some(written);
         }

@@ -66,9 +66,13 @@ impl NodeClock {
 
     /// Notes a report that was written before one of a lower number: the clock has stepped back, or a time was made up.
     /// What was written before the step is from the future of that clock.
-    pub fn step_back(&mut self, seq: u64, at: Timestamp, arrived: Timestamp) {
+    ///
+    /// Where that is by little, the times before and after can still be compared: a made-up number must not make the reports
+    /// that follow it look like those before a step.
+    pub fn step_back(&mut self, by: SignedDuration, seq: u64, at: Timestamp, arrived: Timestamp) {
         let ahead_seconds = Some(at.duration_since(arrived).as_secs());
-        *self = Self { ahead_seconds, further: None, stepped_at: Some(seq) };
+        let stepped_at = (by > CLOCK_TOLERANCE).then_some(seq);
+        *self = Self { ahead_seconds, further: None, stepped_at };
     }
 
     fn is_ahead_of(&self, at: Timestamp, arrived: Timestamp) -> bool {
@@ -99,9 +103,9 @@ impl NodeTime {
         }
     }
 
-    /// Whether the clock showed an earlier time than the other, plausible or not.
-    pub fn reads_earlier_than(self, other: Self) -> bool {
-        self.at < other.at
+    /// By how much the clock showed an earlier time than the other, plausible or not.
+    pub fn reads_earlier_by(self, other: Self) -> SignedDuration {
+        other.at.duration_since(self.at)
     }
 
     /// Whether the node's clock was not ahead.

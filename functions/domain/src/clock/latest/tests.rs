@@ -220,7 +220,7 @@ fn a_duplicate_from_before_a_clock_stepped_back_is_still_late() {
     let before = reported(1, Health::Bad, 0, 0);
     let mut latest = LatestReport::first(before);
     let mut clock = before.clock;
-    clock.step_back(2, at(300 - hour), at(301));
+    clock.step_back(SignedDuration::from_hours(1), 2, at(300 - hour), at(301));
     let stepped = |seq: u64, written: i64| ConditionReport {
         arrival: at(written + 1),
         clock,
