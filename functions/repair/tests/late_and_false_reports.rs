@@ -4,24 +4,23 @@ use jiff::{SignedDuration, Timestamp};
 use nodemend_testkit::{
     Deployment,
     fixture::{
-        INTERFACE_DOWN, agent_payload, at, cleared, control_plane_payload, kubelet_ready, minutes,
-        node_controller_unknown, policy_with_limit, raised, terminate,
+        INTERFACE_DOWN, agent_payload, at, cleared, kubelet_ready, minutes, node_controller_unknown,
+        policy_with_limit, raised, terminate,
     },
 };
 
-/// A line of the control-plane audit log is delivered then.
-fn deliver(deployment: &Deployment, line: String, arrived: Timestamp) {
+/// A report of node 1 is delivered then.
+fn deliver_report(deployment: &Deployment, line: &str, arrived: Timestamp) {
     deployment.clock.advance_to(arrived);
-    let result = deployment.deliver(&control_plane_payload(&[line]), arrived);
-    assert!(result.rejected.is_empty(), "{:?}", result.rejected);
+    assert_eq!(deployment.deliver(&agent_payload(1, &[line.to_owned()]), arrived).reports, 1);
 }
 
 #[test]
 fn a_line_that_is_hours_late_starts_no_repair_of_a_node_that_was_healthy() {
     let deployment = Deployment::new(3, policy_with_limit(1));
-    deliver(&deployment, kubelet_ready(1, at(0), "True"), at(0));
+    deployment.deliver_line(kubelet_ready(1, at(0), "True"), at(0));
     // Written after five minutes, and delivered after six hours: its grace period counts from its arrival.
-    deliver(&deployment, node_controller_unknown(1, minutes(5)), minutes(360));
+    deployment.deliver_line(node_controller_unknown(1, minutes(5)), minutes(360));
     deployment.run_until(minutes(390) - SignedDuration::from_secs(1));
     assert_eq!(deployment.cloud.calls(), []);
     deployment.run_until(minutes(390));
@@ -32,8 +31,8 @@ fn a_line_that_is_hours_late_starts_no_repair_of_a_node_that_was_healthy() {
 fn the_recovery_that_arrives_within_the_settling_time_is_in_time() {
     let deployment = Deployment::new(3, policy_with_limit(1));
     // The first line about the node is an hour late, so its grace period is over when it arrives.
-    deliver(&deployment, node_controller_unknown(1, at(0)), minutes(60));
-    deliver(&deployment, kubelet_ready(1, minutes(10), "True"), minutes(69));
+    deployment.deliver_line(node_controller_unknown(1, at(0)), minutes(60));
+    deployment.deliver_line(kubelet_ready(1, minutes(10), "True"), minutes(69));
     deployment.run_until(minutes(180));
     assert_eq!(deployment.cloud.calls(), []);
     assert!(deployment.faults(1, minutes(180)).is_empty());
@@ -55,12 +54,8 @@ fn a_start_that_a_node_claims_shortens_no_grace_period() {
 #[test]
 fn a_number_from_the_future_silences_no_later_report() {
     let deployment = Deployment::new(3, policy_with_limit(1));
-    let report = |line: String, now| {
-        deployment.clock.advance_to(now);
-        assert_eq!(deployment.deliver(&agent_payload(1, &[line]), now).reports, 1);
-    };
-    report(cleared(1, INTERFACE_DOWN, at(0)).seq(u64::MAX).line(at(0)), at(0));
-    report(raised(1, INTERFACE_DOWN, minutes(5)).seq(2).line(minutes(5)), minutes(5));
+    deliver_report(&deployment, &cleared(1, INTERFACE_DOWN, at(0)).seq(u64::MAX).line(at(0)), at(0));
+    deliver_report(&deployment, &raised(1, INTERFACE_DOWN, minutes(5)).seq(2).line(minutes(5)), minutes(5));
     deployment.run_until(minutes(35));
     assert_eq!(deployment.cloud.calls(), [terminate(1)]);
 }
@@ -68,15 +63,15 @@ fn a_number_from_the_future_silences_no_later_report() {
 #[test]
 fn a_made_up_number_that_is_delivered_again_ends_no_recovery() {
     let deployment = Deployment::new(3, policy_with_limit(1));
-    let report = |line: &String, now| {
-        deployment.clock.advance_to(now);
-        assert_eq!(deployment.deliver(&agent_payload(1, std::slice::from_ref(line)), now).reports, 1);
-    };
-    report(&cleared(1, INTERFACE_DOWN, at(0)).seq(1).line(at(0)), at(0));
+    deliver_report(&deployment, &cleared(1, INTERFACE_DOWN, at(0)).seq(1).line(at(0)), at(0));
     let made_up = raised(1, INTERFACE_DOWN, minutes(5)).seq(u64::MAX).line(minutes(5));
-    report(&made_up, minutes(5));
-    report(&cleared(1, INTERFACE_DOWN, minutes(10)).seq(2).line(minutes(10)), minutes(10));
-    report(&made_up, minutes(36));
+    deliver_report(&deployment, &made_up, minutes(5));
+    deliver_report(
+        &deployment,
+        &cleared(1, INTERFACE_DOWN, minutes(10)).seq(2).line(minutes(10)),
+        minutes(10),
+    );
+    deliver_report(&deployment, &made_up, minutes(36));
     deployment.run_until(minutes(120));
     assert_eq!(deployment.cloud.calls(), []);
 }
@@ -85,16 +80,24 @@ fn a_made_up_number_that_is_delivered_again_ends_no_recovery() {
 fn a_made_up_number_that_arrives_after_the_next_report_silences_none_after_it() {
     for late in [2, 400] {
         let deployment = Deployment::new(3, policy_with_limit(1));
-        let report = |line: &String, now| {
-            deployment.clock.advance_to(now);
-            assert_eq!(deployment.deliver(&agent_payload(1, std::slice::from_ref(line)), now).reports, 1);
-        };
-        report(&cleared(1, INTERFACE_DOWN, at(0)).seq(1).line(at(0)), at(0));
+        deliver_report(&deployment, &cleared(1, INTERFACE_DOWN, at(0)).seq(1).line(at(0)), at(0));
         let written = minutes(5) - SignedDuration::from_secs(late);
-        report(&raised(1, INTERFACE_DOWN, minutes(5)).seq(2).line(minutes(5)), minutes(5));
-        report(&raised(1, INTERFACE_DOWN, written).seq(u64::MAX).line(written), minutes(5));
+        deliver_report(
+            &deployment,
+            &raised(1, INTERFACE_DOWN, minutes(5)).seq(2).line(minutes(5)),
+            minutes(5),
+        );
+        deliver_report(
+            &deployment,
+            &raised(1, INTERFACE_DOWN, written).seq(u64::MAX).line(written),
+            minutes(5),
+        );
         for (seq, minute) in [(3, 10), (4, 15), (5, 20)] {
-            report(&cleared(1, INTERFACE_DOWN, minutes(10)).seq(seq).line(minutes(minute)), minutes(minute));
+            deliver_report(
+                &deployment,
+                &cleared(1, INTERFACE_DOWN, minutes(10)).seq(seq).line(minutes(minute)),
+                minutes(minute),
+            );
         }
         deployment.run_until(minutes(120));
         assert_eq!(deployment.cloud.calls(), []);

@@ -57,21 +57,24 @@ fn kubelet_ready(deployment: &Deployment, boot: u64, written: Timestamp) {
     });
 }
 
-#[test]
-fn an_agent_that_does_not_report_from_the_new_boot_clears_nothing() {
+/// Node 1 is up again a minute before its reboot counts as failed. Its agent has not reported yet.
+fn rebooted_slowly() -> Deployment {
     let deployment = rebooting();
     deployment.clock.advance_to(minutes(24));
     kubelet_ready(&deployment, 2, minutes(24));
+    deployment
+}
+
+#[test]
+fn an_agent_that_does_not_report_from_the_new_boot_clears_nothing() {
+    let deployment = rebooted_slowly();
     deployment.run_until(minutes(34));
     assert_eq!(deployment.cloud.calls(), [reboot(1), terminate(1)]);
 }
 
 #[test]
 fn after_a_slow_reboot_the_agent_gets_the_settling_time_to_report_from_the_new_boot() {
-    let deployment = rebooting();
-    // It is up again a minute before the reboot counts as failed, and its agent is slow.
-    deployment.clock.advance_to(minutes(24));
-    kubelet_ready(&deployment, 2, minutes(24));
+    let deployment = rebooted_slowly();
     deployment.run_until(minutes(34) - SignedDuration::from_secs(1));
     assert_eq!(deployment.cloud.calls(), [reboot(1)]);
     deployment.report(cleared(1, GPU_ERROR, minutes(33)).boot(2));

@@ -250,6 +250,18 @@ impl Deployment {
         self.try_deliver(payload, now).expect("intake succeeds")
     }
 
+    /// The API server wrote a line, which is delivered to intake then.
+    pub fn deliver_line(&self, line: String, arrived: Timestamp) {
+        self.clock.advance_to(arrived);
+        let result = self.deliver(&fixture::control_plane_payload(&[line]), arrived);
+        assert!(result.rejected.is_empty(), "{:?}", result.rejected);
+    }
+
+    /// The API server wrote a line, which is never delivered.
+    pub fn lose_line(&self, line: &str, written: Timestamp) {
+        self.write_line(CONTROL_PLANE_LOGS, AUDIT_STREAM, written, line);
+    }
+
     /// The repair function, in a process of its own.
     pub fn repairer(&self, faults: &Faults) -> Repairer<FaultyStore, FaultyCloud, VirtualClock> {
         let (store, cloud) = self.faulty(faults);

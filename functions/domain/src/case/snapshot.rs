@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::{Case, CaseEvent, Condition, SourceState};
 use crate::{
+    clock::History,
     condition::{ConditionType, Health},
     node_snapshot::NodeSnapshot,
     observation::{Observation, ObservedCondition},
@@ -143,10 +144,7 @@ impl Case {
         policy: &Policy,
         events: &mut Vec<CaseEvent>,
     ) {
-        let known = self.conditions.iter().find_map(|known| match &known.state {
-            SourceState::ControlPlane(history) if known.condition == observed.condition => Some(history),
-            _ => None,
-        });
+        let known = self.control_plane_history(&observed.condition);
         // A new node is awaited until it is Ready.
         let is_awaited = observed.condition == ConditionType::Ready
             && self.arrival.as_ref().is_some_and(|arrival| arrival.ready.is_none());
@@ -203,10 +201,12 @@ impl Case {
 
     /// When the control plane last reported a change of this condition: within one fault it can recover for a while.
     pub fn last_change(&self, condition: &ConditionType) -> Option<Timestamp> {
+        Some(self.control_plane_history(condition)?.last_change()?.at)
+    }
+
+    fn control_plane_history(&self, condition: &ConditionType) -> Option<&History> {
         self.conditions.iter().find_map(|known| match &known.state {
-            SourceState::ControlPlane(history) if known.condition == *condition => {
-                history.last_change().map(|last| last.at)
-            }
+            SourceState::ControlPlane(history) if known.condition == *condition => Some(history),
             _ => None,
         })
     }
@@ -221,12 +221,8 @@ impl Case {
     }
 
     fn deleted_at(&self) -> Option<Timestamp> {
-        self.conditions.iter().find_map(|known| match &known.state {
-            SourceState::ControlPlane(history) if known.condition == ConditionType::Ready => {
-                history.last_change().filter(|last| &*last.reason == "NodeDeleted").map(|last| last.at)
-            }
-            _ => None,
-        })
+        let last = self.control_plane_history(&ConditionType::Ready)?.last_change()?;
+        (&*last.reason == "NodeDeleted").then_some(last.at)
     }
 }
 

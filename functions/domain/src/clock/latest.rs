@@ -232,7 +232,7 @@ impl LatestReport {
             episode.node_since = reported.node_since;
             (episode.not_before, episode.counts_from_arrival) = (episode.onset.since, true);
         }
-        // The numbers of an agent that lost its memory begin anew.
+        // An agent that lost its state starts from a low number again.
         self.fault_seq = self.fault_seq.min(reported.seq);
         if reported.node_since != self.node_since {
             self.since = since;

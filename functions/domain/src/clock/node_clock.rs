@@ -59,7 +59,7 @@ impl NodeClock {
         }
     }
 
-    /// Another boot numbers its reports anew.
+    /// Each boot numbers its reports from the start.
     pub fn begin_boot(&mut self) {
         self.stepped_at = None;
     }

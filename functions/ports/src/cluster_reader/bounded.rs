@@ -4,12 +4,9 @@
 //!   away.
 //! - A reading that reaches its limits is never taken for one that found nothing. It says where to go on.
 
-use std::{
-    collections::BTreeSet,
-    future::{Future, poll_fn},
-    task::Poll,
-};
+use std::collections::BTreeSet;
 
+use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{log_source::AUDIT_STREAMS, timestamp};
 
@@ -139,21 +136,6 @@ impl<'r, C: ClusterReader, K: Clock> BoundedReader<'r, C, K> {
         }
         Ok(streams.into_iter().collect())
     }
-}
-
-/// Runs a few futures concurrently, and polls them in a fixed order.
-async fn join_all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
-    let mut futures: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
-    poll_fn(|context| {
-        for (future, output) in futures.iter_mut().filter(|(_, output)| output.is_none()) {
-            if let Poll::Ready(ready) = future.as_mut().poll(context) {
-                *output = Some(ready);
-            }
-        }
-        if futures.iter().any(|(_, output)| output.is_none()) { Poll::Pending } else { Poll::Ready(()) }
-    })
-    .await;
-    futures.into_iter().filter_map(|(_, output)| output).collect()
 }
 
 /// The pages of one query.

@@ -119,13 +119,7 @@ fn lines_of_a_stream_that_is_not_known_to_be_alive_extend_nothing() {
 #[test]
 fn a_deletion_is_verified_from_its_start() {
     let deployment = deployment();
-    let line = json!({
-        "kind": "Event", "stage": "ResponseComplete", "verb": "delete", "user": { "username": ALICE },
-        "requestURI": format!("/api/v1/nodes/{}", node(1)),
-        "objectRef": { "resource": "nodes", "name": node(1) },
-        "responseStatus": { "code": 200 }, "stageTimestamp": minutes(5).to_string(),
-    });
-    deliver(&deployment, line.to_string(), minutes(5));
+    deployment.deliver_line(node_deleted(1, minutes(5)), minutes(5));
     reconcile_at(&deployment, &[10, 15, 20, 25, 30], false);
     let read = repaired(&deployment, 35);
     assert!(!read.contains(LEFT_OUT), "{read}");
@@ -138,12 +132,12 @@ fn a_node_that_shares_its_name_is_read_from_the_start_of_its_fault() {
         let agent = AuditUser::EksNodeMonitoringAgent;
         node_status(1, agent, minutes(minute), "NetworkingReady", status, reason)
     };
-    deliver(&deployment, networking(5, "False", "InterfaceNotUp"), minutes(5));
+    deployment.deliver_line(networking(5, "False", "InterfaceNotUp"), minutes(5));
     // The agent of another instance claims the name.
     deployment.change(9, |case| edit(case, json!({ "node": node(1) })));
     // Only the name says whose line it is: reconciling applies it to the case that has the name last.
     let line = networking(12, "True", "InterfaceIsUp");
-    lose(&deployment, &line, minutes(12));
+    deployment.lose_line(&line, minutes(12));
     reconcile_at(&deployment, &[10, 15, 20, 25, 30], false);
     deployment.run_until(minutes(35));
     assert_eq!(deployment.cloud.calls(), []);
@@ -153,7 +147,7 @@ fn a_node_that_shares_its_name_is_read_from_the_start_of_its_fault() {
 fn a_fault_that_was_reported_late_is_read_from_its_start() {
     for (arrived, is_late) in [(14, false), (16, true)] {
         let deployment = deployment();
-        deliver(&deployment, node_controller_unknown(1, minutes(5)), minutes(arrived));
+        deployment.deliver_line(node_controller_unknown(1, minutes(5)), minutes(arrived));
         reconcile_at(&deployment, &[20, 25, 30, 35, 40, 42], false);
         let read = repaired(&deployment, arrived + 30);
         assert_eq!(!read.contains(LEFT_OUT), is_late, "{read}");

@@ -24,15 +24,12 @@ use nodemend_reconcile::{ControlPlaneLogs, ReconcileError, ReconcileReport, Reco
 use nodemend_testkit::{
     Deployment, OverriddenCloud,
     fixture::{
-        AUDIT_STREAM, CONTROL_PLANE_LOGS, at, cluster, cluster_named, control_plane_payload, group, instance,
-        kubelet_ready, minutes, node, node_controller_unknown, policy_with_limit, zone,
+        AUDIT_STREAM, CONTROL_PLANE_LOGS, at, cluster, cluster_named, group, instance, kubelet_ready,
+        minutes, node, node_controller_unknown, node_deleted, policy_with_limit, zone,
     },
 };
-use serde_json::json;
 
 use self::cloud::{Overrides, member};
-
-const ALICE: &str = "arn:aws:iam::123456789012:user/alice";
 
 fn target(control_plane_logs: ControlPlaneLogs) -> ReconcileTarget {
     ReconcileTarget { cluster: cluster(), control_plane_logs }
@@ -41,27 +38,15 @@ fn target(control_plane_logs: ControlPlaneLogs) -> ReconcileTarget {
 /// Three nodes, of which node 1 was ready at the start.
 fn deployment() -> Deployment {
     let deployment = Deployment::new(3, policy_with_limit(1));
-    deliver(&deployment, kubelet_ready(1, at(0), "True"), at(0));
+    deployment.deliver_line(kubelet_ready(1, at(0), "True"), at(0));
     deployment
 }
 
 /// The same, and the node controller reports node 1 unreachable after five minutes.
 fn unreachable() -> Deployment {
     let deployment = deployment();
-    deliver(&deployment, node_controller_unknown(1, minutes(5)), minutes(5));
+    deployment.deliver_line(node_controller_unknown(1, minutes(5)), minutes(5));
     deployment
-}
-
-/// The API server wrote a line, and it is delivered.
-fn deliver(deployment: &Deployment, line: String, now: Timestamp) {
-    deployment.clock.advance_to(now);
-    let result = deployment.deliver(&control_plane_payload(&[line]), now);
-    assert!(result.rejected.is_empty(), "{:?}", result.rejected);
-}
-
-/// The API server wrote a line, and it is never delivered.
-fn lose(deployment: &Deployment, line: &str, written: Timestamp) {
-    deployment.write_line(CONTROL_PLANE_LOGS, AUDIT_STREAM, written, line);
 }
 
 fn reconcile_with(
@@ -128,7 +113,7 @@ fn a_lost_ready_is_healed_from_the_api() {
 #[test]
 fn a_lost_ready_is_healed_from_the_log_group() {
     let deployment = unreachable();
-    lose(&deployment, &kubelet_ready(1, minutes(6), "True"), minutes(6));
+    deployment.lose_line(&kubelet_ready(1, minutes(6), "True"), minutes(6));
     let report = reconcile(&deployment, minutes(10));
     assert_eq!((report.listed, report.healed), (None, 1));
     deployment.run_until(minutes(60));
@@ -140,7 +125,7 @@ fn a_lost_not_ready_opens_a_fault_that_counts_from_when_it_was_found() {
     let by_api = deployment();
     set_node(&by_api, at(0), snapshot(1, Health::Unknown, minutes(5), at(-86_400)));
     let by_log = deployment();
-    lose(&by_log, &node_controller_unknown(1, minutes(5)), minutes(5));
+    by_log.lose_line(&node_controller_unknown(1, minutes(5)), minutes(5));
     for deployment in [by_api, by_log] {
         let report = reconcile(&deployment, minutes(15));
         assert_eq!(published(&report), [Step::Suspect]);
@@ -167,13 +152,7 @@ fn a_lost_deletion_is_found_by_comparing_two_lists() {
 #[test]
 fn a_lost_deletion_is_found_in_the_log_group() {
     let deployment = deployment();
-    let line = json!({
-        "kind": "Event", "stage": "ResponseComplete", "verb": "delete", "user": { "username": ALICE },
-        "requestURI": format!("/api/v1/nodes/{}", node(1)),
-        "objectRef": { "resource": "nodes", "name": node(1) },
-        "responseStatus": { "code": 200 }, "stageTimestamp": minutes(6).to_string(),
-    });
-    lose(&deployment, &line.to_string(), minutes(6));
+    deployment.lose_line(&node_deleted(1, minutes(6)), minutes(6));
     reconcile(&deployment, minutes(10));
     assert_eq!(fault(&deployment), Some(("NodeDeleted".to_owned(), minutes(6))));
 }
@@ -281,7 +260,7 @@ fn a_source_that_cannot_be_read_changes_nothing_and_keeps_its_mark() {
     ] {
         let deployment = unreachable();
         reconcile(&deployment, minutes(10));
-        lose(&deployment, &kubelet_ready(1, minutes(12), "True"), minutes(12));
+        deployment.lose_line(&kubelet_ready(1, minutes(12), "True"), minutes(12));
         let (case, mark) = (deployment.case(1), sources::of(&deployment).log_read_to);
         assert_eq!(mark, Some(minutes(10)));
         deployment.clock.advance_to(minutes(15));
@@ -305,7 +284,7 @@ fn where_the_api_denies_access_or_cannot_be_reached_the_log_group_is_read() {
     ] {
         let deployment = unreachable();
         deployment.cloud.cluster_state().fail(at(0), error.clone());
-        lose(&deployment, &kubelet_ready(1, minutes(6), "True"), minutes(6));
+        deployment.lose_line(&kubelet_ready(1, minutes(6), "True"), minutes(6));
         let report = reconcile(&deployment, minutes(10));
         assert_eq!((report.listed, report.healed, report.not_listed), (None, 1, Some(error)));
         assert!(report.failures.is_empty(), "{:?}", report.failures);
@@ -327,16 +306,16 @@ fn where_the_api_is_away_for_a_while_the_log_group_is_read_from_the_last_list_on
         Some(ReadError::Unavailable { what, source })
     };
     assert!(read(at(0), away(), minutes(10)) > 0);
-    lose(&deployment, &kubelet_ready(2, minutes(60), "True"), minutes(60));
+    deployment.lose_line(&kubelet_ready(2, minutes(60), "True"), minutes(60));
     assert_eq!(read(minutes(11), None, minutes(90)), 0, "the Nodes are listed");
-    lose(&deployment, &kubelet_ready(3, minutes(93), "True"), minutes(93));
+    deployment.lose_line(&kubelet_ready(3, minutes(93), "True"), minutes(93));
     assert_eq!(read(minutes(92), away(), minutes(95)), 1, "not from the mark of minute 10");
 }
 
 #[test]
 fn what_is_read_twice_changes_nothing() {
     let deployment = unreachable();
-    lose(&deployment, &kubelet_ready(1, minutes(6), "True"), minutes(6));
+    deployment.lose_line(&kubelet_ready(1, minutes(6), "True"), minutes(6));
     let first = reconcile(&deployment, minutes(10));
     let case = deployment.case(1);
     let second = reconcile(&deployment, minutes(11));
@@ -356,7 +335,7 @@ fn what_is_read_twice_changes_nothing() {
 fn a_line_that_arrived_late_is_before_the_mark_and_heals_all_the_same() {
     let deployment = unreachable();
     reconcile(&deployment, minutes(10));
-    lose(&deployment, &kubelet_ready(1, minutes(6), "True"), minutes(6));
+    deployment.lose_line(&kubelet_ready(1, minutes(6), "True"), minutes(6));
     assert_eq!(reconcile(&deployment, minutes(15)).healed, 1);
 }
 
@@ -364,7 +343,7 @@ fn a_line_that_arrived_late_is_before_the_mark_and_heals_all_the_same() {
 fn a_reading_that_fails_half_way_is_repeated_from_its_mark() {
     let deployment = unreachable();
     for minute in 6..9 {
-        lose(&deployment, &kubelet_ready(1, minutes(minute), "True"), minutes(minute));
+        deployment.lose_line(&kubelet_ready(1, minutes(minute), "True"), minutes(minute));
     }
     deployment.clock.advance_to(minutes(10));
     let overrides = Overrides { page: 2, fails_at: 4, ..Overrides::default() };
@@ -381,9 +360,9 @@ fn a_reading_that_fails_half_way_is_repeated_from_its_mark() {
 fn a_reading_that_takes_several_runs_goes_on_where_it_ended() {
     let deployment = deployment();
     for second in 0..400 {
-        lose(&deployment, &kubelet_ready(2, at(second), "True"), at(second));
+        deployment.lose_line(&kubelet_ready(2, at(second), "True"), at(second));
     }
-    lose(&deployment, &node_controller_unknown(1, at(400)), at(400));
+    deployment.lose_line(&node_controller_unknown(1, at(400)), at(400));
     deployment.clock.advance_to(minutes(10));
     let overrides = Overrides { page: 1, ..Overrides::default() };
     let mut runs = 0;

@@ -12,7 +12,7 @@ pub(crate) fn of(deployment: &Deployment) -> ClusterSources {
 
 /// Any request: it says nothing of a node.
 pub(crate) fn write_any(deployment: &Deployment, written: Timestamp) {
-    lose(deployment, r#"{"kind":"Event","stage":"ResponseComplete","verb":"list"}"#, written);
+    deployment.lose_line(r#"{"kind":"Event","stage":"ResponseComplete","verb":"list"}"#, written);
 }
 
 #[test]

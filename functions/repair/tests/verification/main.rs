@@ -20,9 +20,8 @@ use nodemend_testkit::{
     Deployment, OverriddenCloud, edit,
     faults::{Fate, Faults},
     fixture::{
-        AGENT_LOGS, AUDIT_STREAM, CONTROL_PLANE_LOGS, INTERFACE_DOWN, at, cleared, cluster,
-        control_plane_payload, group, instance, kubelet_ready, minutes, node, node_controller_unknown,
-        policy_with_limit, terminate,
+        AGENT_LOGS, AUDIT_STREAM, CONTROL_PLANE_LOGS, INTERFACE_DOWN, at, cleared, cluster, group, instance,
+        kubelet_ready, minutes, node, node_controller_unknown, node_deleted, policy_with_limit, terminate,
     },
 };
 use serde_json::{Value, json};
@@ -31,40 +30,20 @@ use self::broken_logs::Defect;
 
 /// The end of the grace period of node 1 in these tests: 30 minutes after the report of its fault.
 const DEADLINE: i64 = 35;
-const ALICE: &str = "arn:aws:iam::123456789012:user/alice";
-
 /// The kubelet of node 1 was ready at the start, and the node controller reports it unreachable after five minutes.
 fn unreachable(policy: Policy) -> Deployment {
     let deployment = Deployment::new(3, policy);
-    deliver(&deployment, kubelet_ready(1, at(0), "True"), at(0));
-    deliver(&deployment, node_controller_unknown(1, minutes(5)), minutes(5));
+    deployment.deliver_line(kubelet_ready(1, at(0), "True"), at(0));
+    deployment.deliver_line(node_controller_unknown(1, minutes(5)), minutes(5));
     deployment
 }
 
 /// Alice deletes the Node object of node 1 after five minutes.
 fn deleted() -> Deployment {
     let deployment = Deployment::new(3, policy_with_limit(1));
-    deliver(&deployment, kubelet_ready(1, at(0), "True"), at(0));
-    let line = json!({
-        "kind": "Event", "stage": "ResponseComplete", "verb": "delete", "user": { "username": ALICE },
-        "requestURI": format!("/api/v1/nodes/{}", node(1)),
-        "objectRef": { "resource": "nodes", "name": node(1) },
-        "responseStatus": { "code": 200 }, "stageTimestamp": minutes(5).to_string(),
-    });
-    deliver(&deployment, line.to_string(), minutes(5));
+    deployment.deliver_line(kubelet_ready(1, at(0), "True"), at(0));
+    deployment.deliver_line(node_deleted(1, minutes(5)), minutes(5));
     deployment
-}
-
-/// The API server wrote a line, and it is delivered.
-fn deliver(deployment: &Deployment, line: String, now: Timestamp) {
-    deployment.clock.advance_to(now);
-    let result = deployment.deliver(&control_plane_payload(&[line]), now);
-    assert!(result.rejected.is_empty(), "{:?}", result.rejected);
-}
-
-/// The API server wrote a line, and it is never delivered.
-fn lose(deployment: &Deployment, line: &str, written: Timestamp) {
-    deployment.write_line(CONTROL_PLANE_LOGS, AUDIT_STREAM, written, line);
 }
 
 /// Runs the repair function until its deadline, and there with log groups that have this defect. Returns the message of
@@ -135,7 +114,7 @@ fn a_fault_that_is_still_there_is_repaired_and_the_record_has_what_was_read() {
 #[test]
 fn a_lost_ready_ends_the_repair() {
     let deployment = unreachable(policy_with_limit(1));
-    lose(&deployment, &kubelet_ready(1, minutes(20), "True"), minutes(20));
+    deployment.lose_line(&kubelet_ready(1, minutes(20), "True"), minutes(20));
     deployment.run_until(minutes(60));
     assert_healed(&deployment);
 }
@@ -164,7 +143,7 @@ fn a_node_that_is_healthy_after_a_reboot_with_its_clock_ahead_is_not_repaired() 
 #[test]
 fn a_line_about_another_node_heals_nothing() {
     let deployment = unreachable(policy_with_limit(1));
-    lose(&deployment, &kubelet_ready(2, minutes(20), "True"), minutes(20));
+    deployment.lose_line(&kubelet_ready(2, minutes(20), "True"), minutes(20));
     deployment.run_until(minutes(DEADLINE));
     assert_eq!(deployment.cloud.calls(), [terminate(1)]);
 }
@@ -223,7 +202,7 @@ fn where_the_api_denies_access_or_cannot_be_reached_the_log_group_is_read() {
 
         let deployment = unreachable(policy_with_limit(1));
         fails(&deployment);
-        lose(&deployment, &kubelet_ready(1, minutes(20), "True"), minutes(20));
+        deployment.lose_line(&kubelet_ready(1, minutes(20), "True"), minutes(20));
         deployment.run_until(minutes(60));
         assert_healed(&deployment);
     }
@@ -293,7 +272,7 @@ fn lease_renewal(written: Timestamp) -> String {
 fn a_kubelet_that_made_a_request_in_the_last_two_minutes_is_not_unreachable() {
     let deployment = unreachable(policy_with_limit(1));
     let written = minutes(DEADLINE) - SignedDuration::from_secs(90);
-    lose(&deployment, &lease_renewal(written), written);
+    deployment.lose_line(&lease_renewal(written), written);
     deployment.run_until(minutes(DEADLINE));
     assert_unverified(&deployment);
     let blocked = deployment.published(Step::Blocked, 1).concat();
@@ -307,10 +286,10 @@ fn a_kubelet_that_made_a_request_in_the_last_two_minutes_is_not_unreachable() {
 fn a_kubelet_that_keeps_coming_back_for_a_moment_does_not_escape() {
     let deployment = unreachable(policy_with_limit(1));
     let back = minutes(DEADLINE) - SignedDuration::from_secs(100);
-    deliver(&deployment, kubelet_ready(1, back, "True"), back);
-    lose(&deployment, &lease_renewal(back), back);
+    deployment.deliver_line(kubelet_ready(1, back, "True"), back);
+    deployment.lose_line(&lease_renewal(back), back);
     let lost = back + SignedDuration::from_secs(50);
-    deliver(&deployment, node_controller_unknown(1, lost), lost);
+    deployment.deliver_line(node_controller_unknown(1, lost), lost);
     deployment.run_until(minutes(DEADLINE));
     assert_eq!(deployment.cloud.calls(), [terminate(1)]);
 }
@@ -345,7 +324,7 @@ fn a_deleted_node_that_the_api_does_not_have_is_replaced() {
 /// Instance 4 was launched at the start, and no node has registered.
 fn never_joined() -> Deployment {
     let deployment = Deployment::new(3, policy_with_limit(1));
-    deliver(&deployment, kubelet_ready(1, at(0), "True"), at(0));
+    deployment.deliver_line(kubelet_ready(1, at(0), "True"), at(0));
     deployment.change(1, |case| edit(case, json!({ "group": group() })));
     deployment.launch(4);
     deployment.change(4, |case| edit(case, json!({ "group": group(), "arrival": { "launched": at(0) } })));
@@ -384,7 +363,7 @@ fn where_verification_is_preferred_an_unverified_repair_is_made() {
     }
     // What can be read still counts.
     let deployment = unreachable(preferred);
-    lose(&deployment, &kubelet_ready(1, minutes(20), "True"), minutes(20));
+    deployment.lose_line(&kubelet_ready(1, minutes(20), "True"), minutes(20));
     deployment.run_until(minutes(60));
     assert_healed(&deployment);
 }
@@ -394,7 +373,7 @@ fn where_verification_is_preferred_a_contradicted_repair_is_not_made() {
     let preferred = Policy { verification: VerificationPolicy::Preferred, ..policy_with_limit(1) };
     let deployment = unreachable(preferred.clone());
     let written = minutes(DEADLINE) - SignedDuration::from_secs(90);
-    lose(&deployment, &lease_renewal(written), written);
+    deployment.lose_line(&lease_renewal(written), written);
     deployment.run_until(minutes(DEADLINE));
     assert_unverified(&deployment);
 
@@ -433,7 +412,7 @@ fn a_call_that_is_late_after_its_verification_is_withdrawn_and_verified_again() 
             assert_eq!(deployment.count(1, "TerminateInstanceInAutoScalingGroup"), 0, "{operation}");
             // The node recovers meanwhile, and only the second verification can know.
             let written = deployment.clock.now() - SignedDuration::from_secs(1);
-            lose(&deployment, &kubelet_ready(1, written, "True"), written);
+            deployment.lose_line(&kubelet_ready(1, written, "True"), written);
             deployment.run_until(minutes(60));
             assert_eq!(deployment.cloud.calls(), [], "{operation}");
             assert_eq!((deployment.case(1).repair(), deployment.group().slots().len()), (None, 0));
@@ -451,7 +430,7 @@ fn a_blocked_node_that_was_reported_gone_and_is_in_service_is_evaluated_once_a_m
     let left = json!({ "at": minutes(6), "how": "EC2 reports that its instance is stopping" });
     deployment.change(1, |case| edit(case, json!({ "departure": left })));
     let written = minutes(DEADLINE) - SignedDuration::from_secs(90);
-    lose(&deployment, &lease_renewal(written), written);
+    deployment.lose_line(&lease_renewal(written), written);
     for minute in 6..=DEADLINE {
         deployment.run_at(minutes(minute));
         let due = deployment.next_due().expect("it stays due");
@@ -468,7 +447,7 @@ fn observe_mode_verifies_what_it_would_do() {
     assert_eq!(deployment.record_names(1), ["RepairObserved"]);
 
     let deployment = unreachable(observe.clone());
-    lose(&deployment, &kubelet_ready(1, minutes(20), "True"), minutes(20));
+    deployment.lose_line(&kubelet_ready(1, minutes(20), "True"), minutes(20));
     deployment.run_until(minutes(60));
     assert_healed(&deployment);
 
