@@ -13,6 +13,7 @@ mod calls;
 mod confirmation;
 mod control_plane;
 mod counter;
+mod evaluation;
 pub mod fault;
 mod presence;
 pub mod repair;
@@ -71,7 +72,7 @@ pub struct Case {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     boot: Option<Boot>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    old_boots: Vec<BootId>,
+    old_boots: Vec<OldBoot>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     conditions: Vec<Condition>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -146,6 +147,16 @@ pub struct Boot {
     /// A kubelet has posted it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     attested: bool,
+}
+
+/// A boot that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OldBoot {
+    id: BootId,
+    /// The highest number among its reports, if its agent reported a condition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    newest_seq: Option<u64>,
 }
 
 /// One condition, as one source reports it.

@@ -7,6 +7,7 @@ use nodemend_domain::{
     group::{GroupState, InstanceLocation},
     ident::{GroupName, InstanceId},
     instance_traits::InstanceTraits,
+    verification::InstanceStatus,
 };
 use nodemend_ports::{
     audit_log::AuditLog,
@@ -99,9 +100,11 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         if now.match_replacement(&key.instance_id, arrived, &InstanceTraits::default()).is_none() {
             return Ok(None);
         }
-        // For a guard's message alone: a replacement that EC2 does not describe is matched all the same.
+        // A replacement that EC2 does not describe is matched all the same.
         let described = self.cloud.instance_status(&key.instance_id).await;
-        let traits = described.ok().flatten().unwrap_or_default().traits;
+        let InstanceStatus { launched, traits, .. } = described.ok().flatten().unwrap_or_default();
+        // Without the event of its launch, an old instance whose node registers again looks like a new one.
+        let arrived = if arrival.launched.is_none() { launched.unwrap_or(arrived) } else { arrived };
         let mut replaced = None;
         let target = Target::case(key).with_group(Some(group));
         write::update(&self.store, target, ctx.policy, ctx.now, |case, group| {

@@ -10,8 +10,9 @@ mod control_plane_log;
 use futures_util::future;
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
-    case::{Case, CaseEvent, Consistency, Fault, NotThisNode, Source},
+    case::{Case, CaseEvent, Consistency, Effects, Fault, NotThisNode, Source},
     condition::Health,
+    group::GroupState,
     log_source::LogSource,
     node_snapshot::NodeSnapshot,
     observation::Observation,
@@ -28,8 +29,8 @@ use nodemend_ports::{
     clock::Clock,
     cloud::{Cloud, CloudError},
     cluster_reader::{LogQuery, ReadError, Streams, bounded::BoundedReader},
-    store::{Commit, Store},
-    write,
+    store::{CaseKey, Commit, Store},
+    write::{self, Target},
 };
 
 pub(crate) use self::control_plane_log::ClusterLogs;
@@ -137,6 +138,18 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 report.repair_events.extend(changes.into_iter().filter_map(event));
                 *case = next;
             } else {
+                // Another process wrote first. What was read is so all the same.
+                let take = |case: &mut Case, _: Option<&mut GroupState>| {
+                    let changes = apply(case, &state, at, policy).unwrap_or_default();
+                    let events = changes
+                        .into_iter()
+                        .filter_map(|change| RepairEvent::of_change(case, change, policy, at))
+                        .collect();
+                    Ok(Effects { events, ..Effects::default() })
+                };
+                let key = CaseKey::of(case);
+                let update = write::update(&self.store, Target::case(&key), policy, at, take).await?;
+                report.repair_events.extend(update.into_events());
                 changed = true;
             }
         }
@@ -151,13 +164,15 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
             }
         }
         if let NodeState::Reports(lines) = &state
-            && case.is_healthy_in_unknown_boot(
+            && case.is_healthy_in_another_boot(
                 &fault.condition,
                 lines.iter().filter_map(|line| Report::decode(line).ok()),
             )
         {
-            let why =
-                format!("the agent reports a healthy {} from a boot that is not known yet", fault.condition);
+            let why = format!(
+                "the agent reports a healthy {} from a boot that is not the present one yet",
+                fault.condition
+            );
             result = result.and(VerificationResult::Contradicted(why));
         }
         // Evidence alone: what EC2 does not answer stops nothing.

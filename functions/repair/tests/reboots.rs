@@ -12,7 +12,8 @@ use nodemend_testkit::{
     Deployment, edit_stored,
     faults::{Fate, Faults, schedule},
     fixture::{
-        GPU_ERROR, INTERFACE_DOWN, at, boot_id, cleared, cluster, hold_until, instance, minutes, node,
+        GPU_ERROR, INTERFACE_DOWN, ReportBuilder, agent_payload, at, boot_id, cleared, cluster, hold_until,
+        instance, kubelet_ready as kubelet_ready_line, minutes, node, node_controller_unknown,
         policy_with_limit, raised, reboot, terminate,
     },
 };
@@ -199,6 +200,29 @@ fn a_late_report_that_the_reboot_failed_leads_to_a_replacement() {
     assert_eq!(deployment.cloud.calls(), [reboot(1)]);
     deployment.run_until(minutes(30));
     assert_eq!(deployment.cloud.calls(), [reboot(1), terminate(1)]);
+}
+
+#[test]
+fn a_report_from_before_a_reboot_and_a_clock_that_stepped_back_is_no_return_of_the_old_boot() {
+    // The clock stepped back by half an hour: what the old boot reported before that looks newer than the new boot, in
+    // which the node is healthy. Its kubelet's Ready is lost, so the reboot does not count as a cure in time.
+    let deployment = Deployment::new(1, policy_with_limit(1));
+    let deliver = |report: ReportBuilder, written: i64, arrived: i64| {
+        deployment.clock.advance_to(minutes(arrived));
+        deployment.deliver(&agent_payload(1, &[report.line(minutes(written))]), minutes(arrived));
+    };
+    let bad_since = |minute: i64| raised(1, GPU_ERROR, minutes(minute));
+    deliver(bad_since(0), 0, 0);
+    deliver(bad_since(-30).seq(2), -25, 5);
+    deployment.run_until(minutes(10));
+    assert_eq!(deployment.cloud.calls(), [reboot(1)]);
+    deployment.deliver_line(node_controller_unknown(1, minutes(11)), minutes(11));
+    let healthy = || cleared(1, GPU_ERROR, minutes(-9)).boot(2);
+    deliver(healthy(), -9, 21);
+    deliver(healthy().seq(2), -6, 24);
+    deployment.lose_line(&kubelet_ready_line(1, minutes(22), "True"), minutes(22));
+    deployment.run_until(minutes(180));
+    assert_eq!(deployment.cloud.calls(), [reboot(1)]);
 }
 
 #[test]

@@ -3,12 +3,13 @@
 use nodemend_domain::{instance_traits::InstanceTraits, repair_event::Step};
 use nodemend_ports::clock::Clock;
 use nodemend_testkit::{
-    Deployment,
+    Deployment, edit,
     fixture::{
         GPU_ERROR, INTERFACE_DOWN, cleared, group, instance, minutes, policy_with_limit, raised, terminate,
         zone, zone_named,
     },
 };
+use serde_json::json;
 
 /// Node 1 was terminated at 30 minutes. Node 9 came in its place at 32 minutes, and reports a fault of its own at 40
 /// minutes. The event of its launch is late.
@@ -64,6 +65,29 @@ fn a_replacement_counts_although_its_own_case_has_ended_when_its_launch_event_ar
     assert_eq!(replacement_of_node_1(&deployment), Some(instance(9)));
     deployment.run_until(minutes(180));
     assert_eq!(deployment.group().failures(), 0);
+}
+
+#[test]
+fn an_instance_that_registers_late_and_was_launched_before_the_call_replaces_no_node() {
+    for (launched, replaces) in [(Some(-60), false), (Some(31), true), (None, true)] {
+        let deployment = Deployment::new(8, policy_with_limit(2));
+        deployment.report(raised(1, INTERFACE_DOWN, minutes(0)));
+        deployment.run_until(minutes(30));
+        assert_eq!(deployment.cloud.calls(), [terminate(1)]);
+        // Nothing was ever reported of node 8 until its kubelet registers.
+        if let Some(launched) = launched {
+            deployment.cloud.change(|fleet| fleet.set_launched(instance(8), minutes(launched)));
+        }
+        deployment.change(8, |case| {
+            edit(
+                case,
+                json!({ "group": group(), "arrival": { "registered": minutes(32), "ready": minutes(32) } }),
+            );
+        });
+        deployment.run_until(minutes(33));
+        let replacement = replacement_of_node_1(&deployment);
+        assert_eq!(replacement.is_some(), replaces, "launched at minute {launched:?}");
+    }
 }
 
 /// An instance of version 3 of the group's launch template.

@@ -43,7 +43,15 @@ impl Environment {
             eks_repair_enabled: group.unmanaged == Some(Unmanaged::EksRepairEnabled),
         };
         let groups: Vec<Group> = plan.groups.iter().enumerate().map(group).collect();
-        self.cloud.change(|fleet| groups.into_iter().for_each(|group| fleet.add_group(group)));
+        let launched = self.now - SignedDuration::from_hours(48);
+        self.cloud.change(|fleet| {
+            for group in groups {
+                for member in &group.members {
+                    fleet.set_launched(member.instance_id.clone(), launched);
+                }
+                fleet.add_group(group);
+            }
+        });
     }
 
     /// Sets wrong clocks, and starts all agents where a long outage of the filter would make them silent.

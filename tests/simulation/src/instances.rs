@@ -121,6 +121,7 @@ impl Environment {
         };
         self.cloud.change(|fleet| {
             fleet.join(&group, Some(&self.cluster), &member.instance_id, &member.zone);
+            fleet.set_launched(member.instance_id.clone(), self.now);
         });
         self.event(bytes, vec![(number, Fact::Launched { at: self.now })]);
         if let Some(joins) = joins.filter(|_| plan.groups[group_number].nodes) {

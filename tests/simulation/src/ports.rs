@@ -107,8 +107,12 @@ impl Store for WatchedStore {
     async fn commit(&self, change: CaseWrite<'_>) -> Result<Commit, StoreError> {
         let (case, group, entries) = (change.case, change.group, change.entries);
         let commit = self.store.commit(CaseWrite { case, group, entries }).await?;
-        if commit == Commit::Won {
-            self.oracle.lock().written(self.process, case, group, entries);
+        match commit {
+            Commit::Won => self.oracle.lock().written(self.process, case, group, entries),
+            Commit::Lost => {
+                let number = Node::number(case.instance_id());
+                self.oracle.lock().read(self.process, |reads, _| reads.lost = Some(number));
+            }
         }
         Ok(commit)
     }

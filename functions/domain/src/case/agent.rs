@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Boot, Case, CaseEvent, Condition, EventCounter, Found, MAX_COUNTER_BYTES, MAX_COUNTERS, MAX_OLD_BOOTS,
-    SourceState,
+    OldBoot, SourceState,
 };
 use crate::{
     clock::{ConditionReport, LatestReport, NodeOnset, NodeTime, Recency},
@@ -95,10 +95,12 @@ impl Case {
             self.boot.as_ref().is_none_or(|boot| boot.node_at.is_none_or(|known| written.is_after(known)));
         // The reports of an earlier boot can be late. It is the present one again only if it reports after the boot that
         // took its place, as the real agent does after a report with a made-up boot id. No kubelet attests that one.
-        let earlier = self.old_boots.contains(&report.boot_id);
-        let returns = written.is_plausible()
+        let earlier = self.old_boots.iter().find(|old| old.id == report.boot_id);
+        // What was written before the clock stepped back looks newer than the present boot; its number does not.
+        let returns = earlier.is_some_and(|old| old.newest_seq.is_none_or(|newest| report.seq > newest))
+            && written.is_plausible()
             && self.boot.as_ref().is_some_and(|boot| boot.node_at.is_some() && !boot.attested);
-        if !newer || earlier && !returns {
+        if !newer || earlier.is_some() && !returns {
             return false;
         }
         self.begin_boot(report.boot_id.clone(), arrival, Some(written), events);
@@ -127,16 +129,16 @@ impl Case {
         !same_boot || states.iter().any(is_news)
     }
 
-    /// Whether the newest of these reports that is from a boot that this case knows nothing of has the condition healthy. A
-    /// node whose clock is ahead after a reboot is not believed before its second report, and must not end for that.
-    pub fn is_healthy_in_unknown_boot<'r>(
+    /// Whether another boot than the present one has the condition healthy: in the newest of these reports that is from a boot
+    /// that this case knows nothing of, or in the last of them all. A node whose clock is ahead after a reboot is not
+    /// believed before its second report, and an old boot may go on after a made-up one; the node must not end for that.
+    pub fn is_healthy_in_another_boot<'r>(
         &self,
         condition: &ConditionType,
         reports: impl Iterator<Item = Report<'r>>,
     ) -> bool {
-        let is_known = |boot: &BootId| {
-            self.boot.as_ref().is_some_and(|known| known.id == *boot) || self.old_boots.contains(boot)
-        };
+        let is_present = |boot: &BootId| self.boot.as_ref().is_some_and(|known| known.id == *boot);
+        let is_known = |boot: &BootId| is_present(boot) || self.old_boots.iter().any(|old| old.id == *boot);
         let health = |report: &Report<'_>| {
             let states = match &report.body {
                 Body::Condition(state) => std::slice::from_ref(state),
@@ -146,10 +148,12 @@ impl Case {
             let state = states.iter().find(|state| state.condition == *condition)?;
             Some(state.status.health(condition.polarity().unwrap_or(Polarity::TrueIsGood)))
         };
-        let unknown = reports.filter(|report| !is_known(&report.boot_id));
-        let newest =
-            unknown.filter_map(|report| Some((report.seq, health(&report)?))).max_by_key(|(seq, _)| *seq);
-        matches!(newest, Some((_, Health::Healthy)))
+        let reports: Vec<_> =
+            reports.filter_map(|report| health(&report).map(|health| (report, health))).collect();
+        let unknown = reports.iter().filter(|(report, _)| !is_known(&report.boot_id));
+        let newest = unknown.max_by_key(|(report, _)| report.seq);
+        let last = reports.last().filter(|(report, _)| !is_present(&report.boot_id));
+        newest.into_iter().chain(last).any(|(_, health)| *health == Health::Healthy)
     }
 
     /// The highest number of a report that it knows of this boot.
@@ -171,10 +175,12 @@ impl Case {
         node_at: Option<NodeTime>,
         events: &mut Vec<CaseEvent>,
     ) {
+        self.old_boots.retain(|old| old.id != id);
+        let newest_seq = self.newest_seq();
         if let Some(old) = self.boot.replace(Boot { id, first_seen, node_at, attested: node_at.is_none() }) {
             events.push(CaseEvent::Rebooted);
             self.node_clock.begin_boot();
-            self.old_boots.push(old.id);
+            self.old_boots.push(OldBoot { id: old.id, newest_seq });
             if self.old_boots.len() > MAX_OLD_BOOTS {
                 self.old_boots.remove(0);
             }

@@ -10,6 +10,7 @@ use super::{Case, CaseEvent, Condition, SourceState};
 use crate::{
     clock::History,
     condition::{ConditionType, Health},
+    ident::BootId,
     node_snapshot::NodeSnapshot,
     observation::{Observation, ObservedCondition},
     policy::Policy,
@@ -87,7 +88,8 @@ impl Case {
         }
         // After a reboot the object has the old boot until its kubelet posts the new one. A line of the audit log has a
         // time that shows which it is; a snapshot has none.
-        if let Some(boot_id) = node.boot_id.as_ref().filter(|boot_id| !self.old_boots.contains(boot_id)) {
+        let is_old = |boot_id: &&BootId| self.old_boots.iter().any(|old| old.id == **boot_id);
+        if let Some(boot_id) = node.boot_id.as_ref().filter(|boot_id| !is_old(boot_id)) {
             self.apply_boot_id(boot_id, read_at, &mut events);
         }
         for condition in &node.conditions {

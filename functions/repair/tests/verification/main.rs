@@ -4,7 +4,7 @@ mod broken_logs;
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
-    case::CaseState,
+    case::{CaseState, Fault},
     condition::{ConditionType, Health},
     node_snapshot::{NodeSnapshot, SnapshotCondition},
     observation::ObservedCondition,
@@ -14,14 +14,16 @@ use nodemend_domain::{
     sources::{AppliedLog, ClusterSources},
     verification::VALID_FOR,
 };
-use nodemend_ports::{clock::Clock, cluster_reader::ReadError, store::Store};
+use nodemend_intake::Intake;
+use nodemend_ports::{clock::Clock, cluster_reader::ReadError, store::Store, subscription::Decoder};
 use nodemend_repair::Repairer;
 use nodemend_testkit::{
     Deployment, OverriddenCloud, edit,
     faults::{Fate, Faults},
     fixture::{
-        AGENT_LOGS, AUDIT_STREAM, CONTROL_PLANE_LOGS, INTERFACE_DOWN, at, cleared, cluster, group, instance,
-        kubelet_ready, minutes, node, node_controller_unknown, node_deleted, policy_with_limit, terminate,
+        AGENT_LOGS, AUDIT_STREAM, CONTROL_PLANE_LOGS, INTERFACE_DOWN, at, cleared, cluster,
+        control_plane_payload, group, instance, kubelet_ready, minutes, node, node_controller_unknown,
+        node_deleted, policy_with_limit, terminate,
     },
 };
 use serde_json::{Value, json};
@@ -117,6 +119,40 @@ fn a_lost_ready_ends_the_repair() {
     deployment.lose_line(&kubelet_ready(1, minutes(20), "True"), minutes(20));
     deployment.run_until(minutes(60));
     assert_healed(&deployment);
+}
+
+#[test]
+fn what_was_read_is_not_lost_where_another_process_writes_the_case_first() {
+    // The node was ready for a while, and was then deleted. Intake is told of the first when the run has read both.
+    let was_ready = kubelet_ready(1, minutes(20), "True");
+    let mut lost_races = 0;
+    for operation in 1.. {
+        let deployment = unreachable(policy_with_limit(1));
+        deployment.lose_line(&was_ready, minutes(20));
+        deployment.lose_line(&node_deleted(1, minutes(25)), minutes(25));
+        deployment.run_until(minutes(DEADLINE) - SignedDuration::from_secs(1));
+        deployment.clock.advance_to(minutes(DEADLINE));
+        let (store, payload) = (deployment.store.clone(), control_plane_payload(&[was_ready.clone()]));
+        let faults = Faults::drawn(move |number| {
+            if number == operation {
+                let (intake, mut decoder) = (Intake::new(store.clone()), Decoder::new());
+                pollster::block_on(intake.handle(&mut decoder, &payload, minutes(DEADLINE)))
+                    .expect("it is delivered");
+            }
+            Fate::Proceed
+        });
+        deployment.try_run(&faults).expect("a run");
+        if faults.operations() < operation {
+            break;
+        }
+        // Fewer, where the node was found ready before anything was read.
+        if faults.operations() > 10 {
+            lost_races += 1;
+            let is_deleted = |fault: &Fault| fault.reason == "NodeDeleted";
+            assert!(deployment.faults(1, minutes(DEADLINE)).iter().any(is_deleted), "{operation}");
+        }
+    }
+    assert!(lost_races > 0);
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub(crate) struct Reads {
     pub(super) arrival: Timestamp,
     /// What it has read of nodes to verify their faults, with the time of the reading. It counts once the case is written.
     pub(super) learned: Vec<(usize, Fact, Timestamp)>,
+    /// The node whose case another process wrote before its last write.
+    pub(crate) lost: Option<usize>,
     /// What that shows of each node, and its index in the order of the reads.
     pub(super) verified: HashMap<usize, (Verified, u64)>,
     /// What it had read by its last claim of each node.
@@ -136,8 +138,10 @@ impl Reads {
     pub(crate) fn case(&mut self, instance: &InstanceId, version: u64, order: u64) {
         let number = Node::number(instance);
         self.cases.insert(number, Began { version, order, at: self.now });
-        // What was read before and not written is read again.
-        self.learned.retain(|(of, ..)| *of != number);
+        // What was read before is applied again after a lost race. Otherwise it was not written, and is read again.
+        if self.lost.take() != Some(number) {
+            self.learned.retain(|(of, ..)| *of != number);
+        }
         self.verified.remove(&number);
     }
 
