@@ -11,8 +11,10 @@ mod event;
 mod node;
 
 pub(crate) use self::node::Node as NodeObject;
+use serde::Deserialize;
+
 use self::{
-    event::{Event, ObjectRef},
+    event::{Event, ObjectRef, User},
     node::{Node, StatusChange},
 };
 use crate::{
@@ -54,6 +56,17 @@ pub enum ControlPlaneLogError {
         /// What is wrong with it.
         why: String,
     },
+}
+
+/// The node whose kubelet made the request of an audit event.
+pub fn kubelet_of(text: &str) -> Option<NodeName> {
+    #[derive(Deserialize)]
+    struct Request<'a> {
+        #[serde(borrow)]
+        user: User<'a>,
+    }
+    let request: Request<'_> = serde_json::from_str(text).ok()?;
+    NodeName::new(request.user.username.strip_prefix("system:node:")?).ok()
 }
 
 /// Reads one audit event.

@@ -73,8 +73,20 @@ pub enum Lines {
     All,
     /// Those that the subscription to the control plane's audit log delivers.
     Subscribed,
-    /// Requests of a node's kubelet.
-    RequestsOfKubelet(NodeName),
+    /// Requests of the kubelets of these nodes: as many as [`MAX_NAMES_BYTES`] allows.
+    RequestsOfKubelets(Vec<NodeName>),
+}
+
+/// The most that [`Lines::bytes_of_kubelet`] of all nodes of a query may be together: a filter pattern has at most 1,024
+/// characters.
+pub const MAX_NAMES_BYTES: usize = 1_000;
+
+impl Lines {
+    /// What a node takes of a filter pattern: its name, and the term that it is compared in.
+    pub fn bytes_of_kubelet(node: &NodeName) -> usize {
+        const TERM: usize = " || $.user.username = \"system:node:\"".len();
+        TERM + node.as_str().len()
+    }
 }
 
 /// A query of a log group, as `FilterLogEvents` takes it.

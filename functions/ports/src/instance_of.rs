@@ -1,6 +1,7 @@
 //! Finds the instance that an observation of the control plane is about.
 
 use nodemend_domain::{
+    case::CaseState,
     ident::{ClusterName, InstanceId},
     observation::Observation,
 };
@@ -9,7 +10,8 @@ use crate::store::{CaseKey, Store, StoreError};
 
 /// The instance of an observation: the one that it names, or else the one whose Node object has this uid; only where
 /// nobody knows that, the one that has the node's name now. An agent can claim the name of any node: its claim counts only
-/// where the control plane has not given the name to another instance.
+/// where the control plane has not given the name to another instance. Of several that claim it, one that has been
+/// terminated has it no longer.
 pub async fn instance_of<S: Store>(
     store: &S,
     cluster: &ClusterName,
@@ -27,10 +29,15 @@ pub async fn instance_of<S: Store>(
             (Some(known), Some(uid)) if known == uid => return Ok(Some(key.instance_id)),
             (Some(_), Some(_)) => {}
             _ if case.closed().is_some() => {}
-            _ if !case.is_named_by_the_control_plane() => claimed = claimed.or(Some(key.instance_id)),
+            _ if !case.is_named_by_the_control_plane() => {
+                let ends = case.departure().is_some() || case.repair_state() == CaseState::Confirming;
+                if claimed.as_ref().is_none_or(|(other_ends, _)| *other_ends && !ends) {
+                    claimed = Some((ends, key.instance_id));
+                }
+            }
             _ if case.node() == Some(&observation.node) => by_name = by_name.or(Some(key.instance_id)),
             _ => {}
         }
     }
-    Ok(by_name.or(claimed))
+    Ok(by_name.or(claimed.map(|(_, instance_id)| instance_id)))
 }

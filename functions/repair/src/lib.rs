@@ -19,6 +19,7 @@ use futures_util::future::join;
 use jiff::Timestamp;
 use nodemend_domain::{
     case::{Case, Fault, IllegalTransition, TransitionContext},
+    condition::Health,
     decide::{self, Decision, Triage},
     guard::DecisionContext,
     ident::{AccountId, ClusterName, GroupName},
@@ -159,13 +160,13 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 }
             }
         }
+        let mut logs = ClusterLogs::default();
         let due = match open.as_slice() {
             [] => return Ok(report),
             // A single case has no competitor: it is decided only once, when it is acted on.
             [case] => vec![(case.group().cloned(), vec![(CaseKey::of(case), case.id())])],
-            _ => Box::pin(self.settle_all(open, &mut cache, now, &mut report)).await,
+            _ => Box::pin(self.settle_all(open, &mut cache, &mut logs, &mut report)).await,
         };
-        let logs = ClusterLogs::default();
         let groups = due.into_iter().map(|(group, due)| self.repair_group(group, due, end, &logs));
         for repaired in buffered(groups, CONCURRENCY).await {
             report.repair_events.extend(repaired.repair_events);
@@ -181,15 +182,18 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         &self,
         open: Vec<Case>,
         cache: &mut RunCache,
-        now: Timestamp,
+        logs: &mut ClusterLogs,
         report: &mut RunReport,
     ) -> Vec<(Option<GroupName>, Vec<Due>)> {
         let open = self.describe_instances(open, cache, report).await;
         let mut groups: BTreeMap<(ClusterName, Option<GroupName>), Vec<DueByUrgency>> = BTreeMap::new();
         for case in open {
-            let (key, id) = (CaseKey::of(&case), case.id());
-            match self.settle(case, cache, now, report).await {
+            let (key, id, node) = (CaseKey::of(&case), case.id(), case.node().cloned());
+            match self.settle(case, cache, report).await {
                 Ok(Some((fault, group))) => {
+                    if let Some(node) = node.filter(|_| fault.health == Health::Unknown) {
+                        logs.note_unreachable(&key.cluster, node);
+                    }
                     let group = groups.entry((key.cluster.clone(), group)).or_default();
                     group.push((fault.urgency(), (key, id)));
                 }
@@ -313,12 +317,12 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         &self,
         case: Case,
         cache: &mut RunCache,
-        now: Timestamp,
         report: &mut RunReport,
     ) -> Result<Option<(Fault, Option<GroupName>)>, RepairError> {
         let Some(policy) = cache.policy(&self.store, case.cluster()).await? else {
             return Ok(None);
         };
+        let now = cache.now();
         let scope = self.account_scope(&policy).await?;
         let context = Box::pin(cache.context(&self.store, &scope.cloud, &case)).await?;
         match decide::decide(&case, &context.borrow(), &policy, now) {

@@ -82,6 +82,11 @@ const MAX_LOOKUPS: usize = 50;
 const NO_GROUP: &str = "(no group)";
 
 impl RunCache {
+    /// When the run began.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.now
+    }
+
     /// Nothing read yet, by a run that began then.
     pub(crate) fn at(now: Timestamp) -> Self {
         Self {

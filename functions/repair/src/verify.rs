@@ -6,6 +6,7 @@
 //! - Reads are bounded. What cannot be read in time is not verified, and is read on from there the next time.
 
 mod control_plane_log;
+mod kubelets;
 
 use futures_util::future;
 use jiff::{SignedDuration, Timestamp};

@@ -103,3 +103,37 @@ fn a_made_up_number_that_arrives_after_the_next_report_silences_none_after_it() 
         assert_eq!(deployment.cloud.calls(), []);
     }
 }
+
+#[test]
+fn a_time_from_the_future_silences_no_later_report_though_the_one_before_it_is_late() {
+    let deployment = Deployment::new(3, policy_with_limit(1));
+    deliver_report(&deployment, &cleared(1, INTERFACE_DOWN, at(0)).seq(1).line(at(0)), at(0));
+    let bad = || raised(1, INTERFACE_DOWN, minutes(5));
+    let in_ten_days = minutes(10 * 24 * 60);
+    deliver_report(&deployment, &bad().seq(3).line(in_ten_days), minutes(7));
+    deliver_report(&deployment, &bad().seq(2).line(minutes(6)), minutes(8));
+    let healthy = cleared(1, INTERFACE_DOWN, minutes(10)).seq(4).line(minutes(10));
+    deliver_report(&deployment, &healthy, minutes(10));
+    deployment.run_until(minutes(120));
+    assert_eq!(deployment.cloud.calls(), []);
+}
+
+#[test]
+fn a_clock_that_steps_back_during_a_fault_makes_it_due_no_earlier() {
+    // Each report was delayed less than the one before it, and the clock stepped back by nine minutes.
+    let deployment = Deployment::new(3, policy_with_limit(1));
+    let seconds = SignedDuration::from_secs;
+    deliver_report(&deployment, &cleared(1, INTERFACE_DOWN, at(0)).seq(1).line(at(0)), at(0));
+    let bad = || raised(1, INTERFACE_DOWN, minutes(25)).healthy_for(1_500);
+    let arrived = minutes(25) + seconds(4);
+    deliver_report(&deployment, &bad().seq(2).line(minutes(25)), arrived);
+    for (seq, minute, delay) in [(3, 30, 5), (4, 35, 1)] {
+        let written = minutes(minute - 9);
+        let line = raised(1, INTERFACE_DOWN, minutes(16)).healthy_for(1_500).seq(seq).line(written);
+        deliver_report(&deployment, &line, minutes(minute) + seconds(delay));
+    }
+    deployment.run_until(arrived + SignedDuration::from_mins(30) - seconds(1));
+    assert_eq!(deployment.cloud.calls(), []);
+    deployment.run_until(arrived + SignedDuration::from_mins(30));
+    assert_eq!(deployment.cloud.calls(), [terminate(1)]);
+}

@@ -1,12 +1,12 @@
 //! New instances, and the repairs that await them.
 
-use nodemend_domain::{instance_traits::InstanceTraits, repair_event::Step};
+use nodemend_domain::{instance_traits::InstanceTraits, repair_event::Step, report::Report};
 use nodemend_ports::clock::Clock;
 use nodemend_testkit::{
     Deployment, edit,
     fixture::{
-        GPU_ERROR, INTERFACE_DOWN, cleared, group, instance, minutes, policy_with_limit, raised, terminate,
-        zone, zone_named,
+        GPU_ERROR, INTERFACE_DOWN, cleared, group, instance, minutes, node, node_deleted, policy_with_limit,
+        raised, terminate, zone, zone_named,
     },
 };
 use serde_json::json;
@@ -88,6 +88,19 @@ fn an_instance_that_registers_late_and_was_launched_before_the_call_replaces_no_
         let replacement = replacement_of_node_1(&deployment);
         assert_eq!(replacement.is_some(), replaces, "launched at minute {launched:?}");
     }
+}
+
+#[test]
+fn a_name_that_agents_alone_have_claimed_is_the_replacements_once_the_old_instance_is_terminated() {
+    let deployment = replacement_fails_early();
+    let claims = Report { node: node(1), ..cleared(9, GPU_ERROR, minutes(41)).seq(3).written(minutes(41)) };
+    deployment.change(9, |case| {
+        case.apply_report(&claims, minutes(41), &deployment.policy);
+    });
+    deployment.deliver_line(node_deleted(1, minutes(42)), minutes(42));
+    let is_deleted =
+        |number| deployment.faults(number, minutes(43)).iter().any(|fault| fault.reason == "NodeDeleted");
+    assert_eq!([1, 9].map(is_deleted), [false, true]);
 }
 
 /// An instance of version 3 of the group's launch template.

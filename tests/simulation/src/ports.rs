@@ -236,15 +236,21 @@ impl ClusterReader for WatchedAws {
         let mut guard = self.oracle.lock();
         let oracle = &mut *guard;
         let newest = query.until.min(now - oracle.reading.lag) - SignedDuration::from_secs(1);
-        if let Lines::RequestsOfKubelet(name) = &query.lines {
-            let last = reading::named(&oracle.nodes, name)
-                .and_then(|number| oracle.nodes[number].last_request(now))
-                .map(|last| last.min(newest))
-                .filter(|last| *last >= query.from);
-            if let Some(number) = self.number().filter(|_| last.is_some()) {
-                oracle.verified(self.process, number, |verified| verified.contradicted = true);
+        if let Lines::RequestsOfKubelets(names) = &query.lines {
+            let mut page = LogPage::default();
+            for name in names {
+                let Some(number) = reading::named(&oracle.nodes, name) else { continue };
+                let node = &oracle.nodes[number];
+                let last = node.last_request(now).map(|last| last.min(newest));
+                if let Some(last) = last.filter(|last| *last >= query.from) {
+                    page.lines.push(reading::request_of(&node.name, last));
+                    // What it requested before it was reported unreachable contradicts nothing.
+                    if node.object.as_ref().is_some_and(|object| last >= object.ready_since) {
+                        oracle.verified(self.process, number, |verified| verified.contradicted = true);
+                    }
+                }
             }
-            return Ok(last.map(reading::other_line).unwrap_or_default());
+            return Ok(page);
         }
         if query.group == CONTROL_PLANE_LOGS && query.limit == Some(1) {
             return Ok(reading::other_line(newest));

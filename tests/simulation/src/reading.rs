@@ -128,6 +128,12 @@ pub(crate) fn other_line(at: Timestamp) -> LogPage {
     LogPage { lines: vec![line], next: None }
 }
 
+/// A request that a kubelet has made.
+pub(crate) fn request_of(node: &NodeName, at: Timestamp) -> Line {
+    let message = format!("{{\"user\":{{\"username\":\"system:node:{node}\"}}}}");
+    Line { stream: AUDIT_STREAM.to_owned(), timestamp: at, message }
+}
+
 /// The Node object of a node as the Kubernetes API returns it.
 pub(crate) fn snapshot(node: &Node, object: &NodeObject) -> NodeSnapshot {
     let (reason, health) = match object.ready {

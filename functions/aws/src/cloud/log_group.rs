@@ -61,7 +61,11 @@ fn pattern(lines: &Lines) -> Option<String> {
         Lines::All => None,
         Lines::Subscribed => Some(our_patterns::CONTROL_PLANE.to_owned()),
         // A node's name has no character that the pattern language gives a meaning.
-        Lines::RequestsOfKubelet(node) => Some(format!("{{ $.user.username = \"system:node:{node}\" }}")),
+        Lines::RequestsOfKubelets(nodes) => {
+            let terms: Vec<String> =
+                nodes.iter().map(|node| format!("$.user.username = \"system:node:{node}\"")).collect();
+            Some(format!("{{ {} }}", terms.join(" || ")))
+        }
     }
 }
 

@@ -252,12 +252,13 @@ impl LatestReport {
             began.onset.since = began.onset.since.max(began.not_before);
             began.counts_from_arrival = true;
             began.onset.counts_from = reported.arrival;
-        } else if let Some(known) =
-            self.episode.filter(|known| began.onset.counts_from < known.onset.counts_from)
-        {
-            // A clock that steps forward makes a known fault look like a new one.
-            began.counts_from_arrival = true;
-            began.onset.counts_from = known.onset.counts_from;
+        } else if let Some(known) = self.episode {
+            // A clock that steps makes a known fault look like a new one, which must not be due any earlier.
+            began.not_before = began.not_before.max(known.onset.counts_from);
+            if began.onset.counts_from < known.onset.counts_from {
+                began.counts_from_arrival = true;
+                began.onset.counts_from = known.onset.counts_from;
+            }
         }
         began
     }

@@ -137,8 +137,19 @@ pub struct ReportPlace {
 #[serde(rename_all = "camelCase")]
 struct MadeUp {
     seq: u64,
-    #[serde(with = "timestamp")]
-    written: Timestamp,
+    written: NodeTime,
+}
+
+impl MadeUp {
+    /// A report of its number or a higher one was made up, too, if it was written by then. A time from the future says
+    /// nothing of other reports: it would silence them.
+    fn covers(self, seq: u64, node_at: Timestamp) -> bool {
+        if self.written.from_future {
+            seq == self.seq && node_at == self.written.at
+        } else {
+            seq >= self.seq && node_at <= self.written.at
+        }
+    }
 }
 
 impl ReportPlace {
@@ -156,7 +167,7 @@ impl ReportPlace {
             (false, _) => None,
         };
         let made_up = if seq < self.seq && !written.from_future {
-            Some(MadeUp { seq: self.seq, written: self.written.at })
+            Some(MadeUp { seq: self.seq, written: self.written })
         } else {
             self.made_up
         };
@@ -165,7 +176,7 @@ impl ReportPlace {
 
     /// Whether a report is one that was made up, or as old as that.
     pub fn is_made_up(self, seq: u64, node_at: Timestamp) -> bool {
-        self.made_up.is_some_and(|known| seq >= known.seq && node_at <= known.written)
+        self.made_up.is_some_and(|known| known.covers(seq, node_at))
     }
 
     /// Whether another report is newer: by its number, or, where the number is lower, because it was written later.

@@ -11,6 +11,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
     case::Consistency,
+    control_plane_log,
     ident::{ClusterName, NodeName},
     node_snapshot::NodeSnapshot,
 };
@@ -105,13 +106,6 @@ impl Inner {
     }
 }
 
-/// Whether a line is a request of this node's kubelet.
-fn is_request_of_kubelet(line: &str, node: &NodeName) -> bool {
-    let event: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
-    event.pointer("/user/username").and_then(serde_json::Value::as_str)
-        == Some(&format!("system:node:{node}"))
-}
-
 impl ClusterReader for MemoryCluster {
     async fn node(&self, _: &ClusterName, name: &NodeName) -> Result<Option<NodeSnapshot>, ReadError> {
         Ok(self.lock().nodes(self.clock.now())?.remove(name))
@@ -135,7 +129,9 @@ impl ClusterReader for MemoryCluster {
                 && match &query.lines {
                     Lines::All => true,
                     Lines::Subscribed => our_patterns::control_plane_matches(&line.message),
-                    Lines::RequestsOfKubelet(node) => is_request_of_kubelet(&line.message, node),
+                    Lines::RequestsOfKubelets(nodes) => {
+                        control_plane_log::kubelet_of(&line.message).is_some_and(|node| nodes.contains(&node))
+                    }
                 }
         };
         let known = inner.lines.get(&query.group).map(Vec::as_slice).unwrap_or_default();

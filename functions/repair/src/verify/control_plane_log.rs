@@ -15,9 +15,8 @@ use futures_util::future;
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
     case::{Case, Fault, Source},
-    condition::Health,
     control_plane_log::{self, ParsedEvent},
-    ident::ClusterName,
+    ident::{ClusterName, NodeName},
     log_source::{AUDIT_STREAMS, LogSource},
     observation::Observation,
     sources::{AppliedLog, CHECK_VALID_FOR, ClusterSources},
@@ -36,24 +35,30 @@ use nodemend_ports::{
     store::{CaseKey, Store},
 };
 
-use super::{ClusterContext, MARGIN, NodeState, Reading, SLOW};
+use super::{
+    ClusterContext, MARGIN, NodeState, Reading, SLOW,
+    kubelets::{KubeletReading, Kubelets},
+};
 use crate::{Repairer, concurrency::ReadOnce};
 
 /// Of one verification: the pages of one query are eight seconds of the account's quota of five a second, and others wait
 /// for the same run.
 pub(super) const LIMITS: Limits = Limits { pages: 40, time: SignedDuration::from_secs(20) };
-/// A kubelet that is said to be unreachable and made a request this recently is not.
-const KUBELET_ALIVE: SignedDuration = SignedDuration::from_mins(2);
 
 /// What a run has read of the control plane's log groups, for all cases that need the same.
 #[derive(Debug, Default)]
-pub(crate) struct ClusterLogs(Mutex<BTreeMap<ClusterName, Arc<ClusterLog>>>);
+pub(crate) struct ClusterLogs {
+    unreachable: BTreeMap<ClusterName, BTreeSet<NodeName>>,
+    logs: Mutex<BTreeMap<ClusterName, Arc<ClusterLog>>>,
+}
 
 /// What has been read of one log group.
 #[derive(Debug, Default)]
 struct ClusterLog {
     streams: ReadOnce<Arc<LiveStreams>>,
     newer_lines: ReadOnce<Arc<NewerLines>>,
+    /// The kubelets of the nodes that are due because they are unreachable.
+    kubelets: Vec<Kubelets>,
 }
 
 /// The audit streams, each of which is written to.
@@ -80,9 +85,18 @@ struct Found {
 }
 
 impl ClusterLogs {
+    /// Notes a node that is due because it is unreachable.
+    pub(crate) fn note_unreachable(&mut self, cluster: &ClusterName, node: NodeName) {
+        self.unreachable.entry(cluster.clone()).or_default().insert(node);
+    }
+
     fn of(&self, cluster: &ClusterName) -> Arc<ClusterLog> {
-        let mut logs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        logs.entry(cluster.clone()).or_default().clone()
+        let mut logs = self.logs.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || {
+            let kubelets = self.unreachable.get(cluster).map(Kubelets::divide).unwrap_or_default();
+            Arc::new(ClusterLog { kubelets, ..ClusterLog::default() })
+        };
+        logs.entry(cluster.clone()).or_insert_with(new).clone()
     }
 }
 
@@ -118,12 +132,12 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         let since = fault.since - join_timeout;
         // What was read before need not be read again, but for lines that were written before that and arrived after it.
         let from = case.log_read_to().map_or(since, |read_to| (read_to - settling).max(since));
-        let requests = kubelet_requests(&reader, &group, case, fault);
+        let requests = self.kubelet_requests(&log.kubelets, &group, case, fault);
         if let Some(applied) = self.applied_since(case, fault, from - MARGIN, known, &streams.names).await {
             // The futures are large, so they are on the heap.
             let newer = Box::pin(self.newer_lines(&log, &group, applied.to()));
             let (kubelet, newer) = future::join(Box::pin(requests), newer).await;
-            reading.result = kubelet;
+            reading.note_kubelet(kubelet);
             match newer {
                 Ok(newer) if newer.found.streams.iter().all(|stream| applied.has_stream(stream)) => {
                     reading.note_newer_lines(&group, case, &newer);
@@ -138,7 +152,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 }
             }
         } else {
-            reading.result = requests.await;
+            reading.note_kubelet(requests.await);
         }
         let query = subscribed_lines(&group, from - MARGIN, reading.at);
         let mut pages = reader.pages(&query);
@@ -196,7 +210,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         log.newer_lines.get(is_usable, read).await
     }
 
-    fn is_young(&self, read_at: Timestamp) -> bool {
+    pub(super) fn is_young(&self, read_at: Timestamp) -> bool {
         self.clock.now().duration_since(read_at) <= SLOW
     }
 
@@ -236,6 +250,11 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
 }
 
 impl Reading {
+    fn note_kubelet(&mut self, KubeletReading { result, at }: KubeletReading) {
+        self.result = result;
+        self.at = at.map_or(self.at, |at| self.at.min(at));
+    }
+
     /// Notes what concerns a case of the lines that are newer than those that reconciling has applied.
     fn note_newer_lines(&mut self, group: &str, case: &Case, newer: &NewerLines) {
         let concern = newer.found.observations.iter().filter(|found| case.may_concern(found));
@@ -275,31 +294,4 @@ fn is_current(sources: &ClusterSources, now: Timestamp) -> bool {
 
 fn subscribed_lines(group: &str, from: Timestamp, until: Timestamp) -> LogQuery {
     LogQuery::new(group, Streams::Prefix(AUDIT_STREAMS.to_owned()), from, until).lines(Lines::Subscribed)
-}
-
-/// Whether a kubelet that is reported to be unreachable has made a request lately.
-async fn kubelet_requests<C: Cloud, K: Clock>(
-    reader: &BoundedReader<'_, C, K>,
-    group: &str,
-    case: &Case,
-    fault: &Fault,
-) -> VerificationResult {
-    let Some(node) = case.node().filter(|_| fault.health == Health::Unknown) else {
-        return VerificationResult::FaultPresent;
-    };
-    // What it requested before it was last reported unreachable contradicts nothing.
-    let unknown_since = case.last_change(&fault.condition).unwrap_or(fault.since);
-    let (at, streams) = (reader.begun(), Streams::Prefix(AUDIT_STREAMS.to_owned()));
-    let query = LogQuery::new(group, streams, (at - KUBELET_ALIVE).max(unknown_since), at)
-        .lines(Lines::RequestsOfKubelet(node.clone()))
-        .first();
-    match reader.first_line(&query).await {
-        Ok(None) => VerificationResult::FaultPresent,
-        Ok(Some(line)) => {
-            let when = timestamp::seconds(line);
-            let why = format!("the kubelet made a request at {when}: it is not unreachable");
-            VerificationResult::Contradicted(why)
-        }
-        Err(error) => VerificationResult::NotVerified(chain(&error)),
-    }
 }

@@ -308,7 +308,7 @@ impl Oracle {
             reboots.filter(|call| call.is_effective()).map(|call| call.at()).next_back()
         });
         node.last_reboot = node.stored.rebooted.or(node.last_reboot);
-        self.counts(number, &before);
+        self.counts(number, &before, case.due());
         if before.open && !open {
             self.cured(number, &before, entries);
             let node = &mut self.nodes[number];

@@ -128,9 +128,11 @@ impl Oracle {
     }
 
     /// What was written of a node counts it as unhealthy while it is known to be, and until its recovery has held.
-    pub(super) fn counts(&mut self, number: usize, before: &StoredCase) {
+    pub(super) fn counts(&mut self, number: usize, before: &StoredCase, due: Option<Timestamp>) {
         let (node, now) = (&self.nodes[number], self.now);
-        if node.unreliable || node.stored.closed || node.is_out() || node.known_left {
+        // A process that stalled has written what was so before: it is evaluated again at once.
+        let is_due = due.is_some_and(|due| due <= now);
+        if is_due || node.unreliable || node.stored.closed || node.is_out() || node.known_left {
             return;
         }
         let starts = node.known_start().is_some_and(|from| now.duration_since(from) < STARTING + SLACK);
