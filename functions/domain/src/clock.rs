@@ -59,6 +59,17 @@ impl Onset {
         Some(self.counts_from.checked_add(grace).ok()?.max(settled))
     }
 
+    /// The same fault is known from another bad report, too, which arrived then. Where the grace period counts from the arrival
+    /// of the first, that is the one that arrived first.
+    #[must_use]
+    pub fn also_known(self, arrived: Timestamp) -> Self {
+        Self {
+            arrived: self.arrived.min(arrived),
+            counts_from: self.since.max(self.counts_from.min(arrived)),
+            ..self
+        }
+    }
+
     /// What began, became known and arrived at the same time.
     pub fn at(at: Timestamp) -> Self {
         Self { since: at, counts_from: at, arrived: at }

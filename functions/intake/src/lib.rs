@@ -20,7 +20,7 @@ use nodemend_domain::{
 use nodemend_ports::{
     cause::one_line,
     excerpt::excerpt,
-    instance_of::instance_of,
+    instance_of::Instances,
     store::{CaseKey, Store, StoreError},
     subscription::{Batch, Decoder, LogEvent, Message, Rejected, SubscriptionError, SubscriptionRecord},
     write::{self, Target, WriteError},
@@ -202,6 +202,7 @@ impl<S: Store> Intake<S> {
             return Ok(result);
         };
         let mut updates: BTreeMap<InstanceId, Vec<NodeUpdate<'_>>> = BTreeMap::new();
+        let mut instances = Instances::new(&self.store, source.cluster());
         for (index, event) in batch.events.iter().enumerate() {
             match read(&source, &batch.log_stream, event) {
                 Ok(Line::Report(report)) => {
@@ -216,7 +217,7 @@ impl<S: Store> Intake<S> {
                 Ok(Line::Observations(observations)) => {
                     for observation in observations {
                         result.observations += 1;
-                        match instance_of(&self.store, source.cluster(), &observation).await {
+                        match instances.of(&observation).await {
                             Ok(Some(instance_id)) => {
                                 let of_instance = updates.entry(instance_id).or_default();
                                 of_instance.push(NodeUpdate::Observation(Box::new(observation)));

@@ -13,11 +13,12 @@ use nodemend_testkit::{
     Deployment,
     fixture::{
         AGENT_LOGS, AUDIT_STREAM, CONTROL_PLANE_LOGS, INTERFACE_DOWN, agent_payload, at, batch, cleared,
-        cluster, control_plane_payload, instance, key, kubelet_ready, node, node_controller_unknown, policy,
-        raised,
+        cluster, control_plane_payload, instance, key, kubelet_ready, node, node_controller_unknown,
+        node_deleted, policy, raised,
     },
 };
 use proptest::prelude::*;
+use serde_json::{Value, json};
 
 fn deployment() -> Deployment {
     Deployment::new(0, policy())
@@ -151,7 +152,7 @@ fn a_record_of_a_stream_or_a_queue_is_applied_like_a_payload() {
     let by_payload = deployment();
     let payload = agent_payload(1, &[report(1, 1, 0)]);
     by_payload.deliver(&payload, at(0));
-    let data: serde_json::Value = serde_json::from_slice(&payload).expect("JSON");
+    let data: Value = serde_json::from_slice(&payload).expect("JSON");
     let data = data["awslogs"]["data"].as_str().expect("text");
     let of_stream = SubscriptionRecord::Stream {
         kinesis: StreamRecord { sequence_number: "1".into(), data: data.into() },
@@ -242,6 +243,43 @@ fn a_node_known_by_name_only_is_matched_with_its_instance_or_counted() {
     let result = deployment.deliver(&unknown, at(60));
     assert_eq!((result.instance_unknown, result.observations), (0, 1));
     assert_eq!(deployment.faults(1, at(3_600))[0].condition, ConditionType::Ready);
+}
+
+#[test]
+fn a_node_that_registers_and_is_deleted_in_one_payload_is_deleted() {
+    const UID: &str = "2c82579a-e0f3-4271-95aa-4250955441ca";
+    let registration = json!({
+        "kind": "Event", "stage": "ResponseComplete", "verb": "create", "requestURI": "/api/v1/nodes",
+        "user": { "username": format!("system:node:{}", node(1)) },
+        "objectRef": { "resource": "nodes", "name": node(1) },
+        "responseStatus": { "code": 201 },
+        "responseObject": {
+            "metadata": { "name": node(1), "uid": UID },
+            "spec": { "providerID": format!("aws:///us-east-1a/{}", instance(1)) },
+        },
+        "stageTimestamp": at(0).to_string(),
+    });
+    let deletion = |uid: Option<&str>| {
+        let mut deletion: Value = serde_json::from_str(&node_deleted(1, at(1))).expect("JSON");
+        if let Some(uid) = uid {
+            deletion["responseStatus"]["details"] = json!({ "name": node(1), "uid": uid });
+        }
+        deletion.to_string()
+    };
+    for (uid, is_deleted) in
+        [(Some(UID), true), (None, true), (Some("00000000-0000-4000-8000-000000000001"), false)]
+    {
+        let deployment = deployment();
+        let payload = control_plane_payload(&[registration.to_string(), deletion(uid)]);
+        let result = deployment.deliver(&payload, at(2));
+        assert_eq!((result.observations, result.rejected.len()), (2, 0));
+        let faults = deployment.faults(1, at(3));
+        assert_eq!(
+            faults.iter().any(|fault| fault.reason == "NodeDeleted"),
+            is_deleted,
+            "{uid:?}: {faults:?}"
+        );
+    }
 }
 
 #[test]

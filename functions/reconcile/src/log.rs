@@ -20,7 +20,7 @@ use nodemend_ports::{
         ClusterReader, Lines, LogLine, LogQuery, ReadError, Streams,
         bounded::{BoundedError, BoundedReader, Limits, StreamsError},
     },
-    instance_of::instance_of,
+    instance_of::Instances,
     store::Store,
     write::Target,
 };
@@ -104,13 +104,14 @@ impl<S: Store, C: Cloud, K: Clock> Run<'_, S, C, K> {
         report: &mut ReconcileReport,
     ) -> Result<bool, ReconcileError> {
         let mut by_instance: BTreeMap<InstanceId, Vec<Observation>> = BTreeMap::new();
+        let mut instances = Instances::new(self.store, self.cluster);
         for line in lines {
             // A line that cannot be read is intake's to report.
             let Ok(ParsedEvent::Observations(observations)) = control_plane_log::read(&line.message) else {
                 continue;
             };
             for observation in observations {
-                if let Some(instance_id) = instance_of(self.store, self.cluster, &observation).await? {
+                if let Some(instance_id) = instances.of(&observation).await? {
                     by_instance.entry(instance_id).or_default().push(observation);
                 }
             }

@@ -200,6 +200,7 @@ impl Environment {
                 };
                 self.log(line, false, true);
             }
+            Event::Reconciles => self.reconcile(),
             Event::InstanceDies(number, foreign) => self.dies(number, foreign),
             Event::Leaves(number) => self.leaves(number),
             Event::Launches { number, fails, joins } => self.launches(number, fails, joins),

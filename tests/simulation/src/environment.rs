@@ -18,6 +18,7 @@ use nodemend_ports::{
     cloud::{Fleet, MemoryCloud},
     store::MemoryStore,
 };
+use nodemend_reconcile::{ControlPlaneLogs, ReconcileTarget, Reconciler};
 use nodemend_repair::Repairer;
 use nodemend_testkit::{
     faults::{Fate, Faults, Faulty},
@@ -35,6 +36,8 @@ use crate::{
 };
 
 const MINUTE: SignedDuration = SignedDuration::from_secs(60);
+/// How often the reconcile function runs.
+const RECONCILE: SignedDuration = SignedDuration::from_mins(5);
 /// How long one invocation of the repair function runs.
 const RUN_LENGTH: SignedDuration = SignedDuration::from_secs(58);
 /// Lambda ends an invocation after this. It must be shorter than a lease.
@@ -96,6 +99,7 @@ pub(crate) struct Environment {
 /// What a task does.
 enum Tag {
     RepairRun,
+    Reconcile,
     Delivery(Box<Delivery>),
 }
 
@@ -289,6 +293,27 @@ impl Environment {
             let dies = self.now + LIFETIME;
             self.tasks.push(Task { tag: Tag::RepairRun, process, faults, sleep, dies, work: Box::pin(work) });
         }
+    }
+
+    /// Invokes the reconcile function, and does so again five minutes later.
+    pub(crate) fn reconcile(&mut self) {
+        if self.now + RECONCILE < self.plan.calm {
+            self.after(RECONCILE, Event::Reconciles);
+        }
+        let (process, faults, sleep) = self.process(Vec::new());
+        self.oracle.lock().reconciles(process);
+        let skew = self.skew();
+        let (store, cloud) = self.ports(process, &faults, skew, &sleep);
+        let clock = SkewedClock { clock: self.clock.clone(), skew };
+        let target =
+            ReconcileTarget { cluster: self.cluster.clone(), control_plane_logs: ControlPlaneLogs::Enabled };
+        let work = async move {
+            let report = Reconciler::new(store, cloud, clock).run(&target).await;
+            let report = report.map_err(|error| chain(&error))?;
+            report.failures.first().map_or(Ok(()), |failure| Err(chain(failure)))
+        };
+        let (dies, work) = (self.now + LIFETIME, Box::pin(work));
+        self.tasks.push(Task { tag: Tag::Reconcile, process, faults, sleep, dies, work });
     }
 
     fn process(&mut self, facts: Vec<(usize, Fact)>) -> (usize, Faults, tasks::Sleep) {

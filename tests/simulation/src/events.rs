@@ -50,6 +50,8 @@ pub(crate) enum Event {
     CloudTrail(usize),
     /// Auto Scaling adds an instance to a group.
     ScalesOut(usize),
+    /// The schedule invokes the reconcile function.
+    Reconciles,
     /// An item begins, or ends.
     Begins(usize),
     Ends(usize),

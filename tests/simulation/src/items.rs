@@ -78,6 +78,8 @@ pub(crate) enum Item {
     IndexLag(u64),
     /// All reads of the cluster's state fail for a while.
     ReadsFail { how: Failing, from: Timestamp, until: Timestamp },
+    /// The reconcile function runs every five minutes, until the calm.
+    Reconciles,
     /// Nodes' clocks are wrong by up to hours, functions' clocks by up to a second.
     Clocks,
 }

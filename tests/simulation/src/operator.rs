@@ -199,6 +199,10 @@ impl Environment {
                     let lag = i64::try_from(*seconds).unwrap_or(0);
                     self.oracle.lock().reading.lag = SignedDuration::from_secs(lag);
                 }
+                Item::Reconciles => {
+                    let first = self.rng.seconds(0, 300);
+                    self.after(first, Event::Reconciles);
+                }
                 Item::Clocks => self.rates.clocks = true,
             }
         }

@@ -252,6 +252,9 @@ impl Plan {
         if rng.happens(200) {
             self.items.push(Item::IndexLag(2 + rng.below(7)));
         }
+        if rng.happens(250) {
+            self.items.push(Item::Reconciles);
+        }
         if rng.happens(60) {
             let from = self.moment(rng, options);
             let until = from + rng.seconds(60, 5_400);

@@ -23,7 +23,7 @@ use nodemend_ports::{
     store::{CaseKey, CaseWrite, Commit, MemoryStore, Store, StoreError},
 };
 
-use nodemend_testkit::fixture::{AUDIT_STREAM, CONTROL_PLANE_LOGS};
+use nodemend_testkit::fixture::AUDIT_STREAM;
 
 use crate::{
     oracle::{
@@ -219,11 +219,20 @@ impl ClusterReader for WatchedAws {
         Ok(node.object.as_ref().map(|object| reading::snapshot(node, object)))
     }
 
-    async fn nodes(&self, _: &ClusterName, _: Consistency) -> Result<Vec<NodeSnapshot>, ReadError> {
+    async fn nodes(&self, _: &ClusterName, consistency: Consistency) -> Result<Vec<NodeSnapshot>, ReadError> {
         let begun = self.clock.now() + self.skew;
         self.answer("the Kubernetes API", true).await?;
         let mut oracle = self.oracle.lock();
         self.found(&mut oracle, begun);
+        if oracle.is_reconciling(self.process) {
+            for number in 0..oracle.nodes.len() {
+                let object = oracle.nodes[number].object;
+                // That there is none is looked for in a consistent list.
+                if object.is_some() || consistency == Consistency::Latest {
+                    oracle.learn(self.process, number, Fact::Snapshot(object), begun);
+                }
+            }
+        }
         let nodes = oracle.nodes.iter();
         Ok(nodes
             .filter_map(|node| node.object.as_ref().map(|object| reading::snapshot(node, object)))
@@ -252,7 +261,8 @@ impl ClusterReader for WatchedAws {
             }
             return Ok(page);
         }
-        if query.group == CONTROL_PLANE_LOGS && query.limit == Some(1) {
+        // Other nodes write to both log groups at every moment.
+        if query.limit == Some(1) {
             return Ok(reading::other_line(newest));
         }
         let named = match &query.streams {
@@ -260,12 +270,20 @@ impl ClusterReader for WatchedAws {
             Streams::Prefix(_) => None,
         };
         let (page, facts) = oracle.reading.page(query, next, now, named);
-        let Some(number) = named.or_else(|| self.number()) else { return Ok(page) };
-        oracle.verified(self.process, number, |verified| verified.failed = false);
-        for (of, fact) in facts {
-            if of == number {
-                oracle.verified(self.process, number, |verified| verified.read_line(&fact));
-                oracle.learn(self.process, number, fact, query.until);
+        if oracle.is_reconciling(self.process) {
+            for (number, fact) in facts {
+                oracle.learn(self.process, number, fact, now + self.skew);
+            }
+            return Ok(page);
+        }
+        match named {
+            None => oracle.share(self.process, &facts, query.until),
+            Some(number) => {
+                oracle.verified(self.process, number, |verified| verified.failed = false);
+                for (_, fact) in facts.into_iter().filter(|(of, _)| *of == number) {
+                    oracle.verified(self.process, number, |verified| verified.read_line(&fact));
+                    oracle.learn(self.process, number, fact, query.until);
+                }
             }
         }
         Ok(page)
@@ -317,7 +335,9 @@ impl Cloud for WatchedAws {
 
     async fn instance_status(&self, instance_id: &InstanceId) -> Result<Option<InstanceStatus>, CloudError> {
         // A verification asks for this first, and then reads the state of the node.
-        *self.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(Node::number(instance_id));
+        let number = Node::number(instance_id);
+        *self.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(number);
+        self.oracle.lock().begins_to_verify(self.process, number);
         self.cloud.instance_status(instance_id).await
     }
 

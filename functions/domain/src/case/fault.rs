@@ -299,8 +299,7 @@ impl Condition {
                 }
                 SourceState::ControlPlane(history) => {
                     let acted_on = |reason: &str| rules.remedy(&self.condition, reason).is_some();
-                    let first = history.bad_changes(hold).find(|(reason, _)| acted_on(reason));
-                    (Source::ControlPlane, first.map_or(episode, |(_, onset)| onset))
+                    (Source::ControlPlane, history.onset_of(hold, acted_on).unwrap_or(episode))
                 }
             };
             let planned = remedy.map(|remedy| Planned::of(remedy, onset, policy.settling_time));

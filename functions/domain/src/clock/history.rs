@@ -78,9 +78,10 @@ impl Walk {
             return;
         }
         let held = self.healthy_since.is_some_and(|since| change.at.duration_since(since) >= hold);
-        if held || self.episode.is_none() {
-            self.episode = Some(self.onset(change));
-        }
+        self.episode = Some(match self.episode.filter(|_| !held) {
+            Some(known) => known.also_known(change.arrived),
+            None => self.onset(change),
+        });
         self.healthy_since = None;
     }
 
@@ -142,16 +143,18 @@ impl History {
         Some(ClockReading { health: last.health, since: same.unwrap_or(last).at, episode: walk.episode })
     }
 
-    /// The bad changes of the present fault, oldest first: the reason of each, and the onset that it would have alone.
-    pub fn bad_changes(&self, hold: SignedDuration) -> impl Iterator<Item = (&str, Onset)> {
-        let start = self.read(hold).and_then(|reading| reading.episode);
-        let mut walk = self.before;
-        self.changes.iter().filter_map(move |change| {
-            let onset = walk.onset(change);
+    /// The onset that the present fault would have if only its bad changes of these reasons had been reported.
+    pub fn onset_of(&self, hold: SignedDuration, reasons: impl Fn(&str) -> bool) -> Option<Onset> {
+        let start = self.read(hold)?.episode?.since;
+        let (mut walk, mut found) = (self.before, None);
+        for change in &self.changes {
+            let alone = walk.onset(change);
             walk.step(change, self.from.is_some(), hold);
-            let of_this_fault = start.is_some_and(|start| change.at >= start.since);
-            (change.health.is_bad() && of_this_fault).then_some((&*change.reason, onset))
-        })
+            if change.health.is_bad() && change.at >= start && reasons(&change.reason) {
+                found = Some(found.map_or(alone, |known: Onset| known.also_known(change.arrived)));
+            }
+        }
+        found
     }
 }
 

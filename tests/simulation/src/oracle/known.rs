@@ -292,7 +292,11 @@ impl Node {
                 let counts_from = if was_healthy { change.at.max(change.arrived) } else { change.at };
                 let (since, arrived) = (change.at, change.arrived);
                 let (is_arrival, not_before) = (was_healthy, Timestamp::MIN);
-                acting = acting.or(Some(Onset { since, counts_from, is_arrival, not_before, arrived }));
+                let first =
+                    acting.get_or_insert(Onset { since, counts_from, is_arrival, not_before, arrived });
+                // The report that arrived first need not be the one that was written first.
+                first.arrived = first.arrived.min(arrived);
+                first.counts_from = first.since.max(first.counts_from.min(arrived));
             }
         }
         let deadline =

@@ -201,7 +201,9 @@ impl Oracle {
             self.watch(*number);
         }
         let learned = std::mem::take(&mut self.reads[process].learned);
-        for (number, fact, read_at) in learned.iter().filter(|_| succeeded) {
+        // That there is no Node object counts only where it was written: only where there had been one is it news.
+        let counts = |fact: &Fact| succeeded && !matches!(fact, Fact::Snapshot(None));
+        for (number, fact, read_at) in learned.iter().filter(|(_, fact, _)| counts(fact)) {
             self.apply_read(*number, fact, *read_at);
             self.watch(*number);
         }

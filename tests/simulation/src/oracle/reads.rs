@@ -10,6 +10,7 @@ use nodemend_domain::{
     guard::UnhealthyNode,
     ident::{GroupName, InstanceId},
     policy::{Hold, Policy},
+    verification::VALID_FOR,
 };
 use std::collections::HashMap;
 
@@ -36,8 +37,17 @@ pub(crate) struct Reads {
     pub(super) learned: Vec<(usize, Fact, Timestamp)>,
     /// The node whose case another process wrote before its last write.
     pub(crate) lost: Option<usize>,
+    /// What it has read of the control plane's log for all nodes that it handles, and when.
+    pub(super) shared: Vec<(usize, Fact, Timestamp)>,
+    pub(super) shared_at: Option<Timestamp>,
+    /// The nodes that it verifies: they also use what it reads for another one meanwhile.
+    pub(super) verifying: Vec<usize>,
+    /// It applies what it has read of all nodes to the newest version of each case.
+    pub(crate) reconciles: bool,
     /// What that shows of each node, and its index in the order of the reads.
     pub(super) verified: HashMap<usize, (Verified, u64)>,
+    /// The same that it had read before it read the case again. A reading of a log group is shared while it is young.
+    earlier: HashMap<usize, (Verified, Timestamp)>,
     /// What it had read by its last claim of each node.
     pub(super) claims: HashMap<usize, Basis>,
     /// The calls that it has recorded and not made.
@@ -89,8 +99,8 @@ impl Verified {
 
     /// Whether everything that was read of the node is healthy.
     pub(crate) fn is_healthy(&self) -> bool {
-        let reports = || !self.reports.is_empty() && self.reports.iter().all(|report| !report.bad);
-        self.object.or(self.ready.map(|(_, bad)| !bad)).unwrap_or_else(reports)
+        let of_kubelet = self.object.or(self.ready.map(|(_, bad)| !bad));
+        self.reports.iter().all(|report| !report.bad) && of_kubelet.unwrap_or(!self.reports.is_empty())
     }
 }
 
@@ -123,15 +133,24 @@ impl Reads {
     /// Begins without any reads. Reuses the memory of another process's.
     pub(super) fn begin(&mut self, facts: Vec<(usize, Fact)>, arrival: Timestamp) {
         let now = arrival;
-        let Self { mut cases, mut location, mut groups, mut states, mut claims, mut verified, .. } =
-            std::mem::take(self);
+        let Self {
+            mut cases,
+            mut location,
+            mut groups,
+            mut states,
+            mut claims,
+            mut verified,
+            mut earlier,
+            ..
+        } = std::mem::take(self);
+        earlier.clear();
         cases.clear();
         location.clear();
         groups.clear();
         states.clear();
         claims.clear();
         verified.clear();
-        let kept = Self { cases, location, groups, states, claims, verified, ..Self::default() };
+        let kept = Self { cases, location, groups, states, claims, verified, earlier, ..Self::default() };
         *self = Self { facts, arrival, now, ..kept };
     }
 
@@ -139,10 +158,13 @@ impl Reads {
         let number = Node::number(instance);
         self.cases.insert(number, Began { version, order, at: self.now });
         // What was read before is applied again after a lost race. Otherwise it was not written, and is read again.
-        if self.lost.take() != Some(number) {
+        if self.lost.take() != Some(number) && !self.reconciles {
             self.learned.retain(|(of, ..)| *of != number);
         }
-        self.verified.remove(&number);
+        self.verifying.retain(|verifying| *verifying != number);
+        if let Some((verified, _)) = self.verified.remove(&number) {
+            self.earlier.insert(number, (verified, self.now));
+        }
     }
 
     /// It has written this version of the case itself.
@@ -171,7 +193,21 @@ impl Reads {
             unhealthy_nodes: since(began.order, &self.unhealthy_nodes),
             holds: since(began.order, &self.holds),
             policy: self.policy.clone().flatten(),
-            verified: one(began.order, self.verified.get(&number)),
+            verified: one(began.order, self.verified.get(&number)).or_else(|| self.read_before(number)),
+        })
+    }
+
+    /// What it read of a node before it read the case again, or for another node, and is still young enough for a call.
+    fn read_before(&self, number: usize) -> Option<Verified> {
+        let is_young = |at: Timestamp| self.now.duration_since(at) <= VALID_FOR;
+        let earlier = self.earlier.get(&number).filter(|(_, at)| is_young(*at));
+        earlier.map(|(verified, _)| verified.clone()).or_else(|| {
+            self.shared_at.filter(|at| is_young(*at))?;
+            let mut verified = Verified::default();
+            for (_, fact, _) in self.shared.iter().filter(|(of, ..)| *of == number) {
+                verified.read_line(fact);
+            }
+            Some(verified)
         })
     }
 }

@@ -12,6 +12,9 @@ use super::{
 /// A call can leave this long after a recovery: reports and reads take time.
 const RECOVERED: SignedDuration = SignedDuration::from_mins(2);
 
+/// For so long a process uses lines that it has read for another node.
+const SHARED: SignedDuration = SignedDuration::from_secs(5);
+
 impl Oracle {
     /// A call on a node reaches AWS.
     pub(super) fn judge_by_truth(&mut self, number: usize) {
@@ -64,9 +67,49 @@ impl Oracle {
         Some((rule, format!("{verified:?}")))
     }
 
+    /// A process is one of the reconcile function.
+    pub(crate) fn reconciles(&mut self, process: usize) {
+        self.reads[process].reconciles = true;
+    }
+
+    /// Whether a process is one of the reconcile function.
+    pub(crate) fn is_reconciling(&self, process: usize) -> bool {
+        self.reads[process].reconciles
+    }
+
     /// A process has read a fact of a node itself.
     pub(crate) fn learn(&mut self, process: usize, number: usize, fact: Fact, read_at: Timestamp) {
         self.reads[process].learned.push((number, fact, read_at));
+    }
+
+    /// A process has read lines of the control plane's log: it uses them for each node that it verifies now or soon.
+    pub(crate) fn share(&mut self, process: usize, facts: &[(usize, Fact)], read_at: Timestamp) {
+        let now = self.now;
+        let reads = &mut self.reads[process];
+        let lines: Vec<_> = facts.iter().map(|(number, fact)| (*number, fact.clone(), read_at)).collect();
+        reads.shared.extend_from_slice(&lines);
+        reads.shared_at = Some(now);
+        for number in reads.verifying.clone() {
+            self.use_shared(process, number, &lines);
+        }
+    }
+
+    /// A process begins to verify a node.
+    pub(crate) fn begins_to_verify(&mut self, process: usize, number: usize) {
+        let reads = &mut self.reads[process];
+        reads.verifying.push(number);
+        if reads.shared_at.is_some_and(|at| self.now.duration_since(at) <= SHARED) {
+            let lines = reads.shared.clone();
+            self.use_shared(process, number, &lines);
+        }
+    }
+
+    fn use_shared(&mut self, process: usize, number: usize, lines: &[(usize, Fact, Timestamp)]) {
+        self.verified(process, number, |verified| verified.failed = false);
+        for (number, fact, read_at) in lines.iter().filter(|(of, ..)| *of == number) {
+            self.verified(process, *number, |verified| verified.read_line(fact));
+            self.learn(process, *number, fact.clone(), *read_at);
+        }
     }
 
     /// What a process finds as it verifies the fault of a node.
