@@ -11,7 +11,7 @@ import filter_pattern
 from observed import OTHER, THERE
 from programs import environment
 from scenario import HALTED_THERE, HELD
-from template import ACCOUNT, CLUSTER, PARTITION, REGION, ROOT, beside, deployed, of_type
+from template import ACCOUNT, CLUSTER, PARTITION, REGION, ROOT, beside, deployed, exports, of_type
 from test_further_cluster import INSTALLATION, hub, member
 
 RUNBOOK = ROOT / "infra" / "RUNBOOK.md"
@@ -139,8 +139,9 @@ def test_topics_that_are_given_are_used_and_none_is_created_for_them():
     # The topic of somebody else is theirs: its subscriptions, and its policy.
     assert [one["Properties"]["TopicArn"] for one in of_type(resources, "AWS::SNS::Subscription").values()] == [TICKET]
     assert [one["Properties"]["Topics"] for one in of_type(resources, "AWS::SNS::TopicPolicy").values()] == [[TICKET]]
-    outputs = deployed(PageTopicArn=GIVEN)["Outputs"]
-    assert (outputs["AlarmTopic"]["Value"], outputs["TicketTopic"]["Value"]) == (GIVEN, TICKET)
+    # Further clusters import either, by the same name.
+    exported = exports(deployed(PageTopicArn=GIVEN)["Outputs"])
+    assert (exported["nodemend-prod-PageTopicArn"], exported["nodemend-prod-TicketTopicArn"]) == (GIVEN, TICKET)
     # One topic for all, as it was before there were two.
     resources = deployed(TicketTopicArn=PAGE, AlarmEmail="a@example.com")["Resources"]
     assert {topic for alarm in alarms(resources).values() for topic in alarm["AlarmActions"]} == {PAGE}

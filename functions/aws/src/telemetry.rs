@@ -327,9 +327,9 @@ mod tests {
     fn a_block_is_counted_unless_nobody_wants_the_repair() {
         for (guards, counted) in [
             (["Held"].as_slice(), true),
-            (&["UnhealthyThreshold", "Unverified"], true),
-            (&["Disabled"], false),
-            (&["UnhealthyThreshold", "ObserveMode"], false),
+            (["UnhealthyThreshold", "Unverified"].as_slice(), true),
+            (["Disabled"].as_slice(), false),
+            (["UnhealthyThreshold", "ObserveMode"].as_slice(), false),
         ] {
             let guards = guards.iter().copied().map(ToOwned::to_owned).collect();
             let line = event_line(&RepairEvent { step: Step::Blocked, guards, ..repair_event() });
