@@ -1,4 +1,4 @@
-"""Evaluates the metric filters of the template: comparisons of fields with strings, joined by && and ||.
+"""Evaluates the metric filters of the template: comparisons of fields with strings and numbers, joined by && and ||.
 
 https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/FilterAndPatternSyntaxForMetricFilters.html
 """
@@ -7,7 +7,7 @@ import re
 
 from iam import like
 
-TOKEN = re.compile(r'\s*(?:(?P<mark>&&|\|\||[(){}])|\$\.(?P<field>\w+)(?P<each>\[\*\])?\s*=\s*"(?P<value>[^"]*)")')
+TOKEN = re.compile(r'\s*(?:(?P<mark>&&|\|\||[(){}])|\$\.(?P<field>\w+)(?P<each>\[\*\])?\s*=\s*(?:"(?P<value>[^"]*)"|(?P<number>\d+)))')
 
 
 def tokens(pattern: str) -> list:
@@ -33,6 +33,8 @@ def matches(pattern: str, line: dict) -> bool:
             return found
         value = line.get(token["field"])
         values = value if token["each"] and isinstance(value, list) else [value]
+        if token["number"] is not None:
+            return any(not isinstance(one, (bool, str)) and one == int(token["number"]) for one in values)
         return any(isinstance(one, str) and like(token["value"], one) for one in values)
 
     def both() -> bool:

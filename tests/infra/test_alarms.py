@@ -1,17 +1,39 @@
-"""Alarms and dashboard show metrics that the functions emit, and each alarm has its page."""
+"""Alarms and dashboard show metrics that the functions emit, each alarm notifies one topic, and each has its page."""
 
+import fnmatch
 import json
 import re
+import tomllib
 
 import pytest
 
 import filter_pattern
-from observed import OTHER
+from observed import OTHER, THERE
+from programs import environment
 from scenario import HALTED_THERE, HELD
-from template import CLUSTER, ROOT, deployed, of_type
+from template import ACCOUNT, CLUSTER, PARTITION, REGION, ROOT, beside, deployed, exports, of_type
+from test_further_cluster import INSTALLATION, hub, member
 
 RUNBOOK = ROOT / "infra" / "RUNBOOK.md"
-ALARMS = {name: alarm["Properties"] for name, alarm in of_type(deployed()["Resources"], "AWS::CloudWatch::Alarm").items()}
+TABLE = ROOT / "docs" / "alarms.md"
+REPOSITORY = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["repository"]
+PAGE, TICKET = (f"arn:{PARTITION}:sns:{REGION}:{ACCOUNT}:{name}" for name in ("AlarmTopic", "TicketTopic"))
+# A topic that somebody has already.
+GIVEN = f"arn:{PARTITION}:sns:{REGION}:{ACCOUNT}:on-call"
+
+
+def alarms(resources: dict) -> dict:
+    return {name: alarm["Properties"] for name, alarm in of_type(resources, "AWS::CloudWatch::Alarm").items()}
+
+
+ALARMS = alarms(deployed()["Resources"])
+# Of the deployment and its own cluster; of a further cluster in the deployment's account; of that cluster in its own account.
+STACKS = {
+    "template.yaml": (CLUSTER, ALARMS), "cluster.yaml": (OTHER, alarms(hub(THERE)["Resources"])),
+    "member.yaml": (OTHER, alarms(member()["Resources"])),
+}
+EVERY = [(file, cluster, name, alarm) for file, (cluster, found) in STACKS.items() for name, alarm in found.items()]
+each_alarm = pytest.mark.parametrize(("file", "cluster", "name", "alarm"), EVERY, ids=[f"{file}-{name}" for file, _, name, _ in EVERY])
 # Metrics that AWS's services have of their own, with the dimensions that they have them by.
 OF_SERVICES = {
     ("AWS/Lambda", "Errors"): {"FunctionName"},
@@ -20,6 +42,8 @@ OF_SERVICES = {
     ("AWS/SQS", "ApproximateNumberOfMessagesVisible"): {"QueueName"},
     ("AWS/SQS", "ApproximateNumberOfMessagesNotVisible"): {"QueueName"},
     ("AWS/Logs", "DeliveryErrors"): {"LogGroupName", "DestinationType", "FilterName"},
+    ("AWS/Events", "Invocations"): {"RuleName"},
+    ("AWS/Events", "FailedInvocations"): {"RuleName"},
 }
 
 
@@ -57,23 +81,162 @@ def matched(observed, name: str) -> list:
     return [line for line in observed.logs[function] if filter_pattern.matches(FILTERS[name]["FilterPattern"], line)]
 
 
-@pytest.mark.parametrize("alarm", sorted(ALARMS))
-def test_an_alarm_watches_a_metric_that_is_emitted(alarm, emitted):
-    properties = ALARMS[alarm]
-    metric = (properties["Namespace"], properties["MetricName"])
-    dimensions = {dimension["Name"]: dimension["Value"] for dimension in properties.get("Dimensions", [])}
-    known = emitted[metric[1]] if metric[0] == "nodemend" else [OF_SERVICES[metric]]
-    assert set(dimensions) in known
-    assert dimensions.get("cluster", CLUSTER) == CLUSTER
-    assert properties["TreatMissingData"] in ("notBreaching", "breaching"), "an alarm without data is in no state that anybody is notified of"
+def by_name(dimensions: list) -> dict:
+    return {dimension["Name"]: dimension["Value"] for dimension in dimensions}
 
 
-@pytest.mark.parametrize("alarm", sorted(ALARMS))
-def test_an_alarm_notifies_somebody_and_names_its_page(alarm):
-    properties = ALARMS[alarm]
-    assert properties["AlarmName"] == f"nodemend-{CLUSTER}-{alarm}"
-    assert properties["AlarmDescription"].endswith(f" RUNBOOK.md, {alarm}.")
-    assert properties["AlarmActions"] == properties["OKActions"] == ["arn:aws:sns:eu-west-1:111122223333:AlarmTopic"]
+def watched(alarm: dict) -> list:
+    """The metrics that an alarm watches: namespace, name, and dimensions; no value of one that a query leaves open."""
+    if "MetricName" in alarm:
+        return [(alarm["Namespace"], alarm["MetricName"], by_name(alarm.get("Dimensions", [])))]
+    found = [
+        (one["MetricStat"]["Metric"]["Namespace"], one["MetricStat"]["Metric"]["MetricName"], by_name(one["MetricStat"]["Metric"]["Dimensions"]))
+        for one in alarm["Metrics"] if "MetricStat" in one
+    ]
+    queries = [one["Expression"] for one in alarm["Metrics"] if "SELECT" in one.get("Expression", "")]
+    for query in queries:
+        read = re.fullmatch(r'SELECT SUM\((\w+)\) FROM SCHEMA\("([^"]+)", ([\w, ]+)\) WHERE (.+)', query)
+        given = dict(re.findall(r"(\w+) = '([^']+)'", read[4]))
+        found.append((read[2], read[1], {name: given.get(name) for name in read[3].split(", ")}))
+    return found
+
+
+@each_alarm
+def test_an_alarm_watches_a_metric_that_is_emitted(file, cluster, name, alarm, emitted):
+    assert watched(alarm)
+    for namespace, metric, dimensions in watched(alarm):
+        known = emitted[metric] if namespace == "nodemend" else [OF_SERVICES[namespace, metric]]
+        assert set(dimensions) in known
+        assert dimensions.get("cluster", cluster) == cluster
+    assert alarm["TreatMissingData"] in ("notBreaching", "breaching"), "an alarm without data is in no state that anybody is notified of"
+
+
+# ---- whom it notifies, and of what
+
+
+@each_alarm
+def test_an_alarm_notifies_one_topic_the_one_of_the_table(file, cluster, name, alarm):
+    assert alarm["AlarmName"] == f"nodemend-{cluster}-{name}"
+    assert alarm["AlarmActions"] == alarm["OKActions"] == [{"page": PAGE, "ticket": TICKET}[table()[name]["Topic"]]]
+
+
+@each_alarm
+def test_an_alarm_says_in_plain_sentences_what_is_wrong_and_where_its_page_is(file, cluster, name, alarm):
+    *words, url = alarm["AlarmDescription"].split()
+    assert re.fullmatch(r"(\w[^.]+\.){1,2}", " ".join(words).replace(". ", ".")), words
+    page, anchor = url.split("#")
+    assert page == f"{REPOSITORY}/blob/main/infra/RUNBOOK.md"
+    # GitHub's anchor of a heading of one word.
+    assert anchor in {heading.lower() for heading in pages()} and anchor == name.lower()
+    assert len(alarm["AlarmDescription"]) <= 1024
+
+
+def test_topics_that_are_given_are_used_and_none_is_created_for_them():
+    resources = deployed(PageTopicArn=GIVEN, AlarmEmail="a@example.com")["Resources"]
+    notified = {name: alarm["AlarmActions"] for name, alarm in alarms(resources).items()}
+    assert notified == {name: [GIVEN] if alarm["AlarmActions"] == [PAGE] else [TICKET] for name, alarm in ALARMS.items()}
+    assert set(of_type(resources, "AWS::SNS::Topic")) == {"TicketTopic"}
+    # The topic of somebody else is theirs: its subscriptions, and its policy.
+    assert [one["Properties"]["TopicArn"] for one in of_type(resources, "AWS::SNS::Subscription").values()] == [TICKET]
+    assert [one["Properties"]["Topics"] for one in of_type(resources, "AWS::SNS::TopicPolicy").values()] == [[TICKET]]
+    # Further clusters import either, by the same name.
+    exported = exports(deployed(PageTopicArn=GIVEN)["Outputs"])
+    assert (exported["nodemend-prod-PageTopicArn"], exported["nodemend-prod-TicketTopicArn"]) == (GIVEN, TICKET)
+    # One topic for all, as it was before there were two.
+    resources = deployed(TicketTopicArn=PAGE, AlarmEmail="a@example.com")["Resources"]
+    assert {topic for alarm in alarms(resources).values() for topic in alarm["AlarmActions"]} == {PAGE}
+    assert set(of_type(resources, "AWS::SNS::Subscription")) == {"AlarmSubscription"}
+
+
+def test_an_update_keeps_the_topic_that_a_deployment_has_and_its_subscriptions():
+    resources = deployed(AlarmEmail="a@example.com")["Resources"]
+    # With another logical id, or a name, CloudFormation would make another topic and delete this one.
+    assert resources["AlarmTopic"]["Properties"] == {"DisplayName": f"nodemend {CLUSTER}"}
+    assert resources["AlarmSubscription"]["Properties"] == {"TopicArn": PAGE, "Protocol": "email", "Endpoint": "a@example.com"}
+    assert resources["TicketSubscription"]["Properties"] == {"TopicArn": TICKET, "Protocol": "email", "Endpoint": "a@example.com"}
+    assert deployed()["Outputs"]["AlarmTopic"]["Value"] == PAGE
+    assert not of_type(deployed()["Resources"], "AWS::SNS::Subscription")
+
+
+@pytest.mark.parametrize("file", ["template.yaml", "member.yaml"])
+def test_alarms_of_their_clusters_and_nobody_else_may_publish_to_the_topics(file):
+    resources = (deployed() if file == "template.yaml" else member())["Resources"]
+    created = {f"arn:{PARTITION}:sns:{REGION}:{ACCOUNT}:{name}" for name in of_type(resources, "AWS::SNS::Topic")}
+    found = [one["Properties"] for one in of_type(resources, "AWS::SNS::TopicPolicy").values()]
+    assert {topic for policy in found for topic in policy["Topics"]} == created
+    arn = f"arn:{PARTITION}:cloudwatch:{REGION}:{ACCOUNT}:alarm:nodemend-%s-CallMissing"
+    for policy in found:
+        allow, deny = policy["PolicyDocument"]["Statement"]
+        assert (allow["Principal"], allow["Action"]) == ({"Service": "cloudwatch.amazonaws.com"}, "sns:Publish")
+        assert allow["Condition"]["StringEquals"] == {"aws:SourceAccount": ACCOUNT}
+        pattern = allow["Condition"]["ArnLike"]["aws:SourceArn"]
+        assert fnmatch.fnmatchcase(arn % OTHER, pattern)
+        assert fnmatch.fnmatchcase(arn % CLUSTER, pattern) == (file == "template.yaml")
+        assert not fnmatch.fnmatchcase(arn.replace("alarm:nodemend", "alarm:other") % OTHER, pattern)
+        assert deny["Effect"] == "Deny"
+
+
+# ---- further clusters
+
+
+def of_cluster(cluster: str, found: dict) -> dict:
+    """The alarms on metrics of one cluster."""
+    return {name: alarm for name, alarm in found.items() if ("cluster", cluster) in [*watched(alarm)[0][2].items()]}
+
+
+@pytest.mark.parametrize("account", ["", THERE])
+def test_a_further_cluster_has_the_alarms_of_the_deployments_own(account):
+    own = of_cluster(CLUSTER, ALARMS)
+    # Only the nodes of the deployment's own cluster are drained.
+    assert environment("drain")["NODEMEND_CLUSTER"] == CLUSTER
+    del own["DrainsIncomplete"]
+    there = alarms(hub(account)["Resources"])
+    stopped = there.pop("ReconcileRunsStopped")
+    renamed = json.dumps(own).replace(f'"nodemend-{CLUSTER}-', f'"nodemend-{OTHER}-').replace(f'"Value": "{CLUSTER}"', f'"Value": "{OTHER}"')
+    assert there == json.loads(renamed) and len(there) > 10
+    # One function runs for every cluster: that it runs for this one is seen by the cluster's rule.
+    assert watched(stopped) == [("AWS/Events", "Invocations", {"RuleName": "EveryFiveMinutes"})]
+    others = ("AlarmName", "Namespace", "MetricName", "Dimensions")
+    same = lambda alarm: {key: value for key, value in alarm.items() if key not in others}
+    assert same(stopped) == same(ALARMS["ReconcileRunsStopped"])
+
+
+def test_a_further_cluster_may_have_topics_and_thresholds_of_its_own():
+    given = {"DeploymentStack": INSTALLATION, "ClusterName": OTHER}
+    found = alarms(beside("cluster.yaml", **given, PageTopicArn=GIVEN, RepairsAnHour="9", SilentAgents="7")["Resources"])
+    assert {topic for alarm in found.values() for topic in alarm["AlarmActions"]} == {GIVEN, TICKET}
+    assert (found["RepairsCalled"]["Threshold"], found["AgentsSilent"]["Threshold"]) == ("9", "7")
+    found = alarms(beside("cluster.yaml", **given, TicketTopicArn=GIVEN)["Resources"])
+    assert {topic for alarm in found.values() for topic in alarm["AlarmActions"]} == {GIVEN, PAGE}
+
+
+@pytest.mark.parametrize("account", [ACCOUNT, "999900001111"])
+def test_the_delivery_of_a_clusters_logs_is_watched_in_its_account(account):
+    resources = member(account, TicketTopicArn=GIVEN)["Resources"]
+    found = alarms(resources)
+    assert {topic for alarm in found.values() for topic in alarm["AlarmActions"]} == {GIVEN}
+    assert not of_type(resources, "AWS::SNS::Topic")
+    subscribed = {
+        (one["Properties"]["LogGroupName"], one["Properties"]["FilterName"])
+        for one in of_type(resources, "AWS::Logs::SubscriptionFilter").values()
+    }
+    seen = [one for alarm in found.values() for one in watched(alarm)]
+    assert {(of["LogGroupName"], of["FilterName"]) for _, metric, of in seen if metric == "DeliveryErrors"} == subscribed
+    # Every rule that forwards.
+    rules = {of["RuleName"] for _, metric, of in seen if metric == "FailedInvocations"}
+    assert rules == set(of_type(resources, "AWS::Events::Rule")) and bool(rules) == (account != ACCOUNT)
+
+
+def test_the_delivery_of_the_deployments_own_logs_is_watched():
+    subscribed = {
+        (one["Properties"]["LogGroupName"], one["Properties"]["FilterName"])
+        for one in of_type(deployed()["Resources"], "AWS::Logs::SubscriptionFilter").values()
+    }
+    seen = [one for alarm in ALARMS.values() for one in watched(alarm)]
+    assert {(of["LogGroupName"], of["FilterName"]) for _, metric, of in seen if metric == "DeliveryErrors"} == subscribed
+
+
+# ---- the pages and the table
 
 
 def pages() -> dict:
@@ -81,7 +244,29 @@ def pages() -> dict:
 
 
 def test_every_alarm_has_its_page_and_every_page_its_alarm():
-    assert set(pages()) == set(ALARMS)
+    assert set(pages()) == {name for _, _, name, _ in EVERY}
+
+
+def table() -> dict:
+    """The rows of the table of alarms, by alarm."""
+    lines = [line.strip("|").split("|") for line in TABLE.read_text().splitlines() if line.startswith("|")]
+    head, _, *rows = [[cell.strip() for cell in line] for line in lines]
+    found = [dict(zip(head, row, strict=True)) for row in rows]
+    return {re.fullmatch(r"\[(\w+)\]\(.+\)", row["Alarm"])[1]: row for row in found}
+
+
+def test_the_table_has_every_alarm_with_its_page_and_its_stacks():
+    stacks = {}
+    for file, _, name, _ in EVERY:
+        stacks.setdefault(name, []).append(file)
+    assert {name: row["In"] for name, row in table().items()} == {name: ", ".join(files) for name, files in stacks.items()}
+    for name, row in table().items():
+        assert row["Alarm"] == f"[{name}](../infra/RUNBOOK.md#{name.lower()})"
+        assert all(len(cell) > 2 for cell in row.values()), name
+
+
+def test_the_table_has_the_same_order_as_the_template():
+    assert [name for name in table() if name in ALARMS] == list(ALARMS)
 
 
 def headings(page: str) -> list:
@@ -115,6 +300,16 @@ def test_a_halted_group_is_counted_and_one_that_an_operator_holds_is_not(observe
     blocked = {line["instanceId"] for line in observed.logs["repair"] if line.get("step") == "blocked"}
     assert {HELD, HALTED_THERE} <= blocked
     assert HALTED_THERE in counted and HELD not in counted
+
+
+@pytest.mark.parametrize("name", ["GroupHaltedFilter", "RepairsUnverifiedFilter"])
+def test_a_blocked_repair_that_nobody_wants_is_not_counted(name, observed):
+    lines = matched(observed, name)
+    assert lines
+    for line in lines:
+        # A function leaves the field out where nobody wants the repair.
+        unwanted = {field: value for field, value in line.items() if field != "Blocked"}
+        assert unwanted["step"] == "blocked" and not filter_pattern.matches(FILTERS[name]["FilterPattern"], unwanted)
 
 
 def test_the_guards_that_halt_a_group_are_guards(observed):

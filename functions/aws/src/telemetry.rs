@@ -237,9 +237,11 @@ pub fn event_line(repair_event: &RepairEvent) -> Value {
         // A repair event always serializes to an object.
         _ => Map::new(),
     };
-    let step = Metric::Step(repair_event.step);
-    line.insert(step.name().to_owned(), 1.into());
-    line.insert("_aws".to_owned(), directive(repair_event.at, true, &[step]));
+    if repair_event.is_counted() {
+        let step = Metric::Step(repair_event.step);
+        line.insert(step.name().to_owned(), 1.into());
+        line.insert("_aws".to_owned(), directive(repair_event.at, true, &[step]));
+    }
     Value::Object(line)
 }
 
@@ -319,6 +321,26 @@ mod tests {
         assert_embedded_metrics(&line);
         assert_eq!((&line["Called"], &line["case"]), (&json!(1), &json!("i-0ab76e62066c9730c#1")));
         assert_eq!(line["_aws"]["CloudWatchMetrics"][0]["Dimensions"], json!([["cluster"]]));
+    }
+
+    #[test]
+    fn a_block_is_counted_unless_nobody_wants_the_repair() {
+        for (guards, counted) in [
+            (["Held"].as_slice(), true),
+            (["UnhealthyThreshold", "Unverified"].as_slice(), true),
+            (["Disabled"].as_slice(), false),
+            (["UnhealthyThreshold", "ObserveMode"].as_slice(), false),
+        ] {
+            let guards = guards.iter().copied().map(ToOwned::to_owned).collect();
+            let line = event_line(&RepairEvent { step: Step::Blocked, guards, ..repair_event() });
+            assert_eq!(line["step"], "blocked");
+            // The metric filters of infra/template.yaml look for the same field.
+            assert_eq!(
+                (line.get("Blocked").is_some(), line.get("_aws").is_some()),
+                (counted, counted),
+                "{line}"
+            );
+        }
     }
 
     #[test]

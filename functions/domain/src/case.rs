@@ -203,7 +203,7 @@ pub(crate) struct Found {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Blocked {
-    /// When the first guard blocked it.
+    /// When the first guard blocked it, counted anew once a repair that nobody wanted is wanted.
     #[serde(with = "timestamp")]
     pub since: Timestamp,
     /// The names of the guards that block it.

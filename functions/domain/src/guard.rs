@@ -189,10 +189,23 @@ impl Guard {
         )
     }
 
+    /// Whether nobody wants the repair that it blocks: no alarm is raised for it.
+    pub fn is_by_choice(self) -> bool {
+        matches!(
+            self,
+            Self::Disabled | Self::EksRepairEnabled | Self::OptedOut | Self::NotInGroup | Self::ObserveMode
+        )
+    }
+
     /// The name in audit records, logs and tables.
     pub fn name(self) -> String {
         format!("{self:?}")
     }
+}
+
+/// Whether nobody wants the repair that guards of these names block, whatever else blocks it.
+pub fn is_unwanted(names: &[String]) -> bool {
+    GUARDS.iter().any(|(guard, _)| guard.is_by_choice() && names.contains(&guard.name()))
 }
 
 fn block(guard: Guard, sentence: String) -> Option<Block> {

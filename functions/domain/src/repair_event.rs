@@ -9,6 +9,7 @@ use crate::{
     audit_log::Record,
     case::{Case, CaseEvent, Fault},
     condition::{ConditionType, Health, RepairAction},
+    guard,
     ident::{ClusterName, InstanceId, NodeName},
     observation::Deleter,
     policy::Policy,
@@ -145,6 +146,11 @@ impl RepairEvent {
     #[must_use]
     pub fn with_record(self, record: Record) -> Self {
         Self { record: Some(Box::new(record)), ..self }
+    }
+
+    /// Whether its metric counts it, and alarms see it: not if guards block a repair that nobody wants.
+    pub fn is_counted(&self) -> bool {
+        !(self.step == Step::Blocked && guard::is_unwanted(&self.guards))
     }
 
     /// The grace period of a fault is over.

@@ -18,6 +18,14 @@ export interface FurtherClusterProps {
   readonly controlPlaneLogs?: boolean;
   /** Whether repair and reconcile read Nodes from the Kubernetes API, for a cluster in the deployment's account. Default: false. */
   readonly clusterAccess?: boolean;
+  /** The SNS topic of the cluster's alarms that page. Default: the deployment's. */
+  readonly pageTopicArn?: string;
+  /** The SNS topic of the cluster's alarms that can wait. Default: the deployment's. */
+  readonly ticketTopicArn?: string;
+  /** The number of repair calls within an hour that raises the alarm RepairsCalled. Default: 3. */
+  readonly repairsAnHour?: number;
+  /** The number of agents silent within 15 minutes that raises the alarm AgentsSilent. Default: 3. */
+  readonly silentAgents?: number;
 }
 
 export interface MemberClusterProps {
@@ -41,6 +49,10 @@ export interface MemberClusterProps {
   readonly agentServiceAccount?: string;
   /** Retention of reports, in days. Default: 30. */
   readonly retentionDays?: number;
+  /** The SNS topic of the alarms about the delivery of logs and events. Default: the stack creates one. */
+  readonly ticketTopicArn?: string;
+  /** The email address that is subscribed to the topic that the stack creates. Default: none. */
+  readonly alarmEmail?: string;
 }
 
 /** The resources in the deployment's account for one more cluster. */
@@ -55,6 +67,10 @@ export class FurtherCluster extends Construct {
       Account: props.account,
       ControlPlaneLogs: enabled(props.controlPlaneLogs),
       ClusterAccess: enabled(props.clusterAccess),
+      PageTopicArn: props.pageTopicArn,
+      TicketTopicArn: props.ticketTopicArn,
+      RepairsAnHour: props.repairsAnHour,
+      SilentAgents: props.silentAgents,
     });
     explainCluster(this.template);
   }
@@ -77,6 +93,8 @@ export class MemberCluster extends Construct {
       AgentNamespace: props.agentNamespace,
       AgentServiceAccount: props.agentServiceAccount,
       RetentionDays: props.retentionDays,
+      TicketTopicArn: props.ticketTopicArn,
+      AlarmEmail: props.alarmEmail,
     });
     explainMember(this.template);
   }

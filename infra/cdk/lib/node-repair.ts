@@ -40,7 +40,11 @@ export interface NodeRepairProps {
   readonly drainMinutes?: number;
   /** The EventBridge bus that repair events are published to; empty, none. Default: the account's default bus. */
   readonly eventBus?: string;
-  /** The email address that alarms are sent to. Default: none. */
+  /** The SNS topic of the alarms that somebody must look at now. Default: the stack creates one. */
+  readonly pageTopicArn?: string;
+  /** The SNS topic of the alarms that can wait until the next working day. Default: the stack creates one. */
+  readonly ticketTopicArn?: string;
+  /** The email address that is subscribed to the topics that the stack creates. Default: none. */
   readonly alarmEmail?: string;
   /** The number of repair calls within an hour that raises the alarm RepairsCalled. Default: 3. */
   readonly repairsAnHour?: number;
@@ -80,6 +84,8 @@ export class NodeRepair extends Construct {
     this.set("DrainHook", props.drainHook);
     this.set("DrainMinutes", props.drainMinutes);
     this.set("EventBus", props.eventBus);
+    this.set("PageTopicArn", props.pageTopicArn);
+    this.set("TicketTopicArn", props.ticketTopicArn);
     this.set("AlarmEmail", props.alarmEmail);
     this.set("RepairsAnHour", props.repairsAnHour);
     this.set("SilentAgents", props.silentAgents);

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Blocked, Case, Fault};
 use crate::{
-    guard::Guard,
+    guard,
     policy::{Policy, Rules},
     repair::{Phase, Repair},
 };
@@ -65,9 +65,9 @@ impl CaseState {
 }
 
 impl Blocked {
-    /// Whether observe mode is the only guard that blocks it.
-    pub fn only_observes(&self) -> bool {
-        self.guards == [Guard::ObserveMode.name()]
+    /// Whether nobody wants this repair, whatever else blocks it.
+    pub fn is_unwanted(&self) -> bool {
+        guard::is_unwanted(&self.guards)
     }
 }
 
@@ -88,13 +88,12 @@ impl Case {
     }
 
     /// Since when a due repair has waited for a call that AWS accepts: it is blocked, or it is claimed and AWS refuses
-    /// the calls. None if no repair waits, or if only observe mode blocks it.
+    /// the calls. None if no repair waits, or if nobody wants it.
     pub fn pending_since(&self) -> Option<Timestamp> {
-        if self.closed.is_some() {
+        if self.closed.is_some() || self.blocked.as_ref().is_some_and(Blocked::is_unwanted) {
             return None;
         }
-        let blocked =
-            self.blocked.as_ref().filter(|blocked| !blocked.only_observes()).map(|blocked| blocked.since);
+        let blocked = self.blocked.as_ref().map(|blocked| blocked.since);
         match self.repair.as_deref() {
             Some(Repair { phase: Phase::Claimed { .. } | Phase::Acting { .. }, claimed_at, .. }) => {
                 Some(blocked.map_or(*claimed_at, |since| since.min(*claimed_at)))
@@ -144,6 +143,7 @@ mod tests {
     use crate::{
         case::{Closed, Source},
         condition::{ConditionType, Health, RepairAction},
+        guard::Guard,
         ident::{ClusterName, GroupName, InstanceId},
     };
 
@@ -194,7 +194,7 @@ mod tests {
         for (case, since) in [
             (case(), None),
             (Case { blocked: blocked(&[Guard::Held]), ..case() }, Some(at(10))),
-            (Case { blocked: blocked(&[Guard::ObserveMode, Guard::Held]), ..case() }, Some(at(10))),
+            (Case { blocked: blocked(&[Guard::ParallelLimit, Guard::Unverified]), ..case() }, Some(at(10))),
             (Case { repair: claimed(), ..case() }, Some(at(40))),
             (Case { repair: repair(Phase::Acting { until: at(41) }), ..case() }, Some(at(40))),
             (Case { repair: claimed(), blocked: blocked(&[Guard::Held]), ..case() }, Some(at(10))),
@@ -206,9 +206,18 @@ mod tests {
     }
 
     #[test]
-    fn a_repair_that_is_only_observed_or_has_ended_is_not_pending() {
-        let observed = Case { blocked: blocked(&[Guard::ObserveMode]), ..case() };
-        assert_eq!(observed.pending_since(), None);
+    fn a_repair_that_nobody_wants_or_that_has_ended_is_not_pending() {
+        for choice in
+            [Guard::Disabled, Guard::EksRepairEnabled, Guard::OptedOut, Guard::NotInGroup, Guard::ObserveMode]
+        {
+            for guards in [&[choice][..], &[choice, Guard::Held], &[Guard::UnhealthyThreshold, choice]] {
+                let unwanted = Case { blocked: blocked(guards), ..case() };
+                assert_eq!(unwanted.pending_since(), None, "{guards:?}");
+                let claimed = repair(Phase::Claimed { until: at(41) });
+                let claimed = Case { repair: claimed, blocked: blocked(guards), ..case() };
+                assert_eq!(claimed.pending_since(), None, "{guards:?}");
+            }
+        }
         let closed = Some(Closed { at: at(50), outcome: "gone".to_owned() });
         let ended = Case { closed, blocked: blocked(&[Guard::Held]), ..case() };
         assert_eq!(ended.pending_since(), None);

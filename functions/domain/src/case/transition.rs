@@ -19,7 +19,7 @@ use crate::{
     condition::{ConditionType, RepairAction},
     decide::{CaseOutcome, RETRY},
     group::GroupState,
-    guard::{Block, Guard},
+    guard::{self, Block, Guard},
     policy::Policy,
     repair::{CallResult, LEASE, Phase},
     repair_event::{RepairEvent, Step},
@@ -279,7 +279,9 @@ impl Case {
             }
             effects.records.push(entry);
         }
-        let since = before.map_or(ctx.now, |before| before.since);
+        // A repair that somebody wants again has waited from now on.
+        let wanted_again = before.as_ref().is_some_and(Blocked::is_unwanted) && !guard::is_unwanted(&guards);
+        let since = before.filter(|_| !wanted_again).map_or(ctx.now, |before| before.since);
         self.blocked = Some(Blocked { since, guards, until, observed });
         if let Some(repair) = self.repair.as_mut()
             && matches!(repair.phase, Phase::Claimed { .. } | Phase::Acting { .. })
