@@ -35,6 +35,12 @@ impl Case {
         }
         match &observation.what {
             What::Conditions { by, conditions, removed } => {
+                let ready = |observed: &ObservedCondition| {
+                    observed.condition == ConditionType::Ready && observed.health == Health::Healthy
+                };
+                if conditions.iter().any(ready) {
+                    self.leave_warm_pool(at);
+                }
                 if *by == StatusWriter::Kubelet {
                     self.kubelet_last_seen = self.kubelet_last_seen.max(Some(at));
                     self.joined(at);
