@@ -284,6 +284,12 @@ fn blocked_situations() -> Vec<(&'static str, Situation)> {
             }),
         ),
         (
+            "ReplacementsFailing",
+            Situation::with(|one| {
+                one.state.record_launch_failure(one.now, "We do not have sufficient capacity", false);
+            }),
+        ),
+        (
             "ParallelLimit",
             Situation {
                 state: {

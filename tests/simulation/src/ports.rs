@@ -120,7 +120,7 @@ impl Store for WatchedStore {
     async fn put_group(&self, group: &GroupState) -> Result<Commit, StoreError> {
         let commit = self.store.put_group(group).await?;
         if commit == Commit::Won {
-            self.oracle.lock().launch_failed(group);
+            self.oracle.lock().launch_written(self.process, group);
         }
         Ok(commit)
     }
