@@ -167,7 +167,9 @@ impl ReplayEnvironment {
             AutoScalingEvent::LaunchFailed { group, .. } => {
                 self.group.get_or_insert(group);
             }
-            AutoScalingEvent::ApiCall(_) | AutoScalingEvent::Irrelevant => {}
+            AutoScalingEvent::LeftStandby { .. }
+            | AutoScalingEvent::ApiCall(_)
+            | AutoScalingEvent::Irrelevant => {}
         }
     }
 

@@ -54,6 +54,13 @@ pub enum AutoScalingEvent {
         /// The instance was to fill the warm pool.
         for_warm_pool: bool,
     },
+    /// Instances were returned to service from standby. Auto Scaling has no event of its own for that.
+    LeftStandby {
+        /// The instances.
+        instance_ids: Vec<InstanceId>,
+        /// When the call was made.
+        at: Timestamp,
+    },
     /// An instance was terminated.
     Left {
         /// The instance.
@@ -160,7 +167,7 @@ impl AutoScalingEvent {
         let when = |known: Option<Timestamp>| known.or(time).ok_or_else(|| invalid("no time".to_owned()));
         match detail_type.as_str() {
             "AWS API Call via CloudTrail" => CloudTrailEvent::try_from(detail)
-                .map(|event| Self::ApiCall(Box::new(event)))
+                .map(Self::of_api_call)
                 .map_err(|error| invalid(error.to_string())),
             "EC2 Instance Launch Successful"
             | "EC2 Instance Launch Unsuccessful"
@@ -202,6 +209,15 @@ impl AutoScalingEvent {
             }
             _ => Ok(Self::Irrelevant),
         }
+    }
+}
+
+impl AutoScalingEvent {
+    fn of_api_call(event: CloudTrailEvent) -> Self {
+        if event.event_name == "ExitStandby" && event.succeeded() {
+            return Self::LeftStandby { instance_ids: event.instance_ids(), at: event.event_time };
+        }
+        Self::ApiCall(Box::new(event))
     }
 }
 

@@ -137,6 +137,20 @@ impl<S: Store + AuditLog, C: Cloud> Confirmer<S, C> {
             AutoScalingEvent::LaunchFailed { group, at, why, for_warm_pool } => {
                 self.launch_failed(&group, (at, &why, for_warm_pool), account, now).await
             }
+            AutoScalingEvent::LeftStandby { instance_ids, at } => {
+                let mut result = ConfirmResult::default();
+                for instance_id in instance_ids {
+                    let Some((key, policy)) = self.case_of(&instance_id, account).await? else { continue };
+                    let ctx = TransitionContext { policy: &policy, caller: self.cloud.caller(), now };
+                    let change = |case: &mut Case, _: Option<&mut GroupState>| {
+                        Ok(case.record_exit_from_standby(at, &ctx))
+                    };
+                    let next = self.update(Target::case(&key), &ctx, change).await?;
+                    result.relevant |= next.relevant;
+                    result.repair_events.extend(next.repair_events);
+                }
+                Ok(result)
+            }
             AutoScalingEvent::Left { instance_id, at, how } => {
                 let Some((key, policy)) = self.case_of(&instance_id, account).await? else {
                     return Ok(ConfirmResult::default());

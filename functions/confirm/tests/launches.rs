@@ -137,6 +137,7 @@ fn a_launch_into_a_warm_pool_is_no_arrival() {
 #[test]
 fn an_instance_drawn_from_the_pool_has_its_time_to_join() {
     let deployment = Deployment::new(3, policy());
+    deployment.deliver_line(nodemend_testkit::fixture::kubelet_ready(2, at(0), "True"), at(0));
     deployment.launch(9);
     confirm_at(&deployment, at(0), &warmed(9, at(0)));
     confirm_at(&deployment, minutes(200), &drawn(9, minutes(200)));
@@ -217,4 +218,22 @@ fn a_node_that_is_ready_again_has_left_the_pool_though_the_event_is_lost() {
     deployment.deliver_line(ready(70), minutes(70));
     deployment.deliver_line(bad(80), minutes(80));
     assert_eq!(deployment.faults(2, minutes(90)).len(), 1);
+}
+
+#[test]
+fn an_instance_that_exits_standby_before_its_fault_is_due_has_its_grace_period_from_then() {
+    let deployment = deployment();
+    let exit = nodemend_testkit::fixture::cloudtrail_event(&json!({
+        "eventVersion": "1.08", "eventTime": minutes(25).to_string(), "awsRegion": "us-east-1",
+        "userIdentity": { "type": "AssumedRole", "arn": fixture::ALICE },
+        "eventSource": "autoscaling.amazonaws.com", "eventName": "ExitStandby",
+        "requestParameters": { "autoScalingGroupName": "workers", "instanceIds": [instance(1), instance(7)] },
+        "responseElements": { "activities": [] }, "requestID": "r", "eventID": "e",
+    }));
+    assert_eq!(confirm_at(&deployment, minutes(26), &exit).len(), 1);
+    assert_eq!(confirm_at(&deployment, minutes(26), &exit), [], "delivered again");
+    deployment.run_until(minutes(54));
+    assert_eq!(deployment.cloud.calls(), []);
+    deployment.run_until(minutes(55));
+    assert_eq!(deployment.cloud.calls().len(), 1);
 }

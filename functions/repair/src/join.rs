@@ -44,7 +44,8 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 Some(group) => case.record_join_failure(group, ctx),
                 None => Ok(Effects::default()),
             };
-            write::update(&self.store, target, ctx.policy, ctx.now, change).await?;
+            let update = write::update(&self.store, target, ctx.policy, ctx.now, change).await?;
+            report.repair_events.extend(update.into_events());
             return Ok(());
         }
         if arrival.replaces.is_none() && self.may_be_replacement(&key, arrived, &group).await? {

@@ -56,7 +56,7 @@ pub fn hold_happening(bytes: &[u8]) {
                     .contains(&&Value::from(instance_id.as_str()))
             );
         }
-        AutoScalingEvent::Irrelevant => {}
+        AutoScalingEvent::LeftStandby { .. } | AutoScalingEvent::Irrelevant => {}
     }
 }
 

@@ -176,6 +176,8 @@ impl Case {
         self.end_repair();
         (self.closed, self.departure, self.blocked, self.arrival) = (None, None, None, None);
         (self.first_seen, self.silent_since, self.agent_last_seen) = (None, None, None);
+        // Its old Node object may be gone, which is no deletion: until it registers it has not been a node.
+        (self.registered, self.kubelet_last_seen, self.node_uid) = (None, None, None);
         (self.join_recorded, self.warm_since, self.in_service_since) = (false, None, Some(at));
         self.counters.clear();
         self.conditions.retain(|condition| matches!(condition.state, SourceState::ControlPlane(_)));
@@ -194,6 +196,20 @@ impl Case {
     /// When it was last seen out of service by an evaluation.
     pub fn out_of_service_at(&self) -> Option<Timestamp> {
         self.out_of_service_at
+    }
+
+    /// Records that Auto Scaling returned it to service from standby.
+    pub fn record_exit_from_standby(&mut self, at: Timestamp, ctx: &TransitionContext<'_>) -> Effects {
+        if self.out_of_service_at.is_some_and(|known| known >= at) {
+            return Effects::default();
+        }
+        self.out_of_service_at = Some(at);
+        Effects::of(self.plain_event("returned to service from standby".to_owned(), ctx))
+    }
+
+    /// Whether something that the control plane wrote then is from before the instance was drawn from the warm pool.
+    pub(super) fn is_of_an_earlier_life(&self, at: Timestamp) -> bool {
+        self.in_service_since.is_some_and(|since| at < since)
     }
 
     /// Whether its instance is in the warm pool of its group, as far as events report.
@@ -263,10 +279,19 @@ impl Case {
         match &mut self.arrival {
             Some(arrival) if arrival.recorded < JoinStage::FailedToJoin && arrival.registered.is_none() => {
                 arrival.recorded = JoinStage::FailedToJoin;
-                if let Some(terminated) = arrival.launched.and_then(|launched| group.awaits(launched)) {
+                let awaited = arrival.launched.and_then(|launched| group.awaits(launched));
+                if let Some(terminated) = awaited {
                     group.record_failure(terminated, ctx.now);
                 }
-                Ok(Effects::default())
+                let late = timestamp::duration(ctx.policy.join_timeout);
+                let whose = match awaited {
+                    Some(_) => "a terminated node awaits its replacement",
+                    None => "no node awaits a replacement: it is of a scale-out",
+                };
+                let detail = format!("no node registered within {late} of the launch; {whose}");
+                let event = self.plain_event(detail, ctx);
+                let event = RepairEvent { reason: Some("FailedToJoin".to_owned()), ..event };
+                Ok(Effects::of(event))
             }
             _ => Err(self.refused("record the join failure of")),
         }
@@ -360,7 +385,6 @@ impl Case {
 
     /// Records a registration. It is an arrival only if nothing of the node was seen before.
     pub(super) fn registered(&mut self, at: Timestamp) {
-        self.leave_warm_pool(at);
         if !self.join_recorded && self.first_seen.is_none_or(|first| at.duration_since(first) <= CLOCK_SKEW) {
             self.arrival.get_or_insert_with(Arrival::default);
         }

@@ -2,7 +2,9 @@
 
 use super::{Block, Guard, GuardContext, UnhealthyNode, block, group_name};
 use crate::{
-    group::{Backoff, BackoffCause, Group, Lifecycle, ReplacedFor},
+    condition::{ConditionType, RepairAction},
+    group::{Backoff, BackoffCause, Group, Lifecycle, ReplacedFor, Slot},
+    ident::InstanceId,
     timestamp,
 };
 
@@ -38,6 +40,14 @@ pub(super) fn same_fault_again(input: &GuardContext<'_>) -> Option<Block> {
 
 /// A group that does not get its instances back loses capacity with each repair, so it waits for the end of its backoff.
 pub(super) fn replacements_failing(input: &GuardContext<'_>) -> Option<Block> {
+    if let Some(awaiting) = awaited_by(input) {
+        let sentence = format!(
+            "it replaces {awaiting}, whose repair still waits for it to become Ready: if it does not, group {} is in \
+             backoff first",
+            group_name(input)
+        );
+        return block(Guard::ReplacementsFailing, sentence);
+    }
     let Backoff { until, cause } =
         input.context.state.backoff(input.policy).filter(|backoff| backoff.until > input.now)?;
     let group = group_name(input);
@@ -54,6 +64,16 @@ pub(super) fn replacements_failing(input: &GuardContext<'_>) -> Option<Block> {
     };
     let sentence = format!("backoff until {}: {why}", timestamp::seconds(until));
     Some(Block { guard: Guard::ReplacementsFailing, sentence, until: Some(until) })
+}
+
+/// The terminated instance whose repair waits for this one, if that is to be replaced because it is not Ready either.
+/// Otherwise a group whose new nodes never become Ready would be replaced node by node without a failure.
+fn awaited_by<'a>(input: &GuardContext<'a>) -> Option<&'a InstanceId> {
+    let of_ready =
+        input.fault.condition == ConditionType::Ready && input.fault.action == RepairAction::Replace;
+    let waits = |slot: &&Slot| slot.replacement.as_ref() == Some(input.case.instance_id());
+    let slot = input.context.state.slots().iter().find(waits).filter(|_| of_ready)?;
+    Some(&slot.instance_id)
 }
 
 fn has_warm_instance(input: &GuardContext<'_>) -> bool {
