@@ -31,7 +31,7 @@ const fn called(incident: &'static str, calls: &'static [(&'static str, &'static
     Expected { incident, calls, blocked: None }
 }
 
-const EXPECTED: [Expected; 19] = [
+const EXPECTED: [Expected; 22] = [
     // The nodes are healthy: what was reported came late, or its end was lost.
     none("40-late-lines-of-healthy-nodes"),
     none("41-lost-recovery"),
@@ -62,6 +62,23 @@ const EXPECTED: [Expected; 19] = [
     blocked("56-impaired-zone-ready-for-a-minute", "the Availability Zone appears impaired"),
     none("57-instance-under-a-new-name"),
     blocked("58-outage-ends-node-by-node", "7 of 10 nodes of group nodes are unhealthy"),
+    none("60-launch-into-a-warm-pool"),
+    // Blocked while launches fail; the next one that succeeds ends that.
+    Expected {
+        incident: "61-launches-fail-before-the-call",
+        calls: &[("i-0c5e0000000000003", "2026-08-20T09:20:00")],
+        blocked: Some("We currently do not have sufficient p5.48xlarge capacity"),
+    },
+    // The replacement never becomes Ready: the group is in backoff, longer each time.
+    Expected {
+        incident: "62-replacements-never-ready",
+        calls: &[
+            ("i-0c5e0000000000002", "2026-08-20T08:40:00"),
+            ("i-0c5e0000000000067", "2026-08-20T10:20:00"),
+            ("i-0c5e000000000006a", "2026-08-20T12:00:00"),
+        ],
+        blocked: Some("did not become Ready"),
+    },
 ];
 
 fn replay(path: &Path) -> Output {

@@ -116,8 +116,13 @@ impl AssumedEvents {
                     fleet.leave(&old);
                     fleet.join(&group, Some(&cluster), &new, &zone);
                 });
-                let launched =
-                    AutoScalingEvent::Launched { group, instance_id: new.clone(), zone: Some(zone), at };
+                let launched = AutoScalingEvent::Launched {
+                    group,
+                    instance_id: new.clone(),
+                    zone: Some(zone),
+                    at,
+                    from_warm_pool: false,
+                };
                 let result = pollster::block_on(driver.confirm.take(launched, None, at)).map_err(bug)?;
                 driver.events.extend(result.repair_events);
                 self.replacements.insert(old, new);

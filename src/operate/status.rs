@@ -156,6 +156,12 @@ impl ClusterStatus {
                 ["group", "in repair", "failed replacements", "backoff until"],
                 &active_groups,
             )?;
+            let failing = |group: &&GroupState| self.group_row(group).is_some();
+            for group in self.groups.iter().filter(failing) {
+                if let Some(failures) = group.launch_failures() {
+                    writeln!(out, "{}", printable(&failures.sentence(group.name().as_str())))?;
+                }
+            }
         }
         if !self.holds.is_empty() {
             writeln!(out)?;

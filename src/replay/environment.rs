@@ -5,14 +5,14 @@
 //! until an event ends it. A call that nodemend made when the events were
 //! captured gets the answer that it got then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use nodemend_confirm::AutoScalingEvent;
 use nodemend_domain::{
     audit_log::{Activity, ApiCall, CallAnswer, CallOutcome, Caller, CloudTrailEvent},
     control_plane_log::{self, ParsedEvent},
-    group::Group,
+    group::{Group, Lifecycle},
     ident::{ClusterName, GroupName, InstanceId, NodeUid, Zone},
     observation::{Deleter, Observation, StatusWriter, What},
     report::Report,
@@ -33,6 +33,10 @@ const UNKNOWN_ZONE: &str = "unknown";
 pub(crate) enum FleetChange {
     /// An instance joins a group.
     Join { group: GroupName, instance_id: InstanceId },
+    /// An instance is in the warm pool of a group.
+    Warm { group: GroupName, instance_id: InstanceId },
+    /// An instance of the warm pool is drawn into its group.
+    Draw { group: GroupName, instance_id: InstanceId },
     /// An instance is terminated.
     Leave(InstanceId),
 }
@@ -48,6 +52,7 @@ pub(crate) struct ReplayEnvironment {
     nodes: BTreeMap<String, InstanceId>,
     uids: BTreeMap<NodeUid, InstanceId>,
     arrivals: BTreeMap<InstanceId, (Timestamp, Option<GroupName>)>,
+    drawn: BTreeSet<InstanceId>,
     group: Option<GroupName>,
     calls: Vec<CloudTrailEvent>,
     caller: Option<Caller>,
@@ -137,10 +142,24 @@ impl ReplayEnvironment {
 
     fn observe_event(&mut self, event: AutoScalingEvent) {
         match event {
-            AutoScalingEvent::Launched { group, instance_id, zone, at } => {
+            AutoScalingEvent::Launched { group, instance_id, zone, at, from_warm_pool } => {
                 self.add_instance(&instance_id, zone);
                 self.group.get_or_insert_with(|| group.clone());
-                self.arrivals.insert(instance_id, (at, Some(group)));
+                if from_warm_pool {
+                    // Without the events before, it is in the pool of its group from the start.
+                    self.drawn.insert(instance_id.clone());
+                    self.fleet_changes.push((at, FleetChange::Draw { group, instance_id }));
+                } else {
+                    self.arrivals.insert(instance_id, (at, Some(group)));
+                }
+            }
+            AutoScalingEvent::Warmed { group, instance_id, at, returned } => {
+                self.add_instance(&instance_id, None);
+                self.group.get_or_insert_with(|| group.clone());
+                if !returned {
+                    self.arrivals.insert(instance_id.clone(), (at, Some(group.clone())));
+                }
+                self.fleet_changes.push((at, FleetChange::Warm { group, instance_id }));
             }
             AutoScalingEvent::Left { instance_id, at, .. } => {
                 self.fleet_changes.push((at, FleetChange::Leave(instance_id)));
@@ -148,7 +167,9 @@ impl ReplayEnvironment {
             AutoScalingEvent::LaunchFailed { group, .. } => {
                 self.group.get_or_insert(group);
             }
-            AutoScalingEvent::ApiCall(_) | AutoScalingEvent::Irrelevant => {}
+            AutoScalingEvent::LeftStandby { .. }
+            | AutoScalingEvent::ApiCall(_)
+            | AutoScalingEvent::Irrelevant => {}
         }
     }
 
@@ -195,6 +216,9 @@ impl ReplayEnvironment {
                 None if groups.is_none() => {
                     let zone = zone.as_ref().unwrap_or(&unknown_zone);
                     fleet.join(&group, self.cluster.as_ref(), instance_id, zone);
+                    if self.drawn.contains(instance_id) {
+                        fleet.set_lifecycle(instance_id, Lifecycle::WarmPool);
+                    }
                 }
                 // EC2 knows it: its kubelet or its agent wrote.
                 _ if !fleet.knows(instance_id) => fleet.add_ungrouped(instance_id.clone()),
@@ -225,7 +249,17 @@ impl ReplayEnvironment {
     pub(crate) fn apply(&self, cloud: &MemoryCloud, change: &FleetChange) {
         match change {
             FleetChange::Leave(instance_id) => cloud.change(|fleet| fleet.leave(instance_id)),
-            FleetChange::Join { group, instance_id } => {
+            FleetChange::Warm { group, instance_id } => {
+                self.apply(
+                    cloud,
+                    &FleetChange::Draw { group: group.clone(), instance_id: instance_id.clone() },
+                );
+                cloud.change(|fleet| fleet.set_lifecycle(instance_id, Lifecycle::WarmPool));
+            }
+            FleetChange::Draw { instance_id, .. } if cloud.change(|fleet| fleet.knows(instance_id)) => {
+                cloud.change(|fleet| fleet.set_lifecycle(instance_id, Lifecycle::InService));
+            }
+            FleetChange::Join { group, instance_id } | FleetChange::Draw { group, instance_id } => {
                 let zone = self
                     .instances
                     .get(instance_id)

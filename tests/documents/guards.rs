@@ -275,12 +275,18 @@ fn blocked_situations() -> Vec<(&'static str, Situation)> {
                 one.replacement_is_as_its_predecessor(&traits);
             }),
         ),
-        ("ReplacementsFailing", Situation::with(|one| one.state.record_failure(one.now))),
+        ("ReplacementsFailing", Situation::with(|one| one.state.record_failure(one.now, one.now))),
         (
             "ReplacementsFailing",
             Situation::with(|one| {
-                one.state.record_failure(one.now);
-                one.state.record_failure(one.now);
+                one.state.record_failure(one.now, one.now);
+                one.state.record_failure(one.now, one.now);
+            }),
+        ),
+        (
+            "ReplacementsFailing",
+            Situation::with(|one| {
+                one.state.record_launch_failure(one.now, "We do not have sufficient capacity", false);
             }),
         ),
         (

@@ -223,6 +223,10 @@ impl Store for DynamoStore {
         self.write(&change).await
     }
 
+    async fn put_group(&self, group: &GroupState) -> Result<Commit, StoreError> {
+        self.write_group(group).await
+    }
+
     async fn policy(&self, cluster: &ClusterName) -> Result<Option<Arc<Policy>>, StoreError> {
         Ok(self.newest_policy(cluster).await?.map(|newest| Arc::new(newest.policy)))
     }

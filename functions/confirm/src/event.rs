@@ -18,7 +18,7 @@ const MAX_BYTES: usize = 256 * 1024;
 pub enum AutoScalingEvent {
     /// A call that CloudTrail recorded.
     ApiCall(Box<CloudTrailEvent>),
-    /// Auto Scaling launched an instance.
+    /// Auto Scaling launched an instance into a group, or drew one from its warm pool.
     Launched {
         /// The group.
         group: GroupName,
@@ -28,6 +28,20 @@ pub enum AutoScalingEvent {
         zone: Option<Zone>,
         /// The end of the launch activity.
         at: Timestamp,
+        /// It was in the group's warm pool before.
+        from_warm_pool: bool,
+    },
+    /// An instance is in the warm pool of a group: Auto Scaling launched it there, or returned it to the pool instead of
+    /// terminating it.
+    Warmed {
+        /// The group.
+        group: GroupName,
+        /// The instance.
+        instance_id: InstanceId,
+        /// The end of the activity.
+        at: Timestamp,
+        /// It was in service before.
+        returned: bool,
     },
     /// Auto Scaling could not launch an instance.
     LaunchFailed {
@@ -37,6 +51,15 @@ pub enum AutoScalingEvent {
         at: Timestamp,
         /// Auto Scaling's message.
         why: String,
+        /// The instance was to fill the warm pool.
+        for_warm_pool: bool,
+    },
+    /// Instances were returned to service from standby. Auto Scaling has no event of its own for that.
+    LeftStandby {
+        /// The instances.
+        instance_ids: Vec<InstanceId>,
+        /// When the call was made.
+        at: Timestamp,
     },
     /// An instance was terminated.
     Left {
@@ -96,7 +119,16 @@ struct Activity {
     status_message: String,
     #[serde(default)]
     details: Details,
+    #[serde(default)]
+    origin: Value,
+    #[serde(default)]
+    destination: Value,
 }
+
+/// What `Origin` and `Destination` have for the warm pool; the others are `EC2` and `AutoScalingGroup`. Events of groups
+/// without a pool can lack both.
+/// <https://docs.aws.amazon.com/autoscaling/ec2/userguide/warm-pools-eventbridge-events.html>
+const WARM_POOL: &str = "WarmPool";
 
 #[derive(Deserialize, Default)]
 struct Details {
@@ -135,7 +167,7 @@ impl AutoScalingEvent {
         let when = |known: Option<Timestamp>| known.or(time).ok_or_else(|| invalid("no time".to_owned()));
         match detail_type.as_str() {
             "AWS API Call via CloudTrail" => CloudTrailEvent::try_from(detail)
-                .map(|event| Self::ApiCall(Box::new(event)))
+                .map(Self::of_api_call)
                 .map_err(|error| invalid(error.to_string())),
             "EC2 Instance Launch Successful"
             | "EC2 Instance Launch Unsuccessful"
@@ -144,14 +176,20 @@ impl AutoScalingEvent {
                     serde_json::from_value(detail).map_err(|error| invalid(error.to_string()))?;
                 let group = activity.auto_scaling_group_name;
                 let at = when(activity.end_time)?;
+                let (from_warm_pool, to_warm_pool) =
+                    (activity.origin == WARM_POOL, activity.destination == WARM_POOL);
                 if detail_type == "EC2 Instance Launch Unsuccessful" {
-                    return Ok(Self::LaunchFailed { group, at, why: printable(&activity.status_message) });
+                    let why = printable(&activity.status_message);
+                    return Ok(Self::LaunchFailed { group, at, why, for_warm_pool: to_warm_pool });
                 }
                 let instance_id = activity.instance_id.unwrap_or_default();
                 let instance_id =
                     InstanceId::new(&instance_id).map_err(|error| invalid(error.to_string()))?;
-                Ok(if detail_type == "EC2 Instance Launch Successful" {
-                    Self::Launched { group, instance_id, zone: activity.details.zone, at }
+                let launched = detail_type == "EC2 Instance Launch Successful";
+                Ok(if to_warm_pool {
+                    Self::Warmed { group, instance_id, at, returned: !launched }
+                } else if launched {
+                    Self::Launched { group, instance_id, zone: activity.details.zone, at, from_warm_pool }
                 } else {
                     let cause = printable(&activity.cause);
                     Self::Left { instance_id, at, how: format!("Auto Scaling terminated it: {cause}") }
@@ -171,6 +209,15 @@ impl AutoScalingEvent {
             }
             _ => Ok(Self::Irrelevant),
         }
+    }
+}
+
+impl AutoScalingEvent {
+    fn of_api_call(event: CloudTrailEvent) -> Self {
+        if event.event_name == "ExitStandby" && event.succeeded() {
+            return Self::LeftStandby { instance_ids: event.instance_ids(), at: event.event_time };
+        }
+        Self::ApiCall(Box::new(event))
     }
 }
 

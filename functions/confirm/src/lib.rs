@@ -9,11 +9,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use nodemend_domain::{
     audit_log::{AuditLogError, Caller, CloudTrailEvent, Record},
-    case::{Case, Effects, EventMatch, IllegalTransition, TransitionContext},
-    ident::{AccountId, ClusterName, InstanceId},
+    case::{Case, Effects, EventMatch, IllegalTransition, Launch, TransitionContext},
+    group::GroupState,
+    ident::{AccountId, ClusterName, GroupName, InstanceId},
     policy::Policy,
     repair::LEASE,
-    repair_event::RepairEvent,
+    repair_event::{RepairEvent, Step},
 };
 use nodemend_ports::{
     audit_log::AuditLog,
@@ -104,36 +105,116 @@ impl<S: Store + AuditLog, C: Cloud> Confirmer<S, C> {
     ) -> Result<ConfirmResult, ConfirmError> {
         match event {
             AutoScalingEvent::ApiCall(event) => self.api_call(&event, account, now).await,
-            AutoScalingEvent::Launched { group, instance_id, zone, at } => {
-                // Every group of the account reports its launches; only those of our clusters matter.
-                let cloud = self.cloud.in_account(account).await?;
-                let known = cloud.group(&group).await?;
-                let Some(cluster) = known.and_then(|group| group.cluster.clone()) else {
-                    return Ok(ConfirmResult::default());
-                };
-                let Some(policy) = self.served(&cluster, account).await? else {
+            AutoScalingEvent::Launched { group, instance_id, zone, at, from_warm_pool } => {
+                let Some((cluster, policy, cloud)) = self.of_group(&group, account).await? else {
                     return Ok(ConfirmResult::default());
                 };
                 let ctx = TransitionContext { policy: &policy, caller: cloud.caller(), now };
+                write::update_group(&self.store, &cluster, &group, |state| state.record_launch(at)).await?;
                 let key = CaseKey { cluster, instance_id };
-                self.update(Target::case(&key).or_new(), &ctx, |case| {
-                    Ok(case.record_launch(&group, zone.as_ref(), at, &ctx))
-                })
-                .await
+                let mut target = Target::case(&key).or_new();
+                if from_warm_pool {
+                    // A terminated instance that is drawn again gives its own slot back.
+                    target = target.with_group(Some(&group));
+                }
+                let launch = Launch { group: &group, zone: zone.as_ref(), at, from_warm_pool };
+                self.update(target, &ctx, |case, state| Ok(case.record_launch(&launch, state, &ctx))).await
             }
-            AutoScalingEvent::LaunchFailed { group, at, why } => {
-                let _ = (group, at, why);
-                Ok(ConfirmResult::default())
+            AutoScalingEvent::Warmed { group, instance_id, at, returned } => {
+                let Some((cluster, policy, cloud)) = self.of_group(&group, account).await? else {
+                    return Ok(ConfirmResult::default());
+                };
+                if !returned {
+                    write::update_group(&self.store, &cluster, &group, |state| state.record_launch(at))
+                        .await?;
+                }
+                let ctx = TransitionContext { policy: &policy, caller: cloud.caller(), now };
+                // An instance that was only ever in the pool is no node, and has no case.
+                let key = CaseKey { cluster, instance_id };
+                self.update(Target::case(&key), &ctx, |case, _| Ok(case.record_warmed(&group, at, &ctx)))
+                    .await
+            }
+            AutoScalingEvent::LaunchFailed { group, at, why, for_warm_pool } => {
+                self.launch_failed(&group, (at, &why, for_warm_pool), account, now).await
+            }
+            AutoScalingEvent::LeftStandby { instance_ids, at } => {
+                let mut result = ConfirmResult::default();
+                for instance_id in instance_ids {
+                    let Some((key, policy)) = self.case_of(&instance_id, account).await? else { continue };
+                    let ctx = TransitionContext { policy: &policy, caller: self.cloud.caller(), now };
+                    let change = |case: &mut Case, _: Option<&mut GroupState>| {
+                        Ok(case.record_exit_from_standby(at, &ctx))
+                    };
+                    let next = self.update(Target::case(&key), &ctx, change).await?;
+                    result.relevant |= next.relevant;
+                    result.repair_events.extend(next.repair_events);
+                }
+                Ok(result)
             }
             AutoScalingEvent::Left { instance_id, at, how } => {
                 let Some((key, policy)) = self.case_of(&instance_id, account).await? else {
                     return Ok(ConfirmResult::default());
                 };
                 let ctx = TransitionContext { policy: &policy, caller: self.cloud.caller(), now };
-                self.update(Target::case(&key), &ctx, |case| Ok(case.record_departure(at, &how, &ctx))).await
+                self.update(Target::case(&key), &ctx, |case, _| Ok(case.record_departure(at, &how, &ctx)))
+                    .await
             }
             AutoScalingEvent::Irrelevant => Ok(ConfirmResult::default()),
         }
+    }
+
+    /// The cluster of a group and its policy, if this deployment serves it. Every group of the account reports its launches;
+    /// only those of our clusters matter.
+    async fn of_group(
+        &self,
+        group: &GroupName,
+        account: Option<&AccountId>,
+    ) -> Result<Option<(ClusterName, Arc<Policy>, C)>, ConfirmError> {
+        let cloud = self.cloud.in_account(account).await?;
+        let Some(cluster) = cloud.group(group).await?.and_then(|group| group.cluster.clone()) else {
+            return Ok(None);
+        };
+        let policy = self.served(&cluster, account).await?;
+        Ok(policy.map(|policy| (cluster, policy, cloud)))
+    }
+
+    /// A launch failed: the group is in backoff from then on, and each case that awaits a replacement says why none comes.
+    async fn launch_failed(
+        &self,
+        group: &GroupName,
+        (at, why, for_warm_pool): (Timestamp, &str, bool),
+        account: Option<&AccountId>,
+        now: Timestamp,
+    ) -> Result<ConfirmResult, ConfirmError> {
+        let Some((cluster, ..)) = self.of_group(group, account).await? else {
+            return Ok(ConfirmResult::default());
+        };
+        let mut waiting = Vec::new();
+        let before = write::update_group(&self.store, &cluster, group, |state| {
+            let known = state.launch_failures().map(|known| (known.last, known.message.clone()));
+            let news = |terminated: Timestamp| {
+                known.as_ref().is_none_or(|(last, message)| *last < terminated || message != why)
+            };
+            let awaited = state.slots().iter().filter(|slot| slot.replacement.is_none());
+            waiting = awaited
+                .filter(|slot| {
+                    slot.terminated_at.is_some_and(|terminated| terminated <= at && news(terminated))
+                })
+                .map(|slot| slot.instance_id.clone())
+                .collect();
+            state.record_launch_failure(at, why, for_warm_pool)
+        });
+        if before.await?.is_none() {
+            return Ok(ConfirmResult { relevant: true, ..ConfirmResult::default() });
+        }
+        let mut result = ConfirmResult { relevant: true, ..ConfirmResult::default() };
+        for instance_id in waiting {
+            let key = CaseKey { cluster: cluster.clone(), instance_id };
+            let detail = format!("no replacement yet: Auto Scaling failed to launch an instance: {why}");
+            let event = |case: Box<Case>| RepairEvent::new(&case, Step::Event, detail, now);
+            result.repair_events.extend(self.store.case(&key).await?.map(event));
+        }
+        Ok(result)
     }
 
     /// The policy of a cluster that this deployment serves, if the cluster is in the event's account.
@@ -196,8 +277,10 @@ impl<S: Store + AuditLog, C: Cloud> Confirmer<S, C> {
             } else if ours && self.is_another_attempt(&key, event).await? {
                 continue;
             } else if event.is_termination() && event.succeeded() {
-                self.update(Target::case(&key), &ctx, |case| Ok(case.record_foreign_termination(event, &ctx)))
-                    .await?
+                self.update(Target::case(&key), &ctx, |case, _| {
+                    Ok(case.record_foreign_termination(event, &ctx))
+                })
+                .await?
             } else {
                 continue;
             };
@@ -222,7 +305,7 @@ impl<S: Store + AuditLog, C: Cloud> Confirmer<S, C> {
             return Ok(Some(ConfirmResult::default()));
         };
         let ctx = TransitionContext { policy: &policy, caller, now };
-        let result = self.update(Target::case(&key), &ctx, |case| {
+        let result = self.update(Target::case(&key), &ctx, |case, _| {
             Ok(case.call_for(event).map_or_else(Effects::default, |call| {
                 match case.match_event(call, &record, event, &ctx) {
                     EventMatch::Matched(effects) => effects,
@@ -254,7 +337,7 @@ impl<S: Store + AuditLog, C: Cloud> Confirmer<S, C> {
             let records = self.store.chain(key).await?;
             let mut written_since = false;
             let result = self
-                .update(Target::case(key), ctx, |case| {
+                .update(Target::case(key), ctx, |case, _| {
                     let call = case.call_for(event);
                     let sequence = call.and_then(|call| case.call(call)?.sequence());
                     let entry = records.iter().find(|entry| Some(entry.sequence) == sequence);
@@ -287,9 +370,9 @@ impl<S: Store + AuditLog, C: Cloud> Confirmer<S, C> {
         &self,
         target: Target<'_>,
         ctx: &TransitionContext<'_>,
-        mut change: impl FnMut(&mut Case) -> Result<Effects, IllegalTransition>,
+        change: impl FnMut(&mut Case, Option<&mut GroupState>) -> Result<Effects, IllegalTransition>,
     ) -> Result<ConfirmResult, ConfirmError> {
-        let update = write::update(&self.store, target, ctx.policy, ctx.now, |case, _| change(case)).await?;
+        let update = write::update(&self.store, target, ctx.policy, ctx.now, change).await?;
         Ok(ConfirmResult { relevant: update.found(), repair_events: update.into_events() })
     }
 }

@@ -31,7 +31,7 @@ pub use self::{
     confirmation::EventMatch,
     counter::EventCounter,
     fault::{Fault, Source},
-    presence::{Arrival, Departure, JoinStage, NewInstance},
+    presence::{Arrival, Departure, JoinStage, Launch, NewInstance, RETURNED_TO_WARM_POOL},
     snapshot::{Consistency, NotThisNode},
     state::CaseState,
     transition::{CallMade, Claim, Effects, IllegalTransition, TransitionContext},
@@ -107,6 +107,15 @@ pub struct Case {
     join_recorded: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     departure: Option<Departure>,
+    /// Since when its instance is in the warm pool of its group.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    warm_since: Option<Timestamp>,
+    /// When it was last drawn from the warm pool.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    in_service_since: Option<Timestamp>,
+    /// When an evaluation last saw it out of service: on standby, detached, or in the warm pool.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    out_of_service_at: Option<Timestamp>,
     /// Boxed: most cases have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     repair: Option<Box<Repair>>,
@@ -315,6 +324,9 @@ impl Case {
             arrival: None,
             join_recorded: false,
             departure: None,
+            warm_since: None,
+            in_service_since: None,
+            out_of_service_at: None,
             repair: None,
             repairs: 0,
             past_calls: Vec::new(),

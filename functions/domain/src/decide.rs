@@ -65,11 +65,11 @@ pub enum Decision {
 /// How a case ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CaseOutcome {
-    /// Its replacement registered.
+    /// Its replacement became Ready.
     Replaced,
     /// A reboot cured it. The node stays in service.
     Rebooted,
-    /// It was terminated, and no replacement registered in time.
+    /// It was terminated, and no replacement became Ready in time.
     ReplacementFailed,
     /// Its instance is gone, and not through our call.
     Gone {
@@ -116,26 +116,21 @@ pub fn triage(case: &Case, policy: &Policy, now: Timestamp) -> Triage {
 
 fn triage_repair(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) -> Triage {
     use Triage::{NeedsContext, Settled};
-    let is_past_call =
-        |wait| repair.effective_at().and_then(|at| at.checked_add(wait).ok()).is_some_and(|at| at <= now);
     match repair.phase() {
         Phase::Claimed { until } | Phase::Acting { until } if until > now => Settled(Decision::Wait),
         Phase::Claimed { .. } | Phase::Acting { .. } => NeedsContext,
-        Phase::Confirming => match repair.replacement() {
-            Some(replacement) if repair.is_confirmed() => {
-                let timeout = replacement.registered.checked_add(crate::repair::READY_TIMEOUT);
-                if replacement.ready.is_some() || timeout.is_ok_and(|timeout| timeout <= now) {
-                    Settled(Decision::Close(CaseOutcome::Replaced))
-                } else {
-                    Settled(Decision::Wait)
-                }
-            }
-            Some(_) => Settled(Decision::Wait),
-            None if is_past_call(policy.replacement_timeout) => {
+        Phase::Confirming => {
+            let ready = repair.replacement().is_some_and(|replacement| replacement.ready.is_some());
+            let is_late = case.replacement_deadline(repair, policy).is_some_and(|late| late <= now);
+            if ready || is_late && !case.awaits_ready(repair) && repair.replacement().is_some() {
+                let close = Decision::Close(CaseOutcome::Replaced);
+                Settled(if repair.is_confirmed() { close } else { Decision::Wait })
+            } else if is_late {
                 Settled(Decision::Close(CaseOutcome::ReplacementFailed))
+            } else {
+                Settled(Decision::Wait)
             }
-            None => Settled(Decision::Wait),
-        },
+        }
         Phase::Rebooting => {
             if let Some(departure) = case.departure() {
                 let (how, foreign) = (departure.how.clone(), departure.foreign);
@@ -270,7 +265,8 @@ fn has_recovered_without_reboot(case: &Case, repair: &Repair, faults: &[Fault]) 
 fn took_effect(repair: &Repair, context: &DecisionContext<'_>) -> bool {
     let gone = matches!(
         context.location,
-        InstanceLocation::Gone | InstanceLocation::Member { lifecycle: Lifecycle::Terminating, .. }
+        InstanceLocation::Gone
+            | InstanceLocation::Member { lifecycle: Lifecycle::Terminating | Lifecycle::WarmPool, .. }
     );
     repair.action() == RepairAction::Replace && repair.has_pending_call() && gone
 }
@@ -337,10 +333,14 @@ impl CaseOutcome {
                 format!("cured by a reboot, {} after the fault", ago(since))
             }
             Self::ReplacementFailed => {
-                format!(
-                    "terminated {} ago, and no replacement registered",
-                    ago(repair.and_then(Repair::effective_at))
-                )
+                let terminated = ago(repair.and_then(Repair::effective_at));
+                match repair.and_then(Repair::replacement) {
+                    Some(new) => format!(
+                        "terminated {terminated} ago; its replacement {} ({}) registered and did not become Ready",
+                        new.label, new.instance_id
+                    ),
+                    None => format!("terminated {terminated} ago, and no replacement registered"),
+                }
             }
             Self::Gone { how, .. } => how.clone(),
         }

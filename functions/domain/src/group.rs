@@ -3,15 +3,17 @@
 //! [`GroupState`] is one item of the state table. Each repair in progress has one slot in it, and a new instance is
 //! matched with at most one of them.
 
+mod backoff;
+
 use std::{cmp::Reverse, collections::BTreeMap};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+pub use self::backoff::{Backoff, BackoffCause, LaunchFailures};
 use crate::{
     ident::{ClusterName, GroupName, InstanceId, Zone},
     instance_traits::InstanceTraits,
-    policy::Policy,
     timestamp,
 };
 
@@ -134,6 +136,11 @@ pub struct GroupState {
     failures: u32,
     #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     last_failure: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    launch_failures: Option<LaunchFailures>,
+    /// When Auto Scaling last launched an instance, to the minute.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    launched_at: Option<Timestamp>,
     /// When repairs were last stopped because many nodes were unhealthy at once.
     #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     halted_at: Option<Timestamp>,
@@ -214,6 +221,8 @@ impl GroupState {
             slots: Vec::new(),
             failures: 0,
             last_failure: None,
+            launch_failures: None,
+            launched_at: None,
             halted_at: None,
             proven: BTreeMap::new(),
             replacements: Vec::new(),
@@ -235,16 +244,6 @@ impl GroupState {
     /// The slots of the repairs in progress, oldest first.
     pub fn slots(&self) -> &[Slot] {
         &self.slots
-    }
-
-    /// How many replacements have failed since the last success.
-    pub fn failures(&self) -> u32 {
-        self.failures
-    }
-
-    /// When the last of them failed.
-    pub fn last_failure(&self) -> Option<Timestamp> {
-        self.last_failure
     }
 
     /// The version that it was read at.
@@ -339,6 +338,12 @@ impl GroupState {
         }
     }
 
+    /// When the instance was terminated that this one would replace, if it became a node.
+    pub fn awaits(&self, launched: Timestamp) -> Option<Timestamp> {
+        let awaited = self.slots.iter().filter(|slot| slot.replacement.is_none());
+        awaited.filter_map(|slot| slot.terminated_at).filter(|at| *at <= launched).max()
+    }
+
     /// Releases the slot of an instance's repair.
     pub fn release_slot(&mut self, instance_id: &InstanceId) {
         self.slots.retain(|slot| slot.instance_id != *instance_id);
@@ -360,10 +365,10 @@ impl GroupState {
         let slot = self
             .slots
             .iter_mut()
-            .filter(|slot| slot.replacement.is_none() && slot.terminated_at.is_some_and(|at| at <= joined_at))
+            .filter(|slot| slot.instance_id != *new && slot.replacement.is_none())
+            .filter(|slot| slot.terminated_at.is_some_and(|at| at <= joined_at))
             .min_by_key(|slot| Reverse(slot.terminated_at))?;
         slot.replacement = Some(new.clone());
-        (self.failures, self.last_failure) = (0, None);
         let (replaced, reason) = (slot.instance_id.clone(), slot.reason.clone());
         let shared = slot.traits.shared_with(traits);
         self.replacements.push(ReplacedFor { instance_id: new.clone(), reason, joined_at, shared });
@@ -371,19 +376,6 @@ impl GroupState {
             self.replacements.remove(0);
         }
         Some(replaced)
-    }
-
-    /// Records that a replacement failed.
-    pub fn record_failure(&mut self, at: Timestamp) {
-        self.failures += 1;
-        self.last_failure = self.last_failure.max(Some(at));
-    }
-
-    /// Until when the group is in backoff after failed replacements. The backoff doubles with each, up to 24 hours.
-    pub fn backoff_until(&self, policy: &Policy) -> Option<Timestamp> {
-        let doublings = self.failures.checked_sub(1)?.min(10);
-        let backoff = (policy.failure_backoff * (1 << doublings)).min(SignedDuration::from_hours(24));
-        self.last_failure?.checked_add(backoff).ok()
     }
 }
 
@@ -432,20 +424,6 @@ mod tests {
         }
         assert_eq!(joins(&mut state, 51, 53), Some(id(40)));
         assert_eq!(joins(&mut state, 50, 33), Some(id(3)), "it registers last, and was launched first");
-    }
-
-    #[test]
-    fn each_failed_replacement_doubles_the_backoff() {
-        let (mut state, policy) = (state(), Policy::default());
-        assert_eq!(state.backoff_until(&policy), None);
-        for minutes in [15, 30, 60, 120] {
-            state.record_failure(at(100));
-            assert_eq!(state.backoff_until(&policy), Some(at(100 + minutes)));
-        }
-        for _ in 0..40 {
-            state.record_failure(at(100));
-        }
-        assert_eq!(state.backoff_until(&policy), Some(at(100 + 24 * 60)));
     }
 
     #[test]

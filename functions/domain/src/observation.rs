@@ -29,6 +29,20 @@ pub struct Observation {
     pub what: What,
 }
 
+impl Observation {
+    /// Whether it shows a node that is up: its kubelet registers, or Ready is healthy.
+    pub fn shows_ready(&self) -> bool {
+        let ready = |observed: &ObservedCondition| {
+            observed.condition == ConditionType::Ready && observed.health == Health::Healthy
+        };
+        match &self.what {
+            What::Registered { .. } => true,
+            What::Conditions { conditions, .. } => conditions.iter().any(ready),
+            What::Created { .. } | What::Deleted { .. } => false,
+        }
+    }
+}
+
 /// The fact that an audit event shows about a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum What {

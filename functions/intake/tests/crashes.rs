@@ -203,6 +203,10 @@ impl Store for OneUnreadableCase {
         self.0.commit(change)
     }
 
+    fn put_group(&self, group: &GroupState) -> impl Future<Output = Result<Commit, StoreError>> + Send {
+        self.0.put_group(group)
+    }
+
     fn policy(
         &self,
         cluster: &ClusterName,

@@ -122,6 +122,10 @@ pub trait Store: Send + Sync {
     /// it is unknown whether they are written: read again before acting.
     fn commit(&self, change: CaseWrite<'_>) -> impl Future<Output = Result<Commit, StoreError>> + Send;
 
+    /// Writes a group alone, if nothing has written it since it was read. After an error it is unknown whether it is
+    /// written.
+    fn put_group(&self, group: &GroupState) -> impl Future<Output = Result<Commit, StoreError>> + Send;
+
     /// A cluster's policy, or `None` if this deployment does not serve the cluster.
     fn policy(
         &self,

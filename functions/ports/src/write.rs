@@ -1,6 +1,7 @@
 //! The one way in which a case is changed, with its group and its audit log.
 //!
-//! Every write is conditional on the versions that were read. There are two modes:
+//! Every write is conditional on the versions that were read. There are two modes, and [`update_group`] for what concerns a
+//! group and none of its cases:
 //! - [`update`]: read, apply, plan, commit, and retry after a lost race. For facts that no other write changes: a
 //!   report, an answer, an event.
 //! - [`write_exactly`]: write what was decided on this version, or nothing. For decisions: applied to a later version,
@@ -11,7 +12,7 @@ use nodemend_domain::{
     audit_log::AuditEntry,
     case::{Case, Effects, IllegalTransition},
     group::GroupState,
-    ident::GroupName,
+    ident::{ClusterName, GroupName},
     policy::Policy,
     repair_event::RepairEvent,
 };
@@ -156,6 +157,28 @@ pub async fn update<S: Store>(
         }
     }
     Err(WriteError::Contended(id))
+}
+
+/// Reads a group, applies the change and writes it if that changed anything. After a lost race it starts again. Returns
+/// the group as it was before the change that was written; none if nothing changed.
+pub async fn update_group<S: Store>(
+    store: &S,
+    cluster: &ClusterName,
+    name: &GroupName,
+    mut change: impl FnMut(&mut GroupState) -> bool,
+) -> Result<Option<GroupState>, WriteError> {
+    for _ in 0..MAX_ATTEMPTS {
+        let before = store.group(cluster, name).await?;
+        let mut group = before.clone();
+        if !change(&mut group) {
+            return Ok(None);
+        }
+        match store.put_group(&group).await? {
+            Commit::Won => return Ok(Some(before)),
+            Commit::Lost => {}
+        }
+    }
+    Err(WriteError::Contended(name.to_string()))
 }
 
 /// Plans the next evaluation and writes this version of the case, or nothing. [`Commit::Lost`] means that another

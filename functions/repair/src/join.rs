@@ -1,6 +1,6 @@
 //! Records that a new instance joined or failed to join, and matches it with the repair that it replaces a node for.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
     case::{Arrival, Case, Effects, JoinStage, NewInstance, TransitionContext},
     condition::RepairAction,
@@ -18,6 +18,9 @@ use nodemend_ports::{
 };
 
 use crate::{RepairError, Repairer, RunReport};
+
+/// An instance that registers later than this after its launch is not new.
+const NEW_FOR: SignedDuration = SignedDuration::from_hours(1);
 
 impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> {
     /// Records a new instance's stage in its group, and in the case that it replaces a node for.
@@ -41,7 +44,8 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 Some(group) => case.record_join_failure(group, ctx),
                 None => Ok(Effects::default()),
             };
-            write::update(&self.store, target, ctx.policy, ctx.now, change).await?;
+            let update = write::update(&self.store, target, ctx.policy, ctx.now, change).await?;
+            report.repair_events.extend(update.into_events());
             return Ok(());
         }
         if arrival.replaces.is_none() && self.may_be_replacement(&key, arrived, &group).await? {
@@ -133,20 +137,42 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         group: Option<&GroupName>,
         ctx: &TransitionContext<'_>,
     ) -> Result<(), RepairError> {
-        // The first node of a group shows that its instances are nodes.
-        let first = match group {
-            Some(group) => !self.store.group(&key.cluster, group).await?.has_nodes(),
-            None => false,
+        let state = match group {
+            Some(group) => Some(self.store.group(&key.cluster, group).await?),
+            None => None,
         };
-        let target = Target::case(key).with_group(group.filter(|_| first));
+        // The first node of a group shows that its instances are nodes. Any new one that becomes Ready shows that the group
+        // gets its instances back.
+        let first = state.as_ref().is_some_and(|state| !state.has_nodes());
+        let ready = match state.as_ref().filter(|state| stage == JoinStage::Ready && state.has_failures()) {
+            Some(_) => self.launch_of_new(key).await?,
+            None => None,
+        };
+        let target = Target::case(key).with_group(group.filter(|_| first || ready.is_some()));
         write::update(&self.store, target, ctx.policy, ctx.now, |case, state| {
             case.record_join_stage(stage, group);
             if let Some(state) = state {
                 state.record_node();
+                ready.map(|launched| state.record_ready(launched));
             }
             Ok(Effects::default())
         })
         .await?;
         Ok(())
+    }
+
+    /// When an instance whose node became Ready was launched, if it is a new one: without the event of its launch, an old
+    /// instance whose node registers again looks like one.
+    async fn launch_of_new(&self, key: &CaseKey) -> Result<Option<Timestamp>, RepairError> {
+        let Some(arrival) = self.store.case(key).await?.and_then(|case| case.arrival().cloned()) else {
+            return Ok(None);
+        };
+        if arrival.launched.is_some() {
+            return Ok(arrival.launched);
+        }
+        let Some(registered) = arrival.registered else { return Ok(None) };
+        let described = self.cloud.instance_status(&key.instance_id).await.ok().flatten();
+        let launched = described.and_then(|status| status.launched).unwrap_or(registered);
+        Ok(Some(launched).filter(|launched| registered.duration_since(*launched) < NEW_FOR))
     }
 }

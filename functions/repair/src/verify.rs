@@ -115,6 +115,8 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         let (Reading { at, by, read, state, mut result, read_to }, policy) = (reading, known.policy);
         if fault.reason == "FailedToJoin" {
             result = result.and(had_time_to_join(&instance, policy, at));
+        } else if let Ok(Some(status)) = &instance {
+            result = result.and(was_not_started_since(status, fault, policy, at));
         }
         let mut next = case.clone();
         let changes = match apply(&mut next, &state, at, policy) {
@@ -277,6 +279,23 @@ fn had_time_to_join(
         Some(launched) if now.duration_since(launched) < policy.join_timeout => {
             let since = timestamp::seconds(launched);
             VerificationResult::Contradicted(format!("the instance has been running only since {since}"))
+        }
+        _ => VerificationResult::FaultPresent,
+    }
+}
+
+/// Whether the fault is of the boot that the instance is in: one that was stopped and started since is booting, and has
+/// its time to join again.
+fn was_not_started_since(
+    status: &InstanceStatus,
+    fault: &Fault,
+    policy: &Policy,
+    now: Timestamp,
+) -> VerificationResult {
+    match status.launched {
+        Some(started) if started > fault.since && now.duration_since(started) < policy.join_timeout => {
+            let since = timestamp::seconds(started);
+            VerificationResult::Contradicted(format!("the instance was started at {since}"))
         }
         _ => VerificationResult::FaultPresent,
     }

@@ -2,6 +2,7 @@
 
 use jiff::SignedDuration;
 use nodemend_domain::{
+    case::Launch,
     group::Lifecycle,
     policy::{Hold, Mode},
     repair::{Confirmation, LEASE, Phase},
@@ -231,7 +232,7 @@ fn a_released_hold_blocks_no_longer() {
 fn a_late_replacement_ends_the_backoff_of_its_group() {
     let deployment = Deployment::with_problem(1, INTERFACE_DOWN, policy_with_limit(1));
     let mut group = deployment.group();
-    group.record_failure(minutes(29));
+    group.record_failure(minutes(0), minutes(29));
     deployment.put_group(&group);
     deployment.run_until(minutes(35));
     assert_eq!(deployment.case(1).blocked().expect("blocked").guards, ["ReplacementsFailing"]);
@@ -291,7 +292,11 @@ fn a_new_instance_with_late_launch_events_replaces_one_node() {
     deployment.clock.advance_to(minutes(33));
     for _ in 0..3 {
         deployment.change(9, |case| {
-            let _ = case.record_launch(&group(), None, launched, &deployment.transition());
+            let _ = case.record_launch(
+                &Launch { group: &group(), zone: None, at: launched, from_warm_pool: false },
+                None,
+                &deployment.transition(),
+            );
             if case.arrival().is_some() {
                 edit(case, json!({ "arrival": { "registered": minutes(32), "ready": minutes(33) } }));
             }

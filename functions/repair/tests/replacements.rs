@@ -1,6 +1,6 @@
 //! New instances, and the repairs that await them.
 
-use nodemend_domain::{instance_traits::InstanceTraits, repair_event::Step, report::Report};
+use nodemend_domain::{case::Launch, instance_traits::InstanceTraits, repair_event::Step, report::Report};
 use nodemend_ports::clock::Clock;
 use nodemend_testkit::{
     Deployment, edit,
@@ -29,7 +29,11 @@ fn replacement_fails_early() -> Deployment {
 /// The event of the launch of node 9 arrives.
 fn launch_event_arrives(deployment: &Deployment) {
     deployment.change(9, |case| {
-        let _events = case.record_launch(&group(), Some(&zone()), minutes(31), &deployment.transition());
+        let _events = case.record_launch(
+            &Launch { group: &group(), zone: Some(&zone()), at: minutes(31), from_warm_pool: false },
+            None,
+            &deployment.transition(),
+        );
     });
 }
 

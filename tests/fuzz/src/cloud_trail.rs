@@ -42,7 +42,8 @@ pub fn hold_happening(bytes: &[u8]) {
                 "its detail alone"
             );
         }
-        AutoScalingEvent::Launched { group, instance_id, .. } => {
+        AutoScalingEvent::Launched { group, instance_id, .. }
+        | AutoScalingEvent::Warmed { group, instance_id, .. } => {
             assert_eq!(value["detail"]["AutoScalingGroupName"], group.as_str());
             assert_eq!(value["detail"]["EC2InstanceId"], instance_id.as_str());
         }
@@ -55,7 +56,7 @@ pub fn hold_happening(bytes: &[u8]) {
                     .contains(&&Value::from(instance_id.as_str()))
             );
         }
-        AutoScalingEvent::Irrelevant => {}
+        AutoScalingEvent::LeftStandby { .. } | AutoScalingEvent::Irrelevant => {}
     }
 }
 

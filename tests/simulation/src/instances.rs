@@ -103,7 +103,7 @@ impl Environment {
         let group = plan.groups[group_number].name.clone();
         if fails {
             let bytes = messages::launch_failed(group.as_str(), self.now);
-            self.event(bytes, Vec::new());
+            self.event(bytes, vec![(number, Fact::LaunchFailed { at: self.now })]);
             let again = self.rng.seconds(300, 5_400);
             return self.after(again, Event::Launches { number, fails: false, joins });
         }

@@ -117,6 +117,14 @@ impl Store for WatchedStore {
         Ok(commit)
     }
 
+    async fn put_group(&self, group: &GroupState) -> Result<Commit, StoreError> {
+        let commit = self.store.put_group(group).await?;
+        if commit == Commit::Won {
+            self.oracle.lock().launch_written(self.process, group);
+        }
+        Ok(commit)
+    }
+
     async fn policy(&self, cluster: &ClusterName) -> Result<Option<Arc<Policy>>, StoreError> {
         let policy = self.store.policy(cluster).await?;
         self.oracle.lock().read(self.process, |reads, _| reads.policy = Some(policy.clone()));

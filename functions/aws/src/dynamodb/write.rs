@@ -21,6 +21,7 @@ use aws_sdk_dynamodb::{
 };
 use nodemend_domain::{
     case::Case,
+    group::GroupState,
     ident::{ClusterName, NodeName},
 };
 
@@ -74,6 +75,16 @@ impl DynamoStore {
             self.let_expire(case, over).await;
         }
         Ok(Commit::Won)
+    }
+
+    /// Writes a group alone: a transaction of one item, whose retries are not applied twice.
+    pub(super) async fn write_group(&self, group: &GroupState) -> Result<Commit, StoreError> {
+        let mut puts = Transaction::default();
+        puts.add(at_version(put(self.tables.state.as_str()), group.version()), item::group_item(group)?)?;
+        Ok(match self.send(puts).await? {
+            Answered::Won => Commit::Won,
+            Answered::Raced(..) => Commit::Lost,
+        })
     }
 
     /// The instances of a node name.

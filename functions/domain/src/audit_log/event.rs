@@ -188,6 +188,10 @@ impl CloudTrailEvent {
                 .map(|items| items.iter().filter_map(|item| instance_id(&item["instanceId"])).collect())
                 .find(|ids: &Vec<InstanceId>| !ids.is_empty())
                 .unwrap_or_default(),
+            ("autoscaling.amazonaws.com", "ExitStandby") => {
+                let ids = self.request_parameters["instanceIds"].as_array();
+                ids.into_iter().flatten().filter_map(instance_id).collect()
+            }
             _ => Vec::new(),
         };
         ids

@@ -26,8 +26,11 @@ impl Case {
     ) -> Vec<CaseEvent> {
         let mut events = Vec::new();
         let at = observation.at;
-        if self.closed.is_some() || !self.is_of_this_node(observation) {
+        if self.closed.is_some() || self.is_of_an_earlier_life(at) || !self.is_of_this_node(observation) {
             return events;
+        }
+        if observation.shows_ready() {
+            self.leave_warm_pool(at);
         }
         self.adopt_node(observation);
         if self.zone.is_none() {
@@ -62,7 +65,8 @@ impl Case {
                 self.apply_conditions(conditions, at, arrived, policy, &mut events);
             }
             // A name comes again. What is older than this instance is the end of the one that had its name before.
-            What::Deleted { .. } if self.came_after(at) => {}
+            // And in a warm pool there is no node to miss.
+            What::Deleted { .. } if self.came_after(at) || self.is_warm() => {}
             What::Deleted { by, user } => {
                 let departed = self.departure.clone();
                 let mut changes = Vec::new();

@@ -13,12 +13,12 @@ use crate::{
 impl Case {
     /// Since when the agent is silent, if it is: it has reported before, and its next report is overdue.
     pub fn silence(&self, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
-        let last_seen = self.agent_last_seen?;
+        let last_seen = self.agent_last_seen.filter(|_| !self.is_warm())?;
         (self.silence_due(policy)? <= now).then_some(last_seen)
     }
 
     fn silence_due(&self, policy: &Policy) -> Option<Timestamp> {
-        self.agent_last_seen?.checked_add(policy.silence.agent_silent_after?).ok()
+        self.agent_last_seen.filter(|_| !self.is_warm())?.checked_add(policy.silence.agent_silent_after?).ok()
     }
 
     /// Sets the two attributes by which the store finds this case: the time of its next evaluation, and why it counts
@@ -64,8 +64,12 @@ impl Case {
             let failed = if rebooting { self.reboot_failed_at(repair, policy) } else { None };
             let blocked = self.blocked.as_ref().map(|blocked| blocked.until);
             let failed = failed.map(|failed| blocked.map_or(failed, |until| failed.max(until)));
+            // Without CloudTrail's verdict it is evaluated when that arrives, or is overdue.
+            let waits =
+                repair.replacement().is_some() && !self.awaits_ready(repair) && !repair.is_confirmed();
+            let late = if waits { None } else { self.replacement_deadline(repair, policy) };
             return repair
-                .next_evaluation(policy, now)
+                .next_evaluation(now, late)
                 .into_iter()
                 .chain(failed)
                 .chain(join)
@@ -117,6 +121,21 @@ impl Case {
         let healthy_since = healthy_since.map_or(boot.first_seen, |since| since.max(boot.first_seen));
         let held = healthy_since.checked_add(policy.recovery_hold).ok()?;
         Some(acting().filter_map(|fault| fault.heals_at).fold(held, Timestamp::max))
+    }
+
+    /// Whether a replacement counts only when its node is Ready. Where the control plane has never reported this node, nobody
+    /// would report that: then it counts when it has registered.
+    pub fn awaits_ready(&self, repair: &Repair) -> bool {
+        repair.replacement().is_none_or(|new| new.ready.is_none()) && self.is_named_by_the_control_plane()
+    }
+
+    /// When the replacement is late that the repair awaits: the policy's `replacementTimeout` after the call, and never
+    /// sooner than a node may take to become Ready once it has registered.
+    pub fn replacement_deadline(&self, repair: &Repair, policy: &Policy) -> Option<Timestamp> {
+        let late = repair.effective_at()?.checked_add(policy.replacement_timeout).ok()?;
+        let Some(new) = repair.replacement() else { return Some(late) };
+        let ready_by = new.registered.checked_add(READY_TIMEOUT).ok()?;
+        Some(if self.awaits_ready(repair) { late.max(ready_by) } else { ready_by })
     }
 
     /// When a reboot has failed that did not cure the node by then. An agent that reported the fault, and has not reported

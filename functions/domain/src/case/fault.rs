@@ -181,6 +181,9 @@ impl Case {
 
     fn fault_views<'c>(&'c self, rules: &Rules<'_>, policy: &Policy, now: Timestamp) -> Vec<FaultView<'c>> {
         let mut fault_views = Vec::new();
+        if self.is_warm() {
+            return fault_views;
+        }
         for condition in &self.conditions {
             condition.fault_views(rules, policy, now, &mut fault_views);
         }

@@ -6,8 +6,9 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{Case, Effects, IllegalTransition, TransitionContext};
+use super::{Case, Effects, IllegalTransition, SourceState, TransitionContext};
 use crate::{
+    condition::RepairAction,
     group::GroupState,
     ident::{GroupName, InstanceId, Zone},
     instance_traits::InstanceTraits,
@@ -20,6 +21,22 @@ use crate::{
 /// The possible difference between our clock, which times an agent's first report, and the API server's, which times a
 /// registration.
 const CLOCK_SKEW: SignedDuration = SignedDuration::from_secs(60);
+
+/// The reason of the events about an instance that we terminated, and that its group keeps for reuse.
+pub const RETURNED_TO_WARM_POOL: &str = "ReturnedToWarmPool";
+
+/// A launch into a group, as its event reports it.
+#[derive(Debug, Clone, Copy)]
+pub struct Launch<'a> {
+    /// The Auto Scaling group.
+    pub group: &'a GroupName,
+    /// Its Availability Zone.
+    pub zone: Option<&'a Zone>,
+    /// The end of the launch activity.
+    pub at: Timestamp,
+    /// It was in the group's warm pool before.
+    pub from_warm_pool: bool,
+}
 
 /// How a node joined.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -88,16 +105,116 @@ pub struct NewInstance {
 }
 
 impl Case {
-    /// Records that Auto Scaling launched this instance into a group.
+    /// Records that Auto Scaling launched this instance into a group, or drew it from the group's warm pool.
     pub fn record_launch(
         &mut self,
+        launch: &Launch<'_>,
+        state: Option<&mut GroupState>,
+        ctx: &TransitionContext<'_>,
+    ) -> Effects {
+        let Launch { group, zone, at, from_warm_pool } = *launch;
+        if !from_warm_pool {
+            self.note_launch(group, zone, at, ctx.now);
+            return Effects::of(self.plain_event(format!("launched into group {group}"), ctx));
+        }
+        // Delivered again, or the instance has been returned to the pool since.
+        if self.in_service_since.max(self.warm_since).is_some_and(|known| known >= at) {
+            return Effects::default();
+        }
+        let terminated = self.repair.as_ref().and_then(|repair| repair.effective_at());
+        let terminated = terminated.filter(|_| self.action() == Some(RepairAction::Replace));
+        if let Some(state) = state {
+            state.release_slot(&self.instance_id);
+        }
+        self.begin_anew(at);
+        self.note_launch(group, zone, at, ctx.now);
+        let detail = format!("drawn from the warm pool of group {group}");
+        Effects::of(match terminated {
+            Some(terminated) => self.returned_event(
+                &format!("{detail}, although it was terminated at {}", timestamp::seconds(terminated)),
+                ctx,
+            ),
+            None => self.plain_event(detail, ctx),
+        })
+    }
+
+    /// Records that this instance is in the warm pool of its group. There it is no node: nothing that was reported of it
+    /// counts until it is drawn. One that we terminated, and that the group keeps for reuse, comes back with its fault.
+    pub fn record_warmed(
+        &mut self,
         group: &GroupName,
-        zone: Option<&Zone>,
         at: Timestamp,
         ctx: &TransitionContext<'_>,
     ) -> Effects {
-        self.note_launch(group, zone, at, ctx.now);
-        Effects::of(RepairEvent::new(self, Step::Event, format!("launched into group {group}"), ctx.now))
+        if self.in_service_since.max(self.warm_since).is_some_and(|known| known >= at) {
+            return Effects::default();
+        }
+        let ours = self.repair.as_ref().is_some_and(|repair| repair.effective_at().is_some());
+        self.warm_since = Some(at);
+        if ours && self.action() == Some(RepairAction::Replace) {
+            let detail = format!(
+                "returned to the warm pool of group {group} instead of being terminated (ReuseOnScaleIn): its fault can \
+                 come back with it"
+            );
+            return Effects::of(self.returned_event(&detail, ctx));
+        }
+        (self.arrival, self.departure) = (None, None);
+        Effects::of(self.plain_event(format!("returned to the warm pool of group {group}"), ctx))
+    }
+
+    fn plain_event(&self, detail: String, ctx: &TransitionContext<'_>) -> RepairEvent {
+        RepairEvent::new(self, Step::Event, detail, ctx.now)
+    }
+
+    fn returned_event(&self, detail: &str, ctx: &TransitionContext<'_>) -> RepairEvent {
+        let event = self.plain_event(detail.to_owned(), ctx);
+        RepairEvent { reason: Some(RETURNED_TO_WARM_POOL.to_owned()), ..event }
+    }
+
+    /// The instance is in service again, in a new boot: what was reported of it before is over, and its case with it.
+    fn begin_anew(&mut self, at: Timestamp) {
+        self.end_repair();
+        (self.closed, self.departure, self.blocked, self.arrival) = (None, None, None, None);
+        (self.first_seen, self.silent_since, self.agent_last_seen) = (None, None, None);
+        // Its old Node object may be gone, which is no deletion: until it registers it has not been a node.
+        (self.registered, self.kubelet_last_seen, self.node_uid) = (None, None, None);
+        (self.join_recorded, self.warm_since, self.in_service_since) = (false, None, Some(at));
+        self.counters.clear();
+        self.conditions.retain(|condition| matches!(condition.state, SourceState::ControlPlane(_)));
+        for condition in &mut self.conditions {
+            if let SourceState::ControlPlane(history) = &mut condition.state {
+                history.restart(at);
+            }
+        }
+    }
+
+    /// Records that it was seen out of service: on standby, detached, or in the warm pool.
+    pub(super) fn note_out_of_service(&mut self, now: Timestamp) {
+        self.out_of_service_at = Some(now);
+    }
+
+    /// When it was last seen out of service by an evaluation.
+    pub fn out_of_service_at(&self) -> Option<Timestamp> {
+        self.out_of_service_at
+    }
+
+    /// Records that Auto Scaling returned it to service from standby.
+    pub fn record_exit_from_standby(&mut self, at: Timestamp, ctx: &TransitionContext<'_>) -> Effects {
+        if self.out_of_service_at.is_some_and(|known| known >= at) {
+            return Effects::default();
+        }
+        self.out_of_service_at = Some(at);
+        Effects::of(self.plain_event("returned to service from standby".to_owned(), ctx))
+    }
+
+    /// Whether something that the control plane wrote then is from before the instance was drawn from the warm pool.
+    pub(super) fn is_of_an_earlier_life(&self, at: Timestamp) -> bool {
+        self.in_service_since.is_some_and(|since| at < since)
+    }
+
+    /// Whether its instance is in the warm pool of its group, as far as events report.
+    pub(super) fn is_warm(&self) -> bool {
+        self.warm_since.is_some()
     }
 
     fn note_launch(&mut self, group: &GroupName, zone: Option<&Zone>, at: Timestamp, arrived: Timestamp) {
@@ -152,7 +269,8 @@ impl Case {
         (stage > arrival.recorded).then_some(stage)
     }
 
-    /// Records in its group that this instance failed to join. Refused if it registered meanwhile.
+    /// Records that this instance failed to join: in its group, if a terminated instance waits for it. Where none does, it
+    /// is no failed replacement, but an instance of a scale-out. Refused if it registered meanwhile.
     pub fn record_join_failure(
         &mut self,
         group: &mut GroupState,
@@ -161,8 +279,19 @@ impl Case {
         match &mut self.arrival {
             Some(arrival) if arrival.recorded < JoinStage::FailedToJoin && arrival.registered.is_none() => {
                 arrival.recorded = JoinStage::FailedToJoin;
-                group.record_failure(ctx.now);
-                Ok(Effects::default())
+                let awaited = arrival.launched.and_then(|launched| group.awaits(launched));
+                if let Some(terminated) = awaited {
+                    group.record_failure(terminated, ctx.now);
+                }
+                let late = timestamp::duration(ctx.policy.join_timeout);
+                let whose = match awaited {
+                    Some(_) => "a terminated node awaits its replacement",
+                    None => "no node awaits a replacement: it is of a scale-out",
+                };
+                let detail = format!("no node registered within {late} of the launch; {whose}");
+                let event = self.plain_event(detail, ctx);
+                let event = RepairEvent { reason: Some("FailedToJoin".to_owned()), ..event };
+                Ok(Effects::of(event))
             }
             _ => Err(self.refused("record the join failure of")),
         }
@@ -244,6 +373,13 @@ impl Case {
         self.first_seen = Some(self.first_seen.map_or(at, |first| first.min(at)));
         if let Some(arrival) = &mut self.arrival {
             arrival.registered = Some(arrival.registered.map_or(at, |known| known.min(at)));
+        }
+    }
+
+    /// A node that registers, or is Ready, is in no pool: the event that it was drawn is late or lost.
+    pub(super) fn leave_warm_pool(&mut self, at: Timestamp) {
+        if self.warm_since.take_if(|since| *since < at).is_some() {
+            self.begin_anew(at);
         }
     }
 

@@ -18,7 +18,7 @@ use crate::{
 /// Longer than any call to AWS can last, so that no two calls are in flight at once.
 pub const LEASE: SignedDuration = SignedDuration::from_secs(120);
 
-/// How long a registered replacement may take to become Ready before the case closes on its registration.
+/// How long a new node may at least take to become Ready, from its registration.
 pub const READY_TIMEOUT: SignedDuration = SignedDuration::from_mins(10);
 
 /// How many calls of one repair are kept: DynamoDB's limit for an item is 400 KB.
@@ -242,18 +242,13 @@ impl Repair {
     }
 
     /// When this repair must be evaluated next, by itself. The confirmations that it waits for are not part of this: their
-    /// due time is the case's.
-    pub(super) fn next_evaluation(&self, policy: &Policy, now: Timestamp) -> Option<Timestamp> {
-        let after_call = |wait: SignedDuration| self.effective_at()?.checked_add(wait).ok();
+    /// due time is the case's. What it awaits of a replacement depends on the case, too.
+    pub(super) fn next_evaluation(&self, now: Timestamp, late: Option<Timestamp>) -> Option<Timestamp> {
         match &self.phase {
             Phase::Claimed { until } | Phase::Acting { until } => Some(*until),
             Phase::Confirming => match &self.replacement {
-                Some(replacement) if replacement.ready.is_some() && self.is_confirmed() => Some(now),
-                Some(replacement) => {
-                    let timeout = replacement.registered.checked_add(READY_TIMEOUT).ok();
-                    if self.is_confirmed() { timeout } else { None }
-                }
-                None => after_call(policy.replacement_timeout),
+                Some(replacement) if replacement.ready.is_some() => self.is_confirmed().then_some(now),
+                _ => late,
             },
             // When it is known to have failed depends on the boots of the case.
             Phase::Rebooting => None,

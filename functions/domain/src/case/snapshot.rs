@@ -11,7 +11,7 @@ use crate::{
     clock::History,
     condition::{ConditionType, Health},
     ident::BootId,
-    node_snapshot::NodeSnapshot,
+    node_snapshot::{NodeSnapshot, SnapshotCondition},
     observation::{Observation, ObservedCondition},
     policy::Policy,
 };
@@ -91,6 +91,13 @@ impl Case {
         let is_old = |boot_id: &&BootId| self.old_boots.iter().any(|old| old.id == **boot_id);
         if let Some(boot_id) = node.boot_id.as_ref().filter(|boot_id| !is_old(boot_id)) {
             self.apply_boot_id(boot_id, read_at, &mut events);
+        }
+        // The Node of an instance in a warm pool stays, and is Ready again once that is drawn.
+        let is_ready = |now: &&SnapshotCondition| {
+            now.observed.condition == ConditionType::Ready && now.observed.health == Health::Healthy
+        };
+        if let Some(ready) = node.conditions.iter().find(is_ready).and_then(|ready| ready.since) {
+            self.leave_warm_pool(ready);
         }
         for condition in &node.conditions {
             let since = condition.since.filter(|since| *since <= read_at);

@@ -252,6 +252,10 @@ impl Case {
         if let Some(group) = group.filter(|_| blocks.iter().any(|block| block.guard.is_of_an_outage())) {
             group.record_halt(ctx.now);
         }
+        // With an end of its own, the guard only gives an instance that is back its time.
+        if blocks.iter().any(|block| block.guard == Guard::NotInService && block.until.is_none()) {
+            self.note_out_of_service(ctx.now);
+        }
         // The lease is over, so no answer will come. New instances of the group must not wait for it while this is
         // blocked.
         let mut effects =
@@ -337,7 +341,14 @@ impl Case {
             .mark_unanswered("no answer came before the case ended", ctx)
             .map(|(_, unanswered)| unanswered)
             .unwrap_or_default();
-        let sentence = outcome.sentence(self, ctx.now);
+        let mut sentence = outcome.sentence(self, ctx.now);
+        let terminated = self.repair.as_deref().and_then(Repair::effective_at).unwrap_or(ctx.now);
+        if *outcome == CaseOutcome::ReplacementFailed
+            && let Some(group) = group.as_deref()
+            && let Some(failures) = group.launch_failures().filter(|failures| failures.last >= terminated)
+        {
+            sentence = format!("{sentence}: {}", failures.sentence(group.name().as_str()));
+        }
         effects.events.push(RepairEvent::new(self, Step::Closed, sentence.clone(), ctx.now));
         // A node that left before anything was decided about it has no audit log to end.
         if self.audit_log.sequence() > 0 {
@@ -352,7 +363,7 @@ impl Case {
             }
             let ready = |repair: &Repair| repair.replacement.as_ref().is_some_and(|new| new.ready.is_some());
             match outcome {
-                CaseOutcome::ReplacementFailed => group.record_failure(ctx.now),
+                CaseOutcome::ReplacementFailed => group.record_failure(terminated, ctx.now),
                 CaseOutcome::Replaced => {
                     if let Some(repair) = self.repair.as_deref().filter(|repair| ready(repair)) {
                         group.record_success(&repair.fault.reason, ctx.now);

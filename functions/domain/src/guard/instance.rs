@@ -5,6 +5,7 @@ use crate::{
     case::Source,
     group::{InstanceLocation, Lifecycle},
     policy::{Policy, VerificationPolicy},
+    timestamp,
     verification::{Verification, VerificationResult},
 };
 
@@ -23,21 +24,38 @@ pub(super) fn not_in_group(input: &GuardContext<'_>) -> Option<Block> {
     }
 }
 
-/// An instance that is launching, terminating, on standby, detached or in a warm pool is not repaired.
+/// An instance that is launching, terminating, on standby, detached or in a warm pool is not repaired. One that is back
+/// has its time to join and to become Ready anew.
 pub(super) fn not_in_service(input: &GuardContext<'_>) -> Option<Block> {
     let InstanceLocation::Member { lifecycle, .. } = input.context.location else {
         return None;
     };
     let state = match lifecycle {
-        Lifecycle::InService => return None,
+        Lifecycle::InService => return just_back(input),
         // An instance that fails to join can stay in Pending: it is the one to repair.
-        Lifecycle::Pending if input.fault.reason == "FailedToJoin" => return None,
+        Lifecycle::Pending if input.fault.reason == "FailedToJoin" => return just_back(input),
         Lifecycle::Pending => "still launching",
         Lifecycle::OutOfService => "on standby or detached",
         Lifecycle::Terminating => "already terminating",
         Lifecycle::WarmPool => "in a warm pool, and cannot be terminated through its group",
     };
     block(Guard::NotInService, format!("{} is {state}", input.case.instance_id()))
+}
+
+/// The grace period of the fault, from when the instance was last seen out of service: it may be booting.
+fn just_back(input: &GuardContext<'_>) -> Option<Block> {
+    let seen = input.case.out_of_service_at()?;
+    let grace = input.rules.remedy(&input.fault.condition, &input.fault.reason)?.grace;
+    let joins = input.fault.reason == "FailedToJoin";
+    let grace = if joins { grace.saturating_add(input.policy.join_timeout) } else { grace };
+    let until = seen.checked_add(grace).ok().filter(|until| input.now < *until)?;
+    let sentence = format!(
+        "{} was out of service until {}, and has until {} to become Ready",
+        input.case.instance_id(),
+        timestamp::seconds(seen),
+        timestamp::seconds(until)
+    );
+    Some(Block { guard: Guard::NotInService, sentence, until: Some(until) })
 }
 
 /// Not every instance is a node: an Auto Scaling group of a cluster can hold proxies, bastions or build machines.

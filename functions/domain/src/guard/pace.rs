@@ -2,7 +2,9 @@
 
 use super::{Block, Guard, GuardContext, UnhealthyNode, block, group_name};
 use crate::{
-    group::{Group, ReplacedFor},
+    condition::{ConditionType, RepairAction},
+    group::{Backoff, BackoffCause, Group, Lifecycle, ReplacedFor, Slot},
+    ident::InstanceId,
     timestamp,
 };
 
@@ -36,17 +38,47 @@ pub(super) fn same_fault_again(input: &GuardContext<'_>) -> Option<Block> {
     )
 }
 
-/// A group whose replacements fail to join loses capacity with each repair, so it waits for the end of its backoff.
+/// A group that does not get its instances back loses capacity with each repair, so it waits for the end of its backoff.
 pub(super) fn replacements_failing(input: &GuardContext<'_>) -> Option<Block> {
-    let until = input.context.state.backoff_until(input.policy).filter(|until| *until > input.now)?;
-    let failures = input.context.state.failures();
-    let sentence = format!(
-        "backoff until {}: the last {failures} replacement{} of group {} failed to join",
-        timestamp::seconds(until),
-        if failures == 1 { "" } else { "s" },
-        group_name(input)
-    );
+    if let Some(awaiting) = awaited_by(input) {
+        let sentence = format!(
+            "it replaces {awaiting}, whose repair still waits for it to become Ready: if it does not, group {} is in \
+             backoff first",
+            group_name(input)
+        );
+        return block(Guard::ReplacementsFailing, sentence);
+    }
+    let Backoff { until, cause } =
+        input.context.state.backoff(input.policy).filter(|backoff| backoff.until > input.now)?;
+    let group = group_name(input);
+    let why = match cause {
+        // A replacement would come from the pool, which is only not filled up again.
+        BackoffCause::Launches(failures) if failures.for_warm_pool && has_warm_instance(input) => {
+            return None;
+        }
+        BackoffCause::Launches(failures) => failures.sentence(group),
+        BackoffCause::Replacements(failures) => format!(
+            "the last {failures} replacement{} of group {group} did not become Ready",
+            if failures == 1 { "" } else { "s" },
+        ),
+    };
+    let sentence = format!("backoff until {}: {why}", timestamp::seconds(until));
     Some(Block { guard: Guard::ReplacementsFailing, sentence, until: Some(until) })
+}
+
+/// The terminated instance whose repair waits for this one, if that is to be replaced because it is not Ready either.
+/// Otherwise a group whose new nodes never become Ready would be replaced node by node without a failure.
+fn awaited_by<'a>(input: &GuardContext<'a>) -> Option<&'a InstanceId> {
+    let of_ready =
+        input.fault.condition == ConditionType::Ready && input.fault.action == RepairAction::Replace;
+    let waits = |slot: &&Slot| slot.replacement.as_ref() == Some(input.case.instance_id());
+    let slot = input.context.state.slots().iter().find(waits).filter(|_| of_ready)?;
+    Some(&slot.instance_id)
+}
+
+fn has_warm_instance(input: &GuardContext<'_>) -> bool {
+    let members = input.context.group.iter().flat_map(|group| &group.members);
+    members.into_iter().any(|member| member.lifecycle == Lifecycle::WarmPool)
 }
 
 /// `maxParallelNodesRepaired…`; a percentage is one of the unhealthy nodes, as in EKS.

@@ -132,6 +132,17 @@ impl Store for MemoryStore {
         Ok(known.unwrap_or_else(|| GroupState::new(cluster.clone(), name.clone())))
     }
 
+    async fn put_group(&self, group: &GroupState) -> Result<Commit, StoreError> {
+        let mut inner = self.lock();
+        let items = inner.clusters.entry(group.cluster().clone()).or_default();
+        let known = items.groups.get(group.name()).map_or(0, |known| known.version());
+        if known != group.version() {
+            return Ok(Commit::Lost);
+        }
+        items.groups.insert(group.name().clone(), group.next_version());
+        Ok(Commit::Won)
+    }
+
     async fn commit(&self, change: CaseWrite<'_>) -> Result<Commit, StoreError> {
         let mut inner = self.lock();
         let Inner { clusters, due, instances, calls, .. } = &mut *inner;

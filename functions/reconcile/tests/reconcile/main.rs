@@ -6,7 +6,7 @@ mod sources;
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
-    case::CaseState,
+    case::{CaseState, Launch},
     condition::{ConditionType, Health},
     ident::{AccountId, NodeUid},
     node_snapshot::{NodeSnapshot, SnapshotCondition},
@@ -162,7 +162,11 @@ fn launched() -> Deployment {
     let deployment = Deployment::new(3, policy_with_limit(1));
     let context = deployment.transition();
     deployment.change(4, |case| {
-        let _ = case.record_launch(&group(), Some(&zone()), at(0), &context);
+        let _ = case.record_launch(
+            &Launch { group: &group(), zone: Some(&zone()), at: at(0), from_warm_pool: false },
+            None,
+            &context,
+        );
     });
     deployment
 }

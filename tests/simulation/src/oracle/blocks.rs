@@ -7,7 +7,7 @@
 use jiff::SignedDuration;
 use nodemend_domain::policy::Limit;
 
-use super::{LEASE, Oracle, calls::backoff_until, node::Node, overdue::PROMPT};
+use super::{LEASE, Oracle, node::Node, overdue::PROMPT};
 use crate::{fleet::SMALL, plan::HoldScope, reading::Access};
 
 /// The policy's `outage.cooldown`, and the time until a blocked repair is evaluated again.
@@ -73,10 +73,7 @@ impl Oracle {
             (node.on_standby || node.detached, "it is not in service"),
             (stored.suspended, "its group is suspended"),
             (held, "it is held"),
-            (
-                backoff_until(stored.failures, stored.last_failure).is_some_and(|until| now < until),
-                "its group is in backoff",
-            ),
+            (stored.backoff_until().is_some_and(|until| now < until), "its group is in backoff"),
         ];
         passing.into_iter().find(|(blocks, _)| *blocks).map(|(_, why)| Block::Passing(why))
     }

@@ -10,7 +10,7 @@ use nodemend_domain::{
     policy::{Hold, Limit, Mode},
 };
 
-use super::{Oracle, REBOOT_TIMEOUT, SLACK, reads::Basis};
+use super::{Oracle, REBOOT_TIMEOUT, SLACK, groups::failed_launches, node::Node, reads::Basis};
 use crate::{episodes::Cure, plan::CLUSTER};
 
 impl Oracle {
@@ -132,10 +132,12 @@ impl Oracle {
             holds.iter().chain(&policy.holds).filter_map(|hold| self.held(number, hold, at)).collect()
         })));
         violations.extend(self.shut(number, at));
-        let rest = backoff_until(state.failures(), state.last_failure());
+        let (attempts, last) = failed_launches(state);
+        let rest = backoff_until(state.failures(), state.last_failure()).max(backoff_until(attempts, last));
         if rest.is_some_and(|until| at + SLACK < until) {
             violations.push(("a call while its group is in backoff", format!("until {rest:?}")));
         }
+        violations.extend(self.launches_fail(number, at));
         violations.extend(least(
             basis
                 .unhealthy_nodes
@@ -173,6 +175,18 @@ impl Oracle {
         };
         let shut = !open(at - SLACK) && !open(at) && !open(at + SLACK);
         shut.then(|| ("a call outside its window", format!("{at:.0}")))
+    }
+
+    /// Whether it was known that Auto Scaling had just failed to launch an instance of the group, and has launched none
+    /// since.
+    fn launches_fail(&self, number: usize, at: Timestamp) -> Option<(&'static str, String)> {
+        let group = self.nodes[number].group;
+        let of_group = || self.nodes.iter().filter(|node| node.group == group);
+        let known = |node: &Node| node.known_launch_failure.filter(|(_, known)| *known + SLACK < at);
+        let failed = of_group().filter_map(known).map(|(failed, _)| failed).max()?;
+        let launched = of_group().filter_map(|node| node.launched).any(|launched| launched >= failed);
+        let recent = at + SLACK < failed + SignedDuration::from_mins(15);
+        (recent && !launched).then(|| ("a call while no instance can be launched", format!("at {failed:.0}")))
     }
 
     /// Limits and thresholds, as they were read.

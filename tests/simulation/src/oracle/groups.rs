@@ -3,13 +3,19 @@
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::group::GroupState;
 
-use super::{LEASE, Oracle, SLACK, node::Node};
+use super::{
+    LEASE, Oracle, SLACK,
+    calls::backoff_until,
+    node::{Fact, Node},
+};
 
 /// What the store has of a group, and what its failures come from.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct StoredGroup {
     pub(crate) failures: u32,
     pub(crate) last_failure: Option<Timestamp>,
+    /// How many attempts to launch have failed since one succeeded, and when the last did.
+    pub(crate) failed_launches: (u32, Option<Timestamp>),
     /// When repairs were given up because no replacement came.
     pub(crate) given_up: Vec<Timestamp>,
     pub(crate) suspended: bool,
@@ -19,7 +25,27 @@ pub(crate) struct StoredGroup {
     pub(crate) proven: Vec<(String, Timestamp)>,
 }
 
+impl StoredGroup {
+    /// Until when it is in backoff.
+    pub(super) fn backoff_until(&self) -> Option<Timestamp> {
+        let (attempts, last) = self.failed_launches;
+        backoff_until(self.failures, self.last_failure).max(backoff_until(attempts, last))
+    }
+}
+
 impl Oracle {
+    /// A handler has written that an instance was launched, or could not be.
+    pub(crate) fn launch_written(&mut self, process: usize, state: &GroupState) {
+        if let Some(place) = self.plan.groups.iter().position(|group| group.name == *state.name()) {
+            self.groups[place].failed_launches = failed_launches(state);
+        }
+        for (number, fact) in &self.reads[process].facts {
+            if let Fact::LaunchFailed { at } = fact {
+                self.nodes[*number].known_launch_failure = Some((*at, self.now));
+            }
+        }
+    }
+
     pub(super) fn group_written(&mut self, number: usize, ended: bool, state: &GroupState) {
         let Some(place) = self.plan.groups.iter().position(|group| group.name == *state.name()) else {
             return;
@@ -33,6 +59,7 @@ impl Oracle {
         let (now, before) = (self.now, self.groups[place].failures);
         let stored = &mut self.groups[place];
         (stored.failures, stored.last_failure) = (state.failures(), state.last_failure());
+        stored.failed_launches = failed_launches(state);
         if state.failures() > before {
             let late = self.nodes[number].join_deadline().is_some_and(|late| late <= now + SLACK);
             if ended {
@@ -47,9 +74,10 @@ impl Oracle {
         }
     }
 
-    /// A repair that was given up is a failure of its group.
-    pub(super) fn counted(&mut self, number: usize, before: u32, group: &GroupState) {
-        if group.failures() <= before {
+    /// A repair that was given up is a failure of its group, or one more of the same outage.
+    pub(super) fn counted(&mut self, number: usize, group: &GroupState) {
+        let counted = group.last_failure().is_some_and(|at| at + SLACK + SLACK >= self.now);
+        if !counted || group.failures() == 0 {
             self.violation(
                 "a failure that was not counted",
                 format!("the repair of node {number} was given up"),
@@ -83,4 +111,9 @@ impl Oracle {
             );
         }
     }
+}
+
+/// How many attempts to launch have failed, and when the last did.
+pub(super) fn failed_launches(state: &GroupState) -> (u32, Option<Timestamp>) {
+    state.launch_failures().map_or((0, None), |failures| (failures.attempts, Some(failures.last)))
 }

@@ -84,7 +84,7 @@ impl Node {
                 self.begin_object(*at);
             }
             Fact::Snapshot(object) => self.apply_snapshot(object.as_ref(), arrival),
-            Fact::CloudTrail { .. } => {}
+            Fact::CloudTrail { .. } | Fact::LaunchFailed { .. } => {}
             Fact::Launched { at } => {
                 self.known_launch.get_or_insert((*at, arrival));
             }

@@ -316,12 +316,13 @@ impl Oracle {
             let node = &mut self.nodes[number];
             (node.rebooted, node.refusals) = (None, 0);
         }
-        let failures = self.groups[self.nodes[number].group].failures;
         if let Some(group) = group {
             self.group_written(number, before.open && !open, group);
-            let given_up = "no replacement registered";
-            if case.closed().as_ref().is_some_and(|closed| closed.outcome.contains(given_up)) && before.open {
-                self.counted(number, failures, group);
+            let given_up = |outcome: &str| {
+                outcome.contains("no replacement registered") || outcome.contains("did not become Ready")
+            };
+            if case.closed().is_some_and(|closed| given_up(&closed.outcome)) && before.open {
+                self.counted(number, group);
             }
         }
         if self.trace.is_some() {

@@ -52,6 +52,10 @@ pub(crate) enum Fact {
     Launched {
         at: Timestamp,
     },
+    /// Auto Scaling failed to launch it.
+    LaunchFailed {
+        at: Timestamp,
+    },
     /// CloudTrail's event of a call of ours.
     CloudTrail {
         call: usize,
@@ -199,6 +203,8 @@ pub(crate) struct Node {
     pub(super) is_named: bool,
     pub(crate) known_alive: bool,
     pub(crate) known_joined_at: Option<Timestamp>,
+    /// When its launch failed, and when that was known.
+    pub(crate) known_launch_failure: Option<(Timestamp, Timestamp)>,
     /// The launch that is known, and when it became so.
     pub(crate) known_launch: Option<(Timestamp, Timestamp)>,
     pub(crate) known_left: bool,
@@ -285,6 +291,7 @@ impl Node {
             is_named: false,
             known_alive: false,
             known_joined_at: None,
+            known_launch_failure: None,
             known_launch: None,
             known_left: false,
             known_foreign: false,

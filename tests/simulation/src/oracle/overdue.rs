@@ -4,7 +4,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{LEASE, Oracle, REBOOT_TIMEOUT, calls::backoff_until};
+use super::{LEASE, Oracle, REBOOT_TIMEOUT};
 use crate::episodes::Cure;
 
 /// A repair must be made within this, once nothing blocks it.
@@ -78,7 +78,7 @@ impl Oracle {
     pub(crate) fn is_stuck(&self, number: usize) -> bool {
         let (node, now) = (&self.nodes[number], self.now);
         let stored = &self.groups[node.group];
-        let waits = backoff_until(stored.failures, stored.last_failure).is_some_and(|until| now < until);
+        let waits = stored.backoff_until().is_some_and(|until| now < until);
         let due = self.overdue_since(number).is_some_and(|due| due + PROMPT < now);
         let quiet = now >= self.last_fault + LEASE + PROMPT && now >= node.not_clear_before;
         let ends =

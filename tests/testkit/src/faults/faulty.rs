@@ -141,6 +141,10 @@ impl<P: Store> Store for Faulty<P> {
         self.store(self.port.commit(change)).await
     }
 
+    async fn put_group(&self, group: &GroupState) -> Result<Commit, StoreError> {
+        self.store(self.port.put_group(group)).await
+    }
+
     async fn policy(&self, cluster: &ClusterName) -> Result<Option<Arc<Policy>>, StoreError> {
         self.store(self.port.policy(cluster)).await
     }
