@@ -29,9 +29,7 @@ struct SpotNotice {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct HealthEvent {
-    #[serde(default)]
     service: String,
-    #[serde(default)]
     event_type_code: String,
     #[serde(default)]
     status_code: String,
