@@ -153,7 +153,8 @@ def incident_13():
     node = Node(0)
     return [
         node.heartbeat("09:58:00"), node.ready("09:58:30"), node.not_ready("10:00:00"),
-        *beats(node, "10:03:00", "10:08:00"), node.call_by_eks("10:12:13"), node.terminated("10:15:30", "10:12:13"),
+        *beats(node, "10:03:00", "10:08:00"), node.call_by("Admin", "alice", "10:12:13", "aws-cli/2.17.0"),
+        node.terminated("10:15:30", "10:12:13"),
     ]
 
 

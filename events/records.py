@@ -253,6 +253,54 @@ class Node:
         }
         return envelope(record, clock)
 
+    def call_by(self, role, session, clock, agent, shrinks=False):
+        """The same call by somebody else, who assumed this role."""
+        record = self.call_record(clock)
+        record["userIdentity"] = {
+            "type": "AssumedRole", "principalId": f"AROAIDPPEZS35WEXAMPLE:{session}",
+            "arn": f"arn:aws:sts::{ACCOUNT}:assumed-role/{role}/{session}", "accountId": ACCOUNT,
+            "sessionContext": {"sessionIssuer": {
+                "type": "Role", "principalId": "AROAIDPPEZS35WEXAMPLE", "arn": f"arn:aws:iam::{ACCOUNT}:role/{role}",
+                "accountId": ACCOUNT, "userName": role,
+            }},
+        }
+        record["userAgent"] = agent
+        record["requestParameters"]["shouldDecrementDesiredCapacity"] = shrinks
+        record["requestID"] = uuid("request", role, self.instance, clock)
+        return envelope(record, clock)
+
+    def executed(self, clock):
+        """EC2's event of the TerminateInstances by which Auto Scaling carries an activity out."""
+        role, service = "AWSServiceRoleForAutoScaling", "autoscaling.amazonaws.com"
+        request = uuid("execution", self.instance)
+        state = lambda code, name: {"code": code, "name": name}
+        return envelope({
+            "eventVersion": "1.11",
+            "userIdentity": {
+                "type": "AssumedRole", "principalId": "AROA3WHGPEZ7SJ2CW55C9:AutoScaling",
+                "arn": f"arn:aws:sts::{ACCOUNT}:assumed-role/{role}/AutoScaling", "accountId": ACCOUNT,
+                "sessionContext": {"sessionIssuer": {
+                    "type": "Role", "principalId": "AROA3WHGPEZ7SJ2CW55C9",
+                    "arn": f"arn:aws:iam::{ACCOUNT}:role/aws-service-role/{service}/{role}",
+                    "accountId": ACCOUNT, "userName": role,
+                }},
+                "invokedBy": service,
+            },
+            "eventTime": rfc(clock, 0), "eventSource": "ec2.amazonaws.com", "eventName": "TerminateInstances",
+            "awsRegion": "us-east-1", "sourceIPAddress": service, "userAgent": service,
+            "requestParameters": {"instancesSet": {"items": [{"instanceId": self.instance}]}},
+            "responseElements": {"requestId": request, "instancesSet": {"items": [{
+                "instanceId": self.instance, "currentState": state(32, "shutting-down"), "previousState": state(16, "running"),
+            }]}},
+            "requestID": request, "eventID": uuid("execution event", self.instance), "readOnly": False,
+            "eventType": "AwsApiCall", "managementEvent": True, "recipientAccountId": ACCOUNT, "eventCategory": "Management",
+        }, clock)
+
+    def announced(self, name, clock):
+        """An event in which EC2 or AWS Health announces something about this instance."""
+        text = json.dumps(template(name)).replace("i-08736224042c4ee75", self.instance)
+        return json.loads(text) | {"id": uuid(name, self.instance), "account": ACCOUNT, "time": rfc(clock, 0)}
+
     def call_by_eks(self, clock):
         record = copy.deepcopy(template("cloudtrail-terminate-by-eks-node-repair"))
         text = json.dumps(record).replace("xxxxxxxxxxxx", ACCOUNT).replace("i-0ab76e62066c9730c", self.instance)

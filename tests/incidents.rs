@@ -31,7 +31,7 @@ const fn called(incident: &'static str, calls: &'static [(&'static str, &'static
     Expected { incident, calls, blocked: None }
 }
 
-const EXPECTED: [Expected; 22] = [
+const EXPECTED: [Expected; 27] = [
     // The nodes are healthy: what was reported came late, or its end was lost.
     none("40-late-lines-of-healthy-nodes"),
     none("41-lost-recovery"),
@@ -79,6 +79,11 @@ const EXPECTED: [Expected; 22] = [
         ],
         blocked: Some("did not become Ready"),
     },
+    called("70-execution-of-our-own-call", &[("i-08736224042c4ee75", "2026-08-20T10:30:00")]),
+    none("71-scale-ins"),
+    none("72-node-group-update"),
+    none("73-spot-interruption"),
+    none("74-retirement-is-announced"),
 ];
 
 fn replay(path: &Path) -> Output {

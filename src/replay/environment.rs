@@ -169,6 +169,7 @@ impl ReplayEnvironment {
             }
             AutoScalingEvent::LeftStandby { .. }
             | AutoScalingEvent::ApiCall(_)
+            | AutoScalingEvent::Announced { .. }
             | AutoScalingEvent::Irrelevant => {}
         }
     }
@@ -184,7 +185,7 @@ impl ReplayEnvironment {
             self.caller.get_or_insert(caller);
             self.calls.push(event.clone());
         } else if event.is_termination() && event.succeeded() {
-            for instance_id in event.instance_ids() {
+            for instance_id in event.instance_ids().into_iter().filter(|id| !event.ended_before(id)) {
                 self.fleet_changes.push((event.event_time, FleetChange::Leave(instance_id)));
             }
         }

@@ -222,14 +222,14 @@ def terminations_are_drained(observed: Observed):
     held(observed, DRAINED)
 
 
-# Kinds of events that Auto Scaling, EC2 and CloudTrail have.
+# Kinds of events that Auto Scaling, EC2, CloudTrail and AWS Health have.
 # https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-event-reference.html
 # https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/automating_with_eventbridge.html
 KINDS = (
     "AWS API Call via CloudTrail", "AWS Service Event via CloudTrail", "EC2 Instance Launch Successful",
     "EC2 Instance Launch Unsuccessful", "EC2 Instance Terminate Successful", "EC2 Instance Terminate Unsuccessful",
     "EC2 Instance-launch Lifecycle Action", "EC2 Instance-terminate Lifecycle Action", "EC2 Instance Rebalance Recommendation",
-    "EC2 Instance State-change Notification", "EC2 Spot Instance Interruption Warning", "EBS Volume Notification",
+    "EC2 Instance State-change Notification", "EC2 Spot Instance Interruption Warning", "EBS Volume Notification", "AWS Health Event",
 )
 STATES = ("pending", "running", "stopping", "stopped", "shutting-down", "terminated")
 # Calls, made by somebody else, that stop or move an instance, and who records them.

@@ -78,7 +78,9 @@ def test_the_filters_are_the_installations(filter_):
     assert pattern == deployed()["Resources"][filter_]["Properties"]["FilterPattern"]
 
 
-@pytest.mark.parametrize("rule", ["ApiCalls", "GroupEvents", "InstanceStates"])
+@pytest.mark.parametrize(
+    "rule", ["ApiCalls", "GroupEvents", "InstanceStates", "SpotInterruptions", "SpotNotices", "HealthNotices"]
+)
 def test_the_rules_are_the_installations_and_lead_there(rule):
     properties = member()["Resources"][rule]["Properties"]
     assert properties["EventPattern"] == deployed()["Resources"][rule]["Properties"]["EventPattern"]

@@ -281,6 +281,19 @@ def test_audit_is_sent_the_calls_that_end_a_node_or_are_ours(observed):
     assert set(calls["detail"]["eventSource"]) == {source for _, source in wanted}
 
 
+def test_of_service_events_only_a_spot_interruption_is_sent():
+    (events,) = [pattern for pattern in patterns() if pattern["detail-type"] == ["AWS Service Event via CloudTrail"]]
+    assert events["detail"] == {"eventSource": ["ec2.amazonaws.com"], "eventName": ["BidEvictedEvent"]}
+
+
+def test_of_aws_health_only_scheduled_changes_of_ec2_are_sent():
+    event = json.loads((ROOT / "events" / "templates" / "eventbridge-health-instance-retirement.json").read_text())
+    assert any(matches(pattern, event) for pattern in patterns())
+    for field, other in (("service", "RDS"), ("eventTypeCategory", "issue")):
+        changed = {**event, "detail": {**event["detail"], field: other}}
+        assert not any(matches(pattern, changed) for pattern in patterns())
+
+
 def captured() -> dict:
     """Events as EventBridge carries them, by the names of their files; the other files there are lines of a log."""
     found = {}

@@ -3,15 +3,24 @@
 use jiff::Timestamp;
 use nodemend_domain::{
     audit_log::CloudTrailEvent,
+    case::notice::Notice,
     ident::{AccountId, GroupName, InstanceId, Zone},
+    scaling_activity::ScalingActivity,
     timestamp,
 };
 use nodemend_ports::cause::one_line;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::notice;
+
 /// The most bytes of an EventBridge event.
 const MAX_BYTES: usize = 256 * 1024;
+
+/// The most characters of a message.
+pub(crate) const MAX_TEXT: usize = 300;
+/// The most characters of an activity's cause, as Auto Scaling's API reference has it.
+const MAX_CAUSE: usize = 1_023;
 
 /// An event that concerns instances.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,6 +78,15 @@ pub enum AutoScalingEvent {
         at: Timestamp,
         /// Which event it was, for the log.
         how: String,
+        /// The activity that terminated it, of Auto Scaling's event.
+        activity: Option<ScalingActivity>,
+    },
+    /// EC2 or AWS Health announced something about instances.
+    Announced {
+        /// The instances.
+        instance_ids: Vec<InstanceId>,
+        /// What is announced.
+        notice: Notice,
     },
     /// Any other event.
     Irrelevant,
@@ -111,6 +129,8 @@ struct Activity {
     auto_scaling_group_name: GroupName,
     #[serde(rename = "EC2InstanceId")]
     instance_id: Option<String>,
+    #[serde(default, with = "timestamp::option")]
+    start_time: Option<Timestamp>,
     #[serde(default, with = "timestamp::option")]
     end_time: Option<Timestamp>,
     #[serde(default)]
@@ -166,9 +186,11 @@ impl AutoScalingEvent {
         };
         let when = |known: Option<Timestamp>| known.or(time).ok_or_else(|| invalid("no time".to_owned()));
         match detail_type.as_str() {
-            "AWS API Call via CloudTrail" => CloudTrailEvent::try_from(detail)
-                .map(Self::of_api_call)
-                .map_err(|error| invalid(error.to_string())),
+            "AWS API Call via CloudTrail" | "AWS Service Event via CloudTrail" => {
+                CloudTrailEvent::try_from(detail)
+                    .map(Self::of_api_call)
+                    .map_err(|error| invalid(error.to_string()))
+            }
             "EC2 Instance Launch Successful"
             | "EC2 Instance Launch Unsuccessful"
             | "EC2 Instance Terminate Successful" => {
@@ -179,7 +201,7 @@ impl AutoScalingEvent {
                 let (from_warm_pool, to_warm_pool) =
                     (activity.origin == WARM_POOL, activity.destination == WARM_POOL);
                 if detail_type == "EC2 Instance Launch Unsuccessful" {
-                    let why = printable(&activity.status_message);
+                    let why = printable(&activity.status_message, MAX_TEXT);
                     return Ok(Self::LaunchFailed { group, at, why, for_warm_pool: to_warm_pool });
                 }
                 let instance_id = activity.instance_id.unwrap_or_default();
@@ -191,8 +213,9 @@ impl AutoScalingEvent {
                 } else if launched {
                     Self::Launched { group, instance_id, zone: activity.details.zone, at, from_warm_pool }
                 } else {
-                    let cause = printable(&activity.cause);
-                    Self::Left { instance_id, at, how: format!("Auto Scaling terminated it: {cause}") }
+                    let (cause, started) = (printable(&activity.cause, MAX_CAUSE), activity.start_time);
+                    let activity = ScalingActivity { cause, started };
+                    Self::Left { instance_id, at, how: activity.sentence(), activity: Some(activity) }
                 })
             }
             "EC2 Instance State-change Notification" => {
@@ -203,11 +226,15 @@ impl AutoScalingEvent {
                         instance_id: change.instance_id,
                         at: when(None)?,
                         how: format!("EC2 reports that its instance is {}", change.state),
+                        activity: None,
                     }),
                     _ => Ok(Self::Irrelevant),
                 }
             }
-            _ => Ok(Self::Irrelevant),
+            _ => match notice::read(&detail_type, time, detail).map_err(invalid)? {
+                Some((instance_ids, notice)) => Ok(Self::Announced { instance_ids, notice }),
+                None => Ok(Self::Irrelevant),
+            },
         }
     }
 }
@@ -221,7 +248,7 @@ impl AutoScalingEvent {
     }
 }
 
-/// Text for an operator's terminal, without control characters.
-fn printable(text: &str) -> String {
-    text.chars().take(300).map(|c| if c.is_control() { ' ' } else { c }).collect()
+/// Text for an operator's terminal, of so many characters, without control characters.
+pub(crate) fn printable(text: &str, max: usize) -> String {
+    text.chars().take(max).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -3,6 +3,7 @@
 //! Confirm never decides on repairs.
 
 pub mod event;
+mod notice;
 
 use std::sync::Arc;
 
@@ -43,6 +44,13 @@ pub struct ConfirmResult {
     pub repair_events: Vec<RepairEvent>,
     /// Whether it was about a case.
     pub relevant: bool,
+}
+
+impl ConfirmResult {
+    fn append(&mut self, other: Self) {
+        self.relevant |= other.relevant;
+        self.repair_events.extend(other.repair_events);
+    }
 }
 
 /// Why an event could not be applied.
@@ -151,13 +159,37 @@ impl<S: Store + AuditLog, C: Cloud> Confirmer<S, C> {
                 }
                 Ok(result)
             }
-            AutoScalingEvent::Left { instance_id, at, how } => {
+            AutoScalingEvent::Left { instance_id, at, how, activity } => {
                 let Some((key, policy)) = self.case_of(&instance_id, account).await? else {
                     return Ok(ConfirmResult::default());
                 };
                 let ctx = TransitionContext { policy: &policy, caller: self.cloud.caller(), now };
-                self.update(Target::case(&key), &ctx, |case, _| Ok(case.record_departure(at, &how, &ctx)))
-                    .await
+                let Some(activity) = activity else {
+                    let target = Target::case(&key);
+                    return self
+                        .update(target, &ctx, |case, _| Ok(case.record_departure(at, &how, &ctx)))
+                        .await;
+                };
+                let known = self.store.case(&key).await?;
+                let group =
+                    known.as_ref().and_then(|case| case.repair().map(|repair| repair.group().clone()));
+                let target = Target::case(&key).with_group(group.as_ref());
+                let record = |case: &mut Case, group: Option<&mut GroupState>| {
+                    Ok(case.record_activity(&activity, at, group, &ctx))
+                };
+                let update = write::update(&self.store, target, &policy, now, record).await?;
+                Ok(ConfirmResult { relevant: update.found(), repair_events: update.into_events() })
+            }
+            AutoScalingEvent::Announced { instance_ids, notice } => {
+                let mut result = ConfirmResult::default();
+                for instance_id in instance_ids {
+                    let Some((key, policy)) = self.case_of(&instance_id, account).await? else { continue };
+                    let ctx = TransitionContext { policy: &policy, caller: self.cloud.caller(), now };
+                    let record =
+                        |case: &mut Case, _: Option<&mut GroupState>| Ok(case.record_notice(&notice, &ctx));
+                    result.append(self.update(Target::case(&key), &ctx, record).await?);
+                }
+                Ok(result)
             }
             AutoScalingEvent::Irrelevant => Ok(ConfirmResult::default()),
         }
@@ -276,16 +308,13 @@ impl<S: Store + AuditLog, C: Cloud> Confirmer<S, C> {
                 recorded
             } else if ours && self.is_another_attempt(&key, event).await? {
                 continue;
-            } else if event.is_termination() && event.succeeded() {
-                self.update(Target::case(&key), &ctx, |case, _| {
-                    Ok(case.record_foreign_termination(event, &ctx))
-                })
-                .await?
+            } else if event.is_termination() && event.succeeded() && !event.ended_before(&instance_id) {
+                self.update(Target::case(&key), &ctx, |case, _| Ok(case.record_termination(event, &ctx)))
+                    .await?
             } else {
                 continue;
             };
-            result.relevant |= next.relevant;
-            result.repair_events.extend(next.repair_events);
+            result.append(next);
         }
         Ok(result)
     }

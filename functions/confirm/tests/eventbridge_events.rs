@@ -49,7 +49,7 @@ fn the_examples_of_aws_are_parsed() {
     };
     assert_eq!((group.as_str(), instance_id.as_str()), ("my-auto-scaling-group", "i-1234567890abcdef0"));
     assert_eq!(zone, Zone::new("us-west-2b").ok());
-    let AutoScalingEvent::Left { instance_id, at, how } =
+    let AutoScalingEvent::Left { instance_id, at, how, .. } =
         AutoScalingEvent::read(TERMINATE.as_bytes()).expect("read")
     else {
         panic!("a departure");

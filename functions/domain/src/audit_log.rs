@@ -8,6 +8,7 @@
 //!
 //! Records are only added. Those of one instance form a chain: each has the SHA-256 of the line before it.
 
+mod author;
 mod call;
 mod chain;
 mod compare;
@@ -20,6 +21,7 @@ mod verify;
 mod tests;
 
 pub use self::{
+    author::Author,
     call::{Activity, ApiCall, CallAnswer, CallOutcome, Caller},
     chain::{AuditEntry, BrokenChain, Chain, GENESIS, sha256, verify_chain},
     compare::{ComparisonOutcome, Difference, NEVER_COMPARED, compare},

@@ -13,8 +13,10 @@ mod calls;
 mod confirmation;
 mod control_plane;
 mod counter;
+mod departure;
 mod evaluation;
 pub mod fault;
+pub mod notice;
 mod presence;
 pub mod repair;
 mod snapshot;
@@ -31,7 +33,7 @@ pub use self::{
     confirmation::EventMatch,
     counter::EventCounter,
     fault::{Fault, Source},
-    presence::{Arrival, Departure, JoinStage, Launch, NewInstance, RETURNED_TO_WARM_POOL},
+    presence::{Arrival, Departure, Evidence, JoinStage, Launch, NewInstance, RETURNED_TO_WARM_POOL},
     snapshot::{Consistency, NotThisNode},
     state::CaseState,
     transition::{CallMade, Claim, Effects, IllegalTransition, TransitionContext},

@@ -21,6 +21,9 @@ use crate::{
 /// How soon a blocked repair is evaluated again.
 pub const RETRY: SignedDuration = SignedDuration::from_secs(60);
 
+/// How a case ends whose instance is gone, and nothing has shown why.
+pub const INSTANCE_GONE: &str = "its instance is gone";
+
 /// What to do next about a case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
@@ -161,13 +164,13 @@ fn cured_at(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) -> Op
 /// before a claim.
 pub fn decide(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: Timestamp) -> Decision {
     // Before a departure: if our own call without an answer terminated the instance, that is its result.
-    let foreign = case.departure().is_some_and(|departure| departure.foreign);
-    if !foreign && case.repair().is_some_and(|repair| took_effect(repair, context)) {
+    let anothers = case.departure().is_some_and(|departure| departure.is_anothers());
+    if !anothers && case.repair().is_some_and(|repair| took_effect(repair, context)) {
         return Decision::ConfirmByState;
     }
     if let Some(departure) = case.departure()
-        && case.repair().is_none_or(|repair| repair.effective_at().is_none() || departure.foreign)
-        && is_plausible(departure.foreign, context.location)
+        && case.repair().is_none_or(|repair| repair.effective_at().is_none() || anothers)
+        && is_plausible(departure.is_certain(), context.location)
     {
         return Decision::Close(CaseOutcome::Gone { how: departure.how.clone(), foreign: departure.foreign });
     }
@@ -189,7 +192,7 @@ pub fn decide(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: 
         }
     }
     if *context.location == InstanceLocation::Gone {
-        return Decision::Close(CaseOutcome::Gone { how: "its instance is gone".to_owned(), foreign: false });
+        return Decision::Close(CaseOutcome::Gone { how: INSTANCE_GONE.to_owned(), foreign: false });
     }
     if case.repair().is_none()
         && case.silent_since().is_none()
@@ -245,10 +248,10 @@ fn cause<'c>(case: &'c Case, faults: &'c [Fault], now: Timestamp) -> Option<(&'c
     }
 }
 
-/// Whether a reported departure is used: not if Auto Scaling still has the instance in service, unless another
-/// principal's call terminated it.
-fn is_plausible(foreign: bool, location: &InstanceLocation) -> bool {
-    foreign || !matches!(location, InstanceLocation::Member { lifecycle: Lifecycle::InService, .. })
+/// Whether a reported departure is used: not if Auto Scaling still has the instance in service, unless a call
+/// terminated it.
+fn is_plausible(certain: bool, location: &InstanceLocation) -> bool {
+    certain || !matches!(location, InstanceLocation::Member { lifecycle: Lifecycle::InService, .. })
 }
 
 /// Whether a node that should reboot is healthy in the same boot: the reboot did not happen, and the fault recovered.

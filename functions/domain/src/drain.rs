@@ -71,8 +71,8 @@ pub enum Dead {
 
 /// Why the drain is skipped according to the case, if it is.
 pub fn dead_by_case(case: &Case) -> Option<Dead> {
-    // A foreign departure is another principal's call: usually the termination that the hook delays.
-    if let Some(departure) = case.departure().filter(|departure| !departure.foreign) {
+    // Of a departure that is known by a call, that is usually the termination that the hook delays.
+    if let Some(departure) = case.departure().filter(|departure| !departure.is_certain()) {
         return Some(Dead::Gone { at: timestamp::seconds(departure.at), how: departure.how.clone() });
     }
     let fault = case.repair().map(|repair| repair.fault())?;
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
     use crate::{
         audit_log::Caller,
-        case::{Claim, Fault, Source, TransitionContext},
+        case::{Claim, Departure, Evidence, Fault, Source, TransitionContext},
         condition::{Health, RepairAction},
         group::GroupState,
         ident::ClusterName,
@@ -150,7 +150,7 @@ mod tests {
     fn a_drain_is_skipped_for_a_gone_instance_and_for_a_hardware_fault() {
         assert_eq!(dead_by_case(&case()), None);
         let mut gone = case();
-        gone.depart(at(5), "EC2 says that its instance is terminated".to_owned(), false);
+        gone.depart(at(5), "EC2 says that its instance is terminated".to_owned());
         let dead = dead_by_case(&gone).expect("gone").to_string();
         assert_eq!(
             dead,
@@ -162,9 +162,15 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_termination_does_not_skip_the_drain() {
+    fn a_termination_that_is_known_by_its_call_does_not_skip_the_drain() {
         let mut called = case();
-        called.depart(at(5), "the autoscaler terminated it".to_owned(), true);
+        called.learn_departure(Departure {
+            at: at(5),
+            how: "the autoscaler terminated it".to_owned(),
+            foreign: false,
+            evidence: Evidence::Caller,
+            called: true,
+        });
         assert_eq!(dead_by_case(&called), None);
     }
 

@@ -22,6 +22,7 @@ pub mod observation;
 pub mod policy;
 pub mod repair_event;
 pub mod report;
+pub mod scaling_activity;
 pub mod sources;
 pub mod timestamp;
 pub mod verification;

@@ -22,7 +22,9 @@ fn check(event: &CloudTrailEvent) {
     assert!(!who.contains(char::is_control) && who.chars().count() <= 200, "{who:?}");
     assert!(
         event.instance_ids().len() * 10
-            <= event.request_parameters.to_string().len() + event.response_elements.to_string().len()
+            <= event.request_parameters.to_string().len()
+                + event.response_elements.to_string().len()
+                + event.service_event_details.to_string().len()
     );
     assert!(event.succeeded() == event.error_code.is_none());
 }
@@ -55,6 +57,10 @@ pub fn hold_happening(bytes: &[u8]) {
                 [&detail["EC2InstanceId"], &detail["instance-id"]]
                     .contains(&&Value::from(instance_id.as_str()))
             );
+        }
+        AutoScalingEvent::Announced { instance_ids, notice } => {
+            plain(&notice.message);
+            assert!(!instance_ids.is_empty());
         }
         AutoScalingEvent::LeftStandby { .. } | AutoScalingEvent::Irrelevant => {}
     }

@@ -47,6 +47,9 @@ pub struct CloudTrailEvent {
     /// An object or null. Null does not mean failure: many successful writes have it.
     #[serde(default)]
     pub response_elements: Value,
+    /// What an event has that no call caused: `instanceIdSet` of a Spot interruption.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub service_event_details: Value,
     /// The request id, by which our record is matched.
     #[serde(rename = "requestID", default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
@@ -152,13 +155,14 @@ impl CloudTrailEvent {
         self.error_code.is_none()
     }
 
-    /// Whether the call was to terminate instances, successful or not, of our clusters or not.
+    /// Whether it is of a call to terminate instances, successful or not, of our clusters or not, or of a Spot
+    /// interruption.
     pub fn is_termination(&self) -> bool {
         matches!(
             (self.event_source.as_str(), self.event_name.as_str()),
             ("autoscaling.amazonaws.com", "TerminateInstanceInAutoScalingGroup")
                 | ("ec2.amazonaws.com", "TerminateInstances")
-        )
+        ) || self.is_spot_interruption()
     }
 
     /// The AWS service that made the call, if one did.
@@ -170,14 +174,17 @@ impl CloudTrailEvent {
     pub fn instance_ids(&self) -> Vec<InstanceId> {
         let ids: Vec<InstanceId> = match (self.event_source.as_str(), self.event_name.as_str()) {
             ("autoscaling.amazonaws.com", "TerminateInstanceInAutoScalingGroup") => {
-                instance_id(&self.request_parameters["instanceId"])
-                    .or_else(|| {
-                        // `Terminating EC2 instance: i-…`
-                        let description = self.response_elements["activity"]["description"].as_str()?;
-                        InstanceId::new(description.rsplit(' ').next()?).ok()
-                    })
-                    .into_iter()
-                    .collect()
+                let one = instance_id(&self.request_parameters["instanceId"]).or_else(|| {
+                    // `Terminating EC2 instance: i-…`
+                    let description = self.response_elements["activity"]["description"].as_str()?;
+                    InstanceId::new(description.rsplit(' ').next()?).ok()
+                });
+                let several = self.request_parameters["instanceIds"].as_array().into_iter().flatten();
+                one.into_iter().chain(several.filter_map(instance_id)).collect()
+            }
+            ("ec2.amazonaws.com", "BidEvictedEvent") => {
+                let ids = self.service_event_details["instanceIdSet"].as_array().into_iter().flatten();
+                ids.filter_map(instance_id).collect()
             }
             (
                 "ec2.amazonaws.com",
@@ -199,7 +206,7 @@ impl CloudTrailEvent {
 
     /// The caller as text for operators: `alice (IAM user)`, `assumed role Admin/alice`.
     pub fn who(&self) -> String {
-        printable(&self.user_identity.who())
+        printable(&self.user_identity.who(self.service().is_some()))
     }
 }
 
@@ -213,14 +220,14 @@ impl TryFrom<Value> for CloudTrailEvent {
 }
 
 impl UserIdentity {
-    fn who(&self) -> String {
+    fn who(&self, is_service: bool) -> String {
         let invoked_by = self.invoked_by.as_deref().filter(|name| !name.is_empty());
         let arn = self.arn.as_deref().unwrap_or_default();
         let user_name = self.user_name.as_deref().filter(|name| !name.is_empty());
         let principal = Principal::from_arn(arn);
         let who = match (&principal, self.kind.as_deref()) {
             (Some(Principal { kind: "AssumedRole", name, .. }), _) => {
-                if let Some(service) = service_of_role(name) {
+                if let Some(service) = service_of_role(name).filter(|_| is_service) {
                     return format!("{} ({name})", service.or(invoked_by).unwrap_or("an AWS service"));
                 }
                 let session = arn.split_once("assumed-role/").map_or(*name, |(_, session)| session);
@@ -252,7 +259,8 @@ impl UserIdentity {
 
 /// Whether a role is a service-linked role, and a readable name of its service if we have one.
 fn service_of_role(role: &str) -> Option<Option<&'static str>> {
-    Some(match role {
+    // A customer can have a role of Auto Scaling with a suffix: AWSServiceRoleForAutoScaling_other.
+    Some(match role.split('_').next().unwrap_or(role) {
         // Node auto repair and node group updates use the same role: the event does not show which it was.
         "AWSServiceRoleForAmazonEKSNodegroup" => Some("EKS node auto repair or node group update"),
         "AWSServiceRoleForAutoScaling" => Some("EC2 Auto Scaling"),

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     Boot, Case, CaseEvent, Condition, EventCounter, Found, MAX_COUNTER_BYTES, MAX_COUNTERS, MAX_OLD_BOOTS,
-    OldBoot, SourceState,
+    OldBoot, SourceState, notice::is_announced,
 };
 use crate::{
     clock::{ConditionReport, LatestReport, NodeOnset, NodeTime, Recency},
@@ -288,6 +288,9 @@ impl Case {
         arrival: Timestamp,
         events: &mut Vec<CaseEvent>,
     ) {
+        if is_announced(&finding.reason) {
+            return;
+        }
         let counter = match self.counters.iter_mut().find(|counter| *counter.reason == *finding.reason) {
             Some(counter) => counter,
             None => {

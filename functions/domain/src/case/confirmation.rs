@@ -1,5 +1,4 @@
-//! The steps of a call after its answer: CloudTrail's event confirms it, differs, or does not arrive in time. Also
-//! records terminations that are not ours.
+//! The steps of a call after its answer: CloudTrail's event confirms it, differs, or does not arrive in time.
 //!
 //! CloudTrail delivers each event once, minutes later, before or after our own answer is recorded. A call outlives its
 //! repair.
@@ -115,35 +114,6 @@ impl Case {
         if repair.stashed_events.len() < MAX_STASHED_EVENTS && !repair.stashed_events.contains(&raw) {
             repair.stashed_events.push(raw);
         }
-    }
-
-    /// Records that another principal terminated the instance. No effects if that is recorded already.
-    pub fn record_foreign_termination(
-        &mut self,
-        event: &CloudTrailEvent,
-        ctx: &TransitionContext<'_>,
-    ) -> Effects {
-        if self.departure.as_ref().is_some_and(|departure| departure.foreign) {
-            return Effects::default();
-        }
-        let terminated_at = event.event_time;
-        let how = format!("{} terminated it", event.who());
-        let data = json!({
-            "eventID": event.event_id,
-            "requestID": event.request_id,
-            "eventName": event.event_name,
-            "who": event.who(),
-        });
-        let entry = audit_records::record_step(
-            self,
-            StepRecord::new(RecordStep::Foreign, &how, data),
-            ctx.caller,
-            ctx.now,
-        );
-        let detail = format!("{how} ({})", event.event_name);
-        let event = RepairEvent::new(self, Step::Foreign, detail, ctx.now);
-        self.depart(terminated_at, how, true);
-        Effects { records: vec![entry], events: vec![event] }
     }
 
     /// The time of the call that an event records: by its request id, never by its instance alone. A call without an

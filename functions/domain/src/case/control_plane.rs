@@ -82,15 +82,15 @@ impl Case {
                         self.apply_conditions(&[gone], at, arrived, policy, &mut changes)
                     }
                     Deleter::CloudController => {
-                        self.depart(at, "the cloud controller found its instance gone".to_owned(), false);
+                        self.depart(at, "the cloud controller found its instance gone".to_owned());
                         self.departure != departed
                     }
                     Deleter::Karpenter => {
-                        self.depart(at, "Karpenter removed it".to_owned(), false);
+                        self.depart(at, "Karpenter removed it".to_owned());
                         self.departure != departed
                     }
                     Deleter::Eks => {
-                        self.depart(at, "EKS removed it".to_owned(), false);
+                        self.depart(at, "EKS removed it".to_owned());
                         self.departure != departed
                     }
                 };
@@ -143,7 +143,7 @@ impl Case {
             return false;
         }
         self.registered = self.registered.max(Some(at));
-        self.departure.take_if(|departure| departure.at < at && !departure.foreign);
+        self.departure.take_if(|departure| departure.at < at && !departure.is_certain());
         for condition in &mut self.conditions {
             if let SourceState::ControlPlane(history) = &mut condition.state {
                 history.restart(at);

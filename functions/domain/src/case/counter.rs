@@ -6,6 +6,7 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::notice::Notice;
 use crate::{
     clock::Onset,
     condition::ConditionType,
@@ -95,6 +96,23 @@ impl EventCounter {
         }
         let index = self.series.partition_point(|known| known.node_since < finding.since);
         self.series.insert(index, Series { node_since: finding.since, first, last, steps: vec![counted] });
+        if self.series.len() > MAX_SERIES {
+            self.series.remove(0);
+        }
+        true
+    }
+
+    /// Counts a notice of AWS once, which arrived then. Returns true if it is new.
+    pub(super) fn note_notice(&mut self, notice: &Notice, arrived: Timestamp) -> bool {
+        let key = notice.effective;
+        if self.series.iter().any(|known| known.node_since.as_millisecond() == key.as_millisecond()) {
+            return false;
+        }
+        self.message = notice.message.as_str().into();
+        let at = notice.at.min(arrived);
+        let steps = vec![Counted { count: 1, arrived }];
+        let index = self.series.partition_point(|known| known.node_since < key);
+        self.series.insert(index, Series { node_since: key, first: at, last: at, steps });
         if self.series.len() > MAX_SERIES {
             self.series.remove(0);
         }

@@ -55,10 +55,10 @@ impl Case {
         let join = self.join_to_record(policy, now).map(|_| now);
         if let Some(repair) = &self.repair {
             let rebooting = repair.phase == Phase::Rebooting;
-            // A foreign termination ends only a reboot early. While a lease runs, or a replacement is awaited, it does
-            // not.
-            let foreign = self.departure.as_ref().is_some_and(|departure| departure.foreign);
-            let departed = if rebooting && foreign { Some(now) } else { None };
+            // A termination by another caller ends only a reboot early. While a lease runs, or a replacement is awaited, it
+            // does not.
+            let certain = self.departure.as_ref().is_some_and(|departure| departure.is_certain());
+            let departed = if rebooting && certain { Some(now) } else { None };
             let confirmed = rebooting && repair.is_confirmed();
             let cured = if confirmed { self.cured_at(repair, faults, policy) } else { None };
             let failed = if rebooting { self.reboot_failed_at(repair, policy) } else { None };

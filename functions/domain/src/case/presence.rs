@@ -86,9 +86,50 @@ pub struct Departure {
     pub at: Timestamp,
     /// The cause, as one clause: `alice (IAM user) terminated it`.
     pub how: String,
-    /// Whether an API call of another principal caused it.
+    /// Whether an API call that nobody planned caused it.
     #[serde(default)]
     pub foreign: bool,
+    /// What showed it.
+    #[serde(default, skip_serializing_if = "Evidence::is_state")]
+    pub evidence: Evidence,
+    /// Whether CloudTrail recorded a successful call that terminates it: then it goes, even if Auto Scaling still calls it
+    /// InService.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub called: bool,
+}
+
+/// What showed that an instance left, from what says the least of its author to what says the most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub enum Evidence {
+    /// Its state in EC2, or its deleted Node object.
+    #[default]
+    State,
+    /// CloudTrail's event of Auto Scaling's own TerminateInstances, which carries an activity out.
+    Execution,
+    /// Auto Scaling's activity, whose text names no author.
+    Text,
+    /// Auto Scaling's activity, whose text names what Auto Scaling did it for.
+    Activity,
+    /// CloudTrail's event of a call, by its caller.
+    Caller,
+}
+
+impl Evidence {
+    fn is_state(&self) -> bool {
+        *self == Self::State
+    }
+}
+
+impl Departure {
+    /// Whether a successful call terminates it, of whoever it is.
+    pub fn is_certain(&self) -> bool {
+        self.foreign || self.called
+    }
+
+    /// Whether it is known that no call of ours caused it.
+    pub fn is_anothers(&self) -> bool {
+        self.is_certain() || self.evidence >= Evidence::Activity
+    }
 }
 
 /// An instance that joined the group of a terminated one.
@@ -239,16 +280,16 @@ impl Case {
     pub fn record_departure(&mut self, at: Timestamp, how: &str, ctx: &TransitionContext<'_>) -> Effects {
         let ours = self.repair.as_ref().is_some_and(|repair| repair.effective_at().is_some());
         if !ours && self.closed.is_none() {
-            self.depart(at, how.to_owned(), false);
+            self.depart(at, how.to_owned());
         }
         Effects::of(RepairEvent::new(self, Step::Event, how.to_owned(), ctx.now))
     }
 
-    pub(crate) fn depart(&mut self, at: Timestamp, how: String, foreign: bool) {
-        let earlier = self.departure.as_ref().is_some_and(|known| known.foreign || !foreign);
-        // The principal is recorded even if the departure itself was known first.
-        if (self.closed.is_none() || foreign) && !earlier {
-            self.departure = Some(Departure { at, how, foreign });
+    /// Records that it left, if nothing else has shown that before.
+    pub(crate) fn depart(&mut self, at: Timestamp, how: String) {
+        if self.closed.is_none() && self.departure.is_none() {
+            self.departure =
+                Some(Departure { at, how, foreign: false, evidence: Evidence::State, called: false });
         }
     }
 

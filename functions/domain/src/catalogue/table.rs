@@ -204,6 +204,18 @@ pub static ENTRIES: &[ReasonEntry] = &[
         &[Probe],
         "a host filesystem is almost out of inodes; then no more files can be created"
     ),
+    our_event!(
+        "InstanceMaintenance",
+        Ready,
+        &[Boot],
+        "AWS Health announced maintenance of the instance: a reboot, or an interruption of its network or power"
+    ),
+    our_event!(
+        "InstanceRetirement",
+        Ready,
+        &[Boot],
+        "AWS Health announced that EC2 will stop or terminate the instance; a stop and a start move it to another host"
+    ),
     fault!(
         "InterfaceNotRunning",
         NetworkingReady,
@@ -442,12 +454,24 @@ pub static ENTRIES: &[ReasonEntry] = &[
         &[Probe, Boot],
         "a host filesystem went read-only; nothing on it can be written"
     ),
+    our_event!(
+        "RebalanceRecommendation",
+        Ready,
+        &[Boot],
+        "EC2 announced that the Spot Instance is at a higher risk of an interruption"
+    ),
     event!("ServiceFailedToStart", ContainerRuntimeReady, &[Quiet(10)], "a systemd service failed to start"),
     event!(
         "SoftLockup",
         KernelReady,
         &[Quiet(10)],
         "a CPU ran kernel code for tens of seconds without a pause"
+    ),
+    our_event!(
+        "SpotInterruption",
+        Ready,
+        &[Boot],
+        "EC2 announced that it interrupts the Spot Instance in two minutes"
     ),
     event!(
         "UnexpectedRejectRule",

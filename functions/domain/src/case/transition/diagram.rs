@@ -22,7 +22,7 @@ const fn transition(name: &'static str, from: &'static [CaseState], to: &'static
 }
 
 /// Every step that changes the state of a case.
-pub const TRANSITIONS: [Transition; 13] = [
+pub const TRANSITIONS: [Transition; 14] = [
     transition("a condition goes bad", &[Healthy], &[Suspect]),
     transition("it recovers and that holds", &[Suspect, Due, Blocked], &[Healthy]),
     transition("the grace period ends", &[Suspect], &[Due]),
@@ -32,6 +32,7 @@ pub const TRANSITIONS: [Transition; 13] = [
     transition("withdraw call", &[Acting], &[Claimed]),
     transition("record answer", &[Acting], &[Claimed, Confirming, Rebooting]),
     transition("confirm by state", &[Acting], &[Confirming, Rebooting]),
+    transition("recognize call", &[Claimed, Blocked], &[Confirming]),
     transition("release", &[Claimed, Blocked, Acting, Rebooting], &[Healthy]),
     transition("close (cured by the reboot)", &[Rebooting], &[Healthy]),
     transition("close (replaced, or no replacement)", &[Confirming], &[Closed]),

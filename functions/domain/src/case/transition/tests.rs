@@ -125,6 +125,16 @@ impl Fixture {
             "withdraw call" => return case.withdraw_call(at(31)),
             "record answer" => case.record_answer(Some(group), &answer(case, fault.action), &ctx)?,
             "confirm by state" => case.confirm_by_state(Some(group), &ctx)?,
+            "recognize call" => {
+                // A try before this one got no answer.
+                let number = case.repairs;
+                if let Some(repair) =
+                    case.repair.as_mut().filter(|r| matches!(r.phase, Phase::Claimed { .. }))
+                {
+                    repair.push_call(unanswered(number));
+                }
+                case.recognize_call(at(30), Some(group), &ctx)?
+            }
             "release" => case.release(Some(group), "it recovered before the call", &ctx)?,
             "close (cured by the reboot)" => case.close(Some(group), &CaseOutcome::Rebooted, &ctx)?,
             "close (replaced, or no replacement)" => {
@@ -138,6 +148,18 @@ impl Fixture {
         assert!(effects.records.iter().all(|record| id(&record.case)));
         assert!(effects.events.iter().all(|event| id(&event.case)));
         Ok(())
+    }
+}
+
+fn unanswered(repair: u32) -> Call {
+    Call {
+        repair,
+        action: RepairAction::Replace,
+        at: at(30),
+        result: CallResult::Unanswered,
+        request_id: None,
+        sequence: None,
+        confirmation: None,
     }
 }
 
