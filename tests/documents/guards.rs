@@ -163,6 +163,21 @@ impl Situation {
         self.state.release_slot(&instance(99));
     }
 
+    /// A repair for another reason waits for this instance to become Ready.
+    fn is_awaited(&mut self) {
+        self.state.acquire_slot(instance(99), "NvidiaXID79Error", self.now);
+        self.state.record_termination(&instance(99), self.now);
+        let traits = InstanceTraits::default();
+        assert!(self.state.match_replacement(&instance(0), self.now, &traits).is_some());
+    }
+
+    /// An evaluation found the instance out of service five minutes ago.
+    fn was_out_of_service(&mut self) {
+        let mut case = serde_json::to_value(&self.case).expect("JSON");
+        case["outOfServiceAt"] = json!("2026-08-20T09:55:00Z");
+        self.case = serde_json::from_value(case).expect("a case");
+    }
+
     /// Other repairs for the same reason.
     fn repair_in_progress(&mut self, count: usize) {
         let reason = self.fault.reason.clone();
@@ -283,6 +298,8 @@ fn blocked_situations() -> Vec<(&'static str, Situation)> {
                 one.state.record_failure(one.now, one.now);
             }),
         ),
+        ("NotInService", Situation::with(Situation::was_out_of_service)),
+        ("ReplacementsFailing", Situation::with(Situation::is_awaited)),
         (
             "ReplacementsFailing",
             Situation::with(|one| {

@@ -33,7 +33,7 @@ impl Environment {
                     if node.is_out() {
                         return;
                     }
-                    node.on_standby = on;
+                    (node.on_standby, node.out_until) = (on, Some(self.now));
                     node.instance.clone()
                 };
                 let lifecycle = if on { Lifecycle::OutOfService } else { Lifecycle::InService };
@@ -90,7 +90,7 @@ impl Environment {
     fn detach(&mut self, number: usize, on: bool) {
         let mut oracle = self.oracle.lock();
         let node = &mut oracle.nodes[number];
-        node.detached = on;
+        (node.detached, node.out_until) = (on, Some(self.now));
         let (instance, out) = (node.instance.clone(), node.is_out());
         let (group, zone) = (self.plan.groups[node.group].name.clone(), self.plan.zones[node.zone].clone());
         drop(oracle);

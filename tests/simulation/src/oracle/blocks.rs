@@ -70,7 +70,7 @@ impl Oracle {
             (self.reading.failing.is_some(), "reads fail"),
             (self.observing, "observe mode"),
             (self.shifted == Some(node.zone), "a zonal shift"),
-            (node.on_standby || node.detached, "it is not in service"),
+            (node.on_standby || node.detached || node.is_just_back(now), "it is not in service"),
             (stored.suspended, "its group is suspended"),
             (held, "it is held"),
             (stored.backoff_until().is_some_and(|until| now < until), "its group is in backoff"),

@@ -76,7 +76,7 @@ impl Oracle {
 
     /// A repair that was given up is a failure of its group, or one more of the same outage.
     pub(super) fn counted(&mut self, number: usize, group: &GroupState) {
-        let counted = group.last_failure().is_some_and(|at| at + SLACK + SLACK >= self.now);
+        let counted = group.last_failure().is_some_and(|at| at + LEASE >= self.now);
         if !counted || group.failures() == 0 {
             self.violation(
                 "a failure that was not counted",
@@ -94,7 +94,11 @@ impl Oracle {
                 let from = node.terminated?;
                 // A slow process dates its call up to a lease before it reached AWS.
                 let late = from + SignedDuration::from_mins(60) - LEASE;
-                let joined = node.replaced_by.and_then(|by| self.nodes[by].known_joined_at);
+                // Where the control plane has reported the node, its replacement counts when it is Ready.
+                let joined = node
+                    .replaced_by
+                    .map(|by| &self.nodes[by])
+                    .and_then(|by| if node.is_named { by.known_ready_at } else { by.known_joined_at });
                 Some((from, joined.filter(|joined| *joined < late - LEASE).unwrap_or(Timestamp::MAX)))
             })
             .collect();

@@ -121,6 +121,13 @@ impl Node {
         }
     }
 
+    /// Whether it has come back into service so recently that it may be booting: it has its grace period, and the time to
+    /// join, from the last evaluation that saw it out of service.
+    pub(super) fn is_just_back(&self, now: Timestamp) -> bool {
+        let time = if self.never_joined_deadline().is_some() { 47 } else { 32 };
+        self.out_until.is_some_and(|until| now < until + SignedDuration::from_mins(time))
+    }
+
     fn change_ready(
         &mut self,
         at: Timestamp,
@@ -133,6 +140,9 @@ impl Node {
             return;
         }
         self.has_ready = true;
+        if !bad {
+            self.known_ready_at.get_or_insert(arrived);
+        }
         let same = |known: &&mut ReadyChange| (known.at, known.bad, known.deletion) == (at, bad, deletion);
         if let Some(known) = self.ready.iter_mut().find(same) {
             known.arrived = known.arrived.min(arrived);

@@ -203,6 +203,10 @@ pub(crate) struct Node {
     pub(super) is_named: bool,
     pub(crate) known_alive: bool,
     pub(crate) known_joined_at: Option<Timestamp>,
+    /// When its node was first known to be Ready.
+    pub(crate) known_ready_at: Option<Timestamp>,
+    /// When it last went out of service or came back.
+    pub(crate) out_until: Option<Timestamp>,
     /// When its launch failed, and when that was known.
     pub(crate) known_launch_failure: Option<(Timestamp, Timestamp)>,
     /// The launch that is known, and when it became so.
@@ -291,6 +295,8 @@ impl Node {
             is_named: false,
             known_alive: false,
             known_joined_at: None,
+            known_ready_at: None,
+            out_until: None,
             known_launch_failure: None,
             known_launch: None,
             known_left: false,

@@ -81,8 +81,12 @@ impl Oracle {
         let waits = stored.backoff_until().is_some_and(|until| now < until);
         let due = self.overdue_since(number).is_some_and(|due| due + PROMPT < now);
         let quiet = now >= self.last_fault + LEASE + PROMPT && now >= node.not_clear_before;
-        let ends =
-            node.on_standby || node.detached || stored.suspended || self.observing || self.shifted.is_some();
+        let ends = node.on_standby
+            || node.detached
+            || node.is_just_back(now)
+            || stored.suspended
+            || self.observing
+            || self.shifted.is_some();
         due && quiet && !waits && !ends && self.holds.is_empty() && !self.is_clear(number)
     }
 
