@@ -5,6 +5,7 @@
 
 mod limits;
 mod rules;
+mod warnings;
 mod window;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     limits::{Limit, NodeRepairConfig, Override},
     rules::{Remedy, Rules},
+    warnings::PolicyWarning,
     window::{MaintenanceWindow, next_opening},
 };
 use crate::{
@@ -22,6 +24,9 @@ use crate::{
     ident::{AccountId, ClusterName, GroupName, NodeName},
     timestamp,
 };
+
+/// No instance boots and registers sooner.
+const MIN_JOIN_TIMEOUT: SignedDuration = SignedDuration::from_secs(30);
 
 /// The settings of one cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,7 +65,7 @@ pub struct Policy {
     pub verification: VerificationPolicy,
     /// How long a rebooted node can take to become healthy. Then it is replaced.
     pub reboot_timeout: SignedDuration,
-    /// How long a launched instance can take to register as a node.
+    /// How long a launched instance can take to register as a node: 30 seconds or more. `0s`: forever.
     pub join_timeout: SignedDuration,
     /// How long a replacement can take, from the call, before the repair counts as failed.
     pub replacement_timeout: SignedDuration,
@@ -326,6 +331,12 @@ impl Policy {
                 return refuse(field.to_owned(), "not between 0 and 7 days");
             }
         }
+        if !self.join_timeout.is_zero() && self.join_timeout < MIN_JOIN_TIMEOUT {
+            return refuse(
+                "joinTimeout".to_owned(),
+                "is shorter than 30s, in which no instance can boot; 0s turns it off",
+            );
+        }
         for (n, rule) in self.groups.iter().enumerate() {
             if rule.name.is_none() && rule.tags.is_empty() {
                 return refuse(format!("groups[{n}]"), "needs a name or tags to match by");
@@ -394,11 +405,17 @@ mod tests {
             (r#"{"silence":{"within":"-1m"}}"#, "silence.within: not between 0 and 7 days"),
             (r#"{"recoveryHold":"300h"}"#, "recoveryHold: not between 0 and 7 days"),
             (r#"{"grace":{"reasons":{"A":"-5m"}}}"#, "grace.A: is negative"),
+            (r#"{"joinTimeout":"1s"}"#, "joinTimeout: is shorter than 30s"),
+            (r#"{"joinTimeout":"29s"}"#, "joinTimeout: is shorter than 30s"),
         ] {
             let policy: Policy = serde_json::from_str(json).expect(json);
             let error = policy.check().expect_err(json).to_string();
             assert!(error.starts_with(expected), "{error}");
         }
         assert_eq!(Policy::eks_defaults().check(), Ok(()));
+        for join_timeout in [0, 30] {
+            let join_timeout = SignedDuration::from_secs(join_timeout);
+            assert_eq!(Policy { join_timeout, ..Policy::default() }.check(), Ok(()));
+        }
     }
 }

@@ -208,8 +208,12 @@ impl Case {
         Some(FaultView { message: message.into(), ..view })
     }
 
-    /// When a launched instance counts as failed to join, while it has not registered.
+    /// When a launched instance counts as failed to join, while it has not registered. None if the policy lets it take
+    /// forever.
     pub(super) fn join_deadline(&self, policy: &Policy) -> Option<Timestamp> {
+        if policy.join_timeout.is_zero() {
+            return None;
+        }
         let arrival = self.arrival.as_ref().filter(|arrival| arrival.registered.is_none())?;
         arrival.launched.and_then(|launched| launched.checked_add(policy.join_timeout).ok())
     }

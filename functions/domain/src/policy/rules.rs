@@ -33,7 +33,7 @@ impl Policy {
         groups.filter(move |rules| !rules.has_same_remedies(&default)).chain([default])
     }
 
-    fn rules<'p>(&'p self, rule: Option<&'p GroupRule>) -> Rules<'p> {
+    pub(super) fn rules<'p>(&'p self, rule: Option<&'p GroupRule>) -> Rules<'p> {
         Rules {
             mode: rule.and_then(|rule| rule.mode).unwrap_or(self.mode),
             node_repair_config: rule
@@ -59,7 +59,7 @@ impl GroupRule {
 }
 
 /// Whether the text matches the pattern, in which `*` matches any characters.
-fn wildcard(pattern: &str, text: &str) -> bool {
+pub(super) fn wildcard(pattern: &str, text: &str) -> bool {
     let Some((first, remainder)) = pattern.split_once('*') else {
         return pattern == text;
     };
