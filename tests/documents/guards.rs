@@ -309,6 +309,18 @@ fn blocked_situations() -> Vec<(&'static str, Situation)> {
                 one.state.acquire_slot(instance(3), "KubeletNotReady", one.now);
             }),
         ),
+        (
+            "GradualLimit",
+            Situation {
+                state: {
+                    let mut state = Situation::due().state;
+                    state.acquire_slot(instance(7), "KubeletNotReady", Situation::due().now);
+                    state.release_slot(&instance(7));
+                    state
+                },
+                ..Situation::with_policy(&format!("{ENABLED}outage: {{pause: 10m}}\n"))
+            },
+        ),
         ("SourceBehind", Situation::audit_log_behind()),
         (
             "Unverified",

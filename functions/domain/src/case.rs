@@ -16,6 +16,7 @@ mod counter;
 mod evaluation;
 pub mod fault;
 mod presence;
+mod promotion;
 pub mod repair;
 mod snapshot;
 mod state;

@@ -48,7 +48,7 @@ pub struct Policy {
     pub groups: Vec<GroupRule>,
     /// Requests not to repair, each with a scope and an end.
     pub holds: Vec<Hold>,
-    /// Events that count as conditions.
+    /// Events that count as conditions, and conditions that count though they recover again and again.
     pub promotions: Vec<Promotion>,
     /// When an Availability Zone counts as impaired.
     pub zones: ZonePolicy,
@@ -73,7 +73,7 @@ pub struct Policy {
     pub failure_backoff: SignedDuration,
     /// How long to wait for CloudTrail's event of a call.
     pub confirmation_timeout: SignedDuration,
-    /// A group whose tag of this name is `disabled` is not repaired.
+    /// A group with a tag of this name is not repaired, unless its value is `enabled` or `true`.
     pub opt_out_tag: String,
 }
 
@@ -195,13 +195,14 @@ pub struct Hold {
     pub until: Timestamp,
 }
 
-/// An event that counts as a condition after `count` occurrences within `window`.
+/// An event that counts as a condition after `count` occurrences within `window`; or a reason of a condition that became
+/// bad so often. A flapping node is repaired while it is bad.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Promotion {
-    /// The event's reason.
+    /// The reason of the event or the condition.
     pub reason: String,
-    /// The number of occurrences.
+    /// The number of occurrences. Of a condition, at most 16 are kept.
     pub count: u64,
     /// The time within which they must occur.
     pub window: SignedDuration,
@@ -274,6 +275,8 @@ pub struct OutagePolicy {
     pub gradual: bool,
     /// In a group, and in a cluster, of at most this many nodes, repairs go one at a time (if `gradual`).
     pub small: usize,
+    /// The shortest time between the starts of two repairs in a group.
+    pub pause: SignedDuration,
 }
 
 impl Default for OutagePolicy {
@@ -284,6 +287,7 @@ impl Default for OutagePolicy {
             cooldown: SignedDuration::from_mins(10),
             gradual: true,
             small: 5,
+            pause: SignedDuration::ZERO,
         }
     }
 }
@@ -326,6 +330,7 @@ impl Policy {
             ("silence.agentSilentAfter", self.silence.agent_silent_after.unwrap_or_default()),
             ("silence.within", self.silence.within),
             ("outage.cooldown", self.outage.cooldown),
+            ("outage.pause", self.outage.pause),
         ] {
             if !(SignedDuration::ZERO..=SignedDuration::from_hours(24 * 7)).contains(&duration) {
                 return refuse(field.to_owned(), "not between 0 and 7 days");

@@ -23,13 +23,22 @@ pub(super) fn eks_repair_enabled(input: &GuardContext<'_>) -> Option<Block> {
     block(Guard::EksRepairEnabled, format!("EKS node auto repair is enabled for group {}", group_name(input)))
 }
 
-/// The opt-out tag on the group.
+/// The opt-out tag on the group. Who sets it means to opt out, whatever the value: `false`, `off`, none.
 pub(super) fn opted_out(input: &GuardContext<'_>) -> Option<Block> {
     let tag = &input.policy.opt_out_tag;
-    if input.context.group?.tags.get(tag)? != "disabled" {
+    let value = input.context.group?.tags.get(tag)?;
+    if ["enabled", "true"].iter().any(|opts_in| value.trim().eq_ignore_ascii_case(opts_in)) {
         return None;
     }
-    block(Guard::OptedOut, format!("group {} has the tag {tag}=disabled", group_name(input)))
+    // Anything can be in a tag.
+    let shown: String = value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    block(
+        Guard::OptedOut,
+        format!(
+            "group {} has the tag {tag}={shown}: any value but enabled and true opts out",
+            group_name(input)
+        ),
+    )
 }
 
 /// Holds: of everything, a cluster, a group or a node.

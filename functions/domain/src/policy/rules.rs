@@ -106,6 +106,12 @@ impl Rules<'_> {
         self.node_repair_config.overrides == other.node_repair_config.overrides && self.grace == other.grace
     }
 
+    /// The grace period of a promoted reason: that of its override, or as for every other.
+    pub(crate) fn wait_for(&self, condition: &ConditionType, reason: &str) -> Option<SignedDuration> {
+        let overridden = self.node_repair_config.override_for(condition, reason);
+        overridden.map(|found| found.min_repair_wait_time).or_else(|| self.grace_for(condition, reason))
+    }
+
     /// The grace period of a reason, whatever its action. None: the condition is never repaired.
     pub fn grace_for(&self, condition: &ConditionType, reason: &str) -> Option<SignedDuration> {
         let ours = self.grace.reasons.get(reason).or_else(|| self.grace.conditions.get(condition));

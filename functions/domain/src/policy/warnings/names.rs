@@ -19,6 +19,9 @@ const OF_OTHERS: [&str; 8] = [
     "FrequentContainerdRestart",
 ];
 
+/// How often a condition became bad is kept so far back.
+const MAX_FLAPS: u64 = 16;
+
 pub(super) fn warn(policy: &Policy, warnings: &mut Warnings) {
     for (path, config) in configs(policy) {
         for (n, entry) in config.overrides.iter().enumerate() {
@@ -32,6 +35,13 @@ pub(super) fn warn(policy: &Policy, warnings: &mut Warnings) {
     for (n, promotion) in policy.promotions.iter().enumerate() {
         let path = format!("promotions[{n}]");
         warn_of_reason(&format!("{path}.reason"), &promotion.reason, None, warnings);
+        let known = catalogue::lookup(&promotion.reason);
+        if promotion.count > MAX_FLAPS && known.is_some_and(|known| known.severity == Severity::Condition) {
+            warnings.add(
+                format!("{path}.count"),
+                format!("is never reached: of a condition at most {MAX_FLAPS} are kept; set a lower count"),
+            );
+        }
         if policy.promotions[..n].contains(promotion) {
             warnings.add(path, "is there twice; remove one");
         }

@@ -142,6 +142,7 @@ fn durations(policy: &Policy, warnings: &mut Warnings) {
         ("settlingTime", policy.settling_time, "no repair begins before it is over"),
         ("recoveryHold", policy.recovery_hold, "a node that has recovered counts as unhealthy for as long"),
         ("outage.cooldown", policy.outage.cooldown, "repairs can rest for as long after an outage"),
+        ("outage.pause", policy.outage.pause, "of a group's nodes no two are repaired within it"),
         ("failureBackoff", policy.failure_backoff, "a group rests for as long after one failed replacement"),
         ("joinTimeout", policy.join_timeout, "an instance that does not join is not replaced before"),
         (
