@@ -31,7 +31,7 @@ const fn called(incident: &'static str, calls: &'static [(&'static str, &'static
     Expected { incident, calls, blocked: None }
 }
 
-const EXPECTED: [Expected; 19] = [
+const EXPECTED: [Expected; 24] = [
     // The nodes are healthy: what was reported came late, or its end was lost.
     none("40-late-lines-of-healthy-nodes"),
     none("41-lost-recovery"),
@@ -62,6 +62,31 @@ const EXPECTED: [Expected; 19] = [
     blocked("56-impaired-zone-ready-for-a-minute", "the Availability Zone appears impaired"),
     none("57-instance-under-a-new-name"),
     blocked("58-outage-ends-node-by-node", "7 of 10 nodes of group nodes are unhealthy"),
+    // What people ask for: 30 minutes after the fourth time in an hour, while it is not ready.
+    called("75-flapping-promoted", &[("i-08736224042c4ee75", "2026-08-20T10:00:00")]),
+    Expected {
+        incident: "76-opt-out-tag-false",
+        calls: &[("i-08736224042c4e008", "2026-08-20T09:30:00")],
+        blocked: Some("has the tag nodemend/repair=false"),
+    },
+    called("77-join-timeout-off", &[("i-08736224042c4e001", "2026-08-20T09:10:00")]),
+    // A hold until 10:20, one that cannot be read, and one that was taken off.
+    Expected {
+        incident: "78-held-by-an-annotation",
+        calls: &[
+            ("i-08736224042c4e002", "2026-08-20T09:30:00"),
+            ("i-08736224042c4ee75", "2026-08-20T10:20:00"),
+        ],
+        blocked: Some("so it is held for 24h"),
+    },
+    Expected {
+        incident: "79-cordoned-left-alone",
+        calls: &[
+            ("i-08736224042c4e001", "2026-08-20T09:30:00"),
+            ("i-08736224042c4ee75", "2026-08-20T10:00:00"),
+        ],
+        blocked: Some("the node is cordoned by bob"),
+    },
 ];
 
 fn replay(path: &Path) -> Output {

@@ -81,6 +81,7 @@ fn kind(rust: &str) -> String {
         "SignedDuration" => "duration".to_owned(),
         "Timestamp" => "timestamp".to_owned(),
         "Mode" => "`observe` or `repair`".to_owned(),
+        "NodeHolds" => "`any`, `people` or `none`".to_owned(),
         "VerificationPolicy" => "`required` or `preferred`".to_owned(),
         "RepairAction" => "`Replace`, `Reboot` or `NoAction`".to_owned(),
         "WireOverride" => link("Override"),

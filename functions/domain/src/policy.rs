@@ -48,6 +48,12 @@ pub struct Policy {
     pub groups: Vec<GroupRule>,
     /// Requests not to repair, each with a scope and an end.
     pub holds: Vec<Hold>,
+    /// Whose annotation `nodemend.io/hold` on a Node holds it: `any`, `people` (a user of the cluster whose write the
+    /// control-plane audit log shows, and neither a kubelet nor an account of the system) or `none`.
+    pub node_holds: NodeHolds,
+    /// Whether a cordoned node is left alone. A cordon is read from the Kubernetes API; without access to it, only one that a
+    /// user of the cluster set is known, from the control-plane audit log.
+    pub respect_cordon: bool,
     /// Events that count as conditions, and conditions that count though they recover again and again.
     pub promotions: Vec<Promotion>,
     /// When an Availability Zone counts as impaired.
@@ -87,6 +93,8 @@ impl Default for Policy {
             maintenance_windows: Vec::new(),
             groups: Vec::new(),
             holds: Vec::new(),
+            node_holds: NodeHolds::Any,
+            respect_cordon: false,
             promotions: Vec::new(),
             zones: ZonePolicy::default(),
             silence: SilencePolicy::default(),
@@ -102,6 +110,19 @@ impl Default for Policy {
             opt_out_tag: "nodemend/repair".to_owned(),
         }
     }
+}
+
+/// Whose annotation on a Node holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeHolds {
+    /// Anybody's who may write the Node; its own kubelet may.
+    #[default]
+    Any,
+    /// A user's whom the audit log names, and who is neither a kubelet nor an account of the system.
+    People,
+    /// Nobody's: the annotation is ignored.
+    None,
 }
 
 /// Whether a repair needs its fault to be verified right before the call.

@@ -61,6 +61,7 @@ impl Case {
                 }
                 self.apply_conditions(conditions, at, arrived, policy, &mut events);
             }
+            What::Marked { by, change } => self.marks.apply(change, by, at),
             // A name comes again. What is older than this instance is the end of the one that had its name before.
             What::Deleted { .. } if self.came_after(at) => {}
             What::Deleted { by, user } => {
@@ -139,6 +140,7 @@ impl Case {
             return false;
         }
         self.registered = self.registered.max(Some(at));
+        self.marks.begin_node_object(at);
         self.departure.take_if(|departure| departure.at < at && !departure.foreign);
         for condition in &mut self.conditions {
             if let SourceState::ControlPlane(history) = &mut condition.state {

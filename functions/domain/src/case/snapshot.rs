@@ -92,6 +92,7 @@ impl Case {
         if let Some(boot_id) = node.boot_id.as_ref().filter(|boot_id| !is_old(boot_id)) {
             self.apply_boot_id(boot_id, read_at, &mut events);
         }
+        self.apply_marks(node, consistency, read_at);
         for condition in &node.conditions {
             let since = condition.since.filter(|since| *since <= read_at);
             let current = Current { observed: &condition.observed, since, consistency };
@@ -114,6 +115,14 @@ impl Case {
             self.apply_current(current, read_at, policy, &mut events);
         }
         Ok(events)
+    }
+
+    /// Applies the marks of a Node object alone, if it is this instance's: what people write on it holds for every fault.
+    pub fn apply_marks(&mut self, node: &NodeSnapshot, consistency: Consistency, read_at: Timestamp) {
+        if self.closed.is_none() && node.instance_id.as_ref() == Some(&self.instance_id) {
+            let cached = consistency == Consistency::Cached;
+            self.marks.apply_current(node.hold.as_deref(), node.cordoned, cached, read_at);
+        }
     }
 
     /// There is no Node object of this instance. Only a node that has been one can have been deleted.
