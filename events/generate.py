@@ -11,10 +11,13 @@ import pathlib
 import incidents_01_16
 import incidents_40_58
 import incidents_70_74
+import incidents_75_79
 from records import ACCOUNT, Node, at, rfc, template, uuid
 
 HERE = pathlib.Path(__file__).parent
-INCIDENTS = incidents_01_16.INCIDENTS | incidents_40_58.INCIDENTS | incidents_70_74.INCIDENTS
+INCIDENTS = (
+    incidents_01_16.INCIDENTS | incidents_40_58.INCIDENTS | incidents_70_74.INCIDENTS | incidents_75_79.INCIDENTS
+)
 
 
 def json_lines(records):

@@ -27,7 +27,7 @@ Examples:
   nodemend replay events/01-metadata-service-blocked   # no AWS account needed
   nodemend status --cluster prod
   nodemend explain ip-10-0-1-23.ec2.internal --cluster prod
-  nodemend hold --all --for 30m --reason 'cluster upgrade' --cluster prod
+  nodemend hold --whole-cluster --for 30m --reason upgrade --cluster prod
 
 Exit codes: 0 success, 1 failure or problems found, 2 a node is unhealthy,
 64 usage or configuration error. See nodemend COMMAND --help for examples.";

@@ -124,9 +124,13 @@ impl Deployment {
             .cluster
             .clone()
             .ok_or_else(|| OperateError::Usage("--cluster: missing (or set NODEMEND_CLUSTER)".to_owned()))?;
+        Ok(Connection { cluster, store: self.store().await?, now: SystemClock.now() })
+    }
+
+    /// The same for what concerns all clusters of the deployment.
+    pub async fn store(&self) -> Result<DynamoStore, OperateError> {
         let tables = Tables { state: self.state_table.clone(), audit: self.audit_log_table.clone() };
-        let store = DynamoStore::connect(&sdk::load().await?, tables);
-        Ok(Connection { cluster, store, now: SystemClock.now() })
+        Ok(DynamoStore::connect(&sdk::load().await?, tables))
     }
 }
 

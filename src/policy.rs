@@ -6,19 +6,21 @@ use std::{
 };
 
 use clap::Subcommand;
+use jiff::Timestamp;
 use nodemend_ports::config::{self, eksctl};
 
 #[cfg(feature = "aws")]
 use crate::operate::{self, OperateError, policies, verifiable};
 use crate::{
     file::{FileError, read_text},
-    output::policy_effect::describe,
+    output::policy_effect::{describe, warn},
 };
 
 /// The subcommands of `nodemend policy`.
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
-    /// Validate a policy file and show its effect
+    /// Validate a policy file, show its effect, and warn of settings that cannot
+    /// be meant
     #[cfg_attr(
         feature = "aws",
         command(after_help = "\
@@ -28,22 +30,30 @@ can be verified there: in the Kubernetes API or the control-plane audit log.
 Examples:
   nodemend policy check policy.yaml
   nodemend policy check policy.yaml --cluster prod
+  nodemend policy check policy.yaml --strict
 
-Exit codes: 0 success, 1 problems found, or the sources could not be read,
-64 usage or configuration error")
+Exit codes: 0 success, also with warnings, 1 problems found (with --strict
+warnings, too), or the sources could not be read, 64 usage or configuration
+error")
     )]
     #[cfg_attr(
         not(feature = "aws"),
         command(after_help = "\
 Examples:
   nodemend policy check policy.yaml
+  nodemend policy check policy.yaml --strict
 
-Exit codes: 0 success, 64 usage or configuration error")
+Exit codes: 0 success, also with warnings, 1 warnings with --strict,
+64 usage or configuration error")
     )]
     Check {
         /// The policy, YAML or JSON
         #[arg(value_name = "FILE")]
         file: PathBuf,
+
+        /// Exit with 1 if there are warnings, for a pipeline of checks
+        #[arg(long)]
+        strict: bool,
 
         #[cfg(feature = "aws")]
         #[command(flatten)]
@@ -113,6 +123,7 @@ pub fn run(command: &PolicyCommand) -> Result<u8, PolicyCommandError> {
     match command {
         PolicyCommand::Check {
             file,
+            strict,
             #[cfg(feature = "aws")]
             deployment,
         } => {
@@ -120,11 +131,20 @@ pub fn run(command: &PolicyCommand) -> Result<u8, PolicyCommandError> {
             let policy =
                 config::read_policy(&read_text(file)?).map_err(|error| invalid(file, error.to_string()))?;
             describe(&mut out, &policy)?;
+            #[cfg(feature = "aws")]
+            let cluster = deployment.cluster.as_ref();
+            #[cfg(not(feature = "aws"))]
+            let cluster = None;
+            let warnings = policy.warnings(now(), cluster);
+            warn(&mut out, file, &warnings)?;
             out.flush()?;
+            let code = u8::from(*strict && !warnings.is_empty());
             #[cfg(feature = "aws")]
             if deployment.cluster.is_some() {
-                return Ok(operate::block_on(verifiable::check(&policy, deployment))?);
+                let verifiable = operate::block_on(verifiable::check(&policy, deployment))?;
+                return Ok(verifiable.max(code));
             }
+            return Ok(code);
         }
         PolicyCommand::Import { file } => {
             let mut out = anstream::stdout().lock();
@@ -143,6 +163,15 @@ pub fn run(command: &PolicyCommand) -> Result<u8, PolicyCommandError> {
         PolicyCommand::History(options) => return Ok(operate::block_on(policies::history(options))?),
     }
     Ok(0)
+}
+
+/// The current time: of a policy's settings only holds depend on it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the command line is the edge, and has no Clock without the feature aws"
+)]
+fn now() -> Timestamp {
+    Timestamp::now()
 }
 
 fn invalid(path: &Path, why: String) -> PolicyCommandError {

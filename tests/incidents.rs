@@ -31,7 +31,7 @@ const fn called(incident: &'static str, calls: &'static [(&'static str, &'static
     Expected { incident, calls, blocked: None }
 }
 
-const EXPECTED: [Expected; 27] = [
+const EXPECTED: [Expected; 32] = [
     // The nodes are healthy: what was reported came late, or its end was lost.
     none("40-late-lines-of-healthy-nodes"),
     none("41-lost-recovery"),
@@ -84,6 +84,31 @@ const EXPECTED: [Expected; 27] = [
     none("72-node-group-update"),
     none("73-spot-interruption"),
     none("74-retirement-is-announced"),
+    // What people ask for: 30 minutes after the fourth time in an hour, while it is not ready.
+    called("75-flapping-promoted", &[("i-08736224042c4ee75", "2026-08-20T10:00:00")]),
+    Expected {
+        incident: "76-opt-out-tag-false",
+        calls: &[("i-08736224042c4e008", "2026-08-20T09:30:00")],
+        blocked: Some("has the tag nodemend/repair=false"),
+    },
+    called("77-join-timeout-off", &[("i-08736224042c4e001", "2026-08-20T09:10:00")]),
+    // A hold until 10:20, one that cannot be read, and one that was taken off.
+    Expected {
+        incident: "78-held-by-an-annotation",
+        calls: &[
+            ("i-08736224042c4e002", "2026-08-20T09:30:00"),
+            ("i-08736224042c4ee75", "2026-08-20T10:20:00"),
+        ],
+        blocked: Some("so it is held for 24h"),
+    },
+    Expected {
+        incident: "79-cordoned-left-alone",
+        calls: &[
+            ("i-08736224042c4e001", "2026-08-20T09:30:00"),
+            ("i-08736224042c4ee75", "2026-08-20T10:00:00"),
+        ],
+        blocked: Some("the node is cordoned by bob"),
+    },
 ];
 
 fn replay(path: &Path) -> Output {

@@ -14,7 +14,11 @@ use serde_json::json;
 use super::{Deployment, OperateError, SUCCESS, identity, reschedule::reschedule_blocked};
 use crate::{
     file::read_text,
-    output::{Format, policy_effect::describe, printable, table},
+    output::{
+        Format,
+        policy_effect::{describe, warn},
+        printable, table,
+    },
 };
 
 /// How many versions `history` lists by default.
@@ -98,6 +102,7 @@ pub async fn apply(options: &PolicyApplyOptions) -> Result<u8, OperateError> {
     let before = store.newest_policy(cluster).await?;
     let mut out = anstream::stdout().lock();
     describe(&mut out, &policy)?;
+    warn(&mut out, path, &policy.warnings(now, Some(cluster)))?;
     if let Some(same) = before.as_ref().filter(|before| before.policy == policy) {
         writeln!(out, "\nNo change: version {} of cluster {cluster} is the same policy.", same.version)?;
         return Ok(SUCCESS);

@@ -1,9 +1,12 @@
-//! Shows the effect of a policy, for `policy check` and `policy show`.
+//! Shows the effect of a policy, and what to look at again, for `policy check` and `policy apply`.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::Path,
+};
 
 use nodemend_domain::{
-    policy::{Limit, Mode, NodeRepairConfig, Policy},
+    policy::{Limit, Mode, NodeRepairConfig, Policy, PolicyWarning},
     timestamp,
 };
 
@@ -29,6 +32,14 @@ pub(crate) fn describe(out: &mut impl Write, policy: &Policy) -> io::Result<()> 
             timestamp::seconds(hold.until),
             printable(&hold.reason)
         )?;
+    }
+    Ok(())
+}
+
+/// Writes the warnings about a policy file, one line each, with the field first.
+pub(crate) fn warn(out: &mut impl Write, file: &Path, warnings: &[PolicyWarning]) -> io::Result<()> {
+    for PolicyWarning { field, why } in warnings {
+        writeln!(out, "warning: {}: {}: {}", file.display(), printable(field), printable(why))?;
     }
     Ok(())
 }

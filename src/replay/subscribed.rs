@@ -49,6 +49,6 @@ fn concerns_a_case(observation: &Observation) -> bool {
         What::Conditions { conditions, removed, .. } => {
             !conditions.is_empty() || *removed != Removed::default() || observation.boot_id.is_some()
         }
-        What::Registered { .. } | What::Created { .. } | What::Deleted { .. } => true,
+        What::Registered { .. } | What::Created { .. } | What::Marked { .. } | What::Deleted { .. } => true,
     }
 }

@@ -113,6 +113,13 @@ impl Situation {
         })
     }
 
+    /// Somebody has written this on the Node.
+    fn marked(&mut self, mark: &str, text: &str) {
+        let mut case = serde_json::to_value(&self.case).expect("JSON");
+        case["marks"][mark] = json!({ "text": text, "at": self.now, "by": "alice" });
+        self.case = serde_json::from_value(case).expect("a case");
+    }
+
     fn as_member(lifecycle: Lifecycle) -> Self {
         Self::with(|situation| {
             let group = situation.state.name().clone();
@@ -247,6 +254,14 @@ fn blocked_situations() -> Vec<(&'static str, Situation)> {
         ("Held", Situation::held(false, true, true)),
         ("Held", Situation::held(false, false, true)),
         ("Held", Situation::held(false, false, false)),
+        ("Held", Situation::with(|one| one.marked("hold", "2026-08-21T10:00:00Z core dump"))),
+        (
+            "Held",
+            Situation {
+                case: Situation::with(|one| one.marked("cordon", "")).case,
+                ..Situation::with_policy(&format!("{ENABLED}respectCordon: true\n"))
+            },
+        ),
         (
             "OutsideMaintenanceWindow",
             Situation::with_policy(&format!(
@@ -331,6 +346,18 @@ fn blocked_situations() -> Vec<(&'static str, Situation)> {
                 one.group_mut().members.truncate(4);
                 one.state.acquire_slot(instance(3), "KubeletNotReady", one.now);
             }),
+        ),
+        (
+            "GradualLimit",
+            Situation {
+                state: {
+                    let mut state = Situation::due().state;
+                    state.acquire_slot(instance(7), "KubeletNotReady", Situation::due().now);
+                    state.release_slot(&instance(7));
+                    state
+                },
+                ..Situation::with_policy(&format!("{ENABLED}outage: {{pause: 10m}}\n"))
+            },
         ),
         ("SourceBehind", Situation::audit_log_behind()),
         (

@@ -81,6 +81,7 @@ fn kind(rust: &str) -> String {
         "SignedDuration" => "duration".to_owned(),
         "Timestamp" => "timestamp".to_owned(),
         "Mode" => "`observe` or `repair`".to_owned(),
+        "NodeHolds" => "`any`, `people` or `none`".to_owned(),
         "VerificationPolicy" => "`required` or `preferred`".to_owned(),
         "RepairAction" => "`Replace`, `Reboot` or `NoAction`".to_owned(),
         "WireOverride" => link("Override"),
@@ -116,8 +117,9 @@ fn policy_reference() -> String {
         "# Policy\n\nGenerated from `functions/domain/src/policy.rs`. A policy is YAML or JSON. Unknown fields\n\
          are refused. A *duration* is written like `90s`, `15m` or `1h 30m`, a *timestamp* like\n\
          `2026-08-20T10:00:00Z`. `*` in a name matches any characters. Fields with a default can be left out.\n\
-         `nodemend policy check FILE` prints what a policy means, and with `--cluster NAME` whether the\n\
-         cluster has a source that its faults can be verified in.\n\n\
+         `nodemend policy check FILE` prints what a policy means, and warns of settings that stop every repair,\n\
+         hasten repairs, or never apply; with `--cluster NAME` it prints whether the cluster has a source that\n\
+         its faults can be verified in.\n\n\
          ```yaml\nmode: repair\nnodeRepairConfig: {enabled: true, maxParallelNodesRepairedCount: 2}\ngroups:\n- name: gpu-*\n  mode: observe\n\
          maintenanceWindows:\n- {days: [Sat, Sun], start: \"22:00\", end: \"04:00\", timeZone: Europe/Berlin}\n```\n",
     );

@@ -18,6 +18,7 @@ mod evaluation;
 pub mod fault;
 pub mod notice;
 mod presence;
+mod promotion;
 pub mod repair;
 mod snapshot;
 mod state;
@@ -43,6 +44,7 @@ use crate::{
     clock::{History, LatestReport, NodeClock, NodeOnset, NodeTime},
     condition::{ConditionType, RepairAction},
     ident::{BootId, ClusterName, GroupName, InstanceId, NodeName, NodeUid, Zone},
+    node_marks::NodeMarks,
     observation::Deleter,
     timestamp,
 };
@@ -100,6 +102,9 @@ pub struct Case {
     /// The control plane's log has been read for this case up to then: what deliveries lost before is applied.
     #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     log_read_to: Option<Timestamp>,
+    /// What people wrote on its Node object.
+    #[serde(default, skip_serializing_if = "NodeMarks::is_empty")]
+    marks: NodeMarks,
     /// How it joined the cluster, until its group has recorded it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     arrival: Option<Arrival>,
@@ -316,6 +321,7 @@ impl Case {
             old_boots: Vec::new(),
             conditions: Vec::new(),
             counters: Vec::new(),
+            marks: NodeMarks::default(),
             agent_last_seen: None,
             node_clock: NodeClock::default(),
             kubelet_last_seen: None,
@@ -418,6 +424,11 @@ impl Case {
     /// Since when the agent is silent, once the silence was published.
     pub fn silent_since(&self) -> Option<Timestamp> {
         self.silent_since
+    }
+
+    /// What people wrote on its Node object.
+    pub fn marks(&self) -> &NodeMarks {
+        &self.marks
     }
 
     /// How it joined, until its group has recorded all of it.

@@ -20,6 +20,7 @@ use self::{
 use crate::{
     condition::ConditionType,
     ident::{BootId, NodeName, NodeUid, Zone},
+    node_marks::MarkChange,
     observation::{Deleter, Observation, ObservedCondition, Removed, StatusWriter, What},
 };
 
@@ -95,6 +96,7 @@ pub fn read(text: &str) -> Result<ParsedEvent, ControlPlaneLogError> {
         ("patch" | "update", "status") => conditions(&event, object),
         // On EKS the node controller was seen to write the whole node, too.
         ("update", "") if event.user.username == NODE_CONTROLLER => conditions(&event, object),
+        ("patch" | "update", "") => marks(&event, object),
         ("create", "") => creation(&event, object),
         ("delete", "") => deletion(&event, object),
         ("deletecollection", "") => deletions(&event),
@@ -152,6 +154,26 @@ fn conditions(event: &Event<'_>, object: &ObjectRef<'_>) -> Result<ParsedEvent, 
     };
     let what = What::Conditions { by, conditions, removed };
     one(observation(event, &object.name, &change.node, boot_id, what))
+}
+
+/// A write of the Node object itself: what it says of the marks that people set.
+fn marks(event: &Event<'_>, object: &ObjectRef<'_>) -> Result<ParsedEvent, ControlPlaneLogError> {
+    let whole = event.verb == "update";
+    let change = match event.request_object {
+        Some(request) => MarkChange::of_request(&serde_json::from_str(request.get())?, whole),
+        None => MarkChange::default(),
+    };
+    if change.is_empty() {
+        return Ok(ParsedEvent::Irrelevant("not about its health"));
+    }
+    let by = printable(&event.user.username, MAX_REASON);
+    let answered = Node::read(event.response_object).unwrap_or_default();
+    let marked = observation(event, &object.name, &Node::default(), None, What::Marked { by, change })?;
+    one(Ok(Observation {
+        uid: NodeUid::new(answered.uid()).ok(),
+        instance_id: answered.instance_id(),
+        ..marked
+    }))
 }
 
 /// A Node object was created: by its kubelet, which registers, or by somebody who restores it.

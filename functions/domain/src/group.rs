@@ -153,6 +153,8 @@ pub struct GroupState {
     /// Whether an instance of it ever registered as a node.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     has_nodes: bool,
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    pub(crate) last_claim: Option<Timestamp>,
     #[serde(default)]
     version: u64,
 }
@@ -182,8 +184,7 @@ pub struct ReplacedFor {
 }
 
 impl ReplacedFor {
-    /// Whether a fault of the new instance for the same reason shows that replacing did not help: it began soon after the
-    /// instance joined. One that begins later is a fault of its own.
+    /// Whether a fault of the new instance shows that replacing did not help: it began soon after it joined, for this reason.
     pub fn is_repeated_by(&self, reason: &str, since: Timestamp) -> bool {
         self.reason == reason && since.duration_since(self.joined_at) < PROVEN_FOR
     }
@@ -227,6 +228,7 @@ impl GroupState {
             proven: BTreeMap::new(),
             replacements: Vec::new(),
             has_nodes: false,
+            last_claim: None,
             version: 0,
         }
     }
@@ -262,23 +264,21 @@ impl GroupState {
         self.slots.iter().find(|slot| slot.instance_id == *instance_id)
     }
 
-    /// Gives the repair of an instance a slot, if it has none. The reason is the one of its last claim: it is what a
-    /// replacement must be free of.
+    /// Gives the repair of an instance a slot, if it has none. Its reason is the last claim's, what a replacement must be free of.
     pub fn acquire_slot(&mut self, instance_id: InstanceId, reason: &str, now: Timestamp) {
-        let own = self.slots.iter_mut().find(|slot| slot.instance_id == instance_id);
-        if let Some(slot) = own {
+        if let Some(slot) = self.slots.iter_mut().find(|slot| slot.instance_id == instance_id) {
             reason.clone_into(&mut slot.reason);
-        } else {
-            let slot = Slot {
-                instance_id,
-                reason: reason.to_owned(),
-                claimed_at: now,
-                terminated_at: None,
-                replacement: None,
-                traits: InstanceTraits::default(),
-            };
-            self.slots.push(slot);
+            return;
         }
+        self.last_claim = Some(now);
+        self.slots.push(Slot {
+            instance_id,
+            reason: reason.to_owned(),
+            claimed_at: now,
+            terminated_at: None,
+            replacement: None,
+            traits: InstanceTraits::default(),
+        });
     }
 
     /// Keeps the traits of an instance under repair: once it is terminated, EC2 forgets it.

@@ -17,6 +17,7 @@ pub mod guard;
 pub mod ident;
 pub mod instance_traits;
 pub mod log_source;
+pub mod node_marks;
 pub mod node_snapshot;
 pub mod observation;
 pub mod policy;

@@ -29,6 +29,10 @@ pub struct NodeSnapshot {
     pub created: Option<Timestamp>,
     /// Its conditions of a known polarity.
     pub conditions: Vec<SnapshotCondition>,
+    /// The annotation that holds it, shortened.
+    pub hold: Option<String>,
+    /// `spec.unschedulable`.
+    pub cordoned: bool,
 }
 
 /// One condition of a Node object.
@@ -78,6 +82,8 @@ impl NodeSnapshot {
                 .observed_conditions()
                 .map(|(observed, since)| SnapshotCondition { observed, since: since.parse().ok() })
                 .collect(),
+            hold: node.hold(),
+            cordoned: node.is_cordoned(),
         })
     }
 }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::{
     condition::{ConditionType, Health},
     ident::{BootId, InstanceId, NodeName, NodeUid, Zone},
+    node_marks::MarkChange,
 };
 
 /// One fact about one node.
@@ -38,7 +39,7 @@ impl Observation {
         match &self.what {
             What::Registered { .. } => true,
             What::Conditions { conditions, .. } => conditions.iter().any(ready),
-            What::Created { .. } | What::Deleted { .. } => false,
+            What::Created { .. } | What::Deleted { .. } | What::Marked { .. } => false,
         }
     }
 }
@@ -67,6 +68,13 @@ pub enum What {
         user: String,
         /// The conditions that the object has.
         conditions: Vec<ObservedCondition>,
+    },
+    /// Somebody wrote what nodemend heeds on the Node object itself: the annotation that holds it, or a cordon.
+    Marked {
+        /// The user name, without control characters.
+        by: String,
+        /// What was written.
+        change: MarkChange,
     },
     /// The Node object was deleted.
     Deleted {

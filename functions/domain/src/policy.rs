@@ -5,6 +5,7 @@
 
 mod limits;
 mod rules;
+mod warnings;
 mod window;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     limits::{Limit, NodeRepairConfig, Override},
     rules::{Remedy, Rules},
+    warnings::PolicyWarning,
     window::{MaintenanceWindow, next_opening},
 };
 use crate::{
@@ -22,6 +24,9 @@ use crate::{
     ident::{AccountId, ClusterName, GroupName, NodeName},
     timestamp,
 };
+
+/// No instance boots and registers sooner.
+const MIN_JOIN_TIMEOUT: SignedDuration = SignedDuration::from_secs(30);
 
 /// The settings of one cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,7 +48,13 @@ pub struct Policy {
     pub groups: Vec<GroupRule>,
     /// Requests not to repair, each with a scope and an end.
     pub holds: Vec<Hold>,
-    /// Events that count as conditions.
+    /// Whose annotation `nodemend.io/hold` on a Node holds it: `any`, `people` (a user of the cluster whose write the
+    /// control-plane audit log shows, and neither a kubelet nor an account of the system) or `none`.
+    pub node_holds: NodeHolds,
+    /// Whether a cordoned node is left alone. A cordon is read from the Kubernetes API; without access to it, only one that a
+    /// user of the cluster set is known, from the control-plane audit log.
+    pub respect_cordon: bool,
+    /// Events that count as conditions, and conditions that count though they recover again and again.
     pub promotions: Vec<Promotion>,
     /// When an Availability Zone counts as impaired.
     pub zones: ZonePolicy,
@@ -60,7 +71,7 @@ pub struct Policy {
     pub verification: VerificationPolicy,
     /// How long a rebooted node can take to become healthy. Then it is replaced.
     pub reboot_timeout: SignedDuration,
-    /// How long a launched instance can take to register as a node.
+    /// How long a launched instance can take to register as a node: 30 seconds or more. `0s`: forever.
     pub join_timeout: SignedDuration,
     /// How long a replacement can take, from the call, before the repair counts as failed.
     pub replacement_timeout: SignedDuration,
@@ -68,7 +79,7 @@ pub struct Policy {
     pub failure_backoff: SignedDuration,
     /// How long to wait for CloudTrail's event of a call.
     pub confirmation_timeout: SignedDuration,
-    /// A group whose tag of this name is `disabled` is not repaired.
+    /// A group with a tag of this name is not repaired, unless its value is `enabled` or `true`.
     pub opt_out_tag: String,
 }
 
@@ -82,6 +93,8 @@ impl Default for Policy {
             maintenance_windows: Vec::new(),
             groups: Vec::new(),
             holds: Vec::new(),
+            node_holds: NodeHolds::Any,
+            respect_cordon: false,
             promotions: Vec::new(),
             zones: ZonePolicy::default(),
             silence: SilencePolicy::default(),
@@ -97,6 +110,19 @@ impl Default for Policy {
             opt_out_tag: "nodemend/repair".to_owned(),
         }
     }
+}
+
+/// Whose annotation on a Node holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeHolds {
+    /// Anybody's who may write the Node; its own kubelet may.
+    #[default]
+    Any,
+    /// A user's whom the audit log names, and who is neither a kubelet nor an account of the system.
+    People,
+    /// Nobody's: the annotation is ignored.
+    None,
 }
 
 /// Whether a repair needs its fault to be verified right before the call.
@@ -190,13 +216,14 @@ pub struct Hold {
     pub until: Timestamp,
 }
 
-/// An event that counts as a condition after `count` occurrences within `window`.
+/// An event that counts as a condition after `count` occurrences within `window`; or a reason of a condition that became
+/// bad so often. A flapping node is repaired while it is bad.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Promotion {
-    /// The event's reason.
+    /// The reason of the event or the condition.
     pub reason: String,
-    /// The number of occurrences.
+    /// The number of occurrences. Of a condition, at most 16 are kept.
     pub count: u64,
     /// The time within which they must occur.
     pub window: SignedDuration,
@@ -269,6 +296,8 @@ pub struct OutagePolicy {
     pub gradual: bool,
     /// In a group, and in a cluster, of at most this many nodes, repairs go one at a time (if `gradual`).
     pub small: usize,
+    /// The shortest time between the starts of two repairs in a group.
+    pub pause: SignedDuration,
 }
 
 impl Default for OutagePolicy {
@@ -279,6 +308,7 @@ impl Default for OutagePolicy {
             cooldown: SignedDuration::from_mins(10),
             gradual: true,
             small: 5,
+            pause: SignedDuration::ZERO,
         }
     }
 }
@@ -321,10 +351,17 @@ impl Policy {
             ("silence.agentSilentAfter", self.silence.agent_silent_after.unwrap_or_default()),
             ("silence.within", self.silence.within),
             ("outage.cooldown", self.outage.cooldown),
+            ("outage.pause", self.outage.pause),
         ] {
             if !(SignedDuration::ZERO..=SignedDuration::from_hours(24 * 7)).contains(&duration) {
                 return refuse(field.to_owned(), "not between 0 and 7 days");
             }
+        }
+        if !self.join_timeout.is_zero() && self.join_timeout < MIN_JOIN_TIMEOUT {
+            return refuse(
+                "joinTimeout".to_owned(),
+                "is shorter than 30s, in which no instance can boot; 0s turns it off",
+            );
         }
         for (n, rule) in self.groups.iter().enumerate() {
             if rule.name.is_none() && rule.tags.is_empty() {
@@ -394,11 +431,17 @@ mod tests {
             (r#"{"silence":{"within":"-1m"}}"#, "silence.within: not between 0 and 7 days"),
             (r#"{"recoveryHold":"300h"}"#, "recoveryHold: not between 0 and 7 days"),
             (r#"{"grace":{"reasons":{"A":"-5m"}}}"#, "grace.A: is negative"),
+            (r#"{"joinTimeout":"1s"}"#, "joinTimeout: is shorter than 30s"),
+            (r#"{"joinTimeout":"29s"}"#, "joinTimeout: is shorter than 30s"),
         ] {
             let policy: Policy = serde_json::from_str(json).expect(json);
             let error = policy.check().expect_err(json).to_string();
             assert!(error.starts_with(expected), "{error}");
         }
         assert_eq!(Policy::eks_defaults().check(), Ok(()));
+        for join_timeout in [0, 30] {
+            let join_timeout = SignedDuration::from_secs(join_timeout);
+            assert_eq!(Policy { join_timeout, ..Policy::default() }.check(), Ok(()));
+        }
     }
 }

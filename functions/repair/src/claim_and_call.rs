@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
     audit_log::{ApiCall, CallAnswer, CallOutcome},
     case::{CallMade, Case, Claim, Fault, audit_records},
     condition::RepairAction,
+    decide,
     group::GroupState,
     policy::Policy,
     verification::Verification,
@@ -23,7 +24,10 @@ use nodemend_ports::{
     write::{self, Target},
 };
 
-use crate::{RepairError, Repairer, RunReport, concurrency::with_optional};
+use crate::{RepairError, Repairer, RunReport, concurrency::with_optional, run_cache::RunCache};
+
+/// What stops a call is read at most this long before it: policy, holds, the group, and what they are compared with.
+const STOPS_VALID_FOR: SignedDuration = SignedDuration::from_secs(5);
 
 /// The most bytes of console output in a record.
 const MAX_CONSOLE: usize = 4 * 1024;
@@ -35,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) action: RepairAction,
     pub(crate) group: GroupState,
     pub(crate) verification: Verification,
+    /// When the reading of policy, holds and group began.
+    pub(crate) read_at: Timestamp,
 }
 
 /// A repair that holds a slot of its group, and whose call is this process's to make.
@@ -42,6 +48,7 @@ pub(crate) struct Plan {
 pub(crate) struct Claimed {
     case: Box<Case>,
     policy: Arc<Policy>,
+    read_at: Timestamp,
 }
 
 impl Claimed {
@@ -63,7 +70,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
     ) -> Result<Option<Claimed>, RepairError> {
         let ctx = self.transition(&policy, self.clock.now());
         let mut group = plan.group.clone();
-        let Plan { fault, action, verification, .. } = &plan;
+        let Plan { fault, action, verification, read_at, .. } = &plan;
         let claim = Claim { fault, action: *action, verification: Some(verification) };
         let mut effects = case.claim(&mut group, claim, &ctx)?;
         let commit =
@@ -73,18 +80,18 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
             return Ok(None);
         }
         report.repair_events.append(&mut effects.events);
-        Ok(Some(Claimed { case, policy }))
+        Ok(Some(Claimed { case, policy, read_at: *read_at }))
     }
 
     /// Makes the call that was claimed, and records the answer.
     pub(crate) async fn make(&self, claimed: Claimed, report: &mut RunReport) -> Result<(), RepairError> {
-        let Claimed { case, policy } = claimed;
+        let Claimed { case, policy, read_at } = claimed;
         let key = CaseKey::of(&case);
         let faults = case.faults(&policy.default_rules(), &policy, self.clock.now());
         // The console is read while the call is made, and recorded if it is there by then: it delays nothing, and one
         // that can't be read stops nothing.
         let console = self.cloud.console_output(case.instance_id());
-        let (called, console) = with_optional(self.call(case.clone(), &policy), console).await;
+        let (called, console) = with_optional(self.call(case.clone(), &policy, read_at), console).await;
         let Some((call, at, answer)) = called? else {
             return Ok(());
         };
@@ -96,11 +103,13 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         self.record(&key, &CallMade { call, at, answer, evidence }, &policy, report).await
     }
 
-    /// Records that the call is about to be made, and makes it. Returns `None` if the case has changed.
+    /// Records that the call is about to be made, and makes it. Returns `None` if the case has changed, or if something stops
+    /// the call.
     async fn call(
         &self,
         mut case: Box<Case>,
         policy: &Policy,
+        mut read_at: Timestamp,
     ) -> Result<Option<(ApiCall, Timestamp, CallAnswer)>, RepairError> {
         let ctx = self.transition(policy, self.clock.now());
         let call = case.begin_call(&ctx)?;
@@ -114,11 +123,17 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
             write::update(&self.store, Target::case(&CaseKey::of(&case)), policy, now, end_lease).await?;
             return Ok(None);
         }
+        let is_current = |read_at: Timestamp| self.clock.now().duration_since(read_at) <= STOPS_VALID_FOR;
+        let mut stopped = false;
+        if !is_current(read_at) {
+            read_at = self.clock.now();
+            stopped = Box::pin(self.is_stopped(&case)).await.unwrap_or(true);
+        }
         let now = self.clock.now();
         let outdated = case.repair().is_some_and(|repair| repair.must_be_verified_again(now));
-        if outdated || case.lease_end().is_none_or(|end| now >= end) {
-            // This process was suspended: its verification is too old, and another run may have continued the repair. If
-            // not, the call is withdrawn before it is sent.
+        if stopped || !is_current(read_at) || outdated || case.lease_end().is_none_or(|end| now >= end) {
+            // Somebody has stopped it meanwhile. Or this process was suspended: what it read is too old, and another run may
+            // have continued the repair. If not, the call is withdrawn before it is sent, and decided again.
             if case.withdraw_call(now).is_ok() {
                 let _ = write::write_exactly(&self.store, &mut case, None, &[], policy, now).await?;
             }
@@ -126,6 +141,17 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         }
         let answer = self.cloud.call(&call).await;
         Ok(Some((call, ctx.now, answer)))
+    }
+
+    /// Whether a guard blocks the claimed repair by now: a hold was placed, the policy was changed, the group was tagged.
+    async fn is_stopped(&self, case: &Case) -> Result<bool, RepairError> {
+        let now = self.clock.now();
+        let Some(repair) = case.repair() else { return Ok(true) };
+        let mut cache = RunCache::at(now);
+        let Some(policy) = cache.policy(&self.store, case.cluster()).await? else { return Ok(true) };
+        let context = cache.context_of_one(&self.store, &self.cloud, case, Some(repair.group())).await?;
+        let answers = decide::explain(case, repair.fault(), &context.borrow(), &policy, now);
+        Ok(answers.iter().any(|answer| answer.block.is_some()))
     }
 
     /// Records AWS's answer, which only this process knows: it is written in spite of other writes.

@@ -356,6 +356,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
     ) -> Result<Option<Claimed>, RepairError> {
         for _ in 0..MAX_CLAIMS {
             let now = self.clock.now();
+            let read_at = now;
             let mut cache = RunCache::at(now);
             let (case, policy) = join(self.store.case(key), cache.policy(&self.store, &key.cluster)).await;
             let (Some(mut case), Some(policy)) = (case?, policy?) else {
@@ -402,7 +403,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                     }
                 };
                 let (group, verification) = (context.state.clone(), verification.clone());
-                let plan = claim_and_call::Plan { fault, action, group, verification };
+                let plan = claim_and_call::Plan { fault, action, group, verification, read_at };
                 if let Some(claimed) = scope.claim(case.clone(), plan, policy.clone(), report).await? {
                     return Ok(Some(claimed));
                 }

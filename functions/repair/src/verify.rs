@@ -111,7 +111,13 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 Source::ControlPlane | Source::Inference => self.read_control_plane(case, fault, known).await,
             }
         };
-        let (instance, reading) = future::join(self.cloud.instance_status(case.instance_id()), read).await;
+        // What people wrote on the Node holds for every fault. The control plane's faults are read with it.
+        let marked = async {
+            let name = case.node().filter(|_| fault.source == Source::Agent)?;
+            self.cloud.node(case.cluster(), name).await.ok().flatten()
+        };
+        let status = self.cloud.instance_status(case.instance_id());
+        let ((instance, marked), reading) = future::join(future::join(status, Box::pin(marked)), read).await;
         let (Reading { at, by, read, state, mut result, read_to }, policy) = (reading, known.policy);
         if fault.reason == "FailedToJoin" {
             result = result.and(had_time_to_join(&instance, policy, at));
@@ -126,6 +132,9 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 Vec::new()
             }
         };
+        if let Some(node) = &marked {
+            next.apply_marks(node, Consistency::Latest, at);
+        }
         let mut changed = next != *case;
         // What took long is read on from there, so that the next reading is young enough for a call.
         let slow = self.clock.now().duration_since(at) > SLOW;
@@ -144,6 +153,9 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 // Another process wrote first. What was read is so all the same.
                 let take = |case: &mut Case, _: Option<&mut GroupState>| {
                     let changes = apply(case, &state, at, policy).unwrap_or_default();
+                    if let Some(node) = &marked {
+                        case.apply_marks(node, Consistency::Latest, at);
+                    }
                     let events = changes
                         .into_iter()
                         .filter_map(|change| RepairEvent::of_change(case, change, policy, at))

@@ -122,7 +122,9 @@ fn check(observation: &Observation, value: &Value) {
             assert!(!user.contains(char::is_control));
             (conditions, None)
         }
-        What::Deleted { user, .. } => return assert!(!user.contains(char::is_control)),
+        What::Marked { by: user, .. } | What::Deleted { user, .. } => {
+            return assert!(!user.contains(char::is_control));
+        }
     };
     let asked = listed(value, "/requestObject/status/conditions");
     let answered = listed(value, "/responseObject/status/conditions");

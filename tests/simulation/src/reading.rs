@@ -155,6 +155,8 @@ pub(crate) fn snapshot(node: &Node, object: &NodeObject) -> NodeSnapshot {
         boot_id: Some(boot),
         created: Some(object.created),
         conditions: vec![SnapshotCondition { observed: ready, since: Some(object.ready_since) }],
+        hold: None,
+        cordoned: false,
     }
 }
 

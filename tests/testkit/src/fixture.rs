@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 pub use self::{
     logs::{
         AGENT_LOGS, AUDIT_STREAM, AuditUser, CONTROL_PLANE_LOGS, agent_payload, batch, control_plane_payload,
-        kubelet_ready, node_controller_unknown, node_deleted, node_status,
+        kubelet_ready, node_controller_unknown, node_deleted, node_marked, node_status,
     },
     report::{GPU_ERROR, INTERFACE_DOWN, Problem, ReportBuilder, cleared, raised},
 };

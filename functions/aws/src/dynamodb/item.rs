@@ -112,6 +112,12 @@ pub(super) fn cluster_partition(cluster: &ClusterName) -> String {
     format!("cluster#{cluster}")
 }
 
+/// The cluster of a partition of policies and holds.
+pub(super) fn read_cluster(item: &Item) -> Result<ClusterName, StoreError> {
+    let name = read_text(item, PK)?.strip_prefix("cluster#").and_then(|name| ClusterName::new(name).ok());
+    name.ok_or_else(|| broken(item, PK))
+}
+
 pub(super) fn cluster_key(cluster: &ClusterName, sk: &str) -> Item {
     key(cluster_partition(cluster), text(sk))
 }

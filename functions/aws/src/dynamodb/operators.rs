@@ -86,6 +86,29 @@ impl DynamoStore {
         item.map(|item| item::read_json(&item, item::BODY)).transpose()
     }
 
+    /// Every cluster that this deployment serves, with its policy: without one nothing is called. A scan of the whole table,
+    /// for operators' commands.
+    pub async fn served_clusters(&self) -> Result<Vec<(ClusterName, PolicyVersion)>, StoreError> {
+        let mut items = self
+            .client
+            .scan()
+            .table_name(&self.tables.state)
+            .consistent_read(true)
+            .filter_expression("#sk = :policy")
+            .expression_attribute_names("#sk", item::SK)
+            .expression_attribute_values(":policy", item::text(POLICY))
+            .into_paginator()
+            .items()
+            .send();
+        let mut served = Vec::new();
+        while let Some(item) = items.next().await {
+            let item = item.map_err(failed)?;
+            served.push((item::read_cluster(&item)?, item::read_json(&item, item::BODY)?));
+        }
+        served.sort_by(|(a, _): &(ClusterName, PolicyVersion), (b, _)| a.cmp(b));
+        Ok(served)
+    }
+
     /// The cluster's policies, the newest first, at most `limit`.
     pub async fn policy_history(
         &self,

@@ -15,7 +15,7 @@ use crate::{
     clock::{ConditionReport, LatestReport, NodeOnset, NodeTime, Recency},
     condition::{ConditionType, Health, Polarity, Severity},
     ident::BootId,
-    policy::Policy,
+    policy::{Policy, Promotion},
     report::{Body, ConditionState, Finding, Report},
 };
 
@@ -56,7 +56,7 @@ impl Case {
             }
             Body::Event { condition, findings } => {
                 for finding in findings {
-                    self.apply_finding(report, condition, finding, arrival, &mut events);
+                    self.apply_event(report, condition, finding, arrival, &mut events);
                 }
             }
         }
@@ -199,7 +199,7 @@ impl Case {
         events: &mut Vec<CaseEvent>,
     ) {
         for finding in state.findings.iter().filter(|finding| finding.severity == Severity::Event) {
-            self.apply_finding(report, &state.condition, finding, arrival, events);
+            self.apply_event(report, &state.condition, finding, arrival, events);
         }
         let reported = ConditionReport {
             seq: report.seq,
@@ -216,6 +216,14 @@ impl Case {
         };
         let found: Vec<&Finding<'_>> =
             state.findings.iter().filter(|finding| finding.severity == Severity::Condition).collect();
+        for finding in found.iter().filter(|_| reported.health.is_bad()) {
+            let promotes = |promotion: &Promotion| promotion.reason == *finding.reason;
+            if policy.promotions.iter().any(promotes) {
+                // However long it lasts, it became bad once.
+                let once = Finding { last: finding.since, count: 1, ..(*finding).clone() };
+                self.count(report, &state.condition, &once, arrival, true);
+            }
+        }
         let index = self.conditions.iter().position(|known| {
             known.condition == state.condition && matches!(known.state, SourceState::Agent { .. })
         });
@@ -280,7 +288,7 @@ impl Case {
         }
     }
 
-    fn apply_finding(
+    fn apply_event(
         &mut self,
         report: &Report<'_>,
         condition: &ConditionType,
@@ -291,31 +299,45 @@ impl Case {
         if is_announced(&finding.reason) {
             return;
         }
-        let counter = match self.counters.iter_mut().find(|counter| *counter.reason == *finding.reason) {
-            Some(counter) => counter,
-            None => {
-                if self.counters.len() >= MAX_COUNTERS {
-                    self.counters.remove(0);
-                }
-                self.counters.push(EventCounter::new(condition.clone(), &finding.reason));
-                let last = self.counters.len() - 1;
-                &mut self.counters[last]
-            }
-        };
-        let seen_since = self.boot.as_ref().map_or(arrival, |boot| boot.first_seen);
-        if counter.note(report, finding, arrival, seen_since) {
+        if self.count(report, condition, finding, arrival, false) {
             events.push(CaseEvent::FindingReported {
                 condition: condition.clone(),
                 reason: finding.reason.to_string(),
                 message: finding.message.to_string(),
             });
         }
+    }
+
+    /// Counts an event, or that a condition became bad. Returns whether that is new.
+    fn count(
+        &mut self,
+        report: &Report<'_>,
+        condition: &ConditionType,
+        finding: &Finding<'_>,
+        arrival: Timestamp,
+        flaps: bool,
+    ) -> bool {
+        let same = |counter: &&mut EventCounter| counter.flaps == flaps && *counter.reason == *finding.reason;
+        let counter = match self.counters.iter_mut().find(same) {
+            Some(counter) => counter,
+            None => {
+                if self.counters.len() >= MAX_COUNTERS {
+                    self.counters.remove(0);
+                }
+                self.counters.push(EventCounter::new(condition.clone(), &finding.reason, flaps));
+                let last = self.counters.len() - 1;
+                &mut self.counters[last]
+            }
+        };
+        let seen_since = self.boot.as_ref().map_or(arrival, |boot| boot.first_seen);
+        let is_new = counter.note(report, finding, arrival, seen_since);
         // What is made up has the most series and counts: the events of the real agent stay.
         while self.counters.iter().map(EventCounter::bytes).sum::<usize>() > MAX_COUNTER_BYTES {
             let largest = self.counters.iter().enumerate().max_by_key(|(_, counter)| counter.bytes());
             let Some((largest, _)) = largest else { break };
             self.counters.remove(largest);
         }
+        is_new
     }
 }
 

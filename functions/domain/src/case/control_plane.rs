@@ -64,6 +64,7 @@ impl Case {
                 }
                 self.apply_conditions(conditions, at, arrived, policy, &mut events);
             }
+            What::Marked { by, change } => self.marks.apply(change, by, at),
             // A name comes again. What is older than this instance is the end of the one that had its name before.
             // And in a warm pool there is no node to miss.
             What::Deleted { .. } if self.came_after(at) || self.is_warm() => {}
@@ -143,6 +144,7 @@ impl Case {
             return false;
         }
         self.registered = self.registered.max(Some(at));
+        self.marks.begin_node_object(at);
         self.departure.take_if(|departure| departure.at < at && !departure.is_certain());
         for condition in &mut self.conditions {
             if let SourceState::ControlPlane(history) = &mut condition.state {

@@ -1,4 +1,4 @@
-//! Counts occurrences of an event.
+//! Counts occurrences of an event, or how often a condition became bad.
 //!
 //! An agent reports an event as a series with a start and a rising count. Series are identified by their start, so that
 //! repeated and reordered reports count once.
@@ -30,6 +30,9 @@ pub struct EventCounter {
     /// The message of the newest series.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub message: Box<str>,
+    /// It counts how often the condition became bad for this reason, not an event.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flaps: bool,
     #[serde(rename = "spells")]
     series: Vec<Series>,
 }
@@ -58,15 +61,31 @@ struct Counted {
 }
 
 /// An occurrence, or so many at the same time.
-struct Occurrence {
+pub(super) struct Occurrence {
     at: Timestamp,
     arrived: Timestamp,
     weight: u64,
 }
 
+impl Occurrence {
+    /// One occurrence, which was heard of when it arrived.
+    pub(super) fn once(at: Timestamp, arrived: Timestamp) -> Self {
+        Self { at, arrived, weight: 1 }
+    }
+}
+
+/// Enough occurrences within a window that has not passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Reached {
+    /// Since when that has been so without a gap.
+    pub(super) onset: Onset,
+    /// Until when it is so, if nothing more occurs.
+    pub(super) until: Timestamp,
+}
+
 impl EventCounter {
-    pub(super) fn new(condition: ConditionType, reason: &str) -> Self {
-        Self { condition, reason: reason.into(), message: Box::default(), series: Vec::new() }
+    pub(super) fn new(condition: ConditionType, reason: &str, flaps: bool) -> Self {
+        Self { condition, reason: reason.into(), message: Box::default(), flaps, series: Vec::new() }
     }
 
     /// Applies a finding of a node whose boot was first seen then. Returns true if it begins a new series.
@@ -136,34 +155,49 @@ impl EventCounter {
     /// If `count` occurrences lie within a `window` that has not passed at `now`: since when that has been so without a
     /// gap, and when the report arrived that shows it.
     pub fn reached(&self, count: u64, window: SignedDuration, now: Timestamp) -> Option<Onset> {
-        let mut occurrences: Vec<_> = self.series.iter().flat_map(Series::occurrences).collect();
-        occurrences.retain(|occurrence| occurrence.at <= now);
-        let mut reached: Option<(Onset, Timestamp)> = None;
-        let (mut oldest, mut sum) = (0, 0);
-        for occurrence in &occurrences {
-            sum += occurrence.weight;
-            while occurrence.at.duration_since(occurrences[oldest].at) > window {
-                sum -= occurrences[oldest].weight;
-                oldest += 1;
-            }
-            if sum < count {
-                continue;
-            }
-            // It stays reached until fewer than `count` occurrences are left in the window.
-            let (mut left, mut leaving) = (sum, oldest);
-            while left - occurrences[leaving].weight >= count {
-                left -= occurrences[leaving].weight;
-                leaving += 1;
-            }
-            let until = occurrences[leaving].at.checked_add(window).unwrap_or(Timestamp::MAX);
-            let Occurrence { at, arrived, .. } = *occurrence;
-            reached = match reached {
-                Some((start, end)) if at <= end => Some((start, end.max(until))),
-                _ => Some((Onset { since: at, counts_from: at.max(arrived), arrived }, until)),
-            };
-        }
-        reached.filter(|(_, end)| now <= *end).map(|(start, _)| start)
+        reached(self.occurrences(Timestamp::MIN), count, window, now).map(|reached| reached.onset)
     }
+
+    /// Its occurrences since then.
+    pub(super) fn occurrences(&self, since: Timestamp) -> Vec<Occurrence> {
+        let all = self.series.iter().flat_map(Series::occurrences);
+        all.filter(|occurrence| occurrence.at >= since).collect()
+    }
+}
+
+/// If `count` of these occurrences lie within a `window` that has not passed at `now`: since when, and until when.
+pub(super) fn reached(
+    mut occurrences: Vec<Occurrence>,
+    count: u64,
+    window: SignedDuration,
+    now: Timestamp,
+) -> Option<Reached> {
+    occurrences.retain(|occurrence| occurrence.at <= now);
+    let mut reached: Option<Reached> = None;
+    let (mut oldest, mut sum) = (0, 0);
+    for occurrence in &occurrences {
+        sum += occurrence.weight;
+        while occurrence.at.duration_since(occurrences[oldest].at) > window {
+            sum -= occurrences[oldest].weight;
+            oldest += 1;
+        }
+        if sum < count {
+            continue;
+        }
+        // It stays reached until fewer than `count` occurrences are left in the window.
+        let (mut left, mut leaving) = (sum, oldest);
+        while left - occurrences[leaving].weight >= count {
+            left -= occurrences[leaving].weight;
+            leaving += 1;
+        }
+        let until = occurrences[leaving].at.checked_add(window).unwrap_or(Timestamp::MAX);
+        let Occurrence { at, arrived, .. } = *occurrence;
+        reached = match reached {
+            Some(known) if at <= known.until => Some(Reached { until: known.until.max(until), ..known }),
+            _ => Some(Reached { onset: Onset { since: at, counts_from: at.max(arrived), arrived }, until }),
+        };
+    }
+    reached.filter(|reached| now <= reached.until)
 }
 
 impl Series {
@@ -201,7 +235,7 @@ mod tests {
     }
 
     fn counter(series: &[(i64, i64, u64)]) -> EventCounter {
-        let mut counter = EventCounter::new(ConditionType::KernelReady, "OOMKilling");
+        let mut counter = EventCounter::new(ConditionType::KernelReady, "OOMKilling", false);
         for (first, last, count) in series {
             counter.series.push(Series {
                 node_since: at(*first),
@@ -243,7 +277,7 @@ mod tests {
         let line = r#"{"v":1,"kind":"event","cluster":"prod","node":"n","instanceId":"i-08736224042c4ee75","bootId":"3c2f687e-27bd-4642-bee9-8503552bada0","seq":1,"at":"9999-12-30T21:59:59Z","condition":"KernelReady","findings":[{"reason":"OOMKilling","severity":"Event","since":"-009999-01-02T01:59:59Z","last":"9999-12-30T21:59:59Z","count":18446744073709551615}],"agent":"0.1.0"}"#;
         let report = Report::decode(line).expect("a report");
         let crate::report::Body::Event { findings, .. } = &report.body else { panic!("an event") };
-        let mut counter = EventCounter::new(ConditionType::KernelReady, "OOMKilling");
+        let mut counter = EventCounter::new(ConditionType::KernelReady, "OOMKilling", false);
         for seconds in [0, 1] {
             // A new series each time.
             let finding = Finding {
@@ -264,7 +298,7 @@ mod tests {
                 r#"{{"v":1,"kind":"event","cluster":"prod","node":"n","instanceId":"i-08736224042c4ee75","bootId":"3c2f687e-27bd-4642-bee9-8503552bada0","seq":{seq},"at":"{at}","condition":"KernelReady","findings":[{{"reason":"OOMKilling","severity":"Event","since":"2026-09-21T10:00:00Z","last":"{at}","count":{count}}}],"agent":"0.1.0"}}"#
             )
         };
-        let mut counter = EventCounter::new(ConditionType::KernelReady, "OOMKilling");
+        let mut counter = EventCounter::new(ConditionType::KernelReady, "OOMKilling", false);
         let mut note = |line: String, arrival: i64| {
             let report = Report::decode(&line).expect("a report");
             let crate::report::Body::Event { findings, .. } = &report.body else { panic!("an event") };

@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use super::{Case, Condition, Fault, Repair, Source, UnhealthyReason};
+use super::{Case, Condition, Fault, Repair, Source, SourceState, UnhealthyReason};
 use crate::{
     condition::{ConditionType, Health},
     policy::Policy,
@@ -45,9 +45,11 @@ impl Case {
         self.unhealthy_reason = self.find_unhealthy_reason(&faults, policy, now);
     }
 
-    /// Whether it certainly has no faults: no condition is in an episode, no event is promoted, no arrival is recorded.
+    /// Whether it certainly has no faults: no condition is in an episode, nothing is promoted, no arrival is recorded.
     fn is_quiet(&self, policy: &Policy) -> bool {
-        let no_promotions = self.counters.is_empty() || policy.promotions.is_empty();
+        let has_history = |known: &Condition| matches!(known.state, SourceState::ControlPlane(_));
+        let no_promotions = policy.promotions.is_empty()
+            || (self.counters.is_empty() && !self.conditions.iter().any(has_history));
         no_promotions && self.arrival.is_none() && self.conditions.iter().all(Condition::is_quiet)
     }
 

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::{Case, Condition, SourceState};
+use super::{Case, Condition, SourceState, promotion::Promoted};
 use crate::{
     catalogue,
     clock::{ClockReading, Onset},
@@ -134,6 +134,20 @@ impl<'c> FaultView<'c> {
         }
     }
 
+    /// The action is the promotion's. The grace period is that of its reason or condition; a condition that is never
+    /// repaired has none, and is given that of Ready.
+    fn promoted(promoted: Promoted<'c>, rules: &Rules<'_>, policy: &Policy) -> Self {
+        let Promoted { condition, reason, source, healthy, reached, action, message } = promoted;
+        let grace =
+            rules.wait_for(condition, reason).or_else(|| catalogue::default_grace(&ConditionType::Ready));
+        let planned = grace
+            .filter(|_| action != RepairAction::NoAction)
+            .map(|grace| Planned::of(Remedy { action, grace }, reached.onset, policy.settling_time));
+        let health = if healthy { Health::Healthy } else { Health::Bad };
+        let view = Self::new(condition, reason, source, health, reached.onset.since, planned);
+        Self { message, heals_at: healthy.then_some(reached.until), ..view }
+    }
+
     /// A fault that a reboot did not cure is not rebooted again. It is replaced after the timeout of that reboot.
     fn escalate(&mut self, reboot_timeout: Timestamp) {
         if self.action == RepairAction::Reboot {
@@ -188,7 +202,8 @@ impl Case {
             condition.fault_views(rules, policy, now, &mut fault_views);
         }
         fault_views.extend(self.failed_to_join(rules, policy, now));
-        self.promoted(rules, policy, now, &mut fault_views);
+        fault_views
+            .extend(self.promoted(policy, now).map(|promoted| FaultView::promoted(promoted, rules, policy)));
         for view in &mut fault_views {
             if let Some(reboot_timeout) = self.failed_reboot_timeout(view.since, policy) {
                 view.escalate(reboot_timeout);
@@ -211,35 +226,14 @@ impl Case {
         Some(FaultView { message: message.into(), ..view })
     }
 
-    /// When a launched instance counts as failed to join, while it has not registered.
+    /// When a launched instance counts as failed to join, while it has not registered. None if the policy lets it take
+    /// forever.
     pub(super) fn join_deadline(&self, policy: &Policy) -> Option<Timestamp> {
+        if policy.join_timeout.is_zero() {
+            return None;
+        }
         let arrival = self.arrival.as_ref().filter(|arrival| arrival.registered.is_none())?;
         arrival.launched.and_then(|launched| launched.checked_add(policy.join_timeout).ok())
-    }
-
-    fn promoted<'c>(
-        &'c self,
-        rules: &Rules<'_>,
-        policy: &Policy,
-        now: Timestamp,
-        fault_views: &mut Vec<FaultView<'c>>,
-    ) {
-        for promotion in &policy.promotions {
-            let counter = self.counters.iter().find(|counter| *counter.reason == promotion.reason);
-            let reached = counter.and_then(|counter| {
-                Some((counter, counter.reached(promotion.count, promotion.window, now)?))
-            });
-            let Some((counter, onset)) = reached else { continue };
-            // The event itself has no action: the action is the promotion's, the grace period that of its condition.
-            let grace = rules.grace_for(&counter.condition, &counter.reason);
-            let remedy = grace.map(|grace| Remedy { action: promotion.repair_action, grace });
-            let planned = remedy
-                .filter(|remedy| remedy.action != RepairAction::NoAction)
-                .map(|remedy| Planned::of(remedy, onset, policy.settling_time));
-            let (condition, reason) = (&counter.condition, &*counter.reason);
-            let view = FaultView::new(condition, reason, Source::Agent, Health::Bad, onset.since, planned);
-            fault_views.push(FaultView { message: Cow::Borrowed(&counter.message), ..view });
-        }
     }
 
     /// The faults under the rules with the earliest deadline, among the rules of all groups: a case does not know the

@@ -53,7 +53,7 @@ impl Case {
             if self.counters.len() >= MAX_COUNTERS {
                 self.counters.remove(0);
             }
-            self.counters.push(EventCounter::new(ConditionType::Ready, notice.reason));
+            self.counters.push(EventCounter::new(ConditionType::Ready, notice.reason, false));
             self.counters.len() - 1
         });
         if !self.counters[position].note_notice(notice, ctx.now) {

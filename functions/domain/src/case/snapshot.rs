@@ -99,6 +99,7 @@ impl Case {
         if let Some(ready) = node.conditions.iter().find(is_ready).and_then(|ready| ready.since) {
             self.leave_warm_pool(ready);
         }
+        self.apply_marks(node, consistency, read_at);
         for condition in &node.conditions {
             let since = condition.since.filter(|since| *since <= read_at);
             let current = Current { observed: &condition.observed, since, consistency };
@@ -121,6 +122,14 @@ impl Case {
             self.apply_current(current, read_at, policy, &mut events);
         }
         Ok(events)
+    }
+
+    /// Applies the marks of a Node object alone, if it is this instance's: what people write on it holds for every fault.
+    pub fn apply_marks(&mut self, node: &NodeSnapshot, consistency: Consistency, read_at: Timestamp) {
+        if self.closed.is_none() && node.instance_id.as_ref() == Some(&self.instance_id) {
+            let cached = consistency == Consistency::Cached;
+            self.marks.apply_current(node.hold.as_deref(), node.cordoned, cached, read_at);
+        }
     }
 
     /// There is no Node object of this instance. Only a node that has been one can have been deleted.

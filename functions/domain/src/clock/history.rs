@@ -143,6 +143,24 @@ impl History {
         Some(ClockReading { health: last.health, since: same.unwrap_or(last).at, episode: walk.episode })
     }
 
+    /// The changes with which it became bad for this reason, as far as they are kept: one between two healthy changes,
+    /// oldest first. The start of a new node is none of them.
+    pub fn became_bad<'h>(&'h self, reason: &str) -> impl Iterator<Item = &'h ConditionChange> {
+        let mut starts = self.from.is_some() && !self.before.was_healthy;
+        let mut counted = self.before.episode.is_some() && self.before.healthy_since.is_none();
+        self.changes.iter().filter_map(move |change| {
+            if !change.health.is_bad() {
+                (starts, counted) = (false, false);
+                return None;
+            }
+            if starts || counted || *change.reason != *reason {
+                return None;
+            }
+            counted = true;
+            Some(change)
+        })
+    }
+
     /// The onset that the present fault would have if only its bad changes of these reasons had been reported.
     pub fn onset_of(&self, hold: SignedDuration, reasons: impl Fn(&str) -> bool) -> Option<Onset> {
         let start = self.read(hold)?.episode?.since;
@@ -258,6 +276,24 @@ mod tests {
         unknown.note(change(0, Health::Bad, 2_400), HOLD);
         let onset = episode(&unknown).expect("a fault");
         assert_eq!(onset.deadline(grace, settling), Some(at(2_400 + 600)));
+    }
+
+    #[test]
+    fn each_time_that_a_condition_becomes_bad_counts_once() {
+        use Health::{Bad, Healthy, Unknown};
+        let starts = |history: &History| {
+            history.became_bad("R").map(|change| change.at.as_second() - 1_790_000_000).collect::<Vec<_>>()
+        };
+        let known =
+            history(&[(0, Healthy), (60, Bad), (70, Unknown), (90, Healthy), (100, Bad), (110, Healthy)]);
+        assert_eq!(starts(&known), [60, 100]);
+        assert_eq!(known.became_bad("S").count(), 0, "of another reason");
+        let mut new = History::default();
+        new.restart(at(0));
+        for (seconds, health) in [(0, Bad), (50, Healthy), (60, Bad), (60, Bad)] {
+            new.note(change(seconds, health, seconds), HOLD);
+        }
+        assert_eq!(starts(&new), [60], "the start of a node is none, and a second delivery neither");
     }
 
     #[test]

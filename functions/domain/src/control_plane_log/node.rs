@@ -12,6 +12,7 @@ use super::{ControlPlaneLogError, MAX_MESSAGE, MAX_REASON, printable};
 use crate::{
     condition::{ConditionType, Health, Status},
     ident::InstanceId,
+    node_marks::annotation_text,
     observation::{ObservedCondition, Removed},
 };
 
@@ -36,6 +37,16 @@ pub(super) struct Metadata<'a> {
     pub(super) uid: Cow<'a, str>,
     #[serde(borrow, rename = "creationTimestamp", deserialize_with = "or_default")]
     created: Cow<'a, str>,
+    #[serde(deserialize_with = "or_default")]
+    annotations: Annotations,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Annotations {
+    /// [`HOLD_ANNOTATION`](crate::node_marks::HOLD_ANNOTATION).
+    #[serde(rename = "nodemend.io/hold")]
+    hold: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -43,6 +54,7 @@ pub(super) struct Metadata<'a> {
 struct Spec<'a> {
     #[serde(borrow, rename = "providerID")]
     provider_id: Cow<'a, str>,
+    unschedulable: Option<bool>,
 }
 
 #[derive(Deserialize, Default)]
@@ -136,6 +148,14 @@ impl<'a> Node<'a> {
 
     pub(crate) fn boot_id(&self) -> &str {
         &self.status.node_info.boot_id
+    }
+
+    pub(crate) fn hold(&self) -> Option<String> {
+        self.metadata.annotations.hold.as_deref().map(annotation_text)
+    }
+
+    pub(crate) fn is_cordoned(&self) -> bool {
+        self.spec.unschedulable == Some(true)
     }
 
     pub(crate) fn instance_id(&self) -> Option<InstanceId> {

@@ -2,7 +2,9 @@
 
 use super::{Block, Guard, GuardContext, block, group_name};
 use crate::{
-    policy::{Hold, Mode, next_opening},
+    ident::NodeName,
+    node_marks::{HOLD_ANNOTATION, NodeHold},
+    policy::{Hold, Mode, NodeHolds, next_opening},
     timestamp,
 };
 
@@ -23,17 +25,56 @@ pub(super) fn eks_repair_enabled(input: &GuardContext<'_>) -> Option<Block> {
     block(Guard::EksRepairEnabled, format!("EKS node auto repair is enabled for group {}", group_name(input)))
 }
 
-/// The opt-out tag on the group.
+/// The opt-out tag on the group. Who sets it means to opt out, whatever the value: `false`, `off`, none.
 pub(super) fn opted_out(input: &GuardContext<'_>) -> Option<Block> {
     let tag = &input.policy.opt_out_tag;
-    if input.context.group?.tags.get(tag)? != "disabled" {
+    let value = input.context.group?.tags.get(tag)?;
+    if ["enabled", "true"].iter().any(|opts_in| value.trim().eq_ignore_ascii_case(opts_in)) {
         return None;
     }
-    block(Guard::OptedOut, format!("group {} has the tag {tag}=disabled", group_name(input)))
+    // Anything can be in a tag.
+    let shown: String = value.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    block(
+        Guard::OptedOut,
+        format!(
+            "group {} has the tag {tag}={shown}: any value but enabled and true opts out",
+            group_name(input)
+        ),
+    )
 }
 
-/// Holds: of everything, a cluster, a group or a node.
+/// Holds: of everything, a cluster, a group or a node; the annotation on the Node; and a cordon, if the policy respects it.
 pub(super) fn held(input: &GuardContext<'_>) -> Option<Block> {
+    held_by_an_operator(input).or_else(|| held_by_an_annotation(input)).or_else(|| cordoned(input))
+}
+
+fn held_by_an_annotation(input: &GuardContext<'_>) -> Option<Block> {
+    let hold = input.case.marks().hold(input.case.node()).filter(|hold| hold.until > input.now)?;
+    let heeded = match input.policy.node_holds {
+        NodeHolds::Any => true,
+        NodeHolds::People => hold.by_a_person,
+        NodeHolds::None => false,
+    };
+    if !heeded {
+        return None;
+    }
+    let NodeHold { who, until, reason, .. } = hold;
+    let node = input.case.node().map_or("", NodeName::as_str);
+    let until_text = timestamp::seconds(until);
+    let sentence =
+        format!("{who} holds node {node} until {until_text}, by its annotation {HOLD_ANNOTATION}: {reason}");
+    Some(Block { guard: Guard::Held, sentence, until: Some(until) })
+}
+
+fn cordoned(input: &GuardContext<'_>) -> Option<Block> {
+    if !input.policy.respect_cordon {
+        return None;
+    }
+    let who = input.case.marks().cordoned_by(input.case.node())?;
+    block(Guard::Held, format!("the node is cordoned by {who}, and the policy has respectCordon"))
+}
+
+fn held_by_an_operator(input: &GuardContext<'_>) -> Option<Block> {
     let applies = |hold: &&Hold| {
         hold.until > input.now
             && hold.from.is_none_or(|from| from <= input.now)

@@ -103,7 +103,20 @@ pub(super) fn parallel_limit(input: &GuardContext<'_>) -> Option<Block> {
 pub(super) fn gradual_limit(input: &GuardContext<'_>) -> Option<Block> {
     let limits = &input.policy.outage;
     let (state, instance_id) = (input.context.state, input.case.instance_id());
-    if !limits.gradual || state.slot(instance_id).is_some() {
+    if state.slot(instance_id).is_some() {
+        return None;
+    }
+    let paused = state.last_claim.and_then(|last| Some((last, last.checked_add(limits.pause).ok()?)));
+    if let Some((last, until)) = paused.filter(|(_, until)| *until > input.now) {
+        let sentence = format!(
+            "a repair began in group {} at {}: the next one follows after a pause of {}",
+            group_name(input),
+            timestamp::seconds(last),
+            timestamp::duration(limits.pause)
+        );
+        return Some(Block { guard: Guard::GradualLimit, sentence, until: Some(until) });
+    }
+    if !limits.gradual {
         return None;
     }
     let nodes = input.context.cluster.nodes();

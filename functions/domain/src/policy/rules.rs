@@ -33,7 +33,7 @@ impl Policy {
         groups.filter(move |rules| !rules.has_same_remedies(&default)).chain([default])
     }
 
-    fn rules<'p>(&'p self, rule: Option<&'p GroupRule>) -> Rules<'p> {
+    pub(super) fn rules<'p>(&'p self, rule: Option<&'p GroupRule>) -> Rules<'p> {
         Rules {
             mode: rule.and_then(|rule| rule.mode).unwrap_or(self.mode),
             node_repair_config: rule
@@ -59,7 +59,7 @@ impl GroupRule {
 }
 
 /// Whether the text matches the pattern, in which `*` matches any characters.
-fn wildcard(pattern: &str, text: &str) -> bool {
+pub(super) fn wildcard(pattern: &str, text: &str) -> bool {
     let Some((first, remainder)) = pattern.split_once('*') else {
         return pattern == text;
     };
@@ -104,6 +104,12 @@ impl Rules<'_> {
     /// Whether every reason has the same remedy under both.
     fn has_same_remedies(&self, other: &Self) -> bool {
         self.node_repair_config.overrides == other.node_repair_config.overrides && self.grace == other.grace
+    }
+
+    /// The grace period of a promoted reason: that of its override, or as for every other.
+    pub(crate) fn wait_for(&self, condition: &ConditionType, reason: &str) -> Option<SignedDuration> {
+        let overridden = self.node_repair_config.override_for(condition, reason);
+        overridden.map(|found| found.min_repair_wait_time).or_else(|| self.grace_for(condition, reason))
     }
 
     /// The grace period of a reason, whatever its action. None: the condition is never repaired.

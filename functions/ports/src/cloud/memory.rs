@@ -114,6 +114,13 @@ impl Fleet {
         }
     }
 
+    /// Sets a tag of a group.
+    pub fn set_tag(&mut self, group: &GroupName, key: &str, value: &str) {
+        if let Some(group) = self.groups.get_mut(group) {
+            Arc::make_mut(group).tags.insert(key.to_owned(), value.to_owned());
+        }
+    }
+
     /// Suspends these processes of a group, and resumes all others.
     pub fn set_suspended(&mut self, group: &GroupName, processes: Vec<String>) {
         if let Some(group) = self.groups.get_mut(group) {

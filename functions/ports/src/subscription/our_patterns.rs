@@ -16,7 +16,9 @@ pub const AGENT: &str = "{ $.v = 1 }";
 /// - that the condition with a status is of a known type: each wildcard can match another element;
 /// - anything about records over 1 MB, which are truncated and not JSON.
 ///
-/// Cordons and taints write no status, and do not match on purpose. Neither do dry runs, which the API server logs with code
+/// Users of the cluster write the annotation that holds a node, or cordon it: all of their patches of a Node match, and a
+/// kubelet's, which writes its status instead, so that an annotation of its own is known as such. What other accounts of the
+/// system patch without a status does not match, on purpose: their taints. Neither do dry runs, which the API server logs with code
 /// 200: only the query (most verbs) or the body (kubectl's DELETE) shows that it is one.
 ///
 /// CloudWatch Logs takes 1,024 characters.
@@ -24,7 +26,8 @@ pub const CONTROL_PLANE: &str = concat!(
     r#"{ ($.objectRef.resource = "nodes") && ($.stage = "ResponseComplete") && ($.responseStatus.code < 300) && "#,
     r#"($.requestURI != "*dryRun=*") && ($.requestObject.dryRun NOT EXISTS) && ("#,
     r#"(($.objectRef.subresource NOT EXISTS) && (($.verb = "create") || ($.verb = "delete*") || "#,
-    r#"(($.verb = "update") && ($.user.username = "system:*")))) || "#,
+    r#"($.verb = "update") || (($.verb = "patch") && "#,
+    r#"(($.user.username != "system:*") || ($.user.username = "system:node:*"))))) || "#,
     r#"(($.objectRef.subresource = "status") && (($.verb = "patch") || ($.verb = "update")) && "#,
     r#"(($.user.username != "system:node:*") || ($.requestObject.status.conditions[*].status = "*")))) }"#,
 );
@@ -50,7 +53,10 @@ pub fn control_plane_matches(line: &str) -> bool {
     let of_the_node = !exists("/objectRef/subresource")
         && (verb == "create"
             || verb.starts_with("delete")
-            || verb == "update" && text("/user/username").is_some_and(|user| user.starts_with("system:")));
+            || verb == "update"
+            || verb == "patch"
+                && (differs("/user/username", |user| user.starts_with("system:"))
+                    || text("/user/username").is_some_and(|user| user.starts_with("system:node:"))));
     let has_status =
         |condition: &Value| matches!(condition.get("status"), Some(Value::String(_) | Value::Number(_)));
     let of_its_status = text("/objectRef/subresource") == Some("status")

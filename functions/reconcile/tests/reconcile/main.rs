@@ -82,6 +82,8 @@ fn snapshot(number: u64, health: Health, since: Timestamp, created: Timestamp) -
         boot_id: None,
         created: Some(created),
         conditions: vec![SnapshotCondition { observed, since: Some(since) }],
+        hold: None,
+        cordoned: false,
     }
 }
 

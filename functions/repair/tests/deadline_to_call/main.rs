@@ -160,6 +160,8 @@ fn unreachable_node(number: u64, since: Timestamp) -> NodeSnapshot {
         boot_id: None,
         created: Some(at(-86_400)),
         conditions: vec![SnapshotCondition { observed, since: Some(since) }],
+        hold: None,
+        cordoned: false,
     }
 }
 

@@ -74,6 +74,8 @@ fn snapshot(health: Health, since: Timestamp, created: Timestamp) -> NodeSnapsho
         boot_id: None,
         created: Some(created),
         conditions: vec![SnapshotCondition { observed, since: Some(since) }],
+        hold: None,
+        cordoned: false,
     }
 }
 
