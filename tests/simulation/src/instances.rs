@@ -54,13 +54,16 @@ impl Environment {
     pub(crate) fn leaves(&mut self, number: usize) {
         let instance = self.instance(number);
         self.cloud.change(|fleet| fleet.leave(&instance));
-        let bytes = {
+        let (executed, terminated) = {
             let mut oracle = self.oracle.lock();
             oracle.nodes[number].gone = true;
             let group = oracle.group_plan(number).name.clone();
-            messages::terminated(&oracle.nodes[number], group.as_str(), self.now)
+            let node = &oracle.nodes[number];
+            (messages::executed(node, self.now), messages::terminated(node, group.as_str(), self.now))
         };
-        self.event(bytes, vec![(number, Fact::Left { foreign: false })]);
+        // They arrive in any order.
+        self.event(executed, Vec::new());
+        self.event(terminated, vec![(number, Fact::Left { foreign: false })]);
     }
 
     /// Auto Scaling adds an instance to a group, and replaces none.

@@ -324,13 +324,42 @@ pub(crate) fn shutting_down(node: &Node, at: Timestamp) -> Vec<u8> {
     event("EC2 Instance State-change Notification", "aws.ec2", at, detail)
 }
 
-/// Auto Scaling has terminated an instance.
+/// Auto Scaling has terminated an instance: for a call of ours, or because EC2 no longer has it.
 pub(crate) fn terminated(node: &Node, group: &str, at: Timestamp) -> Vec<u8> {
+    let began = node.terminated.unwrap_or(at);
+    let cause = if node.ours {
+        format!("instance {} was taken out of service in response to a user request.", node.instance)
+    } else {
+        "an instance was taken out of service in response to an EC2 health check indicating it has been terminated or stopped."
+            .to_owned()
+    };
     let detail = json!({
-        "AutoScalingGroupName": group, "EC2InstanceId": node.instance, "EndTime": format!("{at:.3}"),
-        "Cause": "an instance was taken out of service in response to a user request.",
+        "AutoScalingGroupName": group, "EC2InstanceId": node.instance, "StartTime": format!("{began:.3}"),
+        "EndTime": format!("{at:.3}"), "Cause": format!("At {began:.0} {cause}"),
     });
     event("EC2 Instance Terminate Successful", "aws.autoscaling", at, detail)
+}
+
+/// CloudTrail's event of the TerminateInstances by which Auto Scaling carries that out.
+pub(crate) fn executed(node: &Node, at: Timestamp) -> Vec<u8> {
+    let role = "AWSServiceRoleForAutoScaling";
+    let before = if node.ours { "running" } else { "terminated" };
+    let detail = json!({
+        "eventVersion": "1.11", "eventTime": format!("{at:.0}"), "eventSource": "ec2.amazonaws.com",
+        "eventName": "TerminateInstances", "awsRegion": "us-east-1",
+        "userIdentity": {
+            "type": "AssumedRole", "invokedBy": "autoscaling.amazonaws.com",
+            "arn": format!("arn:aws:sts::{ACCOUNT}:assumed-role/{role}/AutoScaling"),
+            "sessionContext": { "sessionIssuer": { "type": "Role", "userName": role, "arn":
+                format!("arn:aws:iam::{ACCOUNT}:role/aws-service-role/autoscaling.amazonaws.com/{role}") } },
+        },
+        "requestParameters": { "instancesSet": { "items": [{ "instanceId": node.instance }] } },
+        "responseElements": { "instancesSet": { "items": [{
+            "instanceId": node.instance, "previousState": { "name": before },
+        }] } },
+        "requestID": format!("executed-{}", node.instance), "eventID": format!("executed-{}", node.instance),
+    });
+    event("AWS API Call via CloudTrail", "aws.ec2", at, detail)
 }
 
 fn us_english(at: Timestamp) -> String {

@@ -67,3 +67,54 @@ impl Case {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::{
+        audit_log::Caller,
+        condition::RepairAction,
+        ident::{ClusterName, InstanceId},
+        policy::{Policy, Promotion},
+    };
+
+    #[test]
+    fn a_notice_is_a_condition_only_if_a_policy_promotes_it() {
+        let at = |minute: i64| Timestamp::from_second(1_790_000_000 + minute * 60).expect("a time");
+        let id = InstanceId::new("i-00000000000000001").expect("an id");
+        let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
+        let caller = Caller {
+            account: "123456789012".to_owned(),
+            region: "us-east-1".to_owned(),
+            arn: "arn:aws:sts::123456789012:assumed-role/nodemend-repair/repair".to_owned(),
+            principal_id: None,
+            user_agent: None,
+        };
+        let mut policy = Policy::eks_defaults();
+        let notice = Notice {
+            reason: INSTANCE_RETIREMENT,
+            at: at(0),
+            effective: at(10_000),
+            message: "AWS Health: EC2 retires the instance".to_owned(),
+        };
+        let ctx = TransitionContext { policy: &policy, caller: &caller, now: at(1) };
+        assert_eq!(case.record_notice(&notice, &ctx).events.len(), 1);
+        assert_eq!(case.record_notice(&notice, &ctx).events.len(), 0, "a repeated notice");
+        assert_eq!(case.faults(&policy.default_rules(), &policy, at(2)), []);
+        policy.promotions.push(Promotion {
+            reason: INSTANCE_RETIREMENT.to_owned(),
+            count: 1,
+            window: SignedDuration::from_hours(24),
+            repair_action: RepairAction::Replace,
+        });
+        let faults = case.faults(&policy.default_rules(), &policy, at(2));
+        let found: Vec<_> = faults.iter().map(|fault| (fault.reason.as_str(), fault.action)).collect();
+        assert_eq!(found, [(INSTANCE_RETIREMENT, RepairAction::Replace)]);
+        assert!(
+            faults[0].deadline.is_some_and(|deadline| deadline >= at(30)),
+            "its condition's grace period"
+        );
+    }
+}

@@ -123,8 +123,22 @@ struct Called {
 }
 
 impl Oracle {
+    /// Whose act the end of the instance was, against what is so.
+    fn author(&mut self, number: usize, case: &Case) {
+        let Some(departure) = case.departure() else { return };
+        let (node, how) = (&self.nodes[number], departure.how.clone());
+        if node.ours && departure.is_anothers() {
+            self.violation("our own call attributed to another", format!("node {number}: {how}"));
+        } else if !node.ours && how.contains("our own call") {
+            self.violation("another's act attributed to us", format!("node {number}: {how}"));
+        } else if departure.foreign && !node.foreign {
+            self.violation("a planned act attributed to a stranger", format!("node {number}: {how}"));
+        }
+    }
+
     /// Checks the audit log of one case.
     fn audit_log(&mut self, number: usize, case: &Case, lines: &[&str]) {
+        self.author(number, case);
         let mut calls: Vec<Called> = Vec::new();
         let (mut claims, mut ends) = (0_usize, 0_usize);
         for line in lines {
