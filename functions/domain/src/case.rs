@@ -31,7 +31,7 @@ pub use self::{
     confirmation::EventMatch,
     counter::EventCounter,
     fault::{Fault, Source},
-    presence::{Arrival, Departure, JoinStage, NewInstance},
+    presence::{Arrival, Departure, JoinStage, NewInstance, NodeDeletion},
     snapshot::{Consistency, NotThisNode},
     state::CaseState,
     transition::{CallMade, Claim, Effects, IllegalTransition, TransitionContext},

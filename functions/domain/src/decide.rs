@@ -29,6 +29,8 @@ pub enum Decision {
     Wait,
     /// Publish that the agent has been silent since then.
     RecordSilence(Timestamp),
+    /// Record that the node is missing since a controller deleted its Node object: its instance is not gone.
+    RecordNodeDeletion,
     /// Record that CloudTrail's event of a call is missing.
     RecordMissing {
         /// When the call was made.
@@ -137,7 +139,7 @@ fn triage_repair(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) 
             None => Settled(Decision::Wait),
         },
         Phase::Rebooting => {
-            if let Some(departure) = case.departure() {
+            if let Some(departure) = case.departure().filter(|departure| departure.node_deletion.is_none()) {
                 let (how, foreign) = (departure.how.clone(), departure.foreign);
                 return Settled(Decision::Close(CaseOutcome::Gone { how, foreign }));
             }
@@ -148,6 +150,8 @@ fn triage_repair(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) 
                 // It is healthy again, perhaps late: wait until the recovery has held.
                 Some(_) => Settled(Decision::Wait),
                 None if case.reboot_failed_at(repair, policy).is_some_and(|at| at <= now) => NeedsContext,
+                // Its Node object was deleted: Auto Scaling knows whether its instance is gone.
+                None if case.unrecorded_node_deletion().is_some() => NeedsContext,
                 None => Settled(Decision::Wait),
             }
         }
@@ -175,6 +179,9 @@ pub fn decide(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: 
         && is_plausible(departure.foreign, context.location)
     {
         return Decision::Close(CaseOutcome::Gone { how: departure.how.clone(), foreign: departure.foreign });
+    }
+    if case.unrecorded_node_deletion().is_some() && !is_plausible(false, context.location) {
+        return Decision::RecordNodeDeletion;
     }
     let tags = context.group.map(|group| &group.tags);
     let no_tags = std::collections::BTreeMap::new();
@@ -250,10 +257,11 @@ fn cause<'c>(case: &'c Case, faults: &'c [Fault], now: Timestamp) -> Option<(&'c
     }
 }
 
-/// Whether a reported departure is used: not if Auto Scaling still has the instance in service, unless another
-/// principal's call terminated it.
+/// Whether a reported departure is used: not if Auto Scaling still has the instance as one of its group, unless it is
+/// terminating or another principal's call terminated it.
 fn is_plausible(foreign: bool, location: &InstanceLocation) -> bool {
-    foreign || !matches!(location, InstanceLocation::Member { lifecycle: Lifecycle::InService, .. })
+    let stays = |lifecycle| !matches!(lifecycle, Lifecycle::Terminating | Lifecycle::WarmPool);
+    foreign || !matches!(location, InstanceLocation::Member { lifecycle, .. } if stays(*lifecycle))
 }
 
 /// Whether a node that should reboot is healthy in the same boot: the reboot did not happen, and the fault recovered.

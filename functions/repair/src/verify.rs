@@ -113,7 +113,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         };
         let (instance, reading) = future::join(self.cloud.instance_status(case.instance_id()), read).await;
         let (Reading { at, by, read, state, mut result, read_to }, policy) = (reading, known.policy);
-        if fault.reason == "FailedToJoin" {
+        if matches!(fault.reason.as_str(), "FailedToJoin" | "NodeDeleted") {
             result = result.and(had_time_to_join(&instance, policy, at));
         }
         let mut next = case.clone();

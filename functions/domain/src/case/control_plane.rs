@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Case, CaseEvent, Condition, Found, SourceState};
+use super::{Case, CaseEvent, Condition, Found, NodeDeletion, SourceState};
 use crate::{
     clock::{ConditionChange, History},
     condition::{ConditionType, Health},
@@ -64,11 +64,16 @@ impl Case {
             // A name comes again. What is older than this instance is the end of the one that had its name before.
             What::Deleted { .. } if self.came_after(at) => {}
             What::Deleted { by, user } => {
-                let departed = self.departure.clone();
                 let mut changes = Vec::new();
-                let first = match by {
+                let how = match by {
+                    Deleter::Manual => None,
+                    Deleter::CloudController => Some("the cloud controller found its instance gone"),
+                    Deleter::Karpenter => Some("Karpenter removed it"),
+                    Deleter::Eks => Some("EKS removed it"),
+                };
+                let first = match how {
                     // The instance may well be running: that its node is missing is its fault.
-                    Deleter::Manual => {
+                    None => {
                         let gone = ObservedCondition {
                             condition: ConditionType::Ready,
                             health: Health::Bad,
@@ -77,17 +82,10 @@ impl Case {
                         };
                         self.apply_conditions(&[gone], at, arrived, policy, &mut changes)
                     }
-                    Deleter::CloudController => {
-                        self.depart(at, "the cloud controller found its instance gone".to_owned(), false);
-                        self.departure != departed
-                    }
-                    Deleter::Karpenter => {
-                        self.depart(at, "Karpenter removed it".to_owned(), false);
-                        self.departure != departed
-                    }
-                    Deleter::Eks => {
-                        self.depart(at, "EKS removed it".to_owned(), false);
-                        self.departure != departed
+                    // The repair function asks Auto Scaling whether it is.
+                    Some(how) => {
+                        let user = user.clone();
+                        self.depart_by_node_deletion(how, NodeDeletion { at, arrived, user, recorded: false })
                     }
                 };
                 // The same line can be delivered twice, and is read again by verification.

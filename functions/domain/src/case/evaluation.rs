@@ -58,7 +58,8 @@ impl Case {
             // A foreign termination ends only a reboot early. While a lease runs, or a replacement is awaited, it does
             // not.
             let foreign = self.departure.as_ref().is_some_and(|departure| departure.foreign);
-            let departed = if rebooting && foreign { Some(now) } else { None };
+            let deleted = self.unrecorded_node_deletion().is_some();
+            let departed = if rebooting && (foreign || deleted) { Some(now) } else { None };
             let confirmed = rebooting && repair.is_confirmed();
             let cured = if confirmed { self.cured_at(repair, faults, policy) } else { None };
             let failed = if rebooting { self.reboot_failed_at(repair, policy) } else { None };

@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Case, Effects, IllegalTransition, TransitionContext};
 use crate::{
+    condition::{ConditionType, Health},
     group::GroupState,
     ident::{GroupName, InstanceId, Zone},
     instance_traits::InstanceTraits,
+    observation::ObservedCondition,
     policy::Policy,
     repair::Replacement,
     repair_event::{RepairEvent, Step},
@@ -72,6 +74,27 @@ pub struct Departure {
     /// Whether an API call of another principal caused it.
     #[serde(default)]
     pub foreign: bool,
+    /// The deletion of its Node object by a controller that took its instance for gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_deletion: Option<NodeDeletion>,
+}
+
+/// The deletion of a Node object by a controller. The instance may still be running: then a kubelet that has registered
+/// once does not register again, and the node is missing from then on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeDeletion {
+    /// When it was deleted, by the API server's clock.
+    #[serde(with = "timestamp")]
+    pub at: Timestamp,
+    /// When its line arrived, by our clock.
+    #[serde(with = "timestamp")]
+    pub arrived: Timestamp,
+    /// The name of the user that deleted it.
+    pub user: String,
+    /// Auto Scaling still had the instance: the deletion is recorded as a fault.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recorded: bool,
 }
 
 /// An instance that joined the group of a terminated one.
@@ -128,11 +151,65 @@ impl Case {
     }
 
     pub(crate) fn depart(&mut self, at: Timestamp, how: String, foreign: bool) {
-        let earlier = self.departure.as_ref().is_some_and(|known| known.foreign || !foreign);
+        // What AWS reports outweighs a controller that was contradicted once.
+        let contradicted = |known: &Departure| known.node_deletion.as_ref().is_some_and(|known| known.recorded);
+        let earlier =
+            self.departure.as_ref().is_some_and(|known| known.foreign || !foreign && !contradicted(known));
         // The principal is recorded even if the departure itself was known first.
         if (self.closed.is_none() || foreign) && !earlier {
-            self.departure = Some(Departure { at, how, foreign });
+            self.departure = Some(Departure { at, how, foreign, node_deletion: None });
         }
+    }
+
+    /// A controller deleted the Node object because it took the instance for gone. Returns whether that is news.
+    pub(super) fn depart_by_node_deletion(&mut self, how: &str, deletion: NodeDeletion) -> bool {
+        if self.closed.is_some() {
+            return false;
+        }
+        match &mut self.departure {
+            // Another principal or AWS has ended it already: nothing to add.
+            Some(Departure { node_deletion: None, .. }) => false,
+            // The same line again, or an earlier deletion.
+            Some(Departure { node_deletion: Some(known), .. }) if known.at >= deletion.at => {
+                if known.at == deletion.at {
+                    known.arrived = known.arrived.min(deletion.arrived);
+                }
+                false
+            }
+            departure => {
+                let (at, how) = (deletion.at, how.to_owned());
+                *departure = Some(Departure { at, how, foreign: false, node_deletion: Some(deletion) });
+                true
+            }
+        }
+    }
+
+    /// The deletion of its Node object that is not recorded as a fault yet.
+    pub(crate) fn unrecorded_node_deletion(&self) -> Option<&NodeDeletion> {
+        self.departure.as_ref()?.node_deletion.as_ref().filter(|deletion| !deletion.recorded)
+    }
+
+    /// Records that the node is missing since its Node object was deleted, because its instance is not gone.
+    pub fn record_node_deletion(
+        &mut self,
+        ctx: &TransitionContext<'_>,
+    ) -> Result<Effects, IllegalTransition> {
+        let deletion = self.departure.as_mut().and_then(|departure| departure.node_deletion.as_mut());
+        let Some(deletion) = deletion.filter(|deletion| !deletion.recorded) else {
+            return Err(self.refused("record the deleted node of"));
+        };
+        deletion.recorded = true;
+        let (at, arrived) = (deletion.at, deletion.arrived);
+        let gone = ObservedCondition {
+            condition: ConditionType::Ready,
+            health: Health::Bad,
+            reason: "NodeDeleted".to_owned(),
+            message: format!("{} deleted the Node object, and the instance is still there", deletion.user),
+        };
+        let mut changes = Vec::new();
+        self.apply_conditions(&[gone], at, arrived, ctx.policy, &mut changes);
+        let event = |change| RepairEvent::of_change(self, change, ctx.policy, ctx.now);
+        Ok(Effects { events: changes.into_iter().filter_map(event).collect(), ..Effects::default() })
     }
 
     /// What is still to be recorded in its group about its arrival. An instance that joined has joined, whatever became

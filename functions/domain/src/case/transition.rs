@@ -392,8 +392,11 @@ impl Case {
         let before = (self.due, self.unhealthy_reason.clone(), self.blocked.clone());
         self.plan(policy, now);
         if self.due.is_some_and(|due| due <= now) {
-            // It waits for something that is not part of the case: evaluate it again after a while.
-            self.due = Some(now + RETRY);
+            // It waits for something that is not part of the case: evaluate it again after a while, and at its deadline.
+            let faults = self.earliest_faults(policy, now);
+            let deadlines = faults.iter().filter(|fault| fault.is_bad()).filter_map(|fault| fault.deadline);
+            let next = deadlines.filter(|deadline| *deadline > now).min();
+            self.due = next.into_iter().chain([now + RETRY]).min();
         }
         before != (self.due, self.unhealthy_reason.clone(), self.blocked.clone())
     }
