@@ -21,6 +21,9 @@ use crate::{
 /// How soon a blocked repair is evaluated again.
 pub const RETRY: SignedDuration = SignedDuration::from_secs(60);
 
+/// How long after its last report an instance that AWS does not know may still be in another account.
+const ELSEWHERE: SignedDuration = SignedDuration::from_hours(24);
+
 /// What to do next about a case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
@@ -56,6 +59,10 @@ pub enum Decision {
     },
     /// Record that a call without an answer took effect.
     ConfirmByState,
+    /// Open the closed case again: its instance has reported, and AWS has it.
+    Reopen,
+    /// Leave the closed case closed, although a report has arrived: AWS does not have the instance.
+    StayClosed,
     /// Release the claim: the repair is no longer needed, for this reason.
     Release(String),
     /// Record in the group how far this node has joined.
@@ -103,7 +110,8 @@ pub fn triage(case: &Case, policy: &Policy, now: Timestamp) -> Triage {
         return Settled(Decision::RecordJoin(stage));
     }
     if case.closed().is_some() {
-        return Settled(Decision::Wait);
+        let has_reported = case.reported_after_its_end().is_some();
+        return if has_reported { NeedsContext } else { Settled(Decision::Wait) };
     }
     if let Some(repair) = case.repair() {
         return triage_repair(case, repair, policy, now);
@@ -169,6 +177,18 @@ fn cured_at(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) -> Op
 /// Decides with the context. Called with a context that can be some seconds old, and again with a consistent read right
 /// before a claim.
 pub fn decide(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: Timestamp) -> Decision {
+    if case.closed().is_some() {
+        let is_there = match context.location {
+            InstanceLocation::Member { lifecycle, .. } => is_member(*lifecycle),
+            InstanceLocation::Ungrouped => true,
+            InstanceLocation::Gone => false,
+        };
+        return if is_there { Decision::Reopen } else { Decision::StayClosed };
+    }
+    let elsewhere = may_be_elsewhere(case, context, policy, now);
+    if elsewhere && case.repair().is_some() {
+        return Decision::Wait;
+    }
     // Before a departure: if our own call without an answer terminated the instance, that is its result.
     let foreign = case.departure().is_some_and(|departure| departure.foreign);
     if !foreign && case.repair().is_some_and(|repair| took_effect(repair, context)) {
@@ -177,6 +197,7 @@ pub fn decide(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: 
     if let Some(departure) = case.departure()
         && case.repair().is_none_or(|repair| repair.effective_at().is_none() || departure.foreign)
         && is_plausible(departure.foreign, context.location)
+        && !(elsewhere && departure.node_deletion.is_some())
     {
         return Decision::Close(CaseOutcome::Gone { how: departure.how.clone(), foreign: departure.foreign });
     }
@@ -197,10 +218,15 @@ pub fn decide(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: 
             Phase::Claimed { .. } | Phase::Acting { .. } if cause.is_none() => {
                 return Decision::Release("it recovered before the call".to_owned());
             }
+            Phase::Claimed { .. } | Phase::Acting { .. } => {
+                if let Some(why) = left_the_group_of(repair, context.location) {
+                    return Decision::Release(why);
+                }
+            }
             _ => {}
         }
     }
-    if *context.location == InstanceLocation::Gone {
+    if *context.location == InstanceLocation::Gone && !elsewhere {
         return Decision::Close(CaseOutcome::Gone { how: "its instance is gone".to_owned(), foreign: false });
     }
     if case.repair().is_none()
@@ -220,6 +246,13 @@ pub fn decide(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: 
         } else {
             Decision::Wait
         };
+    }
+    // The next repair of this node belongs to the group that its instance is in now.
+    if let Some(repair) = rebooting
+        && let InstanceLocation::Member { group, .. } = context.location
+        && *group != *repair.group()
+    {
+        return Decision::Release(format!("its instance has moved to group {group}"));
     }
     let Some((fault, action)) = cause else {
         return Decision::Wait;
@@ -248,6 +281,8 @@ fn cause<'c>(case: &'c Case, faults: &'c [Fault], now: Timestamp) -> Option<(&'c
         Some(repair) if repair.phase() == Phase::Rebooting => {
             Some((most.unwrap_or(repair.fault()), RepairAction::Replace))
         }
+        // AWS denies the reboot: an operator may never allow it.
+        Some(repair) if repair.is_denied_a_reboot() => most.map(|fault| (fault, RepairAction::Replace)),
         // A fault that a reboot did not cure stays due in the next boot, where its grace period starts again.
         Some(repair) if repair.has_escalated() => {
             let uncured = || faults.iter().find(|fault| fault.is_bad() && fault.deadline.is_some());
@@ -260,8 +295,21 @@ fn cause<'c>(case: &'c Case, faults: &'c [Fault], now: Timestamp) -> Option<(&'c
 /// Whether a reported departure is used: not if Auto Scaling still has the instance as one of its group, unless it is
 /// terminating or another principal's call terminated it.
 fn is_plausible(foreign: bool, location: &InstanceLocation) -> bool {
-    let stays = |lifecycle| !matches!(lifecycle, Lifecycle::Terminating | Lifecycle::WarmPool);
-    foreign || !matches!(location, InstanceLocation::Member { lifecycle, .. } if stays(*lifecycle))
+    foreign || !matches!(location, InstanceLocation::Member { lifecycle, .. } if is_member(*lifecycle))
+}
+
+/// Whether an instance in this state is one of its group, and will not leave it by itself.
+fn is_member(lifecycle: Lifecycle) -> bool {
+    !matches!(lifecycle, Lifecycle::Terminating | Lifecycle::WarmPool)
+}
+
+/// Whether an instance that AWS does not know may be in another account than the one that the policy names: its reports
+/// came from another one, or nothing of its cluster is there. Then its absence says nothing, for a day at most: a cluster
+/// that was deleted must not leave its cases open.
+fn may_be_elsewhere(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: Timestamp) -> bool {
+    *context.location == InstanceLocation::Gone
+        && (case.account() != policy.account.as_ref() || context.cluster.nodes() == 0)
+        && case.last_seen().is_some_and(|seen| now.duration_since(seen) < ELSEWHERE)
 }
 
 /// Whether a node that should reboot is healthy in the same boot: the reboot did not happen, and the fault recovered.
@@ -272,6 +320,23 @@ fn has_recovered_without_reboot(case: &Case, repair: &Repair, faults: &[Fault]) 
         .as_ref()
         .is_some_and(|boot| repair.effective_at().is_none_or(|called| boot.first_seen > called));
     !rebooted && !faults.iter().any(|fault| fault.is_bad() && fault.deadline.is_some())
+}
+
+/// Why a claimed repair gives its slot back before its call: its instance is no longer in service in the group of the slot.
+fn left_the_group_of(repair: &Repair, location: &InstanceLocation) -> Option<String> {
+    match location {
+        InstanceLocation::Member { group, .. } if group != repair.group() => {
+            Some(format!("its instance has moved to group {group}"))
+        }
+        InstanceLocation::Member { lifecycle: Lifecycle::OutOfService, .. } => {
+            Some("its instance is on standby or detached".to_owned())
+        }
+        InstanceLocation::Member { lifecycle: Lifecycle::WarmPool, .. } => {
+            Some("its instance is in a warm pool".to_owned())
+        }
+        InstanceLocation::Ungrouped => Some("its instance is in no Auto Scaling group".to_owned()),
+        InstanceLocation::Member { .. } | InstanceLocation::Gone => None,
+    }
 }
 
 /// Whether a terminate call without an answer took effect, as the state of its instance shows.

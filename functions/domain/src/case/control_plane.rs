@@ -26,9 +26,11 @@ impl Case {
     ) -> Vec<CaseEvent> {
         let mut events = Vec::new();
         let at = observation.at;
-        if self.closed.is_some() || !self.is_of_this_node(observation) {
+        if self.is_about_the_end(observation) || !self.is_of_this_node(observation) {
             return events;
         }
+        self.account.clone_from(&policy.account);
+        self.note_kubelet_alive(observation, arrived);
         self.adopt_node(observation);
         if self.zone.is_none() {
             self.zone.clone_from(&observation.zone);
@@ -95,7 +97,8 @@ impl Case {
                 events.append(&mut changes);
             }
         }
-        events
+        // What is said of an instance that is gone is published once AWS has it after all.
+        if self.closed.is_some() { Vec::new() } else { events }
     }
 
     /// Whether an observation is about the Node object that stands for this instance, or about one that replaces it.

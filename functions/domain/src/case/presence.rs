@@ -119,6 +119,7 @@ impl Case {
         at: Timestamp,
         ctx: &TransitionContext<'_>,
     ) -> Effects {
+        self.account.clone_from(&ctx.policy.account);
         self.note_launch(group, zone, at, ctx.now);
         Effects::of(RepairEvent::new(self, Step::Event, format!("launched into group {group}"), ctx.now))
     }
@@ -152,7 +153,8 @@ impl Case {
 
     pub(crate) fn depart(&mut self, at: Timestamp, how: String, foreign: bool) {
         // What AWS reports outweighs a controller that was contradicted once.
-        let contradicted = |known: &Departure| known.node_deletion.as_ref().is_some_and(|known| known.recorded);
+        let contradicted =
+            |known: &Departure| known.node_deletion.as_ref().is_some_and(|known| known.recorded);
         let earlier =
             self.departure.as_ref().is_some_and(|known| known.foreign || !foreign && !contradicted(known));
         // The principal is recorded even if the departure itself was known first.
@@ -260,28 +262,43 @@ impl Case {
         arrival.replaces.clone()
     }
 
-    /// Records which instance replaced this terminated one, and when that became Ready.
+    /// Records which instance replaced this terminated one, and when that became Ready. Then its slot is free, whatever
+    /// CloudTrail says of the call.
     pub fn record_replacement(
         &mut self,
         new: &NewInstance,
+        group: Option<&mut GroupState>,
         ctx: &TransitionContext<'_>,
     ) -> Result<Effects, IllegalTransition> {
         let Some(repair) = self.repair.as_mut() else {
             return Err(self.refused("record the replacement of"));
         };
-        let known = repair.replacement.is_some();
+        let (known, since) = (repair.replacement.is_some(), repair.fault.since);
         repair.replacement = Some(Replacement {
             instance_id: new.instance_id.clone(),
             label: new.label.clone(),
             registered: new.registered,
             ready: new.ready,
         });
+        if let Some(group) = group.filter(|_| self.closed.is_none() && self.is_replaced()) {
+            self.free_slot(group, ctx.now);
+        }
         if known {
             return Ok(Effects::default());
         }
-        let took = timestamp::duration(new.registered.duration_since(repair.fault.since));
+        let took = timestamp::duration(new.registered.duration_since(since));
         let detail = format!("{} ({}) registered, {took} after the fault", new.label, new.instance_id);
         Ok(Effects::of(RepairEvent::new(self, Step::Replaced, detail, ctx.now)))
+    }
+
+    /// Releases the slot of its repair, whose replacement is Ready: what that proves is counted once.
+    pub(super) fn free_slot(&self, group: &mut GroupState, now: Timestamp) {
+        if group.slot(&self.instance_id).is_some()
+            && let Some(repair) = &self.repair
+        {
+            group.record_success(&repair.fault.reason, now);
+            group.release_slot(&self.instance_id);
+        }
     }
 
     /// Records how much of its arrival its group has recorded. Ready is the last stage.

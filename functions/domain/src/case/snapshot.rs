@@ -11,7 +11,7 @@ use crate::{
     clock::History,
     condition::{ConditionType, Health},
     ident::BootId,
-    node_snapshot::NodeSnapshot,
+    node_snapshot::{NodeSnapshot, SnapshotCondition},
     observation::{Observation, ObservedCondition},
     policy::Policy,
 };
@@ -73,6 +73,13 @@ impl Case {
             });
         }
         if self.closed.is_some() {
+            let is_ready = |now: &SnapshotCondition| {
+                now.observed.condition == ConditionType::Ready && now.observed.health == Health::Healthy
+            };
+            // A Node object can outlive its instance for a while; one whose kubelet reports does not.
+            if node.conditions.iter().any(is_ready) {
+                self.note_sign_of_life(read_at);
+            }
             return Ok(events);
         }
         self.node = Some(node.name.clone());

@@ -209,7 +209,7 @@ mod tests {
     fn a_repair_that_is_only_observed_or_has_ended_is_not_pending() {
         let observed = Case { blocked: blocked(&[Guard::ObserveMode]), ..case() };
         assert_eq!(observed.pending_since(), None);
-        let closed = Some(Closed { at: at(50), outcome: "gone".to_owned() });
+        let closed = Some(Closed::new(at(50), "gone".to_owned()));
         let ended = Case { closed, blocked: blocked(&[Guard::Held]), ..case() };
         assert_eq!(ended.pending_since(), None);
     }

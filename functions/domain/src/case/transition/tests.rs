@@ -131,6 +131,10 @@ impl Fixture {
                 case.close(Some(group), &CaseOutcome::ReplacementFailed, &ctx)?
             }
             "close (the instance is gone)" => case.close(Some(group), &gone, &ctx)?,
+            "reopen" => {
+                case.note_sign_of_life(at(40));
+                case.reopen(&ctx)?
+            }
             other => panic!("{other} is no transition"),
         };
         // Records and events have the id of their case.
