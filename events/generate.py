@@ -10,10 +10,11 @@ import pathlib
 
 import incidents_01_16
 import incidents_40_58
+import incidents_65_69
 from records import ACCOUNT, Node, at, rfc, template, uuid
 
 HERE = pathlib.Path(__file__).parent
-INCIDENTS = incidents_01_16.INCIDENTS | incidents_40_58.INCIDENTS
+INCIDENTS = incidents_01_16.INCIDENTS | incidents_40_58.INCIDENTS | incidents_65_69.INCIDENTS
 
 
 def json_lines(records):

@@ -72,6 +72,7 @@ impl Case {
                 expected: self.instance_id.to_string(),
             });
         }
+        self.account.clone_from(&policy.account);
         if self.closed.is_some() {
             let is_ready = |now: &SnapshotCondition| {
                 now.observed.condition == ConditionType::Ready && now.observed.health == Health::Healthy

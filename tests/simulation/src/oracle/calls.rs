@@ -7,6 +7,7 @@ use nodemend_domain::{
     condition::RepairAction,
     group::{Group, InstanceLocation, Lifecycle, Member},
     guard::UnhealthyNode,
+    ident::InstanceId,
     policy::{Hold, Limit, Mode},
 };
 
@@ -251,7 +252,7 @@ pub(super) fn backoff_until(failures: u32, last: Option<Timestamp>) -> Option<Ti
 /// Whether the zone is impaired, or the log pipeline down.
 fn suspect(
     group: &Group,
-    instance: &nodemend_domain::ident::InstanceId,
+    instance: &InstanceId,
     facts: &nodemend_domain::group::ClusterFacts,
     unhealthy_nodes: &[UnhealthyNode],
     now: Timestamp,
