@@ -10,13 +10,18 @@ import pathlib
 
 import incidents_01_16
 import incidents_40_58
+import incidents_65_69
 import incidents_70_74
 import incidents_75_79
 from records import ACCOUNT, Node, at, rfc, template, uuid
 
 HERE = pathlib.Path(__file__).parent
 INCIDENTS = (
-    incidents_01_16.INCIDENTS | incidents_40_58.INCIDENTS | incidents_70_74.INCIDENTS | incidents_75_79.INCIDENTS
+    incidents_01_16.INCIDENTS
+    | incidents_40_58.INCIDENTS
+    | incidents_65_69.INCIDENTS
+    | incidents_70_74.INCIDENTS
+    | incidents_75_79.INCIDENTS
 )
 
 

@@ -31,7 +31,7 @@ const fn called(incident: &'static str, calls: &'static [(&'static str, &'static
     Expected { incident, calls, blocked: None }
 }
 
-const EXPECTED: [Expected; 32] = [
+const EXPECTED: [Expected; 37] = [
     // The nodes are healthy: what was reported came late, or its end was lost.
     none("40-late-lines-of-healthy-nodes"),
     none("41-lost-recovery"),
@@ -109,6 +109,17 @@ const EXPECTED: [Expected; 32] = [
         ],
         blocked: Some("the node is cordoned by bob"),
     },
+    // Half an hour after the deletion of the Node, whoever deleted it.
+    called("65-node-deleted-by-eks-though-it-runs", &[("i-08736224042c4ee75", "2026-08-20T10:30:00")]),
+    called("66-node-of-a-reused-name-deleted", &[("i-08736224042c4e004", "2026-08-20T09:34:00")]),
+    // One of ten counts; one of eight.
+    called("67-nodes-that-their-group-never-repairs", &[("i-08736224042c4e005", "2026-08-20T10:30:00")]),
+    called("68-two-of-ten-on-standby", &[("i-08736224042c4ee75", "2026-08-20T09:30:00")]),
+    // When the first replacement is Ready, half an hour before CloudTrail is given up on.
+    called(
+        "69-slot-free-when-the-replacement-is-ready",
+        &[("i-08736224042c4e001", "2026-08-20T09:30:01"), ("i-08736224042c4e002", "2026-08-20T09:34:02")],
+    ),
 ];
 
 fn replay(path: &Path) -> Output {

@@ -151,6 +151,12 @@ fn sentence(explained: &Explanation, now: Timestamp) -> String {
         Decision::RecordMissing { call } => {
             format!("No CloudTrail event for the call of {}: the next run records it as missing.", at(*call))
         }
+        Decision::Reopen => "The next run opens the case again.".to_owned(),
+        Decision::StayClosed => "A report arrived after its end; its instance is gone.".to_owned(),
+        Decision::RecordNodeDeletion => {
+            "Its Node object was deleted, and its instance is still there: the next run records that it is missing."
+                .to_owned()
+        }
         Decision::RecordSilence(since) => format!("The agent stopped reporting at {}.", at(*since)),
         Decision::RecordJoin(_) => "A new instance: the next run records it in its group.".to_owned(),
         Decision::Wait => waiting(explained, now),

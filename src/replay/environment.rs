@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use nodemend_confirm::AutoScalingEvent;
 use nodemend_domain::{
     audit_log::{Activity, ApiCall, CallAnswer, CallOutcome, Caller, CloudTrailEvent},
@@ -27,6 +27,9 @@ use super::input::{Input, LogGroup, Payload};
 
 /// The zone of an instance whose events name none.
 const UNKNOWN_ZONE: &str = "unknown";
+
+/// What an instance writes so soon after the deletion of its Node was under way when it ended.
+const SHUTDOWN: SignedDuration = SignedDuration::from_mins(2);
 
 /// One change of the fleet.
 #[derive(Debug, Clone)]
@@ -48,6 +51,10 @@ pub(crate) struct ReplayEnvironment {
     pub(crate) cluster: Option<ClusterName>,
     /// Terminations, in the order of the events.
     fleet_changes: Vec<(Timestamp, FleetChange)>,
+    /// When the cloud controller deleted the Nodes of instances.
+    node_deletions: Vec<(Timestamp, InstanceId)>,
+    /// When each instance, its agent or its kubelet, last wrote.
+    last_written: BTreeMap<InstanceId, Timestamp>,
     instances: BTreeMap<InstanceId, Option<Zone>>,
     nodes: BTreeMap<String, InstanceId>,
     uids: BTreeMap<NodeUid, InstanceId>,
@@ -99,6 +106,7 @@ impl ReplayEnvironment {
         }
         if let Ok(report) = Report::decode(message) {
             self.add_instance(&report.instance_id, report.zone.clone());
+            self.note_written(&report.instance_id, report.at);
             self.nodes.insert(report.node.to_string(), report.instance_id);
             self.cluster.get_or_insert(report.cluster);
         } else if let Ok(ParsedEvent::Observations(observations)) = control_plane_log::read(message) {
@@ -112,6 +120,9 @@ impl ReplayEnvironment {
             self.nodes.insert(observation.node.to_string(), instance_id.clone());
             // A kubelet whose name an older object has writes to that object.
             let by_kubelet = matches!(observation.what, What::Conditions { by: StatusWriter::Kubelet, .. });
+            if by_kubelet {
+                self.note_written(instance_id, observation.at);
+            }
             if let Some(uid) = observation.uid.as_ref().filter(|_| !by_kubelet) {
                 self.uids.insert(uid.clone(), instance_id.clone());
             }
@@ -120,13 +131,28 @@ impl ReplayEnvironment {
                 // The cloud controller was wrong, or early: what registers again was not gone.
                 self.fleet_changes
                     .retain(|(_, change)| !matches!(change, FleetChange::Leave(left) if left == instance_id));
+                self.node_deletions.retain(|(_, left)| left != instance_id);
             }
         }
         if let What::Deleted { by: Deleter::CloudController, .. } = &observation.what
             && let Some(instance_id) = self.instance_of(observation)
         {
-            self.fleet_changes.push((observation.at, FleetChange::Leave(instance_id.clone())));
+            self.node_deletions.push((observation.at, instance_id.clone()));
         }
+    }
+
+    fn note_written(&mut self, instance_id: &InstanceId, at: Timestamp) {
+        let last = self.last_written.entry(instance_id.clone()).or_insert(at);
+        *last = at.max(*last);
+    }
+
+    /// The instances that were gone when the cloud controller deleted their Nodes: they wrote nothing afterwards.
+    fn gone_with_their_nodes(&self) -> impl Iterator<Item = (Timestamp, FleetChange)> {
+        let wrote_later = |at: Timestamp, instance_id: &InstanceId| {
+            self.last_written.get(instance_id).is_some_and(|last| last.duration_since(at) > SHUTDOWN)
+        };
+        let gone = self.node_deletions.iter().filter(move |(at, instance_id)| !wrote_later(*at, instance_id));
+        gone.map(|(at, instance_id)| (*at, FleetChange::Leave(instance_id.clone())))
     }
 
     /// The instance of a deleted Node: by the uid of the object, and only where that is not known by its name.
@@ -205,6 +231,7 @@ impl ReplayEnvironment {
             fleet.add_group(group.clone());
         }
         let mut changes = self.fleet_changes.clone();
+        changes.extend(self.gone_with_their_nodes());
         changes.sort_by_key(|(at, _)| *at);
         for (instance_id, zone) in &self.instances {
             let arrival = self.arrivals.get(instance_id);

@@ -22,6 +22,8 @@ struct DescribeOutput {
 struct DescribedGroup {
     auto_scaling_group_name: GroupName,
     #[serde(default)]
+    desired_capacity: Option<usize>,
+    #[serde(default)]
     instances: Vec<DescribedInstance>,
     #[serde(default)]
     suspended_processes: Vec<SuspendedProcess>,
@@ -80,6 +82,7 @@ impl DescribedGroup {
             suspended: self.suspended_processes.into_iter().map(|process| process.process_name).collect(),
             tags,
             eks_repair_enabled: false,
+            desired_capacity: self.desired_capacity,
         }
     }
 }

@@ -5,7 +5,7 @@ use nodemend_domain::{
     case::{Case, Fault, Source, UnhealthyReason},
     decide,
     group::{ClusterFacts, Group, GroupState, InstanceLocation, Lifecycle, Member},
-    guard::{DecisionContext, UnhealthyCounts, UnhealthyNode},
+    guard::{DecisionContext, GroupCounts, UnhealthyCounts, UnhealthyNode},
     ident::{ClusterName, GroupName, InstanceId, NodeName, Zone},
     instance_traits::InstanceTraits,
     policy::{Hold, Policy},
@@ -29,7 +29,7 @@ struct Situation {
     cluster: ClusterFacts,
     unhealthy_counts: UnhealthyCounts,
     unhealthy_nodes: Vec<UnhealthyNode>,
-    unhealthy_in_group: usize,
+    group_counts: GroupCounts,
     group_has_nodes: bool,
     holds: Vec<Hold>,
     sources: Option<ClusterSources>,
@@ -68,6 +68,7 @@ impl Situation {
                 suspended: Vec::new(),
                 tags: [].into(),
                 eks_repair_enabled: false,
+                desired_capacity: None,
             }),
             state: GroupState::new(cluster, group),
             cluster: ClusterFacts {
@@ -80,7 +81,7 @@ impl Situation {
                 ..UnhealthyCounts::default()
             },
             unhealthy_nodes: Vec::new(),
-            unhealthy_in_group: 1,
+            group_counts: GroupCounts { unhealthy: 1, size: 20 },
             group_has_nodes: true,
             holds: Vec::new(),
             sources: None,
@@ -206,7 +207,7 @@ impl Situation {
             cluster: &self.cluster,
             unhealthy_counts: &self.unhealthy_counts,
             unhealthy_nodes: &self.unhealthy_nodes,
-            unhealthy_in_group: self.unhealthy_in_group,
+            group_counts: self.group_counts,
             group_has_nodes: self.group_has_nodes,
             holds: &self.holds,
             sources: self.sources.as_ref(),
@@ -273,11 +274,11 @@ fn blocked_situations() -> Vec<(&'static str, Situation)> {
             "OutsideMaintenanceWindow",
             Situation { now: Timestamp::MAX, ..Situation::with_policy(&format!("{ENABLED}{never}")) },
         ),
-        ("UnhealthyThreshold", Situation::with(|one| one.unhealthy_in_group = 9)),
+        ("UnhealthyThreshold", Situation::with(|one| one.group_counts.unhealthy = 9)),
         (
             "UnhealthyThreshold",
             Situation {
-                unhealthy_in_group: 3,
+                group_counts: GroupCounts { unhealthy: 3, size: 20 },
                 ..Situation::with_policy(&format!("{ENABLED}  maxUnhealthyNodeThresholdCount: 2\n"))
             },
         ),

@@ -52,6 +52,8 @@ pub enum Metric {
     EvaluationFailures,
     /// The age of the oldest repair that is due and has no call yet.
     PendingRepairAge,
+    /// Due cases of a cluster whose policy was removed.
+    CasesWithoutPolicy,
     /// Events that could not be published.
     PublishFailure,
     /// Nodes that were drained before their termination.
@@ -97,6 +99,7 @@ impl Metric {
             Self::CasesEvaluated => "CasesEvaluated",
             Self::EvaluationFailures => "EvaluationFailures",
             Self::PendingRepairAge => "PendingRepairAge",
+            Self::CasesWithoutPolicy => "CasesWithoutPolicy",
             Self::PublishFailure => "PublishFailures",
             Self::Drained => "NodesDrained",
             Self::DrainsSkipped => "DrainsSkipped",
@@ -117,6 +120,7 @@ impl Metric {
             | Self::InstanceUnknown
             | Self::EvaluationFailures
             | Self::PendingRepairAge
+            | Self::CasesWithoutPolicy
             | Self::PublishFailure
             | Self::Drained
             | Self::DrainsSkipped
@@ -406,6 +410,7 @@ mod tests {
                 Metric::CasesEvaluated,
                 Metric::EvaluationFailures,
                 Metric::PendingRepairAge,
+                Metric::CasesWithoutPolicy,
                 Metric::PublishFailure,
                 Metric::Drained,
                 Metric::DrainsSkipped,

@@ -19,6 +19,7 @@ pub mod fault;
 pub mod notice;
 mod presence;
 mod promotion;
+mod reopening;
 pub mod repair;
 mod snapshot;
 mod state;
@@ -34,7 +35,10 @@ pub use self::{
     confirmation::EventMatch,
     counter::EventCounter,
     fault::{Fault, Source},
-    presence::{Arrival, Departure, Evidence, JoinStage, Launch, NewInstance, RETURNED_TO_WARM_POOL},
+    presence::{
+        Arrival, Departure, Evidence, JoinStage, Launch, NewInstance, NodeDeletion, RETURNED_TO_WARM_POOL,
+    },
+    reopening::Closed,
     snapshot::{Consistency, NotThisNode},
     state::CaseState,
     transition::{CallMade, Claim, Effects, IllegalTransition, TransitionContext},
@@ -43,7 +47,7 @@ use crate::{
     audit_log::{AuditEntry, Chain, Record},
     clock::{History, LatestReport, NodeClock, NodeOnset, NodeTime},
     condition::{ConditionType, RepairAction},
-    ident::{BootId, ClusterName, GroupName, InstanceId, NodeName, NodeUid, Zone},
+    ident::{AccountId, BootId, ClusterName, GroupName, InstanceId, NodeName, NodeUid, Zone},
     node_marks::NodeMarks,
     observation::Deleter,
     timestamp,
@@ -71,6 +75,9 @@ pub struct Case {
     node_uid: Option<NodeUid>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     zone: Option<Zone>,
+    /// The other account from which its reports were accepted; none for the deployment's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    account: Option<AccountId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     group: Option<GroupName>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -232,16 +239,6 @@ pub struct Blocked {
     pub observed: bool,
 }
 
-/// The end of a case.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Closed {
-    /// When it was closed.
-    #[serde(with = "timestamp")]
-    pub at: Timestamp,
-    /// The outcome, as one clause.
-    pub outcome: String,
-}
-
 /// Why a node counts among its cluster's unhealthy nodes.
 #[derive(Default, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnhealthyReason {
@@ -267,6 +264,24 @@ pub struct UnhealthyReason {
     /// When it recovered, for a while after that.
     #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     pub recovered: Option<Timestamp>,
+    /// When it begins to count, if that is later: a node that has just registered gets its time to become Ready.
+    #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
+    pub counts_from: Option<Timestamp>,
+    /// Its faults, where groups have rules of their own: whether it counts is judged by those of its group.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<CountedFault>,
+}
+
+/// A fault, as far as the rules of a group depend on it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CountedFault {
+    /// The condition that is bad.
+    pub condition: ConditionType,
+    /// The reason, as in the catalogue.
+    pub reason: String,
+    /// Whether it is an event that the policy promotes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub promoted: bool,
 }
 
 /// A change that a report or an observation made to a case.
@@ -316,6 +331,7 @@ impl Case {
             node: None,
             node_uid: None,
             zone: None,
+            account: None,
             group: None,
             boot: None,
             old_boots: Vec::new(),
@@ -399,6 +415,20 @@ impl Case {
     /// Its Availability Zone, once known.
     pub fn zone(&self) -> Option<&Zone> {
         self.zone.as_ref()
+    }
+
+    /// The other account from which its reports were accepted; none for the deployment's own.
+    pub fn account(&self) -> Option<&AccountId> {
+        self.account.as_ref()
+    }
+
+    /// When it last reported, by our clock or the API server's.
+    pub fn last_seen(&self) -> Option<Timestamp> {
+        let launched = self.arrival.as_ref().and_then(|arrival| arrival.arrived);
+        [self.agent_last_seen, self.kubelet_last_seen, self.registered, self.first_seen, launched]
+            .into_iter()
+            .flatten()
+            .max()
     }
 
     /// Its Auto Scaling group, once known.

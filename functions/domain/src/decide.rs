@@ -24,6 +24,9 @@ pub const RETRY: SignedDuration = SignedDuration::from_secs(60);
 /// How a case ends whose instance is gone, and nothing has shown why.
 pub const INSTANCE_GONE: &str = "its instance is gone";
 
+/// How long after its last report an instance that AWS does not know may still be in another account.
+const ELSEWHERE: SignedDuration = SignedDuration::from_hours(24);
+
 /// What to do next about a case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
@@ -32,6 +35,8 @@ pub enum Decision {
     Wait,
     /// Publish that the agent has been silent since then.
     RecordSilence(Timestamp),
+    /// Record that the node is missing since a controller deleted its Node object: its instance is not gone.
+    RecordNodeDeletion,
     /// Record that CloudTrail's event of a call is missing.
     RecordMissing {
         /// When the call was made.
@@ -57,6 +62,10 @@ pub enum Decision {
     },
     /// Record that a call without an answer took effect.
     ConfirmByState,
+    /// Open the closed case again: its instance has reported, and AWS has it.
+    Reopen,
+    /// Leave the closed case closed, although a report has arrived: AWS does not have the instance.
+    StayClosed,
     /// Release the claim: the repair is no longer needed, for this reason.
     Release(String),
     /// Record in the group how far this node has joined.
@@ -104,7 +113,8 @@ pub fn triage(case: &Case, policy: &Policy, now: Timestamp) -> Triage {
         return Settled(Decision::RecordJoin(stage));
     }
     if case.closed().is_some() {
-        return Settled(Decision::Wait);
+        let has_reported = case.reported_after_its_end().is_some();
+        return if has_reported { NeedsContext } else { Settled(Decision::Wait) };
     }
     if let Some(repair) = case.repair() {
         return triage_repair(case, repair, policy, now);
@@ -135,7 +145,7 @@ fn triage_repair(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) 
             }
         }
         Phase::Rebooting => {
-            if let Some(departure) = case.departure() {
+            if let Some(departure) = case.departure().filter(|departure| departure.node_deletion.is_none()) {
                 let (how, foreign) = (departure.how.clone(), departure.foreign);
                 return Settled(Decision::Close(CaseOutcome::Gone { how, foreign }));
             }
@@ -146,6 +156,8 @@ fn triage_repair(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) 
                 // It is healthy again, perhaps late: wait until the recovery has held.
                 Some(_) => Settled(Decision::Wait),
                 None if case.reboot_failed_at(repair, policy).is_some_and(|at| at <= now) => NeedsContext,
+                // Its Node object was deleted: Auto Scaling knows whether its instance is gone.
+                None if case.unrecorded_node_deletion().is_some() => NeedsContext,
                 None => Settled(Decision::Wait),
             }
         }
@@ -163,6 +175,18 @@ fn cured_at(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) -> Op
 /// Decides with the context. Called with a context that can be some seconds old, and again with a consistent read right
 /// before a claim.
 pub fn decide(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: Timestamp) -> Decision {
+    if case.closed().is_some() {
+        let is_there = match context.location {
+            InstanceLocation::Member { lifecycle, .. } => is_member(*lifecycle),
+            InstanceLocation::Ungrouped => true,
+            InstanceLocation::Gone => false,
+        };
+        return if is_there { Decision::Reopen } else { Decision::StayClosed };
+    }
+    let elsewhere = may_be_elsewhere(case, context, policy, now);
+    if elsewhere && case.repair().is_some() {
+        return Decision::Wait;
+    }
     // Before a departure: if our own call without an answer terminated the instance, that is its result.
     let anothers = case.departure().is_some_and(|departure| departure.is_anothers());
     if !anothers && case.repair().is_some_and(|repair| took_effect(repair, context)) {
@@ -171,8 +195,12 @@ pub fn decide(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: 
     if let Some(departure) = case.departure()
         && case.repair().is_none_or(|repair| repair.effective_at().is_none() || anothers)
         && is_plausible(departure.is_certain(), context.location)
+        && !(elsewhere && departure.node_deletion.is_some())
     {
         return Decision::Close(CaseOutcome::Gone { how: departure.how.clone(), foreign: departure.foreign });
+    }
+    if case.unrecorded_node_deletion().is_some() && !is_plausible(false, context.location) {
+        return Decision::RecordNodeDeletion;
     }
     let tags = context.group.map(|group| &group.tags);
     let no_tags = std::collections::BTreeMap::new();
@@ -188,10 +216,15 @@ pub fn decide(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: 
             Phase::Claimed { .. } | Phase::Acting { .. } if cause.is_none() => {
                 return Decision::Release("it recovered before the call".to_owned());
             }
+            Phase::Claimed { .. } | Phase::Acting { .. } => {
+                if let Some(why) = left_the_group_of(repair, context.location) {
+                    return Decision::Release(why);
+                }
+            }
             _ => {}
         }
     }
-    if *context.location == InstanceLocation::Gone {
+    if *context.location == InstanceLocation::Gone && !elsewhere {
         return Decision::Close(CaseOutcome::Gone { how: INSTANCE_GONE.to_owned(), foreign: false });
     }
     if case.repair().is_none()
@@ -211,6 +244,13 @@ pub fn decide(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: 
         } else {
             Decision::Wait
         };
+    }
+    // The next repair of this node belongs to the group that its instance is in now.
+    if let Some(repair) = rebooting
+        && let InstanceLocation::Member { group, .. } = context.location
+        && *group != *repair.group()
+    {
+        return Decision::Release(format!("its instance has moved to group {group}"));
     }
     let Some((fault, action)) = cause else {
         return Decision::Wait;
@@ -239,6 +279,8 @@ fn cause<'c>(case: &'c Case, faults: &'c [Fault], now: Timestamp) -> Option<(&'c
         Some(repair) if repair.phase() == Phase::Rebooting => {
             Some((most.unwrap_or(repair.fault()), RepairAction::Replace))
         }
+        // AWS denies the reboot: an operator may never allow it.
+        Some(repair) if repair.is_denied_a_reboot() => most.map(|fault| (fault, RepairAction::Replace)),
         // A fault that a reboot did not cure stays due in the next boot, where its grace period starts again.
         Some(repair) if repair.has_escalated() => {
             let uncured = || faults.iter().find(|fault| fault.is_bad() && fault.deadline.is_some());
@@ -248,10 +290,24 @@ fn cause<'c>(case: &'c Case, faults: &'c [Fault], now: Timestamp) -> Option<(&'c
     }
 }
 
-/// Whether a reported departure is used: not if Auto Scaling still has the instance in service, unless a call
-/// terminated it.
+/// Whether a reported departure is used: not if Auto Scaling still has the instance as one of its group, unless it is
+/// terminating or a call terminated it.
 fn is_plausible(certain: bool, location: &InstanceLocation) -> bool {
-    certain || !matches!(location, InstanceLocation::Member { lifecycle: Lifecycle::InService, .. })
+    certain || !matches!(location, InstanceLocation::Member { lifecycle, .. } if is_member(*lifecycle))
+}
+
+/// Whether an instance in this state is one of its group, and will not leave it by itself.
+fn is_member(lifecycle: Lifecycle) -> bool {
+    !matches!(lifecycle, Lifecycle::Terminating | Lifecycle::WarmPool)
+}
+
+/// Whether an instance that AWS does not know may be in another account than the one that the policy names: its reports
+/// came from another one, or nothing of its cluster is there. Then its absence says nothing, for a day at most: a cluster
+/// that was deleted must not leave its cases open.
+fn may_be_elsewhere(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: Timestamp) -> bool {
+    *context.location == InstanceLocation::Gone
+        && (case.account() != policy.account.as_ref() || context.cluster.nodes() == 0)
+        && case.last_seen().is_some_and(|seen| now.duration_since(seen) < ELSEWHERE)
 }
 
 /// Whether a node that should reboot is healthy in the same boot: the reboot did not happen, and the fault recovered.
@@ -262,6 +318,23 @@ fn has_recovered_without_reboot(case: &Case, repair: &Repair, faults: &[Fault]) 
         .as_ref()
         .is_some_and(|boot| repair.effective_at().is_none_or(|called| boot.first_seen > called));
     !rebooted && !faults.iter().any(|fault| fault.is_bad() && fault.deadline.is_some())
+}
+
+/// Why a claimed repair gives its slot back before its call: its instance is no longer in service in the group of the slot.
+fn left_the_group_of(repair: &Repair, location: &InstanceLocation) -> Option<String> {
+    match location {
+        InstanceLocation::Member { group, .. } if group != repair.group() => {
+            Some(format!("its instance has moved to group {group}"))
+        }
+        InstanceLocation::Member { lifecycle: Lifecycle::OutOfService, .. } => {
+            Some("its instance is on standby or detached".to_owned())
+        }
+        InstanceLocation::Member { lifecycle: Lifecycle::WarmPool, .. } => {
+            Some("its instance is in a warm pool".to_owned())
+        }
+        InstanceLocation::Ungrouped => Some("its instance is in no Auto Scaling group".to_owned()),
+        InstanceLocation::Member { .. } | InstanceLocation::Gone => None,
+    }
 }
 
 /// Whether a terminate call without an answer took effect, as the state of its instance shows.

@@ -170,6 +170,7 @@ mod tests {
             foreign: false,
             evidence: Evidence::Caller,
             called: true,
+            node_deletion: None,
         });
         assert_eq!(dead_by_case(&called), None);
     }

@@ -78,6 +78,8 @@ pub struct Group {
     pub tags: BTreeMap<String, String>,
     /// EKS node auto repair is enabled for it.
     pub eks_repair_enabled: bool,
+    /// How many instances it should have; none where that is unknown.
+    pub desired_capacity: Option<usize>,
 }
 
 /// One instance of a group.
@@ -351,8 +353,7 @@ impl GroupState {
 
     /// Matches a new instance with the terminated one that it replaces, if any: the one terminated last before
     /// `joined_at`. Not the one that has waited longest: then a slowly joining instance could find only slots of later
-    /// terminations, and its group would be in backoff without a failure. A launch while no replacement is awaited is a
-    /// scale-out.
+    /// terminations, and its group would be in backoff without a failure. Without any slot it is a scale-out.
     pub fn match_replacement(
         &mut self,
         new: &InstanceId,

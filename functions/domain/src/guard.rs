@@ -4,6 +4,7 @@
 //! Guards do not depend on each other, and all are evaluated each time, so that an operator sees everything that blocks
 //! at once.
 
+mod counts;
 mod instance;
 mod operator;
 mod outage;
@@ -14,8 +15,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    counts::{CountedNodes, GroupCounts, GroupTags},
     instance::unverified_block,
-    outage::{UnhealthyCounts, unhealthy_in},
+    outage::UnhealthyCounts,
 };
 use crate::{
     case::{Case, Fault, UnhealthyReason},
@@ -59,8 +61,8 @@ pub struct DecisionContext<'a> {
     pub unhealthy_counts: &'a UnhealthyCounts,
     /// The cluster's unhealthy nodes.
     pub unhealthy_nodes: &'a [UnhealthyNode],
-    /// How many of its unhealthy nodes are in the group.
-    pub unhealthy_in_group: usize,
+    /// The two halves of the group's threshold.
+    pub group_counts: GroupCounts,
     /// Whether an instance of the group is or was a node.
     pub group_has_nodes: bool,
     /// The holds that operators placed.

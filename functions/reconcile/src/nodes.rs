@@ -71,7 +71,9 @@ impl<S: Store, C: Cloud, K: Clock> Run<'_, S, C, K> {
         let mut missing = BTreeSet::new();
         for instance_id in unlisted {
             let case = self.store.case(&self.key(&instance_id)).await?;
-            if case.is_some_and(|case| case.expects_node_object()) {
+            // In another account, a cluster of the same name has other Nodes.
+            let is_of_this_account = |case: &Case| case.account() == self.policy.account.as_ref();
+            if case.is_some_and(|case| case.expects_node_object() && is_of_this_account(&case)) {
                 missing.insert(instance_id);
             }
         }

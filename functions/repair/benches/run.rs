@@ -51,6 +51,7 @@ fn cloud(nodes: u64) -> MemoryCloud {
             suspended: Vec::new(),
             tags: BTreeMap::new(),
             eks_repair_enabled: false,
+            desired_capacity: None,
         });
     }
     MemoryCloud::new(VirtualClock::default(), caller(), fleet)

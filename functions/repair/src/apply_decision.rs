@@ -41,6 +41,18 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 let change = |case: &mut Case, _: Option<&mut GroupState>| case.record_silence(since, ctx);
                 self.update(&CaseKey::of(&case), ctx, report, change).await
             }
+            Decision::Reopen => {
+                let change = |case: &mut Case, _: Option<&mut GroupState>| case.reopen(ctx);
+                self.write_as_decided(case, None, ctx, report, change).await
+            }
+            Decision::StayClosed => {
+                let change = |case: &mut Case, _: Option<&mut GroupState>| case.stay_closed(ctx);
+                self.write_as_decided(case, None, ctx, report, change).await
+            }
+            Decision::RecordNodeDeletion => {
+                let change = |case: &mut Case, _: Option<&mut GroupState>| case.record_node_deletion(ctx);
+                self.write_as_decided(case, None, ctx, report, change).await
+            }
             Decision::RecordMissing { call } => {
                 let change =
                     |case: &mut Case, _: Option<&mut GroupState>| case.expire_confirmation(call, ctx);

@@ -59,8 +59,11 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 registered: arrival.registered.unwrap_or(ctx.now),
                 ready: arrival.ready,
             };
-            let change = |case: &mut Case, _: Option<&mut GroupState>| case.record_replacement(&joined, ctx);
-            self.update(&replaced, ctx, report, change).await?;
+            let target = Target::case(&replaced).with_group(Some(&group));
+            let update = write::update(&self.store, target, ctx.policy, ctx.now, |case, group| {
+                case.record_replacement(&joined, group, ctx)
+            });
+            report.repair_events.extend(update.await?.into_events());
         }
         self.record_stage(&key, stage, Some(&group), ctx).await
     }

@@ -30,7 +30,7 @@ use nodemend_ports::{
     audit_log::AuditLog,
     clock::Clock,
     cloud::{Cloud, CloudError},
-    store::{CaseKey, Store, StoreError},
+    store::{CaseKey, CaseWrite, Store, StoreError},
     write::WriteError,
 };
 
@@ -74,6 +74,8 @@ pub struct RunReport {
     pub failures: Vec<EvaluationFailure>,
     /// When the oldest pending repair of each cluster became pending.
     pub pending: BTreeMap<ClusterName, Timestamp>,
+    /// How many due cases each cluster without a policy has. Nothing is decided about them.
+    pub without_policy: BTreeMap<ClusterName, usize>,
 }
 
 /// A case that could not be evaluated.
@@ -292,6 +294,8 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         report: &mut RunReport,
     ) -> Result<Option<Box<Case>>, RepairError> {
         let Some(policy) = cache.policy(&self.store, case.cluster()).await? else {
+            *report.without_policy.entry(case.cluster().clone()).or_default() += 1;
+            self.postpone(case, now).await?;
             return Ok(None);
         };
         match decide::triage(&case, &policy, now) {
@@ -309,6 +313,14 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 Ok(None)
             }
         }
+    }
+
+    /// Looks at a case whose cluster has no policy again in a minute: it must not take the time of the others.
+    async fn postpone(&self, mut case: Box<Case>, now: Timestamp) -> Result<(), RepairError> {
+        case.postpone(now);
+        // After a lost race it has another due time.
+        let _ = self.store.commit(CaseWrite { case: &case, group: None, entries: &[] }).await?;
+        Ok(())
     }
 
     /// Decides with the facts that this run has read, and applies everything except a call. Returns the fault to

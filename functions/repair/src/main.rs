@@ -48,7 +48,13 @@ async fn run_once(
     store: &DynamoStore,
     publisher: EventPublisher<EventBridge>,
 ) -> Result<Value, Error> {
-    let mut invocation = Invocation { evaluated: 0, failed: 0, pending: BTreeMap::new(), publisher };
+    let mut invocation = Invocation {
+        evaluated: 0,
+        failed: 0,
+        pending: BTreeMap::new(),
+        without_policy: BTreeMap::new(),
+        publisher,
+    };
     let end = SystemClock.now() + RUN_LENGTH;
     let result = match other_waits_until(store, end).await {
         None => invocation.run(repairer, store, end).await,
@@ -84,6 +90,8 @@ struct Invocation {
     failed: usize,
     /// When the oldest pending repair of each cluster became pending.
     pending: BTreeMap<ClusterName, Timestamp>,
+    /// The most due cases of each cluster without a policy.
+    without_policy: BTreeMap<ClusterName, usize>,
     /// Publishes in the background: no call waits for it.
     publisher: EventPublisher<EventBridge>,
 }
@@ -124,6 +132,10 @@ impl Invocation {
             let oldest = self.pending.entry(cluster.clone()).or_insert(*since);
             *oldest = (*oldest).min(*since);
         }
+        for (cluster, cases) in &report.without_policy {
+            let most = self.without_policy.entry(cluster.clone()).or_default();
+            *most = (*most).max(*cases);
+        }
         for failure in &report.failures {
             let mut failed = Failed::of(failure);
             failed.cluster = Some(&failure.key.cluster);
@@ -134,11 +146,14 @@ impl Invocation {
     }
 
     async fn report(self, result: Result<(), RepairError>) -> Result<Value, Error> {
-        let Self { evaluated, failed, pending, publisher } = self;
+        let Self { evaluated, failed, pending, without_policy, publisher } = self;
         let now = SystemClock.now();
         for (cluster, since) in &pending {
             let age = now.duration_since(*since).as_secs().max(0).unsigned_abs();
             telemetry::measured(now, Some(cluster), &[(Metric::PendingRepairAge, age)]);
+        }
+        for (cluster, cases) in &without_policy {
+            telemetry::measured(now, Some(cluster), &[(Metric::CasesWithoutPolicy, *cases as u64)]);
         }
         let numbers =
             [(Metric::CasesEvaluated, evaluated as u64), (Metric::EvaluationFailures, failed as u64)];

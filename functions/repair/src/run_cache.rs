@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use nodemend_domain::{
     case::Case,
     group::{ClusterFacts, Group, GroupState, InstanceLocation},
-    guard::{self, DecisionContext, UnhealthyCounts, UnhealthyNode},
+    guard::{CountedNodes, DecisionContext, GroupCounts, GroupTags, UnhealthyCounts, UnhealthyNode},
     ident::{ClusterName, GroupName, InstanceId},
     policy::{Hold, Policy},
     sources::ClusterSources,
@@ -28,15 +28,16 @@ pub(crate) struct RunCache {
     policies: HashMap<ClusterName, Option<Arc<Policy>>>,
     clusters: HashMap<ClusterName, ClusterView>,
     location: HashMap<InstanceId, InstanceLocation>,
-    groups: HashMap<GroupName, Option<Arc<Group>>>,
-    unhealthy: HashMap<GroupName, usize>,
+    /// By cluster: a group of the same name in another account is another one.
+    groups: HashMap<(ClusterName, GroupName), Option<Arc<Group>>>,
 }
 
 #[derive(Debug, Clone)]
 struct ClusterView {
     facts: Arc<ClusterFacts>,
     unhealthy_nodes: Arc<[UnhealthyNode]>,
-    unhealthy_counts: Arc<UnhealthyCounts>,
+    /// The unhealthy nodes that count, and their counts, once a decision needs them.
+    counted: Option<(Arc<CountedNodes>, Arc<UnhealthyCounts>)>,
     holds: Arc<[Hold]>,
     sources: Option<Arc<ClusterSources>>,
 }
@@ -48,7 +49,8 @@ pub(crate) struct ContextData {
     pub(crate) group: Option<Arc<Group>>,
     pub(crate) state: GroupState,
     cluster: ClusterView,
-    unhealthy_in_group: usize,
+    unhealthy_counts: UnhealthyCounts,
+    group_counts: GroupCounts,
     group_has_nodes: bool,
 }
 
@@ -64,9 +66,9 @@ impl ContextData {
             group: self.group.as_deref(),
             state: &self.state,
             cluster: &self.cluster.facts,
-            unhealthy_counts: &self.cluster.unhealthy_counts,
+            unhealthy_counts: &self.unhealthy_counts,
             unhealthy_nodes: &self.cluster.unhealthy_nodes,
-            unhealthy_in_group: self.unhealthy_in_group,
+            group_counts: self.group_counts,
             group_has_nodes: self.group_has_nodes,
             holds: &self.cluster.holds,
             sources: self.cluster.sources.as_deref(),
@@ -75,10 +77,10 @@ impl ContextData {
     }
 }
 
-/// The group name of an instance without a group.
 /// Instances of a group that are looked up to see whether they are nodes.
 const MAX_LOOKUPS: usize = 50;
 
+/// The group name of an instance without a group.
 const NO_GROUP: &str = "(no group)";
 
 impl RunCache {
@@ -95,7 +97,6 @@ impl RunCache {
             clusters: HashMap::new(),
             location: HashMap::new(),
             groups: HashMap::new(),
-            unhealthy: HashMap::new(),
         }
     }
 
@@ -133,7 +134,6 @@ impl RunCache {
         case: &Case,
         group: Option<&GroupName>,
     ) -> Result<ContextData, RepairError> {
-        let policy = self.policy(store, case.cluster()).await?.unwrap_or_default();
         let group = async {
             match group {
                 Some(name) => Some((name, cloud.group(name).await)),
@@ -144,16 +144,18 @@ impl RunCache {
         let (found, (cluster, group)) = join(
             Box::pin(cloud.describe_instances(std::slice::from_ref(case.instance_id()))),
             join(
-                Box::pin(ClusterView::read(store, cloud, case.cluster(), &policy, self.now)),
+                Box::pin(ClusterView::read(store, cloud, case.cluster(), |id| id == case.instance_id())),
                 Box::pin(group),
             ),
         )
         .await;
+        let (cluster, locations) = cluster?;
+        self.location.extend(locations);
         if let Some((name, group)) = group {
-            self.groups.insert(name.clone(), group?);
+            self.groups.insert((case.cluster().clone(), name.clone()), group?);
         }
         self.location.extend(found?.into_iter().map(|found| (case.instance_id().clone(), found)));
-        self.clusters.insert(case.cluster().clone(), cluster?);
+        self.clusters.insert(case.cluster().clone(), cluster);
         self.context(store, cloud, case).await
     }
 
@@ -169,34 +171,70 @@ impl RunCache {
             // A repair in progress keeps its slot in the group that its instance has left.
             _ => case.repair().map(nodemend_domain::repair::Repair::group).or(case.group()).cloned(),
         };
-        let (group, name, state) = match name {
+        let (group, state) = match name {
             Some(name) => {
-                let (group, state) =
-                    join(Box::pin(self.group(cloud, &name)), store.group(case.cluster(), &name)).await;
-                (group?, name, state?)
+                let (group, state) = join(
+                    Box::pin(self.group(cloud, case.cluster(), &name)),
+                    store.group(case.cluster(), &name),
+                )
+                .await;
+                (group?, state?)
             }
             None => {
                 let name = GroupName::new(NO_GROUP).map_err(|error| StoreError::Broken(Cause::new(error)))?;
                 let state = store.group(case.cluster(), &name).await?;
-                (None, name, state)
+                (None, state)
             }
         };
         // A group with the tags of another cluster is never touched.
         let group = group.filter(|group| group.cluster.as_ref().is_none_or(|owner| owner == case.cluster()));
         let cluster = self.cluster(store, cloud, case.cluster()).await?;
-        let unhealthy_in_group = match &group {
-            Some(group) => *self
-                .unhealthy
-                .entry(name)
-                .or_insert_with(|| guard::unhealthy_in(group, &cluster.unhealthy_nodes)),
-            None => 0,
-        };
+        let (cluster, counted, counts) = self.counted(store, cloud, case, cluster).await?;
+        let id = case.instance_id();
+        let unhealthy_counts = counts.with(id, case.zone(), &counted.nodes);
+        let group_counts = group
+            .as_deref()
+            .map_or_else(GroupCounts::default, |group| GroupCounts::of(group, &state, &counted.nodes, id));
         // Only an instance that is not known as a node raises the question.
         let group_has_nodes = case.node().is_some()
             || state.has_nodes()
             || !state.slots().is_empty()
             || Self::has_nodes(store, case.cluster(), group.as_deref()).await?;
-        Ok(ContextData { location, group, state, cluster, unhealthy_in_group, group_has_nodes })
+        Ok(ContextData { location, group, state, cluster, unhealthy_counts, group_counts, group_has_nodes })
+    }
+
+    /// The cluster with its unhealthy nodes that count.
+    async fn counted<S: Store, C: Cloud>(
+        &mut self,
+        store: &S,
+        cloud: &C,
+        case: &Case,
+        mut view: ClusterView,
+    ) -> Result<(ClusterView, Arc<CountedNodes>, Arc<UnhealthyCounts>), RepairError> {
+        if let Some((counted, counts)) = view.counted.clone() {
+            return Ok((view, counted, counts));
+        }
+        let policy = self.policy(store, case.cluster()).await?.unwrap_or_default();
+        let mut tags = GroupTags::new();
+        if policy.groups.iter().any(|rule| !rule.tags.is_empty()) {
+            for node in view.unhealthy_nodes.iter() {
+                let Some(InstanceLocation::Member { group, .. }) = self.location.get(&node.instance_id)
+                else {
+                    continue;
+                };
+                let name = group.clone();
+                if !tags.contains_key(&name) {
+                    let group = Box::pin(self.group(cloud, case.cluster(), &name)).await?;
+                    tags.insert(name, group.map(|group| group.tags.clone()).unwrap_or_default());
+                }
+            }
+        }
+        let counted = CountedNodes::of(&view.unhealthy_nodes, &self.location, &tags, &policy, self.now);
+        let counts = Arc::new(UnhealthyCounts::of(&counted, &policy, self.now));
+        let counted = Arc::new(counted);
+        view.counted = Some((counted.clone(), counts.clone()));
+        self.clusters.insert(case.cluster().clone(), view.clone());
+        Ok((view, counted, counts))
     }
 
     /// Whether any instance of a group is known as a node. Its state knows only of those that joined since it is kept.
@@ -217,13 +255,15 @@ impl RunCache {
     async fn group<C: Cloud>(
         &mut self,
         cloud: &C,
+        cluster: &ClusterName,
         name: &GroupName,
     ) -> Result<Option<Arc<Group>>, RepairError> {
-        if let Some(group) = self.groups.get(name) {
+        let key = (cluster.clone(), name.clone());
+        if let Some(group) = self.groups.get(&key) {
             return Ok(group.clone());
         }
         let group = cloud.group(name).await?;
-        self.groups.insert(name.clone(), group.clone());
+        self.groups.insert(key, group.clone());
         Ok(group)
     }
 
@@ -236,31 +276,42 @@ impl RunCache {
         if let Some(cluster) = self.clusters.get(name) {
             return Ok(cluster.clone());
         }
-        let policy = self.policy(store, name).await?.unwrap_or_default();
-        let cluster = ClusterView::read(store, cloud, name, &policy, self.now).await?;
+        let known = |id: &InstanceId| self.location.contains_key(id);
+        let (cluster, locations) = ClusterView::read(store, cloud, name, known).await?;
+        self.location.extend(locations);
         self.clusters.insert(name.clone(), cluster.clone());
         Ok(cluster)
     }
 }
 
 impl ClusterView {
+    /// Reads a cluster, and where its unhealthy nodes are whose location is not known.
     async fn read<S: Store, C: Cloud>(
         store: &S,
         cloud: &C,
         name: &ClusterName,
-        policy: &Policy,
-        now: Timestamp,
-    ) -> Result<Self, RepairError> {
-        let of_store = join(join(store.unhealthy_nodes(name), store.holds(name)), store.sources(name));
-        let (((unhealthy_nodes, holds), sources), facts) =
-            join(of_store, Box::pin(cloud.cluster(name))).await;
-        let unhealthy_nodes = unhealthy_nodes?;
-        Ok(Self {
+        is_known: impl Fn(&InstanceId) -> bool,
+    ) -> Result<(Self, Vec<(InstanceId, InstanceLocation)>), RepairError> {
+        let unhealthy = async {
+            let nodes = store.unhealthy_nodes(name).await?;
+            let ids = nodes.iter().map(|node| node.instance_id.clone());
+            let unknown: Vec<InstanceId> = ids.filter(|id| !is_known(id)).collect();
+            let found = match unknown.as_slice() {
+                [] => Vec::new(),
+                unknown => Box::pin(cloud.describe_instances(unknown)).await?,
+            };
+            Ok::<_, RepairError>((nodes, unknown.into_iter().zip(found).collect()))
+        };
+        let of_store = join(join(unhealthy, store.holds(name)), store.sources(name));
+        let (((unhealthy, holds), sources), facts) = join(of_store, Box::pin(cloud.cluster(name))).await;
+        let (unhealthy_nodes, locations) = unhealthy?;
+        let view = Self {
             facts: facts?,
-            unhealthy_counts: Arc::new(UnhealthyCounts::of(&unhealthy_nodes, policy, now)),
             unhealthy_nodes: unhealthy_nodes.into(),
+            counted: None,
             holds: holds?.into(),
             sources: sources?.map(Arc::new),
-        })
+        };
+        Ok((view, locations))
     }
 }

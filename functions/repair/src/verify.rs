@@ -119,7 +119,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         let status = self.cloud.instance_status(case.instance_id());
         let ((instance, marked), reading) = future::join(future::join(status, Box::pin(marked)), read).await;
         let (Reading { at, by, read, state, mut result, read_to }, policy) = (reading, known.policy);
-        if fault.reason == "FailedToJoin" {
+        if matches!(fault.reason.as_str(), "FailedToJoin" | "NodeDeleted") {
             result = result.and(had_time_to_join(&instance, policy, at));
         } else if let Ok(Some(status)) = &instance {
             result = result.and(was_not_started_since(status, fault, policy, at));

@@ -1,6 +1,12 @@
 //! Clusters in several accounts: each is repaired in its own, and an account without access stops no other.
 
-use nodemend_domain::{ident::AccountId, policy::Policy};
+use std::collections::BTreeMap;
+
+use nodemend_domain::{
+    group::{Group, Lifecycle, Member as GroupMember},
+    ident::AccountId,
+    policy::Policy,
+};
 use nodemend_ports::{
     cause::chain,
     cloud::{CloudError, MemoryCloud},
@@ -10,8 +16,8 @@ use nodemend_repair::Repairer;
 use nodemend_testkit::{
     CloudOverrides, Deployment, OverriddenCloud, edit,
     fixture::{
-        INTERFACE_DOWN, cluster, cluster_named, group_named, instance, minutes, policy_with_limit, terminate,
-        zone,
+        INTERFACE_DOWN, cluster, cluster_named, group, group_named, hold_until, instance, minutes,
+        policy_with_limit, terminate, zone,
     },
 };
 use serde_json::json;
@@ -87,4 +93,63 @@ fn an_account_that_denies_access_delays_no_other_account() {
     let key = CaseKey { cluster: cluster_named("other"), instance_id: instance(2) };
     let case = pollster::block_on(store.case(&key)).expect("a read").expect("a case");
     assert!(case.due().is_some_and(|due| due <= minutes(31)), "it stays due");
+}
+
+/// The same, and the group of the other account has the same name as ours.
+fn two_groups_of_one_name() -> (Deployment, MemoryCloud, MemoryStore) {
+    let (own, there, store) = two_clusters();
+    there.change(|fleet| {
+        fleet.leave(&instance(2));
+        let lifecycle = Lifecycle::InService;
+        fleet.add_group(Group {
+            name: group(),
+            cluster: Some(cluster_named("other")),
+            members: vec![GroupMember { instance_id: instance(2), zone: zone(), lifecycle }],
+            suspended: Vec::new(),
+            tags: BTreeMap::new(),
+            eks_repair_enabled: false,
+            desired_capacity: None,
+        });
+    });
+    (own, there, store)
+}
+
+fn run_each_minute(
+    own: &Deployment,
+    there: &MemoryCloud,
+    store: &MemoryStore,
+    minutes_of: std::ops::Range<i64>,
+) {
+    for minute in minutes_of {
+        own.clock.advance_to(minutes(minute));
+        let cloud = OverriddenCloud { cloud: own.cloud.clone(), overrides: Member(Some(there.clone())) };
+        let run = pollster::block_on(Repairer::new(store.clone(), cloud, own.clock.clone()).run_once());
+        assert!(run.expect("a run").failures.is_empty(), "{minute}");
+    }
+}
+
+#[test]
+fn a_group_of_the_same_name_in_another_account_is_another_group() {
+    let (own, there, store) = two_groups_of_one_name();
+    store.hold(&cluster(), hold_until(minutes(600)));
+    run_each_minute(&own, &there, &store, 31..40);
+    assert_eq!((own.cloud.calls(), there.calls()), (vec![], vec![terminate(2)]));
+}
+
+#[test]
+fn a_policy_with_the_wrong_account_closes_no_case() {
+    let wrong = [None, Some(member())];
+    for (wrong, cluster_of_it) in wrong.into_iter().zip([cluster_named("other"), cluster()]) {
+        let (own, there, store) = two_groups_of_one_name();
+        let right = pollster::block_on(store.policy(&cluster_of_it)).expect("a read").expect("a policy");
+        store.set_policy(&cluster_of_it, Policy { account: wrong.clone(), ..policy_with_limit(1) });
+        run_each_minute(&own, &there, &store, 31..60);
+        store.set_policy(&cluster_of_it, (*right).clone());
+        run_each_minute(&own, &there, &store, 60..65);
+        assert_eq!(
+            (own.cloud.calls(), there.calls()),
+            (vec![terminate(1)], vec![terminate(2)]),
+            "{wrong:?}: repaired once the policy is right again"
+        );
+    }
 }

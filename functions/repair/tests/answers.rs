@@ -18,7 +18,7 @@ use nodemend_testkit::{
     faults::{Fate, Faults, schedule},
     fixture::{
         INTERFACE_DOWN, at, cleared, cluster, cluster_named, group, group_named, hold_until, instance,
-        minutes, policy_with_limit, terminate,
+        minutes, policy_with_limit, raised, terminate,
     },
 };
 use serde_json::json;
@@ -94,9 +94,16 @@ fn a_node_that_recovers_during_the_backoff_is_not_replaced_and_its_slot_is_relea
     assert_eq!((deployment.case(1).repair().is_some(), deployment.group().slots().len()), (false, 0));
 }
 
+/// Node 1 of two has been unhealthy since the start. An account in which nothing of the cluster is shows no end.
+fn one_of_two() -> Deployment {
+    let deployment = Deployment::new(2, policy_with_limit(1));
+    deployment.report(raised(1, INTERFACE_DOWN, at(0)));
+    deployment
+}
+
 #[test]
 fn the_case_of_a_gone_instance_is_closed_without_a_call() {
-    let deployment = Deployment::with_problem(1, INTERFACE_DOWN, policy_with_limit(1));
+    let deployment = one_of_two();
     deployment.cloud.change(|fleet| fleet.leave(&instance(1)));
     deployment.run_at(minutes(30));
     assert_eq!(deployment.cloud.calls(), []);
@@ -108,7 +115,7 @@ fn the_case_of_a_gone_instance_is_closed_without_a_call() {
 fn no_call_is_accepted_for_an_instance_that_leaves_during_the_run() {
     // It leaves at each step of the run in turn. If it leaves after the call was recorded, AWS refuses the call.
     for step in 1.. {
-        let deployment = Deployment::with_problem(1, INTERFACE_DOWN, policy_with_limit(1));
+        let deployment = one_of_two();
         deployment.clock.advance_to(minutes(30));
         let cloud = deployment.cloud.clone();
         let faults = Faults::drawn(move |number| {

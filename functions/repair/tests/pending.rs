@@ -68,6 +68,7 @@ fn change_group(deployment: &Deployment, tag: Option<(&str, &str)>, eks_repair_e
         name: group(),
         cluster: Some(cluster()),
         members: vec![member],
+        desired_capacity: None,
         suspended: Vec::new(),
         tags: tag.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
         eks_repair_enabled,

@@ -41,6 +41,7 @@ impl Environment {
                 .into_iter()
                 .collect::<BTreeMap<_, _>>(),
             eks_repair_enabled: group.unmanaged == Some(Unmanaged::EksRepairEnabled),
+            desired_capacity: None,
         };
         let groups: Vec<Group> = plan.groups.iter().enumerate().map(group).collect();
         let launched = self.now - SignedDuration::from_hours(48);

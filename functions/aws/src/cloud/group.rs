@@ -68,6 +68,7 @@ fn read(name: &GroupName, group: &AutoScalingGroup) -> Result<Group, CloudError>
         suspended: group.suspended_processes().iter().map(|process| text(process.process_name())).collect(),
         tags,
         eks_repair_enabled: false,
+        desired_capacity: group.desired_capacity().and_then(|desired| usize::try_from(desired).ok()),
     })
 }
 

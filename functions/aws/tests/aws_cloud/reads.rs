@@ -117,7 +117,8 @@ async fn a_group_is_read_each_time_with_its_tags_and_suspended_processes() {
     ])
     .await;
     let group = cloud.group(&workers()).await.expect("an answer").expect("a group");
-    let Group { name, cluster, members, suspended, tags, eks_repair_enabled } = (*group).clone();
+    let Group { name, cluster, members, suspended, tags, eks_repair_enabled, desired_capacity: _ } =
+        (*group).clone();
     assert_eq!((name, cluster, eks_repair_enabled), (workers(), Some(prod()), false));
     assert_eq!(suspended, ["Launch"]);
     assert_eq!(tags["kubernetes.io/cluster/prod"], "owned");

@@ -323,7 +323,7 @@ fn a_closed_case_and_its_references_expire_after_thirty_days() {
             found
         };
         assert_eq!(expires().await, [None, None, None], "the case is open");
-        edit(&mut case, json!({ "closed": Closed { at: at(0), outcome: "replaced".to_owned() } }));
+        edit(&mut case, json!({ "closed": Closed::new(at(0), "replaced".to_owned()) }));
         edit(&mut case, json!({ "due": at(60) }));
         put(&store, &mut case).await;
         assert_eq!(expires().await, [None, None, None], "the case must still be evaluated");

@@ -28,9 +28,11 @@ impl Case {
         policy: &Policy,
     ) -> Vec<CaseEvent> {
         let mut events = Vec::new();
-        if self.closed.is_some() || !self.accepts_boot(report, arrival, &mut events) {
-            return events;
+        if !self.accepts_boot(report, arrival, &mut events) {
+            return Vec::new();
         }
+        self.account.clone_from(&policy.account);
+        self.note_sign_of_life(arrival);
         // A node can claim any name: the latest claim counts, until the control plane has reported on the node.
         let reported_by_the_control_plane = self.is_named_by_the_control_plane()
             || self.conditions.iter().any(|known| matches!(known.state, SourceState::ControlPlane(_)));
@@ -60,7 +62,8 @@ impl Case {
                 }
             }
         }
-        events
+        // What is said of an instance that is gone is published once AWS has it after all.
+        if self.closed.is_some() { Vec::new() } else { events }
     }
 
     /// Whether the report is from the current boot, or the first from a newer one. The node's own clock decides which

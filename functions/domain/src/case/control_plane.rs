@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{Case, CaseEvent, Condition, Found, SourceState};
+use super::{Case, CaseEvent, Condition, Found, NodeDeletion, SourceState};
 use crate::{
     clock::{ConditionChange, History},
     condition::{ConditionType, Health},
@@ -26,9 +26,14 @@ impl Case {
     ) -> Vec<CaseEvent> {
         let mut events = Vec::new();
         let at = observation.at;
-        if self.closed.is_some() || self.is_of_an_earlier_life(at) || !self.is_of_this_node(observation) {
+        if self.is_about_the_end(observation)
+            || self.is_of_an_earlier_life(at)
+            || !self.is_of_this_node(observation)
+        {
             return events;
         }
+        self.account.clone_from(&policy.account);
+        self.note_kubelet_alive(observation, arrived);
         if observation.shows_ready() {
             self.leave_warm_pool(at);
         }
@@ -69,11 +74,16 @@ impl Case {
             // And in a warm pool there is no node to miss.
             What::Deleted { .. } if self.came_after(at) || self.is_warm() => {}
             What::Deleted { by, user } => {
-                let departed = self.departure.clone();
                 let mut changes = Vec::new();
-                let first = match by {
+                let how = match by {
+                    Deleter::Manual => None,
+                    Deleter::CloudController => Some("the cloud controller found its instance gone"),
+                    Deleter::Karpenter => Some("Karpenter removed it"),
+                    Deleter::Eks => Some("EKS removed it"),
+                };
+                let first = match how {
                     // The instance may well be running: that its node is missing is its fault.
-                    Deleter::Manual => {
+                    None => {
                         let gone = ObservedCondition {
                             condition: ConditionType::Ready,
                             health: Health::Bad,
@@ -82,17 +92,10 @@ impl Case {
                         };
                         self.apply_conditions(&[gone], at, arrived, policy, &mut changes)
                     }
-                    Deleter::CloudController => {
-                        self.depart(at, "the cloud controller found its instance gone".to_owned());
-                        self.departure != departed
-                    }
-                    Deleter::Karpenter => {
-                        self.depart(at, "Karpenter removed it".to_owned());
-                        self.departure != departed
-                    }
-                    Deleter::Eks => {
-                        self.depart(at, "EKS removed it".to_owned());
-                        self.departure != departed
+                    // The repair function asks Auto Scaling whether it is.
+                    Some(how) => {
+                        let user = user.clone();
+                        self.depart_by_node_deletion(how, NodeDeletion { at, arrived, user, recorded: false })
                     }
                 };
                 // The same line can be delivered twice, and is read again by verification.
@@ -102,7 +105,8 @@ impl Case {
                 events.append(&mut changes);
             }
         }
-        events
+        // What is said of an instance that is gone is published once AWS has it after all.
+        if self.closed.is_some() { Vec::new() } else { events }
     }
 
     /// Whether an observation is about the Node object that stands for this instance, or about one that replaces it.

@@ -51,8 +51,14 @@ impl Case {
             Author::Planned(how) => (how, Evidence::Caller),
             Author::Other => return self.record_foreign_termination(event, ctx),
         };
-        let departure =
-            Departure { at: event.event_time, how: how.clone(), foreign: false, evidence, called: true };
+        let departure = Departure {
+            at: event.event_time,
+            how: how.clone(),
+            foreign: false,
+            evidence,
+            called: true,
+            node_deletion: None,
+        };
         if !self.learn_departure(departure) {
             return Effects::default();
         }
@@ -85,7 +91,14 @@ impl Case {
         let detail = format!("{how} ({})", event.event_name);
         let published = RepairEvent::new(self, Step::Foreign, detail, ctx.now);
         let evidence = Evidence::Caller;
-        self.learn_departure(Departure { at: event.event_time, how, foreign: true, evidence, called: true });
+        self.learn_departure(Departure {
+            at: event.event_time,
+            how,
+            foreign: true,
+            evidence,
+            called: true,
+            node_deletion: None,
+        });
         Effects { records: vec![entry], events: vec![published] }
     }
 
@@ -133,7 +146,14 @@ impl Case {
             return Effects::of(RepairEvent::new(self, Step::Event, how, ctx.now));
         }
         let known = self.departure.as_ref().is_some_and(|known| known.how == how);
-        self.learn_departure(Departure { at, how: how.clone(), foreign: false, evidence, called: false });
+        self.learn_departure(Departure {
+            at,
+            how: how.clone(),
+            foreign: false,
+            evidence,
+            called: false,
+            node_deletion: None,
+        });
         if known {
             Effects::default()
         } else {
@@ -170,7 +190,9 @@ impl Case {
 
     /// Takes what says more of the author than what is known. Returns whether that changed the case.
     pub(crate) fn learn_departure(&mut self, new: Departure) -> bool {
-        let knows_less = |known: &Departure| !known.foreign && (known.evidence < new.evidence || new.foreign);
+        let knows_less = |known: &Departure| {
+            !known.foreign && (known.is_contradicted() || known.evidence < new.evidence || new.foreign)
+        };
         if !self.departure.as_ref().is_none_or(knows_less) {
             return false;
         }

@@ -1,14 +1,19 @@
 //! When a case is evaluated next, and why it counts among its cluster's unhealthy nodes: the two attributes by which the
 //! store finds it.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 
-use super::{Case, Condition, Fault, Repair, Source, SourceState, UnhealthyReason};
+use super::{Case, Condition, CountedFault, Fault, Repair, Source, SourceState, UnhealthyReason};
 use crate::{
-    condition::{ConditionType, Health},
+    condition::{ConditionType, Health, Severity},
     policy::Policy,
     repair::{Phase, READY_TIMEOUT},
 };
+
+/// How many faults of a node its index entry lists.
+const MAX_COUNTED_FAULTS: usize = 16;
 
 impl Case {
     /// Since when the agent is silent, if it is: it has reported before, and its next report is overdue.
@@ -27,7 +32,8 @@ impl Case {
         if self.closed.is_some() {
             // CloudTrail's events of its calls are still awaited, and the repair of another node may await its join.
             let join = self.join_to_record(policy, now).map(|_| now);
-            self.due = join.into_iter().chain(self.next_confirmation_due(policy)).min();
+            let reported = self.reported_after_its_end().map(|_| now);
+            self.due = join.into_iter().chain(reported).chain(self.next_confirmation_due(policy)).min();
             self.unhealthy_reason = None;
             return;
         }
@@ -60,7 +66,8 @@ impl Case {
             // A termination by another caller ends only a reboot early. While a lease runs, or a replacement is awaited, it
             // does not.
             let certain = self.departure.as_ref().is_some_and(|departure| departure.is_certain());
-            let departed = if rebooting && certain { Some(now) } else { None };
+            let deleted = self.unrecorded_node_deletion().is_some();
+            let departed = if rebooting && (certain || deleted) { Some(now) } else { None };
             let confirmed = rebooting && repair.is_confirmed();
             let cured = if confirmed { self.cured_at(repair, faults, policy) } else { None };
             let failed = if rebooting { self.reboot_failed_at(repair, policy) } else { None };
@@ -162,11 +169,13 @@ impl Case {
         now: Timestamp,
     ) -> Option<UnhealthyReason> {
         let is_starting = self.start_timeout().is_some_and(|timeout| now < timeout);
-        let counted: Vec<&Fault> = faults
-            .iter()
-            .filter(|fault| fault.deadline.is_some())
-            .filter(|fault| !(is_starting && fault.condition == ConditionType::Ready))
-            .collect();
+        // Terminated, and its replacement is Ready: CloudTrail's event is all that it waits for.
+        if self.is_replaced() {
+            return None;
+        }
+        let acting = faults.iter().filter(|fault| fault.deadline.is_some());
+        let (starting, counted): (Vec<&Fault>, Vec<&Fault>) =
+            acting.partition(|fault| is_starting && fault.condition == ConditionType::Ready);
         let unreachable = counted.iter().filter(|fault| fault.health == Health::Unknown);
         let unreachable_since = unreachable.map(|fault| fault.since).min();
         let silent_since = unreachable_since.or(self.silent_since);
@@ -183,6 +192,8 @@ impl Case {
             repairing: self.repair.is_some(),
             reason: counted.first().map(|fault| fault.reason.clone()),
             recovered,
+            counts_from: None,
+            faults: self.counted_faults(faults, policy, now),
         };
         if let Some(since) = counted.iter().map(|fault| fault.since).min() {
             return Some(UnhealthyReason { since, ..reason });
@@ -190,8 +201,45 @@ impl Case {
         if let Some(repair) = &self.repair {
             return Some(UnhealthyReason { since: repair.claimed_at, ..reason });
         }
+        // Nobody may write this case again before its time to become Ready is over.
+        if let Some(fault) = starting.iter().min_by_key(|fault| fault.since) {
+            let counts_from = self.start_timeout();
+            return Some(UnhealthyReason {
+                since: fault.since,
+                reason: Some(fault.reason.clone()),
+                counts_from,
+                ..reason
+            });
+        }
         let since = self.silent_since.or(recovered)?;
         Some(UnhealthyReason { since, unhealthy: false, ..reason })
+    }
+
+    /// Its faults under the rules of all groups, where these differ.
+    fn counted_faults(&self, faults: &[Fault], policy: &Policy, now: Timestamp) -> Vec<CountedFault> {
+        if faults.is_empty() || policy.all_rules().nth(1).is_none() {
+            return Vec::new();
+        }
+        let promoted = |fault: &Fault| fault.severity() == Severity::Event;
+        let all: BTreeSet<CountedFault> = policy
+            .all_rules()
+            .flat_map(|rules| self.faults(&rules, policy, now))
+            .filter(|fault| fault.deadline.is_some())
+            .map(|fault| CountedFault {
+                promoted: promoted(&fault),
+                condition: fault.condition,
+                reason: fault.reason,
+            })
+            .collect();
+        all.into_iter().take(MAX_COUNTED_FAULTS).collect()
+    }
+
+    /// Whether its repair has terminated it, and its replacement is Ready.
+    pub(super) fn is_replaced(&self) -> bool {
+        self.repair.as_ref().is_some_and(|repair| {
+            repair.phase == Phase::Confirming
+                && repair.replacement.as_ref().is_some_and(|new| new.ready.is_some())
+        })
     }
 
     /// Until when a node that has just registered does not count as unhealthy for not being Ready: otherwise every

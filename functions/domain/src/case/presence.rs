@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Case, Effects, IllegalTransition, SourceState, TransitionContext};
 use crate::{
-    condition::RepairAction,
+    condition::{ConditionType, Health, RepairAction},
     group::GroupState,
     ident::{GroupName, InstanceId, Zone},
     instance_traits::InstanceTraits,
+    observation::ObservedCondition,
     policy::Policy,
     repair::Replacement,
     repair_event::{RepairEvent, Step},
@@ -96,6 +97,9 @@ pub struct Departure {
     /// InService.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub called: bool,
+    /// The deletion of its Node object by a controller that took its instance for gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_deletion: Option<NodeDeletion>,
 }
 
 /// What showed that an instance left, from what says the least of its author to what says the most.
@@ -130,6 +134,29 @@ impl Departure {
     pub fn is_anothers(&self) -> bool {
         self.is_certain() || self.evidence >= Evidence::Activity
     }
+
+    /// Whether a controller took the instance for gone, and Auto Scaling still had it.
+    pub(super) fn is_contradicted(&self) -> bool {
+        self.node_deletion.as_ref().is_some_and(|deletion| deletion.recorded)
+    }
+}
+
+/// The deletion of a Node object by a controller. The instance may still be running: then a kubelet that has registered
+/// once does not register again, and the node is missing from then on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeDeletion {
+    /// When it was deleted, by the API server's clock.
+    #[serde(with = "timestamp")]
+    pub at: Timestamp,
+    /// When its line arrived, by our clock.
+    #[serde(with = "timestamp")]
+    pub arrived: Timestamp,
+    /// The name of the user that deleted it.
+    pub user: String,
+    /// Auto Scaling still had the instance: the deletion is recorded as a fault.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub recorded: bool,
 }
 
 /// An instance that joined the group of a terminated one.
@@ -154,6 +181,7 @@ impl Case {
         ctx: &TransitionContext<'_>,
     ) -> Effects {
         let Launch { group, zone, at, from_warm_pool } = *launch;
+        self.account.clone_from(&ctx.policy.account);
         if !from_warm_pool {
             self.note_launch(group, zone, at, ctx.now);
             return Effects::of(self.plain_event(format!("launched into group {group}"), ctx));
@@ -285,12 +313,77 @@ impl Case {
         Effects::of(RepairEvent::new(self, Step::Event, how.to_owned(), ctx.now))
     }
 
-    /// Records that it left, if nothing else has shown that before.
+    /// Records that it left, if nothing else has shown that before. What AWS reports outweighs a controller that was
+    /// contradicted once.
     pub(crate) fn depart(&mut self, at: Timestamp, how: String) {
-        if self.closed.is_none() && self.departure.is_none() {
-            self.departure =
-                Some(Departure { at, how, foreign: false, evidence: Evidence::State, called: false });
+        if self.closed.is_none() && self.departure.as_ref().is_none_or(Departure::is_contradicted) {
+            self.departure = Some(Departure {
+                at,
+                how,
+                foreign: false,
+                evidence: Evidence::State,
+                called: false,
+                node_deletion: None,
+            });
         }
+    }
+
+    /// A controller deleted the Node object because it took the instance for gone. Returns whether that is news.
+    pub(super) fn depart_by_node_deletion(&mut self, how: &str, deletion: NodeDeletion) -> bool {
+        if self.closed.is_some() {
+            return false;
+        }
+        match &mut self.departure {
+            // Another principal or AWS has ended it already: nothing to add.
+            Some(Departure { node_deletion: None, .. }) => false,
+            // The same line again, or an earlier deletion.
+            Some(Departure { node_deletion: Some(known), .. }) if known.at >= deletion.at => {
+                if known.at == deletion.at {
+                    known.arrived = known.arrived.min(deletion.arrived);
+                }
+                false
+            }
+            departure => {
+                let (at, how) = (deletion.at, how.to_owned());
+                *departure = Some(Departure {
+                    at,
+                    how,
+                    foreign: false,
+                    evidence: Evidence::State,
+                    called: false,
+                    node_deletion: Some(deletion),
+                });
+                true
+            }
+        }
+    }
+
+    /// The deletion of its Node object that is not recorded as a fault yet.
+    pub(crate) fn unrecorded_node_deletion(&self) -> Option<&NodeDeletion> {
+        self.departure.as_ref()?.node_deletion.as_ref().filter(|deletion| !deletion.recorded)
+    }
+
+    /// Records that the node is missing since its Node object was deleted, because its instance is not gone.
+    pub fn record_node_deletion(
+        &mut self,
+        ctx: &TransitionContext<'_>,
+    ) -> Result<Effects, IllegalTransition> {
+        let deletion = self.departure.as_mut().and_then(|departure| departure.node_deletion.as_mut());
+        let Some(deletion) = deletion.filter(|deletion| !deletion.recorded) else {
+            return Err(self.refused("record the deleted node of"));
+        };
+        deletion.recorded = true;
+        let (at, arrived) = (deletion.at, deletion.arrived);
+        let gone = ObservedCondition {
+            condition: ConditionType::Ready,
+            health: Health::Bad,
+            reason: "NodeDeleted".to_owned(),
+            message: format!("{} deleted the Node object, and the instance is still there", deletion.user),
+        };
+        let mut changes = Vec::new();
+        self.apply_conditions(&[gone], at, arrived, ctx.policy, &mut changes);
+        let event = |change| RepairEvent::of_change(self, change, ctx.policy, ctx.now);
+        Ok(Effects { events: changes.into_iter().filter_map(event).collect(), ..Effects::default() })
     }
 
     /// What is still to be recorded in its group about its arrival. An instance that joined has joined, whatever became
@@ -353,28 +446,43 @@ impl Case {
         arrival.replaces.clone()
     }
 
-    /// Records which instance replaced this terminated one, and when that became Ready.
+    /// Records which instance replaced this terminated one, and when that became Ready. Then its slot is free, whatever
+    /// CloudTrail says of the call.
     pub fn record_replacement(
         &mut self,
         new: &NewInstance,
+        group: Option<&mut GroupState>,
         ctx: &TransitionContext<'_>,
     ) -> Result<Effects, IllegalTransition> {
         let Some(repair) = self.repair.as_mut() else {
             return Err(self.refused("record the replacement of"));
         };
-        let known = repair.replacement.is_some();
+        let (known, since) = (repair.replacement.is_some(), repair.fault.since);
         repair.replacement = Some(Replacement {
             instance_id: new.instance_id.clone(),
             label: new.label.clone(),
             registered: new.registered,
             ready: new.ready,
         });
+        if let Some(group) = group.filter(|_| self.closed.is_none() && self.is_replaced()) {
+            self.free_slot(group, ctx.now);
+        }
         if known {
             return Ok(Effects::default());
         }
-        let took = timestamp::duration(new.registered.duration_since(repair.fault.since));
+        let took = timestamp::duration(new.registered.duration_since(since));
         let detail = format!("{} ({}) registered, {took} after the fault", new.label, new.instance_id);
         Ok(Effects::of(RepairEvent::new(self, Step::Replaced, detail, ctx.now)))
+    }
+
+    /// Releases the slot of its repair, whose replacement is Ready: what that proves is counted once.
+    pub(super) fn free_slot(&self, group: &mut GroupState, now: Timestamp) {
+        if group.slot(&self.instance_id).is_some()
+            && let Some(repair) = &self.repair
+        {
+            group.record_success(&repair.fault.reason, now);
+            group.release_slot(&self.instance_id);
+        }
     }
 
     /// Records how much of its arrival its group has recorded. Ready is the last stage.

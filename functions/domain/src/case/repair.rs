@@ -21,6 +21,9 @@ pub const LEASE: SignedDuration = SignedDuration::from_secs(120);
 /// How long a new node may at least take to become Ready, from its registration.
 pub const READY_TIMEOUT: SignedDuration = SignedDuration::from_mins(10);
 
+/// After so many denied reboots the node is replaced instead. With the pauses between them, 35 minutes after the first.
+const MAX_DENIED_REBOOTS: usize = 3;
+
 /// How many calls of one repair are kept: DynamoDB's limit for an item is 400 KB.
 const MAX_CALLS: usize = 64;
 
@@ -77,6 +80,9 @@ pub struct Call {
     #[serde(with = "timestamp")]
     pub(super) at: Timestamp,
     pub(super) result: CallResult,
+    /// AWS refused it for good: an operator must change something before it can succeed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) denied: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) request_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -222,6 +228,13 @@ impl Repair {
     pub fn has_escalated(&self) -> bool {
         self.action == RepairAction::Replace
             && self.calls.iter().any(|call| call.action == RepairAction::Reboot && call.is_effective())
+    }
+
+    /// Whether AWS has denied its reboots so often that no other is tried. None of them took effect.
+    pub fn is_denied_a_reboot(&self) -> bool {
+        let mut reboots = self.calls.iter().filter(|call| call.action == RepairAction::Reboot);
+        let denied = reboots.clone().filter(|call| call.denied).count();
+        denied >= MAX_DENIED_REBOOTS && !reboots.any(Call::is_effective)
     }
 
     /// Whether it replaces a node that a reboot did not cure: its own reboot, or that of an earlier repair.

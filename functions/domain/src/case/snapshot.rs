@@ -72,7 +72,15 @@ impl Case {
                 expected: self.instance_id.to_string(),
             });
         }
+        self.account.clone_from(&policy.account);
         if self.closed.is_some() {
+            let is_ready = |now: &SnapshotCondition| {
+                now.observed.condition == ConditionType::Ready && now.observed.health == Health::Healthy
+            };
+            // A Node object can outlive its instance for a while; one whose kubelet reports does not.
+            if node.conditions.iter().any(is_ready) {
+                self.note_sign_of_life(read_at);
+            }
             return Ok(events);
         }
         self.node = Some(node.name.clone());

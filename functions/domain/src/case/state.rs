@@ -218,7 +218,7 @@ mod tests {
                 assert_eq!(claimed.pending_since(), None, "{guards:?}");
             }
         }
-        let closed = Some(Closed { at: at(50), outcome: "gone".to_owned() });
+        let closed = Some(Closed::new(at(50), "gone".to_owned()));
         let ended = Case { closed, blocked: blocked(&[Guard::Held]), ..case() };
         assert_eq!(ended.pending_since(), None);
     }

@@ -61,7 +61,7 @@ impl Effects {
         Self { records: Vec::new(), events: vec![event] }
     }
 
-    fn append(&mut self, other: Self) {
+    pub(super) fn append(&mut self, other: Self) {
         self.records.extend(other.records);
         self.events.extend(other.events);
     }
@@ -127,6 +127,10 @@ impl Case {
     ) -> Result<Effects, IllegalTransition> {
         self.refuse_if("claim", |state| matches!(state, CaseState::Closed | CaseState::Confirming))?;
         if self.repair.is_none() && !fault.is_due(ctx.now) {
+            return Err(self.refused("claim"));
+        }
+        // Its slot would stay in the other group.
+        if self.repair.as_ref().is_some_and(|repair| repair.group != *group.name()) {
             return Err(self.refused("claim"));
         }
         let mut effects = Effects::default();
@@ -206,6 +210,7 @@ impl Case {
             action,
             at: ctx.now,
             result: CallResult::Pending,
+            denied: false,
             request_id: None,
             sequence: None,
             confirmation: None,
@@ -357,26 +362,21 @@ impl Case {
             effects.records.push(audit_records::record_step(self, step, ctx.caller, ctx.now));
         }
         if let Some(group) = group {
+            match outcome {
+                CaseOutcome::ReplacementFailed => group.record_failure(terminated, ctx.now),
+                CaseOutcome::Replaced if self.is_replaced() => self.free_slot(group, ctx.now),
+                CaseOutcome::Replaced | CaseOutcome::Rebooted | CaseOutcome::Gone { .. } => {}
+            }
             group.release_slot(&self.instance_id);
             if self.node.is_some() {
                 group.record_node();
-            }
-            let ready = |repair: &Repair| repair.replacement.as_ref().is_some_and(|new| new.ready.is_some());
-            match outcome {
-                CaseOutcome::ReplacementFailed => group.record_failure(terminated, ctx.now),
-                CaseOutcome::Replaced => {
-                    if let Some(repair) = self.repair.as_deref().filter(|repair| ready(repair)) {
-                        group.record_success(&repair.fault.reason, ctx.now);
-                    }
-                }
-                CaseOutcome::Rebooted | CaseOutcome::Gone { .. } => {}
             }
         }
         self.blocked = None;
         match outcome {
             CaseOutcome::Rebooted => self.end_repair(),
             CaseOutcome::Replaced | CaseOutcome::ReplacementFailed | CaseOutcome::Gone { .. } => {
-                self.closed = Some(Closed { at: ctx.now, outcome: sentence });
+                self.closed = Some(Closed::new(ctx.now, sentence));
             }
         }
         Ok(effects)
@@ -405,10 +405,18 @@ impl Case {
         let before = (self.due, self.unhealthy_reason.clone(), self.blocked.clone());
         self.plan(policy, now);
         if self.due.is_some_and(|due| due <= now) {
-            // It waits for something that is not part of the case: evaluate it again after a while.
-            self.due = Some(now + RETRY);
+            // It waits for something that is not part of the case: evaluate it again after a while, and at its deadline.
+            let faults = self.earliest_faults(policy, now);
+            let deadlines = faults.iter().filter(|fault| fault.is_bad()).filter_map(|fault| fault.deadline);
+            let next = deadlines.filter(|deadline| *deadline > now).min();
+            self.due = next.into_iter().chain([now + RETRY]).min();
         }
         before != (self.due, self.unhealthy_reason.clone(), self.blocked.clone())
+    }
+
+    /// Postpones the evaluation of a case whose cluster has no policy: nothing can be decided about it.
+    pub fn postpone(&mut self, now: Timestamp) {
+        self.due = Some(now + RETRY);
     }
 
     /// Makes a blocked case due now, because an operator changed what blocks it. Returns whether it was blocked.
@@ -449,7 +457,10 @@ impl Case {
     }
 
     fn after_a_reboot(&self) -> &'static str {
-        let follows = self.repair.as_ref().is_some_and(|repair| repair.follows_reboot());
-        if follows { "; the reboot did not cure it" } else { "" }
+        match self.repair.as_deref() {
+            Some(repair) if repair.follows_reboot() => "; the reboot did not cure it",
+            Some(repair) if repair.is_denied_a_reboot() => "; AWS denies its reboot",
+            _ => "",
+        }
     }
 }

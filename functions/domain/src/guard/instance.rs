@@ -17,7 +17,14 @@ pub(super) fn not_in_group(input: &GuardContext<'_>) -> Option<Block> {
             Guard::NotInGroup,
             format!("group {group} cannot be described or belongs to another cluster"),
         ),
-        InstanceLocation::Ungrouped | InstanceLocation::Gone => block(
+        InstanceLocation::Gone => block(
+            Guard::NotInGroup,
+            format!(
+                "AWS does not know {}, and nothing shows that it was terminated: check the policy's account",
+                input.case.instance_id()
+            ),
+        ),
+        InstanceLocation::Ungrouped => block(
             Guard::NotInGroup,
             format!("{} is in no Auto Scaling group: nothing would replace it", input.case.instance_id()),
         ),

@@ -1,16 +1,11 @@
 //! The guards against an outage: what is broken is not in the nodes, or not in each of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Block, Guard, GuardContext, UnhealthyNode, block, group_name};
-use crate::{
-    group::Group,
-    ident::{InstanceId, Zone},
-    policy::Policy,
-    timestamp,
-};
+use super::{Block, CountedNodes, GroupCounts, Guard, GuardContext, block, group_name};
+use crate::{ident::Zone, policy::Policy, timestamp};
 
 /// After this, the silence of an agent alone no longer counts as a failure of the log pipeline.
 const LONG_SILENCE: SignedDuration = SignedDuration::from_hours(1);
@@ -28,14 +23,16 @@ pub struct UnhealthyCounts {
     pub unreachable_at_once: usize,
     /// How many have a repair in progress.
     pub repairing: usize,
+    /// How many nodes of each zone run, and count neither as healthy nor as unhealthy.
+    pub set_aside: BTreeMap<Zone, usize>,
 }
 
 impl UnhealthyCounts {
     /// Counts the unhealthy nodes of a cluster.
-    pub fn of(unhealthy_nodes: &[UnhealthyNode], policy: &Policy, now: Timestamp) -> Self {
-        let mut unhealthy_counts = Self::default();
+    pub fn of(counted: &CountedNodes, policy: &Policy, now: Timestamp) -> Self {
+        let mut unhealthy_counts = Self { set_aside: counted.set_aside.clone(), ..Self::default() };
         let (mut silences, mut unreachable) = (Vec::new(), Vec::new());
-        for node in unhealthy_nodes {
+        for node in &counted.nodes {
             if node.unhealthy_reason.unhealthy {
                 unhealthy_counts.unhealthy += 1;
                 if let Some(zone) = &node.zone {
@@ -60,23 +57,11 @@ impl UnhealthyCounts {
     }
 }
 
-/// How many of a group's nodes are unhealthy.
-pub fn unhealthy_in(group: &Group, unhealthy_nodes: &[UnhealthyNode]) -> usize {
-    // The smaller set in a healthy cluster.
-    let unhealthy: BTreeSet<&InstanceId> = unhealthy_nodes
-        .iter()
-        .filter(|node| node.unhealthy_reason.unhealthy)
-        .map(|node| &node.instance_id)
-        .collect();
-    group.members.iter().filter(|member| unhealthy.contains(&member.instance_id)).count()
-}
-
 /// EKS's own threshold: more than five nodes and more than 20 % of them unhealthy, or the configured one. Repairs
 /// continue when enough nodes have recovered.
 pub(super) fn unhealthy_threshold(input: &GuardContext<'_>) -> Option<Block> {
-    let group = input.context.group?;
-    let unhealthy = input.context.unhealthy_in_group;
-    let size = group.size();
+    input.context.group?;
+    let GroupCounts { unhealthy, size } = input.context.group_counts;
     let (exceeded, limit) = match input.rules.node_repair_config.max_unhealthy_node_threshold {
         Some(limit) => (limit.is_exceeded_by(unhealthy, size), limit.to_string()),
         None => (size > 5 && unhealthy * 100 > size * 20, "20 %".to_owned()),
@@ -97,7 +82,9 @@ pub(super) fn unhealthy_threshold(input: &GuardContext<'_>) -> Option<Block> {
 /// default is cluster-autoscaler's: more than 3 nodes and more than 45 %.
 pub(super) fn cluster_threshold(input: &GuardContext<'_>) -> Option<Block> {
     let limits = &input.policy.outage;
-    let (unhealthy, nodes) = (input.context.unhealthy_counts.unhealthy, input.context.cluster.nodes());
+    let counts = input.context.unhealthy_counts;
+    let nodes = input.context.cluster.nodes().saturating_sub(counts.set_aside.values().sum());
+    let unhealthy = counts.unhealthy;
     if unhealthy <= limits.max_unhealthy || unhealthy * 100 <= nodes * limits.percentage {
         return None;
     }
@@ -117,8 +104,9 @@ pub(super) fn zone_impaired(input: &GuardContext<'_>) -> Option<Block> {
     if input.context.cluster.zonal_shifts.contains(zone) {
         return block(Guard::ZoneImpaired, format!("an ARC zonal shift is active for {zone}"));
     }
-    let (of_zone, zones) =
-        (input.context.cluster.zones.get(zone).copied().unwrap_or(0), input.context.cluster.zones.len());
+    let zones = input.context.cluster.zones.len();
+    let set_aside = input.context.unhealthy_counts.set_aside.get(zone).copied().unwrap_or(0);
+    let of_zone = input.context.cluster.zones.get(zone).copied().unwrap_or(0).saturating_sub(set_aside);
     let all = input.context.unhealthy_counts.unhealthy;
     let unhealthy = input.context.unhealthy_counts.by_zone.get(zone).copied().unwrap_or(0);
     let limits = &input.policy.zones;

@@ -21,7 +21,9 @@ pub(super) fn same_fault_again(input: &GuardContext<'_>) -> Option<Block> {
         let same = |node: &&UnhealthyNode| node.instance_id == replaced.instance_id;
         let found = input.context.unhealthy_nodes.iter().find(same).map(|node| &node.unhealthy_reason);
         found.is_some_and(|found| {
-            found.reason.as_ref() == Some(reason) && replaced.is_repeated_by(reason, found.since)
+            found.has_begun(input.now)
+                && found.reason.as_ref() == Some(reason)
+                && replaced.is_repeated_by(reason, found.since)
         })
     };
     let ReplacedFor { instance_id: again, shared, .. } =
@@ -88,7 +90,7 @@ pub(super) fn parallel_limit(input: &GuardContext<'_>) -> Option<Block> {
         return None;
     }
     let under_way = input.context.state.slots().len();
-    let allowed = limit.of(input.context.unhealthy_in_group.max(1));
+    let allowed = limit.of(input.context.group_counts.unhealthy.max(1));
     if under_way < allowed {
         return None;
     }

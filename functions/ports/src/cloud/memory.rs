@@ -32,6 +32,8 @@ pub struct Fleet {
     launched: HashMap<InstanceId, Timestamp>,
     /// What instances were launched from, where that matters.
     traits: HashMap<InstanceId, InstanceTraits>,
+    /// Instances that a call terminates without changing the desired capacity of their group.
+    replaced: HashSet<InstanceId>,
 }
 
 impl Fleet {
@@ -90,6 +92,7 @@ impl Fleet {
                 suspended: Vec::new(),
                 tags: BTreeMap::new(),
                 eks_repair_enabled: false,
+                desired_capacity: None,
             })
         });
         if group.member(instance_id).is_none() {
@@ -100,7 +103,21 @@ impl Fleet {
             };
             Arc::make_mut(group).members.push(member);
         }
+        // A group that grows wants to be larger.
+        let is_active =
+            |member: &&Member| matches!(member.lifecycle, Lifecycle::InService | Lifecycle::Pending);
+        let active = group.members.iter().filter(is_active).count();
+        if group.desired_capacity.is_some_and(|desired| desired < active) {
+            Arc::make_mut(group).desired_capacity = Some(active);
+        }
         self.members.insert(instance_id.clone(), group_name);
+    }
+
+    /// Sets how many instances a group should have.
+    pub fn set_desired_capacity(&mut self, group: &GroupName, desired: usize) {
+        if let Some(group) = self.groups.get_mut(group) {
+            Arc::make_mut(group).desired_capacity = Some(desired);
+        }
     }
 
     /// Sets an instance's lifecycle state.
@@ -128,12 +145,18 @@ impl Fleet {
         }
     }
 
-    /// Removes a terminated instance.
+    /// Removes a terminated instance. Of one that no call has terminated it is not known whether it is to be replaced: its
+    /// group wants one less until the next launch.
     pub fn leave(&mut self, instance_id: &InstanceId) {
         self.ungrouped.remove(instance_id);
+        let replaced = self.replaced.remove(instance_id);
         let group = self.members.remove(instance_id).and_then(|name| self.groups.get_mut(&name));
         if let Some(group) = group {
-            Arc::make_mut(group).members.retain(|member| member.instance_id != *instance_id);
+            let group = Arc::make_mut(group);
+            group.members.retain(|member| member.instance_id != *instance_id);
+            if !replaced {
+                group.desired_capacity = group.desired_capacity.map(|desired| desired.saturating_sub(1));
+            }
         }
     }
 
@@ -379,6 +402,7 @@ impl Cloud for MemoryCloud {
             (call, &answer.outcome)
         {
             inner.fleet.set_lifecycle(instance_id, Lifecycle::Terminating);
+            inner.fleet.replaced.insert(instance_id.clone());
         }
         answer
     }

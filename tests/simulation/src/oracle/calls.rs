@@ -5,8 +5,9 @@ use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
     case::Case,
     condition::RepairAction,
-    group::{Group, InstanceLocation, Lifecycle},
+    group::{Group, InstanceLocation, Lifecycle, Member},
     guard::UnhealthyNode,
+    ident::InstanceId,
     policy::{Hold, Limit, Mode},
 };
 
@@ -138,22 +139,33 @@ impl Oracle {
             violations.push(("a call while its group is in backoff", format!("until {rest:?}")));
         }
         violations.extend(self.launches_fail(number, at));
+        let counting: Vec<_> = basis.unhealthy_nodes.iter().map(|nodes| self.counting(nodes)).collect();
         violations.extend(least(
-            basis
-                .unhealthy_nodes
-                .iter()
-                .map(|unhealthy_nodes| self.too_many(number, group, state, unhealthy_nodes)),
+            counting.iter().map(|unhealthy_nodes| self.too_many(number, group, state, unhealthy_nodes)),
         ));
         violations.extend(least(
             basis.unhealthy_nodes.iter().map(|nodes| self.outage_ends(number, group, at, nodes)),
         ));
-        let pairs = basis.cluster_facts.iter().flat_map(|facts| {
-            basis.unhealthy_nodes.iter().map(move |unhealthy_nodes| (facts, unhealthy_nodes))
-        });
+        let pairs = basis
+            .cluster_facts
+            .iter()
+            .flat_map(|facts| counting.iter().map(move |unhealthy_nodes| (facts, unhealthy_nodes)));
         violations.extend(least(pairs.map(|(facts, unhealthy_nodes)| {
             suspect(group, case.instance_id(), facts, unhealthy_nodes, self.now)
         })));
         violations
+    }
+
+    /// The unhealthy nodes that count in truth: not those on standby, nor those that are going for another reason than our
+    /// repair, nor those that are still starting.
+    fn counting(&self, nodes: &[UnhealthyNode]) -> Vec<UnhealthyNode> {
+        let counts = |one: &&UnhealthyNode| {
+            let node = self.nodes.get(Node::number(&one.instance_id));
+            let away = node.is_some_and(|node| node.terminated.is_some() || node.gone || node.on_standby);
+            let has_begun = one.unhealthy_reason.counts_from.is_none_or(|from| from + SLACK <= self.now);
+            has_begun && (one.unhealthy_reason.repairing || !away)
+        };
+        nodes.iter().filter(counts).cloned().collect()
     }
 
     /// A hold that was read, if it covers this node.
@@ -199,14 +211,23 @@ impl Oracle {
     ) -> Vec<(&'static str, String)> {
         let mut violations = Vec::new();
         let plan = self.group_plan(number);
-        let members = group.members.iter();
-        let unhealthy = members
-            .filter(|member| {
-                let same = |one: &&UnhealthyNode| one.instance_id == member.instance_id;
-                unhealthy_nodes.iter().find(same).is_some_and(|one| one.unhealthy_reason.unhealthy)
-            })
-            .count();
-        let size = group.members.len();
+        // On standby or terminating: in neither half. A slot whose instance has left counts until its replacement is Ready.
+        let counts = |member: &&Member| matches!(member.lifecycle, Lifecycle::InService | Lifecycle::Pending);
+        let is_unhealthy = |instance: &InstanceId| {
+            let same = |one: &&UnhealthyNode| one.instance_id == *instance;
+            *instance == self.nodes[number].instance
+                || unhealthy_nodes.iter().find(same).is_some_and(|one| one.unhealthy_reason.unhealthy)
+        };
+        let members: Vec<&InstanceId> =
+            group.members.iter().filter(counts).map(|member| &member.instance_id).collect();
+        let gone = state.slots().iter().filter(|slot| !members.contains(&&slot.instance_id));
+        let (launched, awaited): (Vec<_>, Vec<_>) =
+            gone.partition(|slot| slot.replacement.as_ref().is_some_and(|new| members.contains(&new)));
+        let launched =
+            launched.iter().filter(|slot| slot.replacement.as_ref().is_some_and(|new| !is_unhealthy(new)));
+        let sick = members.iter().filter(|member| is_unhealthy(member)).count();
+        let unhealthy = sick + launched.count() + awaited.len();
+        let size = members.len() + awaited.len();
         let own = state.slots().iter().any(|place| place.instance_id == self.nodes[number].instance);
         let allowed = plan.parallel.map(|limit| match limit {
             Limit::Count(count) => count as usize,
@@ -245,7 +266,7 @@ pub(super) fn backoff_until(failures: u32, last: Option<Timestamp>) -> Option<Ti
 /// Whether the zone is impaired, or the log pipeline down.
 fn suspect(
     group: &Group,
-    instance: &nodemend_domain::ident::InstanceId,
+    instance: &InstanceId,
     facts: &nodemend_domain::group::ClusterFacts,
     unhealthy_nodes: &[UnhealthyNode],
     now: Timestamp,

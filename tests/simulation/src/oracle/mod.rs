@@ -298,8 +298,8 @@ impl Oracle {
         if let Some(repair) = case.repair() {
             stored.reason.clone_from(&repair.fault().reason);
             stored.replacement = repair.replacement().map(|new| Node::number(&new.instance_id));
-            if stored.closed && !before.closed && repair.replacement().is_some_and(|new| new.ready.is_some())
-            {
+            stored.replaced = repair.replacement().is_some_and(|new| new.ready.is_some());
+            if stored.replaced && !before.replaced {
                 let proven = (stored.reason.clone(), self.now);
                 self.groups[node.group].proven.push(proven);
             }

@@ -125,6 +125,8 @@ pub(crate) struct StoredCase {
     /// When its last reboot that may have had an effect was called.
     pub(crate) rebooted: Option<Timestamp>,
     pub(crate) closed: bool,
+    /// Its replacement is Ready.
+    pub(crate) replaced: bool,
     pub(crate) silent: bool,
     pub(crate) unhealthy: bool,
     /// When it last recovered, as long as that counts.

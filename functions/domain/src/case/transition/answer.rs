@@ -47,6 +47,10 @@ impl Case {
             return Ok(Effects::default());
         }
         known.result = result;
+        known.denied = matches!(
+            &made.answer.outcome,
+            CallOutcome::Failed { code, message } if AwsErrorKind::of(code, message) == AwsErrorKind::Denied
+        );
         let action = known.action;
         let decision = self.decision_sentence(action);
         let record = CallRecord {

@@ -22,7 +22,7 @@ const fn transition(name: &'static str, from: &'static [CaseState], to: &'static
 }
 
 /// Every step that changes the state of a case.
-pub const TRANSITIONS: [Transition; 14] = [
+pub const TRANSITIONS: [Transition; 15] = [
     transition("a condition goes bad", &[Healthy], &[Suspect]),
     transition("it recovers and that holds", &[Suspect, Due, Blocked], &[Healthy]),
     transition("the grace period ends", &[Suspect], &[Due]),
@@ -41,6 +41,7 @@ pub const TRANSITIONS: [Transition; 14] = [
         &[Healthy, Suspect, Due, Blocked, Claimed, Acting, Confirming, Rebooting],
         &[Closed],
     ),
+    transition("reopen", &[Closed], &[Healthy]),
 ];
 
 /// The state diagram, in Mermaid's syntax. The instance can disappear in every state; that is drawn once.

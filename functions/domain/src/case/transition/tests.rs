@@ -141,6 +141,10 @@ impl Fixture {
                 case.close(Some(group), &CaseOutcome::ReplacementFailed, &ctx)?
             }
             "close (the instance is gone)" => case.close(Some(group), &gone, &ctx)?,
+            "reopen" => {
+                case.note_sign_of_life(at(40));
+                case.reopen(&ctx)?
+            }
             other => panic!("{other} is no transition"),
         };
         // Records and events have the id of their case.
@@ -157,6 +161,7 @@ fn unanswered(repair: u32) -> Call {
         action: RepairAction::Replace,
         at: at(30),
         result: CallResult::Unanswered,
+        denied: false,
         request_id: None,
         sequence: None,
         confirmation: None,
