@@ -44,8 +44,9 @@ impl Oracle {
         let node = &self.nodes[number];
         let others = || {
             // One whose replacement is Ready has given its slot back, and waits for CloudTrail alone.
-            let goes_on = |node: &Node| node.stored.open && !node.stored.replaced;
-            let other = |(other, node): &(usize, &Node)| *other != number && goes_on(node);
+            let other = |(other, node): &(usize, &Node)| {
+                *other != number && node.stored.open && !node.stored.replaced
+            };
             self.nodes.iter().enumerate().filter(other).map(|(_, node)| node)
         };
         let of_group = others().filter(|other| other.group == node.group);
