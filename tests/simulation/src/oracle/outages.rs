@@ -43,7 +43,10 @@ impl Oracle {
         let reason = repair.fault().reason.as_str();
         let node = &self.nodes[number];
         let others = || {
-            let other = |(other, node): &(usize, &Node)| *other != number && node.stored.open;
+            // One whose replacement is Ready has given its slot back, and waits for CloudTrail alone.
+            let other = |(other, node): &(usize, &Node)| {
+                *other != number && node.stored.open && !node.stored.replaced
+            };
             self.nodes.iter().enumerate().filter(other).map(|(_, node)| node)
         };
         let of_group = others().filter(|other| other.group == node.group);
