@@ -163,6 +163,41 @@ fn a_hold_blocks_repairs_until_it_is_released_and_blocked_cases_are_then_due() {
 }
 
 #[test]
+fn one_command_holds_every_cluster_of_the_deployment_and_lists_them() {
+    let deployment = Deployment::new();
+    let stop = ["hold", "--all", "--for", "2h", "--reason", "stop", "--by", "alice"];
+    let (code, _, error) = deployment.nodemend(&stop);
+    assert_eq!((code, error.contains("no cluster has a policy")), (1, true), "{error}");
+
+    let deployment = with_unhealthy_node();
+    let file = deployment.file("other.yaml", &format!("{POLICY}account: \"111122223333\"\n"));
+    for cluster in ["prod-2", "prod-3"] {
+        let apply = ["policy", "apply", &file, "--cluster", cluster, "--by", "alice"];
+        assert_eq!(deployment.nodemend(&apply).0, 0);
+    }
+    let (code, id, error) = deployment.nodemend(&stop);
+    assert_eq!(code, 0, "{error}");
+    for held in [
+        "held: cluster prod (the deployment's account)",
+        "held: cluster prod-2 (111122223333)",
+        "held: cluster prod-3 (111122223333)",
+        "3 of 3 clusters",
+    ] {
+        assert!(error.contains(held), "{held}: {error}");
+    }
+    for cluster in ["prod", "prod-2", "prod-3"] {
+        let (_, out, _) = deployment.nodemend(&["status", "--cluster", cluster]);
+        assert!(out.contains(id.trim()), "{cluster}: {out}");
+    }
+    deployment.run_once();
+    assert_eq!(deployment.cloud.calls(), []);
+    let (code, out, _) = deployment.nodemend(&["release", id.trim(), "--all"]);
+    assert_eq!((code, out.matches("Released the hold of alice").count()), (0, 3), "{out}");
+    deployment.run_once();
+    assert_eq!(deployment.cloud.calls().len(), 1);
+}
+
+#[test]
 fn a_policy_that_allows_a_blocked_repair_takes_effect_at_once() {
     let deployment = Deployment::new();
     deployment.apply(&POLICY.replace("enabled: true", "enabled: false"));

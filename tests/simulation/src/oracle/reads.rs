@@ -99,8 +99,11 @@ impl Verified {
 
     /// Whether everything that was read of the node is healthy.
     pub(crate) fn is_healthy(&self) -> bool {
-        let of_kubelet = self.object.or(self.ready.map(|(_, bad)| !bad));
-        self.reports.iter().all(|report| !report.bad) && of_kubelet.unwrap_or(!self.reports.is_empty())
+        // The Node is read for a fault of the agent, too, for what people wrote on it.
+        let control_plane = self.object.or(self.ready.map(|(_, bad)| !bad));
+        let reports = self.reports.iter().map(|report| !report.bad);
+        let mut read = control_plane.into_iter().chain(reports).peekable();
+        read.peek().is_some() && read.all(|healthy| healthy)
     }
 }
 
