@@ -43,7 +43,7 @@ async fn apply(
     mut publisher: EventPublisher<EventBridge>,
     payload: &str,
 ) -> Result<Value, Error> {
-    let result = match confirmer.handle(payload.as_bytes(), SystemClock.now()).await {
+    let result = match Box::pin(confirmer.handle(payload.as_bytes(), SystemClock.now())).await {
         Ok(result) => result,
         Err(error) => {
             let mut failure = Failed::of(&error);

@@ -119,7 +119,7 @@ pub fn triage(case: &Case, policy: &Policy, now: Timestamp) -> Triage {
     if let Some(repair) = case.repair() {
         return triage_repair(case, repair, policy, now);
     }
-    if case.departure().is_some() {
+    if case.departure().is_some_and(|departure| !departure.is_contradicted()) {
         return NeedsContext;
     }
     // An agent that stopped reporting may be one whose instance is gone, and nobody said so: AWS knows.

@@ -2,7 +2,10 @@
 //!
 //! A cache lives as long as its run, so that no decision depends on older facts.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
 
 use futures_util::future::join;
 use jiff::Timestamp;
@@ -223,9 +226,9 @@ impl RunCache {
                     continue;
                 };
                 let name = group.clone();
-                if !tags.contains_key(&name) {
-                    let group = Box::pin(self.group(cloud, case.cluster(), &name)).await?;
-                    tags.insert(name, group.map(|group| group.tags.clone()).unwrap_or_default());
+                if let Entry::Vacant(unknown) = tags.entry(name) {
+                    let group = Box::pin(self.group(cloud, case.cluster(), unknown.key())).await?;
+                    unknown.insert(group.map(|group| group.tags.clone()).unwrap_or_default());
                 }
             }
         }

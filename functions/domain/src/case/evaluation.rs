@@ -86,7 +86,7 @@ impl Case {
                 .chain(cured)
                 .min();
         }
-        if self.departure.is_some() {
+        if self.departure.as_ref().is_some_and(|departure| !departure.is_contradicted()) {
             // Auto Scaling can still have the instance in service, and a guard block its repair.
             return Some(self.blocked.as_ref().map_or(now, |blocked| blocked.until.max(now)));
         }

@@ -136,7 +136,7 @@ impl Departure {
     }
 
     /// Whether a controller took the instance for gone, and Auto Scaling still had it.
-    pub(super) fn is_contradicted(&self) -> bool {
+    pub(crate) fn is_contradicted(&self) -> bool {
         self.node_deletion.as_ref().is_some_and(|deletion| deletion.recorded)
     }
 }

@@ -148,16 +148,14 @@ impl History {
     pub fn became_bad<'h>(&'h self, reason: &str) -> impl Iterator<Item = &'h ConditionChange> {
         let mut starts = self.from.is_some() && !self.before.was_healthy;
         let mut counted = self.before.episode.is_some() && self.before.healthy_since.is_none();
-        self.changes.iter().filter_map(move |change| {
+        self.changes.iter().filter(move |change| {
             if !change.health.is_bad() {
                 (starts, counted) = (false, false);
-                return None;
+                return false;
             }
-            if starts || counted || *change.reason != *reason {
-                return None;
-            }
-            counted = true;
-            Some(change)
+            let counts = !starts && !counted && *change.reason == *reason;
+            counted |= counts;
+            counts
         })
     }
 
