@@ -237,6 +237,7 @@ fn blocked_situations() -> Vec<(&'static str, Situation)> {
         ),
         ("NotInGroup", Situation::with(|one| one.group = None)),
         ("NotInGroup", Situation::with(|one| one.location = InstanceLocation::Ungrouped)),
+        ("NotInGroup", Situation::with(|one| one.location = InstanceLocation::Gone)),
         ("NotInService", Situation::as_member(Lifecycle::Pending)),
         ("NotInService", Situation::as_member(Lifecycle::OutOfService)),
         ("NotInService", Situation::as_member(Lifecycle::Terminating)),

@@ -119,7 +119,7 @@ pub fn triage(case: &Case, policy: &Policy, now: Timestamp) -> Triage {
     if let Some(repair) = case.repair() {
         return triage_repair(case, repair, policy, now);
     }
-    if case.departure().is_some_and(|departure| !departure.is_contradicted()) {
+    if case.departure().is_some() {
         return NeedsContext;
     }
     // An agent that stopped reporting may be one whose instance is gone, and nobody said so: AWS knows.
@@ -302,11 +302,11 @@ fn is_member(lifecycle: Lifecycle) -> bool {
 }
 
 /// Whether an instance that AWS does not know may be in another account than the one that the policy names: its reports
-/// came from another one, or nothing of its cluster is there. Then its absence says nothing, for a day at most: a cluster
-/// that was deleted must not leave its cases open.
+/// came from another one. Then its absence says nothing, for a day at most: a cluster that was deleted must not leave its
+/// cases open.
 fn may_be_elsewhere(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: Timestamp) -> bool {
     *context.location == InstanceLocation::Gone
-        && (case.account() != policy.account.as_ref() || context.cluster.nodes() == 0)
+        && case.account() != policy.account.as_ref()
         && case.last_seen().is_some_and(|seen| now.duration_since(seen) < ELSEWHERE)
 }
 

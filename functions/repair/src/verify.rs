@@ -133,7 +133,8 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
             }
         };
         if let Some(node) = &marked {
-            next.apply_marks(node, Consistency::Latest, at);
+            // It heals what a lost line left behind, too. The Node of another instance says nothing.
+            let _ = next.apply_snapshot(Some(node), Consistency::Latest, at, policy);
         }
         let mut changed = next != *case;
         // What took long is read on from there, so that the next reading is young enough for a call.
@@ -154,7 +155,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 let take = |case: &mut Case, _: Option<&mut GroupState>| {
                     let changes = apply(case, &state, at, policy).unwrap_or_default();
                     if let Some(node) = &marked {
-                        case.apply_marks(node, Consistency::Latest, at);
+                        let _ = case.apply_snapshot(Some(node), Consistency::Latest, at, policy);
                     }
                     let events = changes
                         .into_iter()
@@ -304,8 +305,10 @@ fn was_not_started_since(
     policy: &Policy,
     now: Timestamp,
 ) -> VerificationResult {
+    // A start in the future is another clock's.
+    let is_recent = |started: Timestamp| started <= now && now.duration_since(started) < policy.join_timeout;
     match status.launched {
-        Some(started) if started > fault.since && now.duration_since(started) < policy.join_timeout => {
+        Some(started) if started > fault.since && is_recent(started) => {
             let since = timestamp::seconds(started);
             VerificationResult::Contradicted(format!("the instance was started at {since}"))
         }

@@ -11,8 +11,6 @@ use nodemend_ports::subscription::our_patterns::{CONTROL_PLANE, control_plane_ma
 use nodemend_testkit::filter_pattern::Pattern;
 use serde_json::Value;
 
-const NODE_CONTROLLER: &str = "system:serviceaccount:kube-system:node-controller";
-
 fn our_pattern() -> &'static Pattern {
     static PATTERN: LazyLock<Pattern> = LazyLock::new(|| Pattern::parse(CONTROL_PLANE).expect("our pattern"));
     &PATTERN
@@ -61,7 +59,8 @@ fn is_about_a_node(value: &Value) -> bool {
         && code.is_none_or(|code| code < 400)
         && match (text(value, "/verb"), text(value, "/objectRef/subresource")) {
             ("patch" | "update", "status") => own.is_none() || of_itself,
-            ("update", "") => user == NODE_CONTROLLER,
+            // What people write on the Node itself, too.
+            ("patch" | "update", "") => true,
             ("create", "") => own.is_none_or(|own| own == created_name(value)),
             ("delete", "") => true,
             ("deletecollection", "") => !listed(value, "/responseObject/items").is_empty(),

@@ -60,6 +60,7 @@ impl Case {
                 if self.begin_node_object(at) {
                     events.push(CaseEvent::Registered);
                 }
+                self.note_known_ready();
                 // A kubelet registers before it is ready: that is no fault to report.
                 self.apply_conditions(conditions, at, arrived, policy, &mut Vec::new());
             }

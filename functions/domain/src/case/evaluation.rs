@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::{Case, Condition, CountedFault, Fault, Repair, Source, SourceState, UnhealthyReason};
+use super::{Case, Condition, CountedFault, Departure, Fault, Repair, Source, SourceState, UnhealthyReason};
 use crate::{
     condition::{ConditionType, Health, Severity},
+    decide::RETRY,
     policy::Policy,
     repair::{Phase, READY_TIMEOUT},
 };
@@ -86,7 +87,8 @@ impl Case {
                 .chain(cured)
                 .min();
         }
-        if self.departure.as_ref().is_some_and(|departure| !departure.is_contradicted()) {
+        let contradicted = self.departure.as_ref().is_some_and(Departure::is_contradicted);
+        if self.departure.is_some() && !contradicted {
             // Auto Scaling can still have the instance in service, and a guard block its repair.
             return Some(self.blocked.as_ref().map_or(now, |blocked| blocked.until.max(now)));
         }
@@ -103,8 +105,11 @@ impl Case {
         let starting = self.start_timeout().filter(|timeout| *timeout > now);
         let recovered =
             self.recovered(policy, now).and_then(|at| at.checked_add(policy.outage.cooldown).ok());
+        // Auto Scaling still had the instance: it may have been about to lose it.
+        let asked_again = contradicted.then(|| now + RETRY);
         recovering
             .chain(acting)
+            .chain(asked_again)
             .chain(join)
             .chain(arriving)
             .chain(silent)

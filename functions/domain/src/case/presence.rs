@@ -302,6 +302,15 @@ impl Case {
         if arrival.registered.is_none() {
             arrival.registered = first_seen;
         }
+        self.note_known_ready();
+    }
+
+    /// An arrival that is reported late may be of a node whose Ready is known already.
+    pub(super) fn note_known_ready(&mut self) {
+        let known = self.ready_known_since();
+        if let Some(arrival) = self.arrival.as_mut().filter(|arrival| arrival.ready.is_none()) {
+            arrival.ready = known;
+        }
     }
 
     /// Records that the instance left, unless our own call caused it.
@@ -546,7 +555,7 @@ mod tests {
     use super::*;
     use crate::{
         ident::{ClusterName, InstanceId, NodeName},
-        observation::{Deleter, Observation, What},
+        observation::{Deleter, Observation, Removed, StatusWriter, What},
         policy::Policy,
     };
 
@@ -617,6 +626,43 @@ mod tests {
         };
         case.apply_observation(&deletion, at(11), &policy);
         assert_eq!(case.faults(&policy.default_rules(), &policy, at(11))[0].since, at(5));
+    }
+
+    #[test]
+    fn a_node_whose_registration_is_late_is_as_ready_as_it_was_reported() {
+        for late_launch in [false, true] {
+            let id = InstanceId::new("i-00000000000000001").expect("an id");
+            let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
+            let policy = Policy::eks_defaults();
+            let observed = |minute: i64, what: What| Observation {
+                at: at(minute),
+                node: NodeName::new("ip-10-0-0-1.ec2.internal").expect("a name"),
+                uid: None,
+                instance_id: None,
+                zone: None,
+                boot_id: None,
+                what,
+            };
+            let ready = ObservedCondition {
+                condition: ConditionType::Ready,
+                health: Health::Healthy,
+                reason: "KubeletReady".to_owned(),
+                message: String::new(),
+            };
+            let (by, conditions, removed) = (StatusWriter::Kubelet, vec![ready], Removed::default());
+            let posted = What::Conditions { by, conditions, removed };
+            case.apply_observation(&observed(2, posted), at(2), &policy);
+            if late_launch {
+                case.note_launch(&GroupName::new("workers").expect("a name"), None, at(0), at(20));
+            } else {
+                case.apply_observation(
+                    &observed(1, What::Registered { conditions: Vec::new() }),
+                    at(20),
+                    &policy,
+                );
+            }
+            assert_eq!(case.arrival.expect("an arrival").ready, Some(at(2)), "late launch: {late_launch}");
+        }
     }
 
     #[test]

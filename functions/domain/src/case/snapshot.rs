@@ -230,6 +230,11 @@ impl Case {
         Some(self.control_plane_history(condition)?.last_change()?.at)
     }
 
+    /// When the present Node object first became Ready, as far as is known.
+    pub(super) fn ready_known_since(&self) -> Option<Timestamp> {
+        self.control_plane_history(&ConditionType::Ready)?.first_healthy()
+    }
+
     fn control_plane_history(&self, condition: &ConditionType) -> Option<&History> {
         self.conditions.iter().find_map(|known| match &known.state {
             SourceState::ControlPlane(history) if known.condition == *condition => Some(history),

@@ -132,6 +132,11 @@ impl History {
         self.changes.last()
     }
 
+    /// The first healthy change that is still kept.
+    pub fn first_healthy(&self) -> Option<Timestamp> {
+        self.changes.iter().find(|change| !change.health.is_bad()).map(|change| change.at)
+    }
+
     /// The present state; none before the first change.
     pub fn read(&self, hold: SignedDuration) -> Option<ClockReading> {
         let last = self.changes.last()?;

@@ -74,8 +74,14 @@ impl Oracle {
             (stored.suspended, "its group is suspended"),
             (held, "it is held"),
             (stored.backoff_until().is_some_and(|until| now < until), "its group is in backoff"),
+            (self.is_awaited(number), "a repair waits for it to become Ready"),
         ];
         passing.into_iter().find(|(blocks, _)| *blocks).map(|(_, why)| Block::Passing(why))
+    }
+
+    /// Whether it is the replacement that another repair waits for.
+    pub(super) fn is_awaited(&self, number: usize) -> bool {
+        self.nodes.iter().any(|other| other.stored.open && other.stored.replacement == Some(number))
     }
 
     /// Whether repairs for one reason begin with one.

@@ -78,7 +78,7 @@ impl Oracle {
     pub(crate) fn is_stuck(&self, number: usize) -> bool {
         let (node, now) = (&self.nodes[number], self.now);
         let stored = &self.groups[node.group];
-        let waits = stored.backoff_until().is_some_and(|until| now < until);
+        let waits = stored.backoff_until().is_some_and(|until| now < until) || self.is_awaited(number);
         let due = self.overdue_since(number).is_some_and(|due| due + PROMPT < now);
         let quiet = now >= self.last_fault + LEASE + PROMPT && now >= node.not_clear_before;
         let ends = node.on_standby
