@@ -235,6 +235,7 @@ STATES = ("pending", "running", "stopping", "stopped", "shutting-down", "termina
 # Calls, made by somebody else, that stop or move an instance, and who records them.
 CALLS = {
     "TerminateInstanceInAutoScalingGroup": "autoscaling", "DetachInstances": "autoscaling", "EnterStandby": "autoscaling",
+    "ExitStandby": "autoscaling",
     "TerminateInstances": "ec2", "StopInstances": "ec2", "StartInstances": "ec2", "RebootInstances": "ec2",
 }
 

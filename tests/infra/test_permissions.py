@@ -89,11 +89,17 @@ NOT_SENT = {
     },
     "confirm": {
         "autoscaling:TerminateInstanceInAutoScalingGroup": "compared with the names of CloudTrail's events",
+        "autoscaling:ExitStandby": "compared with the names of CloudTrail's events",
+        "autoscaling:SetInstanceHealth": "compared with the names of CloudTrail's events",
         "ec2:StartInstances": "compared with the names of CloudTrail's events",
     },
     "drain": {},
     "agent": {"logs:CreateLogGroup": "the group is the stack's"},
-    "operators": {"dynamodb:UpdateItem": "follows a write of a closed case, and an operator's commands change open ones"},
+    "operators": {
+        "autoscaling:ExitStandby": "compared with the names of CloudTrail's events in a replay",
+        "autoscaling:SetInstanceHealth": "compared with the names of CloudTrail's events in a replay",
+        "dynamodb:UpdateItem": "follows a write of a closed case, and an operator's commands change open ones",
+    },
 }
 
 # Parts of statements that the scenario makes no use of.
@@ -204,7 +210,6 @@ FORBIDDEN = {
         item("UpdateItem", AUDIT, CASE),
         item("DeleteItem", AUDIT, CASE),
         item("PutItem", STATE, DECIDED),
-        item("PutItem", STATE, GROUP),
         item("PutItem", AUDIT, OTHERS_CASE),
         put_events("aws.ec2"),
     ],
