@@ -14,7 +14,7 @@ use nodemend_ports::{
 };
 use nodemend_repair::Repairer;
 use nodemend_testkit::{
-    CloudOverrides, Deployment, OverriddenCloud, edit,
+    CloudOverrides, Deployment, OverriddenCloud, edit, edit_stored,
     fixture::{
         INTERFACE_DOWN, cluster, cluster_named, group, group_named, hold_until, instance, minutes,
         policy_with_limit, terminate, zone,
@@ -142,6 +142,13 @@ fn a_policy_with_the_wrong_account_closes_no_case() {
     for (wrong, cluster_of_it) in wrong.into_iter().zip([cluster_named("other"), cluster()]) {
         let (own, there, store) = two_groups_of_one_name();
         let right = pollster::block_on(store.policy(&cluster_of_it)).expect("a read").expect("a policy");
+        // Its reports came from its own account.
+        let number = if cluster_of_it == cluster() { 1 } else { 2 };
+        let key = CaseKey { cluster: cluster_of_it.clone(), instance_id: instance(number) };
+        let mut case = pollster::block_on(store.case(&key)).expect("a read").expect("a case");
+        edit_stored(&mut *case, |case| case["account"] = json!(right.account));
+        let change = CaseWrite { case: &case, group: None, entries: &[] };
+        assert_eq!(pollster::block_on(store.commit(change)), Ok(Commit::Won));
         store.set_policy(&cluster_of_it, Policy { account: wrong.clone(), ..policy_with_limit(1) });
         run_each_minute(&own, &there, &store, 31..60);
         store.set_policy(&cluster_of_it, (*right).clone());

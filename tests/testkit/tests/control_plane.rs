@@ -46,7 +46,7 @@ fn day() -> Vec<Kind> {
             false,
         ),
         kind("a kubelet asks for a certificate", audit!("kubelet-csr-serving"), replaced, false),
-        kind("a node is cordoned", audit!("node-manager-cordon"), replaced, false),
+        kind("a node is cordoned", audit!("node-manager-cordon"), replaced, true),
         kind("a node is tainted", audit!("node-controller-patch-unreachable-taint"), failed * 2, false),
         kind("a kubelet registers a node", audit!("kubelet-create-node-registration"), replaced, true),
         kind("the cloud controller deletes a node", audit!("ccm-delete-node-instance-gone"), replaced, true),

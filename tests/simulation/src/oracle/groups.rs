@@ -102,7 +102,13 @@ impl Oracle {
                 let late = from + SignedDuration::from_mins(60) - LEASE;
                 // It counts when it is Ready, or for a node that the control plane never reported when it has registered. The
                 // repair of such a node may have the replacement of another.
-                let joined = node.replaced_by.and_then(|by| self.nodes[by].known_ready_at);
+                // What is reported of a node that has the name of an old one can be taken for that one's.
+                let known_apart = |by: &usize| {
+                    let name = &self.nodes[*by].name;
+                    self.nodes.iter().filter(|other| other.name == *name).count() == 1
+                };
+                let joined =
+                    node.replaced_by.filter(known_apart).and_then(|by| self.nodes[by].known_ready_at);
                 Some((from, joined.filter(|joined| *joined < late - LEASE).unwrap_or(Timestamp::MAX)))
             })
             .collect();

@@ -40,7 +40,7 @@ fn the_control_plane_pattern_lets_through_what_is_acted_on() {
         (audit!("ccm-delete-node-instance-gone"), true),
         (audit!("kubectl-delete-node-access-entry"), true),
         (audit!("kubelet-patch-nodestatus-heartbeat-only"), false),
-        (audit!("node-manager-cordon"), false),
+        (audit!("node-manager-cordon"), true),
         (audit!("node-controller-patch-unreachable-taint"), false),
         (audit!("kubelet-csr-serving"), false),
         (audit!("kubelet-patch-podstatus"), false),
