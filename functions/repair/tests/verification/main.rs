@@ -132,7 +132,8 @@ fn what_was_read_is_not_lost_where_another_process_writes_the_case_first() {
         deployment.lose_line(&node_deleted(1, minutes(25)), minutes(25));
         deployment.run_until(minutes(DEADLINE) - SignedDuration::from_secs(1));
         deployment.clock.advance_to(minutes(DEADLINE));
-        let (store, payload) = (deployment.store.clone(), control_plane_payload(&[was_ready.clone()]));
+        let (store, payload) =
+            (deployment.store.clone(), control_plane_payload(std::slice::from_ref(&was_ready)));
         let faults = Faults::drawn(move |number| {
             if number == operation {
                 let (intake, mut decoder) = (Intake::new(store.clone()), Decoder::new());
