@@ -267,8 +267,7 @@ impl<S: Store> Intake<S> {
                     NodeUpdate::Report(report) => case.apply_report(report, now, policy),
                     NodeUpdate::Observation(observation) => case.apply_observation(observation, now, policy),
                 };
-                let event = |change| RepairEvent::of_change(case, change, policy, now);
-                effects.events.extend(changes.into_iter().filter_map(event));
+                effects.append(Effects::of_changes(case, changes, policy, now));
             }
             Ok(effects)
         });

@@ -39,17 +39,14 @@ impl<'s, S: Store> Instances<'s, S> {
         if let Some(instance_id) = observation.uid.as_ref().and_then(|uid| self.by_uid.get(uid)) {
             return Ok(Some(instance_id.clone()));
         }
-        let found = self.of_known(observation).await?;
-        if observation.uid.is_some() && found.as_ref().is_some_and(|(_, by)| *by == FoundBy::Uid) {
-            return Ok(found.map(|(instance_id, _)| instance_id));
+        // Another uid is that of another object, whose registration is not in this batch.
+        if observation.uid.is_none()
+            && let Some((at, instance_id)) = self.registered.get(&observation.node)
+            && *at <= observation.at
+        {
+            return Ok(Some(instance_id.clone()));
         }
-        let registered = self.registered.get(&observation.node).filter(|(at, _)| {
-            // Another uid is that of another object, whose registration is not in this batch.
-            observation.uid.is_none() && *at <= observation.at
-        });
-        Ok(registered
-            .map(|(_, instance_id)| instance_id.clone())
-            .or(found.map(|(instance_id, _)| instance_id)))
+        self.of_known(observation).await
     }
 
     fn note(&mut self, observation: &Observation, instance_id: &InstanceId) {
@@ -66,7 +63,7 @@ impl<'s, S: Store> Instances<'s, S> {
     }
 
     /// The same by the cases alone.
-    async fn of_known(&self, observation: &Observation) -> Result<Option<(InstanceId, FoundBy)>, StoreError> {
+    async fn of_known(&self, observation: &Observation) -> Result<Option<InstanceId>, StoreError> {
         // A replacement can get the name of the old instance: the newest one whose case is open has it.
         let (mut by_name, mut claimed) = (None, None);
         for instance_id in
@@ -76,7 +73,7 @@ impl<'s, S: Store> Instances<'s, S> {
             let Some(case) = self.store.case(&key).await? else { continue };
             match (case.node_uid(), &observation.uid) {
                 (Some(known), Some(uid)) if known == uid => {
-                    return Ok(Some((key.instance_id, FoundBy::Uid)));
+                    return Ok(Some(key.instance_id));
                 }
                 (Some(_), Some(_)) => {}
                 _ if case.closed().is_some() => {}
@@ -90,14 +87,6 @@ impl<'s, S: Store> Instances<'s, S> {
                 _ => {}
             }
         }
-        let found = by_name.or(claimed.map(|(_, instance_id)| instance_id));
-        Ok(found.map(|instance_id| (instance_id, FoundBy::Name)))
+        Ok(by_name.or(claimed.map(|(_, instance_id)| instance_id)))
     }
-}
-
-/// What shows that an instance is the right one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum FoundBy {
-    Uid,
-    Name,
 }

@@ -206,9 +206,7 @@ impl<S: Store, C: Cloud, K: Clock> Run<'_, S, C, K> {
     ) -> Applied {
         let update = write::update(self.store, target, self.policy, at, |case, _| {
             let changes = change(case);
-            let event = |change| RepairEvent::of_change(case, change, self.policy, at);
-            let events = changes.into_iter().filter_map(event).collect();
-            Ok(Effects { events, ..Effects::default() })
+            Ok(Effects::of_changes(case, changes, self.policy, at))
         });
         Ok(match update.await? {
             Update::Written(events) => (events, true),

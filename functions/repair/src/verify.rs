@@ -18,7 +18,6 @@ use nodemend_domain::{
     node_snapshot::NodeSnapshot,
     observation::Observation,
     policy::Policy,
-    repair_event::RepairEvent,
     report::Report,
     sources::ClusterSources,
     timestamp,
@@ -147,8 +146,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         }
         if next != *case {
             if write::write_exactly(&self.store, &mut next, None, &[], policy, at).await? == Commit::Won {
-                let event = |change| RepairEvent::of_change(&next, change, policy, at);
-                report.repair_events.extend(changes.into_iter().filter_map(event));
+                report.repair_events.extend(Effects::of_changes(&next, changes, policy, at).events);
                 *case = next;
             } else {
                 // Another process wrote first. What was read is so all the same.
@@ -157,11 +155,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                     if let Some(node) = &marked {
                         let _ = case.apply_snapshot(Some(node), Consistency::Latest, at, policy);
                     }
-                    let events = changes
-                        .into_iter()
-                        .filter_map(|change| RepairEvent::of_change(case, change, policy, at))
-                        .collect();
-                    Ok(Effects { events, ..Effects::default() })
+                    Ok(Effects::of_changes(case, changes, policy, at))
                 };
                 let key = CaseKey::of(case);
                 let update = write::update(&self.store, Target::case(&key), policy, at, take).await?;

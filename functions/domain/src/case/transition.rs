@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use self::answer::STILL_IN_PLACE;
 use super::{
-    Blocked, Call, Case, CaseState, Closed, Fault, Repair,
+    Blocked, Call, Case, CaseEvent, CaseState, Closed, Fault, Repair,
     audit_records::{self, GuardResults, StepRecord},
     state::phase_state,
 };
@@ -57,11 +57,18 @@ pub struct Effects {
 }
 
 impl Effects {
+    /// The events of what reports, observations or a reading changed in a case, as it is now.
+    pub fn of_changes(case: &Case, changes: Vec<CaseEvent>, policy: &Policy, now: Timestamp) -> Self {
+        let event = |change| RepairEvent::of_change(case, change, policy, now);
+        Self { events: changes.into_iter().filter_map(event).collect(), ..Self::default() }
+    }
+
     pub(super) fn of(event: RepairEvent) -> Self {
         Self { records: Vec::new(), events: vec![event] }
     }
 
-    pub(super) fn append(&mut self, other: Self) {
+    /// Adds those of a later transition of the same write.
+    pub fn append(&mut self, other: Self) {
         self.records.extend(other.records);
         self.events.extend(other.events);
     }

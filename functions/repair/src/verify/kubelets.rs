@@ -123,7 +123,8 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         while let Some(lines) = pages.next().await? {
             for line in &lines {
                 if let Some(node) = control_plane_log::kubelet_of(&line.message) {
-                    newest.insert(node, line.timestamp);
+                    let known = newest.entry(node).or_insert(line.timestamp);
+                    *known = line.timestamp.max(*known);
                 }
             }
         }

@@ -125,7 +125,7 @@ fn a_lost_ready_ends_the_repair() {
 
 #[test]
 fn what_was_read_is_not_lost_where_another_process_writes_the_case_first() {
-    // The node was ready for a while, and was then deleted. Intake is told of the first when the run has read both.
+    // The node was ready for a while, and was then deleted. The first line reaches intake when the run has read both.
     let was_ready = kubelet_ready(1, minutes(20), "True");
     let mut lost_races = 0;
     for operation in 1.. {
