@@ -74,6 +74,18 @@ fn a_replacement_counts_when_its_node_is_ready() {
 }
 
 #[test]
+fn a_replacement_counts_whose_ready_line_is_late_and_that_is_unhealthy_again() {
+    let deployment = replacement_never_ready();
+    deployment.deliver_line(kubelet_ready(21, minutes(40), "False"), minutes(40));
+    deployment.run_until(minutes(50));
+    deployment.deliver_line(kubelet_ready(21, minutes(34), "True"), minutes(50));
+    deployment.run_until(minutes(95));
+    let published = deployment.published(Step::Closed, 1);
+    assert!(published[0].contains("replaced by"), "{published:?}");
+    assert_eq!(deployment.group().failures(), 0);
+}
+
+#[test]
 fn any_new_instance_that_becomes_ready_ends_the_backoff() {
     let deployment = replacement_never_ready();
     breaks(&deployment, 2, 65);

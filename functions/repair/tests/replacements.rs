@@ -1,6 +1,11 @@
 //! New instances, and the repairs that await them.
 
-use nodemend_domain::{case::Launch, instance_traits::InstanceTraits, repair_event::Step, report::Report};
+use nodemend_domain::{
+    case::{Launch, NewInstance},
+    instance_traits::InstanceTraits,
+    repair_event::Step,
+    report::Report,
+};
 use nodemend_ports::clock::Clock;
 use nodemend_testkit::{
     Deployment, edit,
@@ -105,6 +110,22 @@ fn a_name_that_agents_alone_have_claimed_is_the_replacements_once_the_old_instan
     let is_deleted =
         |number| deployment.faults(number, minutes(43)).iter().any(|fault| fault.reason == "NodeDeleted");
     assert_eq!([1, 9].map(is_deleted), [false, true]);
+}
+
+#[test]
+fn a_slower_process_that_knows_a_replacement_as_registered_does_not_undo_that_it_is_ready() {
+    let deployment = replacement_fails_early();
+    let record = |ready| {
+        let label = node(9).to_string();
+        let new = NewInstance { instance_id: instance(9), label, registered: minutes(32), ready };
+        deployment.change(1, |case| {
+            let _events = case.record_replacement(&new, None, &deployment.transition()).unwrap();
+        });
+        deployment.case(1).repair().and_then(|repair| repair.replacement()?.ready)
+    };
+    assert_eq!(record(None), None);
+    assert_eq!(record(Some(minutes(33))), Some(minutes(33)));
+    assert_eq!(record(None), Some(minutes(33)));
 }
 
 /// An instance of version 3 of the group's launch template.

@@ -156,6 +156,16 @@ impl AuditLog for WatchedStore {
     }
 }
 
+/// What is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Read {
+    Api,
+    /// Lines of a log group, and its streams.
+    Lines,
+    /// The requests of kubelets.
+    Kubelets,
+}
+
 /// An AWS of which the oracle sees each read and call, and which refuses calls while an item says so.
 #[derive(Clone)]
 pub(crate) struct WatchedAws {
@@ -175,11 +185,13 @@ impl WatchedAws {
     }
 
     /// Waits for an answer, and says why there is none, if there is none.
-    async fn answer(&self, what: &str, api: bool) -> Result<(), ReadError> {
+    async fn answer(&self, what: &str, of: Read) -> Result<(), ReadError> {
         let delay = {
             let mut oracle = self.oracle.lock();
+            // A verification whose read of EC2 fails begins here.
+            self.number().into_iter().for_each(|number| oracle.begins_to_verify(self.process, number));
             let access = oracle.reading.access;
-            if access == Access::Neither || api && access == Access::Logs {
+            if access == Access::Neither || of == Read::Api && access == Access::Logs {
                 return Err(ReadError::NotConfigured(format!("there is no access to {what}")));
             }
             oracle.reading.delay()
@@ -193,16 +205,19 @@ impl WatchedAws {
             None => Ok(()),
             Some(error) => {
                 oracle.fault();
-                self.failed(&mut oracle);
+                self.note(&mut oracle, of, true);
                 Err(error)
             }
         }
     }
 
-    fn failed(&self, oracle: &mut Oracle) {
-        if let Some(number) = self.number() {
-            oracle.verified(self.process, number, |verified| verified.failed = true);
-        }
+    /// Notes of the node that is being decided on whether the last such read failed.
+    fn note(&self, oracle: &mut Oracle, of: Read, failed: bool) {
+        let Some(number) = self.number() else { return };
+        oracle.verified(self.process, number, |verified| match of {
+            Read::Kubelets => verified.kubelets_failed = failed,
+            Read::Api | Read::Lines => verified.failed = failed,
+        });
     }
 
     /// Notes what a read of the Kubernetes API found of the node that is being decided on.
@@ -217,7 +232,7 @@ impl WatchedAws {
 impl ClusterReader for WatchedAws {
     async fn node(&self, _: &ClusterName, name: &NodeName) -> Result<Option<NodeSnapshot>, ReadError> {
         let begun = self.clock.now() + self.skew;
-        self.answer("the Kubernetes API", true).await?;
+        self.answer("the Kubernetes API", Read::Api).await?;
         let mut oracle = self.oracle.lock();
         let Some(found) = reading::named(&oracle.nodes, name) else { return Ok(None) };
         if Some(found) == self.number() {
@@ -229,7 +244,7 @@ impl ClusterReader for WatchedAws {
 
     async fn nodes(&self, _: &ClusterName, consistency: Consistency) -> Result<Vec<NodeSnapshot>, ReadError> {
         let begun = self.clock.now() + self.skew;
-        self.answer("the Kubernetes API", true).await?;
+        self.answer("the Kubernetes API", Read::Api).await?;
         let mut oracle = self.oracle.lock();
         self.found(&mut oracle, begun);
         if oracle.is_reconciling(self.process) {
@@ -248,12 +263,17 @@ impl ClusterReader for WatchedAws {
     }
 
     async fn log_page(&self, query: &LogQuery, next: Option<&str>) -> Result<LogPage, ReadError> {
-        self.answer(&query.group, false).await?;
+        let of = match query.lines {
+            Lines::RequestsOfKubelets(_) => Read::Kubelets,
+            Lines::All | Lines::Subscribed => Read::Lines,
+        };
+        self.answer(&query.group, of).await?;
         let now = self.clock.now();
         let mut guard = self.oracle.lock();
         let oracle = &mut *guard;
         let newest = query.until.min(now - oracle.reading.lag) - SignedDuration::from_secs(1);
         if let Lines::RequestsOfKubelets(names) = &query.lines {
+            self.note(oracle, of, false);
             let mut page = LogPage::default();
             for name in names {
                 let Some(number) = reading::named(&oracle.nodes, name) else { continue };
@@ -298,7 +318,7 @@ impl ClusterReader for WatchedAws {
     }
 
     async fn streams(&self, group: &str, _: &str, _: Timestamp) -> Result<Vec<String>, ReadError> {
-        self.answer(group, false).await?;
+        self.answer(group, Read::Lines).await?;
         Ok(vec![AUDIT_STREAM.to_owned()])
     }
 }

@@ -246,8 +246,8 @@ impl Case {
                 known.findings = Arc::new([found]);
             }
             let after = history.read(hold).is_some_and(|reading| reading.health.is_bad());
-            if newest
-                && observed.condition == ConditionType::Ready
+            // It has been Ready, whatever was reported before this line arrived.
+            if observed.condition == ConditionType::Ready
                 && observed.health == Health::Healthy
                 && let Some(arrival) = self.arrival.as_mut().filter(|arrival| arrival.ready.is_none())
             {

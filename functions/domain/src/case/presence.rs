@@ -466,12 +466,18 @@ impl Case {
         let Some(repair) = self.repair.as_mut() else {
             return Err(self.refused("record the replacement of"));
         };
-        let (known, since) = (repair.replacement.is_some(), repair.fault.since);
+        let since = repair.fault.since;
+        // A slower process may have read less of it than another has recorded meanwhile.
+        let before = repair.replacement.take();
+        let known = before.is_some();
         repair.replacement = Some(Replacement {
             instance_id: new.instance_id.clone(),
             label: new.label.clone(),
             registered: new.registered,
-            ready: new.ready,
+            ready: before
+                .filter(|known| known.instance_id == new.instance_id)
+                .and_then(|known| known.ready)
+                .or(new.ready),
         });
         if let Some(group) = group.filter(|_| self.closed.is_none() && self.is_replaced()) {
             self.free_slot(group, ctx.now);

@@ -88,27 +88,17 @@ impl Oracle {
     /// A repair was given up because no replacement came: no more may be than wanted for one at their time. Auto Scaling does
     /// not say which new instance replaces which.
     fn given_up(&mut self, number: usize, group: usize) {
-        // An instance that was matched with it and not Ready in time is a cause. Whether the functions could know of its Ready
-        // is not judged here.
-        if self.nodes[number].stored.replacement.is_some() {
-            self.groups[group].given_up.pop();
-            return;
-        }
         let of_group = self.nodes.iter().filter(|node| node.group == group);
         let mut wanting: Vec<(Timestamp, Timestamp)> = of_group
             .filter_map(|node| {
                 let from = node.terminated?;
                 // A slow process dates its call up to a lease before it reached AWS.
                 let late = from + SignedDuration::from_mins(60) - LEASE;
-                // It counts when it is Ready, or for a node that the control plane never reported when it has registered. The
-                // repair of such a node may have the replacement of another.
-                // What is reported of a node that has the name of an old one can be taken for that one's.
-                let known_apart = |by: &usize| {
-                    let name = &self.nodes[*by].name;
-                    self.nodes.iter().filter(|other| other.name == *name).count() == 1
-                };
-                let joined =
-                    node.replaced_by.filter(known_apart).and_then(|by| self.nodes[by].known_ready_at);
+                // A replacement counts from when both its arrival and its Ready are known.
+                let joined = node.replaced_by.and_then(|by| {
+                    let new = &self.nodes[by];
+                    Some(new.known_joined_at?.max(new.known_ready_at?))
+                });
                 Some((from, joined.filter(|joined| *joined < late - LEASE).unwrap_or(Timestamp::MAX)))
             })
             .collect();

@@ -59,6 +59,8 @@ pub(crate) struct Reads {
 pub(crate) struct Verified {
     /// The last read failed.
     pub(crate) failed: bool,
+    /// The last read of the requests of its kubelet failed.
+    pub(crate) kubelets_failed: bool,
     /// Something contradicts the fault.
     pub(crate) contradicted: bool,
     /// Whether the Node object is ready; none if there is no Node object.
@@ -70,6 +72,10 @@ pub(crate) struct Verified {
 }
 
 impl Verified {
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.failed || self.kubelets_failed
+    }
+
     pub(crate) fn read_object(&mut self, object: Option<&NodeObject>) {
         self.failed = false;
         self.object = object.map(|object| object.ready == Health::Healthy);

@@ -37,7 +37,7 @@ impl Oracle {
         let preferred = |policy: &Policy| policy.verification == VerificationPolicy::Preferred;
         let chosen = |basis: &Basis| {
             basis.policy.as_deref().is_some_and(preferred)
-                && basis.verified.as_ref().is_none_or(|verified| verified.failed)
+                && basis.verified.as_ref().is_none_or(Verified::is_incomplete)
         };
         self.nodes[number].unverified = basis.is_some_and(chosen);
     }
@@ -56,8 +56,8 @@ impl Oracle {
             return Some(("a call that nothing verified", "nothing was read of the node".to_owned()));
         };
         let rule = match () {
-            () if verified.failed && preferred => return None,
-            () if verified.failed => "a call that could not be verified",
+            () if verified.is_incomplete() && preferred => return None,
+            () if verified.is_incomplete() => "a call that could not be verified",
             () if verified.contradicted => "a call that was contradicted",
             () if verified.is_healthy() && !self.nodes[number].knows_newer(verified) => {
                 "a call on a node that was read as healthy"
@@ -97,6 +97,9 @@ impl Oracle {
     /// A process begins to verify a node.
     pub(crate) fn begins_to_verify(&mut self, process: usize, number: usize) {
         let reads = &mut self.reads[process];
+        if reads.verifying.contains(&number) {
+            return;
+        }
         reads.verifying.push(number);
         if reads.shared_at.is_some_and(|at| self.now.duration_since(at) <= SHARED) {
             let lines = reads.shared.clone();
