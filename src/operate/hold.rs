@@ -193,11 +193,17 @@ pub async fn release(options: &ReleaseOptions) -> Result<u8, OperateError> {
         return release_in(&connection.store, &connection.cluster, &options.id, connection.now).await;
     }
     let store = options.deployment.store().await?;
-    let mut code = PROBLEMS_FOUND;
+    let (mut code, mut failed) = (PROBLEMS_FOUND, false);
     for (cluster, _) in store.served_clusters().await? {
-        code = code.min(release_in(&store, &cluster, &options.id, SystemClock.now()).await?);
+        match release_in(&store, &cluster, &options.id, SystemClock.now()).await {
+            Ok(of_cluster) => code = code.min(of_cluster),
+            Err(error) => {
+                failed = true;
+                anstream::eprintln!("NOT released: cluster {cluster}: {}", chain(&error));
+            }
+        }
     }
-    Ok(code)
+    Ok(if failed { PROBLEMS_FOUND } else { code })
 }
 
 async fn release_in(

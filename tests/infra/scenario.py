@@ -265,6 +265,8 @@ def other_events_arrive(observed: Observed):
         }
         if service == "ec2":
             event["requestParameters"] = {"instancesSet": {"items": [{"instanceId": of}]}}
+        elif name != "TerminateInstanceInAutoScalingGroup":
+            event["requestParameters"] = {"instanceIds": [of]}
         if observed.called(event)["relevant"]:
             observed.calls_read.add((name, event["eventSource"]))
 
@@ -295,6 +297,8 @@ def an_operator_works(observed: Observed):
     apply(observed, POLICY_THERE, OTHER, who="others")
     observed.invoke("repair", {})
     assert observed.calls_for(HELD) and observed.calls_for(HALTED_THERE)
+    everywhere = observed.command("hold --all --for 1h --reason test").strip()
+    observed.command(f"release {everywhere} --all")
     for line in ("policy history", "policy show", "audit list", "audit verify", f"audit show {REPLACED}"):
         observed.command(f"{line} {of_cluster}", expected=(0, 1))
     for group in ("NodesSubscription", "ControlPlaneSubscription"):

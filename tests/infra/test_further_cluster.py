@@ -36,7 +36,7 @@ def statements_for(resources, role):
     added = [
         policy["Properties"]
         for policy in of_type(resources, "AWS::IAM::ManagedPolicy").values()
-        if role in policy["Properties"]["Roles"]
+        if role in policy["Properties"].get("Roles", [])
     ]
     return [statement for policy in added for statement in document(policy["PolicyDocument"])["Statement"]]
 
@@ -158,13 +158,23 @@ def test_at_home_each_may_write_of_the_other_cluster_what_it_writes_of_its_own(r
     case, group, decided = f"case#{OTHER}#{INSTANCE}", f"group#{OTHER}#workers", f"cluster#{OTHER}"
     assert allows(statements, keyed("PutItem", "StateTable", case))
     assert allows(statements, keyed("PutItem", "StateTable", f"node#{OTHER}#ip-1"))
-    assert allows(statements, keyed("PutItem", "StateTable", group)) == (role == "RepairRole")
+    assert allows(statements, keyed("PutItem", "StateTable", group)) == (role in ("RepairRole", "ConfirmRole"))
     assert allows(statements, keyed("PutItem", "AuditLogTable", case)) == (role not in ("IntakeRole", "ReconcileRole"))
     assert allows(statements, keyed("PutItem", "StateTable", f"sources#{OTHER}")) == (role == "ReconcileRole")
     assert not allows(statements, keyed("PutItem", "StateTable", decided))
     assert not allows(statements, keyed("PutItem", "StateTable", "case#third#i-1"))
     assert not allows(statements, keyed("UpdateItem", "AuditLogTable", case))
     assert not allows(statements, keyed("DeleteItem", "AuditLogTable", case))
+
+
+def test_an_operator_of_the_other_cluster_sets_its_policies_and_holds_and_no_others():
+    policy = hub()["Resources"]["OperatorPolicy"]["Properties"]
+    statements = document(policy["PolicyDocument"])["Statement"]
+    for action in ("PutItem", "DeleteItem"):
+        assert allows(statements, keyed(action, "StateTable", f"cluster#{OTHER}"))
+        assert not allows(statements, keyed(action, "StateTable", "cluster#prod"))
+        assert not allows(statements, keyed(action, "StateTable", f"group#{OTHER}#workers"))
+    assert not allows(statements, keyed("DeleteItem", "StateTable", f"case#{OTHER}#{INSTANCE}"))
 
 
 def test_a_cluster_of_this_account_is_called_for_here_and_no_other_is(observed):

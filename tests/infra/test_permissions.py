@@ -283,10 +283,11 @@ def statements():
 
 
 def of_other_cluster(program: str) -> list:
-    """What the stack of a further cluster adds to a function's role."""
+    """What the stack of a further cluster adds to a function's role, or to the operators' policy."""
     role = POLICY_OF[program]
     resources = beside("cluster.yaml", DeploymentStack="nodemend-prod", ClusterName=OTHER, Account=THERE)["Resources"]
-    added = [one["Properties"] for one in of_type(resources, "AWS::IAM::ManagedPolicy").values() if role in one["Properties"]["Roles"]]
+    policies_there = of_type(resources, "AWS::IAM::ManagedPolicy").items()
+    added = [one["Properties"] for name, one in policies_there if name == role or role in one["Properties"].get("Roles", [])]
     return [statement for policy in added for statement in document(policy["PolicyDocument"])["Statement"]]
 
 
