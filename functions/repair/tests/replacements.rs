@@ -119,7 +119,8 @@ fn a_slower_process_that_knows_a_replacement_as_registered_does_not_undo_that_it
         let label = node(9).to_string();
         let new = NewInstance { instance_id: instance(9), label, registered: minutes(32), ready };
         deployment.change(1, |case| {
-            let _events = case.record_replacement(&new, None, &deployment.transition()).unwrap();
+            let _events =
+                case.record_replacement(&new, None, &deployment.transition()).expect("it is under repair");
         });
         deployment.case(1).repair().and_then(|repair| repair.replacement()?.ready)
     };
