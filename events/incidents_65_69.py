@@ -5,7 +5,7 @@ Their right calls are a table in tests/incidents.rs.
 import json
 
 from incidents_40_58 import groups, in_order
-from records import GROUP, beats, fleet, later, replaced, uuid
+from records import ACCOUNT, GROUP, beats, fleet, later, replaced, uuid
 
 REPAIRED = "mode: repair\nnodeRepairConfig: {enabled: true}\n"
 
@@ -32,10 +32,14 @@ def node_of_a_reused_name_deleted():
     old, *others = fleet(4)
     new = fleet(5)[4]
     new.name = old.name
-    events = [node.ready(later("08:00:00", node.number)) for node in (old, *others)]
+    deletion = deleted_by(old, "09:04:00", "eks:cloud-controller-manager")
+    registration = old.registers("07:59:00")
+    registration["responseObject"]["metadata"]["uid"] = deletion["responseStatus"]["details"]["uid"]
+    events = [registration, *(node.ready(later("08:00:00", node.number)) for node in (old, *others))]
     events += [old.terminated("08:30:00", "08:29:00", "was taken out of service in response to an EC2 health check indicating it has been terminated or stopped.")]
     events += [new.launched("08:31:00"), new.kubelet("08:33:00"), *beats(new, "08:34:00", "10:30:00")]
-    events.append(deleted_by(old, "09:04:00", "eks:cloud-controller-manager"))
+    # It was Ready on the Node of the old one.
+    events += [new.ready("08:33:10"), deletion]
     return {"events.jsonl": in_order(events), "policy.yaml": REPAIRED, "fleet.json": groups(**{GROUP: [*others, new]})}
 
 
@@ -82,7 +86,19 @@ def slot_free_when_ready():
     return {"events.jsonl": in_order(events), "policy.yaml": REPAIRED, "fleet.json": groups(**{GROUP: nodes})}
 
 
+def events_of_another_account():
+    """Another account reports the end of an instance with the id of one of ours, which is not ready later."""
+    nodes = fleet(4)
+    events = [node.ready(later("08:00:00", node.number)) for node in nodes]
+    for ended in (nodes[0].state_change("09:00:00", "terminated"), nodes[0].terminated("09:00:05", "08:59:00")):
+        events.append(ended | {"account": "999999999999"})
+    events.append(nodes[0].not_ready("10:00:00"))
+    policy = REPAIRED + f'account: "{ACCOUNT}"\n'
+    return {"events.jsonl": in_order(events), "policy.yaml": policy, "fleet.json": groups(**{GROUP: nodes})}
+
+
 INCIDENTS = {
+    "80-events-of-another-account": events_of_another_account,
     "65-node-deleted-by-eks-though-it-runs": node_deleted_by_eks_though_it_runs,
     "66-node-of-a-reused-name-deleted": node_of_a_reused_name_deleted,
     "67-nodes-that-their-group-never-repairs": nodes_that_their_group_never_repairs,

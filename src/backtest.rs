@@ -202,7 +202,7 @@ impl PolicyRuns<'_> {
         options: &BacktestOptions,
         steps: Vec<Option<StepsOutput>>,
     ) -> Result<(Vec<PolicyOutcome>, Timestamp), BacktestError> {
-        let mut environment = ReplayEnvironment::default();
+        let mut environment = ReplayEnvironment::new(self.policies.iter().map(|named| &named.policy));
         for entry in self.read.history.by_time().map_err(BacktestError::TemporaryFile)? {
             let stored = entry::read(entry.map_err(BacktestError::TemporaryFile)?, "")?;
             environment.observe(&stored.input);

@@ -110,6 +110,7 @@ const EXPECTED: [Expected; 37] = [
         ],
         blocked: Some("the node is cordoned by bob"),
     },
+    called("80-events-of-another-account", &[("i-08736224042c4ee75", "2026-08-20T10:30:00")]),
     // Half an hour after the deletion of the Node, whoever deleted it.
     called("65-node-deleted-by-eks-though-it-runs", &[("i-08736224042c4ee75", "2026-08-20T10:30:00")]),
     called("66-node-of-a-reused-name-deleted", &[("i-08736224042c4e004", "2026-08-20T09:34:00")]),

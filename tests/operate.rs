@@ -10,7 +10,7 @@ use nodemend_domain::{
     sources::{ClusterSources, Freshness},
 };
 use nodemend_testkit::fixture::{instance, node};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::deployment::Deployment;
 
@@ -160,6 +160,32 @@ fn a_hold_blocks_repairs_until_it_is_released_and_blocked_cases_are_then_due() {
     assert_eq!(deployment.cloud.calls().len(), 1);
     let (code, _, error) = deployment.nodemend(&["release", id.trim()]);
     assert_eq!((code, error.contains("has no hold")), (1, true), "{error}");
+}
+
+#[test]
+fn status_and_explain_name_who_holds_a_node_by_its_annotation_or_a_cordon() {
+    let deployment = Deployment::new();
+    deployment.apply(&format!("{POLICY}respectCordon: true\n"));
+    deployment.report(1, 40);
+    let hold =
+        json!({ "metadata": { "annotations": { "nodemend.io/hold": "2099-01-01T00:00:00Z disk test" } } });
+    deployment.mark(1, "arn:aws:iam::123456789012:user/bob", &hold);
+    deployment.mark(1, "arn:aws:iam::123456789012:user/carol", &json!({ "spec": { "unschedulable": true } }));
+    let (_, out, _) = deployment.nodemend(&["status"]);
+    let line = |of: &str| out.lines().find(|line| line.contains(of)).unwrap_or_else(|| panic!("{of}: {out}"));
+    let held = line("annotation");
+    assert!(held.contains("user/bob") && held.contains("2099-01-01T00:00:00Z  disk test"), "{out}");
+    assert!(line("respectCordon").contains("user/carol"), "{out}");
+    let (_, out, _) = deployment.nodemend(&["status", "--format", "json"]);
+    let status: Value = serde_json::from_str(&out).expect("JSON");
+    let node = &status["nodes"][0];
+    assert_eq!(node["heldByAnnotation"]["by"], "arn:aws:iam::123456789012:user/bob");
+    assert_eq!(node["cordonedBy"], "arn:aws:iam::123456789012:user/carol");
+    let mut out = Vec::new();
+    let now = deployment.now();
+    explain::write(&mut anstream::StripStream::new(&mut out), &deployment.explain(1), now).expect("written");
+    let out = String::from_utf8(out).expect("text");
+    assert!(out.contains("user/bob holds node"), "{out}");
 }
 
 #[test]

@@ -163,9 +163,10 @@ impl ClusterStatus {
                 }
             }
         }
-        if !self.holds.is_empty() {
+        let on_nodes = self.nodes.iter().flat_map(|node| node.marks(self.rules(), self.now));
+        let rows: Vec<_> = self.holds.iter().map(hold_row).chain(on_nodes).collect();
+        if !rows.is_empty() {
             writeln!(out)?;
-            let rows: Vec<_> = self.holds.iter().map(hold_row).collect();
             table::write(out, "", ["hold", "scope", "owner", "until", "reason"], &rows)?;
         }
         if !self.nodes.is_empty() {
@@ -195,6 +196,10 @@ impl ClusterStatus {
             )?;
         }
         Ok(())
+    }
+
+    fn rules(&self) -> Option<&Policy> {
+        self.policy.as_ref().map(|policy| &policy.policy)
     }
 
     fn group_row(&self, group: &GroupState) -> Option<[String; 4]> {
@@ -299,10 +304,35 @@ impl NodeStatus {
         }
     }
 
+    /// What is written on the Node itself: the annotation that holds it, and a cordon that the policy respects.
+    fn marks(&self, policy: Option<&Policy>, now: Timestamp) -> Vec<[String; 5]> {
+        let (marks, node) = (self.case.marks(), self.case.node());
+        let scope = format!("node {}", self.case.label());
+        let held = marks.hold(node).filter(|hold| hold.until > now).map(|hold| {
+            let heeded = policy.is_none_or(|policy| policy.node_holds.heeds(&hold));
+            let reason =
+                if heeded { hold.reason } else { format!("{} (not heeded: nodeHolds)", hold.reason) };
+            let until = timestamp::seconds(hold.until);
+            ["annotation".to_owned(), scope.clone(), printable(&hold.who), until, printable(&reason)]
+        });
+        let respected = policy.is_some_and(|policy| policy.respect_cordon);
+        let cordoned = marks.cordoned_by(node).filter(|_| respected).map(|who| {
+            let (until, reason) = ("-".to_owned(), "cordoned: respectCordon".to_owned());
+            ["cordon".to_owned(), scope.clone(), printable(&who), until, reason]
+        });
+        held.into_iter().chain(cordoned).collect()
+    }
+
     fn to_json(&self) -> Value {
+        let (marks, node) = (self.case.marks(), self.case.node());
+        let annotation = marks.hold(node).map(
+            |hold| json!({ "by": hold.who, "until": timestamp::millis(hold.until), "reason": hold.reason }),
+        );
         json!({
             "case": self.case.id(),
-            "node": self.case.node(),
+            "node": node,
+            "heldByAnnotation": annotation,
+            "cordonedBy": marks.cordoned_by(node),
             "instanceId": self.case.instance_id(),
             "group": self.case.group(),
             "zone": self.case.zone(),

@@ -70,7 +70,7 @@ pub(super) fn drive(
     api_server: &ApiServer,
     until: SignedDuration,
 ) -> Result<Replayed, ReplayError> {
-    let mut environment = ReplayEnvironment::default();
+    let mut environment = ReplayEnvironment::new([&policy]);
     for input in inputs {
         environment.observe(input);
     }

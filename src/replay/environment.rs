@@ -13,8 +13,9 @@ use nodemend_domain::{
     audit_log::{Activity, ApiCall, CallAnswer, CallOutcome, Caller, CloudTrailEvent},
     control_plane_log::{self, ParsedEvent},
     group::{Group, Lifecycle},
-    ident::{ClusterName, GroupName, InstanceId, NodeUid, Zone},
+    ident::{AccountId, ClusterName, GroupName, InstanceId, NodeUid, Zone},
     observation::{Deleter, Observation, StatusWriter, What},
+    policy::Policy,
     report::Report,
 };
 use nodemend_ports::{
@@ -49,6 +50,8 @@ pub(crate) enum FleetChange {
 pub(crate) struct ReplayEnvironment {
     /// The cluster of events that name none.
     pub(crate) cluster: Option<ClusterName>,
+    /// The cluster's account. What others report is not about its instances, whatever their ids. None, it may be any.
+    account: Option<AccountId>,
     /// Terminations, in the order of the events.
     fleet_changes: Vec<(Timestamp, FleetChange)>,
     /// When the cloud controller deleted the Nodes of instances.
@@ -66,6 +69,20 @@ pub(crate) struct ReplayEnvironment {
 }
 
 impl ReplayEnvironment {
+    /// Of a cluster with these policies.
+    pub(crate) fn new<'p>(policies: impl IntoIterator<Item = &'p Policy>) -> Self {
+        let mut accounts = policies.into_iter().map(|policy| &policy.account);
+        let first = accounts.next().cloned().flatten();
+        Self {
+            account: first.filter(|first| accounts.all(|other| other.as_ref() == Some(first))),
+            ..Self::default()
+        }
+    }
+
+    fn is_of_other_account(&self, account: Option<&str>) -> bool {
+        self.account.as_ref().zip(account).is_some_and(|(ours, account)| ours.as_str() != account)
+    }
+
     /// Adds one input. Call it in the order of arrival.
     pub(crate) fn observe(&mut self, input: &Input) {
         match &input.payload {
@@ -84,9 +101,13 @@ impl ReplayEnvironment {
                 self.observe_message(group, message);
             }
             Payload::Event(value) => {
-                if let Ok(event) = AutoScalingEvent::read(value.to_string().as_bytes()) {
+                if let Ok((account, event)) = AutoScalingEvent::read_of_account(value.to_string().as_bytes())
+                    && !self.is_of_other_account(account.as_ref().map(AccountId::as_str))
+                {
                     self.observe_event(event);
                 }
+            }
+            Payload::CloudTrail(event) if self.is_of_other_account(event.recipient_account_id.as_deref()) => {
             }
             Payload::CloudTrail(event) => self.observe_call(event),
         }

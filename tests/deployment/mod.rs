@@ -12,22 +12,24 @@ use nodemend_aws::{
 };
 use nodemend_confirm::Confirmer;
 use nodemend_domain::{case::Case, sources::ClusterSources};
+use nodemend_intake::Intake;
 use nodemend_ports::{
     audit_log::AuditLog,
     clock::{Clock, VirtualClock},
     cloud::MemoryCloud,
     store::{CaseWrite, Commit, Store},
+    subscription::Decoder,
 };
 use nodemend_repair::{Explanation, Repairer};
 use nodemend_stack::dynamodb;
 use nodemend_testkit::{
     edit,
     fixture::{
-        INTERFACE_DOWN, caller, cloudtrail_event_of_record, cluster, fleet, group, instance, key, raised,
-        zone,
+        INTERFACE_DOWN, caller, cloudtrail_event_of_record, cluster, control_plane_payload, fleet, group,
+        instance, key, node_marked, raised, zone,
     },
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 type Item = std::collections::HashMap<String, AttributeValue>;
@@ -125,6 +127,15 @@ impl Deployment {
             let change = CaseWrite { case: &case, group: None, entries: &[] };
             assert_eq!(self.store.commit(change).await, Ok(Commit::Won));
         });
+    }
+
+    /// The API server logs that a user patched the Node object.
+    pub(crate) fn mark(&self, number: u64, user: &str, patch: &Value) {
+        let now = self.now();
+        let payload = control_plane_payload(&[node_marked(number, user, patch, now)]);
+        let intake = Intake::new(self.store.clone());
+        let result = self.runtime.block_on(intake.handle(&mut Decoder::new(), &payload, now)).expect("a result");
+        assert!(result.rejected.is_empty(), "{:?}", result.rejected);
     }
 
     fn repairer(&self) -> Repairer<DynamoStore, MemoryCloud, VirtualClock> {

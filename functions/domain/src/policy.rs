@@ -22,6 +22,7 @@ pub use self::{
 use crate::{
     condition::{ConditionType, RepairAction},
     ident::{AccountId, ClusterName, GroupName, NodeName},
+    node_marks::NodeHold,
     timestamp,
 };
 
@@ -123,6 +124,17 @@ pub enum NodeHolds {
     People,
     /// Nobody's: the annotation is ignored.
     None,
+}
+
+impl NodeHolds {
+    /// Whether such a hold holds its node.
+    pub fn heeds(self, hold: &NodeHold) -> bool {
+        match self {
+            Self::Any => true,
+            Self::People => hold.by_a_person,
+            Self::None => false,
+        }
+    }
 }
 
 /// Whether a repair needs its fault to be verified right before the call.

@@ -31,6 +31,9 @@ impl<'s, S: Store> Instances<'s, S> {
     /// nobody knows that, the one that has the node's name now. An agent can claim the name of any node: its claim counts
     /// only where the control plane has not given the name to another instance. Of several that claim it, one that has been
     /// terminated has it no longer.
+    ///
+    /// A kubelet that finds a Node object of its name goes on with it and creates none: once the instance that created the
+    /// object is gone, what is said of the object is about the one that was Ready on it.
     pub async fn of(&mut self, observation: &Observation) -> Result<Option<InstanceId>, StoreError> {
         if let Some(instance_id) = &observation.instance_id {
             self.note(observation, instance_id);
@@ -66,6 +69,7 @@ impl<'s, S: Store> Instances<'s, S> {
     async fn of_known(&self, observation: &Observation) -> Result<Option<InstanceId>, StoreError> {
         // A replacement can get the name of the old instance: the newest one whose case is open has it.
         let (mut by_name, mut claimed) = (None, None);
+        let (mut created_it, mut went_on_with_it) = (None, None);
         for instance_id in
             self.store.instances_of_node(self.cluster, &observation.node).await?.into_iter().rev()
         {
@@ -73,7 +77,10 @@ impl<'s, S: Store> Instances<'s, S> {
             let Some(case) = self.store.case(&key).await? else { continue };
             match (case.node_uid(), &observation.uid) {
                 (Some(known), Some(uid)) if known == uid => {
-                    return Ok(Some(key.instance_id));
+                    if case.closed().is_none() {
+                        return Ok(Some(key.instance_id));
+                    }
+                    created_it = Some(key.instance_id);
                 }
                 (Some(_), Some(_)) => {}
                 _ if case.closed().is_some() => {}
@@ -83,9 +90,17 @@ impl<'s, S: Store> Instances<'s, S> {
                         claimed = Some((ends, key.instance_id));
                     }
                 }
-                _ if case.node() == Some(&observation.node) => by_name = by_name.or(Some(key.instance_id)),
+                _ if case.node() == Some(&observation.node) => {
+                    if case.node_uid().is_none() && case.was_ready_by(observation.at) {
+                        went_on_with_it = went_on_with_it.or_else(|| Some(key.instance_id.clone()));
+                    }
+                    by_name = by_name.or(Some(key.instance_id));
+                }
                 _ => {}
             }
+        }
+        if created_it.is_some() {
+            return Ok(went_on_with_it.or(created_it));
         }
         Ok(by_name.or(claimed.map(|(_, instance_id)| instance_id)))
     }

@@ -12,7 +12,7 @@ use nodemend_testkit::{
         terminate, zone,
     },
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 const CLOUD_CONTROLLER: &str = "eks:cloud-controller-manager";
 const NODE_MANAGER: &str = "eks:node-manager";
@@ -124,6 +124,68 @@ fn a_pending_instance_is_not_closed_by_the_end_of_an_older_node_of_its_name() {
     deployment.deliver_line(node_controller_unknown(1, minutes(10)), minutes(10));
     deployment.run_until(minutes(600));
     assert_eq!(deployment.cloud.calls(), [terminate(1)]);
+}
+
+/// A line of the control-plane audit log: the kubelet of this instance registers the Node object of node 1, or writes to
+/// the one that is there.
+fn kubelet_of_node_1(number: u64, write: &str, written: Timestamp) -> String {
+    let conditions =
+        json!({ "conditions": [{ "type": "Ready", "status": "True", "reason": "KubeletReady" }] });
+    let (verb, subresource, code) =
+        if write == "create" { ("create", None, 201) } else { ("patch", Some("status"), 200) };
+    let line = json!({
+        "kind": "Event", "stage": "ResponseComplete", "verb": verb, "requestURI": "/api/v1/nodes",
+        "user": { "username": format!("system:node:{}", node(1)), "extra": { "sessionName": [instance(number)] } },
+        "objectRef": { "resource": "nodes", "name": node(1), "subresource": subresource },
+        "requestObject": { "metadata": { "name": node(1) }, "status": conditions },
+        "responseObject": { "metadata": { "uid": "518ba070-154e-4400-883a-77a44a075bd0" } },
+        "responseStatus": { "code": code }, "stageTimestamp": written.to_string(),
+    });
+    line.to_string()
+}
+
+/// Instance 1 registered the Node object, and was scaled in. Instance 2 got its name: its kubelet found the Node object,
+/// and went on with it. Then the cloud controller deletes that object, of an instance that is gone.
+fn object_of_another() -> Deployment {
+    let deployment = Deployment::new(3, policy_with_limit(1));
+    deployment.deliver_line(kubelet_of_node_1(1, "create", at(0)), at(0));
+    deployment.cloud.change(|fleet| fleet.leave(&instance(1)));
+    let ctx = deployment.transition();
+    deployment.change(1, |case| {
+        let _ = case.record_departure(minutes(5), "it was scaled in", &ctx);
+    });
+    deployment.run_until(minutes(6));
+    assert!(deployment.case(1).closed().is_some());
+    deployment
+}
+
+fn object_deleted(written: Timestamp) -> String {
+    let mut line: Value = serde_json::from_str(&deleted_by(CLOUD_CONTROLLER, 1, written)).expect("JSON");
+    line["responseStatus"]["details"] = json!({ "uid": "518ba070-154e-4400-883a-77a44a075bd0" });
+    line.to_string()
+}
+
+#[test]
+fn a_node_that_went_on_with_the_object_of_an_older_instance_is_missing_when_that_is_deleted() {
+    let deployment = object_of_another();
+    deployment.deliver_line(kubelet_of_node_1(2, "patch", minutes(8)), minutes(8));
+    deployment.deliver_line(object_deleted(minutes(10)), minutes(10));
+    deployment.run_until(minutes(40) - SignedDuration::from_millis(1));
+    let [fault] = deployment.faults(2, minutes(15)).try_into().expect("one fault");
+    assert_eq!((fault.reason.as_str(), fault.since), ("NodeDeleted", minutes(10)));
+    assert_eq!(deployment.cloud.calls(), []);
+    deployment.run_until(minutes(40));
+    assert_eq!(deployment.cloud.calls(), [terminate(2)]);
+}
+
+#[test]
+fn a_node_that_registers_after_the_object_of_an_older_instance_was_deleted_is_not_missing() {
+    let deployment = object_of_another();
+    deployment.deliver_line(kubelet_of_node_1(2, "patch", minutes(12)), minutes(12));
+    // Written before, and late.
+    deployment.deliver_line(object_deleted(minutes(10)), minutes(15));
+    deployment.run_until(minutes(240));
+    assert_eq!((deployment.cloud.calls(), deployment.faults(2, minutes(20))), (vec![], vec![]));
 }
 
 /// Node 1 is closed after five minutes, as another principal's call would do.

@@ -230,6 +230,11 @@ impl Case {
         Some(self.control_plane_history(condition)?.last_change()?.at)
     }
 
+    /// Whether its node is known to have been Ready by then.
+    pub fn was_ready_by(&self, at: Timestamp) -> bool {
+        self.ready_known_since().is_some_and(|since| since <= at)
+    }
+
     /// When the present Node object first became Ready, as far as is known.
     pub(super) fn ready_known_since(&self) -> Option<Timestamp> {
         self.control_plane_history(&ConditionType::Ready)?.first_healthy()

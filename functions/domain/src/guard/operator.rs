@@ -4,7 +4,7 @@ use super::{Block, Guard, GuardContext, block, group_name};
 use crate::{
     ident::NodeName,
     node_marks::{HOLD_ANNOTATION, NodeHold},
-    policy::{Hold, Mode, NodeHolds, next_opening},
+    policy::{Hold, Mode, next_opening},
     timestamp,
 };
 
@@ -50,12 +50,7 @@ pub(super) fn held(input: &GuardContext<'_>) -> Option<Block> {
 
 fn held_by_an_annotation(input: &GuardContext<'_>) -> Option<Block> {
     let hold = input.case.marks().hold(input.case.node()).filter(|hold| hold.until > input.now)?;
-    let heeded = match input.policy.node_holds {
-        NodeHolds::Any => true,
-        NodeHolds::People => hold.by_a_person,
-        NodeHolds::None => false,
-    };
-    if !heeded {
+    if !input.policy.node_holds.heeds(&hold) {
         return None;
     }
     let NodeHold { who, until, reason, .. } = hold;

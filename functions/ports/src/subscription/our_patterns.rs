@@ -21,10 +21,12 @@ pub const AGENT: &str = "{ $.v = 1 }";
 /// system patch without a status does not match, on purpose: their taints. Neither do dry runs, which the API server logs with code
 /// 200: only the query (most verbs) or the body (kubectl's DELETE) shows that it is one.
 ///
+/// A write has a response code at its last stage alone. A line that was shortened, as in examples, may lack its URI.
+///
 /// CloudWatch Logs takes 1,024 characters.
 pub const CONTROL_PLANE: &str = concat!(
-    r#"{ ($.objectRef.resource = "nodes") && ($.stage = "ResponseComplete") && ($.responseStatus.code < 300) && "#,
-    r#"($.requestURI != "*dryRun=*") && ($.requestObject.dryRun NOT EXISTS) && ("#,
+    r#"{ ($.objectRef.resource = "nodes") && ($.responseStatus.code < 300) && "#,
+    r#"(($.requestURI NOT EXISTS) || ($.requestURI != "*dryRun=*")) && ($.requestObject.dryRun NOT EXISTS) && ("#,
     r#"(($.objectRef.subresource NOT EXISTS) && (($.verb = "create") || ($.verb = "delete*") || "#,
     r#"($.verb = "update") || (($.verb = "patch") && "#,
     r#"(($.user.username != "system:*") || ($.user.username = "system:node:*"))))) || "#,
@@ -45,9 +47,8 @@ pub fn control_plane_matches(line: &str) -> bool {
         _ => false,
     };
     let carried_out = text("/objectRef/resource") == Some("nodes")
-        && text("/stage") == Some("ResponseComplete")
         && event.pointer("/responseStatus/code").and_then(Value::as_f64).is_some_and(|code| code < 300.0)
-        && differs("/requestURI", |uri| uri.contains("dryRun="))
+        && (!exists("/requestURI") || differs("/requestURI", |uri| uri.contains("dryRun=")))
         && !exists("/requestObject/dryRun");
     let verb = text("/verb").unwrap_or_default();
     let of_the_node = !exists("/objectRef/subresource")
