@@ -191,13 +191,19 @@ impl Driver {
                     let line = LogLine {
                         stream: batch.log_stream.to_string(),
                         timestamp: event.timestamp,
+                        ingested: event.timestamp,
                         message: event.message.to_string(),
                     };
                     cluster.add_line(&batch.log_group, line);
                 }
             }
             Payload::Log { group, stream, at, message } => {
-                let line = LogLine { stream: stream.clone(), timestamp: *at, message: message.clone() };
+                let line = LogLine {
+                    stream: stream.clone(),
+                    timestamp: *at,
+                    ingested: *at,
+                    message: message.clone(),
+                };
                 cluster.add_line(&self.log_group(group), line);
             }
             Payload::Event(_) | Payload::CloudTrail(_) => {}
@@ -213,7 +219,7 @@ impl Driver {
         if !stream.starts_with(AUDIT_STREAMS) {
             return None;
         }
-        let line = LogLine { stream: stream.clone(), timestamp: *at, message: String::new() };
+        let line = LogLine { stream: stream.clone(), timestamp: *at, ingested: *at, message: String::new() };
         self.cloud.cluster_state().add_line(&self.log_group(group), line);
         Some(stream.clone())
     }

@@ -112,7 +112,8 @@ impl MeteredDeployment {
             events: vec![LogEvent { id: "1".into(), timestamp: at, message: line.into() }],
             rejected: Vec::new(),
         };
-        let logged = LogLine { stream: stream.to_owned(), timestamp: at, message: line.to_owned() };
+        let logged =
+            LogLine { stream: stream.to_owned(), timestamp: at, ingested: at, message: line.to_owned() };
         self.cloud.cluster_state().add_line(group, logged);
         let intake = Intake::new(self.store.clone());
         let taken = intake.take(batch, at).await.expect("taken in");

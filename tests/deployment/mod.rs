@@ -134,7 +134,8 @@ impl Deployment {
         let now = self.now();
         let payload = control_plane_payload(&[node_marked(number, user, patch, now)]);
         let intake = Intake::new(self.store.clone());
-        let result = self.runtime.block_on(intake.handle(&mut Decoder::new(), &payload, now)).expect("a result");
+        let result =
+            self.runtime.block_on(intake.handle(&mut Decoder::new(), &payload, now)).expect("a result");
         assert!(result.rejected.is_empty(), "{:?}", result.rejected);
     }
 

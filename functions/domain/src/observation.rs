@@ -33,12 +33,18 @@ pub struct Observation {
 impl Observation {
     /// Whether it shows a node that is up: its kubelet registers, or Ready is healthy.
     pub fn shows_ready(&self) -> bool {
+        matches!(self.what, What::Registered { .. }) || self.becomes_ready()
+    }
+
+    /// Whether it has a healthy Ready.
+    pub fn becomes_ready(&self) -> bool {
         let ready = |observed: &ObservedCondition| {
             observed.condition == ConditionType::Ready && observed.health == Health::Healthy
         };
         match &self.what {
-            What::Registered { .. } => true,
-            What::Conditions { conditions, .. } => conditions.iter().any(ready),
+            What::Registered { conditions } | What::Conditions { conditions, .. } => {
+                conditions.iter().any(ready)
+            }
             What::Created { .. } | What::Deleted { .. } | What::Marked { .. } => false,
         }
     }

@@ -141,8 +141,10 @@ pub struct LogPage {
 pub struct LogLine {
     /// Its stream.
     pub stream: String,
-    /// When it was written.
+    /// When it was written, by the clock of who wrote it.
     pub timestamp: Timestamp,
+    /// When CloudWatch Logs received it.
+    pub ingested: Timestamp,
     /// The line.
     pub message: String,
 }

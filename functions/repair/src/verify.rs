@@ -238,11 +238,14 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         let (mut pages, mut lines) = (reader.pages(&query), Vec::new());
         let result = loop {
             match pages.next().await {
-                Ok(Some(page)) => lines.extend(page.into_iter().map(|line| line.message)),
+                Ok(Some(page)) => lines.extend(page),
                 Ok(None) => break VerificationResult::FaultPresent,
                 Err(error) => break VerificationResult::NotVerified(chain(&error)),
             }
         };
+        // Its clock may have stepped since it wrote the first of them.
+        lines.sort_by_key(|line| line.ingested);
+        let lines: Vec<_> = lines.into_iter().map(|line| line.message).collect();
         Reading {
             at: reader.begun(),
             by: VerifiedBy::AgentLog,

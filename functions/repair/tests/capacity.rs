@@ -74,6 +74,24 @@ fn a_replacement_counts_when_its_node_is_ready() {
 }
 
 #[test]
+fn a_replacement_counts_whose_ready_line_comes_after_its_own_case_has_ended() {
+    let deployment = replacement_never_ready();
+    deployment.run_until(minutes(40));
+    let ctx = deployment.transition();
+    deployment.cloud.change(|fleet| fleet.leave(&instance(21)));
+    deployment.change(21, |case| {
+        let _ = case.record_departure(minutes(41), "it was scaled in", &ctx);
+    });
+    deployment.run_until(minutes(45));
+    assert!(deployment.case(21).closed().is_some());
+    deployment.deliver_line(kubelet_ready(21, minutes(35), "True"), minutes(50));
+    deployment.run_until(minutes(95));
+    let published = deployment.published(Step::Closed, 1);
+    assert!(published[0].contains("replaced by"), "{published:?}");
+    assert_eq!(deployment.group().failures(), 0);
+}
+
+#[test]
 fn a_replacement_counts_whose_ready_line_is_late_and_that_is_unhealthy_again() {
     let deployment = replacement_never_ready();
     deployment.deliver_line(kubelet_ready(21, minutes(40), "False"), minutes(40));

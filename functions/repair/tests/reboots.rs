@@ -84,6 +84,24 @@ fn after_a_slow_reboot_the_agent_gets_the_settling_time_to_report_from_the_new_b
 }
 
 #[test]
+fn after_a_slow_reboot_the_kubelet_gets_the_settling_time_to_post_from_the_new_boot() {
+    for posts in [true, false] {
+        let deployment = rebooting();
+        deployment.deliver_line(node_controller_unknown(1, minutes(12)), minutes(12));
+        deployment.clock.advance_to(minutes(24));
+        deployment.report(cleared(1, GPU_ERROR, minutes(24)).boot(2).seq(2));
+        deployment.run_until(minutes(34) - SignedDuration::from_secs(1));
+        assert_eq!(deployment.cloud.calls(), [reboot(1)]);
+        if posts {
+            kubelet_ready(&deployment, 2, minutes(33));
+        }
+        deployment.run_until(minutes(60));
+        let calls = deployment.cloud.calls();
+        assert_eq!(calls.contains(&terminate(1)), !posts, "{calls:?}");
+    }
+}
+
+#[test]
 fn a_reboot_without_effect_is_followed_by_a_replacement() {
     let deployment = rebooting();
     deployment.clock.advance_to(minutes(12));

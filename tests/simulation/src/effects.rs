@@ -14,6 +14,7 @@ use crate::{
     events::{Content, Delivery, Event},
     messages::{self, LogLine},
     oracle::node::{Fact, Node},
+    other_clusters,
     plan::{Unmanaged, is_long},
 };
 
@@ -24,6 +25,20 @@ pub(crate) fn seconds(seconds: i64) -> SignedDuration {
 impl Environment {
     /// Creates the groups with their first nodes.
     pub(crate) fn create_fleet(&mut self) {
+        let groups = self.groups();
+        let launched = self.now - SignedDuration::from_hours(48);
+        self.cloud.change(|fleet| {
+            for group in groups {
+                for member in &group.members {
+                    fleet.set_launched(member.instance_id.clone(), launched);
+                }
+                fleet.add_group(group);
+            }
+        });
+    }
+
+    /// The groups as they are at the start.
+    pub(crate) fn groups(&self) -> Vec<Group> {
         let plan = self.plan.clone();
         let oracle = self.oracle.lock();
         let group = |(number, group): (usize, &crate::plan::GroupPlan)| Group {
@@ -43,16 +58,7 @@ impl Environment {
             eks_repair_enabled: group.unmanaged == Some(Unmanaged::EksRepairEnabled),
             desired_capacity: None,
         };
-        let groups: Vec<Group> = plan.groups.iter().enumerate().map(group).collect();
-        let launched = self.now - SignedDuration::from_hours(48);
-        self.cloud.change(|fleet| {
-            for group in groups {
-                for member in &group.members {
-                    fleet.set_launched(member.instance_id.clone(), launched);
-                }
-                fleet.add_group(group);
-            }
-        });
+        plan.groups.iter().enumerate().map(group).collect()
     }
 
     /// Sets wrong clocks, and starts all agents where a long outage of the filter would make them silent.
@@ -102,7 +108,11 @@ impl Environment {
             self.oracle.lock().trace(|| text);
         }
         if self.rng.happens(self.rates.other_account) {
-            let other = messages::of_other_account(&line);
+            let other = other_clusters::line_of_other_account(&line);
+            self.send(Content::Log(Arc::new(other)), true);
+        }
+        if self.rng.happens(self.rates.second_cluster) {
+            let other = other_clusters::line_of_second_cluster(&line);
             self.send(Content::Log(Arc::new(other)), true);
         }
         let line = Arc::new(line);
@@ -142,8 +152,8 @@ impl Environment {
 
     /// An event of EventBridge, which delivers at least once, mostly.
     pub(crate) fn event(&mut self, bytes: Vec<u8>, facts: Vec<(usize, Fact)>) {
-        if self.rng.happens(self.rates.other_account) {
-            let other = messages::event_of_other_account(&bytes);
+        if self.rng.happens(self.rates.other_account.max(self.rates.second_cluster)) {
+            let other = other_clusters::event_of_other_account(&bytes);
             self.send(Content::Bytes(other, Vec::new()), true);
         }
         if self.rng.happens(self.rates.lost_events) {

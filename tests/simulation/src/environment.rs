@@ -59,6 +59,7 @@ pub(crate) struct FaultRates {
     pub(crate) lost_events: u64,
     pub(crate) drains: u64,
     pub(crate) other_account: u64,
+    pub(crate) second_cluster: u64,
     pub(crate) repair_runs: u64,
     pub(crate) failed_launches: u64,
     pub(crate) audit_log: u64,
@@ -75,6 +76,8 @@ pub(crate) struct Environment {
     pub(crate) now: Timestamp,
     pub(crate) store: MemoryStore,
     pub(crate) cloud: MemoryCloud,
+    /// The account of the second cluster, if one is served.
+    pub(crate) second: Option<MemoryCloud>,
     pub(crate) oracle: SharedOracle,
     pub(crate) cluster: ClusterName,
     pub(crate) rng: Rng,
@@ -120,6 +123,7 @@ impl Environment {
         let mut environment = Self {
             store: MemoryStore::with_policy(plan.policy(&Settings::of(&plan, &[]))),
             cloud: MemoryCloud::new(clock.clone(), fixture::caller(), Fleet::default()),
+            second: None,
             oracle: SharedOracle::new(Oracle::new(plan.clone(), &options)),
             cluster: fixture::cluster(),
             now: plan.start,
@@ -276,7 +280,7 @@ impl Environment {
             let (process, faults, sleep) = self.process(Vec::new());
             let skew = self.skew();
             let (store, cloud) = self.ports(process, &faults, skew, &sleep);
-            let (clock, sleeper) = (self.clock.clone(), sleep.clone());
+            let (clock, sleeper, oracle) = (self.clock.clone(), sleep.clone(), self.oracle.clone());
             let repairer = Repairer::new(store, cloud, SkewedClock { clock: self.clock.clone(), skew });
             let end = self.now + RUN_LENGTH + skew;
             let work = async move {
@@ -285,6 +289,9 @@ impl Environment {
                 };
                 let mut failure = None;
                 let report = |run: &nodemend_repair::RunReport| {
+                    for event in &run.repair_events {
+                        oracle.lock().trace(|| format!("  {}: {}", event.instance_id, event.detail));
+                    }
                     failure = failure.take().or_else(|| run.failures.first().map(|failure| chain(failure)));
                 };
                 repairer.run_until(end, wait, report).await.map_err(|error| error.to_string())?;
@@ -330,6 +337,7 @@ impl Environment {
                 }
                 let fate = rng.pick(&Fate::BAD);
                 let mut oracle = shared.lock();
+                oracle.fails(process);
                 oracle.trace(|| format!("  process {process}: {fate:?}"));
                 oracle.fault();
                 fate
@@ -356,6 +364,8 @@ impl Environment {
         let store = WatchedStore { store: self.store.clone(), oracle: self.oracle.clone(), process };
         let cloud = WatchedAws {
             cloud: self.cloud.clone(),
+            second: self.second.clone(),
+            is_second: false,
             clock: self.clock.clone(),
             oracle: self.oracle.clone(),
             process,

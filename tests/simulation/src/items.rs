@@ -52,6 +52,9 @@ pub(crate) enum Item {
     LostEvents(u64),
     /// Another account has a cluster, groups and nodes of the same names, and sends so many of a thousand lines and events too.
     OtherAccount(u64),
+    /// A second cluster is served, in another account, with nodes and groups of the same names. So many of a thousand lines
+    /// and events happen there, too.
+    SecondCluster(u64),
     /// So many of a thousand terminations are held until the node is drained.
     Drains(u64),
     /// A person tries out the deletion of a Node object.
@@ -76,6 +79,8 @@ pub(crate) enum Item {
     ThrottledReads(u64),
     /// A line of a log group can be read only so many seconds after it was written.
     IndexLag(u64),
+    /// EC2 does not know an instance for so many seconds after its launch.
+    Ec2Lag(u64),
     /// All reads of the cluster's state fail for a while.
     ReadsFail { how: Failing, from: Timestamp, until: Timestamp },
     /// The reconcile function runs every five minutes, until the calm.

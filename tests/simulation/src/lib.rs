@@ -19,6 +19,7 @@ mod messages;
 mod node_failures;
 mod operator;
 mod oracle;
+mod other_clusters;
 mod plan;
 mod policy;
 mod ports;

@@ -25,8 +25,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct LogLine {
     /// The account of its log group.
-    owner: &'static str,
-    log_group: &'static str,
+    pub(crate) owner: &'static str,
+    pub(crate) log_group: &'static str,
     pub(crate) log_stream: String,
     pub(crate) at: Timestamp,
     pub(crate) message: String,
@@ -46,27 +46,6 @@ impl LogLine {
             rejected: Vec::new(),
         }
     }
-}
-
-/// Another account, whose cluster, groups and nodes have the names of ours.
-const OTHER_ACCOUNT: &str = "210987654321";
-
-/// The id that an instance of the other account has where ours has this one.
-fn id_of_other(text: &str) -> String {
-    text.replace("i-0", "i-f")
-}
-
-/// The same line of the other account's instance.
-pub(crate) fn of_other_account(line: &LogLine) -> LogLine {
-    let log_stream = id_of_other(&line.log_stream);
-    let (at, log_group, message) = (line.at, line.log_group, id_of_other(&line.message));
-    LogLine { owner: OTHER_ACCOUNT, log_group, log_stream, at, message, facts: Vec::new() }
-}
-
-/// The same event of the other account's instance.
-pub(crate) fn event_of_other_account(bytes: &[u8]) -> Vec<u8> {
-    let text = id_of_other(&String::from_utf8_lossy(bytes)).replace(ACCOUNT, OTHER_ACCOUNT);
-    format!("{{\"account\":\"{OTHER_ACCOUNT}\",{}", text.strip_prefix('{').unwrap_or("}")).into_bytes()
 }
 
 fn state(node: &Node, number: usize, at: Timestamp, seq: u64) -> (ConditionState<'static>, AgentFact) {

@@ -9,6 +9,7 @@ use nodemend_domain::{
 use crate::{
     environment::Environment,
     events::Event,
+    other_clusters,
     plan::{HoldScope, Item},
     policy::Settings,
 };
@@ -179,6 +180,12 @@ impl Environment {
                 Item::Redriven(rate) => self.rates.redriven = *rate,
                 Item::LostEvents(rate) => self.rates.lost_events = *rate,
                 Item::OtherAccount(rate) => self.rates.other_account = *rate,
+                Item::SecondCluster(rate) => {
+                    self.rates.second_cluster = *rate;
+                    let policy = plan.policy(&Settings::of(&plan, &[]));
+                    let (clock, groups) = (self.clock.clone(), self.groups());
+                    self.second = Some(other_clusters::serve_second(clock, &self.store, policy, groups));
+                }
                 Item::Drains(rate) => self.rates.drains = *rate,
                 Item::ScalesOut { group, at } => self.at(*at, Event::ScalesOut(*group)),
                 Item::DryRun { node, at } => self.at(*at, Event::DryRun(*node)),
@@ -198,6 +205,10 @@ impl Environment {
                 Item::IndexLag(seconds) => {
                     let lag = i64::try_from(*seconds).unwrap_or(0);
                     self.oracle.lock().reading.lag = SignedDuration::from_secs(lag);
+                }
+                Item::Ec2Lag(seconds) => {
+                    let lag = i64::try_from(*seconds).unwrap_or(0);
+                    self.oracle.lock().reading.ec2_lag = SignedDuration::from_secs(lag);
                 }
                 Item::Reconciles => {
                     let first = self.rng.seconds(0, 300);

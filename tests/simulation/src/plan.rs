@@ -261,5 +261,8 @@ impl Plan {
             let how = rng.pick(&[Failing::Denied, Failing::Throttled, Failing::Unavailable]);
             self.items.push(Item::ReadsFail { how, from, until });
         }
+        if rng.happens(100) {
+            self.items.push(Item::Ec2Lag(rng.pick(&[5, 60, 600])));
+        }
     }
 }

@@ -82,6 +82,9 @@ impl Plan {
         if rng.happens(150) {
             self.items.push(Item::Drains(rng.pick(&[300, 1_000])));
         }
+        if rng.happens(60) {
+            self.items.push(Item::SecondCluster(rng.pick(&[500, 1_000])));
+        }
     }
 
     /// The policy of this cluster.

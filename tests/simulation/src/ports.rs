@@ -23,13 +23,15 @@ use nodemend_ports::{
     store::{CaseKey, CaseWrite, Commit, MemoryStore, Store, StoreError},
 };
 
-use nodemend_testkit::fixture::AUDIT_STREAM;
+use nodemend_testkit::fixture::{self, AUDIT_STREAM};
 
 use crate::{
     oracle::{
         Oracle,
         node::{Fact, Node},
+        reads::Reads,
     },
+    other_clusters,
     reading::{self, Access},
     tasks::{self, Sleep},
 };
@@ -56,11 +58,20 @@ pub(crate) struct WatchedStore {
     pub(crate) process: usize,
 }
 
+impl WatchedStore {
+    /// Tells the oracle what was read of our cluster.
+    fn note(&self, cluster: &ClusterName, change: impl FnOnce(&mut Reads, u64)) {
+        if *cluster == fixture::cluster() {
+            self.oracle.lock().read(self.process, change);
+        }
+    }
+}
+
 impl Store for WatchedStore {
     async fn case(&self, key: &CaseKey) -> Result<Option<Box<Case>>, StoreError> {
         let case = self.store.case(key).await?;
         let version = case.as_ref().map_or(0, |case| case.version());
-        self.oracle.lock().read(self.process, |reads, order| reads.case(&key.instance_id, version, order));
+        self.note(&key.cluster, |reads, order| reads.case(&key.instance_id, version, order));
         Ok(case)
     }
 
@@ -90,15 +101,13 @@ impl Store for WatchedStore {
 
     async fn unhealthy_nodes(&self, cluster: &ClusterName) -> Result<Vec<UnhealthyNode>, StoreError> {
         let unhealthy_nodes = self.store.unhealthy_nodes(cluster).await?;
-        self.oracle
-            .lock()
-            .read(self.process, |reads, order| reads.unhealthy_nodes.push((unhealthy_nodes.clone(), order)));
+        self.note(cluster, |reads, order| reads.unhealthy_nodes.push((unhealthy_nodes.clone(), order)));
         Ok(unhealthy_nodes)
     }
 
     async fn group(&self, cluster: &ClusterName, name: &GroupName) -> Result<GroupState, StoreError> {
         let state = self.store.group(cluster, name).await?;
-        self.oracle.lock().read(self.process, |reads, order| {
+        self.note(cluster, |reads, order| {
             reads.states.insert(name.clone(), (state.clone(), order));
         });
         Ok(state)
@@ -107,6 +116,9 @@ impl Store for WatchedStore {
     async fn commit(&self, change: CaseWrite<'_>) -> Result<Commit, StoreError> {
         let (case, group, entries) = (change.case, change.group, change.entries);
         let commit = self.store.commit(CaseWrite { case, group, entries }).await?;
+        if *case.cluster() != fixture::cluster() {
+            return Ok(commit);
+        }
         match commit {
             Commit::Won => self.oracle.lock().written(self.process, case, group, entries),
             Commit::Lost => {
@@ -119,7 +131,7 @@ impl Store for WatchedStore {
 
     async fn put_group(&self, group: &GroupState) -> Result<Commit, StoreError> {
         let commit = self.store.put_group(group).await?;
-        if commit == Commit::Won {
+        if commit == Commit::Won && *group.cluster() == fixture::cluster() {
             self.oracle.lock().launch_written(self.process, group);
         }
         Ok(commit)
@@ -127,13 +139,13 @@ impl Store for WatchedStore {
 
     async fn policy(&self, cluster: &ClusterName) -> Result<Option<Arc<Policy>>, StoreError> {
         let policy = self.store.policy(cluster).await?;
-        self.oracle.lock().read(self.process, |reads, _| reads.policy = Some(policy.clone()));
+        self.note(cluster, |reads, _| reads.policy = Some(policy.clone()));
         Ok(policy)
     }
 
     async fn holds(&self, cluster: &ClusterName) -> Result<Vec<Hold>, StoreError> {
         let holds = self.store.holds(cluster).await?;
-        self.oracle.lock().read(self.process, |reads, order| reads.holds.push((holds.clone(), order)));
+        self.note(cluster, |reads, order| reads.holds.push((holds.clone(), order)));
         Ok(holds)
     }
 
@@ -160,8 +172,10 @@ impl AuditLog for WatchedStore {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Read {
     Api,
-    /// Lines of a log group, and its streams.
+    /// Lines of the control plane's log group, and its streams.
     Lines,
+    /// Lines of the node's agent.
+    Agent,
     /// The requests of kubelets.
     Kubelets,
 }
@@ -170,6 +184,10 @@ enum Read {
 #[derive(Clone)]
 pub(crate) struct WatchedAws {
     pub(crate) cloud: MemoryCloud,
+    /// The account of the second cluster, if one is served.
+    pub(crate) second: Option<MemoryCloud>,
+    /// That is the account that it acts in.
+    pub(crate) is_second: bool,
     pub(crate) clock: VirtualClock,
     pub(crate) oracle: SharedOracle,
     pub(crate) process: usize,
@@ -186,6 +204,11 @@ impl WatchedAws {
 
     /// Waits for an answer, and says why there is none, if there is none.
     async fn answer(&self, what: &str, of: Read) -> Result<(), ReadError> {
+        if self.is_second {
+            return Err(ReadError::NotConfigured(format!(
+                "there is no access to {what} of the second cluster"
+            )));
+        }
         let delay = {
             let mut oracle = self.oracle.lock();
             // A verification whose read of EC2 fails begins here.
@@ -216,6 +239,7 @@ impl WatchedAws {
         let Some(number) = self.number() else { return };
         oracle.verified(self.process, number, |verified| match of {
             Read::Kubelets => verified.kubelets_failed = failed,
+            Read::Agent => verified.agent_failed = Some(failed),
             Read::Api | Read::Lines => verified.failed = failed,
         });
     }
@@ -243,9 +267,13 @@ impl ClusterReader for WatchedAws {
     }
 
     async fn nodes(&self, _: &ClusterName, consistency: Consistency) -> Result<Vec<NodeSnapshot>, ReadError> {
-        let begun = self.clock.now() + self.skew;
+        let mut begun = self.clock.now() + self.skew;
         self.answer("the Kubernetes API", Read::Api).await?;
         let mut oracle = self.oracle.lock();
+        if oracle.is_reconciling(self.process) {
+            // It may have stalled since it noted the time of this read.
+            begun = begun.min(oracle.began(self.process) + self.skew);
+        }
         self.found(&mut oracle, begun);
         if oracle.is_reconciling(self.process) {
             for number in 0..oracle.nodes.len() {
@@ -265,6 +293,7 @@ impl ClusterReader for WatchedAws {
     async fn log_page(&self, query: &LogQuery, next: Option<&str>) -> Result<LogPage, ReadError> {
         let of = match query.lines {
             Lines::RequestsOfKubelets(_) => Read::Kubelets,
+            Lines::All | Lines::Subscribed if matches!(query.streams, Streams::Named(_)) => Read::Agent,
             Lines::All | Lines::Subscribed => Read::Lines,
         };
         self.answer(&query.group, of).await?;
@@ -300,17 +329,19 @@ impl ClusterReader for WatchedAws {
         let (page, facts) = oracle.reading.page(query, next, now, named);
         if oracle.is_reconciling(self.process) {
             for (number, fact) in facts {
-                oracle.learn(self.process, number, fact, now + self.skew);
+                let began = oracle.began(self.process) + self.skew;
+                oracle.learn(self.process, number, fact, query.until.min(began));
             }
             return Ok(page);
         }
         match named {
             None => oracle.share(self.process, &facts, query.until),
             Some(number) => {
-                oracle.verified(self.process, number, |verified| verified.failed = false);
+                oracle.verified(self.process, number, |verified| verified.agent_failed = Some(false));
                 for (_, fact) in facts.into_iter().filter(|(of, _)| *of == number) {
                     oracle.verified(self.process, number, |verified| verified.read_line(&fact));
-                    oracle.learn(self.process, number, fact, query.until);
+                    let began = oracle.began(self.process) + self.skew;
+                    oracle.learn(self.process, number, fact, query.until.min(began));
                 }
             }
         }
@@ -325,8 +356,13 @@ impl ClusterReader for WatchedAws {
 
 impl Cloud for WatchedAws {
     async fn in_account(&self, account: Option<&AccountId>) -> Result<Self, CloudError> {
-        let cloud = self.cloud.in_account(account).await?;
-        Ok(Self { cloud, node: Arc::default(), ..self.clone() })
+        let second = self.second.clone().filter(|_| account == Some(&other_clusters::other_account()));
+        let is_second = second.is_some();
+        let cloud = match second {
+            Some(second) => second,
+            None => self.cloud.in_account(account).await?,
+        };
+        Ok(Self { cloud, is_second, node: Arc::default(), ..self.clone() })
     }
 
     async fn describe_instances(
@@ -334,6 +370,9 @@ impl Cloud for WatchedAws {
         instances: &[InstanceId],
     ) -> Result<Vec<InstanceLocation>, CloudError> {
         let found = self.cloud.describe_instances(instances).await?;
+        if self.is_second {
+            return Ok(found);
+        }
         if let [instance] = instances {
             *self.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(Node::number(instance));
         }
@@ -347,6 +386,9 @@ impl Cloud for WatchedAws {
 
     async fn group(&self, name: &GroupName) -> Result<Option<Arc<Group>>, CloudError> {
         let group = self.cloud.group(name).await?;
+        if self.is_second {
+            return Ok(group);
+        }
         self.oracle.lock().read(self.process, |reads, order| {
             reads.groups.insert(name.clone(), (group.clone(), order));
         });
@@ -355,6 +397,9 @@ impl Cloud for WatchedAws {
 
     async fn cluster(&self, name: &ClusterName) -> Result<Arc<ClusterFacts>, CloudError> {
         let facts = self.cloud.cluster(name).await?;
+        if self.is_second {
+            return Ok(facts);
+        }
         self.oracle
             .lock()
             .read(self.process, |reads, order| reads.cluster_facts.push((facts.clone(), order)));
@@ -362,10 +407,20 @@ impl Cloud for WatchedAws {
     }
 
     async fn instance_status(&self, instance_id: &InstanceId) -> Result<Option<InstanceStatus>, CloudError> {
+        if self.is_second {
+            return self.cloud.instance_status(instance_id).await;
+        }
         // A verification asks for this first, and then reads the state of the node.
         let number = Node::number(instance_id);
         *self.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(number);
-        self.oracle.lock().begins_to_verify(self.process, number);
+        {
+            let mut oracle = self.oracle.lock();
+            oracle.begins_to_verify(self.process, number);
+            let known_from = oracle.nodes[number].launched.map(|launched| launched + oracle.reading.ec2_lag);
+            if known_from.is_some_and(|from| self.clock.now() < from) {
+                return Ok(None);
+            }
+        }
         self.cloud.instance_status(instance_id).await
     }
 
@@ -374,6 +429,13 @@ impl Cloud for WatchedAws {
     }
 
     async fn call(&self, call: &ApiCall) -> CallAnswer {
+        if other_clusters::is_of_other(call.instance_id()) != self.is_second {
+            let what = format!("{} of {}", call.event_name(), call.instance_id());
+            self.oracle.lock().violation("a call in another cluster's account", what);
+        }
+        if self.is_second {
+            return self.cloud.call(call).await;
+        }
         let aws_error = self.oracle.lock().arrives(self.process, call);
         let answer = match aws_error {
             Some((code, number)) => CallAnswer {

@@ -51,6 +51,8 @@ pub(crate) struct Reading {
     pub(crate) slow: u64,
     /// A line can be found only so long after it was written.
     pub(crate) lag: SignedDuration,
+    /// For how long EC2 does not know a new instance.
+    pub(crate) ec2_lag: SignedDuration,
     rng: Rng,
     pub(crate) agents: Vec<Arc<LogLine>>,
     pub(crate) control_plane: Vec<Arc<LogLine>>,
@@ -64,6 +66,7 @@ impl Reading {
             throttled: 0,
             slow: 0,
             lag: SignedDuration::from_secs(1),
+            ec2_lag: SignedDuration::ZERO,
             rng: Rng::of(seed, 4),
             agents: Vec::new(),
             control_plane: Vec::new(),
@@ -115,6 +118,7 @@ impl Reading {
         let as_read = |line: &&Arc<LogLine>| Line {
             stream: line.log_stream.clone(),
             timestamp: line.at,
+            ingested: line.at,
             message: line.message.clone(),
         };
         let lines = page.iter().map(as_read).collect();
@@ -124,14 +128,15 @@ impl Reading {
 
 /// A line that concerns no node: only its time matters.
 pub(crate) fn other_line(at: Timestamp) -> LogPage {
-    let line = Line { stream: AUDIT_STREAM.to_owned(), timestamp: at, message: "{}".to_owned() };
+    let line =
+        Line { stream: AUDIT_STREAM.to_owned(), timestamp: at, ingested: at, message: "{}".to_owned() };
     LogPage { lines: vec![line], next: None }
 }
 
 /// A request that a kubelet has made.
 pub(crate) fn request_of(node: &NodeName, at: Timestamp) -> Line {
     let message = format!("{{\"user\":{{\"username\":\"system:node:{node}\"}}}}");
-    Line { stream: AUDIT_STREAM.to_owned(), timestamp: at, message }
+    Line { stream: AUDIT_STREAM.to_owned(), timestamp: at, ingested: at, message }
 }
 
 /// The Node object of a node as the Kubernetes API returns it.

@@ -98,7 +98,12 @@ impl Deployment {
 
     /// Writes a line to a log group, without delivering it: a subscription loses lines, and verification reads them.
     pub fn write_line(&self, log_group: &str, log_stream: &str, written: Timestamp, line: &str) {
-        let line = LogLine { stream: log_stream.to_owned(), timestamp: written, message: line.to_owned() };
+        let line = LogLine {
+            stream: log_stream.to_owned(),
+            timestamp: written,
+            ingested: written,
+            message: line.to_owned(),
+        };
         self.cloud.cluster_state().add_line(log_group, line);
     }
 

@@ -70,8 +70,11 @@ fn pattern(lines: &Lines) -> Option<String> {
 }
 
 fn line(event: FilteredLogEvent) -> Option<LogLine> {
+    let timestamp = Timestamp::from_millisecond(event.timestamp?).ok()?;
+    let ingested = event.ingestion_time.and_then(|at| Timestamp::from_millisecond(at).ok());
     Some(LogLine {
-        timestamp: Timestamp::from_millisecond(event.timestamp?).ok()?,
+        timestamp,
+        ingested: ingested.unwrap_or(timestamp),
         stream: event.log_stream_name.unwrap_or_default(),
         message: event.message.unwrap_or_default(),
     })

@@ -26,10 +26,14 @@ impl Case {
     ) -> Vec<CaseEvent> {
         let mut events = Vec::new();
         let at = observation.at;
-        if self.is_about_the_end(observation)
-            || self.is_of_an_earlier_life(at)
-            || !self.is_of_this_node(observation)
-        {
+        if self.is_of_an_earlier_life(at) || !self.is_of_this_node(observation) {
+            return events;
+        }
+        if self.is_about_the_end(observation) {
+            // Another repair may await it: it joined, whatever became of it since.
+            if observation.becomes_ready() {
+                self.note_ready(at);
+            }
             return events;
         }
         self.account.clone_from(&policy.account);

@@ -154,12 +154,22 @@ impl Case {
 
     /// When a reboot has failed that did not cure the node by then. An agent that reported the fault, and has not reported
     /// from the new boot yet, gets the settling time for that from the first sign of the boot: a slow reboot would
-    /// otherwise leave it seconds.
+    /// otherwise leave it seconds. And so does the kubelet, unless the agent has reported from the new boot that the fault is
+    /// still there.
     pub fn reboot_failed_at(&self, repair: &Repair, policy: &Policy) -> Option<Timestamp> {
         let called = repair.effective_at()?;
         let timeout = called.checked_add(policy.reboot_timeout).ok()?;
+        let of_agent = repair.fault.source == Source::Agent;
+        let still_bad = |known: &Condition| match &known.state {
+            SourceState::Agent { latest, .. } => {
+                known.condition == repair.fault.condition && latest.read().health.is_bad()
+            }
+            SourceState::ControlPlane(_) => false,
+        };
         let unreported = self.boot.as_ref().filter(|boot| {
-            repair.fault.source == Source::Agent && boot.first_seen > called && boot.node_at.is_none()
+            let awaits_agent = of_agent && boot.node_at.is_none();
+            let awaits_kubelet = !boot.attested && !(of_agent && self.conditions.iter().any(still_bad));
+            boot.first_seen > called && (awaits_agent || awaits_kubelet)
         });
         let reported_by = unreported.and_then(|boot| boot.first_seen.checked_add(policy.settling_time).ok());
         Some(reported_by.map_or(timeout, |by| timeout.max(by)))

@@ -305,6 +305,13 @@ impl Case {
         self.note_known_ready();
     }
 
+    /// Notes that its node was Ready then, if that is news.
+    pub(super) fn note_ready(&mut self, at: Timestamp) {
+        if let Some(arrival) = self.arrival.as_mut().filter(|arrival| arrival.ready.is_none()) {
+            arrival.ready = Some(at);
+        }
+    }
+
     /// An arrival that is reported late may be of a node whose Ready is known already.
     pub(super) fn note_known_ready(&mut self) {
         let known = self.ready_known_since();

@@ -149,7 +149,7 @@ impl GroupCounts {
             group.members.iter().filter(|member| member.lifecycle == Lifecycle::OutOfService).count();
         let sick = members.intersection(&unhealthy).count();
         // The instance under repair is no longer a member: what stands for it is its replacement, or nothing yet.
-        let (mut replacing, mut awaited) = (0, 0);
+        let (mut replacing, mut awaited) = (0, 0_usize);
         for slot in state.slots().iter().filter(|slot| !members.contains(&slot.instance_id)) {
             match &slot.replacement {
                 Some(new) if members.contains(new) => replacing += usize::from(!unhealthy.contains(new)),
@@ -157,6 +157,12 @@ impl GroupCounts {
             }
         }
         let wanted = group.desired_capacity.map(|desired| desired.saturating_sub(set_aside));
+        // One that did not join is counted as what it is, and stands for a slot: it is matched with none.
+        let joins_not = |node: &&UnhealthyNode| {
+            members.contains(&node.instance_id)
+                && node.unhealthy_reason.reason.as_deref() == Some("FailedToJoin")
+        };
+        awaited = awaited.saturating_sub(counted.iter().filter(joins_not).count());
         let size = members.len().max(wanted.unwrap_or(members.len() + awaited));
         // A replacement that is launched and not matched yet is a member, and its slot still counts.
         let missing = (size - members.len()).max(awaited);

@@ -217,6 +217,7 @@ mod tests {
             let line = |second: &i64| LogLine {
                 stream: "a".to_owned(),
                 timestamp: at(*second),
+                ingested: at(*second),
                 message: String::new(),
             };
             let lines = self.pages[number].iter().map(line).collect();

@@ -142,7 +142,12 @@ impl ClusterReader for MemoryCluster {
             if lines.is_empty() && query.lines == Lines::All && known.iter().any(|line| of(line, query)) {
                 let timestamp = query.until - SignedDuration::from_millis(1);
                 let Streams::Named(stream) = &query.streams else { return Ok(LogPage::default()) };
-                lines.push(LogLine { stream: stream.clone(), timestamp, message: String::new() });
+                lines.push(LogLine {
+                    stream: stream.clone(),
+                    timestamp,
+                    ingested: timestamp,
+                    message: String::new(),
+                });
             }
         }
         Ok(LogPage { lines, next: None })

@@ -101,11 +101,8 @@ fn first_from(time: Timestamp) -> i128 {
 fn of_the_agents(number: i128) -> LogLine {
     let millis = i64::try_from(number * EVERY.as_millis()).expect("a time of a test");
     let stream = STREAMS[number.rem_euclid(3).unsigned_abs() as usize].to_owned();
-    LogLine {
-        stream,
-        timestamp: at(0) + SignedDuration::from_millis(millis),
-        message: "-".repeat(BYTES_A_LINE),
-    }
+    let written = at(0) + SignedDuration::from_millis(millis);
+    LogLine { stream, timestamp: written, ingested: written, message: "-".repeat(BYTES_A_LINE) }
 }
 
 impl ClusterReader for Aws {
@@ -138,7 +135,10 @@ impl ClusterReader for Aws {
                 Streams::Named(name) => name.clone(),
                 Streams::Prefix(_) => STREAMS[0].to_owned(),
             };
-            return Ok(LogPage { lines: vec![LogLine { stream, timestamp, message }], next: None });
+            return Ok(LogPage {
+                lines: vec![LogLine { stream, timestamp, ingested: timestamp, message }],
+                next: None,
+            });
         }
         assert_eq!(query.group, CONTROL_PLANE_LOGS);
         let from = next.map_or(query.from, |next| next.parse().expect("our own token"));

@@ -139,7 +139,7 @@ impl Oracle {
     /// Whether so many nodes are certainly unhealthy that one of [`COUNTED`] is why.
     fn certainly_lacks_room(&self, number: usize) -> bool {
         let (node, plan) = (&self.nodes[number], self.group_plan(number));
-        let here = |other: &&Node| other.exists() && !other.gone;
+        let here = |other: &&Node| other.exists() && !other.gone && !other.on_standby;
         let late = |other: &Node| other.join_deadline().is_some_and(|late| late <= self.now);
         let unhealthy = |other: &&Node| other.is_known_unhealthy() || other.stored.open || late(other);
         let count = |of: &dyn Fn(&&Node) -> bool| self.nodes.iter().filter(here).filter(of).count();
@@ -175,13 +175,13 @@ impl Oracle {
                 || node.join_deadline().is_some()
                 || node.is_touched() && self.known_conditions(other).iter().any(|known| known.bad)
         };
-        let (mut size, mut unhealthy, mut open) = (0, 0, 0);
+        let (mut size, mut unhealthy, mut open, mut awaited) = (0, 0, 0, 0);
         let (mut here, mut of_zone, mut silent) = (0, 0, 0);
         for (other, one) in members() {
             let counts = usize::from(one.is_touched() && may_count(other));
             let silent_too = one.stored.silent;
             silent += usize::from(silent_too);
-            let there = usize::from(!one.gone && !one.detached);
+            let there = usize::from(!one.gone && !one.detached && !one.on_standby);
             if one.zone == node.zone {
                 of_zone += there;
                 here += counts;
@@ -189,6 +189,7 @@ impl Oracle {
             if one.group == node.group {
                 size += there;
                 unhealthy += counts;
+                awaited += usize::from(one.gone && one.stored.open);
             }
         }
         // A slot may be kept by a node that is gone already.
@@ -198,11 +199,13 @@ impl Oracle {
             .enumerate()
             .filter(|(other, one)| *other != number && one.group == node.group && one.stored.open)
             .count();
-        let exceeded = match plan.threshold {
+        let exceeds = |size: usize| match plan.threshold {
             Some(Limit::Count(count)) => unhealthy > count as usize,
             Some(Limit::Percentage(percentage)) => unhealthy * 100 > size * percentage as usize,
             None => size > 5 && unhealthy * 5 > size,
         };
+        // What waits for its replacement may count as one more.
+        let exceeded = exceeds(size) || exceeds(size + awaited);
         let full = match plan.parallel {
             Some(Limit::Count(count)) => open >= count as usize,
             Some(Limit::Percentage(_)) => open > 0,
@@ -211,7 +214,7 @@ impl Oracle {
         // The whole cluster counts as down, or an outage of the group as ending.
         let (all, sick) = members().fold((0, 0), |(all, sick), (other, one)| {
             (
-                all + usize::from(!one.gone && !one.detached),
+                all + usize::from(!one.gone && !one.detached && !one.on_standby),
                 sick + usize::from(one.is_touched() && may_count(other)),
             )
         });

@@ -3,7 +3,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
-    case::Case,
+    case::{Case, Source},
     condition::RepairAction,
     group::{Group, InstanceLocation, Lifecycle, Member},
     guard::UnhealthyNode,
@@ -72,7 +72,8 @@ impl Oracle {
                 // The same, for a repair that ended before that was known.
                 let outlived =
                     known.iter().any(|one| by_now(one.deadline) && by_now(node.outlives_reboot(one)));
-                if !due(Cure::Replace) && !reboot_failed && !outlived && !late {
+                let denied = node.denied_reboots >= 3 && due(Cure::Reboot);
+                if !due(Cure::Replace) && !reboot_failed && !outlived && !denied && !late {
                     violations.push(self.too_early(number, bad));
                 }
             }
@@ -101,7 +102,8 @@ impl Oracle {
             return vec![("not read again before the call", format!("{basis:?}"))];
         }
         let at = basis.at;
-        violations.extend(self.unverified(number, basis));
+        let agents = case.repair().is_some_and(|repair| repair.fault().source == Source::Agent);
+        violations.extend(self.unverified(number, agents, basis));
         if basis.version + 1 != case.version() {
             violations.push((
                 "decided on another version",
@@ -226,8 +228,14 @@ impl Oracle {
         let launched =
             launched.iter().filter(|slot| slot.replacement.as_ref().is_some_and(|new| !is_unhealthy(new)));
         let sick = members.iter().filter(|member| is_unhealthy(member)).count();
-        let unhealthy = sick + launched.count() + awaited.len();
-        let size = members.len() + awaited.len();
+        // A new instance that did not join stands for one of them, and is counted itself.
+        let joins_not = |member: &&&InstanceId| {
+            let node = &self.nodes[Node::number(member)];
+            node.join_deadline().is_some_and(|late| late <= self.now + SLACK)
+        };
+        let awaited = awaited.len().saturating_sub(members.iter().filter(joins_not).count());
+        let unhealthy = sick + launched.count() + awaited;
+        let size = members.len() + awaited;
         let own = state.slots().iter().any(|place| place.instance_id == self.nodes[number].instance);
         let allowed = plan.parallel.map(|limit| match limit {
             Limit::Count(count) => count as usize,

@@ -2,11 +2,12 @@
 //! its outcome.
 
 use jiff::{SignedDuration, Timestamp};
-use nodemend_domain::{audit_log::verify_chain, case::Case};
+use nodemend_domain::{audit_log::verify_chain, case::Case, ident::ClusterName};
 use nodemend_ports::{
     audit_log::AuditLog,
     store::{CaseKey, MemoryStore, Store},
 };
+use nodemend_testkit::fixture;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
@@ -14,7 +15,8 @@ use super::{MadeCall, Oracle, SLACK, node::Node};
 
 /// Checks everything that is left.
 pub(crate) async fn check(oracle: &mut Oracle, store: &MemoryStore) {
-    for case in store.cases() {
+    let is_ours = |cluster: &ClusterName| *cluster == fixture::cluster();
+    for case in store.cases().into_iter().filter(|case| is_ours(case.cluster())) {
         let number = Node::number(case.instance_id());
         let open = case.repair().is_some() && case.closed().is_none();
         if open && !oracle.is_stuck(number) {
@@ -59,7 +61,7 @@ pub(crate) async fn check(oracle: &mut Oracle, store: &MemoryStore) {
             );
         }
     }
-    for group in store.groups() {
+    for group in store.groups().into_iter().filter(|group| is_ours(group.cluster())) {
         let stuck = |place: &nodemend_domain::group::Slot| oracle.is_stuck(Node::number(&place.instance_id));
         if !group.slots().iter().all(stuck) {
             oracle.violation("a slot that was never released", format!("{:?}", group.slots()));

@@ -58,7 +58,7 @@ impl Node {
                 self.reports.push(AppliedReport { fact: *fact, arrived: arrival });
             }
             Fact::Alive { boot, posted } => self.alive(*boot, *posted, arrival),
-            Fact::NodeDeleted { .. } if !self.is_touched() => {}
+            Fact::NodeDeleted { .. } if !self.is_touched() && !self.is_named => {}
             // Of an earlier Node object, whose instance registered again since.
             Fact::NodeDeleted { uid, .. } if self.known_uid.is_some_and(|known| known != *uid) => {}
             Fact::NodeDeleted { at, by_hand: true, .. } => {
@@ -140,7 +140,8 @@ impl Node {
             return;
         }
         self.has_ready = true;
-        if !bad {
+        // What was read is not applied if a slow clock makes it one of the future.
+        if !bad && at <= arrived {
             self.known_ready_at.get_or_insert(arrived);
         }
         let same = |known: &&mut ReadyChange| (known.at, known.bad, known.deletion) == (at, bad, deletion);
@@ -171,7 +172,12 @@ impl Node {
         let (bad, since) = (object.ready != Health::Healthy, object.ready_since);
         let is_after = |ready: &[ReadyChange], at| ready.last().is_some_and(|last| last.at > at);
         match self.ready.last() {
-            None if bad || self.has_ready => {
+            // A new node is awaited until it is Ready.
+            None if bad
+                || self.has_ready
+                || self.known_launch.is_some()
+                || self.known_joined_at.is_some() =>
+            {
                 self.change_ready(since, bad, Some(Cure::Replace), read_at, false);
             }
             Some(last) if last.bad != bad => {

@@ -314,7 +314,7 @@ impl Oracle {
         if before.open && !open {
             self.cured(number, &before, entries);
             let node = &mut self.nodes[number];
-            (node.rebooted, node.refusals) = (None, 0);
+            (node.rebooted, node.refusals, node.denied_reboots) = (None, 0, 0);
         }
         if let Some(group) = group {
             self.group_written(number, before.open && !open, group);
@@ -486,6 +486,7 @@ impl Oracle {
             }
             CallOutcome::Failed { code, .. } => {
                 node.refusals += 1;
+                node.denied_reboots += u32::from(reboot && code == "AccessDenied");
                 node.not_clear_before = node.not_clear_before.max(at + overdue::pause(code, node.refusals));
             }
             CallOutcome::Unanswered { .. } => {}

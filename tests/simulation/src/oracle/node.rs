@@ -221,6 +221,8 @@ pub(crate) struct Node {
     /// When a repair, even one that is over, last rebooted it, as the store has it.
     pub(crate) last_reboot: Option<Timestamp>,
     pub(crate) refusals: u32,
+    /// How often AWS has denied its reboot, in this repair.
+    pub(crate) denied_reboots: u32,
     pub(crate) not_clear_before: Timestamp,
     pub(crate) clear_since: Option<Timestamp>,
     pub(crate) watched: bool,
@@ -307,6 +309,7 @@ impl Node {
             rebooted: None,
             last_reboot: None,
             refusals: 0,
+            denied_reboots: 0,
             not_clear_before: start,
             clear_since: None,
             watched: false,

@@ -26,7 +26,9 @@ impl Oracle {
     /// A repair of its group was stopped because many nodes are unhealthy at once.
     pub(super) fn note_halt(&mut self, number: usize, case: &Case) {
         let halts = |guard: &String| HALTS.contains(&guard.as_str());
-        if case.blocked().is_some_and(|blocked| blocked.guards.iter().any(halts)) {
+        // Other writes keep what an earlier evaluation found.
+        let is_new = case.due().is_some_and(|due| due > self.now);
+        if is_new && case.blocked().is_some_and(|blocked| blocked.guards.iter().any(halts)) {
             let group = self.nodes[number].group;
             self.groups[group].halted = Some(self.now);
         }
@@ -98,6 +100,7 @@ impl Oracle {
             let joined = self.nodes.get(new).and_then(|node| node.launched);
             group.member(&one.instance_id).is_some()
                 && one.unhealthy_reason.reason.as_deref() == Some(reason)
+                && one.unhealthy_reason.counts_from.is_none_or(|from| from + SLACK <= basis.at)
                 && predecessor.is_some_and(|stored| stored.reason == reason)
                 && joined.is_some_and(|at| one.unhealthy_reason.since.duration_since(at) < PROVEN_FOR - SLACK)
         };

@@ -50,6 +50,8 @@ pub(crate) struct Reads {
     earlier: HashMap<usize, (Verified, Timestamp)>,
     /// What it had read by its last claim of each node.
     pub(super) claims: HashMap<usize, Basis>,
+    /// A read has failed before it was made.
+    pub(super) read_failed: bool,
     /// The calls that it has recorded and not made.
     pub(super) written: Vec<(usize, RepairAction)>,
 }
@@ -57,10 +59,12 @@ pub(crate) struct Reads {
 /// What a process has read of a node since it read the case, to verify the fault.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Verified {
-    /// The last read failed.
+    /// The last read of the Node, or of the control plane's log, failed.
     pub(crate) failed: bool,
     /// The last read of the requests of its kubelet failed.
     pub(crate) kubelets_failed: bool,
+    /// Whether the last read of its agent's log failed, if there was any.
+    pub(crate) agent_failed: Option<bool>,
     /// Something contradicts the fault.
     pub(crate) contradicted: bool,
     /// Whether the Node object is ready; none if there is no Node object.
@@ -72,8 +76,10 @@ pub(crate) struct Verified {
 }
 
 impl Verified {
-    pub(super) fn is_incomplete(&self) -> bool {
-        self.failed || self.kubelets_failed
+    /// Whether what it needs to know of a fault could not be read: what an agent reported is verified in its log, anything else
+    /// with what the control plane has.
+    pub(super) fn is_incomplete(&self, agents: bool) -> bool {
+        if agents { self.agent_failed != Some(false) } else { self.failed || self.kubelets_failed }
     }
 
     pub(crate) fn read_object(&mut self, object: Option<&NodeObject>) {
@@ -103,13 +109,13 @@ impl Verified {
         &self.reports
     }
 
-    /// Whether everything that was read of the node is healthy.
-    pub(crate) fn is_healthy(&self) -> bool {
-        // The Node is read for a fault of the agent, too, for what people wrote on it.
-        let control_plane = self.object.or(self.ready.map(|(_, bad)| !bad));
-        let reports = self.reports.iter().map(|report| !report.bad);
-        let mut read = control_plane.into_iter().chain(reports).peekable();
-        read.peek().is_some() && read.all(|healthy| healthy)
+    /// Whether what was read of the fault says that the node is healthy.
+    pub(crate) fn is_healthy(&self, agents: bool) -> bool {
+        if agents {
+            !self.reports.is_empty() && self.reports.iter().all(|report| !report.bad)
+        } else {
+            self.object.or(self.ready.map(|(_, bad)| !bad)).unwrap_or(false)
+        }
     }
 }
 
@@ -136,6 +142,8 @@ pub(crate) struct Basis {
     pub(crate) policy: Option<Arc<Policy>>,
     /// What the verification since then found.
     pub(crate) verified: Option<Verified>,
+    /// The process has not made a read of it that it was to make.
+    pub(crate) read_failed: bool,
 }
 
 impl Reads {
@@ -202,6 +210,7 @@ impl Reads {
             unhealthy_nodes: since(began.order, &self.unhealthy_nodes),
             holds: since(began.order, &self.holds),
             policy: self.policy.clone().flatten(),
+            read_failed: self.read_failed,
             verified: one(began.order, self.verified.get(&number)).or_else(|| self.read_before(number)),
         })
     }

@@ -37,29 +37,38 @@ impl Oracle {
         let preferred = |policy: &Policy| policy.verification == VerificationPolicy::Preferred;
         let chosen = |basis: &Basis| {
             basis.policy.as_deref().is_some_and(preferred)
-                && basis.verified.as_ref().is_none_or(Verified::is_incomplete)
+                && basis
+                    .verified
+                    .as_ref()
+                    .is_none_or(|verified| verified.is_incomplete(false) && verified.is_incomplete(true))
         };
         self.nodes[number].unverified = basis.is_some_and(chosen);
     }
 
     /// What the verification that a claim rests on has against it.
-    pub(super) fn unverified(&self, number: usize, basis: &Basis) -> Option<(&'static str, String)> {
+    pub(super) fn unverified(
+        &self,
+        number: usize,
+        agents: bool,
+        basis: &Basis,
+    ) -> Option<(&'static str, String)> {
         if !self.verifies {
             return None;
         }
         let preferred =
             basis.policy.as_ref().is_some_and(|policy| policy.verification == VerificationPolicy::Preferred);
         let Some(verified) = &basis.verified else {
-            if preferred {
+            // Where its first read fails before it is made, what it shares with other nodes is not noted.
+            if preferred || basis.read_failed {
                 return None;
             }
             return Some(("a call that nothing verified", "nothing was read of the node".to_owned()));
         };
         let rule = match () {
-            () if verified.is_incomplete() && preferred => return None,
-            () if verified.is_incomplete() => "a call that could not be verified",
+            () if verified.is_incomplete(agents) && preferred => return None,
+            () if verified.is_incomplete(agents) => "a call that could not be verified",
             () if verified.contradicted => "a call that was contradicted",
-            () if verified.is_healthy() && !self.nodes[number].knows_newer(verified) => {
+            () if verified.is_healthy(agents) && !self.nodes[number].knows_newer(verified) => {
                 "a call on a node that was read as healthy"
             }
             () => return None,
@@ -92,6 +101,16 @@ impl Oracle {
         for number in reads.verifying.clone() {
             self.use_shared(process, number, &lines);
         }
+    }
+
+    /// When a process began.
+    pub(crate) fn began(&self, process: usize) -> Timestamp {
+        self.reads[process].arrival
+    }
+
+    /// An operation of a process fails.
+    pub(crate) fn fails(&mut self, process: usize) {
+        self.reads[process].read_failed = true;
     }
 
     /// A process begins to verify a node.
