@@ -131,12 +131,14 @@ fn a_pending_instance_is_not_closed_by_the_end_of_an_older_node_of_its_name() {
 fn kubelet_of_node_1(number: u64, write: &str, written: Timestamp) -> String {
     let conditions =
         json!({ "conditions": [{ "type": "Ready", "status": "True", "reason": "KubeletReady" }] });
-    let (verb, subresource, code) =
-        if write == "create" { ("create", None, 201) } else { ("patch", Some("status"), 200) };
+    let (object, code) = match write {
+        "create" => (json!({ "resource": "nodes", "name": node(1) }), 201),
+        _ => (json!({ "resource": "nodes", "name": node(1), "subresource": "status" }), 200),
+    };
     let line = json!({
-        "kind": "Event", "stage": "ResponseComplete", "verb": verb, "requestURI": "/api/v1/nodes",
+        "kind": "Event", "stage": "ResponseComplete", "verb": write, "requestURI": "/api/v1/nodes",
         "user": { "username": format!("system:node:{}", node(1)), "extra": { "sessionName": [instance(number)] } },
-        "objectRef": { "resource": "nodes", "name": node(1), "subresource": subresource },
+        "objectRef": object,
         "requestObject": { "metadata": { "name": node(1) }, "status": conditions },
         "responseObject": { "metadata": { "uid": "518ba070-154e-4400-883a-77a44a075bd0" } },
         "responseStatus": { "code": code }, "stageTimestamp": written.to_string(),
