@@ -168,7 +168,8 @@ impl Case {
         };
         let unreported = self.boot.as_ref().filter(|boot| {
             let awaits_agent = of_agent && boot.node_at.is_none();
-            let awaits_kubelet = !boot.attested && !(of_agent && self.conditions.iter().any(still_bad));
+            let has_failed = of_agent && self.conditions.iter().any(still_bad);
+            let awaits_kubelet = !boot.attested && !has_failed;
             boot.first_seen > called && (awaits_agent || awaits_kubelet)
         });
         let reported_by = unreported.and_then(|boot| boot.first_seen.checked_add(policy.settling_time).ok());
