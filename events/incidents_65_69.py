@@ -93,7 +93,9 @@ def events_of_another_account():
     for ended in (nodes[0].state_change("09:00:00", "terminated"), nodes[0].terminated("09:00:05", "08:59:00")):
         events.append(ended | {"account": "999999999999"})
     events.append(nodes[0].not_ready("10:00:00"))
-    policy = REPAIRED + f'account: "{ACCOUNT}"\n'
+    # Only an agent's report names the cluster.
+    events.append(nodes[1].heartbeat("07:59:00"))
+    policy = REPAIRED + "silence: {agentSilentAfter: null}\n" + f'account: "{ACCOUNT}"\n'
     return {"events.jsonl": in_order(events), "policy.yaml": policy, "fleet.json": groups(**{GROUP: nodes})}
 
 

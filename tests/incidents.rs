@@ -252,13 +252,11 @@ fn lines_that_the_subscription_drops_are_named_and_not_delivered() {
     let good = lines_of("04-node-deleted-by-hand");
     let deletion = good.iter().position(|line| line.contains(r#""verb":"delete""#)).expect("a deletion");
     let event: Value = serde_json::from_str(&good[deletion]).expect("JSON");
-    let mut no_stage = event.clone();
-    no_stage.as_object_mut().expect("an object").remove("stage");
     let mut no_code = event.clone();
     no_code["responseStatus"].as_object_mut().expect("an object").remove("code");
     let mut empty_dry_run = event;
     empty_dry_run["requestObject"]["dryRun"] = Value::Array(Vec::new());
-    for dropped in [no_stage, no_code, empty_dry_run] {
+    for dropped in [no_code, empty_dry_run] {
         let mut lines = good.clone();
         lines[deletion] = dropped.to_string();
         let path = directory("not-subscribed", &lines);
