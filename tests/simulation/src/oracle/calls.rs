@@ -56,7 +56,7 @@ impl Oracle {
         match action {
             RepairAction::Reboot => {
                 if !due(Cure::Reboot) {
-                    violations.push(self.too_early(number, bad));
+                    violations.extend(self.too_early(number, bad));
                 }
                 let mut asking =
                     known.iter().filter(|one| one.bad && one.cure == Some(Cure::Reboot)).peekable();
@@ -74,20 +74,21 @@ impl Oracle {
                     known.iter().any(|one| by_now(one.deadline) && by_now(node.outlives_reboot(one)));
                 let denied = node.denied_reboots >= 3 && due(Cure::Reboot);
                 if !due(Cure::Replace) && !reboot_failed && !outlived && !denied && !late {
-                    violations.push(self.too_early(number, bad));
+                    violations.extend(self.too_early(number, bad));
                 }
             }
         }
         violations
     }
 
-    fn too_early(&self, number: usize, bad: bool) -> (&'static str, String) {
-        let known = self.known_conditions(number);
+    fn too_early(&self, number: usize, bad: bool) -> Option<(&'static str, String)> {
+        let known = format!("{:?}", self.known_conditions(number));
         if bad {
-            ("a call before its deadline", format!("{known:?}"))
-        } else {
-            ("a call on a node that is known to be healthy", format!("{known:?}"))
+            return Some(("a call before its deadline", known));
         }
+        // What another process learned in this moment can be news to this one.
+        let is_news = self.now.duration_since(self.nodes[number].learned_at) < SLACK;
+        (!is_news).then_some(("a call on a node that is known to be healthy", known))
     }
 
     /// What the process had read, and what of it blocks the call.
@@ -141,7 +142,7 @@ impl Oracle {
             violations.push(("a call while its group is in backoff", format!("until {rest:?}")));
         }
         violations.extend(self.launches_fail(number, at));
-        let counting: Vec<_> = basis.unhealthy_nodes.iter().map(|nodes| self.counting(nodes)).collect();
+        let counting: Vec<_> = basis.unhealthy_nodes.iter().map(|nodes| self.counting(nodes, at)).collect();
         violations.extend(least(
             counting.iter().map(|unhealthy_nodes| self.too_many(number, group, state, unhealthy_nodes)),
         ));
@@ -160,11 +161,11 @@ impl Oracle {
 
     /// The unhealthy nodes that count in truth: not those on standby, nor those that are going for another reason than our
     /// repair, nor those that are still starting.
-    fn counting(&self, nodes: &[UnhealthyNode]) -> Vec<UnhealthyNode> {
+    fn counting(&self, nodes: &[UnhealthyNode], at: Timestamp) -> Vec<UnhealthyNode> {
         let counts = |one: &&UnhealthyNode| {
             let node = self.nodes.get(Node::number(&one.instance_id));
             let away = node.is_some_and(|node| node.terminated.is_some() || node.gone || node.on_standby);
-            let has_begun = one.unhealthy_reason.counts_from.is_none_or(|from| from + SLACK <= self.now);
+            let has_begun = one.unhealthy_reason.counts_from.is_none_or(|from| from + SLACK <= at);
             has_begun && (one.unhealthy_reason.repairing || !away)
         };
         nodes.iter().filter(counts).cloned().collect()

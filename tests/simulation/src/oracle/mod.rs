@@ -372,6 +372,7 @@ impl Oracle {
         if let Fact::CloudTrail { call } = fact {
             self.made_calls[*call].reported.get_or_insert(self.now);
         }
+        self.nodes[number].learned_at = self.now;
         self.nodes[number].apply(fact, arrival);
     }
 

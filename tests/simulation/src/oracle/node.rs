@@ -223,6 +223,8 @@ pub(crate) struct Node {
     pub(crate) refusals: u32,
     /// How often AWS has denied its reboot, in this repair.
     pub(crate) denied_reboots: u32,
+    /// When something was last learned of it.
+    pub(crate) learned_at: Timestamp,
     pub(crate) not_clear_before: Timestamp,
     pub(crate) clear_since: Option<Timestamp>,
     pub(crate) watched: bool,
@@ -310,6 +312,7 @@ impl Node {
             last_reboot: None,
             refusals: 0,
             denied_reboots: 0,
+            learned_at: Timestamp::UNIX_EPOCH,
             not_clear_before: start,
             clear_since: None,
             watched: false,

@@ -149,6 +149,7 @@ impl Oracle {
         if node.stored.closed || matches!(fact, Fact::Agent(fact) if !node.is_news(*fact)) {
             return;
         }
+        node.learned_at = self.now;
         node.apply(fact, read_at);
     }
 }
