@@ -12,8 +12,8 @@ use nodemend_testkit::{
     Deployment, edit_stored,
     faults::{Fate, Faults, schedule},
     fixture::{
-        GPU_ERROR, INTERFACE_DOWN, ReportBuilder, agent_payload, at, boot_id, cleared, cluster, hold_until,
-        instance, kubelet_ready as kubelet_ready_line, minutes, node, node_controller_unknown,
+        AGENT_LOGS, GPU_ERROR, INTERFACE_DOWN, ReportBuilder, agent_payload, at, boot_id, cleared, cluster,
+        hold_until, instance, kubelet_ready as kubelet_ready_line, minutes, node, node_controller_unknown,
         policy_with_limit, raised, reboot, terminate,
     },
 };
@@ -99,6 +99,23 @@ fn after_a_slow_reboot_the_kubelet_gets_the_settling_time_to_post_from_the_new_b
         let calls = deployment.cloud.calls();
         assert_eq!(calls.contains(&terminate(1)), !posts, "{calls:?}");
     }
+}
+
+#[test]
+fn a_report_of_a_made_up_boot_delays_no_replacement_after_a_failed_reboot() {
+    let deployment = rebooting();
+    deployment.clock.advance_to(minutes(15));
+    // It is in the log group, and was never delivered.
+    let made_up = cleared(1, GPU_ERROR, minutes(15)).boot(9).seq(2).written(minutes(15));
+    deployment.write_line(AGENT_LOGS, instance(1).as_str(), minutes(15), &made_up.encode());
+    deployment.clock.advance_to(minutes(18));
+    kubelet_ready(&deployment, 2, minutes(18));
+    for (seq, minute) in [(3, 19), (4, 22)] {
+        deployment.clock.advance_to(minutes(minute));
+        deployment.report(raised(1, GPU_ERROR, minutes(minute)).boot(2).seq(seq));
+    }
+    deployment.run_until(minutes(26));
+    assert_eq!(deployment.cloud.calls(), [reboot(1), terminate(1)]);
 }
 
 #[test]
