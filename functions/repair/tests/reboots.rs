@@ -119,6 +119,19 @@ fn a_report_of_a_made_up_boot_delays_no_replacement_after_a_failed_reboot() {
 }
 
 #[test]
+fn what_an_agent_had_kept_of_the_boot_before_does_not_hide_that_the_new_one_is_healthy() {
+    let deployment = Deployment::with_problem(1, GPU_ERROR, policy_with_limit(1));
+    kubelet_ready(&deployment, 1, minutes(0));
+    // Somebody rebooted it. The first report of the new boot is not delivered, and then come those that its agent had kept.
+    let healthy = cleared(1, GPU_ERROR, minutes(6)).boot(2).written(minutes(6));
+    deployment.write_line(AGENT_LOGS, instance(1).as_str(), minutes(6), &healthy.encode());
+    deployment.clock.advance_to(minutes(7));
+    deployment.report(raised(1, GPU_ERROR, at(0)).seq(5));
+    deployment.run_until(minutes(60));
+    assert_eq!(deployment.cloud.calls(), []);
+}
+
+#[test]
 fn a_reboot_without_effect_is_followed_by_a_replacement() {
     let deployment = rebooting();
     deployment.clock.advance_to(minutes(12));

@@ -135,8 +135,8 @@ impl Case {
     /// Whether another boot than the present one has the condition healthy, in these reports in the order in which CloudWatch
     /// Logs received them: in the newest from a boot that this case knows nothing of, or in the last of them all. A node
     /// whose clock is ahead after a reboot is not believed before its second report, and an old boot may go on after a
-    /// made-up one; the node must not end for that. An unknown boot after which the present one has gone on, as the API server
-    /// attests, was made up.
+    /// made-up one; the node must not end for that. A boot before the present one, which the API server attests, is over, known
+    /// or made up.
     pub fn is_healthy_in_another_boot<'r>(
         &self,
         condition: &ConditionType,
@@ -156,23 +156,21 @@ impl Case {
         let reports: Vec<_> =
             reports.filter_map(|report| health(&report).map(|health| (report, health))).collect();
         let unknown = reports.iter().filter(|(report, _)| !is_known(&report.boot_id));
-        let newest = unknown.max_by_key(|(report, _)| report.seq).filter(|_| !self.has_gone_on(&reports));
+        let newest =
+            unknown.max_by_key(|(report, _)| report.seq).filter(|_| !self.began_after_others(&reports));
         let last = reports.last().filter(|(report, _)| !is_present(&report.boot_id));
         newest.into_iter().chain(last).any(|(_, health)| *health == Health::Healthy)
     }
 
-    /// Whether the present boot, which the API server attests, has sent a new report after any of a boot that is not known. One
-    /// that comes again is none.
-    fn has_gone_on(&self, reports: &[(Report<'_>, Health)]) -> bool {
+    /// Whether the present boot, which the API server attests, began after any that is not known: all of its reports are newer
+    /// than theirs. An agent that sends what it had kept of the boot before does not look so.
+    fn began_after_others(&self, reports: &[(Report<'_>, Health)]) -> bool {
         let Some(boot) = self.boot.as_ref().filter(|boot| boot.attested) else { return false };
-        let is_present = |report: &Report<'_>| report.boot_id == boot.id;
+        let is_present = |(report, _): &(Report<'_>, Health)| report.boot_id == boot.id;
         let is_old = |report: &Report<'_>| self.old_boots.iter().any(|old| old.id == report.boot_id);
-        let others = reports.iter().rposition(|(report, _)| !is_present(report) && !is_old(report));
-        let (before, after) = reports.split_at(others.map_or(0, |last| last + 1));
-        let newest = |of: &[(Report<'_>, Health)]| {
-            of.iter().filter(|(report, _)| is_present(report)).map(|(report, _)| report.seq).max()
-        };
-        newest(after) > newest(before)
+        let last = reports.iter().rposition(|one| !is_present(one) && !is_old(&one.0));
+        let first = reports.iter().position(is_present);
+        first.is_some_and(|first| last.is_none_or(|last| last < first))
     }
 
     /// The highest number of a report that it knows of this boot.
