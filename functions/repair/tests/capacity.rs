@@ -48,6 +48,13 @@ fn replacement_never_ready() -> Deployment {
     deployment
 }
 
+/// The repair of node 1 has ended with its replacement, and is no failure of its group.
+fn assert_replaced(deployment: &Deployment) {
+    let published = deployment.published(Step::Closed, 1);
+    assert!(published[0].contains("replaced by"), "{published:?}");
+    assert_eq!(deployment.group().failures(), 0);
+}
+
 #[test]
 fn a_replacement_that_registers_and_never_becomes_ready_has_failed() {
     let deployment = replacement_never_ready();
@@ -68,9 +75,7 @@ fn a_replacement_counts_when_its_node_is_ready() {
     deployment.run_until(minutes(80));
     deployment.deliver_line(kubelet_ready(21, minutes(80), "True"), minutes(80));
     deployment.run_until(minutes(180));
-    let published = deployment.published(Step::Closed, 1);
-    assert!(published[0].contains("replaced by"), "{published:?}");
-    assert_eq!(deployment.group().failures(), 0);
+    assert_replaced(&deployment);
 }
 
 #[test]
@@ -86,9 +91,7 @@ fn a_replacement_counts_whose_ready_line_comes_after_its_own_case_has_ended() {
     assert!(deployment.case(21).closed().is_some());
     deployment.deliver_line(kubelet_ready(21, minutes(35), "True"), minutes(50));
     deployment.run_until(minutes(95));
-    let published = deployment.published(Step::Closed, 1);
-    assert!(published[0].contains("replaced by"), "{published:?}");
-    assert_eq!(deployment.group().failures(), 0);
+    assert_replaced(&deployment);
 }
 
 #[test]
@@ -98,9 +101,7 @@ fn a_replacement_counts_whose_ready_line_is_late_and_that_is_unhealthy_again() {
     deployment.run_until(minutes(50));
     deployment.deliver_line(kubelet_ready(21, minutes(34), "True"), minutes(50));
     deployment.run_until(minutes(95));
-    let published = deployment.published(Step::Closed, 1);
-    assert!(published[0].contains("replaced by"), "{published:?}");
-    assert_eq!(deployment.group().failures(), 0);
+    assert_replaced(&deployment);
 }
 
 #[test]

@@ -146,18 +146,23 @@ fn kubelet_of_node_1(number: u64, write: &str, written: Timestamp) -> String {
     line.to_string()
 }
 
+/// That instance 1 left after five minutes is reported, and ends its case.
+fn departs(deployment: &Deployment, how: &str) {
+    let ctx = deployment.transition();
+    deployment.change(1, |case| {
+        let _ = case.record_departure(minutes(5), how, &ctx);
+    });
+    deployment.run_until(minutes(6));
+    assert!(deployment.case(1).closed().is_some());
+}
+
 /// Instance 1 registered the Node object, and was scaled in. Instance 2 got its name: its kubelet found the Node object,
 /// and went on with it. Then the cloud controller deletes that object, of an instance that is gone.
 fn object_of_another() -> Deployment {
     let deployment = Deployment::new(3, policy_with_limit(1));
     deployment.deliver_line(kubelet_of_node_1(1, "create", at(0)), at(0));
     deployment.cloud.change(|fleet| fleet.leave(&instance(1)));
-    let ctx = deployment.transition();
-    deployment.change(1, |case| {
-        let _ = case.record_departure(minutes(5), "it was scaled in", &ctx);
-    });
-    deployment.run_until(minutes(6));
-    assert!(deployment.case(1).closed().is_some());
+    departs(&deployment, "it was scaled in");
     deployment
 }
 
@@ -196,12 +201,7 @@ fn closed() -> Deployment {
     deployment.deliver_line(kubelet_ready(1, at(0), "True"), at(0));
     deployment.clock.advance_to(minutes(5));
     deployment.cloud.change(|fleet| fleet.set_lifecycle(&instance(1), Lifecycle::Terminating));
-    let ctx = deployment.transition();
-    deployment.change(1, |case| {
-        let _ = case.record_departure(minutes(5), "Auto Scaling terminated it", &ctx);
-    });
-    deployment.run_until(minutes(6));
-    assert!(deployment.case(1).closed().is_some());
+    departs(&deployment, "Auto Scaling terminated it");
     deployment
 }
 

@@ -59,7 +59,7 @@ pub(crate) struct WatchedStore {
 }
 
 impl WatchedStore {
-    /// Tells the oracle what was read of our cluster.
+    /// Lets the oracle note what was read of our cluster.
     fn note(&self, cluster: &ClusterName, change: impl FnOnce(&mut Reads, u64)) {
         if *cluster == fixture::cluster() {
             self.oracle.lock().read(self.process, change);

@@ -253,9 +253,8 @@ impl Case {
             // It has been Ready, whatever was reported before this line arrived.
             if observed.condition == ConditionType::Ready
                 && observed.health == Health::Healthy
-                && let Some(arrival) = self.arrival.as_mut().filter(|arrival| arrival.ready.is_none())
+                && self.note_ready(at)
             {
-                arrival.ready = Some(at);
                 events.push(CaseEvent::Ready);
                 continue;
             }

@@ -305,18 +305,16 @@ impl Case {
         self.note_known_ready();
     }
 
-    /// Notes that its node was Ready then, if that is news.
-    pub(super) fn note_ready(&mut self, at: Timestamp) {
-        if let Some(arrival) = self.arrival.as_mut().filter(|arrival| arrival.ready.is_none()) {
-            arrival.ready = Some(at);
-        }
+    /// Notes that its node was Ready then. Returns whether that is news of an arrival.
+    pub(super) fn note_ready(&mut self, at: Timestamp) -> bool {
+        let arrival = self.arrival.as_mut().filter(|arrival| arrival.ready.is_none());
+        arrival.map(|arrival| arrival.ready = Some(at)).is_some()
     }
 
     /// An arrival that is reported late may be of a node whose Ready is known already.
     pub(super) fn note_known_ready(&mut self) {
-        let known = self.ready_known_since();
-        if let Some(arrival) = self.arrival.as_mut().filter(|arrival| arrival.ready.is_none()) {
-            arrival.ready = known;
+        if let Some(at) = self.ready_known_since() {
+            self.note_ready(at);
         }
     }
 
@@ -576,12 +574,9 @@ mod tests {
         Timestamp::from_second(1_790_000_000 + minute * 60).expect("a time")
     }
 
-    #[test]
-    fn a_late_observation_from_before_a_registration_starts_no_grace_period() {
-        let id = InstanceId::new("i-00000000000000001").expect("an id");
-        let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
-        let policy = Policy::eks_defaults();
-        let observed = |minute: i64, what: What| Observation {
+    /// An observation of the node, which names no instance.
+    fn observed(minute: i64, what: What) -> Observation {
+        Observation {
             at: at(minute),
             node: NodeName::new("ip-10-0-0-1.ec2.internal").expect("a name"),
             uid: None,
@@ -589,7 +584,14 @@ mod tests {
             zone: None,
             boot_id: None,
             what,
-        };
+        }
+    }
+
+    #[test]
+    fn a_late_observation_from_before_a_registration_starts_no_grace_period() {
+        let id = InstanceId::new("i-00000000000000001").expect("an id");
+        let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
+        let policy = Policy::eks_defaults();
         let deleted = || What::Deleted { by: Deleter::Manual, user: "alice".to_owned() };
         case.apply_observation(&observed(4, What::Registered { conditions: Vec::new() }), at(4), &policy);
         case.apply_observation(&observed(5, deleted()), at(5), &policy);
@@ -605,15 +607,8 @@ mod tests {
             let id = InstanceId::new("i-00000000000000001").expect("an id");
             let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
             case.note_launch(&GroupName::new("workers").expect("a name"), None, at(10), at(10));
-            let deletion = Observation {
-                at: at(minute),
-                node: NodeName::new("ip-10-0-0-1.ec2.internal").expect("a name"),
-                uid: None,
-                instance_id: None,
-                zone: None,
-                boot_id: None,
-                what: What::Deleted { by: Deleter::CloudController, user: "ccm".to_owned() },
-            };
+            let deletion =
+                observed(minute, What::Deleted { by: Deleter::CloudController, user: "ccm".to_owned() });
             case.apply_observation(&deletion, at(minute), &Policy::eks_defaults());
             case.departure.is_some()
         };
@@ -628,15 +623,7 @@ mod tests {
         let policy = Policy::eks_defaults();
         // First seen at 10, deleted at 5; the deletion is observed at 11.
         case.joined(at(10));
-        let deletion = Observation {
-            at: at(5),
-            node: NodeName::new("ip-10-0-0-1.ec2.internal").expect("a name"),
-            uid: None,
-            instance_id: None,
-            zone: None,
-            boot_id: None,
-            what: What::Deleted { by: Deleter::Manual, user: "alice".to_owned() },
-        };
+        let deletion = observed(5, What::Deleted { by: Deleter::Manual, user: "alice".to_owned() });
         case.apply_observation(&deletion, at(11), &policy);
         assert_eq!(case.faults(&policy.default_rules(), &policy, at(11))[0].since, at(5));
     }
@@ -647,15 +634,6 @@ mod tests {
             let id = InstanceId::new("i-00000000000000001").expect("an id");
             let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
             let policy = Policy::eks_defaults();
-            let observed = |minute: i64, what: What| Observation {
-                at: at(minute),
-                node: NodeName::new("ip-10-0-0-1.ec2.internal").expect("a name"),
-                uid: None,
-                instance_id: None,
-                zone: None,
-                boot_id: None,
-                what,
-            };
             let ready = ObservedCondition {
                 condition: ConditionType::Ready,
                 health: Health::Healthy,
