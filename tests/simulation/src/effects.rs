@@ -180,10 +180,10 @@ impl Environment {
                     written.then(|| messages::node_controller_status(node, number, now, zone))
                 });
             }
-            Event::NodeDeleted(number) => {
+            Event::NodeDeleted(number, user) => {
                 self.write_log(number, |node, now, _| {
                     node.object = None;
-                    Some(messages::deletion(node, number, now, true))
+                    Some(messages::deletion(node, number, now, user))
                 });
             }
             Event::DryRun(number) => {
@@ -207,7 +207,7 @@ impl Environment {
                 let line = {
                     let node = &mut self.oracle.lock().nodes[number];
                     node.object = None;
-                    messages::deletion(node, number, self.now, false)
+                    messages::deletion(node, number, self.now, messages::CLOUD_CONTROLLER)
                 };
                 self.log(line, false, true);
             }

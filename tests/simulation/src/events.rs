@@ -20,7 +20,7 @@ pub(crate) enum Event {
     /// The node controller writes that a kubelet does not answer.
     NodeController(usize),
     /// A person deletes a Node object.
-    NodeDeleted(usize),
+    NodeDeleted(usize, &'static str),
     /// A person tries a deletion of a Node object out, or restores one.
     DryRun(usize),
     Restored(usize),

@@ -8,7 +8,7 @@ use crate::{
     rng::Rng,
 };
 
-const KINDS: [Kind; 23] = [
+const KINDS: [Kind; 24] = [
     Kind::Interface,
     Kind::Interface,
     Kind::Interface,
@@ -29,6 +29,7 @@ const KINDS: [Kind; 23] = [
     Kind::Hangs,
     Kind::NotReady,
     Kind::NodeDeleted,
+    Kind::DeletedByController,
     Kind::Restored,
     Kind::InstanceLost,
     Kind::Foreign,
@@ -98,6 +99,7 @@ impl Plan {
                 | Kind::Hangs
                 | Kind::NotReady
                 | Kind::NodeDeleted
+                | Kind::DeletedByController
                 | Kind::Restored
                 | Kind::InstanceLost
                 | Kind::Foreign

@@ -162,6 +162,8 @@ pub(crate) enum Kind {
     Hangs,
     NotReady,
     NodeDeleted,
+    /// The cloud controller manager deletes the Node object of an instance that goes on.
+    DeletedByController,
     /// A person deletes the Node object, and restores it.
     Restored,
     InstanceLost,

@@ -241,15 +241,18 @@ pub(crate) fn node_controller_status(node: &Node, number: usize, at: Timestamp, 
     control_plane(at, line, vec![(number, fact)])
 }
 
-/// A Node object is deleted: by a person, or because its instance is gone.
-pub(crate) fn deletion(node: &Node, number: usize, at: Timestamp, by_hand: bool) -> LogLine {
+/// Users who delete Node objects.
+pub(crate) const PERSON: &str = "kubernetes-admin";
+pub(crate) const CLOUD_CONTROLLER: &str = "eks:cloud-controller-manager";
+
+/// A user deletes a Node object, because its instance is gone or not.
+pub(crate) fn deletion(node: &Node, number: usize, at: Timestamp, user: &str) -> LogLine {
     let object = node.object_uid();
     let (name, uid) = (&node.name, uid(object));
-    let user = if by_hand { "kubernetes-admin" } else { "eks:cloud-controller-manager" };
     let line = format!(
         r#"{{"kind":"Event","stage":"ResponseComplete","verb":"delete","user":{{"username":"{user}"}},"objectRef":{{"resource":"nodes","name":"{name}"}},"responseStatus":{{"code":200,"details":{{"uid":"{uid}"}}}},"stageTimestamp":"{at:.3}"}}"#
     );
-    let fact = Fact::NodeDeleted { at, by_hand, uid: object };
+    let fact = Fact::NodeDeleted { at, gone: node.is_out(), uid: object };
     control_plane(at, line, vec![(number, fact)])
 }
 

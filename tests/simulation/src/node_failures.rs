@@ -7,6 +7,7 @@ use crate::{
     environment::Environment,
     episodes::{BadPeriod, Source, Track},
     events::Event,
+    messages::{CLOUD_CONTROLLER, PERSON},
     plan::{Kind, NodeFailure},
 };
 
@@ -66,7 +67,9 @@ impl Environment {
             Kind::Both => vec![network(periods(INTERFACE, false)), gpu(periods(XID79, false))],
             Kind::KubeletStops | Kind::Hangs => vec![ready(periods(UNKNOWN, true))],
             Kind::NotReady => vec![ready(periods(NOT_READY, false))],
-            Kind::NodeDeleted | Kind::Restored => vec![ready(periods(DELETED, false))],
+            Kind::NodeDeleted | Kind::DeletedByController | Kind::Restored => {
+                vec![ready(periods(DELETED, false))]
+            }
             Kind::InstanceLost | Kind::Foreign => Vec::new(),
         };
         let number = failure.node;
@@ -104,8 +107,11 @@ impl Environment {
                     (Event::NodeController(number), Event::Kubelet(number, true))
                 }
                 Kind::NotReady => (Event::Kubelet(number, false), Event::Kubelet(number, true)),
-                Kind::NodeDeleted => (Event::NodeDeleted(number), Event::Registers(number)),
-                Kind::Restored => (Event::NodeDeleted(number), Event::Restored(number)),
+                Kind::NodeDeleted => (Event::NodeDeleted(number, PERSON), Event::Registers(number)),
+                Kind::DeletedByController => {
+                    (Event::NodeDeleted(number, CLOUD_CONTROLLER), Event::Registers(number))
+                }
+                Kind::Restored => (Event::NodeDeleted(number, PERSON), Event::Restored(number)),
                 Kind::InstanceLost => (Event::InstanceDies(number, false), Event::OracleCheck),
                 Kind::Foreign => (Event::InstanceDies(number, true), Event::OracleCheck),
                 _ => continue,

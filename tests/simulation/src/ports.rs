@@ -244,9 +244,8 @@ impl WatchedAws {
         });
     }
 
-    /// Notes what a read of the Kubernetes API found of the node that is being decided on.
-    fn found(&self, oracle: &mut Oracle, begun: Timestamp) {
-        let Some(number) = self.number() else { return };
+    /// Notes what a read of the Kubernetes API found of a node that is being decided on.
+    fn found(&self, oracle: &mut Oracle, number: usize, begun: Timestamp) {
         let object = oracle.nodes[number].object;
         oracle.verified(self.process, number, |verified| verified.read_object(object.as_ref()));
         oracle.learn(self.process, number, Fact::Snapshot(object), begun);
@@ -259,8 +258,10 @@ impl ClusterReader for WatchedAws {
         self.answer("the Kubernetes API", Read::Api).await?;
         let mut oracle = self.oracle.lock();
         let Some(found) = reading::named(&oracle.nodes, name) else { return Ok(None) };
-        if Some(found) == self.number() {
-            self.found(&mut oracle, begun);
+        // Where the read of EC2 that comes first fails before it is made, the name alone says which node it is about.
+        let decided = self.number().filter(|number| oracle.nodes[*number].name == *name);
+        if decided.is_none_or(|number| number == found) {
+            self.found(&mut oracle, found, begun);
         }
         let node = &oracle.nodes[found];
         Ok(node.object.as_ref().map(|object| reading::snapshot(node, object)))
@@ -274,7 +275,9 @@ impl ClusterReader for WatchedAws {
             // It may have stalled since it noted the time of this read.
             begun = begun.min(oracle.began(self.process) + self.skew);
         }
-        self.found(&mut oracle, begun);
+        if let Some(number) = self.number() {
+            self.found(&mut oracle, number, begun);
+        }
         if oracle.is_reconciling(self.process) {
             for number in 0..oracle.nodes.len() {
                 let object = oracle.nodes[number].object;

@@ -4,7 +4,7 @@
 //! (a list from the API server's cache, as reconciling makes). In both cases it heals what a lost line left behind, and it
 //! never undoes a later line.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Case, CaseEvent, Condition, SourceState};
 use crate::{
@@ -15,6 +15,9 @@ use crate::{
     observation::{Observation, ObservedCondition},
     policy::Policy,
 };
+
+/// How long a read may take: what it finds can have been written since it began.
+const READ_DURATION: SignedDuration = SignedDuration::from_secs(120);
 
 /// How current a snapshot is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +52,7 @@ struct Current<'a> {
 }
 
 impl Case {
-    /// Applies the Node object of this instance; `None` if there is none.
+    /// Applies the Node object of this instance; `None` if there is none. `read_at` is when the read began.
     pub fn apply_snapshot(
         &mut self,
         node: Option<&NodeSnapshot>,
@@ -85,7 +88,8 @@ impl Case {
         }
         self.node = Some(node.name.clone());
         self.joined(node.created.unwrap_or(read_at));
-        let created = node.created.filter(|created| *created <= read_at).unwrap_or(read_at);
+        let is_plausible = |at: &Timestamp| at.duration_since(read_at) <= READ_DURATION;
+        let created = node.created.filter(is_plausible).unwrap_or(read_at);
         let new_object = self.node_uid.is_some() && !same_object;
         // A deletion that an object of the same uid contradicts was none, or is still held back by a finalizer.
         if (new_object || self.is_deleted_before(created)) && self.begin_node_object(created) {
@@ -109,7 +113,7 @@ impl Case {
         }
         self.apply_marks(node, consistency, read_at);
         for condition in &node.conditions {
-            let since = condition.since.filter(|since| *since <= read_at);
+            let since = condition.since.filter(is_plausible);
             let current = Current { observed: &condition.observed, since, consistency };
             self.apply_current(current, read_at, policy, &mut events);
         }

@@ -61,10 +61,10 @@ impl Node {
             Fact::NodeDeleted { .. } if !self.is_touched() && !self.is_named => {}
             // Of an earlier Node object, whose instance registered again since.
             Fact::NodeDeleted { uid, .. } if self.known_uid.is_some_and(|known| known != *uid) => {}
-            Fact::NodeDeleted { at, by_hand: true, .. } => {
+            Fact::NodeDeleted { at, gone: false, .. } => {
                 self.change_ready(*at, true, Some(Cure::Replace), arrival, true);
             }
-            Fact::NodeDeleted { by_hand: false, .. } => self.known_left = true,
+            Fact::NodeDeleted { gone: true, .. } => self.known_left = true,
             Fact::Ready { uid: Some(uid), .. } if self.known_uid.is_some_and(|known| known != *uid) => {}
             Fact::Ready { at, bad, cure, uid } => {
                 self.is_named |= uid.is_some();

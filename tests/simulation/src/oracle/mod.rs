@@ -197,6 +197,9 @@ impl Oracle {
         let facts = std::mem::take(&mut self.reads[process].facts);
         let arrival = self.reads[process].arrival;
         for (number, fact) in facts.iter().filter(|_| succeeded) {
+            if let Fact::LaunchFailed { at } = fact {
+                self.nodes[*number].known_launch_failure.get_or_insert((*at, self.now));
+            }
             self.apply(*number, fact, arrival);
             self.watch(*number);
         }
@@ -256,6 +259,7 @@ impl Oracle {
             );
             return;
         }
+        self.verifies_without_ec2(process, number);
         self.take_in(process, number);
         let open = case.repair().is_some() && case.closed().is_none();
         let calls = case.repair().map_or(0, |repair| repair.calls().len());

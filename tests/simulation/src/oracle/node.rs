@@ -28,7 +28,8 @@ pub(crate) enum Fact {
     /// A Node object is deleted. The message does not name its instance: it counts if the node is known already.
     NodeDeleted {
         at: Timestamp,
-        by_hand: bool,
+        /// Its instance has ended.
+        gone: bool,
         uid: u32,
     },
     /// The control plane writes the Ready condition.

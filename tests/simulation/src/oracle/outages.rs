@@ -137,7 +137,7 @@ impl Oracle {
     pub(super) fn counts(&mut self, number: usize, before: &StoredCase, due: Option<Timestamp>) {
         let (node, now) = (&self.nodes[number], self.now);
         // A process that stalled has written what was so before: it is evaluated again at once.
-        let is_due = due.is_some_and(|due| due <= now);
+        let is_due = due.is_some_and(|due| due <= now + SLACK);
         if is_due || node.unreliable || node.stored.closed || node.is_out() || node.known_left {
             return;
         }

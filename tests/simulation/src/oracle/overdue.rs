@@ -79,7 +79,9 @@ impl Oracle {
         let (node, now) = (&self.nodes[number], self.now);
         let stored = &self.groups[node.group];
         let waits = stored.backoff_until().is_some_and(|until| now < until) || self.is_awaited(number);
-        let due = self.overdue_since(number).is_some_and(|due| due + PROMPT < now);
+        // When a repair of what a node says with a wrong clock is due is not known, but that it was begun.
+        let due = self.overdue_since(number).is_some_and(|due| due + PROMPT < now)
+            || node.unreliable && node.stored.open && node.is_known_unhealthy();
         let quiet = now >= self.last_fault + LEASE + PROMPT && now >= node.not_clear_before;
         let ends = node.on_standby
             || node.detached

@@ -88,6 +88,9 @@ impl Oracle {
 
     /// A process has read a fact of a node itself.
     pub(crate) fn learn(&mut self, process: usize, number: usize, fact: Fact, read_at: Timestamp) {
+        if !self.reads[process].reconciles {
+            self.trace(|| format!("  process {process} reads of node {number}: {fact:?}"));
+        }
         self.reads[process].learned.push((number, fact, read_at));
     }
 
@@ -123,6 +126,14 @@ impl Oracle {
         if reads.shared_at.is_some_and(|at| self.now.duration_since(at) <= SHARED) {
             let lines = reads.shared.clone();
             self.use_shared(process, number, &lines);
+        }
+    }
+
+    /// A process is about to write a case. Where an operation of it has failed, that can have been the read of EC2 by which a
+    /// verification begins.
+    pub(super) fn verifies_without_ec2(&mut self, process: usize, number: usize) {
+        if self.reads[process].read_failed {
+            self.begins_to_verify(process, number);
         }
     }
 

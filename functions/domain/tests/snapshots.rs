@@ -1,0 +1,64 @@
+//! What the Kubernetes API says of a Node, and when that began.
+
+use jiff::{SignedDuration, Timestamp};
+use nodemend_domain::{
+    case::{Case, Consistency},
+    condition::{ConditionType, Health},
+    ident::{ClusterName, InstanceId, NodeName},
+    node_snapshot::{NodeSnapshot, SnapshotCondition},
+    observation::ObservedCondition,
+    policy::Policy,
+};
+
+const GRACE: SignedDuration = SignedDuration::from_mins(30);
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_790_000_000 + second).expect("a time")
+}
+
+fn snapshot(health: Health, since: Timestamp) -> NodeSnapshot {
+    let reason = if health == Health::Healthy { "KubeletReady" } else { "NodeStatusUnknown" };
+    let observed = ObservedCondition {
+        condition: ConditionType::Ready,
+        health,
+        reason: reason.to_owned(),
+        message: String::new(),
+    };
+    NodeSnapshot {
+        name: NodeName::new("ip-10-0-0-1.ec2.internal").expect("a name"),
+        uid: None,
+        instance_id: InstanceId::new("i-00000000000000001").ok(),
+        boot_id: None,
+        created: Some(at(-100_000)),
+        conditions: vec![SnapshotCondition { observed, since: Some(since) }],
+        hold: None,
+        cordoned: false,
+    }
+}
+
+/// The deadline of the fault of a node that was Ready, by a snapshot whose read began then.
+fn deadline(bad_since: Timestamp, read_at: Timestamp) -> Timestamp {
+    let policy = Policy::eks_defaults();
+    let id = InstanceId::new("i-00000000000000001").expect("an id");
+    let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
+    let mut apply = |health, since, read_at| {
+        let node = snapshot(health, since);
+        case.apply_snapshot(Some(&node), Consistency::Latest, read_at, &policy).expect("this node");
+    };
+    apply(Health::Unknown, at(-9_000), at(-8_990));
+    apply(Health::Healthy, at(-8_000), at(-7_990));
+    apply(Health::Unknown, bad_since, read_at);
+    let rules = policy.default_rules();
+    let faults = case.faults(&rules, &policy, read_at);
+    faults.iter().find_map(|fault| fault.deadline).expect("a deadline")
+}
+
+#[test]
+fn a_fault_that_began_during_a_slow_read_has_its_whole_grace_period() {
+    assert_eq!(deadline(at(34), at(0)), at(34) + GRACE);
+}
+
+#[test]
+fn a_time_of_the_future_is_not_believed() {
+    assert_eq!(deadline(at(7_200), at(0)), at(0) + GRACE);
+}
