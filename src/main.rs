@@ -55,6 +55,9 @@ enum Command {
     /// End a hold
     #[cfg(feature = "aws")]
     Release(operate::hold::ReleaseOptions),
+    /// Ask for the repair of a node now, without its grace period
+    #[cfg(feature = "aws")]
+    Repair(operate::repair::RepairOptions),
     /// List, show and verify the audit log
     #[cfg(feature = "aws")]
     #[command(subcommand)]
@@ -119,6 +122,8 @@ fn main() -> ExitCode {
         Command::Hold(options) => exit_of(operate::block_on(operate::hold::run(&options))),
         #[cfg(feature = "aws")]
         Command::Release(options) => exit_of(operate::block_on(operate::hold::release(&options))),
+        #[cfg(feature = "aws")]
+        Command::Repair(options) => exit_of(operate::block_on(operate::repair::run(&options))),
         #[cfg(feature = "aws")]
         Command::Audit(command) => exit_of(operate::block_on(operate::audit::run(&command))),
         #[cfg(feature = "local")]

@@ -6,6 +6,7 @@ pub mod audit;
 pub mod explain;
 pub mod hold;
 pub mod policies;
+pub mod repair;
 mod reschedule;
 pub mod status;
 pub mod verifiable;

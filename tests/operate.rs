@@ -163,6 +163,30 @@ fn a_hold_blocks_repairs_until_it_is_released_and_blocked_cases_are_then_due() {
 }
 
 #[test]
+fn what_a_person_asks_for_is_due_at_once_and_can_be_taken_back() {
+    let deployment = Deployment::new();
+    deployment.apply(POLICY);
+    deployment.report(1, 5);
+    let name = node(1);
+    let ask = ["repair", name.as_str(), "--reason", "hung driver", "--by", "alice"];
+    let (code, out, error) = deployment.nodemend(&ask);
+    assert_eq!((code, out.contains("is due now")), (0, true), "{out}{error}");
+    let (code, out, _) = deployment.nodemend(&["status"]);
+    assert!(code == 2 && out.contains("RepairRequested"), "{out}");
+    let cancel = ["repair", name.as_str(), "--cancel"];
+    assert_eq!(deployment.nodemend(&cancel).0, 0);
+    let (code, _, error) = deployment.nodemend(&cancel);
+    assert_eq!((code, error.contains("nobody asks")), (1, true), "{error}");
+    deployment.run_once();
+    assert_eq!(deployment.cloud.calls(), []);
+    assert_eq!(deployment.nodemend(&ask).0, 0);
+    deployment.run_once();
+    assert_eq!(deployment.cloud.calls().len(), 1);
+    let (code, _, error) = deployment.nodemend(&ask);
+    assert_eq!((code, error.contains("it is confirming")), (1, true), "{error}");
+}
+
+#[test]
 fn status_and_explain_name_who_holds_a_node_by_its_annotation_or_a_cordon() {
     let deployment = Deployment::new();
     deployment.apply(&format!("{POLICY}respectCordon: true\n"));
@@ -243,6 +267,9 @@ fn a_missing_or_invalid_argument_is_named() {
         (&["hold", "--all", "--for", "0s", "--reason", "x", "--by", "alice"], "--until"),
         (&["hold", "--all", "--for", "1h", "--reason", " ", "--by", "alice"], "--reason"),
         (&["hold", "--for", "1h", "--reason", "x", "--by", "alice"], "--node"),
+        (&["repair", "i-00000000000000001"], "--reason"),
+        (&["repair", "i-00000000000000001", "--reason", " ", "--by", "alice"], "--reason"),
+        (&["repair", "i-00000000000000001", "--reason", "x", "--by", "alice", "--for", "25h"], "--for"),
         (&["status", "--cluster", ""], "--cluster"),
     ] {
         let (code, _, error) = deployment.nodemend(arguments);
@@ -342,6 +369,7 @@ fn help_has_examples_and_exit_codes_and_fits_80_columns() {
         &["explain"],
         &["hold"],
         &["release"],
+        &["repair"],
         &["policy", "check"],
         &["policy", "import"],
         &["policy", "apply"],

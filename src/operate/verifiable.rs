@@ -46,7 +46,9 @@ fn write(
     if let Some(by) = sources.verified_by(now) {
         let source = match by {
             VerifiedBy::KubernetesApi => "its Kubernetes API",
-            VerifiedBy::ControlPlaneLog | VerifiedBy::AgentLog => "its control-plane audit log",
+            VerifiedBy::ControlPlaneLog | VerifiedBy::AgentLog | VerifiedBy::Operator => {
+                "its control-plane audit log"
+            }
         };
         writeln!(
             out,

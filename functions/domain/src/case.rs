@@ -21,6 +21,7 @@ mod presence;
 mod promotion;
 mod reopening;
 pub mod repair;
+mod request;
 mod snapshot;
 mod state;
 pub mod transition;
@@ -39,6 +40,7 @@ pub use self::{
         Arrival, Departure, Evidence, JoinStage, Launch, NewInstance, NodeDeletion, RETURNED_TO_WARM_POOL,
     },
     reopening::Closed,
+    request::RepairRequest,
     snapshot::{Consistency, NotThisNode},
     state::CaseState,
     transition::{CallMade, Claim, Effects, IllegalTransition, TransitionContext},
@@ -139,6 +141,9 @@ pub struct Case {
     /// Calls of ended repairs: CloudTrail's events of them may still arrive.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     past_calls: Vec<Call>,
+    /// A person asks for its repair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    request: Option<RepairRequest>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     blocked: Option<Blocked>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -354,6 +359,7 @@ impl Case {
             repair: None,
             repairs: 0,
             past_calls: Vec::new(),
+            request: None,
             blocked: None,
             closed: None,
             audit_log: Chain::start(),

@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::{
-    case::{Case, Fault, JoinStage},
+    case::{Case, Fault, JoinStage, Source},
     condition::RepairAction,
     group::{InstanceLocation, Lifecycle},
     guard::{self, Block, DecisionContext, Guard, GuardContext},
@@ -176,12 +176,7 @@ fn cured_at(case: &Case, repair: &Repair, policy: &Policy, now: Timestamp) -> Op
 /// before a claim.
 pub fn decide(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: Timestamp) -> Decision {
     if case.closed().is_some() {
-        let is_there = match context.location {
-            InstanceLocation::Member { lifecycle, .. } => is_member(*lifecycle),
-            InstanceLocation::Ungrouped => true,
-            InstanceLocation::Gone => false,
-        };
-        return if is_there { Decision::Reopen } else { Decision::StayClosed };
+        return if is_there(context.location) { Decision::Reopen } else { Decision::StayClosed };
     }
     let elsewhere = may_be_elsewhere(case, context, policy, now);
     if elsewhere && case.repair().is_some() {
@@ -214,7 +209,9 @@ pub fn decide(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: 
                 return Decision::ConfirmByState;
             }
             Phase::Claimed { .. } | Phase::Acting { .. } if cause.is_none() => {
-                return Decision::Release("it recovered before the call".to_owned());
+                let requested = repair.fault().source == Source::Operator;
+                let why = if requested { "the request has ended" } else { "it recovered before the call" };
+                return Decision::Release(why.to_owned());
             }
             Phase::Claimed { .. } | Phase::Acting { .. } => {
                 if let Some(why) = left_the_group_of(repair, context.location) {
@@ -290,10 +287,18 @@ fn cause<'c>(case: &'c Case, faults: &'c [Fault], now: Timestamp) -> Option<(&'c
     }
 }
 
-/// Whether a reported departure is used: not if Auto Scaling still has the instance as one of its group, unless it is
-/// terminating or a call terminated it.
+/// Whether a reported departure is used: not of an instance that is still there, unless a call terminated it.
 fn is_plausible(certain: bool, location: &InstanceLocation) -> bool {
-    certain || !matches!(location, InstanceLocation::Member { lifecycle, .. } if is_member(*lifecycle))
+    certain || !is_there(location)
+}
+
+/// Whether AWS has the instance, and it will not leave its group by itself. One that was detached from its group lives on.
+fn is_there(location: &InstanceLocation) -> bool {
+    match location {
+        InstanceLocation::Member { lifecycle, .. } => is_member(*lifecycle),
+        InstanceLocation::Ungrouped => true,
+        InstanceLocation::Gone => false,
+    }
 }
 
 /// Whether an instance in this state is one of its group, and will not leave it by itself.

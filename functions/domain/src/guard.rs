@@ -143,6 +143,9 @@ pub struct Block {
     /// When it will no longer block, if that is known.
     #[serde(default, with = "timestamp::option", skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// Its instance is out of service, or in no group: once it is back, it gets its time to become Ready.
+    #[serde(skip)]
+    pub out_of_service: bool,
 }
 
 type Check = fn(&GuardContext<'_>) -> Option<Block>;
@@ -211,7 +214,11 @@ pub fn is_unwanted(names: &[String]) -> bool {
 }
 
 fn block(guard: Guard, sentence: String) -> Option<Block> {
-    Some(Block { guard, sentence, until: None })
+    block_until(guard, sentence, None)
+}
+
+fn block_until(guard: Guard, sentence: String, until: Option<Timestamp>) -> Option<Block> {
+    Some(Block { guard, sentence, until, out_of_service: false })
 }
 
 fn group_name<'a>(input: &GuardContext<'a>) -> &'a str {

@@ -83,8 +83,8 @@ pub fn pointers(case: &Case, faults: &[Fault]) -> Vec<LogPointer> {
                 let filter = case.node().map(about);
                 (LogSource::ControlPlane(case.cluster().clone()), AUDIT_STREAMS.to_owned(), filter)
             }
-            // It follows from a missing report.
-            Source::Inference => return None,
+            // It follows from a missing report, or a person asks for it.
+            Source::Inference | Source::Operator => return None,
         };
         let reported = faults.iter().filter(|fault| fault.source == source);
         let since = reported.map(|fault| fault.since).min()?;

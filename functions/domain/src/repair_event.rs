@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     audit_log::Record,
-    case::{Case, CaseEvent, Fault},
+    case::{Case, CaseEvent, Fault, Source},
     condition::{ConditionType, Health, RepairAction},
     guard,
     ident::{ClusterName, InstanceId, NodeName},
@@ -155,6 +155,10 @@ impl RepairEvent {
 
     /// The grace period of a fault is over.
     pub fn due(case: &Case, fault: &Fault, now: Timestamp) -> Self {
+        if fault.source == Source::Operator {
+            let detail = format!("{} is due, as requested by {}", fault.action.as_str(), fault.message);
+            return Self::new(case, Step::Due, detail, now).about(fault);
+        }
         let detail = format!(
             "{} is due: bad for {}{}",
             fault.action.as_str(),

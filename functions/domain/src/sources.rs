@@ -80,6 +80,8 @@ impl ClusterSources {
                 let listed = self.listed_at.map(|at| Freshness { newest: Some(at), checked_at: at });
                 listed.into_iter().chain(self.audit_log).max_by_key(|known| (known.newest, known.checked_at))
             }
+            // It rests on no log.
+            Source::Operator => None,
         }
     }
 

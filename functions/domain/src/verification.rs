@@ -20,6 +20,8 @@ pub enum VerifiedBy {
     ControlPlaneLog,
     /// The log stream of the node's own agent.
     AgentLog,
+    /// The person who asks for the repair.
+    Operator,
 }
 
 /// A verification of one node.

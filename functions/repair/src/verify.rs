@@ -107,12 +107,14 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         let read = async {
             match fault.source {
                 Source::Agent => self.read_agent(case, fault).await,
+                Source::Operator => self.as_requested(fault),
                 Source::ControlPlane | Source::Inference => self.read_control_plane(case, fault, known).await,
             }
         };
         // What people wrote on the Node holds for every fault. The control plane's faults are read with it.
         let marked = async {
-            let name = case.node().filter(|_| fault.source == Source::Agent)?;
+            let read_apart = matches!(fault.source, Source::Agent | Source::Operator);
+            let name = case.node().filter(|_| read_apart)?;
             self.cloud.node(case.cluster(), name).await.ok().flatten()
         };
         let status = self.cloud.instance_status(case.instance_id());
@@ -228,6 +230,18 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         }
         let nodes = self.cloud.nodes(cluster, Consistency::Latest).await?;
         Ok(nodes.into_iter().find(|node| node.instance_id.as_ref() == Some(case.instance_id())))
+    }
+
+    /// A request needs no other evidence: a person knows what no log has. The Node is read for its hold alone.
+    fn as_requested(&self, fault: &Fault) -> Reading {
+        Reading {
+            at: self.clock.now(),
+            by: VerifiedBy::Operator,
+            read: format!("requested at {} by {}", timestamp::seconds(fault.since), fault.message),
+            state: NodeState::Reports(Vec::new()),
+            result: VerificationResult::FaultPresent,
+            read_to: None,
+        }
     }
 
     async fn read_agent(&self, case: &Case, fault: &Fault) -> Reading {

@@ -53,6 +53,25 @@ fn a_node_that_a_controller_deletes_while_its_instance_is_in_service_is_replaced
 }
 
 #[test]
+fn a_detached_instance_whose_node_is_deleted_is_not_gone() {
+    let deployment = deleted(CLOUD_CONTROLLER);
+    deployment.cloud.change(|fleet| {
+        fleet.leave(&instance(1));
+        fleet.add_ungrouped(instance(1));
+    });
+    deployment.run_until(minutes(40));
+    assert_eq!(deployment.case(1).closed(), None);
+    assert_eq!(deployment.cloud.calls(), [], "it is in no group");
+    deployment
+        .cloud
+        .change(|fleet| fleet.join(&group_named("workers"), Some(&cluster()), &instance(1), &zone()));
+    deployment.run_until(minutes(41));
+    assert_eq!(deployment.cloud.calls(), [], "it has just come back");
+    deployment.run_until(minutes(120));
+    assert_eq!(deployment.cloud.calls(), [terminate(1)]);
+}
+
+#[test]
 fn a_node_that_left_with_its_instance_is_closed_without_a_fault() {
     // Auto Scaling may not have noticed yet, may be terminating it, or may have forgotten it.
     for lifecycle in [Some(Lifecycle::Terminating), None] {

@@ -57,7 +57,10 @@ impl Case {
         let has_history = |known: &Condition| matches!(known.state, SourceState::ControlPlane(_));
         let no_promotions = policy.promotions.is_empty()
             || (self.counters.is_empty() && !self.conditions.iter().any(has_history));
-        no_promotions && self.arrival.is_none() && self.conditions.iter().all(Condition::is_quiet)
+        no_promotions
+            && self.request.is_none()
+            && self.arrival.is_none()
+            && self.conditions.iter().all(Condition::is_quiet)
     }
 
     fn next_evaluation(&self, faults: &[Fault], policy: &Policy, now: Timestamp) -> Option<Timestamp> {

@@ -60,6 +60,8 @@ pub enum Source {
     ControlPlane,
     /// Nowhere: it follows from a report that did not arrive.
     Inference,
+    /// Nowhere: a person asks for the repair.
+    Operator,
 }
 
 impl Fault {
@@ -80,7 +82,7 @@ fn is_due(heals_at: Option<Timestamp>, deadline: Option<Timestamp>, now: Timesta
 
 /// A fault that borrows from its case. While the group of a case is unknown, faults are computed under the rules of
 /// every group, and only those of one are copied.
-struct FaultView<'c> {
+pub(super) struct FaultView<'c> {
     condition: &'c ConditionType,
     reason: &'c str,
     message: Cow<'c, str>,
@@ -96,7 +98,7 @@ struct FaultView<'c> {
 
 /// The repair of a fault that has a remedy.
 #[derive(Clone, Copy)]
-struct Planned {
+pub(super) struct Planned {
     action: RepairAction,
     deadline: Option<Timestamp>,
     arrived: Timestamp,
@@ -108,10 +110,15 @@ impl Planned {
         let deadline = onset.deadline(remedy.grace, settling);
         Self { action: remedy.action, deadline, arrived: onset.arrived }
     }
+
+    /// A repair that is due as soon as it is asked for.
+    pub(super) fn at_once(action: RepairAction, at: Timestamp) -> Self {
+        Self { action, deadline: Some(at), arrived: at }
+    }
 }
 
 impl<'c> FaultView<'c> {
-    fn new(
+    pub(super) fn new(
         condition: &'c ConditionType,
         reason: &'c str,
         source: Source,
@@ -132,6 +139,10 @@ impl<'c> FaultView<'c> {
             arrived: planned.map(|planned| planned.arrived),
             rebooted: false,
         }
+    }
+
+    pub(super) fn with_message(self, message: String) -> Self {
+        Self { message: message.into(), ..self }
     }
 
     /// The action is the promotion's. The grace period is that of its reason or condition; a condition that is never
@@ -209,6 +220,7 @@ impl Case {
                 view.escalate(reboot_timeout);
             }
         }
+        fault_views.extend(self.requested(now));
         fault_views.sort_by_key(|view| (view.deadline.is_none(), view.deadline, view.since));
         fault_views
     }
@@ -223,7 +235,7 @@ impl Case {
         let message =
             format!("no node registered within {} of the launch", timestamp::duration(policy.join_timeout));
         let view = FaultView::new(condition, reason, Source::Inference, Health::Bad, late, planned);
-        Some(FaultView { message: message.into(), ..view })
+        Some(view.with_message(message))
     }
 
     /// When a launched instance counts as failed to join, while it has not registered. None if the policy lets it take

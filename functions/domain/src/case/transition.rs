@@ -264,8 +264,7 @@ impl Case {
         if let Some(group) = group.filter(|_| blocks.iter().any(|block| block.guard.is_of_an_outage())) {
             group.record_halt(ctx.now);
         }
-        // With an end of its own, the guard only gives an instance that is back its time.
-        if blocks.iter().any(|block| block.guard == Guard::NotInService && block.until.is_none()) {
+        if blocks.iter().any(|block| block.out_of_service) {
             self.note_out_of_service(ctx.now);
         }
         // The lease is over, so no answer will come. New instances of the group must not wait for it while this is
@@ -379,7 +378,7 @@ impl Case {
                 group.record_node();
             }
         }
-        self.blocked = None;
+        (self.blocked, self.request) = (None, None);
         match outcome {
             CaseOutcome::Rebooted => self.end_repair(),
             CaseOutcome::Replaced | CaseOutcome::ReplacementFailed | CaseOutcome::Gone { .. } => {

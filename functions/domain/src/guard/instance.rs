@@ -1,6 +1,6 @@
 //! The guards that check the instance: that it can be replaced, and that its fault is what was reported.
 
-use super::{Block, Guard, GuardContext, block, group_name};
+use super::{Block, Guard, GuardContext, block, block_until, group_name};
 use crate::{
     case::Source,
     group::{InstanceLocation, Lifecycle},
@@ -24,7 +24,7 @@ pub(super) fn not_in_group(input: &GuardContext<'_>) -> Option<Block> {
                 input.case.instance_id()
             ),
         ),
-        InstanceLocation::Ungrouped => block(
+        InstanceLocation::Ungrouped => out_of_service(
             Guard::NotInGroup,
             format!("{} is in no Auto Scaling group: nothing would replace it", input.case.instance_id()),
         ),
@@ -46,7 +46,11 @@ pub(super) fn not_in_service(input: &GuardContext<'_>) -> Option<Block> {
         Lifecycle::Terminating => "already terminating",
         Lifecycle::WarmPool => "in a warm pool, and cannot be terminated through its group",
     };
-    block(Guard::NotInService, format!("{} is {state}", input.case.instance_id()))
+    out_of_service(Guard::NotInService, format!("{} is {state}", input.case.instance_id()))
+}
+
+fn out_of_service(guard: Guard, sentence: String) -> Option<Block> {
+    Some(Block { guard, sentence, until: None, out_of_service: true })
 }
 
 /// The grace period of the fault, from when the instance was last seen out of service: it may be booting.
@@ -62,7 +66,7 @@ fn just_back(input: &GuardContext<'_>) -> Option<Block> {
         timestamp::seconds(seen),
         timestamp::seconds(until)
     );
-    Some(Block { guard: Guard::NotInService, sentence, until: Some(until) })
+    block_until(Guard::NotInService, sentence, Some(until))
 }
 
 /// Not every instance is a node: an Auto Scaling group of a cluster can hold proxies, bastions or build machines.

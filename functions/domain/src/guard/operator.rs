@@ -1,6 +1,6 @@
 //! The guards that carry out what operators and their settings decide.
 
-use super::{Block, Guard, GuardContext, block, group_name};
+use super::{Block, Guard, GuardContext, block, block_until, group_name};
 use crate::{
     ident::NodeName,
     node_marks::{HOLD_ANNOTATION, NodeHold},
@@ -58,7 +58,7 @@ fn held_by_an_annotation(input: &GuardContext<'_>) -> Option<Block> {
     let until_text = timestamp::seconds(until);
     let sentence =
         format!("{who} holds node {node} until {until_text}, by its annotation {HOLD_ANNOTATION}: {reason}");
-    Some(Block { guard: Guard::Held, sentence, until: Some(until) })
+    block_until(Guard::Held, sentence, Some(until))
 }
 
 fn cordoned(input: &GuardContext<'_>) -> Option<Block> {
@@ -87,7 +87,7 @@ fn held_by_an_operator(input: &GuardContext<'_>) -> Option<Block> {
     };
     let sentence =
         format!("{} holds {what} until {}: {}", hold.owner, timestamp::seconds(hold.until), hold.reason);
-    Some(Block { guard: Guard::Held, sentence, until: Some(hold.until) })
+    block_until(Guard::Held, sentence, Some(hold.until))
 }
 
 /// Calls are made only in maintenance windows. Without any, they are always made.
@@ -101,7 +101,7 @@ pub(super) fn outside_maintenance_window(input: &GuardContext<'_>) -> Option<Blo
         Some(opens) => format!("the next maintenance window opens at {}", timestamp::seconds(opens)),
         None => "no maintenance window is open".to_owned(),
     };
-    Some(Block { guard: Guard::OutsideMaintenanceWindow, sentence, until })
+    block_until(Guard::OutsideMaintenanceWindow, sentence, until)
 }
 
 /// Evaluated last: in observe mode, a repair that only this blocks is recorded as one that would be made.

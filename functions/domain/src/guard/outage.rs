@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Block, CountedNodes, GroupCounts, Guard, GuardContext, block, group_name};
+use super::{Block, CountedNodes, GroupCounts, Guard, GuardContext, block, block_until, group_name};
 use crate::{ident::Zone, policy::Policy, timestamp};
 
 /// After this, the silence of an agent alone no longer counts as a failure of the log pipeline.
@@ -173,7 +173,7 @@ pub(super) fn outage_ending(input: &GuardContext<'_>) -> Option<Block> {
         group_name(input),
         timestamp::duration(cooldown)
     );
-    Some(Block { guard: Guard::OutageEnding, sentence, until: latest.checked_add(cooldown).ok() })
+    block_until(Guard::OutageEnding, sentence, latest.checked_add(cooldown).ok())
 }
 
 /// The maximum number of timestamps within one window of this duration.

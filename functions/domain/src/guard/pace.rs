@@ -1,6 +1,6 @@
 //! The guards that set the pace of a group's repairs, by what became of the ones before.
 
-use super::{Block, Guard, GuardContext, UnhealthyNode, block, group_name};
+use super::{Block, Guard, GuardContext, UnhealthyNode, block, block_until, group_name};
 use crate::{
     condition::{ConditionType, RepairAction},
     group::{Backoff, BackoffCause, Group, Lifecycle, ReplacedFor, Slot},
@@ -65,7 +65,7 @@ pub(super) fn replacements_failing(input: &GuardContext<'_>) -> Option<Block> {
         ),
     };
     let sentence = format!("backoff until {}: {why}", timestamp::seconds(until));
-    Some(Block { guard: Guard::ReplacementsFailing, sentence, until: Some(until) })
+    block_until(Guard::ReplacementsFailing, sentence, Some(until))
 }
 
 /// The terminated instance whose repair waits for this one, if that is to be replaced because it is not Ready either.
@@ -116,7 +116,7 @@ pub(super) fn gradual_limit(input: &GuardContext<'_>) -> Option<Block> {
             timestamp::seconds(last),
             timestamp::duration(limits.pause)
         );
-        return Some(Block { guard: Guard::GradualLimit, sentence, until: Some(until) });
+        return block_until(Guard::GradualLimit, sentence, Some(until));
     }
     if !limits.gradual {
         return None;

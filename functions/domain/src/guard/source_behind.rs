@@ -8,6 +8,11 @@ use crate::{case::Source, timestamp};
 pub(super) fn source_behind(input: &GuardContext<'_>) -> Option<Block> {
     let (policy, now) = (input.policy, input.now);
     let behind = |source| input.context.sources?.behind(source, policy.settling_time, now);
+    let log = match input.fault.source {
+        Source::Agent => "the agents' log",
+        Source::ControlPlane | Source::Inference => "the control plane's audit log",
+        Source::Operator => return None,
+    };
     let known = behind(input.fault.source)?;
     let has_other = || {
         input
@@ -19,10 +24,6 @@ pub(super) fn source_behind(input: &GuardContext<'_>) -> Option<Block> {
     if has_other() {
         return None;
     }
-    let log = match input.fault.source {
-        Source::Agent => "the agents' log",
-        Source::ControlPlane | Source::Inference => "the control plane's audit log",
-    };
     block(
         Guard::SourceBehind,
         format!(

@@ -11,7 +11,7 @@ use crate::{
     audit_log::{ApiCall, CallAnswer, CallOutcome, CloudTrailEvent, Record},
     aws_error::AwsErrorKind,
     case::{
-        Case, CaseState, EventMatch,
+        Case, CaseState, EventMatch, Source,
         audit_records::{self, CallRecord},
     },
     condition::RepairAction,
@@ -162,6 +162,10 @@ impl Case {
     fn decision_sentence(&self, action: RepairAction) -> String {
         let Some(repair) = &self.repair else { return action.as_str().to_owned() };
         let fault = &repair.fault;
+        if fault.source == Source::Operator {
+            let at = timestamp::seconds(fault.since);
+            return format!("{}: requested at {at} by {}", action.as_str(), fault.message);
+        }
         let due = fault.deadline.map(|deadline| format!(", due {}", timestamp::seconds(deadline)));
         format!(
             "{}: {} bad since {} ({}){}{}",

@@ -22,10 +22,11 @@ const fn transition(name: &'static str, from: &'static [CaseState], to: &'static
 }
 
 /// Every step that changes the state of a case.
-pub const TRANSITIONS: [Transition; 15] = [
+pub const TRANSITIONS: [Transition; 16] = [
     transition("a condition goes bad", &[Healthy], &[Suspect]),
     transition("it recovers and that holds", &[Suspect, Due, Blocked], &[Healthy]),
     transition("the grace period ends", &[Suspect], &[Due]),
+    transition("request repair", &[Healthy, Suspect, Due, Blocked], &[Due]),
     transition("block", &[Due, Claimed, Acting], &[Blocked]),
     transition("claim", &[Due, Blocked, Acting, Rebooting], &[Claimed]),
     transition("begin call", &[Claimed], &[Acting]),
