@@ -36,7 +36,7 @@ pub struct GuardContext<'a> {
     pub case: &'a Case,
     /// The fault that is due.
     pub fault: &'a Fault,
-    /// What was read about its surroundings.
+    /// What was read besides the case.
     pub context: &'a DecisionContext<'a>,
     /// The rules of the group.
     pub rules: Rules<'a>,

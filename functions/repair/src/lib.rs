@@ -315,7 +315,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         }
     }
 
-    /// Looks at a case whose cluster has no policy again in a minute: it must not take the time of the others.
+    /// Postpones a case whose cluster has no policy by a minute: it must not take the time of the others.
     async fn postpone(&self, mut case: Box<Case>, now: Timestamp) -> Result<(), RepairError> {
         case.postpone(now);
         // After a lost race it has another due time.

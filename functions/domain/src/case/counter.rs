@@ -68,7 +68,7 @@ pub(super) struct Occurrence {
 }
 
 impl Occurrence {
-    /// One occurrence, which was heard of when it arrived.
+    /// One occurrence, and when its report arrived.
     pub(super) fn once(at: Timestamp, arrived: Timestamp) -> Self {
         Self { at, arrived, weight: 1 }
     }

@@ -77,7 +77,7 @@ impl Case {
             let failed = if rebooting { self.reboot_failed_at(repair, policy) } else { None };
             let blocked = self.blocked.as_ref().map(|blocked| blocked.until);
             let failed = failed.map(|failed| blocked.map_or(failed, |until| failed.max(until)));
-            // Without CloudTrail's verdict it is evaluated when that arrives, or is overdue.
+            // Without CloudTrail's event of its call it is evaluated when that arrives, or is overdue.
             let waits =
                 repair.replacement().is_some() && !self.awaits_ready(repair) && !repair.is_confirmed();
             let late = if waits { None } else { self.replacement_deadline(repair, policy) };

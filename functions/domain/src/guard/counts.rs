@@ -147,7 +147,7 @@ impl GroupCounts {
             .collect();
         let set_aside =
             group.members.iter().filter(|member| member.lifecycle == Lifecycle::OutOfService).count();
-        let sick = members.intersection(&unhealthy).count();
+        let unhealthy_members = members.intersection(&unhealthy).count();
         // The instance under repair is no longer a member: what stands for it is its replacement, or nothing yet.
         let (mut replacing, mut awaited) = (0, 0_usize);
         for slot in state.slots().iter().filter(|slot| !members.contains(&slot.instance_id)) {
@@ -166,6 +166,6 @@ impl GroupCounts {
         let size = members.len().max(wanted.unwrap_or(members.len() + awaited));
         // A replacement that is launched and not matched yet is a member, and its slot still counts.
         let missing = (size - members.len()).max(awaited);
-        Self { unhealthy: (sick + replacing + missing).min(size), size }
+        Self { unhealthy: (unhealthy_members + replacing + missing).min(size), size }
     }
 }
