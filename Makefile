@@ -3,7 +3,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo quick test format lints dependencies mutants-apply bench backtest-bench measure goldens simulate fuzz mutants \
+.PHONY: help demo quick test test-rust test-infra format lints dependencies mutants-apply bench backtest-bench measure goldens simulate fuzz mutants \
     nightly nightly-simulation nightly-mutants nightly-fuzz nightly-chaos nightly-browser control-plane control-plane-record
 
 help: ## List the targets
@@ -25,8 +25,14 @@ quick: format ## While you work: format, lints and tests of the domain and the h
 test: export NODEMEND_CHAOS_EVERY ?= 10
 test: format lints dependencies mutants-apply ## Before you merge, and what CI runs: all tests, with a sample of simulation and chaos
 	$(LINTED) $(CARGO) test --workspace --all-targets --all-features --locked --quiet --no-run
-	$(LINTED) $(CARGO) test --workspace --all-features --locked --quiet
-	./tests/infra.sh
+	$(MAKE) --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) test-rust test-infra
+
+# Beside each other: both wait more than they work. Neither builds anything, and cargo needs no share of make's jobs.
+test-rust:
+	MAKEFLAGS= $(LINTED) $(CARGO) test --workspace --all-features --locked --quiet
+
+test-infra:
+	MAKEFLAGS= ./tests/infra.sh
 
 format:
 	$(CARGO) fmt --all --check

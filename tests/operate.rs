@@ -221,9 +221,10 @@ fn one_command_holds_every_cluster_of_the_deployment_and_lists_them() {
 
     let deployment = with_unhealthy_node();
     let file = deployment.file("other.yaml", &format!("{POLICY}account: \"111122223333\"\n"));
-    for cluster in ["prod-2", "prod-3"] {
+    for (number, cluster) in [(2, "prod-2"), (3, "prod-3")] {
         let apply = ["policy", "apply", &file, "--cluster", cluster, "--by", "alice"];
         assert_eq!(deployment.nodemend(&apply).0, 0);
+        deployment.report_in(cluster, number, 40);
     }
     let (code, id, error) = deployment.nodemend(&stop);
     assert_eq!(code, 0, "{error}");
@@ -244,7 +245,7 @@ fn one_command_holds_every_cluster_of_the_deployment_and_lists_them() {
     let (code, out, _) = deployment.nodemend(&["release", id.trim(), "--all"]);
     assert_eq!((code, out.matches("Released the hold of alice").count()), (0, 3), "{out}");
     deployment.run_once();
-    assert_eq!(deployment.cloud.calls().len(), 1);
+    assert_eq!(deployment.cloud.calls().len(), 3, "one in each cluster");
 }
 
 #[test]

@@ -11,7 +11,11 @@ use nodemend_aws::{
     sdk,
 };
 use nodemend_confirm::Confirmer;
-use nodemend_domain::{case::Case, sources::ClusterSources};
+use nodemend_domain::{
+    case::Case,
+    ident::{ClusterName, GroupName},
+    sources::ClusterSources,
+};
 use nodemend_intake::Intake;
 use nodemend_ports::{
     audit_log::AuditLog,
@@ -25,8 +29,8 @@ use nodemend_stack::dynamodb;
 use nodemend_testkit::{
     edit,
     fixture::{
-        INTERFACE_DOWN, caller, cloudtrail_event_of_record, cluster, control_plane_payload, fleet, group,
-        instance, key, node_marked, raised, zone,
+        INTERFACE_DOWN, caller, cloudtrail_event_of_record, cluster, cluster_named, control_plane_payload,
+        fleet, group, group_named, instance, key, node_marked, raised, zone,
     },
 };
 use serde_json::{Value, json};
@@ -113,16 +117,30 @@ impl Deployment {
     }
 
     pub(crate) fn report_with_message(&self, number: u64, minutes: i64, message: &str) {
+        self.report_of(&cluster(), &group(), number, minutes, message);
+    }
+
+    /// The same in a group of another cluster, which its instance joins.
+    pub(crate) fn report_in(&self, name: &str, number: u64, minutes: i64) {
+        let (cluster, group) = (cluster_named(name), group_named(name));
+        self.cloud.change(|fleet| {
+            fleet.leave(&instance(number));
+            fleet.join(&group, Some(&cluster), &instance(number), &zone());
+        });
+        self.report_of(&cluster, &group, number, minutes, INTERFACE_DOWN.message);
+    }
+
+    fn report_of(&self, cluster: &ClusterName, group: &GroupName, number: u64, minutes: i64, message: &str) {
         let now = self.now();
         let since = now - SignedDuration::from_mins(minutes);
         // It was reported at once, and again now.
         let report = |seq| raised(number, INTERFACE_DOWN, since).message(message).seq(seq);
         self.runtime.block_on(async {
-            let policy = self.store.policy(&cluster()).await.expect("a read").expect("a policy");
-            let mut case = Case::new(cluster(), instance(number));
+            let policy = self.store.policy(cluster).await.expect("a read").expect("a policy");
+            let mut case = Case::new(cluster.clone(), instance(number));
             case.apply_report(&report(1).written(since), since, &policy);
             case.apply_report(&report(2).written(now), now, &policy);
-            edit(&mut case, json!({ "group": group() }));
+            edit(&mut case, json!({ "group": group }));
             case.plan(&policy, now);
             let change = CaseWrite { case: &case, group: None, entries: &[] };
             assert_eq!(self.store.commit(change).await, Ok(Commit::Won));

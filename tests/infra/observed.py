@@ -107,6 +107,12 @@ class Observed:
         pages = self.client.get_paginator("scan").paginate(TableName=table)
         return [item for page in pages for item in page["Items"]]
 
+    def remove_policy(self, cluster: str):
+        table = environment("repair")[STATE]
+        for item in self.items(table):
+            if item["pk"]["S"] == f"cluster#{cluster}" and item["sk"]["S"].startswith("policy"):
+                self.client.delete_item(TableName=table, Key={key: item[key] for key in ("pk", "sk")})
+
     def end_lease(self):
         """Lets the lease go that keeps all but one invocation from waiting: the one item that is of no cluster or node."""
         table = environment("repair")[STATE]

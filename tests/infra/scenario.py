@@ -45,7 +45,7 @@ def instance(number: int) -> str:
 # What becomes of each instance. All others are healthy.
 REPLACED, REBOOTED, UNANSWERED, OF_EKS, HELD, TAKEN, DRAINED, RECOVERED, UNVERIFIED, NOT_READY = map(instance, range(1, 11))
 NEW, MISSED = instance(20), instance(25)
-REPLACED_THERE, REBOOTED_THERE, OF_EKS_THERE, HALTED_THERE, NOT_READY_THERE = map(instance, range(30, 35))
+REPLACED_THERE, REBOOTED_THERE, OF_EKS_THERE, HALTED_THERE, NOT_READY_THERE, DUE_THERE = map(instance, range(30, 36))
 
 
 def groups() -> dict:
@@ -79,6 +79,7 @@ def observe(observed: Observed):
     report_as_the_agent(observed)
     other_events_arrive(observed)
     cases_are_reconciled(observed)
+    a_policy_is_removed(observed)
 
 
 def cases_are_reconciled(observed: Observed):
@@ -86,6 +87,13 @@ def cases_are_reconciled(observed: Observed):
     logged_by_the_control_plane(observed, MISSED, "eks-audit-kubelet-patch-nodestatus-ready-false", delivered=False)
     for cluster in (CLUSTER, OTHER):
         observed.invoke("reconcile", {"cluster": cluster, "controlPlaneLogs": "enabled"})
+
+
+def a_policy_is_removed(observed: Observed):
+    # Known there, due at once, and evaluated only when nothing can be decided for it any more.
+    observed.unhealthy(DUE_THERE, *FAULT, OTHER)
+    observed.remove_policy(OTHER)
+    observed.invoke("repair", {})
 
 
 def apply(observed: Observed, policy: str, cluster: str, who: str = "operators"):
@@ -297,6 +305,12 @@ def an_operator_works(observed: Observed):
     apply(observed, POLICY_THERE, OTHER, who="others")
     observed.invoke("repair", {})
     assert observed.calls_for(HELD) and observed.calls_for(HALTED_THERE)
+    # Its group keeps for reuse what is terminated.
+    detail = {
+        "AutoScalingGroupName": "workers", "EC2InstanceId": HELD, "Origin": "AutoScalingGroup", "Destination": "WarmPool",
+        "StartTime": now(), "EndTime": now(), "Cause": "", "Details": {"Availability Zone": "eu-west-1a"},
+    }
+    observed.happened("confirm", "aws.autoscaling", "EC2 Instance Terminate Successful", detail)
     everywhere = observed.command("hold --all --for 1h --reason test").strip()
     observed.command(f"release {everywhere} --all")
     for line in ("policy history", "policy show", "audit list", "audit verify", f"audit show {REPLACED}"):

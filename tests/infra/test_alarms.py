@@ -321,3 +321,12 @@ def test_the_guards_that_halt_a_group_are_guards(observed):
 def test_silent_agents_are_counted_by_their_cluster(observed):
     silent = matched(observed, "AgentSilentFilter")
     assert {line["cluster"] for line in silent} == {OTHER}
+
+
+def test_what_goes_back_to_a_warm_pool_is_counted_if_it_was_terminated_for_a_fault(observed):
+    assert {line["instanceId"] for line in matched(observed, "ReturnedToWarmPoolFilter")} == {HELD}
+
+
+def test_the_cases_of_a_cluster_whose_policy_was_removed_are_counted(observed):
+    counted = {line["cluster"]: line["CasesWithoutPolicy"] for line in observed.logs["repair"] if "CasesWithoutPolicy" in line}
+    assert set(counted) == {OTHER} and counted[OTHER] >= 1
