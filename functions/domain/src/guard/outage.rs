@@ -99,8 +99,9 @@ pub(super) fn cluster_threshold(input: &GuardContext<'_>) -> Option<Block> {
 
 /// If a zone is impaired, replacing its nodes would launch others in the same zone.
 pub(super) fn zone_impaired(input: &GuardContext<'_>) -> Option<Block> {
-    let zone =
-        input.case.zone().or_else(|| Some(&input.context.group?.member(input.case.instance_id())?.zone))?;
+    // By Auto Scaling first: what the node itself reports can be false.
+    let member = input.context.group.and_then(|group| group.member(input.case.instance_id()));
+    let zone = member.map(|member| &member.zone).or(input.case.zone())?;
     if input.context.cluster.zonal_shifts.contains(zone) {
         return block(Guard::ZoneImpaired, format!("an ARC zonal shift is active for {zone}"));
     }
