@@ -278,6 +278,12 @@ impl LatestReport {
             };
             return reported.node_since < episode.node_since && held;
         }
+        // Two faults with a recovery between them begin further apart than that: by our clock it is the same one, and the
+        // node's clock has stepped ahead.
+        let apart = reported.since().duration_since(episode.onset.since).abs();
+        if self.health.is_bad() && apart < hold {
+            return false;
+        }
         match reported.healthy_before {
             Some(sound) => sound >= hold,
             None => {

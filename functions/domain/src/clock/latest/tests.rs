@@ -91,6 +91,24 @@ fn a_lost_recovery_is_in_the_next_report() {
 }
 
 #[test]
+fn a_clock_that_steps_ahead_makes_no_new_fault() {
+    let with_memory = |mut report: ConditionReport| {
+        report.healthy_before = Some(SignedDuration::from_hours(1));
+        report
+    };
+    let mut latest = LatestReport::first(with_memory(reported(1, Health::Bad, 0, 0)));
+    let known = latest.fault_arrived();
+    let ahead = 2_300;
+    let stepped = with_memory(reported(2, Health::Bad, ahead, ahead + 600));
+    latest.note(ConditionReport { arrival: at(602), ..stepped }, HOLD);
+    assert_eq!((latest.fault_arrived(), start(&latest)), (known, Some(at(1))));
+    // A fault that began later is another one, though no healthy report arrived.
+    let other = with_memory(reported(3, Health::Bad, ahead + 700, ahead + 760));
+    latest.note(ConditionReport { arrival: at(761), ..other }, HOLD);
+    assert_eq!((latest.fault_arrived(), start(&latest)), (Some(at(761)), Some(at(701))));
+}
+
+#[test]
 fn no_claim_of_a_node_that_was_healthy_shortens_its_grace_period() {
     let long_ago = -1_000_000_000;
     for (what, since, written) in [
