@@ -1,4 +1,4 @@
-//! What the Kubernetes API says of a Node, and when that began.
+//! What the Kubernetes API reports about a Node, and when that began.
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
@@ -59,6 +59,38 @@ fn a_fault_that_began_during_a_slow_read_has_its_whole_grace_period() {
 }
 
 #[test]
+fn what_is_unknown_again_since_a_later_time_has_recovered_in_between() {
+    let policy = Policy::eks_defaults();
+    let id = InstanceId::new("i-00000000000000001").expect("an id");
+    let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
+    let mut deadline = |since, read_at| {
+        let node = snapshot(Health::Unknown, since);
+        case.apply_snapshot(Some(&node), Consistency::Latest, read_at, &policy).expect("this node");
+        let faults = case.faults(&policy.default_rules(), &policy, read_at);
+        faults.iter().filter(|fault| fault.is_bad()).find_map(|fault| fault.deadline)
+    };
+    assert_eq!(deadline(at(0), at(5)), Some(at(0) + GRACE));
+    assert_eq!(deadline(at(0), at(1_000)), Some(at(0) + GRACE), "the same");
+    assert_eq!(deadline(at(1_100), at(1_700)), Some(at(1_700) + GRACE), "its recovery was missed");
+    assert_eq!(deadline(at(1_100), at(1_760)), Some(at(1_700) + GRACE), "the same again");
+}
+
+#[test]
 fn a_time_of_the_future_is_not_believed() {
     assert_eq!(deadline(at(7_200), at(0)), at(0) + GRACE);
+}
+
+#[test]
+fn a_kubelet_whose_clock_is_ahead_hides_no_later_fault() {
+    let policy = Policy::eks_defaults();
+    let id = InstanceId::new("i-00000000000000001").expect("an id");
+    let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
+    let mut apply = |health, since, consistency, read_at| {
+        let node = snapshot(health, since);
+        case.apply_snapshot(Some(&node), consistency, read_at, &policy).expect("this node");
+        case.faults(&policy.default_rules(), &policy, read_at).iter().any(|fault| fault.is_bad())
+    };
+    assert!(apply(Health::Bad, at(0), Consistency::Latest, at(5)));
+    assert!(!apply(Health::Healthy, at(490), Consistency::Latest, at(400)), "it is 90 seconds ahead");
+    assert!(apply(Health::Unknown, at(450), Consistency::Cached, at(700)));
 }

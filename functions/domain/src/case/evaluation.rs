@@ -38,6 +38,9 @@ impl Case {
             self.unhealthy_reason = None;
             return;
         }
+        if self.request.is_some() && self.request(now).is_none() {
+            self.request = None;
+        }
         // The most frequent case, so a fast path: a healthy node, whose next heartbeat is awaited.
         let faults = if self.is_quiet(policy) { Vec::new() } else { self.earliest_faults(policy, now) };
         // A repair stays blocked while its case has one: an escalated fault can be blocked before its own deadline.
@@ -133,7 +136,7 @@ impl Case {
         if acting().any(Fault::is_bad) || repair.fault.source == Source::Agent && !agent_reported {
             return None;
         }
-        // What a report of the new boot says was bad before may still arrive.
+        // A report of the new boot about what was bad before it may still arrive.
         let healthy_since = self.latest_reports().map(|latest| latest.read().since).max();
         let healthy_since = healthy_since.map_or(boot.first_seen, |since| since.max(boot.first_seen));
         let held = healthy_since.checked_add(policy.recovery_hold).ok()?;

@@ -28,7 +28,7 @@ pub enum Consistency {
     Cached,
 }
 
-/// Why a snapshot says nothing of a case.
+/// Why a snapshot proves nothing about a case.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotThisNode {
     /// The Node of this name stands for another instance, or for none.
@@ -113,7 +113,10 @@ impl Case {
         }
         self.apply_marks(node, consistency, read_at);
         for condition in &node.conditions {
-            let since = condition.since.filter(is_plausible);
+            // Only the node controller sets Unknown, by the control plane's clock. Anything else is dated by the node's own: a
+            // time of the future would make later lines look older.
+            let unknown = condition.observed.health == Health::Unknown;
+            let since = condition.since.filter(|since| *since <= read_at || unknown && is_plausible(since));
             let current = Current { observed: &condition.observed, since, consistency };
             self.apply_current(current, read_at, policy, &mut events);
         }
@@ -197,6 +200,14 @@ impl Case {
             return;
         };
         if reading.health.is_bad() == observed.health.is_bad() {
+            let last = history.last_change().map(|last| last.at);
+            let missed = last.zip(since).filter(|(last, since)| {
+                (reading.health, observed.health) == (Health::Unknown, Health::Unknown)
+                    && since.duration_since(*last) > policy.recovery_hold
+            });
+            if let Some(between) = missed {
+                self.apply_missed_recovery(observed, between, read_at, policy, events);
+            }
             return;
         }
         let at = match since.filter(|since| !history.is_after(*since)) {
@@ -206,6 +217,27 @@ impl Case {
             None => return,
         };
         self.apply_conditions(std::slice::from_ref(observed), at, read_at, policy, events);
+    }
+
+    /// A condition that was Unknown and is so again since a later time was something else in between. When it was is not
+    /// known: it counts as a recovery that held, so that the fault of now has its own grace period.
+    fn apply_missed_recovery(
+        &mut self,
+        observed: &ObservedCondition,
+        (last, since): (Timestamp, Timestamp),
+        read_at: Timestamp,
+        policy: &Policy,
+        events: &mut Vec<CaseEvent>,
+    ) {
+        let recovered = ObservedCondition {
+            condition: observed.condition.clone(),
+            health: Health::Healthy,
+            reason: "Recovered".to_owned(),
+            message: format!("it changed between {last} and {since}, and no line of that arrived"),
+        };
+        let between = last + SignedDuration::from_millis(1);
+        self.apply_conditions(&[recovered], between, read_at, policy, events);
+        self.apply_conditions(std::slice::from_ref(observed), since, read_at, policy, events);
     }
 
     /// Notes that the control plane's log has been read, and applied, up to then.

@@ -28,6 +28,18 @@ pub(crate) struct ReadyChange {
     cure: Option<Cure>,
     arrived: Timestamp,
     deletion: bool,
+    /// The node controller has set it to Unknown.
+    unknown: bool,
+}
+
+impl ReadyChange {
+    fn new(at: Timestamp, bad: bool, cure: Option<Cure>, arrived: Timestamp) -> Self {
+        Self { at, bad, cure, arrived, deletion: false, unknown: false }
+    }
+
+    fn deleted(self) -> Self {
+        Self { deletion: true, ..self }
+    }
 }
 
 /// The start of an episode, as the handlers know it.
@@ -38,7 +50,7 @@ struct Onset {
     counts_from: Timestamp,
     /// That arrival counts, however early it began.
     is_arrival: bool,
-    /// A healthy report had arrived by then: what is reported after it began later, whatever the node says.
+    /// A healthy report had arrived by then: what is reported after it began later, whatever it states.
     not_before: Timestamp,
     arrived: Timestamp,
 }
@@ -62,14 +74,16 @@ impl Node {
             // Of an earlier Node object, whose instance registered again since.
             Fact::NodeDeleted { uid, .. } if self.known_uid.is_some_and(|known| known != *uid) => {}
             Fact::NodeDeleted { at, gone: false, .. } => {
-                self.change_ready(*at, true, Some(Cure::Replace), arrival, true);
+                self.change_ready(ReadyChange::new(*at, true, Some(Cure::Replace), arrival).deleted());
             }
             Fact::NodeDeleted { gone: true, .. } => self.known_left = true,
             Fact::Ready { uid: Some(uid), .. } if self.known_uid.is_some_and(|known| known != *uid) => {}
             Fact::Ready { at, bad, cure, uid } => {
                 self.is_named |= uid.is_some();
                 self.known_uid = self.known_uid.or(*uid);
-                self.change_ready(*at, *bad, *cure, arrival, false);
+                let change = ReadyChange::new(*at, *bad, *cure, arrival);
+                // A kubelet's line has no uid.
+                self.change_ready(ReadyChange { unknown: *bad && uid.is_some(), ..change });
             }
             Fact::Registered { at, uid } => {
                 self.known_alive = true;
@@ -94,7 +108,7 @@ impl Node {
             }
         }
         // An agent alone may be of an old node: only a launch or a registration proves a new instance.
-        // A Node object that a verification reads does not say that its instance is new.
+        // A Node object that a verification reads does not prove that its instance is new.
         let registered = matches!(fact, Fact::Registered { .. });
         if registered || self.known_launch.is_some() && self.known_alive {
             self.known_joined_at.get_or_insert(arrival);
@@ -128,14 +142,8 @@ impl Node {
         self.out_until.is_some_and(|until| now < until + SignedDuration::from_mins(time))
     }
 
-    fn change_ready(
-        &mut self,
-        at: Timestamp,
-        bad: bool,
-        cure: Option<Cure>,
-        arrived: Timestamp,
-        deletion: bool,
-    ) {
+    fn change_ready(&mut self, change: ReadyChange) {
+        let ReadyChange { at, bad, arrived, deletion, .. } = change;
         if self.ready_from.is_some_and(|from| at < from) {
             return;
         }
@@ -149,7 +157,7 @@ impl Node {
             known.arrived = known.arrived.min(arrived);
             return;
         }
-        self.ready.push(ReadyChange { at, bad, cure, arrived, deletion });
+        self.ready.push(change);
         // At the same instant the deletion is last: a kubelet wrote to a Node object that was still there.
         self.ready.sort_by_key(|change| (change.at, change.bad));
     }
@@ -159,7 +167,7 @@ impl Node {
         let deleted = self.ready.last().filter(|change| change.deletion).map(|change| change.at);
         let Some(object) = object else {
             if self.is_named && deleted.is_none() {
-                self.change_ready(read_at, true, Some(Cure::Replace), read_at, true);
+                self.change_ready(ReadyChange::new(read_at, true, Some(Cure::Replace), read_at).deleted());
             }
             return;
         };
@@ -169,7 +177,11 @@ impl Node {
         }
         (self.known_uid, self.is_named) = (Some(object.uid), true);
         self.alive(object.boot, Some(read_at), read_at);
-        let (bad, since) = (object.ready != Health::Healthy, object.ready_since);
+        let bad = object.ready != Health::Healthy;
+        let unknown = object.ready == Health::Unknown;
+        // What a kubelet dates after the begin of the read counts from there: its clock may be ahead.
+        let since = if unknown { object.ready_since } else { object.ready_since.min(read_at) };
+        let seen = |at| ReadyChange { unknown, ..ReadyChange::new(at, bad, Some(Cure::Replace), read_at) };
         let is_after = |ready: &[ReadyChange], at| ready.last().is_some_and(|last| last.at > at);
         match self.ready.last() {
             // A new node is awaited until it is Ready.
@@ -178,13 +190,19 @@ impl Node {
                 || self.known_launch.is_some()
                 || self.known_joined_at.is_some() =>
             {
-                self.change_ready(since, bad, Some(Cure::Replace), read_at, false);
+                self.change_ready(seen(since));
             }
             Some(last) if last.bad != bad => {
                 let at = if is_after(&self.ready, since) { read_at } else { since };
                 if !is_after(&self.ready, at) {
-                    self.change_ready(at, bad, Some(Cure::Replace), read_at, false);
+                    self.change_ready(seen(at));
                 }
+            }
+            // It recovered in between, and no line of that arrived.
+            Some(last) if unknown && last.unknown && since.duration_since(last.at) > HOLD => {
+                let between = last.at + SignedDuration::from_millis(1);
+                self.change_ready(ReadyChange::new(between, false, None, read_at));
+                self.change_ready(seen(since));
             }
             _ => {}
         }
@@ -371,7 +389,7 @@ impl Node {
         verified.ready().is_some_and(|read| ready > Some(read)) || verified.reports().iter().any(is_older)
     }
 
-    /// Whether a line of its agent, read again, says something that is not known yet.
+    /// Whether a line of its agent, read again, reports something that is not known yet.
     pub(crate) fn is_news(&self, AgentFact { boot, track, seq, .. }: AgentFact) -> bool {
         let newest = self
             .reports
