@@ -1,4 +1,4 @@
-"""The API server of a cluster, as far as a drain asks it: one node and its pods, and each request recorded."""
+"""A cluster's API server, with the part of its API that a drain uses: one node and its pods. It records each request."""
 
 import base64
 import datetime
@@ -16,24 +16,24 @@ from cryptography.x509.oid import NameOID
 
 from server import Server
 
-# Kubernetes' verbs for its API's methods; a GET of one object is a get, one of many a list.
+# The Kubernetes verb of each HTTP method. A GET of one object is a get, and a GET of many is a list.
 VERBS = {"POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
 PATH = re.compile(r"/api(?:s/[^/]+)?/v1(?:/namespaces/[^/]+)?/(?P<kind>\w+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>\w+))?")
 
 
 class ApiServer:
-    """One node, which is whatever it is asked for, with one pod that is gone once it is evicted.
+    """One node, with whatever name is requested, and one pod on it, which is gone once it is evicted.
 
-    `asked` holds resource and verb of each request."""
+    `requests` has the resource and the verb of each request."""
 
-    def __init__(self, folder: Path):
-        self.asked, self.evicted = [], False
+    def __init__(self, directory: Path):
+        self.requests, self.evicted = [], False
         certificate, key, authority = certificates()
-        (folder / "certificate.pem").write_bytes(certificate)
-        (folder / "key.pem").write_bytes(key)
+        (directory / "certificate.pem").write_bytes(certificate)
+        (directory / "key.pem").write_bytes(key)
         self.authority = base64.b64encode(authority).decode()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+        context.load_cert_chain(directory / "certificate.pem", directory / "key.pem")
         self.server = Server(self.serve, context)
         self.endpoint = self.server.endpoint
 
@@ -45,7 +45,7 @@ class ApiServer:
         found = PATH.fullmatch(path)
         resource = found["kind"] + (f"/{found['sub']}" if found["sub"] else "")
         verb = VERBS.get(method) or ("get" if found["name"] else "list")
-        self.asked.append((resource, verb))
+        self.requests.append((resource, verb))
         match resource, verb:
             case "nodes", "get":
                 return 200, {

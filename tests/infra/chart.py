@@ -9,12 +9,12 @@ CHART = ROOT / "infra" / "chart"
 MANIFESTS = ROOT / "infra" / "manifests"
 NAMESPACE = "nodemend"
 
-# Who applies plain manifests puts the cluster's name in by hand, or by kustomize.
+# Users of the plain manifests set the cluster's name by hand, or with kustomize.
 PLAIN = {"clusterName": "CLUSTER_NAME"}
 
 
 def texts(values: dict) -> dict:
-    """Each rendered file's text, by its name without folders."""
+    """The text of each rendered file, by its name without directories."""
     with helm.Chart.load(str(CHART)) as chart:
         chart.validate_schema(values)
         rendered = chart.render(values, name="nodemend", namespace=NAMESPACE)
@@ -28,7 +28,7 @@ def objects(values: dict) -> dict:
 
 
 def manifests() -> dict:
-    """What infra/manifests is to hold: file names and texts."""
+    """What infra/manifests must contain: file names and texts."""
     written = {
         "namespace.yaml": "\n".join(
             [

@@ -15,13 +15,13 @@ def pytest_configure():
 
 @pytest.fixture(scope="session")
 def observed(tmp_path_factory):
-    """What every program did in one scenario, once for all tests that ask."""
-    folder = tmp_path_factory.mktemp("observed")
-    with emulator(folder) as dynamodb:
-        found = Observed(folder, dynamodb, groups())
+    """What every program did in one scenario, which runs once for all tests that use it."""
+    directory = tmp_path_factory.mktemp("observed")
+    with emulator(directory) as dynamodb:
+        found = Observed(directory, dynamodb, groups())
         try:
             observe(found)
         finally:
             found.close()
-    assert found.aws.problems == [], "the loopback AWS did not know what to answer"
+    assert found.aws.problems == [], "the loopback AWS had no answer"
     return found

@@ -13,26 +13,26 @@ PROGRAM = ROOT / ".venv" / "local-stack" / "bin" / "ministack"
 
 
 @contextlib.contextmanager
-def emulator(folder: Path):
-    """Its address, for as long as it is wanted. Its log is in the folder."""
+def emulator(directory: Path):
+    """Runs an emulator, and yields its address. Its log is in the directory."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     variables = {
-        "PATH": os.environ["PATH"], "HOME": str(folder), "BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port),
-        # It would listen on every interface for these.
+        "PATH": os.environ["PATH"], "HOME": str(directory), "BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port),
+        # Otherwise it would also listen on every interface, for IoT.
         "IOT_MTLS_ENABLED": "0", "AWS_DEFAULT_REGION": REGION, "MINISTACK_REGION": REGION, "NO_COLOR": "1",
     }
-    with (folder / "emulator.log").open("w") as log:
-        process = subprocess.Popen([PROGRAM], cwd=folder, env=variables, stdout=log, stderr=log)
+    with (directory / "emulator.log").open("w") as log:
+        process = subprocess.Popen([PROGRAM], cwd=directory, env=variables, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 60
         while True:
-            assert process.poll() is None, (folder / "emulator.log").read_text()
+            assert process.poll() is None, (directory / "emulator.log").read_text()
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
-            assert time.monotonic() < deadline, "it does not listen"
+            assert time.monotonic() < deadline, "it does not listen in time"
             time.sleep(0.1)
         yield f"http://127.0.0.1:{port}"
     finally:

@@ -15,7 +15,7 @@ def tokens(pattern: str) -> list:
     while pattern[at:].strip():
         token = TOKEN.match(pattern, at)
         if not token:
-            raise ValueError(f"not known here: {pattern[at:]}")
+            raise ValueError(f"not supported here: {pattern[at:]}")
         found.append(token)
         at = token.end()
     return found

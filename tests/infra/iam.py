@@ -1,6 +1,6 @@
 """Decides what a policy allows, as IAM does: nothing that no statement allows, and nothing that one denies.
 
-Only the condition operators that the template uses are known; another is an error, never a pass.
+Only the condition operators that the template uses are supported; any other is an error, never a pass.
 """
 
 import re
@@ -11,7 +11,7 @@ from template import listed
 
 @dataclass
 class Request:
-    """One request to AWS, as far as a policy can see it."""
+    """One request to AWS, with what a policy can check."""
 
     action: str
     resource: str
@@ -35,7 +35,7 @@ def like(pattern: str, text: str) -> bool:
 def _applies(statement: dict, request: Request) -> bool:
     unknown = set(statement) - {"Sid", "Effect", "Action", "Resource", "Condition"}
     if unknown:
-        raise ValueError(f"{unknown} is not known here")
+        raise ValueError(f"{unknown} is not supported here")
     actions, resources = listed(statement["Action"]), listed(statement["Resource"])
     return (
         any(like(action.lower(), request.action.lower()) for action in actions)
@@ -51,17 +51,17 @@ def _applies(statement: dict, request: Request) -> bool:
 def _holds(operator: str, key: str, wanted: list, context: dict) -> bool:
     kind, _, operator = operator.rpartition(":")
     compare = {"StringEquals": str.__eq__, "StringLike": _like, "ArnLike": _like}[operator]
-    # The names of keys are compared without regard to case, but not the key of a tag, which is part of the name.
+    # Names of condition keys are not case-sensitive. The key of a tag, which is part of such a name, is.
     values = next((listed(value) for name, value in context.items() if _is_same_key(name, key)), None)
     matches = [any(compare(value, one) for one in wanted) for value in values or []]
     match kind:
-        # True where the request has no such key: such a statement alone limits nothing that lacks it.
+        # True if the request does not have the key: such a condition does not limit requests without it.
         case "ForAllValues":
             return all(matches)
         case "":
             return len(matches) == 1 and matches[0]
         case _:
-            raise ValueError(f"{kind} is not known here")
+            raise ValueError(f"{kind} is not supported here")
 
 
 def _like(value: str, pattern: str) -> bool:

@@ -12,8 +12,8 @@ from pathlib import Path
 from server import Server
 from template import ACCOUNT, REGION
 
-# Longer than the longest invocation of a test, and shorter than a person waits.
-PATIENCE = 120
+# In seconds: longer than the longest invocation of a test, and shorter than a person would wait.
+INVOCATION_TIMEOUT = 120
 
 
 class Failed(Exception):
@@ -21,10 +21,10 @@ class Failed(Exception):
 
 
 class Function:
-    """A running function. What it logs is in `lines`, as long as it runs and afterwards."""
+    """A running function. `lines` has its log, while it runs and afterwards."""
 
     def __init__(self, program: Path, environment: dict, log: Path, problems: list):
-        """`problems` is what goes wrong elsewhere meanwhile: nobody waits for an answer once there is one."""
+        """`problems` is a list of errors elsewhere in the test: with the first one, an invocation stops waiting for its answer."""
         self.events, self.answers, self.log, self.problems = queue.Queue(), queue.Queue(), log, problems
         self.number = 0
         self.program = program
@@ -48,7 +48,7 @@ class Function:
         self.number += 1
         return 200, {
             "lambda-runtime-aws-request-id": str(self.number),
-            "lambda-runtime-deadline-ms": str(int((time.time() + PATIENCE) * 1000)),
+            "lambda-runtime-deadline-ms": str(int((time.time() + INVOCATION_TIMEOUT) * 1000)),
             "lambda-runtime-invoked-function-arn": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{self.program.name}",
             "content-type": "application/json",
         }, event
@@ -61,8 +61,8 @@ class Function:
         self.events.put(json.dumps(event).encode())
 
     def finish(self) -> dict:
-        """The answer to what was begun."""
-        deadline = time.monotonic() + PATIENCE
+        """Waits for the answer to the invocation that `begin` started."""
+        deadline = time.monotonic() + INVOCATION_TIMEOUT
         while True:
             try:
                 succeeded, answer = self.answers.get(timeout=0.1)
@@ -71,13 +71,13 @@ class Function:
                 if self.problems or self.process.poll() is not None:
                     raise Failed(f"{self.problems}\n{self.log.read_text()}") from None
                 if time.monotonic() > deadline:
-                    raise Failed(f"no answer within {PATIENCE} s\n{self.log.read_text()}") from None
+                    raise Failed(f"no answer within {INVOCATION_TIMEOUT} s\n{self.log.read_text()}") from None
         if not succeeded:
             raise Failed(f"{answer}\n{self.log.read_text()}")
         return answer
 
     def end(self) -> int:
-        """Ends the process, if it has not ended by itself; its exit status."""
+        """Ends the process, if it has not ended by itself, and returns its exit status."""
         self.process.terminate()
         status = self.process.wait(10)
         self.events.put(None)

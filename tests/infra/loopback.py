@@ -1,8 +1,8 @@
 """AWS on the loopback interface: answers the programs, and records each request that they send.
 
-Requests to DynamoDB go on to an emulator; all others are answered from a few instances, groups and clusters. A program is
-known by its access key, and the account in which it assumed a role by the session's key. An operation that has no answer
-here is a problem that fails the tests: it is added here when a program needs it, and never ignored.
+Requests to DynamoDB are forwarded to an emulator; all others are answered from a few instances, groups and clusters. The
+access key identifies the program, and the access key of a session the account in which the program assumed a role. An
+operation that is not supported here is a problem that fails the tests: it is added when a program needs it, never ignored.
 """
 
 import http.client
@@ -23,18 +23,18 @@ from iam import Request
 from server import Server
 from template import ACCOUNT, PARTITION, REGION, of_type, synthesized
 
-# In a transaction each part is checked as the operation that it stands for.
+# IAM checks each part of a transaction as the operation that it represents.
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/transaction-apis-iam.html
 PARTS = {"Put": "PutItem", "Update": "UpdateItem", "Delete": "DeleteItem", "ConditionCheck": "ConditionCheckItem"}
 ZONES = {"eu-west-1a": "euw1-az1", "eu-west-1b": "euw1-az2", "eu-west-1c": "euw1-az3"}
 AUDIT_STREAM = "kube-apiserver-audit-0123"
-# In the access key of a session: between the program's own key and the account.
+# In the access key of a session, this separates the program's own key and the account.
 SESSION = "-in-"
 
 
-# A control plane's log that was not written for long.
+# A control plane's log group to which nothing was written for a long time.
 SILENT_LOG = "/aws/eks/test/cluster"
-# How an operation is refused that a test wants refused.
+# The error of each operation that a test can have refused.
 REFUSALS = {
     "DescribeAutoScalingInstances": ("ValidationError", "refused by the test"),
     "RecordLifecycleActionHeartbeat": ("ValidationError", "No active Lifecycle Action found with instance ID"),
@@ -53,8 +53,8 @@ class Group:
 
 
 @dataclass
-class Asked:
-    """One request, as it came."""
+class ReceivedRequest:
+    """One request, as it was received."""
 
     program: str
     account: str
@@ -66,7 +66,7 @@ class Asked:
 
 @dataclass
 class Recorded:
-    """One request as IAM checks it. `operation` is the API's, which differs for the parts of a transaction."""
+    """One request as IAM checks it. `operation` is the one that the program sent: the parts of a transaction have other actions."""
 
     program: str
     account: str
@@ -75,7 +75,7 @@ class Recorded:
 
 
 class Refused(Exception):
-    """An answer that is an error of the service's own."""
+    """An error response of the service."""
 
     def __init__(self, status: int, code: str, message: str = ""):
         self.status, self.code, self.message = status, code, message
@@ -88,7 +88,7 @@ def model(service: str):
 
 @cache
 def paths(service: str) -> list:
-    """The operations of a service that has a path for each: method, pattern of the path, and name."""
+    """The operations of a service with a path for each: method, pattern of the path, and name."""
     found = []
     for name in model(service).operation_names:
         of_operation = model(service).operation_model(name).http
@@ -99,7 +99,7 @@ def paths(service: str) -> list:
 
 @cache
 def partition_keys() -> dict:
-    """The partition key of each table and of each index, by the template."""
+    """The partition key of each table and of each index, from the template."""
     found = {}
     for name, table in of_type(synthesized()["Resources"], "AWS::DynamoDB::Table").items():
         found[name, None] = table["Properties"]["KeySchema"][0]["AttributeName"]
@@ -113,7 +113,7 @@ def arn(service: str, resource: str) -> str:
 
 
 def xml(value) -> str:
-    """Nested dictionaries and lists as elements. A list's elements have the list's own name for each of its items."""
+    """Nested dictionaries and lists as XML elements. A list is a pair: the name of its elements, and its items."""
     if isinstance(value, dict):
         return "".join(f"<{name}>{xml(inner)}</{name}>" for name, inner in value.items() if inner is not None)
     if isinstance(value, tuple):
@@ -123,40 +123,42 @@ def xml(value) -> str:
 
 
 class Aws:
-    """The service, for as many programs as there are."""
+    """AWS, for all programs."""
 
     def __init__(self, dynamodb: str, groups: dict):
         self.dynamodb, self.groups = dynamodb, groups
-        # What EKS says of a cluster; of one that is not here there is no cluster.
+        # EKS's description of each cluster. A cluster that is not in here does not exist.
         self.clusters = {}
         self.log_streams = set()
         # All requests, the same as IAM checks them, and the events that were put on a bus.
-        self.asked, self.records, self.events, self.problems = [], [], [], []
-        # How often yet an operation is carried out and its answer lost, and how often it is refused.
+        self.received, self.records, self.events, self.problems = [], [], [], []
+        # For each operation: how many more answers are lost after it took effect, and how many more requests are refused.
         self.to_lose, self.to_refuse = Counter(), Counter()
-        # Lines that a log group has and no subscription delivered.
+        # Lines that are in a log group and that no subscription delivered.
         self.undelivered = {}
+        # The instances whose system status check fails.
+        self.impaired = ()
         self.lock = threading.Lock()
         self.server = Server(self.answer)
         self.endpoint = self.server.endpoint
 
     def answer(self, method: str, path: str, headers: dict, body: bytes):
-        """Status, headers and body; nothing where the answer is lost."""
+        """Status, headers and body; nothing if the answer is lost."""
         try:
-            asked = read(method, path, headers, body)
+            received = read(method, path, headers, body)
             with self.lock:
-                self.asked.append(asked)
+                self.received.append(received)
                 self.records += [
-                    Recorded(asked.program, asked.account, f"{asked.service}:{asked.operation}", request)
-                    for request in self.requests(asked)
+                    Recorded(received.program, received.account, f"{received.service}:{received.operation}", request)
+                    for request in self.iam_requests(received)
                 ]
-            answer = self.forward(headers, body) if asked.service == "dynamodb" else self.reply(asked)
+            answer = self.forward(headers, body) if received.service == "dynamodb" else self.reply(received)
             with self.lock:
-                if self.to_lose[asked.operation] > 0:
-                    self.to_lose[asked.operation] -= 1
+                if self.to_lose[received.operation] > 0:
+                    self.to_lose[received.operation] -= 1
                     return None
             return answer
-        except Exception as error:  # noqa: BLE001: a test shows it, whatever it is.
+        except Exception as error:  # noqa: BLE001: any error fails a test, by `problems`.
             self.problems.append(f"{method} {path} {body[:400]!r}: {error!r}")
             return 400, {}, b"{}"
 
@@ -172,14 +174,14 @@ class Aws:
         kept = {name: answer.headers[name] for name in ("content-type", "x-amzn-errortype") if name in answer.headers}
         return answer.status, kept, content
 
-    def reply(self, asked: Asked):
+    def reply(self, received: ReceivedRequest):
         request_id = str(uuid.uuid4())
-        protocol = model(asked.service).metadata["protocol"]
+        protocol = model(received.service).metadata["protocol"]
         try:
-            if self.to_refuse[asked.operation] > 0:
-                self.to_refuse[asked.operation] -= 1
-                raise Refused(400, *REFUSALS[asked.operation])
-            content = getattr(self, f"{asked.service.replace('-', '_')}_{asked.operation}")(asked, request_id)
+            if self.to_refuse[received.operation] > 0:
+                self.to_refuse[received.operation] -= 1
+                raise Refused(400, *REFUSALS[received.operation])
+            content = getattr(self, f"{received.service.replace('-', '_')}_{received.operation}")(received, request_id)
             status, headers = 200, {"x-amzn-requestid": request_id}
         except Refused as refused:
             status, headers = refused.status, {"x-amzn-requestid": request_id, "x-amzn-errortype": refused.code}
@@ -188,25 +190,25 @@ class Aws:
             error = {"Error": {"Type": "Sender", "Code": headers["x-amzn-errortype"], "Message": content["message"]}}
             text = f"<ErrorResponse>{xml({**error, 'RequestId': request_id})}</ErrorResponse>"
         elif protocol in ("query", "ec2"):
-            assert status == 200, "no error of EC2's is needed yet"
-            namespace = model(asked.service).metadata.get("xmlNamespace", "http://ec2.amazonaws.com/doc/2016-11-15/")
+            assert status == 200, "errors of EC2 are not supported yet"
+            namespace = model(received.service).metadata.get("xmlNamespace", "http://ec2.amazonaws.com/doc/2016-11-15/")
             if protocol == "query":
-                content = {f"{asked.operation}Result": content, "ResponseMetadata": {"RequestId": request_id}}
-            text = f'<{asked.operation}Response xmlns="{namespace}">{xml(content)}</{asked.operation}Response>'
+                content = {f"{received.operation}Result": content, "ResponseMetadata": {"RequestId": request_id}}
+            text = f'<{received.operation}Response xmlns="{namespace}">{xml(content)}</{received.operation}Response>'
         else:
             text = json.dumps(content)
         return status, headers, text.encode()
 
     # ---- what IAM checks
 
-    def requests(self, asked: Asked) -> list:
-        fields, action = asked.fields, f"{asked.service}:{asked.operation}"
-        match asked.service:
-            case "dynamodb" if asked.operation == "TransactWriteItems":
+    def iam_requests(self, received: ReceivedRequest) -> list:
+        fields, action = received.fields, f"{received.service}:{received.operation}"
+        match received.service:
+            case "dynamodb" if received.operation == "TransactWriteItems":
                 parts = [(PARTS[kind], part) for one in fields["TransactItems"] for kind, part in one.items()]
                 return [self.of_item(operation, part) for operation, part in parts]
             case "dynamodb":
-                return [self.of_item(asked.operation, fields)]
+                return [self.of_item(received.operation, fields)]
             case "events":
                 return [
                     Request(action, arn("events", f"event-bus/{entry.get('EventBusName', 'default')}"), {"events:source": entry["Source"]})
@@ -217,23 +219,23 @@ class Aws:
                 return [Request(action, arn("logs", name))]
             case "logs":
                 return [Request(action, arn("logs", f"log-group:{fields['logGroupName']}:*"))]
-            case "autoscaling" if not asked.operation.startswith("Describe"):
+            case "autoscaling" if not received.operation.startswith("Describe"):
                 name = fields.get("AutoScalingGroupName") or self.group_of(fields["InstanceId"])
                 resource = arn("autoscaling", f"autoScalingGroup:c0ffee00:autoScalingGroupName/{name}")
                 return [Request(action, resource, tagged("autoscaling", self.groups[name].tags))]
-            case "ec2" if not asked.operation.startswith("Describe"):
+            case "ec2" if not received.operation.startswith("Describe"):
                 instance = fields.get("InstanceId") or fields["InstanceId.1"]
                 tags = self.groups[self.group_of(instance)].tags
                 return [Request(action, arn("ec2", f"instance/{instance}"), tagged("ec2", tags))]
-            case "eks" if asked.operation == "DescribeNodegroup":
+            case "eks" if received.operation == "DescribeNodegroup":
                 return [Request(action, arn("eks", f"nodegroup/{fields['name']}/{fields['nodegroupName']}/1ac2f3e4"))]
             case "eks":
                 return [Request(action, arn("eks", f"cluster/{fields['name']}"))]
-            case "sts" if asked.operation == "AssumeRole":
+            case "sts" if received.operation == "AssumeRole":
                 return [Request(action, fields["RoleArn"])]
             case "autoscaling" | "ec2" | "arc-zonal-shift" | "sts":
                 return [Request(action, "*")]
-        raise ValueError(f"what {action} is checked for is not known here")
+        raise ValueError(f"what IAM checks for {action} is not supported here")
 
     @staticmethod
     def of_item(operation: str, fields: dict) -> Request:
@@ -255,35 +257,35 @@ class Aws:
 
     # ---- what is answered
 
-    def sts_GetCallerIdentity(self, asked, _):
-        # By its role, whose name the template has of the function's.
-        return {"Arn": f"arn:{PARTITION}:sts::{ACCOUNT}:assumed-role/{asked.program.title()}Role/x", "UserId": "AROA:x", "Account": ACCOUNT}
+    def sts_GetCallerIdentity(self, received, _):
+        # With its role, which the template names after the function.
+        return {"Arn": f"arn:{PARTITION}:sts::{ACCOUNT}:assumed-role/{received.program.title()}Role/x", "UserId": "AROA:x", "Account": ACCOUNT}
 
-    def sts_AssumeRole(self, asked, _):
-        account, name = re.fullmatch(r"arn:aws:iam::(\d{12}):role/(.+)", asked.fields["RoleArn"]).groups()
+    def sts_AssumeRole(self, received, _):
+        account, name = re.fullmatch(r"arn:aws:iam::(\d{12}):role/(.+)", received.fields["RoleArn"]).groups()
         return {
             "AssumedRoleUser": {"Arn": f"arn:{PARTITION}:sts::{account}:assumed-role/{name}/x", "AssumedRoleId": "AROA:x"},
             "Credentials": {
-                "AccessKeyId": f"{asked.program}{SESSION}{account}", "SecretAccessKey": "secret", "SessionToken": "token",
+                "AccessKeyId": f"{received.program}{SESSION}{account}", "SecretAccessKey": "secret", "SessionToken": "token",
                 "Expiration": "2099-01-01T00:00:00Z",
             },
         }
 
-    def of_account(self, asked) -> dict:
-        return {name: group for name, group in self.groups.items() if group.account == asked.account}
+    def of_account(self, received) -> dict:
+        return {name: group for name, group in self.groups.items() if group.account == received.account}
 
-    def autoscaling_DescribeAutoScalingInstances(self, asked, _):
-        wanted = {value for name, value in asked.fields.items() if name.startswith("InstanceIds.member.")}
+    def autoscaling_DescribeAutoScalingInstances(self, received, _):
+        wanted = {value for name, value in received.fields.items() if name.startswith("InstanceIds.member.")}
         found = [
             {**self.member(instance, zone), "AutoScalingGroupName": name}
-            for name, group in self.of_account(asked).items()
+            for name, group in self.of_account(received).items()
             for instance, zone in group.instances.items()
             if instance in wanted
         ]
         return {"AutoScalingInstances": ("member", found)}
 
-    def autoscaling_DescribeAutoScalingGroups(self, asked, _):
-        wanted = {value for name, value in asked.fields.items() if name.startswith("AutoScalingGroupNames.member.")}
+    def autoscaling_DescribeAutoScalingGroups(self, received, _):
+        wanted = {value for name, value in received.fields.items() if name.startswith("AutoScalingGroupNames.member.")}
         found = [
             {
                 "AutoScalingGroupName": name,
@@ -291,7 +293,7 @@ class Aws:
                 "SuspendedProcesses": "",
                 "Tags": ("member", [{"Key": key, "Value": value} for key, value in group.tags.items()]),
             }
-            for name, group in self.of_account(asked).items()
+            for name, group in self.of_account(received).items()
             if name in wanted
         ]
         return {"AutoScalingGroups": ("member", found)}
@@ -303,8 +305,8 @@ class Aws:
             "ProtectedFromScaleIn": "false",
         }
 
-    def autoscaling_TerminateInstanceInAutoScalingGroup(self, asked, request_id):
-        instance = asked.fields["InstanceId"]
+    def autoscaling_TerminateInstanceInAutoScalingGroup(self, received, request_id):
+        instance = received.fields["InstanceId"]
         return {
             "Activity": {
                 "ActivityId": request_id, "AutoScalingGroupName": self.group_of(instance), "StatusCode": "InProgress",
@@ -319,10 +321,10 @@ class Aws:
     def autoscaling_CompleteLifecycleAction(self, *_):
         return {}
 
-    def ec2_DescribeInstances(self, asked, _):
-        filters = {asked.fields[name]: name.removesuffix("Name") for name in asked.fields if re.fullmatch(r"Filter\.\d+\.Name", name)}
+    def ec2_DescribeInstances(self, received, _):
+        filters = {received.fields[name]: name.removesuffix("Name") for name in received.fields if re.fullmatch(r"Filter\.\d+\.Name", name)}
         ids = filters.get("instance-id")
-        wanted = {value for name, value in asked.fields.items() if ids and name.startswith(f"{ids}Value.")}
+        wanted = {value for name, value in received.fields.items() if ids and name.startswith(f"{ids}Value.")}
         instances = [
             {
                 "instanceId": instance,
@@ -330,15 +332,19 @@ class Aws:
                 "instanceState": {"name": "running"},
                 "placement": {"availabilityZone": zone},
             }
-            for group in self.of_account(asked).values()
+            for group in self.of_account(received).values()
             for instance, zone in group.instances.items()
             if not ids or instance in wanted
         ]
         return {"reservationSet": ("item", [{"instancesSet": ("item", instances)}])}
 
-    def ec2_DescribeInstanceStatus(self, asked, _):
-        ids = [value for name, value in asked.fields.items() if name.startswith("Filter.1.Value.")]
+    def ec2_DescribeInstanceStatus(self, received, _):
         passed = {"status": "ok"}
+        if received.fields["Filter.1.Name"] != "instance-id":
+            failed = {"status": "impaired", "details": ("item", [{"name": "reachability", "status": "failed"}])}
+            failing = self.impaired if received.fields["Filter.1.Name"] == "system-status.status" else ()
+            return {"instanceStatusSet": ("item", [{"instanceId": one, "systemStatus": failed, "instanceStatus": passed} for one in failing])}
+        ids = [value for name, value in received.fields.items() if name.startswith("Filter.1.Value.")]
         checks = [{"instanceId": instance, "systemStatus": passed, "instanceStatus": passed} for instance in ids]
         return {"instanceStatusSet": ("item", checks)}
 
@@ -348,56 +354,56 @@ class Aws:
     def ec2_RebootInstances(self, _, request_id):
         return {"requestId": request_id, "return": "true"}
 
-    def ec2_GetConsoleOutput(self, asked, request_id):
-        return {"requestId": request_id, "instanceId": asked.fields["InstanceId"], "output": ""}
+    def ec2_GetConsoleOutput(self, received, request_id):
+        return {"requestId": request_id, "instanceId": received.fields["InstanceId"], "output": ""}
 
-    def eks_DescribeCluster(self, asked, _):
-        if asked.fields["name"] not in self.clusters:
+    def eks_DescribeCluster(self, received, _):
+        if received.fields["name"] not in self.clusters:
             raise Refused(404, "ResourceNotFoundException")
-        name = asked.fields["name"]
+        name = received.fields["name"]
         known = {"name": name, "arn": arn("eks", f"cluster/{name}"), "zonalShiftConfig": {"enabled": True}}
         return {"cluster": {**known, **self.clusters[name]}}
 
     def eks_ListNodegroups(self, *_):
         return {"nodegroups": ["workers"]}
 
-    def eks_DescribeNodegroup(self, asked, _):
-        owned = [{"name": name} for name in self.of_account(asked) if name.startswith("eks-")]
+    def eks_DescribeNodegroup(self, received, _):
+        owned = [{"name": name} for name in self.of_account(received) if name.startswith("eks-")]
         return {
             "nodegroup": {
-                "nodegroupName": asked.fields["nodegroupName"], "clusterName": asked.fields["name"],
+                "nodegroupName": received.fields["nodegroupName"], "clusterName": received.fields["name"],
                 "resources": {"autoScalingGroups": owned}, "nodeRepairConfig": {"enabled": False},
             }
         }
 
-    def arc_zonal_shift_GetManagedResource(self, asked, _):
+    def arc_zonal_shift_GetManagedResource(self, received, _):
         shift = {"appliedStatus": "APPLIED", "awayFrom": ZONES["eu-west-1c"], "startTime": 1_735_394_773}
         return {
-            "arn": asked.fields["resourceIdentifier"], "name": "x", "appliedWeights": {}, "zonalShifts": [],
+            "arn": received.fields["resourceIdentifier"], "name": "x", "appliedWeights": {}, "zonalShifts": [],
             "autoshifts": [shift], "zonalAutoshiftStatus": "ENABLED",
         }
 
-    def events_PutEvents(self, asked, _):
+    def events_PutEvents(self, received, _):
         with self.lock:
-            self.events += asked.fields["Entries"]
-        return {"FailedEntryCount": 0, "Entries": [{"EventId": str(uuid.uuid4())} for _ in asked.fields["Entries"]]}
+            self.events += received.fields["Entries"]
+        return {"FailedEntryCount": 0, "Entries": [{"EventId": str(uuid.uuid4())} for _ in received.fields["Entries"]]}
 
-    def logs_PutLogEvents(self, asked, _):
-        if asked.fields["logStreamName"] not in self.log_streams:
+    def logs_PutLogEvents(self, received, _):
+        if received.fields["logStreamName"] not in self.log_streams:
             raise Refused(400, "ResourceNotFoundException")
         return {}
 
-    def logs_CreateLogStream(self, asked, _):
-        self.log_streams.add(asked.fields["logStreamName"])
+    def logs_CreateLogStream(self, received, _):
+        self.log_streams.add(received.fields["logStreamName"])
         return {}
 
-    def logs_FilterLogEvents(self, asked, _):
-        # An API server writes to its audit stream at every moment, and agents report. No line after a fault contradicts it.
-        fields = asked.fields
+    def logs_FilterLogEvents(self, received, _):
+        # An API server writes to its audit stream continuously, and agents report. No line after a fault contradicts it.
+        fields = received.fields
         stream = fields.get("logStreamNames", [fields.get("logStreamNamePrefix", "")])[0]
         at = int(time.time() * 1000)
         if "limit" in fields:
-            # In the other cluster, all streams together are silent.
+            # In the other cluster, no stream has recent lines.
             silent = "filterPattern" in fields or ("logStreamNamePrefix" in fields and fields["logGroupName"] == SILENT_LOG)
             lines = [] if silent else ["{}"]
         else:
@@ -409,7 +415,7 @@ class Aws:
         return {"logStreams": [{"logStreamName": AUDIT_STREAM, "creationTime": int(time.time() * 1000)}]}
 
 
-def read(method: str, path: str, headers: dict, body: bytes) -> Asked:
+def read(method: str, path: str, headers: dict, body: bytes) -> ReceivedRequest:
     # AWS4-HMAC-SHA256 Credential=<key>/<day>/<region>/<service>/aws4_request, …
     key, _, region, service, _ = re.search(r"Credential=([^,]+)", headers["authorization"])[1].split("/")
     assert region == REGION
@@ -425,7 +431,7 @@ def read(method: str, path: str, headers: dict, body: bytes) -> Asked:
             (name, found) for of, pattern, name in paths(service) if of == method and (found := pattern.fullmatch(raw))
         )
         fields = {name: unquote(value) for name, value in found.groupdict().items()}
-    return Asked(program, account or ACCOUNT, service, operation, fields)
+    return ReceivedRequest(program, account or ACCOUNT, service, operation, fields)
 
 
 def tagged(service: str, tags: dict) -> dict:
@@ -433,5 +439,5 @@ def tagged(service: str, tags: dict) -> dict:
 
 
 def node_of(instance: str) -> str:
-    """The name of the node that an instance is: its private DNS name."""
+    """The name of an instance's node: its private DNS name."""
     return f"{instance}.eu-west-1.compute.internal"

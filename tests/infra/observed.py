@@ -1,4 +1,4 @@
-"""Runs the programs against a loopback AWS, and keeps what each of them asked for, logged and published.
+"""Runs the programs against a loopback AWS, and keeps what each of them requested, logged and published.
 
 The functions have the environment that the template gives them, and the tables that it defines.
 """
@@ -22,8 +22,8 @@ from loopback import Aws, node_of
 from programs import FUNCTIONS, PROGRAMS, built, environment
 from template import ACCOUNT, CLUSTER, PARTITION, REGION, ROOT, deployed, of_type
 
-# Another cluster, of another account.
-OTHER, THERE = "test", "444455556666"
+# Another cluster, in another account.
+OTHER, OTHER_ACCOUNT = "test", "444455556666"
 STATE = "NODEMEND_STATE_TABLE"
 
 
@@ -33,20 +33,20 @@ def now(ago: int = 0) -> str:
 
 
 class Observed:
-    """What the programs did: `aws.records` are their requests, `aws.events` what they published, `logs` the functions' lines,
-    `tables` the items at the end, and `explained` is what the command says of a node that waits."""
+    """What the programs did: `aws.records` has their requests, `aws.events` what they published, `logs` the functions' lines,
+    `tables` the items at the end, and `explained` the output of `nodemend explain` for a node whose repair is blocked."""
 
-    def __init__(self, folder: Path, dynamodb: str, groups: dict):
-        self.folder = folder
+    def __init__(self, directory: Path, dynamodb: str, groups: dict):
+        self.directory = directory
         self.aws = Aws(dynamodb, groups)
         session = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name=REGION)
         self.client = session.client("dynamodb", endpoint_url=dynamodb)
         self.logs, self.tables, self.explained = {}, {}, {}
-        # What of all that AWS has events of makes a difference to a function.
+        # The kinds of events, the states and the calls that a function does not ignore.
         self.kinds_read, self.states_read, self.calls_read = defaultdict(set), set(), set()
         self.sequence = 0
         self.running = {}
-        self.api_server = ApiServer(folder)
+        self.api_server = ApiServer(directory)
         self.aws.clusters[CLUSTER] = {
             "endpoint": self.api_server.endpoint, "certificateAuthority": {"data": self.api_server.authority},
         }
@@ -56,13 +56,13 @@ class Observed:
 
     def credentials(self, program: str) -> dict:
         return {
-            "PATH": os.environ["PATH"], "HOME": str(self.folder), "AWS_REGION": REGION, "AWS_ENDPOINT_URL": self.aws.endpoint,
+            "PATH": os.environ["PATH"], "HOME": str(self.directory), "AWS_REGION": REGION, "AWS_ENDPOINT_URL": self.aws.endpoint,
             "AWS_ACCESS_KEY_ID": program, "AWS_SECRET_ACCESS_KEY": "secret", "AWS_EC2_METADATA_DISABLED": "true",
         }
 
     def function(self, name: str) -> Function:
         if name not in self.running:
-            variables, log = {**self.credentials(name), **environment(name)}, self.folder / f"{name}.log"
+            variables, log = {**self.credentials(name), **environment(name)}, self.directory / f"{name}.log"
             self.running[name] = Function(built(PROGRAMS[name]), variables, log, self.aws.problems)
         return self.running[name]
 
@@ -74,13 +74,13 @@ class Observed:
         self.running.pop(name).end()
 
     def agent(self, *options) -> "Agent":
-        return Agent(self.credentials("agent"), self.folder, *options)
+        return Agent(self.credentials("agent"), self.directory, *options)
 
     def command(self, line: str, expected=(0,), who: str = "operators") -> str:
         """Runs the operators' command with a deployment's tables."""
         variables = {**self.credentials(who), **environment("repair")}
-        words = [built(PROGRAMS["operators"]), *line.split()]
-        ran = subprocess.run(words, env=variables, capture_output=True, text=True, timeout=60)
+        arguments = [built(PROGRAMS["operators"]), *line.split()]
+        ran = subprocess.run(arguments, env=variables, capture_output=True, text=True, timeout=60)
         assert ran.returncode in expected, f"{line}: {ran.returncode}\n{ran.stdout}{ran.stderr}"
         return ran.stdout
 
@@ -101,7 +101,7 @@ class Observed:
             self.client.create_table(TableName=name, **properties)
 
     def items(self, table: str) -> list:
-        """All items of a table; once all is closed, as they were then."""
+        """All items of a table; after `close`, as they were then."""
         if table in self.tables:
             return self.tables[table]
         pages = self.client.get_paginator("scan").paginate(TableName=table)
@@ -114,7 +114,7 @@ class Observed:
                 self.client.delete_item(TableName=table, Key={key: item[key] for key in ("pk", "sk")})
 
     def end_lease(self):
-        """Lets the lease go that keeps all but one invocation from waiting: the one item that is of no cluster or node."""
+        """Deletes the lease that allows only one invocation to wait: the one item that belongs to no cluster or node."""
         table = environment("repair")[STATE]
         (lease,) = [item for item in self.items(table) if "#" not in item["pk"]["S"]]
         self.client.delete_item(TableName=table, Key={key: lease[key] for key in ("pk", "sk")})
@@ -125,15 +125,15 @@ class Observed:
         return [json.loads(item["line"]["S"]) for item in sorted(found, key=lambda item: int(item["sk"]["N"]))]
 
     def calls(self) -> list:
-        """The requests that change anything at AWS but our own tables, logs and events: the repair function's calls."""
-        return [one for one in self.aws.asked if re.match("Terminate|Reboot", one.operation)]
+        """The requests that change anything at AWS except our own tables, logs and events: the repair function's calls."""
+        return [one for one in self.aws.received if re.match("Terminate|Reboot", one.operation)]
 
     def calls_for(self, of: str) -> list:
         return [one for one in self.calls() if of in one.fields.values()]
 
-    def asked(self, operation: str) -> list:
+    def requests(self, operation: str) -> list:
         """All requests for one operation."""
-        return [one for one in self.aws.asked if one.operation == operation]
+        return [one for one in self.aws.received if one.operation == operation]
 
     def call_of(self, of: str) -> dict:
         """The record of the one call that replaced an instance."""
@@ -143,7 +143,7 @@ class Observed:
     # ---- events
 
     def delivered(self, group: str, stream: str, lines: list, account: str = ACCOUNT):
-        """Log events of an account, as the subscription hands them to intake."""
+        """Log events of an account, as the subscription delivers them to intake."""
         events = []
         for line in lines:
             self.sequence += 1
@@ -162,12 +162,12 @@ class Observed:
             "bootId": "3e5696ab-eba1-4b55-bf1c-9a80963b1cab", "seq": self.sequence, "at": now(), "agent": "test", **body,
         }
         group = deployed()["Resources"]["NodesSubscription"]["Properties"]["LogGroupName"]
-        account = ACCOUNT if cluster == CLUSTER else THERE
+        account = ACCOUNT if cluster == CLUSTER else OTHER_ACCOUNT
         return self.delivered(group.replace(CLUSTER, cluster), of, [report], account)
 
     def healthy(self, of: str, cluster: str = CLUSTER, ago: int = 7200, unknown: tuple = ()):
-        """A heartbeat. `unknown` are conditions that it leaves out: where a node was healthy before, a grace period counts from
-        the arrival of the first bad report."""
+        """A heartbeat without the conditions in `unknown`: if a node was healthy before, a grace period counts from the arrival
+        of the first bad report."""
         conditions = ("KernelReady", "NetworkingReady", "StorageReady", "ContainerRuntimeReady", "AcceleratedHardwareReady")
         states = [{"condition": one, "status": "True", "since": now(ago)} for one in conditions if one not in unknown]
         return self.reported(of, cluster, kind="heartbeat", conditions=states)
@@ -192,7 +192,7 @@ class Observed:
 
 
 def audit_table() -> str:
-    """The name of the table that the repair function writes to and is not the state's."""
+    """The name of the table of audit records: the one that is not the state table."""
     (name,) = set(of_type(deployed()["Resources"], "AWS::DynamoDB::Table")) - {environment("repair")[STATE]}
     return name
 
@@ -205,9 +205,9 @@ def cloud_trail_event(record: dict) -> dict:
 class Agent:
     """A running agent. Its process and its log are as a function's."""
 
-    def __init__(self, credentials: dict, folder: Path, *options):
-        self.log = folder / "agent.log"
-        command = [built(PROGRAMS["agent"]), "run", "--cluster", CLUSTER, "--state-dir", folder / "spool", "--listen", "127.0.0.1:0"]
+    def __init__(self, credentials: dict, directory: Path, *options):
+        self.log = directory / "agent.log"
+        command = [built(PROGRAMS["agent"]), "run", "--cluster", CLUSTER, "--state-dir", directory / "spool", "--listen", "127.0.0.1:0"]
         with self.log.open("w") as log:
             self.process = subprocess.Popen([*command, "--no-imds", *options], env=credentials, stdout=log, stderr=log)
 
@@ -217,7 +217,7 @@ class Agent:
 
 
 def wait_for(condition, program: Function | Agent):
-    """Waits until it holds, for as long as the program runs."""
+    """Waits until a condition is true, as long as the program runs."""
     deadline = time.monotonic() + 60
     while not condition():
         assert program.process.poll() is None and time.monotonic() < deadline, program.log.read_text()

@@ -8,7 +8,7 @@ from pathlib import Path
 from template import ROOT, deployed
 
 BUILT = ROOT / "target" / "debug"
-# A function's logical id in the template, and its program.
+# The logical ID of each function in the template.
 FUNCTIONS = {
     "intake": "IntakeFunction", "repair": "RepairFunction", "reconcile": "ReconcileFunction", "confirm": "ConfirmFunction",
     "drain": "DrainFunction",
@@ -22,8 +22,8 @@ def built(program: str) -> Path:
 
 @cache
 def read_only_data(program: str) -> bytes:
-    """The linked program's constants. The linker leaves out what nothing can reach, so an operation's name is here only
-    where the program can send it."""
+    """The linked program's constants. The linker omits what nothing can reach, so the name of an operation is among them
+    only if the program can send it."""
     with tempfile.NamedTemporaryFile() as section:
         command = ["objcopy", "--output-target", "binary", "--only-section", ".rodata", built(program), section.name]
         subprocess.run(command, check=True, capture_output=True)

@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server(ThreadingHTTPServer):
-    """Serves until it is closed. `answer` turns method, path, headers and body into status, headers and body, or into nothing
-    where the connection is to be closed without an answer."""
+    """Serves until it is closed. `answer` turns method, path, headers and body into status, headers and body, or returns nothing
+    to close the connection without an answer."""
 
     daemon_threads = True
 

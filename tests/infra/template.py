@@ -1,4 +1,4 @@
-"""Turns infra/template.yaml into what CloudFormation would make of it: SAM's shorthand written out, parameters filled in."""
+"""Evaluates infra/template.yaml as CloudFormation would: with SAM's transform applied and the parameters filled in."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from samtranslator.translator.transform import transform
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = ROOT / "infra" / "template.yaml"
 PARTITION, REGION, ACCOUNT, CLUSTER = "aws", "eu-west-1", "111122223333", "prod"
-# SAM asks its environment where it is; nothing else of AWS's is asked.
+# SAM reads the region from its environment, and calls no AWS service.
 os.environ["AWS_DEFAULT_REGION"] = REGION
 PSEUDO = {
     "AWS::Partition": PARTITION,
@@ -29,20 +29,20 @@ def _written() -> str:
 
 
 def written() -> dict:
-    """The template as it is written, a copy of its own for each who asks."""
+    """The template as it is written; a new copy for each caller."""
     return json.loads(_written())
 
 
 @cache
 def _synthesized() -> str:
     template = written()
-    # SAM itself does this when it validates: the code is put into a bucket by `sam deploy`.
+    # SAM does the same when it validates: `sam deploy` uploads the code to a bucket.
     template["Globals"]["Function"]["CodeUri"] = "s3://bucket/key"
     return json.dumps(transform(template, {"ClusterName": CLUSTER}, None))
 
 
 def synthesized() -> dict:
-    """The template as CloudFormation sees it: SAM's own resource types are gone."""
+    """The template after SAM's transform: without SAM's own resource types."""
     return json.loads(_synthesized())
 
 
@@ -52,13 +52,13 @@ def parameters(**given: str) -> dict:
 
 
 def deployed(**given: str) -> dict:
-    """Resources and outputs with all that is known before a deployment filled in."""
+    """Resources and outputs, with everything filled in that is known before a deployment."""
     template = synthesized()
     return Resolver(template, parameters(**given)).resolve()
 
 
 class Resolver:
-    """Carries out the intrinsic functions that the template uses, and no others."""
+    """Evaluates the intrinsic functions that the template uses, and no others."""
 
     def __init__(self, template: dict, given: dict, imported: dict | None = None):
         self.template, self.given, self.imported = template, given, imported or {}
@@ -121,12 +121,12 @@ class Resolver:
                 delimiter, text = map(self.value, argument)
                 return text.split(delimiter)
             case "Fn::Select":
-                place, values = argument[0], self.value(argument[1])
-                return values[int(place)]
+                index, values = argument[0], self.value(argument[1])
+                return values[int(index)]
             case "Fn::ImportValue":
                 return self.imported[self.value(argument)]
             case _:
-                raise ValueError(f"{function} is not known here")
+                raise ValueError(f"{function} is not supported here")
 
     def name(self, name):
         return str(self.attribute(*name.split(".", 1)) if "." in name else self.ref(name))
@@ -148,42 +148,42 @@ class Resolver:
     def attribute(self, name, attribute):
         if attribute != "Arn":
             return f"{name}.{attribute}"
-        here = f"{REGION}:{ACCOUNT}"
+        scope = f"{REGION}:{ACCOUNT}"
         match self.template["Resources"][name]["Type"]:
             case "AWS::DynamoDB::Table":
-                return f"arn:{PARTITION}:dynamodb:{here}:table/{name}"
+                return f"arn:{PARTITION}:dynamodb:{scope}:table/{name}"
             case "AWS::Logs::LogGroup":
-                return f"arn:{PARTITION}:logs:{here}:log-group:{self.ref(name)}:*"
+                return f"arn:{PARTITION}:logs:{scope}:log-group:{self.ref(name)}:*"
             case "AWS::IAM::Role":
                 return f"arn:{PARTITION}:iam::{ACCOUNT}:role/{name}"
             case "AWS::IAM::ManagedPolicy":
                 return f"arn:{PARTITION}:iam::{ACCOUNT}:policy/{name}"
             case "AWS::Lambda::Function":
-                return f"arn:{PARTITION}:lambda:{here}:function:{name}"
+                return f"arn:{PARTITION}:lambda:{scope}:function:{name}"
             case "AWS::SQS::Queue":
-                return f"arn:{PARTITION}:sqs:{here}:{name}"
+                return f"arn:{PARTITION}:sqs:{scope}:{name}"
             case "AWS::SNS::Topic":
-                return f"arn:{PARTITION}:sns:{here}:{name}"
+                return f"arn:{PARTITION}:sns:{scope}:{name}"
             case "AWS::Kinesis::Stream":
-                return f"arn:{PARTITION}:kinesis:{here}:stream/{name}"
+                return f"arn:{PARTITION}:kinesis:{scope}:stream/{name}"
             case "AWS::Logs::Destination":
                 destination = self.value(self.template["Resources"][name]["Properties"]["DestinationName"])
-                return f"arn:{PARTITION}:logs:{here}:destination:{destination}"
+                return f"arn:{PARTITION}:logs:{scope}:destination:{destination}"
             case "AWS::Events::Rule":
-                return f"arn:{PARTITION}:events:{here}:rule/{name}"
+                return f"arn:{PARTITION}:events:{scope}:rule/{name}"
             case "AWS::CloudWatch::Alarm":
-                return f"arn:{PARTITION}:cloudwatch:{here}:alarm:{name}"
+                return f"arn:{PARTITION}:cloudwatch:{scope}:alarm:{name}"
             case other:
-                raise ValueError(f"the ARN of a {other} is not known here")
+                raise ValueError(f"the ARN of a {other} is not supported here")
 
 
 def exports(outputs: dict) -> dict:
-    """What other stacks may import, by name."""
+    """What other stacks can import, by name."""
     return {output["Export"]["Name"]: output["Value"] for output in outputs.values() if "Export" in output}
 
 
 def beside(file: str, **given: str) -> dict:
-    """One of the plain templates beside template.yaml, deployed with that one's exports at hand."""
+    """One of the plain templates in the directory of template.yaml, deployed with the exports of template.yaml."""
     template = yaml_parse((TEMPLATE.parent / file).read_text())
     defaults = {name: p["Default"] for name, p in template["Parameters"].items() if "Default" in p}
     return Resolver(json.loads(json.dumps(template)), {**defaults, **given}, exports(deployed()["Outputs"])).resolve()
@@ -194,12 +194,12 @@ def of_type(resources: dict, kind: str) -> dict:
 
 
 def document(policy) -> dict:
-    """A policy document, whichever of its two forms it has."""
+    """A policy document, from either of its two forms."""
     return json.loads(policy) if isinstance(policy, str) else policy
 
 
 def policies(resources: dict) -> dict:
-    """What each role may do, and each managed policy that no role has: lists of statements, by logical id."""
+    """The statements of each role, and of each managed policy that is attached to no role, by logical ID."""
     managed = {
         f"arn:{PARTITION}:iam::{ACCOUNT}:policy/{name}": (name, document(policy["Properties"]["PolicyDocument"])["Statement"])
         for name, policy in of_type(resources, "AWS::IAM::ManagedPolicy").items()

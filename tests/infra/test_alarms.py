@@ -8,17 +8,17 @@ import tomllib
 import pytest
 
 import filter_pattern
-from observed import OTHER, THERE
+from observed import OTHER, OTHER_ACCOUNT
 from programs import environment
-from scenario import HALTED_THERE, HELD
+from scenario import HALTED_IN_OTHER, HELD
 from template import ACCOUNT, CLUSTER, PARTITION, REGION, ROOT, beside, deployed, exports, of_type
-from test_further_cluster import INSTALLATION, hub, member
+from test_further_cluster import DEPLOYMENT, hub, member
 
 RUNBOOK = ROOT / "infra" / "RUNBOOK.md"
 TABLE = ROOT / "docs" / "alarms.md"
 REPOSITORY = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["repository"]
 PAGE, TICKET = (f"arn:{PARTITION}:sns:{REGION}:{ACCOUNT}:{name}" for name in ("AlarmTopic", "TicketTopic"))
-# A topic that somebody has already.
+# A topic that exists already.
 GIVEN = f"arn:{PARTITION}:sns:{REGION}:{ACCOUNT}:on-call"
 
 
@@ -29,12 +29,12 @@ def alarms(resources: dict) -> dict:
 ALARMS = alarms(deployed()["Resources"])
 # Of the deployment and its own cluster; of a further cluster in the deployment's account; of that cluster in its own account.
 STACKS = {
-    "template.yaml": (CLUSTER, ALARMS), "cluster.yaml": (OTHER, alarms(hub(THERE)["Resources"])),
+    "template.yaml": (CLUSTER, ALARMS), "cluster.yaml": (OTHER, alarms(hub(OTHER_ACCOUNT)["Resources"])),
     "member.yaml": (OTHER, alarms(member()["Resources"])),
 }
 EVERY = [(file, cluster, name, alarm) for file, (cluster, found) in STACKS.items() for name, alarm in found.items()]
 each_alarm = pytest.mark.parametrize(("file", "cluster", "name", "alarm"), EVERY, ids=[f"{file}-{name}" for file, _, name, _ in EVERY])
-# Metrics that AWS's services have of their own, with the dimensions that they have them by.
+# Metrics of AWS's services, with their dimensions.
 OF_SERVICES = {
     ("AWS/Lambda", "Errors"): {"FunctionName"},
     ("AWS/Lambda", "Invocations"): {"FunctionName"},
@@ -58,7 +58,7 @@ def emitted(observed) -> dict:
         for directive in line.get("_aws", {}).get("CloudWatchMetrics", []):
             assert directive["Namespace"] == "nodemend"
             for metric in directive["Metrics"]:
-                assert metric["Name"] in line, "a metric has its value beside it"
+                assert metric["Name"] in line, "a metric without a value"
                 found.setdefault(metric["Name"], []).extend(map(set, directive["Dimensions"]))
     for name, filter_ in FILTERS.items():
         (metric,) = filter_["MetricTransformations"]
@@ -86,7 +86,7 @@ def by_name(dimensions: list) -> dict:
 
 
 def watched(alarm: dict) -> list:
-    """The metrics that an alarm watches: namespace, name, and dimensions; no value of one that a query leaves open."""
+    """The metrics that an alarm watches: namespace, name and dimensions. A dimension without a value in a query has none."""
     if "MetricName" in alarm:
         return [(alarm["Namespace"], alarm["MetricName"], by_name(alarm.get("Dimensions", [])))]
     found = [
@@ -108,10 +108,10 @@ def test_an_alarm_watches_a_metric_that_is_emitted(file, cluster, name, alarm, e
         known = emitted[metric] if namespace == "nodemend" else [OF_SERVICES[namespace, metric]]
         assert set(dimensions) in known
         assert dimensions.get("cluster", cluster) == cluster
-    assert alarm["TreatMissingData"] in ("notBreaching", "breaching"), "an alarm without data is in no state that anybody is notified of"
+    assert alarm["TreatMissingData"] in ("notBreaching", "breaching"), "nobody is notified of missing data"
 
 
-# ---- whom it notifies, and of what
+# ---- the topic that an alarm notifies, and its description
 
 
 @each_alarm
@@ -121,7 +121,7 @@ def test_an_alarm_notifies_one_topic_the_one_of_the_table(file, cluster, name, a
 
 
 @each_alarm
-def test_an_alarm_says_in_plain_sentences_what_is_wrong_and_where_its_page_is(file, cluster, name, alarm):
+def test_the_description_of_an_alarm_is_plain_sentences_and_the_address_of_its_page(file, cluster, name, alarm):
     *words, url = alarm["AlarmDescription"].split()
     assert re.fullmatch(r"(\w[^.]+\.){1,2}", " ".join(words).replace(". ", ".")), words
     page, anchor = url.split("#")
@@ -131,18 +131,18 @@ def test_an_alarm_says_in_plain_sentences_what_is_wrong_and_where_its_page_is(fi
     assert len(alarm["AlarmDescription"]) <= 1024
 
 
-def test_topics_that_are_given_are_used_and_none_is_created_for_them():
+def test_given_topics_are_used_and_none_is_created_instead():
     resources = deployed(PageTopicArn=GIVEN, AlarmEmail="a@example.com")["Resources"]
     notified = {name: alarm["AlarmActions"] for name, alarm in alarms(resources).items()}
     assert notified == {name: [GIVEN] if alarm["AlarmActions"] == [PAGE] else [TICKET] for name, alarm in ALARMS.items()}
     assert set(of_type(resources, "AWS::SNS::Topic")) == {"TicketTopic"}
-    # The topic of somebody else is theirs: its subscriptions, and its policy.
+    # The stack does not change a given topic: neither its subscriptions nor its policy.
     assert [one["Properties"]["TopicArn"] for one in of_type(resources, "AWS::SNS::Subscription").values()] == [TICKET]
     assert [one["Properties"]["Topics"] for one in of_type(resources, "AWS::SNS::TopicPolicy").values()] == [[TICKET]]
     # Further clusters import either, by the same name.
     exported = exports(deployed(PageTopicArn=GIVEN)["Outputs"])
     assert (exported["nodemend-prod-PageTopicArn"], exported["nodemend-prod-TicketTopicArn"]) == (GIVEN, TICKET)
-    # One topic for all, as it was before there were two.
+    # One topic for all alarms, as in earlier versions.
     resources = deployed(TicketTopicArn=PAGE, AlarmEmail="a@example.com")["Resources"]
     assert {topic for alarm in alarms(resources).values() for topic in alarm["AlarmActions"]} == {PAGE}
     assert set(of_type(resources, "AWS::SNS::Subscription")) == {"AlarmSubscription"}
@@ -159,7 +159,7 @@ def test_an_update_keeps_the_topic_that_a_deployment_has_and_its_subscriptions()
 
 
 @pytest.mark.parametrize("file", ["template.yaml", "member.yaml"])
-def test_alarms_of_their_clusters_and_nobody_else_may_publish_to_the_topics(file):
+def test_only_alarms_of_their_clusters_may_publish_to_the_topics(file):
     resources = (deployed() if file == "template.yaml" else member())["Resources"]
     created = {f"arn:{PARTITION}:sns:{REGION}:{ACCOUNT}:{name}" for name in of_type(resources, "AWS::SNS::Topic")}
     found = [one["Properties"] for one in of_type(resources, "AWS::SNS::TopicPolicy").values()]
@@ -184,25 +184,25 @@ def of_cluster(cluster: str, found: dict) -> dict:
     return {name: alarm for name, alarm in found.items() if ("cluster", cluster) in [*watched(alarm)[0][2].items()]}
 
 
-@pytest.mark.parametrize("account", ["", THERE])
+@pytest.mark.parametrize("account", ["", OTHER_ACCOUNT])
 def test_a_further_cluster_has_the_alarms_of_the_deployments_own(account):
     own = of_cluster(CLUSTER, ALARMS)
     # Only the nodes of the deployment's own cluster are drained.
     assert environment("drain")["NODEMEND_CLUSTER"] == CLUSTER
     del own["DrainsIncomplete"]
-    there = alarms(hub(account)["Resources"])
-    stopped = there.pop("ReconcileRunsStopped")
+    others = alarms(hub(account)["Resources"])
+    stopped = others.pop("ReconcileRunsStopped")
     renamed = json.dumps(own).replace(f'"nodemend-{CLUSTER}-', f'"nodemend-{OTHER}-').replace(f'"Value": "{CLUSTER}"', f'"Value": "{OTHER}"')
-    assert there == json.loads(renamed) and len(there) > 10
-    # One function runs for every cluster: that it runs for this one is seen by the cluster's rule.
+    assert others == json.loads(renamed) and len(others) > 10
+    # One function runs for every cluster: the rule of a cluster shows whether it runs for that one.
     assert watched(stopped) == [("AWS/Events", "Invocations", {"RuleName": "EveryFiveMinutes"})]
-    others = ("AlarmName", "Namespace", "MetricName", "Dimensions")
-    same = lambda alarm: {key: value for key, value in alarm.items() if key not in others}
+    of_metric = ("AlarmName", "Namespace", "MetricName", "Dimensions")
+    same = lambda alarm: {key: value for key, value in alarm.items() if key not in of_metric}
     assert same(stopped) == same(ALARMS["ReconcileRunsStopped"])
 
 
 def test_a_further_cluster_may_have_topics_and_thresholds_of_its_own():
-    given = {"DeploymentStack": INSTALLATION, "ClusterName": OTHER}
+    given = {"DeploymentStack": DEPLOYMENT, "ClusterName": OTHER}
     found = alarms(beside("cluster.yaml", **given, PageTopicArn=GIVEN, RepairsAnHour="9", SilentAgents="7")["Resources"])
     assert {topic for alarm in found.values() for topic in alarm["AlarmActions"]} == {GIVEN, TICKET}
     assert (found["RepairsCalled"]["Threshold"], found["AgentsSilent"]["Threshold"]) == ("9", "7")
@@ -274,7 +274,7 @@ def headings(page: str) -> list:
 
 
 @pytest.mark.parametrize("alarm", sorted(ALARMS))
-def test_each_page_has_the_same_three_parts_and_commands_to_type(alarm):
+def test_each_page_has_the_same_three_parts_and_commands(alarm):
     page = pages()[alarm]
     assert len(headings(page)) == 3
     assert headings(page) == headings(next(iter(pages().values())))
@@ -298,16 +298,16 @@ def test_the_dashboard_shows_only_what_is_emitted(emitted):
 def test_a_halted_group_is_counted_and_one_that_an_operator_holds_is_not(observed):
     counted = {line["instanceId"] for line in matched(observed, "GroupHaltedFilter")}
     blocked = {line["instanceId"] for line in observed.logs["repair"] if line.get("step") == "blocked"}
-    assert {HELD, HALTED_THERE} <= blocked
-    assert HALTED_THERE in counted and HELD not in counted
+    assert {HELD, HALTED_IN_OTHER} <= blocked
+    assert HALTED_IN_OTHER in counted and HELD not in counted
 
 
 @pytest.mark.parametrize("name", ["GroupHaltedFilter", "RepairsUnverifiedFilter"])
-def test_a_blocked_repair_that_nobody_wants_is_not_counted(name, observed):
+def test_a_blocked_repair_that_the_policy_does_not_ask_for_is_not_counted(name, observed):
     lines = matched(observed, name)
     assert lines
     for line in lines:
-        # A function leaves the field out where nobody wants the repair.
+        # A function omits the field if the policy does not ask for the repair.
         unwanted = {field: value for field, value in line.items() if field != "Blocked"}
         assert unwanted["step"] == "blocked" and not filter_pattern.matches(FILTERS[name]["FilterPattern"], unwanted)
 
@@ -323,7 +323,7 @@ def test_silent_agents_are_counted_by_their_cluster(observed):
     assert {line["cluster"] for line in silent} == {OTHER}
 
 
-def test_what_goes_back_to_a_warm_pool_is_counted_if_it_was_terminated_for_a_fault(observed):
+def test_an_instance_that_returns_to_a_warm_pool_is_counted_if_it_was_terminated_for_a_fault(observed):
     assert {line["instanceId"] for line in matched(observed, "ReturnedToWarmPoolFilter")} == {HELD}
 
 

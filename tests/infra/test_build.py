@@ -1,4 +1,4 @@
-"""`sam build` finds each function's crate and takes what cargo-lambda makes. The compiler is left out: it takes minutes."""
+"""`sam build` finds each function's crate and uses what cargo-lambda builds. Nothing is compiled: that would take minutes."""
 
 import os
 import shutil
@@ -15,10 +15,10 @@ from template import ROOT
 
 BINARIES = {function: PROGRAMS[name] for name, function in programs.FUNCTIONS.items()}
 
-# Stands in for cargo-lambda: writes its arguments down, and leaves a file where cargo-lambda would.
+# Replaces cargo-lambda: records its arguments, and writes a file where cargo-lambda would.
 STAND_IN = """#!/bin/sh
 echo "$PWD $*" >> "$CALLS"
-for word; do binary=$word; done
+for argument; do binary=$argument; done
 mkdir -p "target/lambda/$binary" && echo "$binary" > "target/lambda/$binary/bootstrap"
 """
 
@@ -51,8 +51,8 @@ def test_cargo_lambda_is_called_to_build_what_only_lambda_needs():
     manifest = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]
     assert manifest["metadata"]["lambda"]["build"]["features"] == ["lambda"]
     for binary in BINARIES.values():
-        folder = f"functions/{binary.removeprefix('nodemend-')}"
-        assert folder in manifest["default-members"], "--bin looks among these alone"
-        package = tomllib.loads((ROOT / folder / "Cargo.toml").read_text())
+        directory = f"functions/{binary.removeprefix('nodemend-')}"
+        assert directory in manifest["default-members"], "--bin finds only binaries of these members"
+        package = tomllib.loads((ROOT / directory / "Cargo.toml").read_text())
         wanted = {"name": binary, "path": "src/main.rs", "required-features": ["lambda"]}
         assert any(wanted.items() <= one.items() for one in package["bin"])

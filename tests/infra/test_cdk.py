@@ -1,4 +1,4 @@
-"""The construct compiles, synthesizes to the template and nothing else, and leaves no finding unexplained."""
+"""The construct compiles, synthesizes exactly the template, and has no unexplained finding."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from template import ROOT, written
 CDK = ROOT / "infra" / "cdk"
 FUNCTIONS = {function: PROGRAMS[name] for name, function in programs.FUNCTIONS.items()}
 
-pytestmark = pytest.mark.skipif(not shutil.which("npm"), reason="npm is not here, and nodemend is built without it")
+pytestmark = pytest.mark.skipif(not shutil.which("npm"), reason="npm is not installed, and nodemend is built without it")
 
 
 def run(*command, **how):
@@ -26,10 +26,10 @@ def run(*command, **how):
 
 @pytest.fixture(scope="module")
 def installed():
-    stamp, lock = CDK / "node_modules" / ".pins", CDK / "package-lock.json"
-    if not stamp.is_file() or stamp.read_bytes() != lock.read_bytes():
+    installed_lock, lock = CDK / "node_modules" / ".pins", CDK / "package-lock.json"
+    if not installed_lock.is_file() or installed_lock.read_bytes() != lock.read_bytes():
         run("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error")
-        shutil.copy(lock, stamp)
+        shutil.copy(lock, installed_lock)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def property_of(parameter: str) -> str:
 
 
 def other_value(parameter: dict):
-    """A property that is not the parameter's default, and the default that the construct must make of it."""
+    """A property that is not the parameter's default, and the default that the construct must set for it."""
     match parameter:
         case {"AllowedValues": ["enabled", "disabled"], "Default": "disabled"}:
             return True, "enabled"
@@ -100,12 +100,12 @@ def test_every_parameter_is_a_property_of_the_construct(tmp_path, installed):
     assert defaults == {name: expected for name, (_, expected) in values.items()}
 
 
-def test_it_is_the_template_and_the_code(synthesized):
+def test_it_synthesizes_the_template_with_the_code(synthesized):
     template = json.loads((synthesized / "nodemend-test.template.json").read_text())
     expected = written()
     assert template["Parameters"].pop("ClusterName")["Default"] == "test"
     expected["Parameters"].pop("ClusterName")
-    # CDK's own, of every app.
+    # CDK adds this parameter to every app.
     template["Parameters"].pop("BootstrapVersion")
     for name, parameter in template["Parameters"].items():
         assert parameter["Default"] == expected["Parameters"][name]["Default"], name
@@ -125,7 +125,7 @@ def test_it_is_the_template_and_the_code(synthesized):
 
 
 def plain(node):
-    """The same in one way of writing: both readers write some things in a way of their own."""
+    """The same value in one notation: the two sides use different notations for some values."""
     if isinstance(node, list):
         return [plain(one) for one in node]
     if not isinstance(node, dict):
@@ -135,7 +135,7 @@ def plain(node):
     return {key: [plain(value)] if key == "DependsOn" and isinstance(value, str) else plain(value) for key, value in node.items()}
 
 
-def test_every_finding_is_explained_and_every_explanation_needed(synthesized):
+def test_every_finding_is_explained_and_every_explanation_is_needed(synthesized):
     report = json.loads((synthesized / "validation-report.json").read_text())
     plugins = {plugin["pluginName"]: plugin for plugin in report["pluginReports"]}
     assert "AwsSolutions" in plugins

@@ -1,4 +1,4 @@
-"""The chart renders to what Kubernetes takes, and the agent finds in its container what its code looks for."""
+"""The chart renders valid Kubernetes objects, and the agent finds in its container what its code reads."""
 
 import http.client
 import json
@@ -37,7 +37,7 @@ VALUES = {
         "port": 19102,
     },
 }
-# The oldest that the chart says it is for, one that is in use, and the newest that there are schemas for but one.
+# The oldest version that the chart supports, one that is in use, and the second newest that has schemas.
 KUBERNETES = ["1.25", "1.31", "1.36"]
 
 
@@ -54,7 +54,7 @@ def pod(name: str) -> dict:
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_helm_finds_nothing_wrong(name):
+def test_helm_lint_finds_nothing(name):
     report = helm.lint(str(CHART), {"clusterName": "prod", **VALUES[name]}, strict=True)
     assert report["errors"] == []
     assert [message for message in report["messages"] if message["severity"] >= 2] == []
@@ -62,7 +62,7 @@ def test_helm_finds_nothing_wrong(name):
 
 @pytest.mark.parametrize("version", KUBERNETES)
 @pytest.mark.parametrize("name", VALUES)
-def test_kubernetes_takes_it(name, version):
+def test_kubernetes_accepts_it(name, version):
     found = rendered(name)
     assert {"ConfigMap", "DaemonSet"} <= set(found)
     for one in found.values():
@@ -101,7 +101,7 @@ def test_the_plain_manifests_are_the_chart_rendered():
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_it_runs_on_every_node_and_is_the_last_to_go(name):
+def test_it_runs_on_every_node_with_the_highest_priority(name):
     spec = pod(name)
     assert spec["tolerations"] == [{"operator": "Exists"}], "every taint"
     assert spec["priorityClassName"] == "system-node-critical"
@@ -109,7 +109,7 @@ def test_it_runs_on_every_node_and_is_the_last_to_go(name):
     assert spec["automountServiceAccountToken"] is False
 
 
-def test_a_role_comes_by_annotation_or_by_the_service_accounts_name():
+def test_a_role_is_set_by_annotation_or_by_the_service_accounts_name():
     irsa, own = rendered("irsa"), rendered("default")
     assert irsa["ServiceAccount"]["metadata"]["annotations"] == {"eks.amazonaws.com/role-arn": ROLE}
     environment = {one["name"]: one.get("value") for one in container("irsa")["env"]}
@@ -126,14 +126,14 @@ def test_a_role_comes_by_annotation_or_by_the_service_accounts_name():
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_probes_ask_where_the_agent_listens(name):
+def test_probes_connect_to_the_address_where_the_agent_listens(name):
     settings = yaml.safe_load(rendered(name)["ConfigMap"]["data"]["agent.yaml"])
     for probe in ("livenessProbe", "readinessProbe"):
-        asked = container(name)[probe]["httpGet"]
-        assert f"{asked['host']}:{asked['port']}" == settings["listen"]
+        http_get = container(name)[probe]["httpGet"]
+        assert f"{http_get['host']}:{http_get['port']}" == settings["listen"]
 
 
-def test_the_agent_answers_what_the_probes_ask(tmp_path):
+def test_the_agent_answers_the_probes(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -160,7 +160,7 @@ def test_the_agent_answers_what_the_probes_ask(tmp_path):
 
 
 def status(port: int, path: str) -> int:
-    """The status of an answer; 0 while nobody listens."""
+    """The status code of the answer; 0 while the agent does not listen."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", path)
@@ -187,48 +187,48 @@ def test_without_privileges_only_what_is_named_is_left():
     names = [line.removeprefix("- ") for line in lines if line.startswith("- ")]
     assert context["capabilities"]["add"] == names
     explained = [line for line in lines if line.startswith("#")]
-    assert len(explained) == len(names), "each with its reason before it"
+    assert len(explained) == len(names), "a comment with its reason must precede each"
 
 
 def test_settings_of_the_schema_are_those_of_the_agent():
     shown = subprocess.run([built(PROGRAMS["agent"]), "run", "--help"], capture_output=True, text=True, check=True).stdout
     flags = set(re.findall(r"^\s+(?:-\w, )?--([a-z-]+)", shown, re.M)) - {"help", "version", "config"}
-    # Every setting is a flag and a field of the file, under one name.
+    # Every setting has one name, as a flag and as a field of the file.
     known = {re.sub(r"-(\w)", lambda found: found[1].upper(), flag) for flag in flags}
     schema = json.loads((CHART / "values.schema.json").read_text())["properties"]
-    # The chart's own, and the node's, of which each has another.
+    # Those that the chart sets, and those that differ on each node.
     of_the_chart = {"cluster", "sink", "logGroup", "root", "stateDir", "listen", "rules"}
     of_the_node = {"node", "instanceId"}
     assert set(schema["settings"]["properties"]) == known - of_the_chart - of_the_node
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_the_agent_takes_its_settings(name, tmp_path):
+def test_the_agent_accepts_its_settings(name, tmp_path):
     file = tmp_path / "agent.yaml"
     file.write_text(rendered(name)["ConfigMap"]["data"]["agent.yaml"])
-    # It reads them for every subcommand, and this one does nothing more without a reason.
-    taken = subprocess.run([built(PROGRAMS["agent"]), "inject", "--config", file], capture_output=True, text=True, timeout=30)
-    assert taken.returncode == 0, taken.stderr
-    file.write_text(file.read_text() + "unheardOf: 1\n")
+    # Every subcommand reads its settings, and this one does nothing more if no reason is given.
+    started = subprocess.run([built(PROGRAMS["agent"]), "inject", "--config", file], capture_output=True, text=True, timeout=30)
+    assert started.returncode == 0, started.stderr
+    file.write_text(file.read_text() + "noSuchSetting: 1\n")
     assert subprocess.run([built(PROGRAMS["agent"]), "inject", "--config", file], capture_output=True, timeout=30).returncode == 64
 
 
-# ---- what the agent sees of its node
+# ---- what the agent can read of its node
 
-# Looked for where the chart can't lead, each with its reason.
+# Paths that the agent reads and the chart does not mount, each with its reason.
 NOT_MOUNTED = {
     "/var/lib/kubelet/kubeconfig": "hostFiles, on Amazon Linux 2",
-    "/var/lib/kubelet/config.yaml": "kubeadm's, which EKS has not; hostFiles elsewhere",
+    "/var/lib/kubelet/config.yaml": "of kubeadm, which EKS does not use; hostFiles elsewhere",
     "/var/lib/nodemend": "the default of stateDir, which the chart sets",
-    "/var/run/": "a beginning that is taken for /run",
-    "/lib/containerd/": "a part of the names of mounts that are a pod's",
+    "/var/run/": "a prefix that is replaced with /run",
+    "/lib/containerd/": "a part of the names of a pod's mounts",
 }
 
 
-def looked_for() -> set:
+def agent_paths() -> set:
     """Every path on the node that the agent's source names.
 
-    They are read as text because no run shows them all: which files the agent opens depends on the node's hardware,
+    They are read from the source because no run shows them all: which files the agent opens depends on the node's hardware,
     distribution and container runtime, and a path behind a missing directory is never opened at all."""
     found = set()
     for file in (ROOT / "agent" / "src").rglob("*.rs"):
@@ -241,17 +241,17 @@ def looked_for() -> set:
     return found
 
 
-def test_every_path_that_the_agent_names_is_mounted_or_left_out_for_a_reason():
+def test_every_path_that_the_agent_names_is_mounted_or_omitted_for_a_reason():
     mounts = [m["mountPath"].removeprefix("/host") for m in container("default")["volumeMounts"] if m["mountPath"].startswith("/host")]
-    paths = looked_for()
+    paths = agent_paths()
     assert len(paths) > 40
     unseen = {path for path in paths if not any(path == mount or path.startswith(f"{mount}/") for mount in mounts)}
-    # That there is such a folder is all that is asked of it, and the mount beneath makes one.
+    # The agent only checks that this directory exists, and a mount below it creates it.
     assert "/var/lib/kubelet" in unseen
     assert unseen - {"/var/lib/kubelet"} == set(NOT_MOUNTED)
 
 
-def test_every_mount_and_its_reason():
+def test_every_mount_has_its_reason():
     text = (CHART / "templates" / "daemonset.yaml").read_text()
     mounts = text.split("volumeMounts:\n")[1].split("      volumes:")[0].strip().splitlines()
     for before, line in zip(mounts, mounts[1:]):
@@ -260,7 +260,7 @@ def test_every_mount_and_its_reason():
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_the_agent_may_not_ask_the_api_server(name):
+def test_the_agent_may_not_call_the_api_server(name):
     more = {"ClusterRole", "ClusterRoleBinding"} if name == "cluster-access" else set()
     assert set(rendered(name)) - {"ConfigMap", "DaemonSet", "ServiceAccount"} == more
 

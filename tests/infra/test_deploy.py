@@ -1,4 +1,4 @@
-"""The template deploys onto a stack that speaks AWS's API over a socket, and the functions work in it as it made them."""
+"""The template deploys to a local emulator of AWS's APIs, and the deployed functions work."""
 
 import base64
 import gzip
@@ -20,7 +20,7 @@ from template import CLUSTER, REGION, ROOT, deployed, of_type, synthesized, writ
 
 STACK = "nodemend-local"
 ACCOUNT = "000000000000"
-# Types that the local stack does not know.
+# Resource types that the local stack does not support.
 UNKNOWN = {"AWS::EKS::PodIdentityAssociation", "AWS::EKS::AccessEntry"}
 GIVEN = {"ControlPlaneLogs": "disabled"}
 
@@ -30,11 +30,11 @@ def local(tmp_path_factory):
         yield address
 
 
-def sources(folder: Path) -> dict:
-    """A folder of code for each function: what was built, without what only a debugger reads."""
+def sources(directory: Path) -> dict:
+    """A directory of code for each function: the built program, without debug information."""
     found = {}
     for name, function in FUNCTIONS.items():
-        found[function] = folder / name
+        found[function] = directory / name
         found[function].mkdir()
         subprocess.run(["objcopy", "--strip-all", built(PROGRAMS[name]), found[function] / "bootstrap"], check=True)
     return found
@@ -42,18 +42,18 @@ def sources(folder: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def stack(local, tmp_path_factory):
-    """The stack, deployed by the very command that the README says."""
-    folder = tmp_path_factory.mktemp("deploy")
+    """The stack, deployed with the command that the README shows."""
+    directory = tmp_path_factory.mktemp("deploy")
     template = written()
     template["Resources"] = {name: one for name, one in template["Resources"].items() if one["Type"] not in UNKNOWN}
-    for function, code in sources(folder).items():
+    for function, code in sources(directory).items():
         template["Resources"][function]["Properties"]["CodeUri"] = str(code)
-    # The one thing that a function can't know by itself here.
+    # The endpoint is the only setting that the local stack adds.
     template["Globals"]["Function"]["Environment"]["Variables"]["AWS_ENDPOINT_URL"] = local
-    file = folder / "template.yaml"
+    file = directory / "template.yaml"
     file.write_text(yaml.safe_dump(template, sort_keys=False))
     environment = {
-        "PATH": os.environ["PATH"], "HOME": str(folder), "AWS_ENDPOINT_URL": local, "AWS_ACCESS_KEY_ID": "test",
+        "PATH": os.environ["PATH"], "HOME": str(directory), "AWS_ENDPOINT_URL": local, "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": REGION, "SAM_CLI_TELEMETRY": "0",
     }
     command = [
@@ -61,7 +61,7 @@ def stack(local, tmp_path_factory):
         "--capabilities", "CAPABILITY_IAM", "--no-progressbar",
         "--parameter-overrides", f"ClusterName={CLUSTER}", *[f"{name}={value}" for name, value in GIVEN.items()],
     ]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -82,7 +82,7 @@ def physical(aws, name: str) -> str:
     return resources(aws)[name]["PhysicalResourceId"]
 
 
-def test_every_resource_is_made(aws, stack):
+def test_every_resource_is_created(aws, stack):
     assert "Successfully created/updated stack" in stack
     expected = {name for name, one in deployed(**GIVEN)["Resources"].items() if one["Type"] not in UNKNOWN}
     found = resources(aws)
@@ -101,14 +101,14 @@ def test_the_call_is_allowed_for_groups_with_the_clusters_tag(aws):
     assert replace["Condition"] == {"StringEquals": {f"autoscaling:ResourceTag/kubernetes.io/cluster/{CLUSTER}": "owned"}}
 
 
-def test_alarms_and_subscription_stand(aws):
+def test_alarms_and_subscription_exist(aws):
     alarms = aws("cloudwatch").describe_alarms(AlarmNamePrefix=f"nodemend-{CLUSTER}-")["MetricAlarms"]
     assert len(alarms) == len(of_type(synthesized()["Resources"], "AWS::CloudWatch::Alarm"))
     (filter_,) = aws("logs").describe_subscription_filters(logGroupName=f"/nodemend/{CLUSTER}/nodes")["subscriptionFilters"]
     assert filter_["destinationArn"].endswith(physical(aws, "IntakeFunction"))
 
 
-# ---- the functions in it
+# ---- the deployed functions
 
 NOW = "2026-08-20T09:55:00.000Z"
 
@@ -132,7 +132,7 @@ def invoke(aws, function: str, payload: dict) -> dict:
 
 
 def subscription(lines: list, stream: str) -> dict:
-    """What CloudWatch Logs hands to a function."""
+    """The event with which CloudWatch Logs invokes a function."""
     events = [{"id": str(number), "timestamp": 1_787_219_700_000, "message": line} for number, line in enumerate(lines)]
     data = {
         "messageType": "DATA_MESSAGE", "owner": ACCOUNT, "logGroup": f"/nodemend/{CLUSTER}/nodes", "logStream": stream,
@@ -163,7 +163,7 @@ def test_a_repair_run_finds_nothing_due(aws):
     assert set(invoke(aws, "RepairFunction", {})) == {"evaluated"}
 
 
-def test_confirm_ignores_the_end_of_a_foreign_instance(aws):
+def test_confirm_ignores_the_termination_of_an_unknown_instance(aws):
     event = json.loads((ROOT / "events" / "templates" / "eventbridge-nth-ec2-state-change-event.json").read_text())
     event["detail"]["state"] = "terminated"
     assert invoke(aws, "ConfirmFunction", event) == {"relevant": False, "steps": 0}
@@ -190,13 +190,13 @@ def test_repair_events_are_published_on_the_bus(aws):
     assert (published[0]["detail"]["instanceId"], published[0]["detail"]["step"]) == (instance, "suspect")
 
 
-def test_drain_leaves_terminations_of_strangers_alone(aws):
+def test_drain_ignores_terminations_in_other_groups(aws):
     detail = {
-        "LifecycleActionToken": "t", "AutoScalingGroupName": "strangers", "LifecycleHookName": "Terminate-LC-Hook",
+        "LifecycleActionToken": "t", "AutoScalingGroupName": "others", "LifecycleHookName": "Terminate-LC-Hook",
         "EC2InstanceId": "i-00000000000000042", "LifecycleTransition": "autoscaling:EC2_INSTANCE_TERMINATING",
     }
     event = {"detail-type": "EC2 Instance-terminate Lifecycle Action", "time": "2026-08-20T09:55:00Z", "detail": detail}
     assert invoke(aws, "DrainFunction", event) == {"relevant": False}
-    # Of a group that is not there, asked of Auto Scaling itself.
+    # A group that does not exist: it is described in Auto Scaling.
     detail["LifecycleHookName"] = "nodemend-drain"
     assert invoke(aws, "DrainFunction", event) == {"relevant": False}

@@ -1,4 +1,4 @@
-"""What the documents tell people to type can be typed."""
+"""The commands in the documents exist, with their options."""
 
 import re
 import shlex
@@ -12,9 +12,9 @@ from programs import PROGRAMS, built
 from template import ROOT, synthesized
 
 DOCUMENTS = [ROOT / "infra" / name for name in ("README.md", "RUNBOOK.md")] + sorted((ROOT / "docs").glob("*.md"))
-# Options of the command aws itself.
+# Global options of the AWS CLI.
 GLOBAL = {"query", "output", "region", "profile", "max-items"}
-# Commands of its own, which are no operations of a service.
+# Commands of the AWS CLI that are not operations of a service.
 OWN = {
     ("logs", "tail"): {"since", "filter-pattern", "follow"},
     ("cloudformation", "deploy"): {"stack-name", "template-file", "capabilities", "parameter-overrides"},
@@ -26,44 +26,44 @@ def blocks() -> list:
 
 
 def simple_commands(line: str) -> list:
-    """The commands of a line, each as its words."""
+    """The commands of a line, each as a list of its arguments."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="();&|{}<>")
     lexer.whitespace_split = True
     found = [[]]
-    for word in lexer:
-        if set(word) <= set("();&|{}"):
+    for argument in lexer:
+        if set(argument) <= set("();&|{}"):
             found.append([])
         else:
-            found[-1].append(word)
+            found[-1].append(argument)
     return found
 
 
 def commands(program: str) -> list:
-    """Each call of a program in the documents, as words. What stands in $() is a command of its own, and a word here."""
+    """Each call of a program in the documents, as a list of arguments. A $() is a command of its own, and one argument here."""
     found = []
     for block in blocks():
         text = re.sub(r"\\\n\s*", " ", block)
         inner = re.findall(r"\$\(([^()]*)\)", text)
         text = re.sub(r"\$\([^()]*\)", "X", text)
         for line in [*text.splitlines(), *inner]:
-            for words in simple_commands(line):
-                while words and re.match(r"^[A-Z_]+=", words[0]):
-                    words.pop(0)
-                if words and words[0] == program:
-                    found.append(words[1:])
+            for arguments in simple_commands(line):
+                while arguments and re.match(r"^[A-Z_]+=", arguments[0]):
+                    arguments.pop(0)
+                if arguments and arguments[0] == program:
+                    found.append(arguments[1:])
     return found
 
 
 @pytest.mark.parametrize("block", blocks(), ids=lambda block: block.splitlines()[0][:40])
-def test_a_shell_reads_it(block):
+def test_a_shell_can_parse_it(block):
     read = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True)
     assert read.returncode == 0, read.stderr
 
 
-@pytest.mark.parametrize("words", commands("aws"), ids=lambda words: " ".join(words[:2]))
-def test_aws_has_such_a_command_with_such_options(words):
-    service, command, *rest = words
-    options = {word.removeprefix("--").split("=")[0] for word in rest if word.startswith("--")} - GLOBAL
+@pytest.mark.parametrize("arguments", commands("aws"), ids=lambda arguments: " ".join(arguments[:2]))
+def test_the_aws_cli_has_the_command_with_its_options(arguments):
+    service, command, *rest = arguments
+    options = {one.removeprefix("--").split("=")[0] for one in rest if one.startswith("--")} - GLOBAL
     if (service, command) in OWN:
         assert options <= OWN[service, command]
         return
@@ -76,22 +76,22 @@ def test_aws_has_such_a_command_with_such_options(words):
     assert options <= known | switches
 
 
-def helps(words: list) -> str:
-    """What the command says of a subcommand; nothing where it has none such."""
-    output = subprocess.run([built(PROGRAMS["operators"]), *words, "--help"], capture_output=True, text=True, timeout=30)
+def help_of(arguments: list) -> str:
+    """The help of a subcommand; empty if there is no such subcommand."""
+    output = subprocess.run([built(PROGRAMS["operators"]), *arguments, "--help"], capture_output=True, text=True, timeout=30)
     return output.stdout if output.returncode == 0 else ""
 
 
-@pytest.mark.parametrize("words", commands("nodemend"), ids=" ".join)
-def test_nodemend_has_such_a_command_with_such_options(words):
-    of_two = words[0] in ("policy", "audit")
-    text = helps(words[: 1 + of_two])
-    assert text, words
-    for option in [word for word in words if word.startswith("--")]:
+@pytest.mark.parametrize("arguments", commands("nodemend"), ids=" ".join)
+def test_nodemend_has_the_command_with_its_options(arguments):
+    has_subcommand = arguments[0] in ("policy", "audit")
+    text = help_of(arguments[: 1 + has_subcommand])
+    assert text, arguments
+    for option in [one for one in arguments if one.startswith("--")]:
         assert re.search(rf"{option}\b", text), option
 
 
-def test_what_is_asked_of_the_stack_is_in_it():
+def test_the_stack_has_the_resources_that_the_documents_name():
     names = {name for block in blocks() for name in re.findall(r"\$\(of (\w+)\)", block)}
     assert len(names) > 8
     assert names <= set(synthesized()["Resources"])

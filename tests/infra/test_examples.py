@@ -1,4 +1,4 @@
-"""The examples are sound, and fit what the functions do: the events that they publish, and what drain asks of Kubernetes."""
+"""The examples are valid and match the functions: the events that they publish, and the permissions that drain needs."""
 
 import json
 import re
@@ -51,7 +51,7 @@ def test_a_rule_sends_fields_that_every_event_has(name, observed):
     template = template["Fn::Sub"].replace("${SlackChannel}", "C0123456789") if isinstance(template, dict) else template
     used = set(re.findall(r"<(\w+)>", template))
     assert used == set(transformer["InputPathsMap"])
-    # As EventBridge fills it in: with quotes where the variable stands for itself, without inside a text.
+    # As EventBridge fills it in: with quotes if the variable is a whole value, without quotes inside a string.
     awkward = 'nvme0n1: "I/O error"'
     filled = re.sub(r'": <(\w+)>', lambda _: f'": {json.dumps(awkward)}', template)
     filled = re.sub(r"<(\w+)>", "x", filled)
@@ -63,21 +63,21 @@ def test_a_rule_sends_fields_that_every_event_has(name, observed):
         assert all(line.startswith('"') and line.endswith('"') for line in filled.strip().splitlines())
 
 
-def test_the_readme_says_each_kind_of_event_and_its_step(published):
+def test_the_readme_lists_each_kind_of_event_and_its_step(published):
     text = (ROOT / "infra" / "README.md").read_text()
     table = text.split("<!-- events: held to the code by tests/infra -->")[1].split("<!-- end of events -->")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
     assert {kind: step for kind, step, _ in rows} == published
 
 
-# ---- what drain asks of Kubernetes
+# ---- the permissions of drain in Kubernetes
 
-def test_drain_may_do_in_the_cluster_what_it_asks_for_and_nothing_else(observed):
+def test_drain_may_make_in_the_cluster_the_requests_that_it_makes_and_no_others(observed):
     role, binding = yaml.safe_load_all((EXAMPLES / "drain-rbac.yaml").read_text())
     for one in (role, binding):
         kubernetes_validate.validate(one, "1.31", strict=True)
     allowed = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
-    assert allowed == set(observed.api_server.asked)
+    assert allowed == set(observed.api_server.requests)
     assert {group for rule in role["rules"] for group in rule["apiGroups"]} == {""}
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     (subject,) = binding["subjects"]

@@ -1,4 +1,4 @@
-"""The evaluator that the metric filters are tested with decides as CloudWatch Logs does, where it matters here."""
+"""The evaluator with which the metric filters are tested decides as CloudWatch Logs does, for the patterns in use."""
 
 import pytest
 
@@ -20,12 +20,12 @@ import filter_pattern
         ('{ $.guards[*] = "B" }', {"guards": ["A", "B"]}, True),
         ('{ $.guards[*] = "B" }', {"guards": ["A"]}, False),
         ('{ $.guards[*] = "B" }', {"guards": []}, False),
-        # Without a wildcard an array is no string.
+        # Without a wildcard, an array does not equal a string.
         ('{ $.guards = "A" }', {"guards": ["A"]}, False),
         ('{ ($.a = "1") && (($.b = "1") || ($.b = "2")) }', {"a": "1", "b": "2"}, True),
         ('{ ($.a = "1") && (($.b = "1") || ($.b = "2")) }', {"a": "2", "b": "2"}, False),
         ('{ ($.a = "1") && (($.b = "1") || ($.b = "2")) }', {"a": "1", "b": "3"}, False),
-        # And goes before or.
+        # `&&` binds before `||`.
         ('{ $.a = "1" || $.b = "1" && $.c = "1" }', {"a": "1"}, True),
         ('{ $.b = "1" && $.c = "1" || $.a = "1" }', {"b": "1"}, False),
     ],
@@ -35,6 +35,6 @@ def test_it_counts_what_cloudwatch_logs_counts(pattern, line, counted):
 
 
 @pytest.mark.parametrize("pattern", ["{ $.a != \"1\" }", "{ $.a > 1 }", "{ $.a.b = \"1\" }", "ERROR", "{ $.a = \"1\""])
-def test_what_it_does_not_know_is_an_error_and_never_a_match(pattern):
+def test_an_unsupported_pattern_is_an_error_and_never_a_match(pattern):
     with pytest.raises((ValueError, IndexError)):
         filter_pattern.matches(pattern, {"a": "1"})

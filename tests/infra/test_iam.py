@@ -1,4 +1,4 @@
-"""The evaluator that the permissions are tested with decides as IAM does, where it matters here."""
+"""The evaluator with which the permissions are tested decides as IAM does, for the policies in use."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def put(**context):
         ([statement(resource=f"{TABLE}/index/*")], put(), False),
         ([statement(resource="arn:aws:dynamodb:*:*:table/*")], put(), True),
         ([statement(resource=TABLE.lower())], put(), False),
-        # A key that the request lacks fails a comparison, unless it is asked of all values.
+        # Without the key in the request, a comparison fails, except with ForAllValues.
         ([statement(StringEquals={"aws:x": "1"})], put(), False),
         ([statement(StringEquals={"aws:x": "1"})], put(aws_x="1"), True),
         ([statement(StringEquals={"aws:x": ["1", "2"]})], put(aws_x="2"), True),
@@ -47,7 +47,7 @@ def test_it_decides_as_iam_does(statements, request_, allowed):
     assert allows(statements, request_) == allowed
 
 
-def test_a_tags_key_is_compared_to_the_letter_and_a_conditions_name_is_not():
+def test_the_key_of_a_tag_is_case_sensitive_and_the_name_of_a_condition_key_is_not():
     tagged = statement(StringEquals={"autoscaling:ResourceTag/Team": "a"})
     assert allows([tagged], Request("dynamodb:PutItem", TABLE, {"autoscaling:resourcetag/Team": "a"}))
     assert not allows([tagged], Request("dynamodb:PutItem", TABLE, {"autoscaling:ResourceTag/team": "a"}))
@@ -62,6 +62,6 @@ def test_a_tags_key_is_compared_to_the_letter_and_a_conditions_name_is_not():
         statement(**{"ForAnyValue:StringEquals": {"aws:x": "1"}}),
     ],
 )
-def test_what_it_does_not_know_is_an_error_and_never_a_pass(unknown):
+def test_an_unsupported_statement_is_an_error_and_never_a_pass(unknown):
     with pytest.raises((ValueError, KeyError)):
         allows([unknown], put(aws_x="1"))

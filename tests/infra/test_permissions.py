@@ -1,4 +1,4 @@
-"""Each role allows what its program was seen to ask for, on what is its own, and nothing else."""
+"""Each role allows the requests that its program was observed to make, on its own resources, and nothing else."""
 
 import json
 import re
@@ -8,12 +8,12 @@ import pytest
 
 import loopback
 from iam import Request, allows, like
-from observed import OTHER, THERE
+from observed import OTHER, OTHER_ACCOUNT
 from programs import PROGRAMS, read_only_data
 from template import ACCOUNT, CLUSTER, PARTITION, REGION, ROOT, TEMPLATE, beside, deployed, document, listed, of_type, policies
 
-HERE = f"{REGION}:{ACCOUNT}"
-STATE, AUDIT = (f"arn:{PARTITION}:dynamodb:{HERE}:table/{name}" for name in ("StateTable", "AuditLogTable"))
+REGION_ACCOUNT = f"{REGION}:{ACCOUNT}"
+STATE, AUDIT = (f"arn:{PARTITION}:dynamodb:{REGION_ACCOUNT}:table/{name}" for name in ("StateTable", "AuditLogTable"))
 INSTANCE = "i-0ab76e62066c9730c"
 OWNED = f"kubernetes.io/cluster/{CLUSTER}"
 CASE, NODE, NAMED, GROUP = f"case#{CLUSTER}#{INSTANCE}", f"node#{CLUSTER}#ip-1", f"instance#{INSTANCE}", f"group#{CLUSTER}#workers"
@@ -26,25 +26,25 @@ def item(action, table, key=None):
 
 
 def asg(action, tags):
-    resource = f"arn:{PARTITION}:autoscaling:{HERE}:autoScalingGroup:c0ffee00:autoScalingGroupName/workers"
+    resource = f"arn:{PARTITION}:autoscaling:{REGION_ACCOUNT}:autoScalingGroup:c0ffee00:autoScalingGroupName/workers"
     return Request(f"autoscaling:{action}", resource, {f"autoscaling:ResourceTag/{key}": value for key, value in tags.items()})
 
 
 def ec2(action, tags):
-    resource = f"arn:{PARTITION}:ec2:{HERE}:instance/{INSTANCE}"
+    resource = f"arn:{PARTITION}:ec2:{REGION_ACCOUNT}:instance/{INSTANCE}"
     return Request(f"ec2:{action}", resource, {f"ec2:ResourceTag/{key}": value for key, value in tags.items()})
 
 
 def stream(action, group, name=INSTANCE):
-    return Request(f"logs:{action}", f"arn:{PARTITION}:logs:{HERE}:log-group:{group}:log-stream:{name}")
+    return Request(f"logs:{action}", f"arn:{PARTITION}:logs:{REGION_ACCOUNT}:log-group:{group}:log-stream:{name}")
 
 
 def eks(action, resource):
-    return Request(f"eks:{action}", f"arn:{PARTITION}:eks:{HERE}:{resource}")
+    return Request(f"eks:{action}", f"arn:{PARTITION}:eks:{REGION_ACCOUNT}:{resource}")
 
 
 def put_events(source="nodemend", bus="default"):
-    return Request("events:PutEvents", f"arn:{PARTITION}:events:{HERE}:event-bus/{bus}", {"events:source": source})
+    return Request("events:PutEvents", f"arn:{PARTITION}:events:{REGION_ACCOUNT}:event-bus/{bus}", {"events:source": source})
 
 
 def anywhere(action):
@@ -72,13 +72,13 @@ OF_THE_RUNTIME = {
     "operators": set(),
 }
 
-# Operations that a program sends, or could send, and that its role does not allow on purpose.
+# Operations that a program sends, or could send, and that its role intentionally does not allow.
 NOT_ALLOWED = {
-    "sts:GetCallerIdentity": "nobody needs a permission to ask who they are",
-    "logs:CreateLogGroup": "sent only where the group is missing, and the group is the stack's",
+    "sts:GetCallerIdentity": "needs no permission",
+    "logs:CreateLogGroup": "sent only if the group is missing, and the stack creates the group",
 }
 
-# Operations whose names a linked program holds, and that the scenario does not reach.
+# Operations whose names are in a linked program, and that the scenario does not use.
 NOT_SENT = {
     "intake": {"dynamodb:UpdateItem": "follows a write of a closed case, and intake changes none"},
     "repair": {},
@@ -94,7 +94,7 @@ NOT_SENT = {
         "ec2:StartInstances": "compared with the names of CloudTrail's events",
     },
     "drain": {},
-    "agent": {"logs:CreateLogGroup": "the group is the stack's"},
+    "agent": {"logs:CreateLogGroup": "the stack creates the group"},
     "operators": {
         "autoscaling:ExitStandby": "compared with the names of CloudTrail's events in a replay",
         "autoscaling:SetInstanceHealth": "compared with the names of CloudTrail's events in a replay",
@@ -102,18 +102,18 @@ NOT_SENT = {
     },
 }
 
-# Parts of statements that the scenario makes no use of.
+# Parts of statements that the scenario does not use.
 UNUSED = {
     "intake": {"dynamodb:UpdateItem": NOT_SENT["intake"]["dynamodb:UpdateItem"]},
     "repair": {},
     "reconcile": {},
-    "confirm": {"request#*": "the store writes it beside the record of a call, and all records of this function are of none"},
+    "confirm": {"request#*": "the store writes it with the record of a call, and this function records no calls"},
     "drain": {},
     "agent": {},
-    "operators": {"node#prod#*": "the store writes it where the name of a case's node is new, and an operator's commands change none"},
+    "operators": {"node#prod#*": "the store writes it if the name of a case's node is new, and an operator's commands change no names"},
 }
 
-# Sent by the local stack of `nodemend up`, which a test's build has and an operator's has not.
+# Sent by the local stack of `nodemend up`, which is in a test's build and not in an operator's.
 OF_LOCAL_STACK = {
     "autoscaling:CreateAutoScalingGroup", "autoscaling:CreateLaunchConfiguration", "autoscaling:TerminateInstanceInAutoScalingGroup",
     "dynamodb:CreateTable", "dynamodb:DescribeTable", "dynamodb:UpdateTimeToLive",
@@ -135,11 +135,11 @@ POLICY_OF = {
 
 FORBIDDEN = {
     "intake": [
-        # A compromised intake can't switch repairs on, lift a hold, or forget what a group has under way.
+        # A compromised intake cannot enable repairs, release a hold, or delete the slots of a group.
         item("PutItem", STATE, DECIDED),
         item("UpdateItem", STATE, DECIDED),
         item("PutItem", STATE, GROUP),
-        # How new its own source is, is for others to find.
+        # Another function records the freshness of its source.
         item("PutItem", STATE, f"sources#{CLUSTER}"),
         item("PutItem", STATE, OTHERS_CASE),
         item("DeleteItem", STATE, CASE),
@@ -149,7 +149,7 @@ FORBIDDEN = {
         asg("TerminateInstanceInAutoScalingGroup", OWN_TAGS),
         ec2("RebootInstances", OWN_TAGS),
         stream("PutLogEvents", NODES),
-        # In nobody else's name, and on no other bus.
+        # With no other source, and on no other bus.
         put_events("aws.autoscaling"),
         put_events(bus="other"),
     ],
@@ -178,14 +178,14 @@ FORBIDDEN = {
         eks("UpdateNodegroupConfig", f"nodegroup/{CLUSTER}/workers/1ac2f3e4"),
         stream("PutLogEvents", NODES),
         # It reads the two log groups of its cluster, and no others.
-        Request("logs:FilterLogEvents", f"arn:{PARTITION}:logs:{HERE}:log-group:/nodemend/other/nodes:*"),
-        Request("logs:FilterLogEvents", f"arn:{PARTITION}:logs:{HERE}:log-group:/aws/eks/other/cluster:*"),
-        Request("logs:DescribeLogStreams", f"arn:{PARTITION}:logs:{HERE}:log-group:/aws/lambda/other:*"),
+        Request("logs:FilterLogEvents", f"arn:{PARTITION}:logs:{REGION_ACCOUNT}:log-group:/nodemend/other/nodes:*"),
+        Request("logs:FilterLogEvents", f"arn:{PARTITION}:logs:{REGION_ACCOUNT}:log-group:/aws/eks/other/cluster:*"),
+        Request("logs:DescribeLogStreams", f"arn:{PARTITION}:logs:{REGION_ACCOUNT}:log-group:/aws/lambda/other:*"),
         eks("CreateAccessEntry", f"cluster/{CLUSTER}"),
         eks("AssociateAccessPolicy", f"access-entry/{CLUSTER}/role/x"),
     ],
     "reconcile": [
-        # It ends no instance, decides nothing, and writes nobody's audit log.
+        # It terminates no instance, decides nothing, and writes no audit records.
         asg("TerminateInstanceInAutoScalingGroup", OWN_TAGS),
         ec2("RebootInstances", OWN_TAGS),
         ec2("TerminateInstances", OWN_TAGS),
@@ -199,8 +199,8 @@ FORBIDDEN = {
         item("PutItem", AUDIT, CASE),
         eks("DescribeCluster", f"cluster/{CLUSTER}"),
         eks("CreateAccessEntry", f"cluster/{CLUSTER}"),
-        Request("logs:FilterLogEvents", f"arn:{PARTITION}:logs:{HERE}:log-group:/nodemend/other/nodes:*"),
-        Request("logs:FilterLogEvents", f"arn:{PARTITION}:logs:{HERE}:log-group:/aws/eks/other/cluster:*"),
+        Request("logs:FilterLogEvents", f"arn:{PARTITION}:logs:{REGION_ACCOUNT}:log-group:/nodemend/other/nodes:*"),
+        Request("logs:FilterLogEvents", f"arn:{PARTITION}:logs:{REGION_ACCOUNT}:log-group:/aws/eks/other/cluster:*"),
         stream("PutLogEvents", NODES),
         put_events("aws.ec2"),
     ],
@@ -214,7 +214,7 @@ FORBIDDEN = {
         put_events("aws.ec2"),
     ],
     "drain": [
-        # It ends no instance: it only lets go what was decided elsewhere, and in groups of its cluster alone.
+        # It terminates no instance: it only completes terminations that were decided elsewhere, in groups of its cluster.
         asg("TerminateInstanceInAutoScalingGroup", OWN_TAGS),
         asg("CompleteLifecycleAction", {}),
         asg("CompleteLifecycleAction", {"kubernetes.io/cluster/other": "owned"}),
@@ -240,7 +240,7 @@ FORBIDDEN = {
         stream("CreateLogStream", "/nodemend/other/nodes"),
         stream("GetLogEvents", NODES),
         stream("DeleteLogStream", NODES),
-        Request("logs:CreateLogGroup", f"arn:{PARTITION}:logs:{HERE}:log-group:/nodemend/other/nodes"),
+        Request("logs:CreateLogGroup", f"arn:{PARTITION}:logs:{REGION_ACCOUNT}:log-group:/nodemend/other/nodes"),
         item("GetItem", STATE, CASE),
         ec2("RebootInstances", OWN_TAGS),
     ],
@@ -255,7 +255,7 @@ FORBIDDEN = {
     ],
 }
 
-# Services whose requests name their operation behind a prefix of its own.
+# Services whose requests name the operation after a prefix.
 TARGETS = {"dynamodb": "DynamoDB_20120810.", "events": "AWSEvents.", "logs": "Logs_20140328."}
 
 
@@ -264,13 +264,13 @@ def sent(observed, program: str, account: str = ACCOUNT) -> list:
 
 
 def can_send(program: str) -> set:
-    """Every operation that the linked program can send, but for STS: how it gets its credentials is the SDK's own matter."""
+    """Every operation that the linked program can send, except those of STS: the SDK sends them to get credentials."""
     data, found = read_only_data(PROGRAMS[program]), set()
     for service in ("arc-zonal-shift", "autoscaling", "dynamodb", "ec2", "eks", "events", "logs"):
         prefix = TARGETS.get(service, "")
         names = {name for name in loopback.model(service).operation_names if f"{prefix}{name}".encode() in data}
         if prefix:
-            # Where one name begins with another, the longer one is meant.
+            # If one name begins with another, the program has the longer one.
             names = {name for name in names if not any(other != name and other.startswith(name) for other in names)}
         found |= {f"{service}:{name}" for name in names}
     return found
@@ -283,16 +283,16 @@ def statements():
 
 
 def of_other_cluster(program: str) -> list:
-    """What the stack of a further cluster adds to a function's role, or to the operators' policy."""
+    """The statements that the stack of a further cluster adds to a function's role, or to the operators' policy."""
     role = POLICY_OF[program]
-    resources = beside("cluster.yaml", DeploymentStack="nodemend-prod", ClusterName=OTHER, Account=THERE)["Resources"]
-    policies_there = of_type(resources, "AWS::IAM::ManagedPolicy").items()
-    added = [one["Properties"] for name, one in policies_there if name == role or role in one["Properties"].get("Roles", [])]
+    resources = beside("cluster.yaml", DeploymentStack="nodemend-prod", ClusterName=OTHER, Account=OTHER_ACCOUNT)["Resources"]
+    its_policies = of_type(resources, "AWS::IAM::ManagedPolicy").items()
+    added = [one["Properties"] for name, one in its_policies if name == role or role in one["Properties"].get("Roles", [])]
     return [statement for policy in added for statement in document(policy["PolicyDocument"])["Statement"]]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_every_operation_that_a_program_can_send_was_seen(program, observed):
+def test_every_operation_that_a_program_can_send_was_observed(program, observed):
     seen = {one.operation for one in observed.aws.records if one.program == program and not one.operation.startswith("sts:")}
     assert seen and seen <= can_send(program)
     more = OF_LOCAL_STACK if program == "operators" else set()
@@ -300,14 +300,14 @@ def test_every_operation_that_a_program_can_send_was_seen(program, observed):
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_what_a_program_asked_for_is_allowed(program, observed, statements):
+def test_what_a_program_requested_is_allowed(program, observed, statements):
     allowed = statements[program] + of_other_cluster(program)
-    asked = [one.request for one in sent(observed, program) if one.request.action not in NOT_ALLOWED]
-    assert asked
-    assert {str(request) for request in asked if not allows(allowed, request)} == set()
+    requested = [one.request for one in sent(observed, program) if one.request.action not in NOT_ALLOWED]
+    assert requested
+    assert {str(request) for request in requested if not allows(allowed, request)} == set()
 
 
-def test_what_is_left_out_on_purpose_is_not_allowed(observed, statements):
+def test_what_is_intentionally_omitted_is_not_allowed(observed, statements):
     for one in observed.aws.records:
         if one.program in statements and one.request.action in NOT_ALLOWED:
             assert not allows(statements[one.program], one.request)
@@ -318,8 +318,8 @@ def test_what_it_must_not_do_is_denied(program, statements):
     assert [str(request) for request in FORBIDDEN[program] if allows(statements[program], request)] == []
 
 
-def without_use(statement: dict, requests: list) -> list:
-    """What of a statement no request makes use of: of its actions, its resources, and the values of its conditions."""
+def unused_parts(statement: dict, requests: list) -> list:
+    """The parts of a statement that no request uses: of its actions, its resources, and the values of its conditions."""
     of_it = [one for one in requests if allows([statement], one)]
     unused = [action for action in listed(statement["Action"]) if action not in {one.action for one in of_it}]
     unused += [one for one in listed(statement["Resource"]) if not any(like(one, request.resource) for request in of_it)]
@@ -330,11 +330,11 @@ def without_use(statement: dict, requests: list) -> list:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_nothing_is_allowed_that_nobody_asks_for(program, observed, statements):
+def test_nothing_is_allowed_that_no_program_requests(program, observed, statements):
     requests = [one.request for one in sent(observed, program)]
     of_the_runtime = lambda statement: set(listed(statement["Action"])) <= OF_THE_RUNTIME[program]
     own = [statement for statement in statements[program] if not of_the_runtime(statement)]
-    assert {part for statement in own for part in without_use(statement, requests)} == set(UNUSED[program])
+    assert {part for statement in own for part in unused_parts(statement, requests)} == set(UNUSED[program])
     allowed = {action for statement in statements[program] if of_the_runtime(statement) for action in listed(statement["Action"])}
     assert allowed == OF_THE_RUNTIME[program]
 
@@ -348,7 +348,7 @@ def test_each_function_has_its_own_role_and_writes_to_its_own_log_and_queue(prog
         assert properties["Role"].endswith(f"/{own}Role")
         assert properties["LoggingConfig"]["LogGroup"] == f"/stack/{own}Log"
         if own.lower() == program:
-            log = Request("logs:PutLogEvents", f"arn:{PARTITION}:logs:{HERE}:log-group:/stack/{own}Log:log-stream:x")
+            log = Request("logs:PutLogEvents", f"arn:{PARTITION}:logs:{REGION_ACCOUNT}:log-group:/stack/{own}Log:log-stream:x")
             assert allows(statements[program], log)
             target = properties.get("DeadLetterConfig", {}).get("TargetArn")
             assert not target or allows(statements[program], Request("sqs:SendMessage", target))
@@ -365,8 +365,8 @@ def known(action: str) -> dict:
 
 access_levels_cached = access_levels()
 
-# Reads of one resource that are allowed for all, each with its reason.
-UNLIMITED_READS = {"arc-zonal-shift:GetManagedResource": "the service's list of its resources leaves clusters out"}
+# Reads of single resources that are allowed for all resources, each with its reason.
+UNLIMITED_READS = {"arc-zonal-shift:GetManagedResource": "the service's list of resource types does not have clusters"}
 
 
 @pytest.mark.parametrize("policy", sorted(policies(deployed()["Resources"])))
@@ -382,20 +382,20 @@ def test_no_write_has_a_wildcard_for_its_resource(policy):
                     continue
                 before, wildcard, _ = resource.partition("*")
                 tags = [key for keys in statement.get("Condition", {}).values() for key in keys if "ResourceTag/" in key]
-                # Either the name before the wildcard is ours alone, or the tag of our cluster must be on it.
+                # Either the name before the wildcard must be ours, or the resource must have the tag of our cluster.
                 ours = re.search(rf"/nodemend/{CLUSTER}/nodes:|/(State|AuditLog)Table|/stack/\w+Log:", before)
                 assert not wildcard or ours or tags, f"{action} on {resource}"
                 assert all(key.endswith(f"/{OWNED}") for key in tags)
 
 
 @pytest.mark.parametrize("policy", sorted(policies(deployed()["Resources"])))
-def test_every_condition_is_one_that_its_action_knows(policy):
+def test_every_condition_is_one_that_its_action_supports(policy):
     for statement in policies(deployed()["Resources"])[policy]:
         for action in listed(statement["Action"]):
             kinds = known(action)["resource_types"].values()
             keys = {re.sub(r"/.*", "/${TagKey}", key) for kind in kinds for key in kind["condition_keys"]}
-            asked = {key for keys in statement.get("Condition", {}).values() for key in keys}
-            assert {re.sub(r"/.*", "/${TagKey}", key) for key in asked} <= keys, f"{action}: {asked}"
+            requested = {key for keys in statement.get("Condition", {}).values() for key in keys}
+            assert {re.sub(r"/.*", "/${TagKey}", key) for key in requested} <= keys, f"{action}: {requested}"
 
 
 def test_only_pods_of_the_agent_get_its_role():
@@ -425,16 +425,16 @@ BEGIN, END = "<!-- permissions: held to template.yaml by tests/infra -->", "<!--
 
 
 def rendered(statement: dict, policy: str) -> tuple:
-    """Whose, what and on what, as the README says it."""
+    """The policy, the actions and the resources, as in the README's table."""
     short = {
         STATE: "StateTable",
         AUDIT: "AuditLogTable",
-        f"arn:{PARTITION}:logs:{HERE}:log-group:": "log group ",
-        f"arn:{PARTITION}:autoscaling:{HERE}:autoScalingGroup:*:autoScalingGroupName/*": "groups",
-        f"arn:{PARTITION}:ec2:{HERE}:instance/*": "instances",
-        f"arn:{PARTITION}:eks:{HERE}:": "",
-        f"arn:{PARTITION}:sqs:{HERE}:": "",
-        f"arn:{PARTITION}:events:{HERE}:": "",
+        f"arn:{PARTITION}:logs:{REGION_ACCOUNT}:log-group:": "log group ",
+        f"arn:{PARTITION}:autoscaling:{REGION_ACCOUNT}:autoScalingGroup:*:autoScalingGroupName/*": "groups",
+        f"arn:{PARTITION}:ec2:{REGION_ACCOUNT}:instance/*": "instances",
+        f"arn:{PARTITION}:eks:{REGION_ACCOUNT}:": "",
+        f"arn:{PARTITION}:sqs:{REGION_ACCOUNT}:": "",
+        f"arn:{PARTITION}:events:{REGION_ACCOUNT}:": "",
         "/stack/": "",
     }
     resources = []
@@ -452,7 +452,7 @@ def rendered(statement: dict, policy: str) -> tuple:
     return policy, actions, on.replace(CLUSTER, "<cluster>")
 
 
-def test_the_readme_says_each_permission_and_why():
+def test_the_readme_lists_each_permission_and_its_reason():
     text = (ROOT / "infra" / "README.md").read_text()
     table = text.split(BEGIN)[1].split(END)[0].strip().splitlines()[2:]
     rows = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in table]
@@ -462,8 +462,8 @@ def test_the_readme_says_each_permission_and_why():
     assert sorted(row[:3] for row in rows) == sorted(expected), "\n".join(
         f"| {' | '.join(row)} | … |" for row in sorted(set(expected) - {row[:3] for row in rows})
     )
-    assert all(len(row) == 4 and len(row[3]) > 10 for row in rows), "every permission has its reason"
+    assert all(len(row) == 4 and len(row[3]) > 10 for row in rows), "every permission must have its reason"
 
 
-def test_the_template_is_where_this_looks():
+def test_the_template_exists():
     assert TEMPLATE.is_file()

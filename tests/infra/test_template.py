@@ -1,4 +1,4 @@
-"""The template is sound by itself, and the programs work with what it gives them."""
+"""The template is valid, and the programs work with the settings that it gives them."""
 
 import json
 import re
@@ -30,19 +30,19 @@ def test_cfn_lint_finds_nothing():
     assert found.returncode == 0, found.stdout
 
 
-def test_sam_finds_it_valid(tmp_path):
+def test_sam_validates_it(tmp_path):
     environment = {"SAM_CLI_TELEMETRY": "0", "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     found = run("sam", "validate", "--lint", "--template", TEMPLATE, "--region", "eu-west-1", env=environment)
     assert found.returncode == 0, found.stdout + found.stderr
 
 
-def test_checkov_finds_what_is_explained_beside_it_and_nothing_else(tmp_path):
+def test_checkov_finds_only_what_is_explained(tmp_path):
     template, explained = synthesized(), set()
     for name, resource in written()["Resources"].items():
         for skip in resource.get("Metadata", {}).get("checkov", {}).get("skip", []):
             assert len(skip["comment"]) > 20, f"{name}: {skip['id']}"
             explained.add((name, skip["id"]))
-    # Without the skips it looks at everything: one that nothing needs any more is found, too.
+    # Without the skips it checks everything: a skip that is no longer needed is found, too.
     for resource in template["Resources"].values():
         resource.get("Metadata", {}).pop("checkov", None)
     file = tmp_path / "template.json"
@@ -55,7 +55,7 @@ def test_checkov_finds_what_is_explained_beside_it_and_nothing_else(tmp_path):
     results = json.loads(found.stdout)
     failed = {(check["resource"].split(".")[1], check["check_id"]) for check in results["results"]["failed_checks"]}
     assert failed == explained
-    assert results["summary"]["passed"] > 30, "it looked at the resources"
+    assert results["summary"]["passed"] > 30, "it must have checked the resources"
 
 
 # ---- the subscriptions
@@ -64,8 +64,8 @@ def test_checkov_finds_what_is_explained_beside_it_and_nothing_else(tmp_path):
 @pytest.mark.parametrize("filter_", ["NodesSubscription", "ControlPlaneSubscription"])
 def test_a_subscription_has_the_pattern_that_a_backtest_reads_the_log_with(filter_, observed):
     properties = deployed()["Resources"][filter_]["Properties"]
-    asked = [one.fields for one in observed.asked("FilterLogEvents") if one.program == "operators"]
-    read_with = {fields["logGroupName"]: fields["filterPattern"] for fields in asked}
+    received = [one.fields for one in observed.requests("FilterLogEvents") if one.program == "operators"]
+    read_with = {fields["logGroupName"]: fields["filterPattern"] for fields in received}
     assert properties["FilterPattern"] == read_with[properties["LogGroupName"]]
     assert len(properties["FilterPattern"]) <= 1024
 
@@ -90,7 +90,7 @@ def test_the_control_planes_log_can_be_left_out():
 # ---- the cluster's API server
 
 
-def test_access_to_the_cluster_is_for_those_who_ask_for_it():
+def test_access_to_the_cluster_is_optional():
     resources = deployed(ClusterAccess="enabled")["Resources"]
     for function in ("Repair", "Reconcile"):
         assert environment(function.lower())["NODEMEND_CLUSTER_ACCESS"] == ""
@@ -99,11 +99,11 @@ def test_access_to_the_cluster_is_for_those_who_ask_for_it():
         assert variables["NODEMEND_CLUSTER_ACCESS"] == "*"
         entry = resources[f"{function}AccessEntry"]["Properties"]
         assert (entry["ClusterName"], entry["PrincipalArn"]) == (CLUSTER, resources[f"{function}Function"]["Properties"]["Role"])
-        # What it may do comes from the group's RBAC alone.
+        # Its permissions come only from the RBAC of the Kubernetes group.
         assert "AccessPolicies" not in entry and entry["KubernetesGroups"] == ["nodemend-read"]
-    # Where to connect to is read from EKS.
-    asked = Request("eks:DescribeCluster", f"arn:{PARTITION}:eks:{REGION}:{ACCOUNT}:cluster/{CLUSTER}")
-    assert allows(policies(resources)["ReconcileRole"], asked) and not allows(policies(deployed()["Resources"])["ReconcileRole"], asked)
+    # The endpoint is read from EKS.
+    describe = Request("eks:DescribeCluster", f"arn:{PARTITION}:eks:{REGION}:{ACCOUNT}:cluster/{CLUSTER}")
+    assert allows(policies(resources)["ReconcileRole"], describe) and not allows(policies(deployed()["Resources"])["ReconcileRole"], describe)
 
 
 @pytest.mark.parametrize("logs", ["enabled", "disabled"])
@@ -137,31 +137,31 @@ INDEXES = {
 
 
 @pytest.mark.parametrize("name", sorted(INDEXES))
-def test_an_index_is_asked_and_holds_what_the_store_writes_for_it(name, observed):
+def test_an_index_is_queried_and_has_what_the_store_writes_for_it(name, observed):
     assert any(one.request.resource.endswith(f"/index/{name}") for one in observed.aws.records)
     index = INDEXES[name]
     keys = {element["AttributeName"] for element in index["KeySchema"]}
     held = [item for items in observed.tables.values() for item in items if keys <= set(item)]
-    # All that is there beside the keys is projected, but for what is read by the key of the item.
+    # All attributes beside the keys are projected, except those that are read by the key of the item.
     assert held
     for attribute in index["Projection"].get("NonKeyAttributes", []):
         assert any(attribute in item for item in held), attribute
 
 
-def test_what_is_closed_expires_by_the_attribute_that_the_table_names(observed):
+def test_closed_cases_expire_by_the_attribute_that_the_table_names(observed):
     (name,) = {
         table["Properties"]["TimeToLiveSpecification"]["AttributeName"]
         for table in of_type(deployed()["Resources"], "AWS::DynamoDB::Table").values()
         if "TimeToLiveSpecification" in table["Properties"]
     }
     expiring = [item for item in observed.tables["StateTable"] if name in item]
-    # Of a closed case its own item, its node's name, and its instance's id.
+    # Of a closed case: its own item, the name of its node, and the ID of its instance.
     assert {item["sk"]["S"] for item in expiring} >= {"case", "node", "instance"}
-    # Long after CloudWatch Logs takes late events.
+    # Long after the age up to which CloudWatch Logs accepts events.
     assert all(float(item[name]["N"]) > time.time() + 14 * 24 * 3600 for item in expiring)
 
 
-def test_the_trail_outlives_its_stack_and_never_expires():
+def test_the_audit_log_is_retained_without_its_stack_and_never_expires():
     table = deployed()["Resources"]["AuditLogTable"]
     assert table["DeletionPolicy"] == table["UpdateReplacePolicy"] == "Retain"
     assert table["Properties"]["DeletionProtectionEnabled"] is True
@@ -173,19 +173,19 @@ def test_the_trail_outlives_its_stack_and_never_expires():
 
 @pytest.fixture(scope="module")
 def endpoint():
-    """An AWS that knows who asks, and nothing else."""
+    """A loopback AWS that answers only GetCallerIdentity."""
     aws = Aws("http://127.0.0.1:9", {})
     yield aws.endpoint
     aws.server.close()
 
 
-def refuses(function: str, variable: str, value: str, endpoint: str, folder: Path) -> bool:
-    """Whether a function with this value in its environment ends at once, and names the variable."""
+def refuses(function: str, variable: str, value: str, endpoint: str, directory: Path) -> bool:
+    """Whether a function with this value in its environment exits at once, with an error that names the variable."""
     credentials = {
         "AWS_REGION": REGION, "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": function, "AWS_SECRET_ACCESS_KEY": "x",
-        "HOME": str(folder),
+        "HOME": str(directory),
     }
-    log = folder / "log"
+    log = directory / "log"
     log.write_text("")
     started = Function(built(PROGRAMS[function]), {**credentials, **environment(function), variable: value}, log, [])
     try:
@@ -198,11 +198,11 @@ def refuses(function: str, variable: str, value: str, endpoint: str, folder: Pat
 
 @pytest.mark.parametrize(("function", "variable"), [(function, name) for function in FUNCTIONS for name in environment(function)])
 def test_a_function_reads_each_variable_of_its_environment(function, variable, endpoint, tmp_path):
-    # One that must be there, or one that must be sound where it is.
+    # A required variable, or one that must be valid if it is set.
     assert refuses(function, variable, "", endpoint, tmp_path) or refuses(function, variable, "a b", endpoint, tmp_path)
 
 
-def test_each_function_gets_the_names_of_the_others():
+def test_each_function_gets_the_names_of_the_resources_that_it_uses():
     resources = deployed()["Resources"]
     for function in FUNCTIONS:
         assert environment(function)["NODEMEND_STATE_TABLE"] == "StateTable"
@@ -211,7 +211,7 @@ def test_each_function_gets_the_names_of_the_others():
 
 @pytest.mark.parametrize("architecture", ["arm64", "x86_64"])
 @pytest.mark.parametrize("function", ["Intake", "Repair", "Reconcile", "Confirm", "Drain"])
-def test_a_function_is_built_from_its_crate_for_either_processor(function, architecture):
+def test_a_function_is_built_from_its_crate_for_each_architecture(function, architecture):
     properties = deployed(Architecture=architecture)["Resources"][f"{function}Function"]["Properties"]
     assert properties["Architectures"] == [architecture]
     assert properties["Runtime"] == "provided.al2023"
@@ -224,26 +224,26 @@ def test_a_function_is_built_from_its_crate_for_either_processor(function, archi
 def constant(name: str, *parts: str) -> int:
     """A limit of the functions, from the one source file that declares it and has these parts in its path.
 
-    These limits are read as text because no run shows them: a program that is measured takes less time than it may
-    take, and the worst case is what the timeouts of the template must cover. No program prints its limits either."""
+    These limits are read from the source because no run shows them: a measured run takes less time than the limits allow,
+    and the timeouts of the template must cover the worst case. No program prints its limits either."""
     declared = re.compile(rf"const {name}: \w+ = (?:\w+::from_secs\()?(\d+)\)?;")
     files = [file for file in SOURCES.rglob("*.rs") if all(part in str(file.relative_to(SOURCES)) for part in parts)]
     (found,) = {int(found[1]) for file in files if (found := declared.search(file.read_text()))}
     return found
 
 
-def test_a_sweep_that_begins_late_has_time_for_its_calls_and_no_more_than_its_lease():
+def test_a_repair_run_that_starts_late_has_time_for_its_calls_and_ends_within_its_lease():
     timeout = deployed()["Resources"]["RepairFunction"]["Properties"]["Timeout"]
     waits, call, console = constant("RUN_LENGTH", "repair/src"), constant("CALL_TIMEOUT", "cloud"), constant("CONSOLE_TIMEOUT")
     one_read = constant("OPERATION_TIMEOUT", "sdk.rs")
-    # Events that are still published when it ends: the time for that, and a put that began within it. If all puts were as
-    # slow as they may be, some events would not be published; the call is made and recorded by then.
+    # At its end it publishes events: the time for that, and for a put that began within it. If all puts took the longest
+    # time, some events would not be published; the call is made and recorded by then.
     publishes = constant("PUBLISH_TIMEOUT", "repair/src") + constant("TIMEOUT", "eventbridge")
     assert timeout >= waits + max(call + console + 3 * one_read, publishes)
     assert timeout <= constant("LEASE", "domain/src")
 
 
-def test_at_most_two_sweeps_run_at_once():
+def test_at_most_two_repair_runs_are_concurrent():
     function = lambda **given: deployed(**given)["Resources"]["RepairFunction"]["Properties"]
     assert function()["ReservedConcurrentExecutions"] == 2
     assert "ReservedConcurrentExecutions" not in function(ReserveConcurrency="disabled")
@@ -251,7 +251,7 @@ def test_at_most_two_sweeps_run_at_once():
     assert rule["ScheduleExpression"] == "rate(1 minute)" and rule["State"] == "ENABLED"
 
 
-# ---- what audit is sent
+# ---- the events that confirm receives
 
 
 def patterns(target: str = "confirm") -> list:
@@ -261,19 +261,19 @@ def patterns(target: str = "confirm") -> list:
 
 
 def matches(pattern, event) -> bool:
-    """EventBridge's exact matching, which is all that our rules use."""
+    """EventBridge's exact matching: our rules use nothing else."""
     return all(
         matches(wanted, event.get(key, {})) if isinstance(wanted, dict) else event.get(key) in wanted
         for key, wanted in pattern.items()
     )
 
 
-def test_audit_is_sent_every_kind_of_event_that_it_reads_and_no_other(observed):
+def test_confirm_receives_every_kind_of_event_that_it_reads_and_no_other(observed):
     assert {kind for pattern in patterns() for kind in pattern["detail-type"]} == observed.kinds_read["confirm"]
     assert {state for pattern in patterns() for state in pattern.get("detail", {}).get("state", [])} == observed.states_read
 
 
-def test_audit_is_sent_the_calls_that_end_a_node_or_are_ours(observed):
+def test_confirm_receives_our_calls_and_those_that_stop_or_move_an_instance(observed):
     (calls,) = [pattern for pattern in patterns() if pattern["detail-type"] == ["AWS API Call via CloudTrail"]]
     ours = {(one.operation, f"{one.service}.amazonaws.com") for one in observed.calls()}
     wanted = observed.calls_read | ours
@@ -281,12 +281,12 @@ def test_audit_is_sent_the_calls_that_end_a_node_or_are_ours(observed):
     assert set(calls["detail"]["eventSource"]) == {source for _, source in wanted}
 
 
-def test_of_service_events_only_a_spot_interruption_is_sent():
+def test_of_service_events_confirm_receives_only_spot_interruptions():
     (events,) = [pattern for pattern in patterns() if pattern["detail-type"] == ["AWS Service Event via CloudTrail"]]
     assert events["detail"] == {"eventSource": ["ec2.amazonaws.com"], "eventName": ["BidEvictedEvent"]}
 
 
-def test_of_aws_health_only_scheduled_changes_of_ec2_are_sent():
+def test_of_aws_health_events_confirm_receives_only_scheduled_changes_of_ec2():
     event = json.loads((ROOT / "events" / "templates" / "eventbridge-health-instance-retirement.json").read_text())
     assert any(matches(pattern, event) for pattern in patterns())
     for field, other in (("service", "RDS"), ("eventTypeCategory", "issue")):
@@ -295,7 +295,7 @@ def test_of_aws_health_only_scheduled_changes_of_ec2_are_sent():
 
 
 def captured() -> dict:
-    """Events as EventBridge carries them, by the names of their files; the other files there are lines of a log."""
+    """Events as EventBridge delivers them, by the names of their files. The other files of the directory are log lines."""
     found = {}
     for file in sorted((ROOT / "events" / "templates").glob("*.json")):
         event = json.loads(file.read_text())
@@ -308,32 +308,32 @@ def captured() -> dict:
 
 
 @pytest.mark.parametrize("name", captured())
-def test_captured_events_reach_audit(name):
+def test_captured_events_reach_confirm(name):
     event = captured()[name]
-    goes = event["detail"].get("state", "terminated") in ("shutting-down", "terminated")
-    assert any(matches(pattern, event) for pattern in patterns()) == goes
+    ends = event["detail"].get("state", "terminated") in ("shutting-down", "terminated")
+    assert any(matches(pattern, event) for pattern in patterns()) == ends
 
 
-def test_every_rule_may_invoke_its_function_and_leaves_what_it_can_not_deliver():
+def test_every_rule_may_invoke_its_function_and_undelivered_events_of_confirm_and_drain_go_to_a_queue():
     resources = deployed()["Resources"]
     allowed = {
         (permission["Properties"]["FunctionName"], permission["Properties"]["SourceArn"])
         for permission in of_type(resources, "AWS::Lambda::Permission").values()
     }
     statements = resources["DeadLetterPolicy"]["Properties"]["PolicyDocument"]["Statement"]
-    takes = {one["Resource"]: one["Condition"]["ArnEquals"]["aws:SourceArn"] for one in statements if one["Effect"] == "Allow"}
+    accepted = {one["Resource"]: one["Condition"]["ArnEquals"]["aws:SourceArn"] for one in statements if one["Effect"] == "Allow"}
     for name, rule in of_type(resources, "AWS::Events::Rule").items():
         arn = f"arn:aws:events:eu-west-1:111122223333:rule/{name}"
         (target,) = rule["Properties"]["Targets"]
         assert (target["Arn"].rsplit(":", 1)[1], arn) in allowed
         if "DeadLetterConfig" in target:
             assert target["DeadLetterConfig"]["Arn"].endswith(f":{target['Id'].capitalize()}DeadLetterQueue")
-            assert arn in takes[target["DeadLetterConfig"]["Arn"]]
+            assert arn in accepted[target["DeadLetterConfig"]["Arn"]]
         else:
             assert target["Id"] in ("repair", "reconcile")
 
 
-def test_functions_that_lose_their_event_when_they_fail_leave_it_in_a_queue():
+def test_an_event_for_which_a_function_fails_goes_to_a_queue():
     resources = deployed()["Resources"]
     for name in ("Intake", "Confirm", "Drain"):
         target = resources[f"{name}Function"]["Properties"]["DeadLetterConfig"]["TargetArn"]
@@ -342,38 +342,38 @@ def test_functions_that_lose_their_event_when_they_fail_leave_it_in_a_queue():
         assert resources[f"{name}DeadLetterQueue"]["Properties"]["MessageRetentionPeriod"] == 14 * 24 * 3600
 
 
-def test_what_intake_gave_up_comes_again_and_is_known_before_a_grace_is_over():
+def test_a_failed_payload_is_redriven_to_intake_before_a_grace_period_ends():
     resources = deployed()["Resources"]
     queue = resources["IntakeRetryQueue"]["Properties"]
     mapping = resources["IntakeFromRetries"]["Properties"]
     assert mapping["EventSourceArn"].endswith(":IntakeRetryQueue")
-    # The function answers with what it could not take in; without this Lambda would take that for success.
+    # The function returns the items that failed; without this setting Lambda would take the answer for success.
     assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
-    # Lambda's own advice; and twice at least within the grace of a node that is not ready.
+    # AWS recommends six times the timeout; and there are at least two retries within the grace period of Ready.
     assert queue["VisibilityTimeout"] == 6 * resources["IntakeFunction"]["Properties"]["Timeout"] <= 30 * 60 / 2
     redrive = queue["RedrivePolicy"]
     assert redrive["deadLetterTargetArn"].endswith(":IntakeDeadLetterQueue")
-    # An hour of outage loses nothing; then an alarm rings.
+    # An outage of an hour loses nothing; a longer one raises an alarm.
     assert redrive["maxReceiveCount"] * queue["VisibilityTimeout"] >= 3600
 
 
-# ---- what drain is sent, and how long it may take
+# ---- the events that drain receives, and how long a drain may take
 
 
-def test_drain_is_sent_terminations_that_its_own_hooks_hold_and_nothing_else(observed):
+def test_drain_receives_terminations_that_wait_for_its_own_hooks_and_nothing_else(observed):
     (pattern,) = patterns("drain")
     (kind,) = pattern["detail-type"]
     assert observed.kinds_read["drain"] == {kind}
     held = {"source": "aws.autoscaling", "detail-type": kind, "detail": {"LifecycleHookName": "nodemend-drain"}}
     assert matches(pattern, held)
-    # EKS holds terminations of its managed groups with a hook of its own, and drains there itself.
+    # In its managed node groups, EKS has its own lifecycle hook and drains the nodes itself.
     assert not matches(pattern, {**held, "detail": {"LifecycleHookName": "Terminate-LC-Hook"}})
     environment = deployed()["Resources"]["DrainFunction"]["Properties"]["Environment"]["Variables"]
     assert [environment["NODEMEND_DRAIN_HOOK"]] == pattern["detail"]["LifecycleHookName"]
 
 
 @pytest.mark.parametrize(("more", "refused"), [(0, False), (1, True)])
-def test_the_longest_drain_of_the_template_is_the_functions(more, refused, endpoint, tmp_path):
+def test_the_longest_drain_of_the_template_is_that_of_the_function(more, refused, endpoint, tmp_path):
     most = written()["Parameters"]["DrainMinutes"]["MaxValue"]
     assert refuses("drain", "NODEMEND_DRAIN_MINUTES", str(most + more), endpoint, tmp_path) == refused
 
@@ -384,7 +384,7 @@ def test_the_longest_drain_and_its_completion_fit_into_an_invocation():
     tries, pause, one_call = constant("MAX_COMPLETIONS", "drain/src"), constant("FIRST_BACKOFF", "drain/src"), constant("OPERATION_TIMEOUT", "sdk.rs")
     last_request = constant("REQUEST_TIMEOUT", "kubernetes")
     assert timeout >= most * 60 + last_request + tries * one_call + pause * (2 ** (tries - 1) - 1)
-    # A hook's time is 30 s at least: one heartbeat may fail.
+    # The timeout of a hook is at least 30 s: one heartbeat may fail.
     assert constant("HEARTBEAT", "drain/src") <= 15
 
 
@@ -397,7 +397,7 @@ def test_without_a_bus_no_role_may_put_events():
         assert not [one for one in document["Statement"] if "events:PutEvents" in one["Action"]]
 
 
-def test_the_policy_of_a_new_deployment_decides_everything_and_calls_nothing():
+def test_the_policy_of_a_new_deployment_enables_repair_in_observe_mode():
     file = ROOT / "infra" / "policy.yaml"
     checked = subprocess.run([built(PROGRAMS["operators"]), "policy", "check", file], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr

@@ -1,7 +1,7 @@
-"""The token that the drain function enters a cluster with is the one that the AWS command makes.
+"""The token with which the functions authenticate to a cluster is the one that the AWS CLI makes.
 
-The Rust side compares its own with functions/aws/fixtures/eks-token.json; here that file is made by the library
-that the command `aws eks get-token` stands on, in the way that it uses it.
+The Rust tests compare their token with functions/aws/fixtures/eks-token.json. This test makes the tokens of that file with
+the library of the command `aws eks get-token`, in the same way as the command.
 """
 
 import datetime
@@ -24,7 +24,7 @@ def presigned(known: dict, monkeypatch) -> str:
     at = datetime.datetime.fromisoformat(known["at"])
     monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: at.replace(tzinfo=None))
     if HAS_CRT:
-        # Where it is installed, this one signs.
+        # If it is installed, this library signs.
         monkeypatch.setattr("botocore.crt.auth.get_current_datetime", lambda **_: at)
     session = botocore.session.get_session()
     session.set_credentials(known["accessKeyId"], known["secretAccessKey"], known["sessionToken"])

@@ -1,4 +1,4 @@
-"""The functions that call the Kubernetes API run in a VPC where the template is given one, and the others never."""
+"""The functions that call the Kubernetes API run in a VPC if the template is given one. The others never do."""
 
 import re
 
@@ -37,7 +37,7 @@ def test_lambda_may_connect_them_and_their_code_may_not(action):
     for role, statements in roles.items():
         assert allows(statements, Request(f"ec2:{action}", "*")) == (role.removesuffix("Role") in IN_VPC), role
         assert not allows(statements, Request(f"ec2:{action}", "*", {"lambda:SourceFunctionArn": code})), role
-        # What the code itself needs of EC2 is as allowed as without a VPC.
+        # The code itself has the same permissions in EC2 as without a VPC.
         reads = Request("ec2:DescribeInstances", "*", {"lambda:SourceFunctionArn": code})
         assert allows(statements, reads) == allows(policies(deployed()["Resources"])[role], reads), role
 
@@ -63,7 +63,7 @@ def test_the_readme_lists_an_endpoint_for_each_service_that_these_functions_call
     resources = deployed(**GIVEN, ClusterAccess="enabled")["Resources"]
     roles = policies(resources)
     actions = {action for name in IN_VPC for one in roles[f"{name}Role"] for action in listed(one["Action"])}
-    # Lambda itself writes to the queues of what failed. Each function asks STS who it is, which needs no permission.
+    # Lambda itself writes to the dead-letter queues. Each function calls sts:GetCallerIdentity, which needs no permission.
     services = {action.split(":")[0] for action in actions} - {"sqs"} | {"sts"}
     text = (ROOT / "infra" / "README.md").read_text()
     section = text.split("### A private endpoint")[1].split("\n## ")[0]

@@ -12,6 +12,7 @@ mod instance;
 mod log_group;
 mod member;
 mod reader;
+mod status_check;
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,6 +21,7 @@ use nodemend_domain::{
     audit_log::{ApiCall, CallAnswer, Caller},
     group::{ClusterFacts, Group, InstanceLocation},
     ident::{AccountId, ClusterName, GroupName, InstanceId},
+    status_check::FailedStatusCheck,
     verification::InstanceStatus,
 };
 use nodemend_ports::{
@@ -150,6 +152,10 @@ impl Cloud for AwsCloud {
 
     async fn console_output(&self, instance_id: &InstanceId) -> Result<Option<String>, CloudError> {
         instance::console(&self.ec2, instance_id).await
+    }
+
+    async fn failed_status_checks(&self) -> Result<Vec<FailedStatusCheck>, CloudError> {
+        status_check::failed(&self.ec2).await
     }
 
     async fn call(&self, call: &ApiCall) -> CallAnswer {

@@ -178,11 +178,11 @@ impl Status {
 /// The health of a condition, whatever its polarity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Health {
-    /// The last report says healthy.
+    /// It was healthy in the last report.
     Healthy,
-    /// The last report says unhealthy.
+    /// It was unhealthy in the last report.
     Bad,
-    /// The last report says unknown. It counts as bad: a missing report is no proof of health.
+    /// It was unknown in the last report. That counts as bad: a missing report is no proof of health.
     Unknown,
 }
 

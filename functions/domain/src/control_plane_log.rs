@@ -4,8 +4,9 @@
 //! by its uid, since a name can come again with another instance. A small cluster writes 800 events a minute of which a
 //! handful matter: an event is left as soon as it shows that it is irrelevant.
 //!
-//! What the audit log never shows: a server-side apply whose body is YAML leaves no line at all (the API server fails to
-//! encode it), and an event over 1 MB arrives cut. The reconciler heals what such a line would have said.
+//! What the audit log never shows: a server-side apply whose body is YAML leaves no line at all (the API
+//! server fails to encode it), and an event over 1 MB arrives cut. The reconcile function applies what such a
+//! line would have reported.
 
 mod event;
 mod node;
@@ -34,7 +35,7 @@ const NODE_CONTROLLER: &str = "system:serviceaccount:kube-system:node-controller
 /// The result of reading an audit event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ParsedEvent {
-    /// What it says of each Node object that it changed: one, but for a deletion of a collection.
+    /// What it reports about each Node object that it changed: one, but for a deletion of a collection.
     Observations(Vec<Observation>),
     /// Nothing about a node's health, and why.
     Irrelevant(&'static str),
@@ -156,7 +157,7 @@ fn conditions(event: &Event<'_>, object: &ObjectRef<'_>) -> Result<ParsedEvent, 
     one(observation(event, &object.name, &change.node, boot_id, what))
 }
 
-/// A write of the Node object itself: what it says of the marks that people set.
+/// A write of the Node object itself: what it reports about the marks that people set.
 fn marks(event: &Event<'_>, object: &ObjectRef<'_>) -> Result<ParsedEvent, ControlPlaneLogError> {
     let whole = event.verb == "update";
     let change = match event.request_object {
@@ -197,7 +198,7 @@ fn creation(event: &Event<'_>, object: &ObjectRef<'_>) -> Result<ParsedEvent, Co
 
 fn deletion(event: &Event<'_>, object: &ObjectRef<'_>) -> Result<ParsedEvent, ControlPlaneLogError> {
     // While a finalizer holds the object the API server answers with the object itself, else with a status that names its
-    // uid. The answer's other shapes say nothing that is needed here.
+    // uid. The answer's other forms have nothing that is needed here.
     let answered = Node::read(event.response_object).unwrap_or_default();
     let details = event.response_status.as_ref().and_then(|status| status.details.as_ref());
     let uid = details.map(|details| &*details.uid).filter(|uid| !uid.is_empty());

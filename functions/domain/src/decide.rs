@@ -122,7 +122,7 @@ pub fn triage(case: &Case, policy: &Policy, now: Timestamp) -> Triage {
     if case.departure().is_some() {
         return NeedsContext;
     }
-    // An agent that stopped reporting may be one whose instance is gone, and nobody said so: AWS knows.
+    // An agent that stopped reporting may be one whose instance is gone without a report of that: AWS knows.
     let falls_silent = case.silent_since().is_none() && case.silence(policy, now).is_some();
     if falls_silent || case.may_be_due(policy, now) { NeedsContext } else { Settled(Decision::Wait) }
 }
@@ -306,9 +306,9 @@ fn is_member(lifecycle: Lifecycle) -> bool {
     !matches!(lifecycle, Lifecycle::Terminating | Lifecycle::WarmPool)
 }
 
-/// Whether an instance that AWS does not know may be in another account than the one that the policy names: its reports
-/// came from another one. Then its absence says nothing, for a day at most: a cluster that was deleted must not leave its
-/// cases open.
+/// Whether an instance that AWS does not know may be in another account than the one that the policy names:
+/// its reports came from another one. Then its absence proves nothing, for a day at most: a cluster that was
+/// deleted must not leave its cases open.
 fn may_be_elsewhere(case: &Case, context: &DecisionContext<'_>, policy: &Policy, now: Timestamp) -> bool {
     *context.location == InstanceLocation::Gone
         && case.account() != policy.account.as_ref()

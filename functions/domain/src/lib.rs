@@ -25,6 +25,7 @@ pub mod repair_event;
 pub mod report;
 pub mod scaling_activity;
 pub mod sources;
+pub mod status_check;
 pub mod timestamp;
 pub mod verification;
 

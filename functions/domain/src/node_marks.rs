@@ -46,7 +46,7 @@ struct Mark {
     by: Option<Box<str>>,
 }
 
-/// What a write of a Node says of its marks. `None`: nothing.
+/// What a write of a Node changes of its marks. `None`: nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MarkChange {
     /// The annotation's value; `Some(None)`: it was taken off.
@@ -69,7 +69,7 @@ pub struct NodeHold {
 }
 
 impl MarkChange {
-    /// What the request of an update, a merge patch or a JSON patch says. A whole object says everything.
+    /// What the request of an update, a merge patch or a JSON patch changes. A whole object sets all marks.
     pub fn of_request(request: &Value, whole: bool) -> Self {
         match request {
             Value::Array(operations) => Self::of_operations(operations),
@@ -108,7 +108,7 @@ impl MarkChange {
         change
     }
 
-    /// Whether it says nothing.
+    /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

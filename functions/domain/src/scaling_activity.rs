@@ -2,7 +2,7 @@
 //!
 //! Auto Scaling documents these texts in its user guide ("Troubleshoot unhealthy instances", "Verify a scaling activity")
 //! and in AWS re:Post ("Why did Amazon EC2 Auto Scaling terminate an instance?", "My Auto Scaling group scaled down
-//! without my intervention"). A text that says nothing of these is printed as it is: no cause is guessed.
+//! without my intervention"). A text that has none of these is printed as it is: no cause is guessed.
 
 use jiff::Timestamp;
 
@@ -55,7 +55,7 @@ const RESPONSES: [(&str, &str); 15] = [
 ];
 
 impl ScalingActivity {
-    /// What its text says, as far as it is documented.
+    /// The cause in its text, as far as it is documented.
     pub fn cause(&self) -> TerminationCause {
         const RESPONSE: &str = "in response to ";
         let Some((before, response)) = self.cause.rsplit_once(RESPONSE) else {

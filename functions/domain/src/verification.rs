@@ -35,7 +35,7 @@ pub struct Verification {
     pub by: VerifiedBy,
     /// What was read, as one clause: `Node ip-10-0-1-26.ec2.internal: Ready=Unknown since 10:00:40`.
     pub read: String,
-    /// What that says of the fault.
+    /// What that proves about the fault.
     #[serde(flatten)]
     pub result: VerificationResult,
     /// The instance by EC2, if it answered: evidence. A status check that passes proves nothing about a node.
@@ -43,7 +43,7 @@ pub struct Verification {
     pub instance: Option<InstanceStatus>,
 }
 
-/// What was read says this of the fault.
+/// What was read proves this about the fault.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "result", content = "why")]
 pub enum VerificationResult {

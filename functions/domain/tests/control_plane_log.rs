@@ -1,4 +1,4 @@
-//! What the events of a real API server's audit log say of a Node, and what they do not.
+//! What the events of a real API server's audit log report about a Node, and what they do not.
 
 use nodemend_domain::{
     condition::{ConditionType, Health},
@@ -149,7 +149,7 @@ fn a_condition_that_is_taken_off_the_node_is_over() {
         assert_eq!(kept, [("StorageReady".to_owned(), Health::Healthy)], "{verb}");
         assert!(removed.contains(&kind("KernelReady")) && !removed.contains(&kind("StorageReady")), "{verb}");
     }
-    // A strategic merge patch says nothing of what it does not list.
+    // A strategic merge patch does not change what it does not list.
     let (_, removed) = conditions(&patch(json!([{ "type": "StorageReady", "status": "False" }])));
     assert_eq!(removed, Removed::default());
 }

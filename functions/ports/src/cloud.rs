@@ -10,6 +10,7 @@ use nodemend_domain::{
     audit_log::{ApiCall, CallAnswer, Caller},
     group::{ClusterFacts, Group, InstanceLocation},
     ident::{AccountId, ClusterName, GroupName, InstanceId},
+    status_check::FailedStatusCheck,
     verification::InstanceStatus,
 };
 
@@ -60,6 +61,10 @@ pub trait Cloud: ClusterReader + Clone {
         &self,
         instance_id: &InstanceId,
     ) -> impl Future<Output = Result<Option<String>, CloudError>> + Send;
+
+    /// The status checks that fail, of all instances of the account.
+    fn failed_status_checks(&self)
+    -> impl Future<Output = Result<Vec<FailedStatusCheck>, CloudError>> + Send;
 
     /// Makes a call. Every result, a timeout too, is an answer for the audit log.
     fn call(&self, call: &ApiCall) -> impl Future<Output = CallAnswer> + Send;

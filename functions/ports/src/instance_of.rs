@@ -11,8 +11,8 @@ use nodemend_domain::{
 
 use crate::store::{CaseKey, Store, StoreError};
 
-/// Finds the instances of the observations of one batch of lines, in their order. What an earlier line of the batch says of
-/// a Node object counts before it is written to a case.
+/// Finds the instances of the observations of one batch of lines, in their order. What an earlier line of the
+/// batch reports about a Node object counts before it is written to a case.
 #[derive(Debug)]
 pub struct Instances<'s, S> {
     store: &'s S,
@@ -33,7 +33,7 @@ impl<'s, S: Store> Instances<'s, S> {
     /// terminated has it no longer.
     ///
     /// A kubelet that finds a Node object of its name goes on with it and creates none: once the instance that created the
-    /// object is gone, what is said of the object is about the one that was Ready on it.
+    /// object is gone, what is reported about the object is about the one that was Ready on it.
     pub async fn of(&mut self, observation: &Observation) -> Result<Option<InstanceId>, StoreError> {
         if let Some(instance_id) = &observation.instance_id {
             self.note(observation, instance_id);

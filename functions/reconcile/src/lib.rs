@@ -7,6 +7,7 @@
 //!   last mark: no metric shows when a subscription was off. A line that is read twice changes nothing. Verification need not
 //!   read again what was applied so, right before a call ([`AppliedLog`](nodemend_domain::sources::AppliedLog)).
 //! - It can neither terminate nor reboot. It changes cases only, as intake does.
+//! - The status checks of EC2 that fail are recorded as events of their nodes: EC2 publishes none.
 //! - A source that cannot be read changes nothing, and is read on from the same mark by the next run.
 //!
 //! Agents need no reconciling: each heartbeat has the state of all conditions of its node.
@@ -16,7 +17,7 @@ mod nodes;
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
-    case::{Case, CaseEvent, Effects},
+    case::{Case, CaseEvent, Effects, TransitionContext},
     ident::{ClusterName, InstanceId},
     log_source::{AUDIT_STREAMS, LogSource},
     policy::Policy,
@@ -33,6 +34,9 @@ use nodemend_ports::{
 use serde::Deserialize;
 
 use self::log::newest_line;
+
+/// One run looks at so many failed status checks: an outage of a zone can fail them all, and is known by other means.
+const MAX_STATUS_CHECKS: usize = 200;
 
 /// The cluster of one run, as the schedule names it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -93,6 +97,9 @@ pub enum ReconcileError {
     /// A source could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// EC2's status checks could not be read.
+    #[error("failed to read the status checks of EC2")]
+    StatusChecks(#[source] CloudError),
     /// A log group could not be read within the limits of one run.
     #[error(transparent)]
     Bounded(#[from] BoundedError),
@@ -135,6 +142,9 @@ impl<S: Store, C: Cloud, K: Clock> Reconciler<S, C, K> {
             Box::pin(run.reconcile_log(&mut report)).await?;
         }
         Box::pin(run.check_sources(&mut report)).await;
+        if let Err(error) = Box::pin(run.poll_status_checks(&mut report)).await {
+            report.failures.push(error);
+        }
         self.store.put_sources(&target.cluster, &report.sources).await?;
         Ok(report)
     }
@@ -195,6 +205,22 @@ impl<S: Store, C: Cloud, K: Clock> Run<'_, S, C, K> {
             found => found?,
         };
         Ok(Freshness { newest: found.max(known.and_then(|known| known.newest)), checked_at })
+    }
+
+    /// Records the status checks of EC2 that fail as events of the cluster's nodes. EC2 publishes none.
+    async fn poll_status_checks(&self, report: &mut ReconcileReport) -> Result<(), ReconcileError> {
+        let failed = self.cloud.failed_status_checks().await.map_err(ReconcileError::StatusChecks)?;
+        let now = self.clock.now();
+        let ctx = TransitionContext { policy: self.policy, caller: self.cloud.caller(), now };
+        for check in failed.iter().take(MAX_STATUS_CHECKS) {
+            // Of an instance of another cluster, or that is no node, there is no case.
+            let key = self.key(&check.instance_id);
+            let update = write::update(self.store, Target::case(&key), self.policy, now, |case, _| {
+                Ok(case.record_notice(&check.notice(now), &ctx))
+            });
+            report.repair_events.extend(update.await?.into_events());
+        }
+        Ok(())
     }
 
     /// Applies a change to a case with one write, if it changes anything.

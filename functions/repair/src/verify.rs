@@ -134,7 +134,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
             }
         };
         if let Some(node) = &marked {
-            // It heals what a lost line left behind, too. The Node of another instance says nothing.
+            // It heals what a lost line left behind, too. The Node of another instance proves nothing.
             let _ = next.apply_snapshot(Some(node), Consistency::Latest, at, policy);
         }
         let mut changed = next != *case;

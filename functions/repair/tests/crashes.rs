@@ -16,7 +16,7 @@ use nodemend_testkit::{
 };
 use serde_json::json;
 
-/// One run, of which one operation ends as `fate` says; whether the run came so far.
+/// One run in which one operation ends with `fate`. Returns whether the run reached that operation.
 fn run_with_fault(deployment: &Deployment, operation: usize, fate: Fate) -> bool {
     let faults = Faults::at(operation, fate);
     let _ = schedule::run_one(&faults, deployment.repairer(&faults).run_once());

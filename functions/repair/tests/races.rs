@@ -16,7 +16,7 @@ use nodemend_testkit::{
 use proptest::prelude::*;
 use serde_json::json;
 
-/// Runs `runs` processes at once; `order`, repeated, says which of them goes on.
+/// Runs `runs` processes at once; `order`, repeated, decides which of them continues.
 fn interleave(deployment: &Deployment, runs: usize, order: &[u8]) {
     let processes = (0..runs).map(|_| {
         let faults = Faults::none();

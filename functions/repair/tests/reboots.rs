@@ -222,7 +222,8 @@ fn a_late_report_of_the_new_boot_leads_to_no_second_reboot() {
 
 #[test]
 fn a_report_of_the_old_boot_does_not_count_for_the_new_one() {
-    // The kubelet of the new boot is ready. The agent's report is late, so nothing says that the fault has cleared.
+    // The kubelet of the new boot is ready. The agent's report is late, so nothing reports that the fault has
+    // cleared.
     let deployment = rebooting();
     deployment.clock.advance_to(minutes(12));
     deployment.report(raised(1, GPU_ERROR, at(0)).seq(2));

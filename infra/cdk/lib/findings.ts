@@ -21,6 +21,7 @@ export const FINDINGS: [resource: string, id: string, reason: string][] = [
   ["RepairRole", IAM5(ARN("eks", "cluster/*")), READS],
   ["RepairRole", IAM5(ARN("eks", "nodegroup/*/*/*")), READS],
   ["RepairRole", IAM5(ARN("logs", "log-group:/aws/eks/<ClusterName>/cluster:*")), GROUP_STREAMS],
+  ["ReconcileRole", IAM5("*"), READS],
   ["ReconcileRole", IAM5(ARN("logs", "log-group:/aws/eks/<ClusterName>/cluster:*")), GROUP_STREAMS],
   ["ConfirmRole", IAM5("*"), READS],
   ["ConfirmRole", IAM5(ARN("eks", "cluster/*")), READS],
@@ -52,6 +53,7 @@ const OF_CLUSTER: typeof FINDINGS = [
 ];
 
 const OF_MEMBER: typeof FINDINGS = [
+  ["ReconcileRole", IAM5("*"), READS],
   ["ReconcileRole", IAM5(ARN("logs", "log-group:/nodemend/<ClusterName>/nodes:*")), GROUP_STREAMS],
   ["ReconcileRole", IAM5(ARN("logs", "log-group:/aws/eks/<ClusterName>/cluster:*")), GROUP_STREAMS],
   ["RepairRole", "CloudFormation-Validate::E3510", JSON_TEXT],

@@ -13,6 +13,7 @@ use nodemend_domain::{
     node_snapshot::NodeSnapshot,
     policy::{Hold, Policy},
     sources::ClusterSources,
+    status_check::FailedStatusCheck,
     verification::InstanceStatus,
 };
 use nodemend_ports::{
@@ -180,7 +181,7 @@ enum Read {
     Kubelets,
 }
 
-/// An AWS of which the oracle sees each read and call, and which refuses calls while an item says so.
+/// An AWS of which the oracle sees each read and call, and which refuses calls while an item asks for that.
 #[derive(Clone)]
 pub(crate) struct WatchedAws {
     pub(crate) cloud: MemoryCloud,
@@ -202,7 +203,7 @@ impl WatchedAws {
         *self.node.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for an answer, and says why there is none, if there is none.
+    /// Waits for an answer. Returns why there is none, if there is none.
     async fn answer(&self, what: &str, of: Read) -> Result<(), ReadError> {
         if self.is_second {
             return Err(ReadError::NotConfigured(format!(
@@ -258,7 +259,8 @@ impl ClusterReader for WatchedAws {
         self.answer("the Kubernetes API", Read::Api).await?;
         let mut oracle = self.oracle.lock();
         let Some(found) = reading::named(&oracle.nodes, name) else { return Ok(None) };
-        // Where the read of EC2 that comes first fails before it is made, the name alone says which node it is about.
+        // Where the read of EC2 that comes first fails before it is made, only the name shows which node it
+        // is about.
         let decided = self.number().filter(|number| oracle.nodes[*number].name == *name);
         if decided.is_none_or(|number| number == found) {
             self.found(&mut oracle, found, begun);
@@ -425,6 +427,10 @@ impl Cloud for WatchedAws {
             }
         }
         self.cloud.instance_status(instance_id).await
+    }
+
+    async fn failed_status_checks(&self) -> Result<Vec<FailedStatusCheck>, CloudError> {
+        self.cloud.failed_status_checks().await
     }
 
     async fn console_output(&self, instance_id: &InstanceId) -> Result<Option<String>, CloudError> {

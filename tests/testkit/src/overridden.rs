@@ -1,4 +1,4 @@
-//! A cloud of which a test replaces single methods.
+//! A cloud in which a test replaces single methods.
 //!
 //! All other methods are those of the cloud inside. A new method of [`Cloud`] is forwarded here, and nowhere else.
 
@@ -11,6 +11,7 @@ use nodemend_domain::{
     group::{ClusterFacts, Group, InstanceLocation},
     ident::{AccountId, ClusterName, GroupName, InstanceId, NodeName},
     node_snapshot::NodeSnapshot,
+    status_check::FailedStatusCheck,
     verification::InstanceStatus,
 };
 use nodemend_ports::{
@@ -121,6 +122,10 @@ impl<C: Cloud, O: CloudOverrides<C>> Cloud for OverriddenCloud<C, O> {
 
     async fn instance_status(&self, instance_id: &InstanceId) -> Result<Option<InstanceStatus>, CloudError> {
         self.cloud.instance_status(instance_id).await
+    }
+
+    async fn failed_status_checks(&self) -> Result<Vec<FailedStatusCheck>, CloudError> {
+        self.cloud.failed_status_checks().await
     }
 
     async fn console_output(&self, instance_id: &InstanceId) -> Result<Option<String>, CloudError> {

@@ -6,6 +6,7 @@ use nodemend_domain::{
     group::{Group, InstanceLocation, Lifecycle},
     ident::{ClusterName, GroupName, InstanceId, Zone},
     instance_traits::InstanceTraits,
+    status_check::{FailedStatusCheck, StatusCheck},
     verification::InstanceStatus,
 };
 use nodemend_ports::cloud::Cloud;
@@ -284,6 +285,25 @@ async fn an_instance_has_its_launch_its_traits_and_both_status_checks() {
         assert_eq!(cloud.instance_status(&id).await, Ok(Some(without.clone())));
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     }
+}
+
+#[tokio::test]
+async fn the_status_checks_that_fail_are_read_by_kind_and_each_is_there_once() {
+    const STATUS: &str = "DescribeInstanceStatus";
+    let reply = (STATUS, Reply::File(200, "instance-status.xml"));
+    let (cloud, service) = aws(&[reply.clone(), reply.clone(), reply]).await;
+    let failed = FailedStatusCheck {
+        instance_id: instance("i-05b4f7d5be44822a6"),
+        check: StatusCheck::Instance,
+        since: Some("2026-09-21T14:40:00Z".parse().expect("a time")),
+    };
+    assert_eq!(cloud.failed_status_checks().await, Ok(vec![failed]));
+    let filters: Vec<String> =
+        service.received(STATUS).iter().map(|request| request.form["Filter.1.Name"].clone()).collect();
+    assert_eq!(filters, ["system-status.status", "instance-status.status", "attached-ebs-status.status"]);
+    let denied = (STATUS, Reply::File(403, "ec2-error-unauthorized.xml"));
+    let (cloud, _) = aws(&[denied]).await;
+    assert!(cloud.failed_status_checks().await.is_err());
 }
 
 #[tokio::test]

@@ -62,7 +62,7 @@ impl Case {
                 }
             }
         }
-        // What is said of an instance that is gone is published once AWS has it after all.
+        // What is reported about an instance that is gone is published once AWS has it after all.
         if self.closed.is_some() { Vec::new() } else { events }
     }
 
@@ -110,8 +110,8 @@ impl Case {
         true
     }
 
-    /// Whether a report says something that this case does not know: it is of another boot, or newer than the newest
-    /// report of a condition.
+    /// Whether a report has something that this case does not know: it is of another boot, or newer than the
+    /// newest report of a condition.
     pub fn is_news(&self, report: &Report<'_>) -> bool {
         let same_boot = self.boot.as_ref().is_some_and(|boot| boot.id == report.boot_id);
         let states = match &report.body {
@@ -125,7 +125,7 @@ impl Case {
                 _ => None,
             })
         };
-        // One report can be of one condition alone: its number says nothing of the others.
+        // One report can be of one condition alone: its number proves nothing about the others.
         let is_news = |state: &ConditionState<'_>| {
             latest(state).is_none_or(|latest| latest.can_be_before(report.seq, report.at))
         };
@@ -253,7 +253,7 @@ impl Case {
                 let noted = latest.note(reported, policy.recovery_hold);
                 let same_fault = latest.fault_arrived() == fault;
                 if !same_fault {
-                    // Of another fault, whatever the node's clock says.
+                    // Of another fault, whatever the node's clock shows.
                     (*acting, *idle) = (None, None);
                 }
                 (index, before, noted, same_fault)

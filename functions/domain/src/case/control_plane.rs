@@ -1,7 +1,7 @@
-//! Applies what the control plane's audit log says of a Node object to the case of its instance.
+//! Applies what the control plane's audit log reports about a Node object to the case of its instance.
 //!
-//! A Node object is identified by its name and its uid: what is said of another object of the same name, or of an object
-//! whose instance has registered under another name since, changes nothing here.
+//! A Node object is identified by its name and its uid: what is reported about another object of the same
+//! name, or about an object whose instance has registered under another name since, changes nothing here.
 
 use std::sync::Arc;
 
@@ -110,7 +110,7 @@ impl Case {
                 events.append(&mut changes);
             }
         }
-        // What is said of an instance that is gone is published once AWS has it after all.
+        // What is reported about an instance that is gone is published once AWS has it after all.
         if self.closed.is_some() { Vec::new() } else { events }
     }
 

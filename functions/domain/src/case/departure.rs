@@ -1,10 +1,10 @@
 //! Whose act a termination was.
 //!
-//! CloudTrail has the caller of a call, Auto Scaling's event the cause of an activity. They arrive in any order, twice, and
-//! up to a quarter of an hour apart. Each is joined with what is known already: what says more of the author replaces what
-//! says less, also in a case that is closed, and is published by name. Nothing is published as foreign for want of the
-//! other: Auto Scaling's own TerminateInstances only carries an activity out, and every other caller is named in its own
-//! event.
+//! CloudTrail has the caller of a call, Auto Scaling's event the cause of an activity. They arrive in any
+//! order, twice, and up to a quarter of an hour apart. Each is joined with what is known already: what
+//! identifies the author better replaces what identifies the author less well, also in a case that is closed,
+//! and is published by name. Nothing is published as foreign for want of the other: Auto Scaling's own
+//! TerminateInstances only carries an activity out, and every other caller is named in its own event.
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
@@ -188,7 +188,7 @@ impl Case {
         Ok(Effects::of(RepairEvent::new(self, Step::Called, detail, ctx.now)))
     }
 
-    /// Takes what says more of the author than what is known. Returns whether that changed the case.
+    /// Keeps what identifies the author better than what is known. Returns whether that changed the case.
     pub(crate) fn learn_departure(&mut self, new: Departure) -> bool {
         let knows_less = |known: &Departure| {
             !known.foreign && (known.is_contradicted() || known.evidence < new.evidence || new.foreign)

@@ -1,5 +1,5 @@
-//! What EC2 and AWS Health announce about an instance: Spot interruptions, rebalance recommendations, retirements and
-//! maintenance.
+//! What EC2 and AWS Health announce about an instance: Spot interruptions, rebalance recommendations, retirements,
+//! maintenance and failed status checks.
 //!
 //! They are events of the node: counted, published, and without an action unless a policy promotes them. Only AWS
 //! announces them: an agent's report of one of these reasons is ignored.
@@ -21,8 +21,22 @@ pub const INSTANCE_RETIREMENT: &str = "InstanceRetirement";
 /// EC2 will reboot the instance, or interrupt its network or power.
 pub const INSTANCE_MAINTENANCE: &str = "InstanceMaintenance";
 
-const REASONS: [&str; 4] =
-    [SPOT_INTERRUPTION, REBALANCE_RECOMMENDATION, INSTANCE_RETIREMENT, INSTANCE_MAINTENANCE];
+/// EC2's system status check fails.
+pub const SYSTEM_IMPAIRED: &str = "SystemStatusImpaired";
+/// EC2's instance status check fails.
+pub const INSTANCE_IMPAIRED: &str = "InstanceStatusImpaired";
+/// EC2's attached EBS status check fails.
+pub const ATTACHED_EBS_IMPAIRED: &str = "AttachedEbsStatusImpaired";
+
+const REASONS: [&str; 7] = [
+    SPOT_INTERRUPTION,
+    REBALANCE_RECOMMENDATION,
+    INSTANCE_RETIREMENT,
+    INSTANCE_MAINTENANCE,
+    SYSTEM_IMPAIRED,
+    INSTANCE_IMPAIRED,
+    ATTACHED_EBS_IMPAIRED,
+];
 
 /// Whether only AWS announces this reason.
 pub(super) fn is_announced(reason: &str) -> bool {

@@ -102,7 +102,7 @@ pub struct Departure {
     pub node_deletion: Option<NodeDeletion>,
 }
 
-/// What showed that an instance left, from what says the least of its author to what says the most.
+/// What showed that an instance left, from what shows the least about its author to what shows the most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub enum Evidence {
     /// Its state in EC2, or its deleted Node object.
@@ -461,7 +461,7 @@ impl Case {
     }
 
     /// Records which instance replaced this terminated one, and when that became Ready. Then its slot is free, whatever
-    /// CloudTrail says of the call.
+    /// CloudTrail reports about the call.
     pub fn record_replacement(
         &mut self,
         new: &NewInstance,

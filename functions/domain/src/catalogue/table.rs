@@ -65,6 +65,12 @@ pub static ENTRIES: &[ReasonEntry] = &[
         &[Probe],
         "open files near the limit of the kernel; at the limit nothing can be opened"
     ),
+    our_event!(
+        "AttachedEbsStatusImpaired",
+        Ready,
+        &[Boot],
+        "EC2's attached EBS status check fails: the instance cannot reach some of its volumes"
+    ),
     event!(
         "BandwidthInExceeded",
         NetworkingReady,
@@ -215,6 +221,12 @@ pub static ENTRIES: &[ReasonEntry] = &[
         Ready,
         &[Boot],
         "AWS Health announced that EC2 will stop or terminate the instance; a stop and a start move it to another host"
+    ),
+    our_event!(
+        "InstanceStatusImpaired",
+        Ready,
+        &[Boot],
+        "EC2's instance status check fails: the instance does not answer on its network interface"
     ),
     fault!(
         "InterfaceNotRunning",
@@ -472,6 +484,12 @@ pub static ENTRIES: &[ReasonEntry] = &[
         Ready,
         &[Boot],
         "EC2 announced that it interrupts the Spot Instance in two minutes"
+    ),
+    our_event!(
+        "SystemStatusImpaired",
+        Ready,
+        &[Boot],
+        "EC2's system status check fails: the host, its power or its network is impaired"
     ),
     event!(
         "UnexpectedRejectRule",

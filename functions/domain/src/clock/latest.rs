@@ -32,7 +32,7 @@ pub struct LatestReport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reported_by: Option<u64>,
     /// The lowest number of the reports of that fault: what has a lower one and another start is of an earlier fault,
-    /// whatever the node's clock says.
+    /// whatever the node's clock shows.
     #[serde(default)]
     fault_seq: u64,
 }

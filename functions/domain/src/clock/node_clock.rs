@@ -141,8 +141,8 @@ struct MadeUp {
 }
 
 impl MadeUp {
-    /// A report of its number or a higher one was made up, too, if it was written by then. A time from the future says
-    /// nothing of other reports: it would silence them.
+    /// A report of its number or a higher one was made up, too, if it was written by then. A time from the
+    /// future proves nothing about other reports: it would silence them.
     fn covers(self, seq: u64, node_at: Timestamp) -> bool {
         if self.written.from_future {
             seq == self.seq && node_at == self.written.at

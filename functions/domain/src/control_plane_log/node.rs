@@ -257,8 +257,8 @@ impl<'a> StatusChange<'a> {
         }
     }
 
-    /// Entries are addressed by their index, and only a `test` of the same patch, as careful clients send one, says which
-    /// condition that is.
+    /// Entries are addressed by their index, and only a `test` of the same patch, as careful clients send
+    /// one, shows which condition that is.
     fn json_patch(patch: &'a RawValue) -> Result<Self, ControlPlaneLogError> {
         #[derive(Deserialize)]
         struct Operation<'a> {

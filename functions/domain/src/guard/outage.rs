@@ -40,7 +40,7 @@ impl UnhealthyCounts {
                 }
             }
             unhealthy_counts.repairing += usize::from(node.unhealthy_reason.repairing);
-            // An agent that has long been silent says nothing of other nodes, if its kubelet still reports.
+            // A long silent agent proves nothing about other nodes, if its kubelet still reports.
             let counts = |since: &Timestamp| {
                 node.unhealthy_reason.unhealthy || now.duration_since(*since) < LONG_SILENCE
             };

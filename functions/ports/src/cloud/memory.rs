@@ -13,6 +13,7 @@ use nodemend_domain::{
     ident::{AccountId, ClusterName, GroupName, InstanceId, NodeName, Zone},
     instance_traits::InstanceTraits,
     node_snapshot::NodeSnapshot,
+    status_check::FailedStatusCheck,
     verification::InstanceStatus,
 };
 
@@ -32,6 +33,8 @@ pub struct Fleet {
     launched: HashMap<InstanceId, Timestamp>,
     /// What instances were launched from, where that matters.
     traits: HashMap<InstanceId, InstanceTraits>,
+    /// The status checks that fail.
+    failed_checks: Vec<FailedStatusCheck>,
     /// Instances that a call terminates without changing the desired capacity of their group.
     replaced: HashSet<InstanceId>,
 }
@@ -63,6 +66,11 @@ impl Fleet {
     /// Adds an instance that runs outside of any group.
     pub fn add_ungrouped(&mut self, instance_id: InstanceId) {
         self.ungrouped.insert(instance_id);
+    }
+
+    /// These status checks fail from now on, and no others.
+    pub fn set_failed_checks(&mut self, failed: Vec<FailedStatusCheck>) {
+        self.failed_checks = failed;
     }
 
     /// Notes when an instance was launched or last started.
@@ -384,6 +392,10 @@ impl Cloud for MemoryCloud {
 
     async fn instance_status(&self, instance_id: &InstanceId) -> Result<Option<InstanceStatus>, CloudError> {
         Ok(self.lock().fleet.status(instance_id))
+    }
+
+    async fn failed_status_checks(&self) -> Result<Vec<FailedStatusCheck>, CloudError> {
+        Ok(self.lock().fleet.failed_checks.clone())
     }
 
     async fn console_output(&self, _: &InstanceId) -> Result<Option<String>, CloudError> {

@@ -2,7 +2,7 @@
 //!
 //! - FilterLogEvents reads forward only, and returns empty pages while it searches: the lines of a query can be many pages
 //!   away.
-//! - A reading that reaches its limits is never taken for one that found nothing. It says where to go on.
+//! - A reading that reaches its limits is never taken for one that found nothing: it returns where to go on.
 
 use std::collections::BTreeSet;
 
@@ -61,7 +61,7 @@ pub enum StreamsError {
     /// There is none.
     #[error("no stream {AUDIT_STREAMS}* of {0} has a line of the last hour")]
     None(String),
-    /// One is behind: it may lack the line that says that a node is healthy.
+    /// One is behind: it may lack the line that reports a node healthy.
     #[error("the newest line of stream {stream} in {group} is older than {}", timestamp::duration(*.settling))]
     Behind {
         /// The stream.

@@ -11,7 +11,7 @@ use super::*;
 /// An API server that is new, or was not written to for hours.
 const OTHER_STREAM: &str = "kube-apiserver-audit-1";
 
-/// What verification says of its reading if it began where reconciling had ended.
+/// What verification states about its reading if it began where reconciling had ended.
 const LEFT_OUT: &str = "reconciling had applied those before";
 
 /// Runs the reconcile function at these minutes, while the API server writes.
@@ -41,7 +41,7 @@ fn assert_healed(deployment: &Deployment) {
     assert_eq!((deployment.state(1), deployment.cloud.calls()), (CaseState::Healthy, Vec::new()));
 }
 
-/// The stream says that node 1 was ready, and no subscription delivers it.
+/// The stream has a line that reports node 1 ready, and no subscription delivers it.
 fn lose_ready(deployment: &Deployment, stream: &str, written: i64) {
     let line = kubelet_ready(1, minutes(written), "True");
     deployment.write_line(CONTROL_PLANE_LOGS, stream, minutes(written), &line);
@@ -135,7 +135,7 @@ fn a_node_that_shares_its_name_is_read_from_the_start_of_its_fault() {
     deployment.deliver_line(networking(5, "False", "InterfaceNotUp"), minutes(5));
     // The agent of another instance claims the name.
     deployment.change(9, |case| edit(case, json!({ "node": node(1) })));
-    // Only the name says whose line it is: reconciling applies it to the case that has the name last.
+    // Only the name shows whose line it is: reconciling applies it to the case that has the name last.
     let line = networking(12, "True", "InterfaceIsUp");
     deployment.lose_line(&line, minutes(12));
     reconcile_at(&deployment, &[10, 15, 20, 25, 30], false);

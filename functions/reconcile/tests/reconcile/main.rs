@@ -13,6 +13,7 @@ use nodemend_domain::{
     observation::ObservedCondition,
     policy::Policy,
     repair_event::Step,
+    status_check::{FailedStatusCheck, StatusCheck},
 };
 use nodemend_ports::{
     clock::{Clock, VirtualClock},
@@ -316,6 +317,31 @@ fn where_the_api_is_away_for_a_while_the_log_group_is_read_from_the_last_list_on
     assert_eq!(read(minutes(11), None, minutes(90)), 0, "the Nodes are listed");
     deployment.lose_line(&kubelet_ready(3, minutes(93), "True"), minutes(93));
     assert_eq!(read(minutes(92), away(), minutes(95)), 1, "not from the mark of minute 10");
+}
+
+#[test]
+fn a_status_check_that_fails_is_one_event_of_its_node_and_no_fault() {
+    let deployment = deployment();
+    let fails_since = |since| {
+        let failed = |number| FailedStatusCheck {
+            instance_id: instance(number),
+            check: StatusCheck::System,
+            since: Some(since),
+        };
+        deployment.cloud.change(|fleet| fleet.set_failed_checks(vec![failed(77), failed(1)]));
+    };
+    let reasons = |now| -> Vec<Option<String>> {
+        reconcile(&deployment, now).repair_events.into_iter().map(|event| event.reason).collect()
+    };
+    let impaired = || [Some("SystemStatusImpaired".to_owned())];
+    fails_since(minutes(3));
+    assert_eq!(reasons(minutes(5)), impaired());
+    assert_eq!(reasons(minutes(10)), [], "it still fails");
+    fails_since(minutes(20));
+    assert_eq!(reasons(minutes(25)), impaired(), "it fails again");
+    assert_eq!(deployment.find(77), None, "an instance that is no node");
+    deployment.run_until(minutes(120));
+    assert_eq!(deployment.cloud.calls(), []);
 }
 
 #[test]

@@ -10,7 +10,7 @@ pub(crate) fn of(deployment: &Deployment) -> ClusterSources {
     pollster::block_on(deployment.store.sources(&cluster())).expect("a read").unwrap_or_default()
 }
 
-/// Any request: it says nothing of a node.
+/// Any request: it concerns no node.
 pub(crate) fn write_any(deployment: &Deployment, written: Timestamp) {
     deployment.lose_line(r#"{"kind":"Event","stage":"ResponseComplete","verb":"list"}"#, written);
 }

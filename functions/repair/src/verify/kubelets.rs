@@ -30,7 +30,7 @@ use nodemend_ports::{
 use super::control_plane_log::LIMITS;
 use crate::{Repairer, concurrency::ReadOnce};
 
-/// A kubelet that is said to be unreachable and made a request this recently is not.
+/// A kubelet that is reported unreachable and made a request this recently is reachable.
 const KUBELET_ALIVE: SignedDuration = SignedDuration::from_mins(2);
 
 /// Nodes of one cluster that one query asks for.

@@ -12,6 +12,7 @@ use nodemend_domain::{
     group::{ClusterFacts, Group, InstanceLocation},
     ident::{AccountId, ClusterName, GroupName, InstanceId, NodeName},
     node_snapshot::NodeSnapshot,
+    status_check::FailedStatusCheck,
     verification::InstanceStatus,
 };
 use nodemend_ports::{
@@ -194,6 +195,10 @@ impl Cloud for Aws {
     async fn instance_status(&self, instance_id: &InstanceId) -> Result<Option<InstanceStatus>, CloudError> {
         self.timers.wait(REQUEST).await;
         self.cloud.instance_status(instance_id).await
+    }
+
+    async fn failed_status_checks(&self) -> Result<Vec<FailedStatusCheck>, CloudError> {
+        self.cloud.failed_status_checks().await
     }
 
     async fn console_output(&self, instance_id: &InstanceId) -> Result<Option<String>, CloudError> {

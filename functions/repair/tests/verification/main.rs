@@ -285,7 +285,7 @@ fn a_stream_that_only_its_lines_show_is_read_from_the_start_of_the_fault() {
             ..ClusterSources::default()
         };
         pollster::block_on(deployment.store.put_sources(&cluster(), &sources)).expect("a write");
-        // Reconciling has applied what it says: the first line was in none of its readings.
+        // Reconciling has applied what the log reports: the first line was in none of its readings.
         let line = kubelet_ready(1, minutes(7), "True");
         deployment.write_line(CONTROL_PLANE_LOGS, stream, minutes(7), &line);
         let of_another_node = kubelet_ready(2, minutes(30), "True");

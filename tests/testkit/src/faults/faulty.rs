@@ -1,4 +1,4 @@
-//! A port around another port, whose operations fail as its faults say.
+//! A port around another port, whose operations fail as its faults decide.
 
 use std::{
     future::{Future, pending, poll_fn},
@@ -16,6 +16,7 @@ use nodemend_domain::{
     node_snapshot::NodeSnapshot,
     policy::{Hold, Policy},
     sources::ClusterSources,
+    status_check::FailedStatusCheck,
     verification::InstanceStatus,
 };
 
@@ -30,7 +31,7 @@ use nodemend_ports::{
 /// The message of every error that is injected.
 const INJECTED: &str = "an injected fault";
 
-/// A port that fails as its faults say.
+/// A port whose operations fail as its faults decide.
 #[derive(Clone)]
 pub struct Faulty<P> {
     port: P,
@@ -216,6 +217,10 @@ impl<P: Cloud> Cloud for Faulty<P> {
 
     async fn instance_status(&self, instance_id: &InstanceId) -> Result<Option<InstanceStatus>, CloudError> {
         self.cloud(self.port.instance_status(instance_id)).await
+    }
+
+    async fn failed_status_checks(&self) -> Result<Vec<FailedStatusCheck>, CloudError> {
+        self.cloud(self.port.failed_status_checks()).await
     }
 
     async fn console_output(&self, instance_id: &InstanceId) -> Result<Option<String>, CloudError> {
