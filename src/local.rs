@@ -1,4 +1,4 @@
-//! `nodemend up`: the local stack of `nodemend-stack`, printed as replay prints.
+//! `nodemend up`: runs the local stack of `nodemend-stack`, and prints its steps as replay does.
 
 use std::io::{self, Write};
 
@@ -12,16 +12,17 @@ use crate::output::{Format, json, timeline::Timeline};
 #[derive(Debug, Args)]
 #[command(after_help = nodemend_stack::EXAMPLES)]
 pub struct UpOptions {
-    /// The stack, and what happens to it.
+    /// The options of the local stack.
     #[command(flatten)]
     pub stack: nodemend_stack::Options,
 
-    /// A timeline for people, or one JSON object a line for programs
+    /// A timeline to read, or JSON lines for scripts
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
 }
 
-/// Runs the stack to its end; whether that was as it should be.
+/// Runs the stack until it is stopped, or with `--once` until the incident has ended. Returns whether the
+/// exit code is 0.
 pub fn run(options: &UpOptions) -> Result<bool, UpError> {
     nodemend_stack::run(&options.stack, Printer { format: options.format, timeline: Timeline::live() })
 }

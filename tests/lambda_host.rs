@@ -81,9 +81,9 @@ fn a_failed_event_is_retried_twice_and_then_dropped() {
         while tries.len() < 3 {
             let (name, update) = updates.recv().await.expect("an update");
             assert_eq!(name, "nodemend-confirm");
-            if let FunctionUpdate::Failed { why: Failure::Error(why), again } = update {
+            if let FunctionUpdate::Failed { why: Failure::Error(why), retry_in } = update {
                 assert!(why.contains("not an EventBridge event"), "{why}");
-                tries.push(again.map(|wait| wait.as_millis()));
+                tries.push(retry_in.map(|wait| wait.as_millis()));
             }
         }
         assert_eq!(tries, [Some(1), Some(2), None]);

@@ -1,4 +1,4 @@
-//! The payloads that `events/lambda` documents are what the functions accept, and come to what it says.
+//! The payloads of `events/lambda` lead to the documented answers of the real functions.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -11,8 +11,8 @@ use nodemend_stack::{
 use serde_json::Value;
 
 fn payload(name: &str) -> String {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("events/lambda");
-    fs::read_to_string(folder.join(format!("{name}.json"))).expect("a payload")
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("events/lambda");
+    fs::read_to_string(directory.join(format!("{name}.json"))).expect("a payload")
 }
 
 async fn start() -> Stack {
@@ -26,16 +26,16 @@ async fn start() -> Stack {
         python,
         cluster: ClusterName::new("local").expect("a name"),
         policy: Policy::eks_defaults(),
-        nodes: 1,
-        others: 0,
-        every: Duration::from_secs(3_600),
+        simulated_nodes: 1,
+        external_nodes: 0,
+        run_interval: Duration::from_secs(3_600),
         environment: Vec::new(),
     };
     Stack::start(config).await.expect("a stack")
 }
 
 #[test]
-fn each_functions_documented_payload_comes_to_the_documented_answer() {
+fn each_documented_payload_gets_the_documented_answer() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let stack = start().await;
@@ -43,8 +43,8 @@ fn each_functions_documented_payload_comes_to_the_documented_answer() {
             let answer = stack.functions[function].invoke(payload(name).into()).await.expect("an answer");
             serde_json::from_slice(&answer).expect("JSON")
         };
-        let taken = answer(0, "intake").await;
-        assert_eq!((&taken["reports"], &taken["rejected"]), (&1.into(), &0.into()), "{taken}");
+        let result = answer(0, "intake").await;
+        assert_eq!((&result["reports"], &result["rejected"]), (&1.into(), &0.into()), "{result}");
         assert!(answer(1, "repair").await["evaluated"].is_u64());
         assert_eq!(answer(2, "confirm").await, serde_json::json!({ "relevant": true, "steps": 1 }));
         stack.stop().await;

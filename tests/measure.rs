@@ -71,9 +71,9 @@ async fn start() -> Stack {
         python,
         cluster: ClusterName::new("local").expect("a name"),
         policy: policy(),
-        nodes: NODES,
-        others: 0,
-        every: RUN_INTERVAL,
+        simulated_nodes: NODES,
+        external_nodes: 0,
+        run_interval: RUN_INTERVAL,
         environment: Vec::new(),
     };
     Stack::start(config).await.expect("a stack")
@@ -85,7 +85,7 @@ async fn repairs(
     processes: &mut Processes,
     published: &mut BTreeMap<InstanceId, Vec<RepairEvent>>,
 ) -> (BTreeMap<InstanceId, Timestamp>, usize) {
-    let mut healthy: VecDeque<InstanceId> = stack.fleet.played().await.into();
+    let mut healthy: VecDeque<InstanceId> = stack.fleet.simulated().await.into();
     let (mut broken, mut closed) = (BTreeSet::new(), 0);
     let (mut faults, mut last_call) = (interval(FAULTS), Instant::now());
     while closed < REPAIRS && (broken.len() < REPAIRS || last_call.elapsed() < CLOSING) {
@@ -107,19 +107,16 @@ async fn repairs(
                 },
                 other => eprintln!("{other:?}"),
             },
-            episode = stack.troubles.recv() => panic!("{episode:?}"),
+            error = stack.errors.recv() => panic!("{error:?}"),
             () = tokio::time::sleep(CLOSING) => {}
         }
         processes.sample(&stack.functions);
     }
     let calls = stack.calls();
-    let called = calls.iter().filter(|called| called.answer.is_ok());
-    let called: BTreeMap<_, _> = called
-        .map(|called| {
-            (
-                InstanceId::new(called.parameters["instanceId"].as_str().expect("an id")).expect("an id"),
-                called.at,
-            )
+    let succeeded = calls.iter().filter(|call| call.answer.is_ok());
+    let called: BTreeMap<_, _> = succeeded
+        .map(|call| {
+            (InstanceId::new(call.parameters["instanceId"].as_str().expect("an id")).expect("an id"), call.at)
         })
         .collect();
     assert_eq!((called.len(), calls.len()), (REPAIRS, REPAIRS), "each node was terminated once");

@@ -46,8 +46,9 @@ fn incident(fault: &str) -> IncidentRun {
 impl IncidentRun {
     /// The steps of the node with the incident.
     fn steps(&self) -> Vec<&str> {
-        let happens = self.stderr.lines().find_map(|line| line.split_once(" happens to "));
-        let instance = happens.unwrap_or_else(|| panic!("{}", self.stderr)).1;
+        let injected = self.stderr.lines().find_map(|line| line.strip_prefix("nodemend: injecting "));
+        let injected = injected.and_then(|injected| injected.split_once(" into "));
+        let instance = injected.unwrap_or_else(|| panic!("{}", self.stderr)).1;
         let own = self.lines.iter().filter(|line| line["instanceId"] == instance);
         own.map(|line| line["step"].as_str().expect("a step")).collect()
     }
@@ -63,9 +64,9 @@ impl IncidentRun {
         &records[0]["record"]
     }
 
-    fn assert_proven(&self) {
+    fn assert_passed(&self) {
         assert_eq!(self.code, Some(0), "{}", self.stderr);
-        assert!(self.stderr.contains("nodemend: proven: "), "{}", self.stderr);
+        assert!(self.stderr.contains("nodemend: passed: "), "{}", self.stderr);
     }
 }
 
@@ -80,13 +81,13 @@ fn assert_in_order(steps: &[&str], expected: &[&str]) {
 #[test]
 fn a_node_without_its_metadata_service_is_replaced_once_and_the_call_is_confirmed() {
     let run = incident("01-metadata-service-blocked");
-    run.assert_proven();
+    run.assert_passed();
     let steps = run.steps();
     assert_in_order(&steps, &["event", "event", "suspect", "due", "claimed", "called", "closed"]);
     for (step, times) in [("called", 1), ("confirmed", 1), ("replaced", 1), ("closed", 1), ("mismatch", 0)] {
         assert_eq!(run.count(step), times, "{step} in {steps:?}");
     }
-    assert!(run.stderr.contains("one call in AWS, one in the trail of 4 records"), "{}", run.stderr);
+    assert!(run.stderr.contains("one call in AWS, one in the audit log of 4 records"), "{}", run.stderr);
     let record = run.record();
     assert_eq!(record["eventName"], "TerminateInstanceInAutoScalingGroup");
     assert_eq!(record["requestParameters"]["shouldDecrementDesiredCapacity"], false);
@@ -98,14 +99,14 @@ fn a_node_without_its_metadata_service_is_replaced_once_and_the_call_is_confirme
 #[test]
 fn a_node_whose_interface_recovers_in_time_is_not_repaired() {
     let run = incident("02-transient-interface-loss");
-    run.assert_proven();
+    run.assert_passed();
     assert_eq!(run.steps(), ["suspect", "recovered"]);
 }
 
 #[test]
 fn a_node_with_a_gpu_error_is_rebooted_once_and_the_call_is_confirmed() {
     let run = incident("07-xid-95-reboot-cures");
-    run.assert_proven();
+    run.assert_passed();
     let steps = run.steps();
     assert_in_order(&steps, &["suspect", "due", "claimed", "called", "recovered", "closed"]);
     for (step, times) in [("called", 1), ("confirmed", 1), ("closed", 1), ("replaced", 0), ("mismatch", 0)] {
@@ -131,9 +132,9 @@ impl Running {
             let start = stderr_text.len();
             assert_ne!(stderr.read_line(&mut stderr_text).expect("a line"), 0, "{stderr_text}");
             let addresses =
-                stderr_text[start..].trim_end().split_once("AWS is at http://").map(|(_, rest)| rest);
+                stderr_text[start..].trim_end().split_once("AWS endpoint http://").map(|(_, rest)| rest);
             aws = addresses
-                .and_then(|rest| rest.split_once(", DynamoDB at http://"))
+                .and_then(|rest| rest.split_once(", DynamoDB endpoint http://"))
                 .map(|(aws, dynamodb)| (aws.to_owned(), dynamodb.to_owned()));
         }
         let (aws, dynamodb) = aws.expect("addresses");
@@ -307,7 +308,7 @@ fn a_stack_without_its_parent_ends_and_leaves_no_process() {
 #[test]
 fn the_agent_of_this_machine_reports_as_a_node_of_the_cluster() {
     let mut running = Running::start(up(&["--agent", "--nodes", "1"]));
-    let node = running.wait_for_line("nodemend: this machine is ");
+    let node = running.wait_for_line("nodemend: this machine reports as node ");
     let node = node.split(' ').next().expect("a name").to_owned();
     let deadline = Instant::now() + Duration::from_secs(60);
     while !running.knows(&node) {

@@ -11,13 +11,13 @@ use std::{
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::{comparison, folder, incidents, stderr, stdout, text};
+use crate::{comparison, directory, incidents, stderr, stdout, text};
 
 /// CloudWatch Logs on a real socket, with three events per page; returns its address and the requests.
 fn cloudwatch(groups: BTreeMap<&'static str, Vec<Value>>) -> (String, mpsc::Receiver<Value>) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = format!("http://{}", listener.local_addr().expect("an address"));
-    let (asked, first_seen) = mpsc::channel();
+    let (sender, requests) = mpsc::channel();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = BufReader::new(stream.expect("a connection"));
@@ -35,43 +35,42 @@ fn cloudwatch(groups: BTreeMap<&'static str, Vec<Value>>) -> (String, mpsc::Rece
                 };
                 let mut body = vec![0; length];
                 stream.read_exact(&mut body).expect("a body");
-                let question: Value = serde_json::from_slice(&body).expect("JSON");
+                let request: Value = serde_json::from_slice(&body).expect("JSON");
                 assert!(head.contains("Logs_20140328.FilterLogEvents"), "{head}");
-                let group = question["logGroupName"].as_str().expect("a name");
-                let (status, answer) = match groups.get(group) {
+                let group = request["logGroupName"].as_str().expect("a name");
+                let (status, response) = match groups.get(group) {
                     None => (
                         400,
                         json!({ "__type": "ResourceNotFoundException", "message": "The specified log group does not exist." }),
                     ),
                     Some(events) => {
-                        let from: usize = question["nextToken"]
-                            .as_str()
-                            .map_or(0, |token| token.parse().expect("a number"));
+                        let from: usize =
+                            request["nextToken"].as_str().map_or(0, |token| token.parse().expect("a number"));
                         let page: Vec<&Value> = events.iter().skip(from).take(3).collect();
-                        let mut answer = json!({ "events": page, "searchedLogStreams": [] });
+                        let mut response = json!({ "events": page, "searchedLogStreams": [] });
                         if from + 3 < events.len() {
-                            answer["nextToken"] = json!((from + 3).to_string());
+                            response["nextToken"] = json!((from + 3).to_string());
                         }
-                        (200, answer)
+                        (200, response)
                     }
                 };
-                asked.send(question.clone()).expect("the test receives requests");
-                let answer = answer.to_string();
+                sender.send(request.clone()).expect("the test receives requests");
+                let response = response.to_string();
                 write!(
                     stream.get_mut(),
-                    "HTTP/1.1 {status} OK\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {}\r\n\r\n{answer}",
-                    answer.len()
+                    "HTTP/1.1 {status} OK\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {}\r\n\r\n{response}",
+                    response.len()
                 )
                 .expect("answered");
             }
         }
     });
-    (address, first_seen)
+    (address, requests)
 }
 
 #[test]
 fn log_groups_are_read_page_by_page_with_the_same_result_as_a_file() {
-    let folder = folder("backtest-aws");
+    let directory = directory("backtest-aws");
     let incident =
         incidents().into_iter().find(|path| path.ends_with("01-metadata-service-blocked")).expect("it");
     let lines = fs::read_to_string(incident.join("events.jsonl")).expect("lines");
@@ -90,16 +89,16 @@ fn log_groups_are_read_page_by_page_with_the_same_result_as_a_file() {
         };
         list.push(json!({ "logStreamName": stream, "timestamp": at, "ingestionTime": at, "message": line, "eventId": "1" }));
     }
-    let file = folder.join("same.json");
+    let file = directory.join("same.json");
     fs::write(&file, json!({ "events": nodes.iter().chain(&cluster).collect::<Vec<_>>() }).to_string())
         .expect("written");
     let expected = comparison(&[text(&file)]);
     assert_eq!(expected["policies"][0]["totals"]["repairs"], 1);
 
     let pages = nodes.len().div_ceil(3) + cluster.len().div_ceil(3);
-    let (address, first_seen) =
+    let (address, requests) =
         cloudwatch([("/nodemend/prod/nodes", nodes), ("/aws/eks/prod/cluster", cluster)].into());
-    let ask = |groups: &[&str]| {
+    let backtest = |groups: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nodemend"));
         command.args([
             "backtest",
@@ -123,18 +122,18 @@ fn log_groups_are_read_page_by_page_with_the_same_result_as_a_file() {
         }
         command.output().expect("nodemend runs")
     };
-    let output = ask(&["/nodemend/prod/nodes", "/aws/eks/prod/cluster"]);
+    let output = backtest(&["/nodemend/prod/nodes", "/aws/eks/prod/cluster"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let got: Value = serde_json::from_str(&stdout(&output)).expect("JSON");
     assert_eq!(got["policies"], expected["policies"]);
-    let asked: Vec<Value> = first_seen.try_iter().collect();
-    assert_eq!(asked.len(), pages);
-    assert!(asked.iter().all(|asked| asked["startTime"] == 1_787_184_000_000_i64), "{asked:?}");
-    let audit = asked.last().expect("the last");
+    let requests: Vec<Value> = requests.try_iter().collect();
+    assert_eq!(requests.len(), pages);
+    assert!(requests.iter().all(|request| request["startTime"] == 1_787_184_000_000_i64), "{requests:?}");
+    let audit = requests.last().expect("the last");
     assert_eq!(audit["logStreamNamePrefix"], "kube-apiserver-audit");
     assert!(audit["filterPattern"].as_str().expect("a pattern").contains("objectRef.resource"));
 
-    let output = ask(&["/nodemend/other/nodes"]);
+    let output = backtest(&["/nodemend/other/nodes"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(
         stderr(&output).contains("failed to read log group /nodemend/other/nodes"),

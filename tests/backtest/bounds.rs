@@ -7,17 +7,17 @@ use jiff::Timestamp;
 use nodemend_history::{self as history, Plan};
 use serde_json::Value;
 
-use crate::{comparison, folder, kubelet, nodemend, policies, stderr, stdout, text};
+use crate::{comparison, directory, kubelet, nodemend, policies, stderr, stdout, text};
 
 #[test]
 fn ten_days_of_200_nodes_are_read_in_less_than_64_mib() {
-    let folder = folder("backtest-memory");
+    let directory = directory("backtest-memory");
     let plan = Plan { seed: 3, nodes: 200, days: 10, days_between: 20 };
-    // Only the agents' reports: the memory that is needed is the same.
-    let export = folder.join("export");
+    // Only the agents' reports: the control-plane audit log would need no more memory.
+    let export = directory.join("export");
     for instance in plan.instances() {
         let stream = export.join(&instance.id);
-        fs::create_dir_all(&stream).expect("a folder");
+        fs::create_dir_all(&stream).expect("a directory");
         let file = fs::File::create(stream.join("000000.gz")).expect("a file");
         let mut out = GzEncoder::new(file, Compression::fast());
         plan.agent_lines(&instance, |at, line| {
@@ -29,7 +29,7 @@ fn ten_days_of_200_nodes_are_read_in_less_than_64_mib() {
         });
         out.finish().expect("written");
     }
-    let policies = policies(&folder);
+    let policies = policies(&directory);
     let named: Vec<String> =
         policies.iter().flat_map(|(_, path)| ["--policy".to_owned(), path.display().to_string()]).collect();
     let mut arguments = vec![text(&export), "--threads", "2"];
@@ -44,19 +44,19 @@ fn ten_days_of_200_nodes_are_read_in_less_than_64_mib() {
 
 #[test]
 fn unreadable_lines_are_counted_and_the_first_reported() {
-    let folder = folder("backtest-bad");
-    let mut text_of = fs::read_to_string(kubelet(&folder, &[(10, false)], 600)).expect("lines");
+    let directory = directory("backtest-bad");
+    let mut lines = fs::read_to_string(kubelet(&directory, &[(10, false)], 600)).expect("lines");
     for n in 0..30 {
-        text_of.push_str(&format!("{{\"v\":1,\"broken\": {n}\n"));
+        lines.push_str(&format!("{{\"v\":1,\"broken\": {n}\n"));
     }
-    let bad = folder.join("bad.jsonl");
-    fs::write(&bad, text_of).expect("written");
-    let cut = folder.join("cut.gz");
+    let bad = directory.join("bad.jsonl");
+    fs::write(&bad, lines).expect("written");
+    let truncated = directory.join("truncated.gz");
     let mut out = GzEncoder::new(Vec::new(), Compression::fast());
-    out.write_all(b"2026-07-01T00:00:00.000Z {}\nno time\n").expect("packed");
-    let packed = out.finish().expect("packed");
-    fs::write(&cut, &packed[..packed.len() - 8]).expect("written");
-    let output = nodemend(&["backtest", text(&bad), text(&cut), "--format", "json", "--threads", "1"]);
+    out.write_all(b"2026-07-01T00:00:00.000Z {}\nno time\n").expect("compressed");
+    let compressed = out.finish().expect("compressed");
+    fs::write(&truncated, &compressed[..compressed.len() - 8]).expect("written");
+    let output = nodemend(&["backtest", text(&bad), text(&truncated), "--format", "json", "--threads", "1"]);
     assert_eq!(output.status.code(), Some(1));
     let errors = stderr(&output);
     assert!(errors.contains("bad.jsonl:4: EOF while parsing"), "{errors}");
@@ -69,12 +69,12 @@ fn unreadable_lines_are_counted_and_the_first_reported() {
 
 #[test]
 fn the_time_range_and_the_number_of_unnecessary_repairs_can_be_limited() {
-    let folder = folder("backtest-bounds");
-    let history = kubelet(&folder, &[(10, false), (50, true)], 600);
-    let some =
+    let directory = directory("backtest-bounds");
+    let history = kubelet(&directory, &[(10, false), (50, true)], 600);
+    let limited =
         comparison(&[text(&history), "--since", "2026-07-01T00:20:00Z", "--until", "2026-07-01T01:00:00Z"]);
-    assert_eq!(some["policies"][0]["totals"]["repairs"], 0);
-    assert_eq!(some["history"]["from"], "2026-07-01T00:50:00.000Z");
+    assert_eq!(limited["policies"][0]["totals"]["repairs"], 0);
+    assert_eq!(limited["history"]["from"], "2026-07-01T00:50:00.000Z");
     for (limit, code) in [("0", 1), ("1", 0)] {
         assert_eq!(
             nodemend(&["backtest", text(&history), "--max-unnecessary", limit]).status.code(),
@@ -85,9 +85,9 @@ fn the_time_range_and_the_number_of_unnecessary_repairs_can_be_limited() {
 
 #[test]
 fn a_usage_error_exits_with_64_and_names_the_argument() {
-    let folder = folder("backtest-usage");
-    let history = kubelet(&folder, &[], 10);
-    let wrong = folder.join("wrong.yaml");
+    let directory = directory("backtest-usage");
+    let history = kubelet(&directory, &[], 10);
+    let wrong = directory.join("wrong.yaml");
     fs::write(&wrong, "recoveryHold: 3 parsecs\n").expect("a policy");
     for (arguments, expected) in [
         (&["backtest"][..], "required"),
@@ -106,7 +106,7 @@ fn a_usage_error_exits_with_64_and_names_the_argument() {
             ],
             "--until",
         ),
-        (&["backtest", text(&history), "--html", "/no/such/folder/page.html"], "failed to write"),
+        (&["backtest", text(&history), "--html", "/no/such/directory/page.html"], "failed to write"),
     ] {
         let output = nodemend(arguments);
         assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", stderr(&output));
@@ -118,8 +118,8 @@ fn a_usage_error_exits_with_64_and_names_the_argument() {
 
 #[test]
 fn the_tables_have_the_totals_and_no_colors_without_a_terminal() {
-    let folder = folder("backtest-text");
-    let history = kubelet(&folder, &[(10, false), (50, true)], 600);
+    let directory = directory("backtest-text");
+    let history = kubelet(&directory, &[(10, false), (50, true)], 600);
     let output = stdout(&nodemend(&["backtest", text(&history)]));
     assert!(!output.contains('\u{1b}'), "{output}");
     for expected in [
@@ -133,11 +133,11 @@ fn the_tables_have_the_totals_and_no_colors_without_a_terminal() {
 
 #[test]
 fn the_page_has_a_mark_and_a_row_for_each_repair_and_escapes_names() {
-    let folder = folder("backtest-page");
-    let history = kubelet(&folder, &[(10, false), (50, true)], 600);
-    let policy = folder.join("policy.yaml");
+    let directory = directory("backtest-page");
+    let history = kubelet(&directory, &[(10, false), (50, true)], 600);
+    let policy = directory.join("policy.yaml");
     fs::write(&policy, "nodeRepairConfig:\n  enabled: true\n").expect("a policy");
-    let (named, page) = (format!("<b>&\"={}", policy.display()), folder.join("page.html"));
+    let (named, page) = (format!("<b>&\"={}", policy.display()), directory.join("page.html"));
     let comparison = comparison(&[text(&history), "--policy", &named, "--html", text(&page)]);
     assert_eq!(comparison["policies"][0]["totals"]["repairs"], 1);
     let page = fs::read_to_string(&page).expect("a page");

@@ -33,11 +33,11 @@ pub(crate) fn stderr(output: &Output) -> String {
 }
 
 /// An empty directory for one test.
-pub(crate) fn folder(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(&folder).expect("a folder");
-    folder
+pub(crate) fn directory(name: &str) -> PathBuf {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir_all(&directory).expect("a directory");
+    directory
 }
 
 pub(crate) fn text(path: &Path) -> &str {
@@ -62,9 +62,9 @@ pub(crate) const SLOW: &str = "nodeRepairConfig:\n  enabled: true\n  maxUnhealth
                     recoveryHold: 10m\n";
 
 /// Policies that act differently on the same history, written to a directory.
-pub(crate) fn policies(folder: &Path) -> [(&'static str, PathBuf); 3] {
+pub(crate) fn policies(directory: &Path) -> [(&'static str, PathBuf); 3] {
     [("bold", BOLD), ("slow", SLOW), ("eks", "nodeRepairConfig:\n  enabled: true\n")].map(|(name, policy)| {
-        let path = folder.join(format!("{name}.yaml"));
+        let path = directory.join(format!("{name}.yaml"));
         // A backtest skips the requests of kubelets by which a replay's verification contradicts that one is unreachable.
         fs::write(&path, format!("{policy}verification: preferred\n")).expect("a policy");
         (name, path)
@@ -78,7 +78,7 @@ pub(crate) fn comparison(arguments: &[&str]) -> Value {
 }
 
 /// Audit events of one node's kubelet: at which minute, and whether it reports Ready.
-pub(crate) fn kubelet(folder: &Path, reports: &[(i64, bool)], last: i64) -> PathBuf {
+pub(crate) fn kubelet(directory: &Path, reports: &[(i64, bool)], last: i64) -> PathBuf {
     let line = |minute: i64, status: Option<bool>| {
         let at = Timestamp::from_second(history::START + minute * 60).expect("a time");
         let status = match status {
@@ -94,7 +94,7 @@ pub(crate) fn kubelet(folder: &Path, reports: &[(i64, bool)], last: i64) -> Path
         reports.iter().map(|(at, ready)| (*at, line(*at, Some(*ready)))).collect();
     lines.extend([(0, line(0, None)), (last, line(last, None))]);
     lines.sort();
-    let path = folder.join("audit.jsonl");
+    let path = directory.join("audit.jsonl");
     write_lines(&path, lines.iter().map(|(_, line)| line.as_str()));
     path
 }

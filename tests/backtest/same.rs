@@ -8,7 +8,7 @@ use std::{
 use nodemend_history::{self as history, Plan};
 use serde_json::{Value, json};
 
-use crate::{comparison, folder, incidents, nodemend, policies, stderr, stdout, text, write_lines};
+use crate::{comparison, directory, incidents, nodemend, policies, stderr, stdout, text, write_lines};
 
 /// The steps of a replay, as JSON lines.
 fn replayed(paths: &[&Path], policy: Option<&Path>, more: &[&str]) -> String {
@@ -44,8 +44,8 @@ fn backtested(into: &Path, paths: &[&Path], policies: &[(&str, PathBuf)], more: 
         .collect()
 }
 
-/// Steps without what a backtest cannot have: it skips lines that change nothing, so it neither counts what verification
-/// would have read of them nor has the hashes of records with that count.
+/// Steps without what a backtest cannot have: it skips lines that change nothing, so its records lack the
+/// count of what verification would have read of them, and have other hashes.
 fn comparable(steps: &str) -> String {
     let mut lines = String::new();
     for step in steps.lines() {
@@ -64,28 +64,28 @@ fn comparable(steps: &str) -> String {
 /// Fails with the first difference.
 fn assert_same(what: &str, expected: &str, got: &str) {
     let (expected, got) = (&comparable(expected), &comparable(got));
-    let parts = expected.lines().zip(got.lines()).position(|(expected, got)| expected != got);
-    let place = parts.unwrap_or_else(|| expected.lines().count().min(got.lines().count()));
+    let difference = expected.lines().zip(got.lines()).position(|(expected, got)| expected != got);
+    let step = difference.unwrap_or_else(|| expected.lines().count().min(got.lines().count()));
     assert!(
         expected == got,
-        "{what}: step {place} of {} and {}\n  replay   {:?}\n  backtest {:?}",
+        "{what}: step {step} of {} and {}\n  replay   {:?}\n  backtest {:?}",
         expected.lines().count(),
         got.lines().count(),
-        expected.lines().nth(place),
-        got.lines().nth(place)
+        expected.lines().nth(step),
+        got.lines().nth(step)
     );
 }
 
 #[test]
 fn every_incident_has_the_steps_of_a_replay_under_every_policy_and_mode() {
-    let folder = folder("backtest-incidents");
-    let policies = policies(&folder);
+    let directory = directory("backtest-incidents");
+    let policies = policies(&directory);
     let mut steps = 0;
-    // A history is what the log groups have: in it, every line was delivered.
+    // A history has what the log groups have: in it, every line was delivered.
     let delivered = |incident: &PathBuf| !incident.join("undelivered.jsonl").is_file();
     for incident in incidents().into_iter().filter(delivered) {
         for mode in ["repair", "observe"] {
-            let got = backtested(&folder.join("steps"), &[&incident], &policies, &["--mode", mode]);
+            let got = backtested(&directory.join("steps"), &[&incident], &policies, &["--mode", mode]);
             for ((name, path), got) in policies.iter().zip(&got) {
                 let expected = replayed(&[&incident], Some(path), &["--mode", mode]);
                 assert_same(&format!("{} under {name}, {mode}", incident.display()), &expected, got);
@@ -101,19 +101,19 @@ fn every_incident_has_the_steps_of_a_replay_under_every_policy_and_mode() {
             "--replacement-after",
             "never",
             "--steps",
-            text(&folder.join("own")),
+            text(&directory.join("own")),
         ]);
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
         let name = if incident.join("policy.yaml").is_file() { "policy" } else { "eks-defaults" };
-        let got = fs::read_to_string(folder.join("own").join(format!("{name}.jsonl"))).expect("its steps");
+        let got = fs::read_to_string(directory.join("own").join(format!("{name}.jsonl"))).expect("its steps");
         assert_same(text(&incident), &replayed(&[&incident], None, &[]), &got);
     }
     assert!(steps > 500, "only {steps} steps were compared");
 }
 
 /// A generated history as an export, and the same events in the format of the API.
-fn made_up(plan: Plan, folder: &Path) -> (PathBuf, Vec<PathBuf>) {
-    let export = folder.join("export");
+fn generated(plan: Plan, directory: &Path) -> (PathBuf, Vec<PathBuf>) {
+    let export = directory.join("export");
     plan.export(&export).expect("an export");
     // File names are in the order in which a backtest reads events of the same time.
     let mut lines: Vec<(i64, String)> = Vec::new();
@@ -122,11 +122,11 @@ fn made_up(plan: Plan, folder: &Path) -> (PathBuf, Vec<PathBuf>) {
     let event = |at: i64, stream: &str, message: &str| {
         json!({ "logStreamName": stream, "timestamp": millis(at), "message": message }).to_string()
     };
-    for (at, message) in plan.audit(&instances, 0, plan.days * 86_400) {
+    for (at, message) in plan.audit_events(&instances, 0, plan.days * 86_400) {
         lines.push((at, event(at, "kube-apiserver-audit-0a1b2c3d", &message)));
     }
-    let flat = folder.join("flat");
-    fs::create_dir_all(&flat).expect("a folder");
+    let flat = directory.join("flat");
+    fs::create_dir_all(&flat).expect("a directory");
     let mut paths = vec![flat.join("cluster.json"), flat.join("events.jsonl"), flat.join("nodes.json")];
     lines.sort_by_key(|(at, _)| *at);
     write_lines(&paths[0], lines.iter().map(|(_, line)| line.as_str()));
@@ -141,7 +141,7 @@ fn made_up(plan: Plan, folder: &Path) -> (PathBuf, Vec<PathBuf>) {
     }
     agents.sort_by_key(|(id, at, _)| (*id, *at));
     write_lines(&paths[2], agents.iter().map(|(_, _, line)| line.as_str()));
-    let fleet = folder.join("fleet.json");
+    let fleet = directory.join("fleet.json");
     fs::copy(export.join("fleet.json"), &fleet).expect("copied");
     paths.push(fleet);
     (export, paths)
@@ -151,19 +151,20 @@ const SMALL: Plan = Plan { seed: 7, nodes: 24, days: 3, days_between: 2 };
 
 #[test]
 fn a_generated_history_has_the_steps_of_a_replay_though_nine_of_ten_lines_are_skipped() {
-    let folder = folder("backtest-made-up");
-    let (export, flat) = made_up(SMALL, &folder);
-    let policies = policies(&folder);
+    let directory = directory("backtest-generated");
+    let (export, flat) = generated(SMALL, &directory);
+    let policies = policies(&directory);
     let [cluster, events, nodes, fleet] = &flat[..] else { panic!("four files") };
     for mode in ["repair", "observe"] {
         let more = ["--fleet", text(fleet), "--mode", mode];
-        let got = backtested(&folder.join("steps"), &[&export], &policies, &more);
+        let got = backtested(&directory.join("steps"), &[&export], &policies, &more);
         // The export is read by several threads, the other files one after the other.
-        let same = backtested(&folder.join("again"), &[cluster, events, nodes], &policies, &more);
+        let same = backtested(&directory.join("again"), &[cluster, events, nodes], &policies, &more);
         let reads = comparison(&[&[text(&export)], &more[..]].concat());
-        let (lines, taken) = (reads["history"]["lines"].as_u64(), reads["history"]["relevantLines"].as_u64());
-        let (lines, taken) = (lines.expect("a number"), taken.expect("a number"));
-        assert!(lines > 30_000 && taken * 10 < lines, "{taken} of {lines} lines are relevant");
+        let (lines, relevant) =
+            (reads["history"]["lines"].as_u64(), reads["history"]["relevantLines"].as_u64());
+        let (lines, relevant) = (lines.expect("a number"), relevant.expect("a number"));
+        assert!(lines > 30_000 && relevant * 10 < lines, "{relevant} of {lines} lines are relevant");
         let mut all = String::new();
         for (((name, path), got), same) in policies.iter().zip(&got).zip(&same) {
             let expected = replayed(&[cluster, events, nodes], Some(path), &more);
@@ -177,13 +178,13 @@ fn a_generated_history_has_the_steps_of_a_replay_though_nine_of_ten_lines_are_sk
 
 #[test]
 fn overlapping_files_do_not_change_the_steps() {
-    let folder = folder("backtest-overlap");
-    let (_, flat) = made_up(Plan { nodes: 8, days: 2, ..SMALL }, &folder);
+    let directory = directory("backtest-overlap");
+    let (_, flat) = generated(Plan { nodes: 8, days: 2, ..SMALL }, &directory);
     let [cluster, events, nodes, fleet] = &flat[..] else { panic!("four files") };
-    let policies = policies(&folder);
+    let policies = policies(&directory);
     // The agents' lines alternate between two files, and a third of them is in both.
     let lines: Vec<String> = fs::read_to_string(nodes).expect("lines").lines().map(str::to_owned).collect();
-    let (one, two) = (folder.join("one.jsonl"), folder.join("two.jsonl"));
+    let (one, two) = (directory.join("one.jsonl"), directory.join("two.jsonl"));
     let third = lines.len() / 3;
     let in_both = third..2 * third;
     let of = |odd: usize| {
@@ -193,7 +194,7 @@ fn overlapping_files_do_not_change_the_steps() {
     write_lines(&one, of(0).into_iter());
     write_lines(&two, of(1).into_iter());
     let paths: [&Path; 4] = [cluster, events, &one, &two];
-    let got = backtested(&folder.join("steps"), &paths, &policies, &["--fleet", text(fleet)]);
+    let got = backtested(&directory.join("steps"), &paths, &policies, &["--fleet", text(fleet)]);
     for ((name, path), got) in policies.iter().zip(&got) {
         let expected = replayed(&paths, Some(path), &["--fleet", text(fleet)]);
         assert!(expected.lines().count() > 20, "{name}: too few steps");

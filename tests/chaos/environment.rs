@@ -30,15 +30,15 @@ use nodemend_ports::{
     subscription::{self, Batch, LogEvent, our_patterns},
 };
 use nodemend_stack::{
+    aws_proxy::{self, AwsEvent, Calls},
     child::Launcher,
     dynamodb,
     emulator::{self, Emulator},
     fleet::{Fleet, GROUP},
-    front::{self, Calls, Happened},
     lambda::{Failure, Function, FunctionUpdate},
     node::Node,
+    query_client::QueryClient,
     stack::{self, FUNCTIONS},
-    wire::Wire,
 };
 use nodemend_testkit::filter_pattern::Pattern;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
@@ -100,7 +100,7 @@ pub(crate) struct Environment {
     fleet: Fleet,
     /// The node that is to fail next.
     next: Node,
-    happened: UnboundedReceiver<Happened>,
+    events: UnboundedReceiver<AwsEvent>,
     calls: Calls,
     sender: mpsc::UnboundedSender<(String, FunctionUpdate)>,
     updates: UnboundedReceiver<(String, FunctionUpdate)>,
@@ -126,9 +126,9 @@ impl Environment {
             .await
             .expect("the emulator's packages");
         let emulator = Emulator::start(&launcher, &python).await.expect("an emulator");
-        let (happen, happened) = mpsc::unbounded_channel();
+        let (event_sender, events) = mpsc::unbounded_channel();
         let calls = Calls::default();
-        let aws = front::serve(emulator.address, calls.clone(), happen).await.expect("a front");
+        let aws = aws_proxy::serve(emulator.address, calls.clone(), event_sender).await.expect("a proxy");
         let dynamodb = dynamodb::serve().expect("a database");
         let store = dynamodb::store(dynamodb).await.expect("tables");
         let cluster = ClusterName::new("local").expect("a name");
@@ -139,9 +139,9 @@ impl Environment {
         // The healthy nodes have no agents.
         policy.silence.agent_silent_after = None;
         store.put_policy(&cluster, &policy, "chaos", SystemClock.now()).await.expect("a policy");
-        let fleet = Fleet::create(Wire::to(aws), cluster.clone(), 0, 2).await.expect("a group");
+        let fleet = Fleet::create(QueryClient::new(aws), cluster.clone(), 0, 2).await.expect("a group");
         let first = fleet.members().await.expect("members").remove(0);
-        let next = fleet.look_up(&first).await.expect("a node");
+        let next = fleet.describe_node(&first).await.expect("a node");
         let (sender, updates) = mpsc::unbounded_channel();
         let environment = |function: usize| {
             let clock = (failpoints::CLOCK.to_owned(), path_text(&directory.path().join("clock")));
@@ -162,7 +162,7 @@ impl Environment {
             cluster,
             fleet,
             next,
-            happened,
+            events,
             calls,
             sender,
             updates,
@@ -317,25 +317,25 @@ impl Environment {
 
     /// Queues the events about what happened in AWS, each some seconds later.
     async fn deliver_events(&mut self) -> Result<(), String> {
-        while let Ok(happened) = self.happened.try_recv() {
+        while let Ok(event) = self.events.try_recv() {
             let now = SystemClock.now();
             let after = |seconds| now + SignedDuration::from_secs(seconds);
-            match happened {
-                Happened::Called(called) => self.post(after(15), CONFIRM, called.event().to_string()),
-                Happened::Terminated(activity) => {
-                    self.post(after(20), CONFIRM, activity.terminated(after(20)).to_string());
+            match event {
+                AwsEvent::Called(call) => self.post(after(15), CONFIRM, call.event().to_string()),
+                AwsEvent::Terminated(activity) => {
+                    self.post(after(20), CONFIRM, activity.terminated_event(after(20)).to_string());
                 }
-                Happened::Launched(activity) => {
-                    self.post(after(20), CONFIRM, activity.launched(after(20)).to_string());
+                AwsEvent::Launched(activity) => {
+                    self.post(after(20), CONFIRM, activity.launched_event(after(20)).to_string());
                     let new = InstanceId::new(&activity.instance_id).map_err(|error| error.to_string())?;
-                    let mut new = self.fleet.look_up(&new).await.map_err(|error| error.to_string())?;
-                    self.control_plane_logs(new.registers(after(40)), after(40));
+                    let mut new = self.fleet.describe_node(&new).await.map_err(|error| error.to_string())?;
+                    self.control_plane_logs(new.registration(after(40)), after(40));
                     self.control_plane_logs(new.ready(after(42)), after(42));
                     let line = new.heartbeat(after(44));
                     self.agent_reports(&new, line, after(44));
                     self.next = new;
                 }
-                Happened::Logged { .. } | Happened::Rebooted { .. } => {}
+                AwsEvent::Logged { .. } | AwsEvent::Rebooted { .. } => {}
             }
         }
         Ok(())

@@ -87,14 +87,14 @@ async fn pass(State(meter): State<Meter>, request: Request<Body>) -> Response<Bo
     else {
         return caller_identity();
     };
-    let mut asked: Value = serde_json::from_slice(&body).expect("JSON");
+    let mut request_body: Value = serde_json::from_slice(&body).expect("JSON");
     let counted = !operation.ends_with("Table") && !operation.ends_with("TimeToLive");
     if counted {
-        asked["ReturnConsumedCapacity"] = "TOTAL".into();
+        request_body["ReturnConsumedCapacity"] = "TOTAL".into();
     }
     parts.uri = format!("http://{}/", meter.database).parse().expect("an address");
     parts.headers.remove(header::CONTENT_LENGTH);
-    let request = Request::from_parts(parts, Body::from(asked.to_string()));
+    let request = Request::from_parts(parts, Body::from(request_body.to_string()));
     let (parts, body) = meter.client.request(request).await.expect("an answer").into_parts();
     let body = to_bytes(Body::new(body), MAX_BODY).await.expect("a body");
     if counted && parts.status == StatusCode::OK {

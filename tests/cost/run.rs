@@ -70,7 +70,7 @@ struct MeteredDeployment {
 struct Logs {
     intake: f64,
     repair: f64,
-    audit: f64,
+    confirm: f64,
     reconcile: f64,
 }
 
@@ -116,11 +116,11 @@ impl MeteredDeployment {
             LogLine { stream: stream.to_owned(), timestamp: at, ingested: at, message: line.to_owned() };
         self.cloud.cluster_state().add_line(group, logged);
         let intake = Intake::new(self.store.clone());
-        let taken = intake.take(batch, at).await.expect("taken in");
-        assert!(taken.rejected.is_empty() && taken.unknown_cluster == 0, "{:?}", taken.rejected);
+        let result = intake.take(batch, at).await.expect("intake succeeds");
+        assert!(result.rejected.is_empty() && result.unknown_cluster == 0, "{:?}", result.rejected);
         self.usage.invocations += 1.0;
         self.usage.log_bytes += self.logs.intake;
-        self.add_log_lines(&taken.repair_events);
+        self.add_log_lines(&result.repair_events);
         if group.starts_with("/nodemend") {
             self.usage.report_bytes += (line.len() + EVENT_OVERHEAD) as f64;
         }
@@ -128,10 +128,10 @@ impl MeteredDeployment {
 
     async fn event(&mut self, line: &str, at: Timestamp) {
         self.run_repairs_until(at).await;
-        let audit = Confirmer::new(self.store.clone(), self.cloud.clone());
-        let result = audit.handle(line.as_bytes(), at).await.expect("audited");
+        let confirmer = Confirmer::new(self.store.clone(), self.cloud.clone());
+        let result = confirmer.handle(line.as_bytes(), at).await.expect("confirm succeeds");
         self.usage.invocations += 1.0;
-        self.usage.log_bytes += self.logs.audit;
+        self.usage.log_bytes += self.logs.confirm;
         self.add_log_lines(&result.repair_events);
     }
 
@@ -141,10 +141,10 @@ impl MeteredDeployment {
         loop {
             let before = self.meter.consumed();
             let due = repairer.next_due().await.expect("a time").filter(|due| *due <= end);
-            let asked = self.meter.consumed() - before;
+            let consumed = self.meter.consumed() - before;
             let Some(due) = due else {
                 // This read is the test's, not the function's.
-                self.subtract(asked);
+                self.subtract(consumed);
                 break;
             };
             self.clock.advance_to(due);
@@ -156,10 +156,10 @@ impl MeteredDeployment {
         self.clock.advance_to(end);
     }
 
-    fn subtract(&mut self, asked: Consumed) {
-        self.usage.requests -= asked.requests;
-        self.usage.read_units -= asked.read_units;
-        self.usage.write_units -= asked.write_units;
+    fn subtract(&mut self, consumed: Consumed) {
+        self.usage.requests -= consumed.requests;
+        self.usage.read_units -= consumed.read_units;
+        self.usage.write_units -= consumed.write_units;
     }
 
     fn finish(mut self, since: Consumed) -> Usage {
@@ -240,9 +240,9 @@ async fn incident_of(name: &str, logs: &Logs) -> Usage {
             let healthy = line.contains(HEARTBEAT) && !line.contains(r#""status":"False""#);
             if healthy && metered.usage.repair_runs == before.0.repair_runs {
                 // Healthy heartbeats are sent without an incident, too, and measured separately.
-                let asked = metered.meter.consumed() - before.1;
+                let consumed = metered.meter.consumed() - before.1;
                 metered.usage = before.0;
-                metered.subtract(asked);
+                metered.subtract(consumed);
             }
         }
     }
@@ -316,7 +316,7 @@ async fn invocation_logs() -> Logs {
     Logs {
         intake: logged("nodemend-intake", address, intake).await,
         repair: logged("nodemend-repair", address, "{}".to_owned()).await,
-        audit: logged("nodemend-confirm", address, r#"{"detail-type":"another","detail":{}}"#.to_owned())
+        confirm: logged("nodemend-confirm", address, r#"{"detail-type":"another","detail":{}}"#.to_owned())
             .await,
         // Of a cluster without a policy: it reads nothing else.
         reconcile: logged(

@@ -114,7 +114,7 @@ impl Situation {
         })
     }
 
-    /// Somebody has written this on the Node.
+    /// A person has set this mark on the Node object.
     fn marked(&mut self, mark: &str, text: &str) {
         let mut case = serde_json::to_value(&self.case).expect("JSON");
         case["marks"][mark] = json!({ "text": text, "at": self.now, "by": "alice" });
@@ -149,7 +149,7 @@ impl Situation {
         })
     }
 
-    /// Repairs were stopped, and two other nodes of the group have recovered since.
+    /// Repairs were halted, and two other nodes of the group have recovered since.
     fn outage_ends(&mut self) {
         self.state.record_halt(self.now);
         for number in [1, 2] {
@@ -161,7 +161,7 @@ impl Situation {
         }
     }
 
-    /// The instance replaced another one for the reason of its own fault.
+    /// The instance replaced another one that had the same fault.
     fn replacement_is_as_its_predecessor(&mut self, traits: &InstanceTraits) {
         let reason = self.fault.reason.clone();
         self.state.acquire_slot(instance(99), &reason, self.now);
@@ -378,7 +378,7 @@ fn blocked_situations() -> Vec<(&'static str, Situation)> {
     ]
 }
 
-/// Whether a text has the form of a message on the page, where `…` stands for any text.
+/// Whether a message has a form that the page shows, where `…` stands for any text.
 fn fits(form: &str, text: &str) -> bool {
     let mut parts = form.split('…');
     let first = parts.next().unwrap_or_default();
@@ -415,7 +415,9 @@ fn every_guard_blocks_with_the_messages_of_its_section() {
                     .into_iter()
                     .filter_map(|(guard, message)| Some((guard, message?)))
                     .collect();
-                let [(guard, message)] = &blocks[..] else { panic!("not {name} alone blocks: {blocks:?}") };
+                let [(guard, message)] = &blocks[..] else {
+                    panic!("{name} is not the only guard that blocks: {blocks:?}")
+                };
                 assert_eq!(guard, name);
                 message.clone()
             })
@@ -431,7 +433,10 @@ fn every_guard_blocks_with_the_messages_of_its_section() {
         // The other code spans name a part of a message, such as the scope of a hold.
         for form in forms {
             let part = format!("…{form}…");
-            assert!(messages.iter().any(|message| fits(&part, message)), "{name} never writes {form:?}");
+            assert!(
+                messages.iter().any(|message| fits(&part, message)),
+                "{name} has no message with {form:?}"
+            );
         }
     }
 }

@@ -8,10 +8,10 @@ use serde_json::{Map, Value, json};
 
 use crate::{compare, text};
 
-/// One field of a struct, as its source has it.
+/// One field of a struct, as it is in the source.
 ///
-/// The page's meanings are the fields' doc comments, which exist in the source text alone: no program carries them. What
-/// the page says of names, types and defaults is read here too, and compared with the policy parser below (ADR 36).
+/// The meanings on the page are the fields' doc comments, which exist only in the source: no program contains
+/// them. Names, types and defaults are read here too, and compared with the policy parser below (ADR 36).
 struct SourceField {
     name: String,
     kind: String,
@@ -95,7 +95,7 @@ fn link(name: &str) -> String {
     format!("[{name}](#{})", name.to_lowercase())
 }
 
-/// A default, as a policy file has it: `PT15M` is `15m`.
+/// A default, as in a policy file: `PT15M` is `15m`.
 fn default(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -188,7 +188,7 @@ struct Field {
     default: String,
 }
 
-/// The tables of the policy's reference, and what the policy parser makes of them.
+/// The tables of the policy's reference, and how the policy parser reads them.
 struct Reference {
     sections: Vec<(String, Vec<Field>)>,
 }
@@ -260,7 +260,7 @@ impl Reference {
         }
     }
 
-    /// An object of a section with the fields that it cannot be without.
+    /// An object of a section with only the fields that are required.
     fn smallest(&self, section: &str, number: usize) -> Map<String, Value> {
         // A rule needs a name or tags, which no single field shows.
         let is_required =
@@ -269,7 +269,7 @@ impl Reference {
         required.map(|field| (field.name.clone(), self.value(field, number))).collect()
     }
 
-    /// A policy with this object in the place of its section, which the links of the page show.
+    /// A policy with this object in place of its section. The links of the page show where that is.
     fn policy_with(&self, section: &str, object: Map<String, Value>) -> Value {
         if section == "Policy" {
             return object.into();
@@ -284,7 +284,7 @@ impl Reference {
         self.policy_with(title, outer)
     }
 
-    /// What the parser makes of a section with one more field, or one less if there is no value.
+    /// How the parser reads a section with one more field, or one less if there is no value.
     fn parse(&self, section: &str, name: &str, value: Option<Value>) -> Result<Policy, String> {
         let mut object = self.smallest(section, 0);
         match value {

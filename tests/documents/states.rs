@@ -6,7 +6,7 @@ use nodemend_domain::case::{CaseState, transition};
 
 use crate::{compare, text};
 
-/// All states of a case. A new one does not compile before it is part of this.
+/// All states of a case. A new state does not compile until it is added here.
 fn states() -> impl Iterator<Item = CaseState> {
     let next = |state: &CaseState| match state {
         CaseState::Healthy => Some(CaseState::Silent),
@@ -79,7 +79,7 @@ const ARROWS: [(CaseState, CaseState, &str, &str, i32, i32); 19] = [
     (CaseState::Rebooting, CaseState::Claimed, "M800 240 L690 156", "not healthy", 772, 192),
 ];
 
-/// The arrow from a reboot that cured the node back to healthy, around all other states.
+/// The arrow from a reboot after which the node is healthy, around all other states.
 const CURED: &str = "M835 276 V340 H45 V156";
 
 fn picture() -> String {

@@ -210,7 +210,8 @@ impl<S: Store + AuditLog, C: Cloud> Confirmer<S, C> {
         Ok(policy.map(|policy| (cluster, policy, cloud)))
     }
 
-    /// A launch failed: the group is in backoff from then on, and each case that awaits a replacement says why none comes.
+    /// A launch failed: the group is in backoff from then on, and each case that awaits a replacement records
+    /// why none comes.
     async fn launch_failed(
         &self,
         group: &GroupName,

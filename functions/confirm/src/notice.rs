@@ -90,7 +90,7 @@ fn scheduled(event: &HealthEvent, time: Option<Timestamp>) -> Option<(Vec<Instan
         _ if code.contains("MAINTENANCE") => INSTANCE_MAINTENANCE,
         _ => return None,
     };
-    // Without its time, a notice says nothing that an operator could act on.
+    // Without its time, a notice has nothing that an operator could act on.
     let effective = date(&event.start_time)?;
     let instance_ids: Vec<InstanceId> = event
         .affected_entities

@@ -106,7 +106,7 @@ impl IntakeError {
     }
 }
 
-/// What one line says.
+/// What one line contains.
 enum Line<'a> {
     Report(Box<Report<'a>>),
     /// Of one Node, or of several that one request deleted.

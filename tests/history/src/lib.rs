@@ -1,11 +1,13 @@
-//! Turns a seed into weeks of a cluster's history, as CloudWatch Logs exports it: an agent's stream for each instance, the API
-//! server's audit streams, and Auto Scaling's events. The same seed, the same bytes, on any machine.
+//! Turns a seed into weeks of a cluster's history, as CloudWatch Logs exports it: an agent's stream for each
+//! instance, the API server's audit streams, and Auto Scaling's events. The same seed gives the same bytes on
+//! any machine.
 //!
-//! Nodes fail as nodes do: most come back by themselves, some soon, some late; the others stay sick until a person terminates
-//! them. Once a zone goes dark, and once no agent's word arrives.
+//! Nodes fail as real nodes do: most recover without a repair, some soon, some late; the others stay
+//! unhealthy until a person terminates them. Once, an Availability Zone has an outage, and once, no agent's
+//! reports arrive.
 
-mod dice;
-mod words;
+mod log_lines;
+mod rng;
 
 use std::{
     fs::{self, File},
@@ -17,46 +19,49 @@ use std::{
 
 use flate2::{Compression, write::GzEncoder};
 
-use dice::Dice;
-use words::{clock, deleted, heartbeat, kubelet, other, ready, state, unknown};
+use log_lines::{
+    condition_fields, kubelet_heartbeat, kubelet_ready, kubelet_request, node_controller_unknown,
+    node_deleted, pod_status, timestamp,
+};
+use rng::Rng;
 
 /// 2026-07-01T00:00:00Z, in seconds.
 pub const START: i64 = 1_782_864_000;
-const BEAT: i64 = 300;
+const HEARTBEAT_INTERVAL: i64 = 300;
 const MINUTE: i64 = 60;
 const HOUR: i64 = 3_600;
 const DAY: i64 = 24 * HOUR;
 
-/// What to make up.
+/// How to generate a history.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
     pub seed: u64,
     pub nodes: usize,
     pub days: i64,
-    /// How many days a node lives between two troubles, on average.
+    /// How many days pass between two faults of a node, on average.
     pub days_between: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Ail {
-    /// The kubelet reports nothing; the agent may.
+enum FaultKind {
+    /// The kubelet stops posting its status, and so does the agent if `agent_too` is set.
     Unknown { agent_too: bool },
-    /// The kubelet says so itself.
+    /// The kubelet reports that the node is not ready.
     NotReady,
-    /// The agent says so.
+    /// The agent reports a condition as False: its type, and the reason.
     Agent(&'static str, &'static str),
 }
 
-/// One trouble of one instance, in seconds since the beginning.
+/// One fault of one instance, in seconds since [`START`].
 #[derive(Debug, Clone, Copy)]
-struct Episode {
+struct Fault {
     from: i64,
-    /// None: until the instance is no more.
+    /// None: until the instance is terminated.
     to: Option<i64>,
-    ail: Ail,
+    kind: FaultKind,
 }
 
-/// One instance, from its first word to its last.
+/// One instance, from its first report to its last.
 #[derive(Debug, Clone)]
 pub struct Instance {
     pub id: String,
@@ -66,32 +71,35 @@ pub struct Instance {
     boot: String,
     from: i64,
     to: i64,
-    /// It came and went within the time, rather than being there before or after.
+    /// It was launched after the start of the history.
     launched: bool,
+    /// It was terminated before the end of the history.
     terminated: bool,
+    /// Shifts its heartbeats, so that not all nodes report at the same second.
     offset: i64,
-    troubles: Vec<Episode>,
+    faults: Vec<Fault>,
 }
 
-/// One line: when, of which stream, and what.
+/// One log line: its time, in seconds since [`START`], and its text.
 type Line = (i64, String);
 
 impl Instance {
-    /// When it is well by itself, from some second on, and that holds for two minutes; never, if it stays sick until it is no more.
-    pub fn well_after(&self, at: i64) -> Option<i64> {
-        let sick = |at: i64| {
-            // That a kubelet is silent shows when its lease has run out.
-            let shows =
-                |episode: &Episode| episode.from + i64::from(matches!(episode.ail, Ail::Unknown { .. })) * 45;
-            let during = |episode: &&Episode| at >= shows(episode) && episode.to.is_none_or(|to| at < to);
-            self.troubles.iter().find(during).map(|episode| episode.to)
+    /// The first second from `at` on at which it is healthy, without a repair, and stays so for two minutes.
+    /// `None`: it stays unhealthy until it is terminated.
+    pub fn healthy_from(&self, at: i64) -> Option<i64> {
+        let unhealthy = |at: i64| {
+            // The node controller reports a silent kubelet only when its lease has expired.
+            let reported_from =
+                |fault: &Fault| fault.from + i64::from(matches!(fault.kind, FaultKind::Unknown { .. })) * 45;
+            let during = |fault: &&Fault| at >= reported_from(fault) && fault.to.is_none_or(|to| at < to);
+            self.faults.iter().find(during).map(|fault| fault.to)
         };
-        let mut well = at;
+        let mut healthy = at;
         loop {
-            let next = (well..well + 2 * MINUTE).find_map(&sick);
+            let next = (healthy..healthy + 2 * MINUTE).find_map(&unhealthy);
             match next {
-                None => return Some(well),
-                Some(Some(to)) => well = to,
+                None => return Some(healthy),
+                Some(Some(to)) => healthy = to,
                 Some(None) => return None,
             }
         }
@@ -103,15 +111,15 @@ impl Plan {
         self.days * DAY
     }
 
-    /// Every instance there was.
+    /// All instances of the history.
     pub fn instances(&self) -> Vec<Instance> {
         let mut instances = Vec::new();
         for slot in 0..self.nodes {
-            let mut dice = Dice(self.seed ^ (slot as u64).wrapping_mul(0x2545_f491_4f6c_dd1d));
+            let mut rng = Rng(self.seed ^ (slot as u64).wrapping_mul(0x2545_f491_4f6c_dd1d));
             let (mut from, mut number) = (0, 0);
             while from < self.end() {
-                let mut instance = self.instance(slot, number, from, &mut dice);
-                self.fill(&mut instance, &mut dice);
+                let mut instance = self.instance(slot, number, from, &mut rng);
+                self.add_faults(&mut instance, &mut rng);
                 let next = instance.to + 3 * MINUTE;
                 instances.push(instance);
                 (from, number) = (next, number + 1);
@@ -120,8 +128,8 @@ impl Plan {
         instances
     }
 
-    fn instance(&self, slot: usize, number: u64, from: i64, dice: &mut Dice) -> Instance {
-        let hex = format!("{:016x}{:016x}", dice.next(), dice.next());
+    fn instance(&self, slot: usize, number: u64, from: i64, rng: &mut Rng) -> Instance {
+        let hex = format!("{:016x}{:016x}", rng.next(), rng.next());
         Instance {
             id: format!("i-{}", &hex[..17]),
             node: format!("ip-10-{}-{}-{}.ec2.internal", number % 250, slot / 250, slot % 250),
@@ -139,111 +147,110 @@ impl Plan {
             to: self.end(),
             launched: number > 0,
             terminated: false,
-            offset: dice.below(BEAT),
-            troubles: Vec::new(),
+            offset: rng.below(HEARTBEAT_INTERVAL),
+            faults: Vec::new(),
         }
     }
 
-    fn fill(&self, instance: &mut Instance, dice: &mut Dice) {
+    fn add_faults(&self, instance: &mut Instance, rng: &mut Rng) {
         let mut at = instance.from + HOUR;
         loop {
-            at += HOUR + dice.below(2 * self.days_between * DAY);
+            at += HOUR + rng.below(2 * self.days_between * DAY);
             if at + 10 * HOUR >= self.end() {
                 break;
             }
-            let ail = match dice.below(10) {
-                0..4 => Ail::Unknown { agent_too: false },
-                4..6 => Ail::NotReady,
-                6 => Ail::Unknown { agent_too: true },
-                7 => Ail::Agent("AcceleratedHardwareReady", "NvidiaXID79Error"),
-                8 => Ail::Agent("NetworkingReady", "InterfaceNotUp"),
-                _ => Ail::Agent("KernelReady", "ForkFailedOutOfPIDs"),
+            let kind = match rng.below(10) {
+                0..4 => FaultKind::Unknown { agent_too: false },
+                4..6 => FaultKind::NotReady,
+                6 => FaultKind::Unknown { agent_too: true },
+                7 => FaultKind::Agent("AcceleratedHardwareReady", "NvidiaXID79Error"),
+                8 => FaultKind::Agent("NetworkingReady", "InterfaceNotUp"),
+                _ => FaultKind::Agent("KernelReady", "ForkFailedOutOfPIDs"),
             };
-            let fatal = dice.one_in(3);
-            let flaps = !fatal && dice.one_in(5);
-            let length = if dice.one_in(4) {
-                25 * MINUTE + dice.below(50 * MINUTE)
+            let permanent = rng.one_in(3);
+            let flaps = !permanent && rng.one_in(5);
+            let duration = if rng.one_in(4) {
+                25 * MINUTE + rng.below(50 * MINUTE)
             } else {
-                2 * MINUTE + dice.below(20 * MINUTE)
+                2 * MINUTE + rng.below(20 * MINUTE)
             };
-            if fatal {
-                let to = at + HOUR + dice.below(8 * HOUR);
-                instance.troubles.push(Episode { from: at, to: None, ail });
+            if permanent {
+                let to = at + HOUR + rng.below(8 * HOUR);
+                instance.faults.push(Fault { from: at, to: None, kind });
                 (instance.to, instance.terminated) = (to, true);
                 return;
             }
-            let end = at + length;
+            let end = at + duration;
             if flaps {
                 while at < end {
-                    instance.troubles.push(Episode { from: at, to: Some(at + 90), ail });
-                    at += 90 + 30 + dice.below(60);
+                    instance.faults.push(Fault { from: at, to: Some(at + 90), kind });
+                    at += 90 + 30 + rng.below(60);
                 }
             } else {
-                instance.troubles.push(Episode { from: at, to: Some(end), ail });
+                instance.faults.push(Fault { from: at, to: Some(end), kind });
             }
             at = end + HOUR;
         }
-        // A third of the way through, a zone is dark for a while.
-        let dark = self.end() / 3;
-        let free = |episode: &Episode| {
-            episode.to.is_some_and(|to| to + HOUR < dark) || episode.from > dark + 3 * HOUR
-        };
+        // After a third of the history, a zone has an outage.
+        let outage = self.end() / 3;
+        let apart =
+            |fault: &Fault| fault.to.is_some_and(|to| to + HOUR < outage) || fault.from > outage + 3 * HOUR;
         if instance.zone == "us-east-1b"
-            && instance.from + HOUR < dark
-            && instance.to > dark + 3 * HOUR
-            && instance.troubles.iter().all(free)
+            && instance.from + HOUR < outage
+            && instance.to > outage + 3 * HOUR
+            && instance.faults.iter().all(apart)
         {
-            let ail = Ail::Unknown { agent_too: true };
-            instance.troubles.push(Episode { from: dark, to: Some(dark + 50 * MINUTE), ail });
-            instance.troubles.sort_by_key(|episode| episode.from);
+            let kind = FaultKind::Unknown { agent_too: true };
+            instance.faults.push(Fault { from: outage, to: Some(outage + 50 * MINUTE), kind });
+            instance.faults.sort_by_key(|fault| fault.from);
         }
     }
 
-    /// When no agent's word arrives.
+    /// When no agent's reports arrive.
     pub fn silence(&self) -> std::ops::Range<i64> {
         let at = self.end() * 2 / 3;
         at..at + 35 * MINUTE
     }
 
-    /// What an instance's agent wrote, in order.
-    pub fn agent_lines(&self, instance: &Instance, mut take: impl FnMut(i64, &[u8])) {
+    /// The lines that an instance's agent wrote, in order, each with its time.
+    pub fn agent_lines(&self, instance: &Instance, mut write: impl FnMut(i64, &[u8])) {
         let mut line = Vec::with_capacity(1_024);
         let mut seq = 0;
-        let mut changes: Vec<(i64, &Episode, bool)> = Vec::new();
-        for episode in instance.troubles.iter().filter(|episode| matches!(episode.ail, Ail::Agent(..))) {
-            changes.push((episode.from, episode, true));
-            changes.extend(episode.to.map(|to| (to, episode, false)));
+        let mut changes: Vec<(i64, &Fault, bool)> = Vec::new();
+        for fault in instance.faults.iter().filter(|fault| matches!(fault.kind, FaultKind::Agent(..))) {
+            changes.push((fault.from, fault, true));
+            changes.extend(fault.to.map(|to| (to, fault, false)));
         }
         changes.sort_by_key(|(at, ..)| *at);
         let mut changes = changes.into_iter().peekable();
-        let mut sick: Option<&Episode> = None;
-        let mut well_since = instance.from - HOUR;
-        let mute = |at: i64| {
+        let mut current: Option<&Fault> = None;
+        let mut healthy_since = instance.from - HOUR;
+        let is_silent = |at: i64| {
             self.silence().contains(&at)
-                || instance.troubles.iter().any(|episode| {
-                    episode.ail == (Ail::Unknown { agent_too: true })
-                        && at >= episode.from
-                        && episode.to.is_none_or(|to| at < to)
+                || instance.faults.iter().any(|fault| {
+                    fault.kind == (FaultKind::Unknown { agent_too: true })
+                        && at >= fault.from
+                        && fault.to.is_none_or(|to| at < to)
                 })
         };
-        let mut beat = instance.from + instance.offset + 60;
-        while beat < instance.to {
-            while let Some((at, episode, begins)) = changes.next_if(|(at, ..)| *at <= beat) {
+        let mut next_heartbeat = instance.from + instance.offset + 60;
+        while next_heartbeat < instance.to {
+            while let Some((at, fault, begins)) = changes.next_if(|(at, ..)| *at <= next_heartbeat) {
                 seq += 1;
-                (sick, well_since) = if begins { (Some(episode), well_since) } else { (None, at) };
-                if !mute(at) {
-                    let Ail::Agent(condition, _) = episode.ail else { continue };
+                (current, healthy_since) = if begins { (Some(fault), healthy_since) } else { (None, at) };
+                if !is_silent(at) {
+                    let FaultKind::Agent(condition, _) = fault.kind else { continue };
                     line.clear();
                     self.head(&mut line, instance, "condition", seq, at);
-                    state(&mut line, condition, sick, well_since, at);
+                    condition_fields(&mut line, condition, current, healthy_since, at);
                     line.extend_from_slice(b",\"agent\":\"0.1.0\"}");
-                    take(at, &line);
+                    write(at, &line);
                 }
             }
             seq += 1;
-            if !mute(beat) {
+            if !is_silent(next_heartbeat) {
                 line.clear();
-                self.head(&mut line, instance, "heartbeat", seq, beat);
+                self.head(&mut line, instance, "heartbeat", seq, next_heartbeat);
                 line.extend_from_slice(b"\"conditions\":[");
                 for (number, condition) in [
                     "KernelReady",
@@ -259,25 +266,25 @@ impl Plan {
                         line.push(b',');
                     }
                     line.push(b'{');
-                    let own = sick
-                        .filter(|episode| matches!(episode.ail, Ail::Agent(name, _) if name == condition));
-                    let ever = instance
-                        .troubles
+                    let own = current
+                        .filter(|fault| matches!(fault.kind, FaultKind::Agent(name, _) if name == condition));
+                    let fails_ever = instance
+                        .faults
                         .iter()
-                        .any(|episode| matches!(episode.ail, Ail::Agent(name, _) if name == condition));
-                    state(
+                        .any(|fault| matches!(fault.kind, FaultKind::Agent(name, _) if name == condition));
+                    condition_fields(
                         &mut line,
                         condition,
                         own,
-                        if ever { well_since } else { instance.from - HOUR },
-                        beat,
+                        if fails_ever { healthy_since } else { instance.from - HOUR },
+                        next_heartbeat,
                     );
                     line.push(b'}');
                 }
                 line.extend_from_slice(b"],\"agent\":\"0.1.0\"}");
-                take(beat, &line);
+                write(next_heartbeat, &line);
             }
-            beat += BEAT;
+            next_heartbeat += HEARTBEAT_INTERVAL;
         }
     }
 
@@ -289,24 +296,24 @@ impl Plan {
             instance.id,
             instance.zone,
             instance.boot,
-            clock(at)
+            timestamp(at)
         );
     }
 
-    /// What the API server wrote of an instance in a stretch of time, in no order.
-    fn audit_lines(&self, instance: &Instance, from: i64, to: i64, lines: &mut Vec<Line>) {
+    /// The API server's audit events about an instance in a period of time, in no order.
+    fn add_audit_events(&self, instance: &Instance, from: i64, to: i64, lines: &mut Vec<Line>) {
         let within = |at: i64| (from..to).contains(&at);
-        let mut tell = |at: i64, line: String| {
+        let mut add = |at: i64, line: String| {
             if within(at) {
                 lines.push((at, line));
             }
         };
         if instance.launched {
             let status = r#"{"conditions":[{"type":"Ready","status":"False","reason":"KubeletNotReady","message":"cni is not ready"}]}"#;
-            tell(instance.from, kubelet(instance, "create", "", status, instance.from));
-            tell(
+            add(instance.from, kubelet_request(instance, "create", "", status, instance.from));
+            add(
                 instance.from + 30,
-                ready(
+                kubelet_ready(
                     instance,
                     "True",
                     "KubeletReady",
@@ -316,37 +323,49 @@ impl Plan {
             );
         }
         if instance.terminated {
-            tell(instance.to + 90, deleted(instance, instance.to + 90));
+            add(instance.to + 90, node_deleted(instance, instance.to + 90));
         }
-        for episode in &instance.troubles {
-            match episode.ail {
-                Ail::Unknown { .. } => tell(episode.from + 45, unknown(instance, episode.from + 45)),
-                Ail::NotReady => tell(
-                    episode.from,
-                    ready(instance, "False", "KubeletNotReady", "container runtime is down", episode.from),
+        for fault in &instance.faults {
+            match fault.kind {
+                FaultKind::Unknown { .. } => {
+                    add(fault.from + 45, node_controller_unknown(instance, fault.from + 45));
+                }
+                FaultKind::NotReady => add(
+                    fault.from,
+                    kubelet_ready(
+                        instance,
+                        "False",
+                        "KubeletNotReady",
+                        "container runtime is down",
+                        fault.from,
+                    ),
                 ),
-                Ail::Agent(..) => continue,
+                FaultKind::Agent(..) => continue,
             }
-            if let Some(to) = episode.to {
-                tell(to, ready(instance, "True", "KubeletReady", "kubelet is posting ready status", to));
+            if let Some(to) = fault.to {
+                add(
+                    to,
+                    kubelet_ready(instance, "True", "KubeletReady", "kubelet is posting ready status", to),
+                );
             }
         }
-        let first = instance.from + (instance.offset + 150) % BEAT + BEAT;
-        let mut beat = first + (from - first).max(0).div_euclid(BEAT) * BEAT;
-        while beat < to.min(instance.to) {
-            let dead = instance.troubles.iter().any(|episode| {
-                matches!(episode.ail, Ail::Unknown { .. })
-                    && beat >= episode.from
-                    && episode.to.is_none_or(|to| beat < to)
+        let first = instance.from + (instance.offset + 150) % HEARTBEAT_INTERVAL + HEARTBEAT_INTERVAL;
+        let mut next_heartbeat =
+            first + (from - first).max(0).div_euclid(HEARTBEAT_INTERVAL) * HEARTBEAT_INTERVAL;
+        while next_heartbeat < to.min(instance.to) {
+            let kubelet_stopped = instance.faults.iter().any(|fault| {
+                matches!(fault.kind, FaultKind::Unknown { .. })
+                    && next_heartbeat >= fault.from
+                    && fault.to.is_none_or(|to| next_heartbeat < to)
             });
-            if !dead {
-                tell(beat, heartbeat(instance, beat));
+            if !kubelet_stopped {
+                add(next_heartbeat, kubelet_heartbeat(instance, next_heartbeat));
             }
-            beat += BEAT;
+            next_heartbeat += HEARTBEAT_INTERVAL;
         }
     }
 
-    /// EventBridge's events, as JSON lines.
+    /// The events that EventBridge delivered, as JSON lines.
     pub fn events(&self, instances: &[Instance]) -> Vec<Line> {
         let mut events = Vec::new();
         for instance in instances {
@@ -354,15 +373,15 @@ impl Plan {
                 format!(
                     r#"{{"version":"0","id":"{}","detail-type":"EC2 Instance {kind} Successful","source":"aws.autoscaling","account":"123456789012","time":"{}Z","region":"us-east-1","resources":[],"detail":{{"StatusCode":"InProgress","AutoScalingGroupName":"{}","ActivityId":"{}","Details":{{"Availability Zone":"{}"}},"RequestId":"{}","EndTime":"{}Z","EC2InstanceId":"{}","StartTime":"{}Z","Cause":"At {}Z an instance was {}."}}}}"#,
                     instance.boot,
-                    clock(at),
+                    timestamp(at),
                     instance.group,
                     instance.boot,
                     instance.zone,
                     instance.boot,
-                    clock(at),
+                    timestamp(at),
                     instance.id,
-                    clock(at - 30),
-                    clock(at - 30),
+                    timestamp(at - 30),
+                    timestamp(at - 30),
                     if kind == "Launch" {
                         "started"
                     } else {
@@ -381,7 +400,7 @@ impl Plan {
         events
     }
 
-    /// The groups as they were at the beginning, as the AWS CLI prints them.
+    /// The Auto Scaling groups at the start of the history, as the AWS CLI prints them.
     pub fn fleet(&self, instances: &[Instance]) -> String {
         let groups = ["workers", "gpu", "batch", "edge"].map(|group| {
             let members: Vec<String> = instances
@@ -397,13 +416,13 @@ impl Plan {
         format!(r#"{{"AutoScalingGroups":[{}]}}"#, groups.join(","))
     }
 
-    /// Writes it all as exports below a folder.
-    pub fn export(&self, folder: &Path) -> io::Result<()> {
+    /// Writes the whole history to a directory, in the format of CloudWatch Logs' exports.
+    pub fn export(&self, directory: &Path) -> io::Result<()> {
         let instances = self.instances();
-        fs::create_dir_all(folder)?;
-        fs::write(folder.join("fleet.json"), self.fleet(&instances))?;
+        fs::create_dir_all(directory)?;
+        fs::write(directory.join("fleet.json"), self.fleet(&instances))?;
         let events: String = self.events(&instances).into_iter().map(|(_, line)| line + "\n").collect();
-        fs::write(folder.join("events.jsonl"), events)?;
+        fs::write(directory.join("events.jsonl"), events)?;
         let days = usize::try_from(self.days).unwrap_or_default();
         let next = AtomicUsize::new(0);
         let threads = thread::available_parallelism().map_or(1, usize::from);
@@ -414,9 +433,9 @@ impl Plan {
                         loop {
                             let task = next.fetch_add(1, Ordering::Relaxed);
                             if task < days {
-                                self.export_day(folder, &instances, task)?;
+                                self.export_day(directory, &instances, task)?;
                             } else if let Some(instance) = instances.get(task - days) {
-                                self.export_agent(folder, instance)?;
+                                self.export_agent(directory, instance)?;
                             } else {
                                 return Ok(());
                             }
@@ -428,13 +447,13 @@ impl Plan {
         })
     }
 
-    fn export_agent(&self, folder: &Path, instance: &Instance) -> io::Result<()> {
-        let stream = folder.join("nodes").join(&instance.id);
+    fn export_agent(&self, directory: &Path, instance: &Instance) -> io::Result<()> {
+        let stream = directory.join("nodes").join(&instance.id);
         let mut out = create(&stream, 0)?;
         let mut failed = Ok(());
         self.agent_lines(instance, |at, line| {
             if failed.is_ok() {
-                failed = write!(out, "{}.000Z ", clock(at))
+                failed = write!(out, "{}.000Z ", timestamp(at))
                     .and_then(|()| out.write_all(line))
                     .and_then(|()| out.write_all(b"\n"));
             }
@@ -443,31 +462,31 @@ impl Plan {
         out.finish()?.flush()
     }
 
-    fn export_day(&self, folder: &Path, instances: &[Instance], day: usize) -> io::Result<()> {
-        let mut out = create(&folder.join("cluster").join("kube-apiserver-audit-0a1b2c3d"), day)?;
-        // Minute by minute, so that no day has to fit in memory.
-        for hour in 0..24 * 12 {
-            let from = day as i64 * DAY + hour * BEAT;
-            for (at, line) in self.audit(instances, from, from + BEAT) {
-                writeln!(out, "{}.000Z {line}", clock(at))?;
+    fn export_day(&self, directory: &Path, instances: &[Instance], day: usize) -> io::Result<()> {
+        let mut out = create(&directory.join("cluster").join("kube-apiserver-audit-0a1b2c3d"), day)?;
+        // Five minutes at a time, so that no day has to fit in memory.
+        for part in 0..24 * 12 {
+            let from = day as i64 * DAY + part * HEARTBEAT_INTERVAL;
+            for (at, line) in self.audit_events(instances, from, from + HEARTBEAT_INTERVAL) {
+                writeln!(out, "{}.000Z {line}", timestamp(at))?;
             }
         }
         out.finish()?.flush()
     }
 
-    /// What the API server wrote in a stretch of time, in order.
-    pub fn audit(&self, instances: &[Instance], from: i64, to: i64) -> Vec<Line> {
+    /// The API server's audit events in a period of time, in order.
+    pub fn audit_events(&self, instances: &[Instance], from: i64, to: i64) -> Vec<Line> {
         let mut lines = Vec::new();
         for instance in
             instances.iter().filter(|instance| instance.from < to && instance.to + 2 * MINUTE > from)
         {
-            self.audit_lines(instance, from, to, &mut lines);
+            self.add_audit_events(instance, from, to, &mut lines);
         }
-        // And what concerns no node at all.
+        // And events that concern no node.
         for n in 0..5 {
             let at = from + n * 60 + 7;
             if at < to {
-                lines.push((at, other(at)));
+                lines.push((at, pod_status(at)));
             }
         }
         lines.sort_by_key(|(at, _)| *at);
@@ -475,8 +494,8 @@ impl Plan {
     }
 }
 
-fn create(folder: &Path, number: usize) -> io::Result<GzEncoder<BufWriter<File>>> {
-    fs::create_dir_all(folder)?;
-    let file = File::create(folder.join(format!("{number:06}.gz")))?;
+fn create(directory: &Path, number: usize) -> io::Result<GzEncoder<BufWriter<File>>> {
+    fs::create_dir_all(directory)?;
+    let file = File::create(directory.join(format!("{number:06}.gz")))?;
     Ok(GzEncoder::new(BufWriter::with_capacity(64 * 1024, file), Compression::new(3)))
 }

@@ -1,5 +1,6 @@
-//! A month of 1,000 nodes, made up and backtested under three policies: how long it takes, on one thread and on all, and how
-//! much memory. NODES and DAYS make it smaller. The history is kept, and generated again if it has other options.
+//! Generates a month of 1,000 nodes and backtests it under three policies: measures the time, on one thread
+//! and on all, and the memory. NODES and DAYS make it smaller. The history is kept, and generated again if
+//! the options change.
 
 use std::{
     env, fs,
@@ -25,55 +26,55 @@ const POLICIES: [(&str, &str); 3] = [
 
 fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let [nodemend, target] = &arguments[..] else { panic!("usage: nodemend-history NODEMEND FOLDER") };
+    let [nodemend, target] = &arguments[..] else { panic!("usage: nodemend-history NODEMEND DIRECTORY") };
     #[allow(clippy::disallowed_methods, reason = "a measurement has no configuration")]
     let number = |name: &str, default: i64| {
         env::var(name)
             .ok()
-            .map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} is no number")))
+            .map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
     };
     let (nodes, days) = (number("NODES", 1_000), number("DAYS", 30));
     let plan = Plan { seed: 1, nodes: usize::try_from(nodes).expect("nodes"), days, days_between: 60 };
-    let folder = Path::new(target).join(format!("history-{nodes}-{days}"));
-    let done = folder.join("done");
+    let directory = Path::new(target).join(format!("history-{nodes}-{days}"));
+    let done = directory.join("done");
     if fs::read_to_string(&done).ok() != Some(format!("{plan:?}")) {
         let begun = Instant::now();
-        let _ = fs::remove_dir_all(&folder);
-        plan.export(&folder).expect("an export");
+        let _ = fs::remove_dir_all(&directory);
+        plan.export(&directory).expect("an export");
         fs::write(&done, format!("{plan:?}")).expect("written");
         println!(
-            "made up {days} days of {nodes} nodes in {:.0} s: {}",
+            "generated {days} days of {nodes} nodes in {:.0} s: {}",
             begun.elapsed().as_secs_f64(),
-            folder.display()
+            directory.display()
         );
     }
     let policies: Vec<(String, PathBuf)> = POLICIES
         .into_iter()
         .map(|(name, policy)| {
-            let path = folder.join(format!("{name}.yaml"));
+            let path = directory.join(format!("{name}.yaml"));
             fs::write(&path, policy).expect("a policy");
             (name.to_owned(), path)
         })
         .collect();
     for threads in [Some("1"), None] {
         let mut command = Command::new(nodemend);
-        command.args(["backtest", "--format", "json"]).arg(&folder);
-        command.arg("--html").arg(folder.join("comparison.html"));
+        command.args(["backtest", "--format", "json"]).arg(&directory);
+        command.arg("--html").arg(directory.join("comparison.html"));
         for (name, path) in &policies {
             command.arg("--policy").arg(format!("{name}={}", path.display()));
         }
         if let Some(threads) = threads {
             command.args(["--threads", threads]);
         }
-        let before = children();
+        let before = child_cpu_seconds();
         let output = command.output().expect("nodemend runs");
-        let used = children() - before;
+        let used = child_cpu_seconds() - before;
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let comparison: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         let facts = &comparison["history"];
         let of = |name: &str| facts[name].as_f64().expect("a number");
         println!(
-            "{} threads: {:.1} s in all, {:.1} s to read {:.2} GB of {} lines ({:.2} GB of gzip): {:.0} MB/s unpacked; {used:.1} s of CPU, {:.0} MB a CPU-second; {} lines taken in; {:.0} MiB at most",
+            "{} threads: {:.1} s in total, {:.1} s to read {:.2} GB of {} lines ({:.2} GB of gzip): {:.0} MB/s decompressed; {used:.1} s of CPU, {:.0} MB a CPU-second; {} relevant lines; {:.0} MiB peak memory",
             facts["threads"],
             of("seconds"),
             of("readingSeconds"),
@@ -93,8 +94,9 @@ fn main() {
     }
 }
 
-/// How many seconds of CPU our children have used: on a machine that others share, it says more than a clock.
-fn children() -> f64 {
+/// The CPU time that child processes have used, in seconds: on a shared machine it is more exact than elapsed
+/// time.
+fn child_cpu_seconds() -> f64 {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // After the name, which may hold anything: `cutime` and `cstime`, in hundredths.
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();

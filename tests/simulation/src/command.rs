@@ -30,15 +30,15 @@ struct Arguments {
     no_shrink: bool,
 }
 
-fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
+fn parse(mut args: impl Iterator<Item = String>) -> Result<Arguments, String> {
     let mut arguments = Arguments::default();
     let Campaign { options, seeds, from, threads, go_on, .. } = &mut arguments.campaign;
-    while let Some(word) = words.next() {
+    while let Some(arg) = args.next() {
         let mut number = || {
-            let value = words.next().ok_or_else(|| format!("{word} needs a number"))?;
-            value.parse::<u64>().map_err(|_| format!("{word}: {value:?} is not a number"))
+            let value = args.next().ok_or_else(|| format!("{arg} needs a number"))?;
+            value.parse::<u64>().map_err(|_| format!("{arg}: {value:?} is not a number"))
         };
-        match word.as_str() {
+        match arg.as_str() {
             "--seed" => arguments.seed = Some(number()?),
             "--seeds" => *seeds = number()?,
             "--from" => *from = number()?,
@@ -47,30 +47,30 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
             "--hours" => options.hours = number()?.clamp(1, 24 * 30) as i64,
             "--help" | "-h" => arguments.help = true,
             "--verbose" => options.verbose = true,
-            "--verification" => match words.next().as_deref() {
+            "--verification" => match args.next().as_deref() {
                 Some("on") => options.verification = true,
                 Some("off") => (options.verification, *go_on) = (false, true),
-                _ => return Err(format!("{word}: on or off\n{USAGE}")),
+                _ => return Err(format!("{arg}: on or off\n{USAGE}")),
             },
             "--every-heartbeat" => options.every_heartbeat = true,
             "--go-on" => *go_on = true,
             "--no-shrink" => arguments.no_shrink = true,
             "--without" => {
-                let list = words.next().unwrap_or_default();
+                let list = args.next().unwrap_or_default();
                 let items = list.split(',').filter(|item| !item.is_empty()).map(str::parse);
                 options.without = items
                     .collect::<Result<_, _>>()
                     .map_err(|_| format!("--without: {list:?} is not a list of numbers"))?;
             }
-            _ => return Err(format!("{word}: unknown\n{USAGE}")),
+            _ => return Err(format!("{arg}: unknown\n{USAGE}")),
         }
     }
     Ok(arguments)
 }
 
 /// Runs the command with the arguments after its name.
-pub fn run_command(words: impl Iterator<Item = String>) -> ExitCode {
-    let arguments = match parse(words) {
+pub fn run_command(args: impl Iterator<Item = String>) -> ExitCode {
+    let arguments = match parse(args) {
         Ok(arguments) => arguments,
         Err(why) => {
             eprintln!("simulate: {why}");

@@ -77,7 +77,7 @@ fn run_plan(plan: Plan, options: &Options) -> Outcome {
     }
 }
 
-/// The items of a seed's schedule, each in words.
+/// The items of a seed's schedule, each as a sentence.
 pub fn items(seed: u64, options: &Options) -> Vec<String> {
     Plan::of(seed, options).items.iter().map(ToString::to_string).collect()
 }

@@ -208,7 +208,7 @@ impl Plan {
         }
     }
 
-    /// What may be read of the cluster, and what is the matter with it.
+    /// What may be read of the cluster, and how reads of it fail.
     fn reads(&mut self, rng: &mut Rng, options: &Options) {
         self.access = match rng.below(100) {
             0..48 => Access::Api,

@@ -12,7 +12,7 @@ use crate::{
     rng::Rng,
 };
 
-/// What the policy says at one time, as far as it changes.
+/// The parts of the policy that change, at one time.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) groups: Vec<GroupPlan>,

@@ -1,5 +1,5 @@
-//! What the Kubernetes API and the log groups of the simulated cluster answer: what is so, not what was delivered, with
-//! the troubles of a real service.
+//! What the Kubernetes API and the log groups of the simulated cluster answer: the true state, not what was
+//! delivered, with the faults of a real service.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! This machine's own agent, as the agent of one of the cluster's nodes.
+//! Runs nodemend-agent on this machine, as the agent of one node of the cluster.
 
 use std::{
     fs, io,
@@ -17,50 +17,51 @@ use super::{
     stack::Stack,
 };
 
-/// The binary's name.
+/// The name of the agent's binary.
 pub const AGENT: &str = "nodemend-agent";
 
-/// The agent, running.
+/// An agent process.
 #[derive(Debug)]
 pub struct Agent {
     child: Child,
-    said: Option<Lines<BufReader<ChildStderr>>>,
-    state: PathBuf,
+    stderr: Option<Lines<BufReader<ChildStderr>>>,
+    state_dir: PathBuf,
 }
 
 impl Agent {
-    /// Starts it for a node. Its spool is in the system's folder for what need not last.
+    /// Starts the agent of a node. Its spool is in the system's temporary directory, because it is not needed
+    /// later.
     pub fn start(launcher: &Launcher, program: &Path, stack: &Stack, node: &Node) -> io::Result<Self> {
-        let state = std::env::temp_dir().join(format!("nodemend-agent-{}", std::process::id()));
-        fs::create_dir_all(&state)?;
+        let state_dir = std::env::temp_dir().join(format!("nodemend-agent-{}", std::process::id()));
+        fs::create_dir_all(&state_dir)?;
         let mut command = launcher.command(program);
         command
             .args(["run", "--sink", "cloudwatch", "--no-imds", "--listen", "127.0.0.1:0", "--state-dir"])
-            .arg(&state)
-            // Here nothing is at stake: what `nodemend-agent inject` makes is believed.
+            .arg(&state_dir)
+            // No real node can be repaired here, so faults from `nodemend-agent inject` are accepted.
             .arg("--accept-injected")
             .args(["--cluster", node.cluster.as_str(), "--node", node.name.as_str()])
             .args(["--instance-id", node.instance_id.as_str(), "--zone", node.zone.as_str()])
             .envs(stack.environment(AGENT))
-            // It runs the system's tools.
+            // The agent runs tools of the system.
             .env("PATH", std::env::var_os("PATH").unwrap_or_default());
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
-        let said = child.stderr.take().map(|stderr| BufReader::new(stderr).lines());
-        Ok(Self { child, said, state })
+        let stderr = child.stderr.take().map(|stderr| BufReader::new(stderr).lines());
+        Ok(Self { child, stderr, state_dir })
     }
 
-    /// The next that it has to say; its end is the last.
-    pub async fn says(&mut self) -> String {
-        if let Some(said) = &mut self.said {
-            if let Ok(Some(line)) = said.next_line().await {
-                // Whose line it is, the screen says.
+    /// The next line of the agent's stderr. The last one says how the process ended.
+    pub async fn next_line(&mut self) -> String {
+        if let Some(stderr) = &mut self.stderr {
+            if let Ok(Some(line)) = stderr.next_line().await {
+                // The display puts the name before each line.
                 return line
                     .strip_prefix(AGENT)
                     .and_then(|line| line.strip_prefix(": "))
                     .unwrap_or(&line)
                     .to_owned();
             }
-            self.said = None;
+            self.stderr = None;
             let status = self.child.wait().await;
             return format!(
                 "ended: {}",
@@ -70,10 +71,10 @@ impl Agent {
         std::future::pending().await
     }
 
-    /// Ends it.
+    /// Stops the agent and deletes its state.
     pub async fn stop(mut self) {
         child::stop(&mut self.child).await;
-        // What it has not delivered is of no use to anybody.
-        let _ = fs::remove_dir_all(&self.state);
+        // Reports that were not delivered are not needed any more.
+        let _ = fs::remove_dir_all(&self.state_dir);
     }
 }

@@ -1,7 +1,8 @@
-//! Turns a call that the stack's AWS answered into CloudTrail's event of it, and what Auto Scaling did into its own
-//! events, in EventBridge's envelope.
+//! Makes CloudTrail's event of an API call, and Auto Scaling's events of its activities, in EventBridge's
+//! envelope.
 //!
-//! Nothing here comes from what nodemend recorded: only so can the comparison of the two find anything.
+//! Nothing here is read from nodemend's audit log. Otherwise the comparison of the two could not find a
+//! difference.
 
 use jiff::Timestamp;
 use nodemend_domain::timestamp;
@@ -9,27 +10,27 @@ use serde_json::{Value, json};
 
 use super::ids;
 
-/// Who called, as the access key tells.
+/// The principal of a call, as identified by its access key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
-    /// A function, under its role.
+    /// A function, with its IAM role.
     Role(String),
-    /// Anybody else.
+    /// An operator: every other access key.
     Operator,
 }
 
 impl Identity {
-    /// The access key that a role's function has.
-    pub fn key_of(role: &str) -> String {
+    /// The access key of a role's function.
+    pub fn access_key_of(role: &str) -> String {
         format!("ASIALOCAL-{role}")
     }
 
-    /// Whose access key it is.
-    pub fn of(key: &str) -> Self {
+    /// The principal with this access key.
+    pub fn from_access_key(key: &str) -> Self {
         key.strip_prefix("ASIALOCAL-").map_or(Self::Operator, |role| Self::Role(role.to_owned()))
     }
 
-    /// Its ARN to STS.
+    /// The principal's ARN, as STS returns it.
     pub fn arn(&self) -> String {
         match self {
             Self::Role(role) => format!("arn:aws:sts::{}:assumed-role/{role}/{role}", ids::ACCOUNT),
@@ -37,7 +38,7 @@ impl Identity {
         }
     }
 
-    /// Its unique id.
+    /// The principal's unique ID.
     pub fn principal_id(&self) -> String {
         match self {
             Self::Role(role) => format!("AROALOCAL{}:{role}", role.replace('-', "").to_ascii_uppercase()),
@@ -72,36 +73,36 @@ impl Identity {
     }
 }
 
-/// A call and its answer.
+/// An API call and its answer, with what CloudTrail records of them.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Called {
-    /// When it was handled.
+pub struct RecordedCall {
+    /// When the request arrived.
     pub at: Timestamp,
-    /// By whom.
+    /// The principal that called.
     pub identity: Identity,
-    /// With which program.
+    /// The user agent of the request.
     pub user_agent: String,
-    /// `autoscaling` or `ec2`.
+    /// The service: `autoscaling` or `ec2`.
     pub service: &'static str,
-    /// The operation.
+    /// The name of the operation.
     pub name: String,
-    /// The request's id, as the answer gave it.
+    /// The request ID, as the answer has it.
     pub request_id: String,
-    /// What was asked for.
+    /// The `requestParameters`.
     pub parameters: Value,
-    /// What was answered, or the error's code and message.
+    /// The `responseElements`, or the error's code and message.
     pub answer: Result<Value, (String, String)>,
 }
 
-impl Called {
-    /// Whether it did something to this instance.
-    pub fn hit(&self, instance_id: &str) -> bool {
+impl RecordedCall {
+    /// Whether the call succeeded and its target is this instance.
+    pub fn affects(&self, instance_id: &str) -> bool {
         let named =
             [&self.parameters["instanceId"], &self.parameters["instancesSet"]["items"][0]["instanceId"]];
         self.answer.is_ok() && named.into_iter().any(|named| named == instance_id)
     }
 
-    /// CloudTrail's event of it, as EventBridge delivers it.
+    /// CloudTrail's event of the call, as EventBridge delivers it.
     pub fn event(&self) -> Value {
         let mut detail = json!({
             "eventVersion": "1.11",
@@ -132,44 +133,44 @@ impl Called {
     }
 }
 
-/// What Auto Scaling did to one instance.
+/// A scaling activity of Auto Scaling for one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Activity {
-    /// Its id.
+    /// The ID of the activity.
     pub id: String,
-    /// The group.
+    /// The name of the Auto Scaling group.
     pub group: String,
-    /// The instance.
+    /// The ID of the instance.
     pub instance_id: String,
-    /// Its zone.
+    /// The Availability Zone of the instance.
     pub zone: String,
-    /// Its subnet.
+    /// The subnet of the instance.
     pub subnet: String,
-    /// When it began.
-    pub began: Timestamp,
-    /// Why.
+    /// When the activity started.
+    pub started: Timestamp,
+    /// The cause, as one or more sentences.
     pub cause: String,
 }
 
 impl Activity {
-    /// As the API answers, and CloudTrail after it: JSON in a string.
+    /// The field `Details`: JSON in a string, in the API's answer and in CloudTrail's event.
     pub fn details(&self) -> String {
         format!(r#"{{"Subnet ID":"{}","Availability Zone":"{}"}}"#, self.subnet, self.zone)
     }
 
-    /// `Terminating EC2 instance: i-…`.
-    pub fn termination(&self) -> String {
+    /// The description of a termination: `Terminating EC2 instance: i-…`.
+    pub fn termination_description(&self) -> String {
         format!("Terminating EC2 instance: {}", self.instance_id)
     }
 
-    /// `responseElements` of the call that asked for it.
-    pub fn elements(&self) -> Value {
+    /// The `responseElements` of the call that requested the termination.
+    pub fn response_elements(&self) -> Value {
         json!({ "activity": {
             "activityId": self.id,
             "autoScalingGroupName": self.group,
-            "description": self.termination(),
+            "description": self.termination_description(),
             "cause": self.cause,
-            "startTime": self.began.strftime("%b %-d, %Y, %-I:%M:%S %p").to_string(),
+            "startTime": self.started.strftime("%b %-d, %Y, %-I:%M:%S %p").to_string(),
             "statusCode": "InProgress",
             "progress": 0,
             "details": self.details(),
@@ -177,15 +178,15 @@ impl Activity {
     }
 
     /// Auto Scaling's event that the instance was terminated.
-    pub fn terminated(&self, now: Timestamp) -> Value {
-        let event = self.event("EC2 Instance Terminate Successful", &self.termination(), now);
-        with_way(event, "AutoScalingGroup", "EC2")
+    pub fn terminated_event(&self, now: Timestamp) -> Value {
+        let event = self.event("EC2 Instance Terminate Successful", &self.termination_description(), now);
+        with_route(event, "AutoScalingGroup", "EC2")
     }
 
     /// Auto Scaling's event that the instance was launched.
-    pub fn launched(&self, now: Timestamp) -> Value {
+    pub fn launched_event(&self, now: Timestamp) -> Value {
         let description = format!("Launching a new EC2 instance: {}", self.instance_id);
-        with_way(self.event("EC2 Instance Launch Successful", &description, now), "EC2", "AutoScalingGroup")
+        with_route(self.event("EC2 Instance Launch Successful", &description, now), "EC2", "AutoScalingGroup")
     }
 
     fn event(&self, kind: &str, description: &str, now: Timestamp) -> Value {
@@ -199,7 +200,7 @@ impl Activity {
             "ActivityId": self.id,
             "RequestId": self.id,
             "EC2InstanceId": self.instance_id,
-            "StartTime": timestamp::millis(self.began),
+            "StartTime": timestamp::millis(self.started),
             "EndTime": timestamp::millis(now),
             "Details": { "Subnet ID": self.subnet, "Availability Zone": self.zone },
             "Cause": self.cause,
@@ -208,7 +209,8 @@ impl Activity {
     }
 }
 
-fn with_way(mut event: Value, origin: &str, destination: &str) -> Value {
+/// The same event, with where the instance comes from and where it goes.
+fn with_route(mut event: Value, origin: &str, destination: &str) -> Value {
     event["detail"]["Origin"] = origin.into();
     event["detail"]["Destination"] = destination.into();
     event
@@ -241,27 +243,27 @@ mod tests {
             instance_id: "i-0ab76e62066c9730c".to_owned(),
             zone: "us-east-1a".to_owned(),
             subnet: "subnet-1".to_owned(),
-            began: "2026-08-20T10:31:07.536Z".parse().expect("a time"),
+            started: "2026-08-20T10:31:07.536Z".parse().expect("a time"),
             cause: "At 2026-08-20T10:31:07Z instance i-0ab76e62066c9730c was taken out of service in response to a user request.".to_owned(),
         }
     }
 
-    /// The real record of a replacement is what our own must look like, field for field.
+    /// The captured CloudTrail record of a replacement has the same fields as the emulated one.
     #[test]
-    fn a_call_is_told_with_the_fields_of_a_real_record() {
+    fn an_event_has_the_fields_of_a_captured_cloudtrail_record() {
         let real = include_str!("../../../events/templates/cloudtrail-terminate-by-eks-node-repair.json");
         let real: Value = serde_json::from_str(real).expect("JSON");
-        let called = Called {
-            at: activity().began,
-            identity: Identity::of(&Identity::key_of("nodemend-repair")),
+        let call = RecordedCall {
+            at: activity().started,
+            identity: Identity::from_access_key(&Identity::access_key_of("nodemend-repair")),
             user_agent: "a test".to_owned(),
             service: "autoscaling",
             name: "TerminateInstanceInAutoScalingGroup".to_owned(),
             request_id: ids::uuid(),
             parameters: json!({ "instanceId": activity().instance_id, "shouldDecrementDesiredCapacity": false }),
-            answer: Ok(activity().elements()),
+            answer: Ok(activity().response_elements()),
         };
-        let ours = &called.event()["detail"];
+        let ours = &call.event()["detail"];
         let fields = |value: &Value| value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>());
         for path in ["", "/requestParameters", "/responseElements", "/responseElements/activity"] {
             let (ours, real) = (ours.pointer(path).expect(path), real.pointer(path).expect(path));
@@ -277,10 +279,15 @@ mod tests {
     }
 
     #[test]
-    fn audit_reads_what_auto_scaling_did() {
+    fn confirm_reads_the_events_of_auto_scaling() {
         let now = "2026-08-20T10:33:00Z".parse().expect("a time");
-        let read = |event: Value| AutoScalingEvent::read(event.to_string().as_bytes()).expect("a happening");
-        assert!(matches!(read(activity().terminated(now)), AutoScalingEvent::Left { at, .. } if at == now));
-        assert!(matches!(read(activity().launched(now)), AutoScalingEvent::Launched { zone: Some(_), .. }));
+        let read = |event: Value| AutoScalingEvent::read(event.to_string().as_bytes()).expect("an event");
+        assert!(
+            matches!(read(activity().terminated_event(now)), AutoScalingEvent::Left { at, .. } if at == now)
+        );
+        assert!(matches!(
+            read(activity().launched_event(now)),
+            AutoScalingEvent::Launched { zone: Some(_), .. }
+        ));
     }
 }

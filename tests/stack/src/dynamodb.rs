@@ -1,4 +1,4 @@
-//! DynamoDB in this process, on a thread of its own: what it stores, it stores while it serves nobody else.
+//! DynamoDB in this process. It blocks its thread while it stores an item, so it has a thread of its own.
 
 use std::{
     io,
@@ -16,26 +16,26 @@ use nodemend_aws::{
 
 use super::ids;
 
-/// The tables, named as an installation names them.
+/// The names of the tables, as in a deployment.
 pub fn tables() -> Tables {
     Tables { state: "nodemend-state".to_owned(), audit: "nodemend-audit-log".to_owned() }
 }
 
-/// Why there is no DynamoDB.
+/// Why DynamoDB could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum DynamoError {
-    /// It can't serve.
+    /// The server could not be started.
     #[error("failed to start DynamoDB: {0}")]
     Serve(#[from] io::Error),
-    /// It can't store.
+    /// The database could not be created.
     #[error("failed to start DynamoDB: {0}")]
     Database(String),
-    /// It takes no tables.
+    /// The tables could not be created.
     #[error(transparent)]
     Tables(#[from] TableError),
 }
 
-/// Starts it; where it is.
+/// Starts DynamoDB and returns its address.
 pub fn serve() -> Result<SocketAddr, DynamoError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     listener.set_nonblocking(true)?;
@@ -52,15 +52,16 @@ pub fn serve() -> Result<SocketAddr, DynamoError> {
     Ok(address)
 }
 
-/// Our own way to it, with its tables made.
+/// Creates the tables and returns a store on them.
 pub async fn store(address: SocketAddr) -> Result<DynamoStore, DynamoError> {
-    let client = Client::new(&shared(address).await);
+    let client = Client::new(&sdk_config(address).await);
     create_tables(&client, &tables()).await?;
     Ok(DynamoStore::new(client, tables()))
 }
 
-/// Nothing of the environment counts: neither an operator's credentials nor their region.
-async fn shared(address: SocketAddr) -> SdkConfig {
+/// A configuration that reads nothing from the environment: neither the operator's credentials nor their
+/// region.
+async fn sdk_config(address: SocketAddr) -> SdkConfig {
     sdk::defaults()
         .endpoint_url(format!("http://{address}"))
         .region(Region::new(ids::REGION))

@@ -1,4 +1,5 @@
-//! Turns the name of an incident into what a node says and doesn't say, live.
+//! Injects an incident into a simulated node: the node writes the log lines of the incident, or stops
+//! writing.
 
 use std::time::Duration;
 
@@ -12,51 +13,53 @@ use super::{
     node::Node,
 };
 
-/// From the blocked metadata service to the silent kubelet it is a quarter of an hour; nobody wants to watch that.
-const TOKEN_LASTS: Duration = Duration::from_millis(1_500);
+/// How long the kubelet reports after the metadata service is blocked: until its token expires. A real token
+/// lasts a quarter of an hour; shortened here.
+const TOKEN_LIFETIME: Duration = Duration::from_millis(1_500);
 
 /// An incident that can be injected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Fault {
-    /// An iptables rule cuts a node off from its metadata service; its kubelet falls silent. Replaced.
+    /// An iptables rule blocks the instance metadata service, and the kubelet stops reporting. The node is
+    /// replaced.
     #[value(name = "01-metadata-service-blocked", alias = "01", alias = "metadata-service-blocked")]
     MetadataServiceBlocked,
-    /// An interface goes down and comes back within the grace. Nothing is done.
+    /// A network interface goes down and recovers within the grace period. The node is not repaired.
     #[value(name = "02-transient-interface-loss", alias = "02", alias = "transient-interface-loss")]
     TransientInterfaceLoss,
-    /// The GPU fell off the bus. Replaced.
+    /// A GPU has fallen off the bus (Xid 79). The node is replaced.
     #[value(name = "06-xid-79-replace", alias = "06", alias = "xid-79-replace")]
     Xid79,
-    /// An uncontained ECC error of a GPU. Rebooted, and well.
+    /// A GPU has an uncontained ECC error (Xid 95). The node is rebooted and recovers.
     #[value(name = "07-xid-95-reboot-cures", alias = "07", alias = "xid-95-reboot-cures")]
     Xid95,
 }
 
-/// How the incident is to end.
+/// How an incident is expected to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// With a repair that CloudTrail confirms.
+pub enum ExpectedEnd {
+    /// The node is repaired once, and CloudTrail confirms the call.
     Repaired,
-    /// With none.
+    /// The node recovers without a repair.
     Recovered,
 }
 
 impl Fault {
-    /// Its incident's name.
+    /// The name of the incident, as `--fault` takes it.
     pub fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// How it is to end.
-    pub fn ending(self) -> Ending {
+    /// How the incident is expected to end.
+    pub fn expected_end(self) -> ExpectedEnd {
         match self {
-            Self::TransientInterfaceLoss => Ending::Recovered,
-            Self::MetadataServiceBlocked | Self::Xid79 | Self::Xid95 => Ending::Repaired,
+            Self::TransientInterfaceLoss => ExpectedEnd::Recovered,
+            Self::MetadataServiceBlocked | Self::Xid79 | Self::Xid95 => ExpectedEnd::Repaired,
         }
     }
 
-    /// The condition that is repaired, with the reason.
-    fn cause(self) -> (ConditionType, &'static str) {
+    /// The condition that becomes bad, and the reason.
+    fn condition_and_reason(self) -> (ConditionType, &'static str) {
         match self {
             Self::MetadataServiceBlocked => (ConditionType::Ready, "NodeStatusUnknown"),
             Self::TransientInterfaceLoss => (ConditionType::NetworkingReady, "InterfaceNotUp"),
@@ -65,20 +68,20 @@ impl Fault {
         }
     }
 
-    /// How long this policy waits before it repairs it.
+    /// The grace period that this policy has for the condition.
     pub fn grace(self, policy: &Policy) -> SignedDuration {
-        let (condition, reason) = self.cause();
+        let (condition, reason) = self.condition_and_reason();
         policy.default_rules().remedy(&condition, reason).map_or(SignedDuration::ZERO, |remedy| remedy.grace)
     }
 
-    /// Lets it happen to a node.
+    /// Injects the incident into a node.
     pub async fn inject(
         self,
         fleet: &Fleet,
         node: &InstanceId,
         grace: SignedDuration,
     ) -> Result<(), FleetError> {
-        let (condition, reason) = self.cause();
+        let (condition, reason) = self.condition_and_reason();
         match self {
             Self::MetadataServiceBlocked => {
                 let event = |reason, message| {
@@ -87,18 +90,18 @@ impl Fault {
                     }
                 };
                 let rule = "filter/OUTPUT: -A OUTPUT -d 169.254.169.254/32 -p tcp -j DROP";
-                fleet.agent_says(node, event("UnexpectedRejectRule", rule)).await?;
+                fleet.log_agent(node, event("UnexpectedRejectRule", rule)).await?;
                 let blocked = "the instance metadata service is unreachable: filter/OUTPUT: -A OUTPUT -d 169.254.169.254/32 -p tcp -j DROP";
-                fleet.agent_says(node, event("MetadataServiceBlocked", blocked)).await?;
-                sleep(TOKEN_LASTS).await;
-                fleet.cut_off(node).await
+                fleet.log_agent(node, event("MetadataServiceBlocked", blocked)).await?;
+                sleep(TOKEN_LIFETIME).await;
+                fleet.disconnect(node).await
             }
             Self::TransientInterfaceLoss => {
                 let down = condition.clone();
-                fleet.agent_says(node, |node, now| node.fail(down, reason, "eth1 is down", now)).await?;
-                // As in the incident: seven of thirty minutes.
+                fleet.log_agent(node, |node, now| node.fail(down, reason, "eth1 is down", now)).await?;
+                // In the recorded incident, the interface was down for seven of the thirty minutes.
                 sleep((grace / 4).unsigned_abs()).await;
-                fleet.agent_says(node, |node, now| node.recover(condition, now)).await
+                fleet.log_agent(node, |node, now| node.recover(condition, now)).await
             }
             Self::Xid79 | Self::Xid95 => {
                 let message = if self == Self::Xid79 {
@@ -106,7 +109,7 @@ impl Fault {
                 } else {
                     "NVRM: Xid (PCI:0000:3b:00): 95, pid=1204, name=python, Uncontained ECC error"
                 };
-                fleet.agent_says(node, |node, now| node.fail(condition, reason, message, now)).await
+                fleet.log_agent(node, |node, now| node.fail(condition, reason, message, now)).await
             }
         }
     }

@@ -1,7 +1,9 @@
-//! A made-up cluster: a group of instances in the emulator, and for each a node that speaks as a real one would.
+//! A simulated cluster: a group of instances in the emulator, and for each instance a node that writes the
+//! log lines of a real one.
 //!
-//! Nodes answer to what is done to their instances. One that is terminated falls silent, one that is launched
-//! registers and gets ready, one that is rebooted comes back in a new boot.
+//! A node follows what happens to its instance. If the instance is terminated, the node stops writing. If it
+//! is launched, the node registers and becomes ready. If it is rebooted, the node reports again, in a new
+//! boot.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,70 +26,71 @@ use super::{
     cloudtrail::Activity,
     ids,
     node::Node,
-    wire::{Wire, WireError, element, elements},
+    query_client::{QueryClient, QueryError, element, elements},
 };
 
-/// The group that is repaired.
+/// The Auto Scaling group of the nodes.
 pub const GROUP: &str = "local-nodes";
-/// As often as a real agent's.
-const HEARTBEAT: Duration = Duration::from_secs(5 * 60);
-/// A real instance takes a minute to boot; nobody wants to watch that.
-const BOOT: Duration = Duration::from_millis(1_500);
-/// From one word of a node to its next.
-const MOMENT: Duration = Duration::from_millis(700);
+/// The interval between an agent's heartbeats, as in a real agent.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// A real instance takes a minute to boot; shortened here.
+const BOOT_TIME: Duration = Duration::from_millis(1_500);
+/// The time between two log lines of a node that starts.
+const LINE_INTERVAL: Duration = Duration::from_millis(700);
 
-/// Why a node could not be, or could not say something.
+/// Why a node could not be created, or could not write a log line.
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
-    /// AWS.
+    /// A call to the emulated AWS failed.
     #[error(transparent)]
-    Wire(#[from] WireError),
-    /// A name of the emulator's is none.
-    #[error("failed to make a node: {0}")]
+    Query(#[from] QueryError),
+    /// The emulator returned an invalid name.
+    #[error("failed to create a node: {0}")]
     Name(#[from] InvalidName),
-    /// Nobody plays this node.
-    #[error("failed to speak for {0}: the group {GROUP} has no such node")]
-    Missing(InstanceId),
+    /// The node is not simulated.
+    #[error("failed to write a log line of {0}: group {GROUP} has no such simulated node")]
+    NotSimulated(InstanceId),
 }
 
-/// The nodes. Clones are the same ones.
+/// The simulated nodes. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Fleet(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    aws: Wire,
+    aws: QueryClient,
     cluster: ClusterName,
     nodes: Mutex<BTreeMap<InstanceId, Node>>,
     streams: Mutex<BTreeSet<(String, String)>>,
 }
 
 impl Fleet {
-    /// Makes a cluster with a group of so many instances, and its log groups. Of the last so many instances the nodes
-    /// are somebody else's to play.
+    /// Creates a cluster with its log groups and one Auto Scaling group. The group has one instance for each
+    /// simulated node and one for each external node. An external node is not simulated: another process
+    /// reports for it.
     pub async fn create(
-        aws: Wire,
+        aws: QueryClient,
         cluster: ClusterName,
-        size: usize,
-        others: usize,
+        simulated: usize,
+        external: usize,
     ) -> Result<Self, FleetError> {
         let fleet =
             Self(Arc::new(Inner { aws, cluster, nodes: Mutex::default(), streams: Mutex::default() }));
-        fleet.make_group(size + others).await?;
-        for source in [fleet.agents(), fleet.control_plane()] {
+        fleet.create_group(simulated + external).await?;
+        for source in [fleet.agent_log_group(), fleet.control_plane_log_group()] {
             fleet
                 .0
                 .aws
                 .json("logs", "Logs_20140328.CreateLogGroup", &json!({ "logGroupName": source }))
                 .await?;
         }
-        for instance_id in fleet.members().await?.iter().take(size) {
-            fleet.join(instance_id).await?;
+        for instance_id in fleet.members().await?.iter().take(simulated) {
+            fleet.add_existing(instance_id).await?;
         }
         Ok(fleet)
     }
 
-    async fn make_group(&self, size: usize) -> Result<(), FleetError> {
+    async fn create_group(&self, size: usize) -> Result<(), FleetError> {
         let aws = &self.0.aws;
         let subnets = aws.query("ec2", &[("Action", "DescribeSubnets"), ("Version", "2016-11-15")]).await?;
         let subnets: Vec<&str> = elements(&subnets, "subnetId").take(3).collect();
@@ -132,7 +135,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// The instances that the group has now.
+    /// The instances that are in the group now.
     pub async fn members(&self) -> Result<Vec<InstanceId>, FleetError> {
         let fields = [
             ("Action", "DescribeAutoScalingGroups"),
@@ -144,31 +147,31 @@ impl Fleet {
         Ok(ids.collect::<Result<_, _>>()?)
     }
 
-    /// The instances whose nodes are played here.
-    pub async fn played(&self) -> Vec<InstanceId> {
+    /// The instances of the simulated nodes.
+    pub async fn simulated(&self) -> Vec<InstanceId> {
         self.0.nodes.lock().await.keys().cloned().collect()
     }
 
-    /// An instance of the group whose node is played by somebody else: how that node is called, and where it is.
-    pub async fn unplayed(&self) -> Result<Option<Node>, FleetError> {
+    /// The first external node: its name, instance and Availability Zone.
+    pub async fn external(&self) -> Result<Option<Node>, FleetError> {
         let members = self.members().await?;
         let nodes = self.0.nodes.lock().await;
         match members.iter().find(|member| !nodes.contains_key(*member)) {
-            Some(member) => self.look_up(member).await.map(Some),
+            Some(member) => self.describe_node(member).await.map(Some),
             None => Ok(None),
         }
     }
 
-    /// A node comes that has been there all along.
-    async fn join(&self, instance_id: &InstanceId) -> Result<(), FleetError> {
-        let node = self.look_up(instance_id).await?;
+    /// Adds the node of an instance that has existed before.
+    async fn add_existing(&self, instance_id: &InstanceId) -> Result<(), FleetError> {
+        let node = self.describe_node(instance_id).await?;
         self.0.nodes.lock().await.insert(instance_id.clone(), node);
-        self.control_plane_says(instance_id, Node::ready).await?;
-        self.agent_says(instance_id, Node::heartbeat).await
+        self.log_control_plane(instance_id, Node::ready).await?;
+        self.log_agent(instance_id, Node::heartbeat).await
     }
 
-    /// The node of an instance, as it is at its first word.
-    pub async fn look_up(&self, instance_id: &InstanceId) -> Result<Node, FleetError> {
+    /// The node of an instance, with the name and zone that EC2 describes. All its conditions are healthy.
+    pub async fn describe_node(&self, instance_id: &InstanceId) -> Result<Node, FleetError> {
         let fields = [
             ("Action", "DescribeInstances"),
             ("Version", "2016-11-15"),
@@ -180,24 +183,25 @@ impl Fleet {
         Ok(Node::new(self.0.cluster.clone(), name, instance_id.clone(), zone, SystemClock.now())?)
     }
 
-    /// Every agent's heartbeat, until the stack stops.
-    pub async fn beat(self) -> FleetError {
+    /// Writes the heartbeats of all agents, until the stack stops. Returns the first error.
+    pub async fn send_heartbeats(self) -> FleetError {
         loop {
-            sleep(HEARTBEAT).await;
-            let first_seen: Vec<InstanceId> = {
+            sleep(HEARTBEAT_INTERVAL).await;
+            let reporting: Vec<InstanceId> = {
                 let nodes = self.0.nodes.lock().await;
-                nodes.values().filter(|node| node.is_heard).map(|node| node.instance_id.clone()).collect()
+                nodes.values().filter(|node| node.reports).map(|node| node.instance_id.clone()).collect()
             };
-            for instance_id in first_seen {
-                if let Err(error) = self.agent_says(&instance_id, Node::heartbeat).await {
+            for instance_id in reporting {
+                if let Err(error) = self.log_agent(&instance_id, Node::heartbeat).await {
                     return error;
                 }
             }
         }
     }
 
-    /// Lines of the audit log that concern no node, until the stack stops: an API server writes at every moment.
-    pub async fn serve_other_requests(self, every: Duration) -> FleetError {
+    /// Writes lines of the control-plane audit log that concern no node, until the stack stops: a real API
+    /// server writes all the time. Returns the first error.
+    pub async fn log_other_requests(self, interval: Duration) -> FleetError {
         loop {
             let now = SystemClock.now();
             let line = json!({
@@ -206,56 +210,59 @@ impl Fleet {
                 "responseStatus": { "code": 200 }, "stageTimestamp": timestamp::millis(now),
             });
             let stream = format!("{AUDIT_STREAMS}-local");
-            if let Err(error) = self.write(self.control_plane(), stream, line.to_string(), now).await {
+            if let Err(error) =
+                self.write(self.control_plane_log_group(), stream, line.to_string(), now).await
+            {
                 return error;
             }
-            sleep(every).await;
+            sleep(interval).await;
         }
     }
 
-    /// The node of an instance that is no more says nothing any more.
-    pub async fn terminated(&self, instance_id: &str) {
+    /// Removes the node of a terminated instance. It writes nothing any more.
+    pub async fn handle_termination(&self, instance_id: &str) {
         self.0.nodes.lock().await.retain(|known, _| known.as_str() != instance_id);
     }
 
-    /// The node of a new instance boots, registers, and gets ready.
-    pub async fn launched(&self, activity: &Activity) -> Result<(), FleetError> {
+    /// Adds the node of a new instance: it boots, registers, and becomes ready.
+    pub async fn handle_launch(&self, activity: &Activity) -> Result<(), FleetError> {
         let instance_id = InstanceId::new(&activity.instance_id)?;
-        sleep(BOOT).await;
-        let node = self.look_up(&instance_id).await?;
+        sleep(BOOT_TIME).await;
+        let node = self.describe_node(&instance_id).await?;
         self.0.nodes.lock().await.insert(instance_id.clone(), node);
-        self.control_plane_says(&instance_id, Node::registers).await?;
-        sleep(MOMENT).await;
-        self.control_plane_says(&instance_id, Node::ready).await?;
-        self.agent_says(&instance_id, Node::heartbeat).await
+        self.log_control_plane(&instance_id, Node::registration).await?;
+        sleep(LINE_INTERVAL).await;
+        self.log_control_plane(&instance_id, Node::ready).await?;
+        self.log_agent(&instance_id, Node::heartbeat).await
     }
 
-    /// The node of a rebooted instance reports nothing for a while, and is back in a new boot, healthy.
-    pub async fn rebooted(&self, instance_id: &str) -> Result<(), FleetError> {
+    /// Reboots the node of an instance: it reports nothing for some time, and then it is healthy, in a new
+    /// boot.
+    pub async fn handle_reboot(&self, instance_id: &str) -> Result<(), FleetError> {
         let instance_id = InstanceId::new(instance_id)?;
         if !self.0.nodes.lock().await.contains_key(&instance_id) {
             return Ok(());
         }
-        self.control_plane_says(&instance_id, Node::unknown).await?;
-        sleep(BOOT).await;
+        self.log_control_plane(&instance_id, Node::unknown).await?;
+        sleep(BOOT_TIME).await;
         if let Some(node) = self.0.nodes.lock().await.get_mut(&instance_id) {
             node.reboot(SystemClock.now())?;
         }
-        self.control_plane_says(&instance_id, Node::ready).await?;
-        sleep(MOMENT).await;
-        self.agent_says(&instance_id, Node::heartbeat).await
+        self.log_control_plane(&instance_id, Node::ready).await?;
+        sleep(LINE_INTERVAL).await;
+        self.log_agent(&instance_id, Node::heartbeat).await
     }
 
-    /// A node is cut off: neither its agent nor its kubelet reports from here on.
-    pub async fn cut_off(&self, instance_id: &InstanceId) -> Result<(), FleetError> {
+    /// Disconnects a node: from now on, neither its agent nor its kubelet reports.
+    pub async fn disconnect(&self, instance_id: &InstanceId) -> Result<(), FleetError> {
         if let Some(node) = self.0.nodes.lock().await.get_mut(instance_id) {
-            node.is_heard = false;
+            node.reports = false;
         }
-        self.control_plane_says(instance_id, Node::unknown).await
+        self.log_control_plane(instance_id, Node::unknown).await
     }
 
-    /// A node's agent writes a line.
-    pub async fn agent_says(
+    /// Writes a line of a node's agent.
+    pub async fn log_agent(
         &self,
         instance_id: &InstanceId,
         line: impl FnOnce(&mut Node, Timestamp) -> String,
@@ -264,13 +271,13 @@ impl Fleet {
         let line = {
             let mut nodes = self.0.nodes.lock().await;
             let node = nodes.get_mut(instance_id);
-            line(node.ok_or_else(|| FleetError::Missing(instance_id.clone()))?, now)
+            line(node.ok_or_else(|| FleetError::NotSimulated(instance_id.clone()))?, now)
         };
-        self.write(self.agents(), instance_id.to_string(), line, now).await
+        self.write(self.agent_log_group(), instance_id.to_string(), line, now).await
     }
 
-    /// The control plane's audit log gets a line about a node.
-    pub async fn control_plane_says(
+    /// Writes a line about a node to the control-plane audit log.
+    pub async fn log_control_plane(
         &self,
         instance_id: &InstanceId,
         line: impl FnOnce(&Node, Timestamp) -> String,
@@ -279,16 +286,16 @@ impl Fleet {
         let line = {
             let nodes = self.0.nodes.lock().await;
             let node = nodes.get(instance_id);
-            line(node.ok_or_else(|| FleetError::Missing(instance_id.clone()))?, now)
+            line(node.ok_or_else(|| FleetError::NotSimulated(instance_id.clone()))?, now)
         };
-        self.write(self.control_plane(), format!("{AUDIT_STREAMS}-local"), line, now).await
+        self.write(self.control_plane_log_group(), format!("{AUDIT_STREAMS}-local"), line, now).await
     }
 
-    fn agents(&self) -> String {
+    fn agent_log_group(&self) -> String {
         LogSource::Agents(self.0.cluster.clone()).to_string()
     }
 
-    fn control_plane(&self) -> String {
+    fn control_plane_log_group(&self) -> String {
         LogSource::ControlPlane(self.0.cluster.clone()).to_string()
     }
 
@@ -300,17 +307,17 @@ impl Fleet {
         now: Timestamp,
     ) -> Result<(), FleetError> {
         let aws = &self.0.aws;
-        let place = (group, stream);
+        let key = (group, stream);
         {
             let mut streams = self.0.streams.lock().await;
-            if !streams.contains(&place) {
-                let stream = json!({ "logGroupName": place.0, "logStreamName": place.1 });
+            if !streams.contains(&key) {
+                let stream = json!({ "logGroupName": key.0, "logStreamName": key.1 });
                 aws.json("logs", "Logs_20140328.CreateLogStream", &stream).await?;
-                streams.insert(place.clone());
+                streams.insert(key.clone());
             }
         }
         let events = json!([{ "timestamp": now.as_millisecond(), "message": line }]);
-        let put = json!({ "logGroupName": place.0, "logStreamName": place.1, "logEvents": events });
+        let put = json!({ "logGroupName": key.0, "logStreamName": key.1, "logEvents": events });
         aws.json("logs", "Logs_20140328.PutLogEvents", &put).await?;
         Ok(())
     }

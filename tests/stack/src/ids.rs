@@ -1,8 +1,8 @@
-//! Makes ids of the kinds that AWS and Kubernetes have.
+//! IDs in the formats of AWS and Kubernetes.
 
-/// The account of the local stack: the emulator's own.
+/// The AWS account of the local stack: the emulator's default.
 pub const ACCOUNT: &str = "123456789012";
-/// Its region.
+/// The AWS Region of the local stack.
 pub const REGION: &str = "us-east-1";
 
 /// A random UUID.

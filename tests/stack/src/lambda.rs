@@ -1,8 +1,8 @@
-//! Turns a Lambda binary into a function that can be invoked, as Lambda does it: over the Runtime API, one invocation
-//! at a time in each of its processes, with more processes where more come at once.
+//! Runs a Lambda binary as a function that can be invoked. As in Lambda, each process takes one invocation at
+//! a time over the Runtime API, and concurrent invocations have a process each.
 //!
-//! A failure is reported and, if the invocation is asynchronous, retried. A process that crashed, hung or could
-//! not start is replaced by the next invocation.
+//! A failure is reported and, if the invocation is asynchronous, retried. After a process has crashed, timed
+//! out or failed to start, the next invocation starts another one.
 //! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>
 
 mod api;
@@ -20,39 +20,39 @@ use tokio::sync::{Semaphore, mpsc::UnboundedSender, watch};
 use self::sandbox::Sandbox;
 use super::child::Launcher;
 
-/// How long a process may take until it asks for its first invocation.
+/// How long a process can take until it requests its first invocation.
 pub const INIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What Lambda needs to know of a function.
+/// The configuration of a function.
 #[derive(Debug, Clone)]
 pub struct Spec {
-    /// Its name.
+    /// The name of the function.
     pub name: String,
-    /// Its binary.
+    /// The path of its binary.
     pub program: PathBuf,
-    /// Its environment, besides what Lambda sets.
+    /// Its environment variables, in addition to those that Lambda sets.
     pub environment: Vec<(String, String)>,
-    /// How long an invocation may last.
+    /// The timeout of an invocation.
     pub timeout: Duration,
-    /// How many invocations at once.
+    /// The maximum number of concurrent invocations.
     pub concurrency: usize,
-    /// What is waited before each further try of an event; Lambda has one minute, then two.
+    /// The delay before each retry of an event. Lambda waits one minute, then two.
     pub retries: Vec<Duration>,
 }
 
-/// Why an invocation has no answer.
+/// Why an invocation failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The process could not be started, or ended before it asked for an invocation.
-    #[error("could not start: {0}")]
+    /// The process could not be started, or ended before it requested an invocation.
+    #[error("failed to start: {0}")]
     Init(String),
     /// The function answered with an error.
     #[error("{0}")]
     Error(String),
     /// The process ended instead of answering.
-    #[error("its process ended: {0}")]
+    #[error("the process ended: {0}")]
     Crashed(String),
-    /// No answer came in time.
+    /// The function did not answer before its timeout.
     #[error("no answer within {}s", .0.as_secs())]
     TimedOut(Duration),
     /// The function is being stopped.
@@ -60,32 +60,32 @@ pub enum Failure {
     Stopped,
 }
 
-/// What a function reports besides its answers.
+/// A log line or a failure of a function.
 #[derive(Debug, Clone)]
 pub enum FunctionUpdate {
-    /// A line of its log.
+    /// A line of its log, from stdout.
     Log(String),
     /// A line of its stderr.
     Stderr(String),
-    /// An event failed; whether it is tried again.
+    /// The function failed to handle an event.
     Failed {
-        /// Why.
+        /// The cause.
         why: Failure,
-        /// After how long.
-        again: Option<Duration>,
+        /// The time until the retry; none after the last one.
+        retry_in: Option<Duration>,
     },
 }
 
 /// A process of a function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
-    /// Its id.
+    /// The ID of the process.
     pub pid: u32,
-    /// From its start to its first question for work.
+    /// The time from its start to its first request for an invocation.
     pub init: Duration,
 }
 
-/// A function. Clones are the same one.
+/// A function. Clones share its processes.
 #[derive(Debug, Clone)]
 pub struct Function(Arc<Inner>);
 
@@ -101,7 +101,7 @@ struct Inner {
 }
 
 impl Function {
-    /// A function, of which no process runs yet. Its updates come with its name.
+    /// A function without a process. Each update is sent with the function's name.
     pub fn new(spec: Spec, launcher: Launcher, updates: UnboundedSender<(String, FunctionUpdate)>) -> Self {
         let slots = Semaphore::new(spec.concurrency);
         let (stopping, _) = watch::channel(false);
@@ -109,17 +109,17 @@ impl Function {
         Self(Arc::new(Inner { spec, launcher, updates, idle, processes, slots, stopping }))
     }
 
-    /// Its name.
+    /// The name of the function.
     pub fn name(&self) -> &str {
         &self.0.spec.name
     }
 
-    /// Its processes, the newest last.
+    /// The processes that run, the newest last.
     pub fn processes(&self) -> Vec<Process> {
         lock(&self.0.processes).clone()
     }
 
-    /// Invokes it and waits for the answer.
+    /// Invokes the function and waits for the answer.
     pub async fn invoke(&self, payload: Bytes) -> Result<Bytes, Failure> {
         let _slot = self.0.slots.acquire().await.map_err(|_| Failure::Stopped)?;
         let mut stopping = self.0.stopping.subscribe();
@@ -135,12 +135,12 @@ impl Function {
         };
         tokio::select! {
             answer = invocation => answer,
-            // Its process dies with the future that owns it.
+            // The process is killed when the future that owns it is dropped.
             _ = stopping.wait_for(|stopping| *stopping) => Err(Failure::Stopped),
         }
     }
 
-    /// Hands it an event and waits for nothing.
+    /// Invokes the function asynchronously: with retries, and without an answer.
     pub fn send(&self, payload: Bytes) {
         let function = self.clone();
         tokio::spawn(async move { function.deliver(payload).await });
@@ -153,14 +153,14 @@ impl Function {
                 Ok(_) | Err(Failure::Stopped) => return,
                 Err(why) => why,
             };
-            let again = waits.next();
-            self.report(FunctionUpdate::Failed { why, again });
-            let Some(wait) = again else { return };
+            let retry_in = waits.next();
+            self.report(FunctionUpdate::Failed { why, retry_in });
+            let Some(wait) = retry_in else { return };
             tokio::time::sleep(wait).await;
         }
     }
 
-    /// Ends all its processes, and answers nothing any more.
+    /// Ends all processes. Running and later invocations fail with [`Failure::Stopped`].
     pub async fn stop(&self) {
         self.0.stopping.send_replace(true);
         self.0.slots.close();
@@ -170,7 +170,7 @@ impl Function {
         }
     }
 
-    /// A process that has nothing to do.
+    /// An idle process, or a new one if none is idle.
     async fn sandbox(&self) -> Result<Sandbox, Failure> {
         loop {
             let Some(mut sandbox) = lock(&self.0.idle).pop() else { break };
@@ -201,7 +201,8 @@ impl Function {
     }
 }
 
-/// Nothing panics while it holds one of these, and nothing is half done in them.
+/// A poisoned lock is used all the same: no code panics while it has the lock, and the content is always
+/// complete.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,23 +1,23 @@
-//! The whole pipeline on this machine, over real sockets: what `nodemend up` runs, and the tests that need it.
+//! The whole pipeline on this machine, over real sockets: for `nodemend up`, and for the tests that need it.
 //!
-//! Nothing of it is in what is installed: the command has it only where it is built with the feature `local`.
+//! Nothing of it is deployed: `nodemend` includes it only if it is built with the feature `local`.
 
 pub mod agent;
+pub mod aws_proxy;
 pub mod child;
 pub mod cloudtrail;
+mod display;
 pub mod dynamodb;
 pub mod emulator;
 pub mod fault;
 pub mod fleet;
-pub mod front;
 pub mod ids;
 pub mod lambda;
+pub mod log_delivery;
 pub mod node;
 pub mod outcome;
-pub mod pump;
-mod screen;
+pub mod query_client;
 pub mod stack;
-pub mod wire;
 
 use std::{
     fs, io,
@@ -39,128 +39,135 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-pub use self::screen::Output;
+pub use self::display::Output;
 use self::{
     agent::Agent,
     child::Launcher,
+    display::Display,
     fault::Fault,
     lambda::FunctionUpdate,
-    outcome::{Verdict, Watched},
-    screen::Screen,
+    outcome::{Incident, Outcome},
     stack::{Config, Stack, StackError},
 };
 
 /// The arguments of `nodemend up`.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Let an incident happen to a node of the cluster
+    /// Inject this incident into a node of the cluster
     #[arg(long, value_enum, value_name = "NAME")]
     pub fault: Option<Fault>,
 
-    /// End when the incident has ended
+    /// Exit when the incident of --fault has ended
     #[arg(long, requires = "fault")]
     pub once: bool,
 
-    /// How long a condition must be bad before it is repaired, for whatever the policy names no wait of its own in
-    /// nodeRepairConfigOverrides [default: the policy's; EKS's are 30 minutes, 10 for accelerators]
-    #[arg(long, value_name = "LENGTH", value_parser = length)]
+    /// The grace period: how long a condition must be bad before its node is repaired. A wait that the policy
+    /// sets in nodeRepairConfigOverrides is not changed [default: the policy's; EKS's are 30 minutes, and 10
+    /// for accelerators]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub grace: Option<SignedDuration>,
 
     /// The policy, YAML or JSON [default: EKS's defaults, with repair enabled]
     #[arg(long, value_name = "FILE")]
     pub policy: Option<PathBuf>,
 
-    /// How many nodes the cluster has
+    /// The number of simulated nodes in the cluster
     #[arg(long, value_name = "COUNT", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=200))]
     pub nodes: u16,
 
-    /// Run this machine's nodemend-agent, too, as the agent of one more node; it believes what `nodemend-agent inject`
-    /// makes
+    /// Also run nodemend-agent on this machine, as the agent of one more node. It accepts the faults that
+    /// `nodemend-agent inject` makes
     #[arg(long)]
     pub agent: bool,
 
-    /// Where nodemend-intake, nodemend-repair and nodemend-confirm are, and nodemend-agent [default: beside nodemend]
-    #[arg(long, value_name = "FOLDER")]
+    /// The directory with nodemend-intake, nodemend-repair and nodemend-confirm, and with nodemend-agent for
+    /// --agent [default: the directory of nodemend]
+    #[arg(long, value_name = "DIRECTORY")]
     pub functions: Option<PathBuf>,
 
-    /// The Python, 3.10 or later, that the AWS emulator's environment is made with
+    /// The Python interpreter, 3.10 or later, that creates the virtual environment of the AWS emulator
     #[arg(long, value_name = "FILE", default_value = "python3")]
     pub python: PathBuf,
 
-    /// Where that environment is kept [default: nodemend, in the user's cache]
-    #[arg(long, value_name = "FOLDER")]
+    /// The directory for the virtual environment [default: nodemend in the user's cache directory]
+    #[arg(long, value_name = "DIRECTORY")]
     pub cache: Option<PathBuf>,
 }
 
-/// What its help ends with.
+/// The end of the help.
 pub const EXAMPLES: &str = "\
+The functions are the binaries that Lambda runs: nodemend-intake,
+nodemend-repair and nodemend-confirm. DynamoDB and AWS are emulated, and all
+servers listen on 127.0.0.1. Nothing in your AWS account is read or changed.
+The AWS emulator (moto) is installed from PyPI at the first use, into a
+directory of its own.
+
 Examples:
   nodemend up --fault 01-metadata-service-blocked --grace 20s --once
-  nodemend up --fault 07-xid-95-reboot-cures --grace 20s --once --format json | jq 'select(.step == \"called\")'
+  nodemend up --fault 07-xid-95-reboot-cures --grace 20s --once \\
+    --format json | jq 'select(.step == \"called\")'
   nodemend up --policy policy.yaml --nodes 12
 
-The functions are the binaries that Lambda runs; DynamoDB and AWS are emulated, all on 127.0.0.1. Nothing of your AWS
-account is read or touched. The emulator (moto) comes from PyPI when it is first needed, into a folder of its own.
-
 Exit codes:
-  0  stopped, or with --once: the incident ended as it should, and the trail proves it
-  1  with --once: it did not; or something failed
-  64 wrong usage or policy, or the functions are not built";
+  0   stopped, or with --once: the incident ended as expected, and the audit
+      log confirms it
+  1   with --once: it did not; or a failure
+  64  usage or configuration error";
 
-/// With `--once`, how long after its deadline an incident may go on.
-const PATIENCE: SignedDuration = SignedDuration::from_secs(120);
-/// How long the last step of an incident may take to be shown.
+/// With `--once`, how long an incident can continue after its deadline.
+const INCIDENT_TIMEOUT: SignedDuration = SignedDuration::from_secs(120);
+/// How long the last step of an incident can take until it is printed.
 const LAST_STEP_TIMEOUT: Duration = Duration::from_secs(3);
-/// How often the stack looks around.
-const LOOK: Duration = Duration::from_millis(200);
+/// How often the outcome of the incident is evaluated.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Why there was nothing to watch.
+/// Why `nodemend up` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum UpError {
-    /// A file can't be read.
+    /// A file could not be read.
     #[error("failed to read {}: {source}", path.display())]
     Read {
-        /// Which.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The policy is wrong.
+    /// The policy is invalid.
     #[error("{}: {why}", path.display())]
     Policy {
-        /// Which.
+        /// The path of the policy.
         path: PathBuf,
-        /// How.
+        /// The cause.
         why: String,
     },
-    /// Nobody says where the cache is.
-    #[error("failed to find the user's cache: say with --cache where the emulator may be kept")]
+    /// The user's cache directory is unknown.
+    #[error("failed to find the user's cache directory: set a directory for the emulator with --cache")]
     NoCache,
-    /// A name of ours is none.
+    /// A name of the stack is invalid.
     #[error(transparent)]
     Name(#[from] InvalidName),
-    /// The stack.
+    /// The stack could not be started.
     #[error(transparent)]
     Stack(#[from] StackError),
-    /// Something of the system's.
-    #[error("failed to run: {0}")]
+    /// The operating system refused something that the stack needs, such as a process.
+    #[error("failed to run the stack: {0}")]
     System(io::Error),
-    /// The output can't be written.
+    /// The output could not be written.
     #[error("failed to write the output: {0}")]
     Output(#[from] io::Error),
-    /// The emulator is no more.
+    /// The emulator ended by itself.
     #[error("the AWS emulator ended: {0}")]
     EmulatorEnded(String),
-    /// The node is no more.
-    #[error("failed to inject the fault: {0}")]
+    /// The incident could not be injected.
+    #[error("failed to inject the incident: {0}")]
     Fault(#[from] fleet::FleetError),
-    /// The store.
+    /// The store could not be read.
     #[error(transparent)]
     Store(#[from] nodemend_ports::store::StoreError),
 }
 
 impl UpError {
-    /// Whether the command line, or a file that it names, is at fault.
+    /// Whether it is a usage or configuration error.
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
@@ -172,29 +179,30 @@ impl UpError {
     }
 }
 
-fn length(text: &str) -> Result<SignedDuration, String> {
+fn duration(text: &str) -> Result<SignedDuration, String> {
     text.parse::<SignedDuration>()
         .ok()
-        .filter(|length| !length.is_negative())
-        .ok_or_else(|| "not a length of time like 24h or 90m".to_owned())
+        .filter(|duration| !duration.is_negative())
+        .ok_or_else(|| "not a duration like 24h or 90m".to_owned())
 }
 
-/// Runs the stack to its end, and prints what happens; whether that was as it should be.
+/// Runs the stack until it is stopped, or with `--once` until the incident has ended, and prints the steps.
+/// Returns whether the exit code is 0.
 pub fn run(options: &Options, output: impl Output) -> Result<bool, UpError> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(UpError::System)?;
-    let ended = runtime.block_on(up(options, output));
-    // What still waits for something need not.
+    let result = runtime.block_on(up(options, output));
+    // Tasks that still run are not waited for.
     runtime.shutdown_background();
-    ended
+    result
 }
 
 async fn up(options: &Options, output: impl Output) -> Result<bool, UpError> {
-    let mut ending = Ending::listen()?;
+    let mut stop = StopRequests::listen()?;
     let policy = policy(options)?;
     let started = tokio::select! {
         stack = start(options, &policy) => stack?,
-        () = ending.requested() => return Ok(!options.once),
+        () = stop.received() => return Ok(!options.once),
     };
     let mut stack = started;
     let mut agent = match agent(options, &stack).await {
@@ -204,36 +212,36 @@ async fn up(options: &Options, output: impl Output) -> Result<bool, UpError> {
             return Err(error);
         }
     };
-    let screen = Screen::new(output);
-    let ended = watch(&mut stack, agent.as_mut(), options, &policy, &mut ending, screen).await;
+    let display = Display::new(output);
+    let result = watch(&mut stack, agent.as_mut(), options, &policy, &mut stop, display).await;
     if let Some(agent) = agent {
         agent.stop().await;
     }
     stack.stop().await;
-    ended
+    result
 }
 
-/// This machine's agent, where it is wanted.
+/// Starts the agent on this machine, if `--agent` is set.
 async fn agent(options: &Options, stack: &Stack) -> Result<Option<Agent>, UpError> {
-    let node = stack.fleet.unplayed().await?;
+    let node = stack.fleet.external().await?;
     let Some(node) = node.filter(|_| options.agent) else { return Ok(None) };
-    let program = beside(options)?.join(agent::AGENT);
-    anstream::eprintln!("nodemend: this machine is {} ({})", node.name, node.instance_id);
+    let program = binary_directory(options)?.join(agent::AGENT);
+    anstream::eprintln!("nodemend: this machine reports as node {} ({})", node.name, node.instance_id);
     let launcher = Launcher::new(std::env::current_exe().map_err(UpError::System)?);
     Agent::start(&launcher, &program, stack, &node).map(Some).map_err(UpError::System)
 }
 
-/// Where the binaries are.
-fn beside(options: &Options) -> Result<PathBuf, UpError> {
+/// The directory of the functions' and the agent's binaries.
+fn binary_directory(options: &Options) -> Result<PathBuf, UpError> {
     let nodemend = std::env::current_exe().map_err(UpError::System)?;
-    let beside = nodemend.parent().unwrap_or(Path::new("."));
-    Ok(options.functions.clone().unwrap_or_else(|| beside.to_owned()))
+    let own = nodemend.parent().unwrap_or(Path::new("."));
+    Ok(options.functions.clone().unwrap_or_else(|| own.to_owned()))
 }
 
 async fn start(options: &Options, policy: &Policy) -> Result<Stack, UpError> {
     let nodemend = std::env::current_exe().map_err(UpError::System)?;
-    let functions = beside(options)?;
-    // Told before minutes of setting up.
+    let functions = binary_directory(options)?;
+    // Checked first: the installation of the emulator can take minutes.
     if options.agent && !functions.join(agent::AGENT).is_file() {
         return Err(StackError::NoAgent(functions.join(agent::AGENT)).into());
     }
@@ -252,87 +260,93 @@ async fn start(options: &Options, policy: &Policy) -> Result<Stack, UpError> {
         python,
         cluster: ClusterName::new("local")?,
         policy: policy.clone(),
-        nodes: options.nodes.into(),
-        others: options.agent.into(),
-        every: stack::every(grace),
+        simulated_nodes: options.nodes.into(),
+        external_nodes: options.agent.into(),
+        run_interval: stack::run_interval(grace),
         environment: Vec::new(),
     })
     .await?;
-    anstream::eprintln!("nodemend: AWS is at http://{}, DynamoDB at http://{}", stack.aws, stack.dynamodb);
+    anstream::eprintln!(
+        "nodemend: AWS endpoint http://{}, DynamoDB endpoint http://{}",
+        stack.aws,
+        stack.dynamodb
+    );
     Ok(stack)
 }
 
-/// Shows what happens until the incident has ended, or somebody ends it.
+/// Prints what happens until the stack is stopped, or with `--once` until the incident has ended.
 async fn watch(
     stack: &mut Stack,
     mut agent: Option<&mut Agent>,
     options: &Options,
     policy: &Policy,
-    ending: &mut Ending,
-    mut screen: Screen<impl Output>,
+    stop: &mut StopRequests,
+    mut display: Display<impl Output>,
 ) -> Result<bool, UpError> {
     let target = match options.fault {
-        Some(_) => stack.fleet.played().await.into_iter().next(),
+        Some(_) => stack.fleet.simulated().await.into_iter().next(),
         None => None,
     };
     let mut injecting = match (options.fault, &target) {
         (Some(fault), Some(target)) => {
-            anstream::eprintln!("nodemend: {} happens to {target}", fault.name());
+            anstream::eprintln!("nodemend: injecting {} into {target}", fault.name());
             Some(inject(fault, stack.fleet.clone(), target.clone(), fault.grace(policy)))
         }
         _ => None,
     };
-    let watched = options.fault.zip(target.as_ref()).map(|(fault, target)| Watched {
+    let incident = options.fault.zip(target.as_ref()).map(|(fault, target)| Incident {
         key: stack.key(target),
-        ending: fault.ending(),
+        expected_end: fault.expected_end(),
         deadline: SystemClock.now() + fault.grace(policy),
     });
-    let mut looks = interval(LOOK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let (well, how) = loop {
+    let mut polls = interval(POLL_INTERVAL);
+    polls.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let (succeeded, result) = loop {
         tokio::select! {
             update = stack.updates.recv() => if let Some((function, update)) = update {
-                screen.show(&function, update)?;
+                display.show(&function, update)?;
             },
-            episode = stack.troubles.recv() => if let Some(episode) = episode {
-                anstream::eprintln!("nodemend: {episode}");
+            error = stack.errors.recv() => if let Some(error) = error {
+                anstream::eprintln!("nodemend: {error}");
             },
-            said = async { agent.as_mut()?.says().await.into() }, if agent.is_some() => if let Some(said) = said {
-                screen.show(agent::AGENT, FunctionUpdate::Stderr(said))?;
-            },
-            ended = stack.emulator.ended() => return Err(UpError::EmulatorEnded(ended)),
+            line = async { agent.as_mut()?.next_line().await.into() }, if agent.is_some() => {
+                if let Some(line) = line {
+                    display.show(agent::AGENT, FunctionUpdate::Stderr(line))?;
+                }
+            }
+            status = stack.emulator.ended() => return Err(UpError::EmulatorEnded(status)),
             injected = async { injecting.as_mut()?.await.ok() }, if injecting.is_some() => {
                 injecting = None;
                 if let Some(injected) = injected { injected? }
             }
-            () = ending.requested() => break (!options.once, None),
-            _ = looks.tick() => if let Some(watched) = watched.as_ref().filter(|_| options.once)
-                && let Some((well, how)) = judge(stack, watched).await?
+            () = stop.received() => break (!options.once, None),
+            _ = polls.tick() => if let Some(incident) = incident.as_ref().filter(|_| options.once)
+                && let Some((succeeded, result)) = evaluate(stack, incident).await?
             {
-                break (well, Some(how));
+                break (succeeded, Some(result));
             },
         }
     };
-    // The store has the end of the case before the function has published it.
-    if let (Some(watched), Some(_)) = (&watched, &how) {
+    // The end of the case is in the store before the function logs it.
+    if let (Some(incident), Some(_)) = (&incident, &result) {
         let last_step = async {
-            while !screen.has_shown_end(watched)
+            while !display.has_shown_end(incident)
                 && let Some((function, update)) = stack.updates.recv().await
             {
-                screen.show(&function, update)?;
+                display.show(&function, update)?;
             }
             Ok::<(), io::Error>(())
         };
         tokio::time::timeout(LAST_STEP_TIMEOUT, last_step).await.unwrap_or(Ok(()))?;
     }
-    screen.end()?;
-    if let Some(how) = how {
-        anstream::eprintln!("nodemend: {how}");
+    display.end()?;
+    if let Some(result) = result {
+        anstream::eprintln!("nodemend: {result}");
     }
-    Ok(well)
+    Ok(succeeded)
 }
 
-/// The incident goes on beside all else.
+/// Injects the incident in a task of its own.
 fn inject(
     fault: Fault,
     fleet: fleet::Fleet,
@@ -342,17 +356,19 @@ fn inject(
     tokio::spawn(async move { fault.inject(&fleet, &target, grace).await })
 }
 
-/// Whether the incident ended well, once it has ended.
-async fn judge(stack: &Stack, watched: &Watched) -> Result<Option<(bool, String)>, UpError> {
+/// Whether the incident ended as expected, and the sentence to print. None while it continues.
+async fn evaluate(stack: &Stack, incident: &Incident) -> Result<Option<(bool, String)>, UpError> {
     let now = SystemClock.now();
-    let hits = stack.calls().iter().filter(|called| called.hit(watched.key.instance_id.as_str())).count();
-    Ok(match watched.judge(&stack.store, hits, now).await? {
-        Verdict::Open if now <= watched.deadline + PATIENCE => None,
-        Verdict::Open => {
-            Some((false, format!("the incident goes on {}s after its deadline", PATIENCE.as_secs())))
-        }
-        Verdict::Proven(how) => Some((true, how)),
-        Verdict::Wrong(how) => Some((false, how)),
+    let instance_id = incident.key.instance_id.as_str();
+    let calls = stack.calls().iter().filter(|call| call.affects(instance_id)).count();
+    Ok(match incident.evaluate(&stack.store, calls, now).await? {
+        Outcome::Pending if now <= incident.deadline + INCIDENT_TIMEOUT => None,
+        Outcome::Pending => Some((
+            false,
+            format!("failed: the incident has not ended {}s after its deadline", INCIDENT_TIMEOUT.as_secs()),
+        )),
+        Outcome::Passed(result) => Some((true, result)),
+        Outcome::Failed(result) => Some((false, result)),
     })
 }
 
@@ -372,7 +388,8 @@ fn policy(options: &Options) -> Result<Policy, UpError> {
     Ok(policy)
 }
 
-/// Every condition that is repaired waits so long, and recoveries hold in proportion. No line arrives late here.
+/// Sets the grace period of all conditions, and shortens the recovery hold in proportion. The settling time
+/// is at most the grace period: no line arrives late here.
 pub fn shorten(policy: &mut Policy, grace: SignedDuration) {
     let conditions = ConditionType::AGENT.into_iter().chain([ConditionType::Ready]);
     policy.grace.conditions = conditions.map(|condition| (condition, grace)).collect();
@@ -385,19 +402,19 @@ pub fn shorten(policy: &mut Policy, grace: SignedDuration) {
     policy.recovery_hold = policy.recovery_hold.min((grace / 4).max(SignedDuration::from_secs(1)));
 }
 
-/// Where programs keep what they can fetch again.
+/// The directory `nodemend` in the user's cache directory.
 fn cache() -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     cache.or_else(|| Some(std::env::home_dir()?.join(".cache"))).map(|cache| cache.join("nodemend"))
 }
 
-/// Whoever may end us.
-struct Ending {
+/// The signals that stop the stack, and the parent process, whose end stops it too.
+struct StopRequests {
     signals: [Signal; 3],
     parent: Option<rustix::process::Pid>,
 }
 
-impl Ending {
+impl StopRequests {
     fn listen() -> Result<Self, UpError> {
         let on = |kind| signal(kind).map_err(UpError::System);
         let signals = [on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::hangup())?];
@@ -405,12 +422,12 @@ impl Ending {
     }
 
     /// Returns after a signal, or when the parent process has ended.
-    async fn requested(&mut self) {
+    async fn received(&mut self) {
         let [interrupt, terminate, hangup] = &mut self.signals;
         let orphaned = async {
-            let mut looks = interval(Duration::from_secs(1));
+            let mut polls = interval(Duration::from_secs(1));
             while rustix::process::getppid() == self.parent {
-                looks.tick().await;
+                polls.tick().await;
             }
         };
         tokio::select! {

@@ -1,7 +1,7 @@
-//! Turns one made-up node into what its agent and the control plane write of it.
+//! A simulated node: the log lines that its agent and the control plane write about it.
 //!
-//! The agent's words are written by the agent's own format. The control plane's are the captured records of `events/`,
-//! with this node's names and times.
+//! The agent's lines are encoded by the code that encodes the real agent's reports. The control plane's lines
+//! are the captured records of `events/`, with this node's names and times.
 
 use jiff::Timestamp;
 use nodemend_domain::{
@@ -21,33 +21,33 @@ const STATUS: &str =
 const UNKNOWN: &str =
     include_str!("../../../events/templates/eks-audit-node-controller-update-NodeStatusUnknown.json");
 
-/// What the captured records say, and a node's own words stand for.
+/// The names in the captured records, which are replaced by the node's own.
 const NAME: &str = "ip-10-0-10-170.ec2.internal";
 const INSTANCE: &str = "i-08736224042c4ee75";
 const ZONE: &str = "us-east-1a";
 const BOOT: &str = "3c2f687e-27bd-4642-bee9-8503552bada0";
 
-/// One node.
+/// A node and the state that its agent reports.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// Its cluster.
+    /// The cluster of the node.
     pub cluster: ClusterName,
-    /// Its name.
+    /// The name of the Node object.
     pub name: NodeName,
-    /// Its instance.
+    /// The ID of the instance.
     pub instance_id: InstanceId,
-    /// Its zone.
+    /// The Availability Zone of the instance.
     pub zone: Zone,
-    /// Whether it can report: not if its instance is gone, or its network is down.
-    pub is_heard: bool,
+    /// Whether the node can report: not if its instance is gone, or its network is down.
+    pub reports: bool,
     boot_id: BootId,
     sequence: u64,
-    /// Its conditions, in the order of the agent's.
-    states: Vec<ConditionState<'static>>,
+    /// The states of all conditions, in the agent's order.
+    conditions: Vec<ConditionState<'static>>,
 }
 
 impl Node {
-    /// A node that is well.
+    /// A healthy node.
     pub fn new(
         cluster: ClusterName,
         name: NodeName,
@@ -55,31 +55,31 @@ impl Node {
         zone: Zone,
         now: Timestamp,
     ) -> Result<Self, InvalidName> {
-        let states = ConditionType::AGENT.into_iter().map(|condition| sound(condition, now)).collect();
+        let conditions = ConditionType::AGENT.into_iter().map(|condition| healthy(condition, now)).collect();
         let boot_id = BootId::new(ids::uuid())?;
-        Ok(Self { cluster, name, instance_id, zone, is_heard: true, boot_id, sequence: 0, states })
+        Ok(Self { cluster, name, instance_id, zone, reports: true, boot_id, sequence: 0, conditions })
     }
 
-    /// A new boot: all is well, and what was said before counts no more.
+    /// Starts a new boot: all conditions are healthy, and reports of earlier boots no longer count.
     pub fn reboot(&mut self, now: Timestamp) -> Result<(), InvalidName> {
-        let well = Self::new(
+        let rebooted = Self::new(
             self.cluster.clone(),
             self.name.clone(),
             self.instance_id.clone(),
             self.zone.clone(),
             now,
         )?;
-        *self = well;
+        *self = rebooted;
         Ok(())
     }
 
-    /// The agent's heartbeat.
+    /// The agent's heartbeat, with the states of all conditions.
     pub fn heartbeat(&mut self, now: Timestamp) -> String {
-        let states = self.states.clone();
-        self.report(Body::Heartbeat(states), now)
+        let conditions = self.conditions.clone();
+        self.report(Body::Heartbeat(conditions), now)
     }
 
-    /// The agent tells of something that by itself repairs nothing.
+    /// The agent's report of a finding that starts no repair.
     pub fn event(
         &mut self,
         condition: ConditionType,
@@ -91,7 +91,7 @@ impl Node {
         self.report(Body::Event { condition, findings }, now)
     }
 
-    /// A condition goes bad.
+    /// The agent's report that a condition became bad.
     pub fn fail(
         &mut self,
         condition: ConditionType,
@@ -99,26 +99,27 @@ impl Node {
         message: &'static str,
         now: Timestamp,
     ) -> String {
-        let before = self.states.iter().find(|state| state.condition == condition).map(|state| state.since);
+        let before =
+            self.conditions.iter().find(|state| state.condition == condition).map(|state| state.since);
         let sound_secs = before.map(|since| now.duration_since(since).as_secs().max(0).unsigned_abs());
         self.set(
             ConditionState {
                 status: Status::False,
                 sound_secs,
                 findings: vec![finding(reason, message, Severity::Condition, now)],
-                ..sound(condition, now)
+                ..healthy(condition, now)
             },
             now,
         )
     }
 
-    /// A condition goes well again.
+    /// The agent's report that a condition is healthy again.
     pub fn recover(&mut self, condition: ConditionType, now: Timestamp) -> String {
-        self.set(sound(condition, now), now)
+        self.set(healthy(condition, now), now)
     }
 
     fn set(&mut self, state: ConditionState<'static>, now: Timestamp) -> String {
-        if let Some(known) = self.states.iter_mut().find(|known| known.condition == state.condition) {
+        if let Some(known) = self.conditions.iter_mut().find(|known| known.condition == state.condition) {
             *known = state.clone();
         }
         self.report(Body::Condition(state), now)
@@ -140,14 +141,14 @@ impl Node {
         report.encode()
     }
 
-    /// The kubelet registers the node.
-    pub fn registers(&self, now: Timestamp) -> String {
-        self.result(REGISTRATION, now, |_| {})
+    /// The audit event of the kubelet's registration of the node.
+    pub fn registration(&self, now: Timestamp) -> String {
+        self.audit_event(REGISTRATION, now, |_| {})
     }
 
-    /// The kubelet says that the node is ready, in this boot.
+    /// The audit event of the kubelet's report that the node is Ready, in this boot.
     pub fn ready(&self, now: Timestamp) -> String {
-        self.result(STATUS, now, |record| {
+        self.audit_event(STATUS, now, |record| {
             let status = &mut record["requestObject"]["status"];
             status["nodeInfo"]["bootID"] = self.boot_id.as_str().into();
             let conditions = status["conditions"].as_array_mut();
@@ -160,21 +161,22 @@ impl Node {
         })
     }
 
-    /// The node controller has seen no update by the kubelet for 40 seconds.
+    /// The audit event of the node controller's change of Ready to Unknown, 40 seconds after the kubelet's
+    /// last update.
     pub fn unknown(&self, now: Timestamp) -> String {
-        self.result(UNKNOWN, now, |_| {})
+        self.audit_event(UNKNOWN, now, |_| {})
     }
 
-    fn result(&self, template: &str, now: Timestamp, change: impl FnOnce(&mut Value)) -> String {
+    fn audit_event(&self, template: &str, now: Timestamp, change: impl FnOnce(&mut Value)) -> String {
         let text = template
             .replace(NAME, self.name.as_str())
             .replace(INSTANCE, self.instance_id.as_str())
             .replace(ZONE, self.zone.as_str())
             .replace(BOOT, self.boot_id.as_str());
-        // The templates are files of ours, and a test reads them all.
+        // This cannot fail: the templates are files of this repository, and a test reads all of them.
         let mut record: Value = serde_json::from_str(&text).unwrap_or_default();
         let (millis, seconds) = (timestamp::millis(now), timestamp::seconds(now));
-        stamped(&mut record, &seconds);
+        set_times(&mut record, &seconds);
         record["auditID"] = ids::uuid().into();
         record["requestReceivedTimestamp"] = millis.as_str().into();
         record["stageTimestamp"] = millis.into();
@@ -183,24 +185,24 @@ impl Node {
     }
 }
 
-/// The times within a Node object are those of the record.
-fn stamped(value: &mut Value, now: &str) {
+/// Sets the times of the conditions in the Node object.
+fn set_times(value: &mut Value, now: &str) {
     match value {
         Value::Object(map) => {
             for (name, value) in map {
                 if matches!(name.as_str(), "lastHeartbeatTime" | "lastTransitionTime") {
                     *value = now.into();
                 } else {
-                    stamped(value, now);
+                    set_times(value, now);
                 }
             }
         }
-        Value::Array(values) => values.iter_mut().for_each(|value| stamped(value, now)),
+        Value::Array(values) => values.iter_mut().for_each(|value| set_times(value, now)),
         _ => {}
     }
 }
 
-fn sound(condition: ConditionType, now: Timestamp) -> ConditionState<'static> {
+fn healthy(condition: ConditionType, now: Timestamp) -> ConditionState<'static> {
     ConditionState { condition, status: Status::True, since: now, sound_secs: None, findings: Vec::new() }
 }
 
@@ -238,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agents_words_are_reports_that_the_subscription_lets_through() {
+    fn agent_lines_are_reports_that_match_the_subscription_filter() {
         let mut node = node();
         let pattern = Pattern::parse(our_patterns::AGENT).expect("a pattern");
         let condition = ConditionType::NetworkingReady;
@@ -256,14 +258,14 @@ mod tests {
     }
 
     #[test]
-    fn the_control_planes_words_are_facts_of_this_node_that_the_subscription_lets_through() {
+    fn control_plane_lines_are_observations_that_match_the_subscription_filter() {
         let node = node();
         let pattern = Pattern::parse(our_patterns::CONTROL_PLANE).expect("a pattern");
         let read = |line: String| -> Observation {
             assert!(pattern.matches(&line), "{line}");
             let ParsedEvent::Observations(observations) = control_plane_log::read(&line).expect("an event")
             else {
-                panic!("a fact: {line}")
+                panic!("no observations: {line}")
             };
             let [observation] = <[Observation; 1]>::try_from(observations).expect("one node");
             assert_eq!(
@@ -273,7 +275,7 @@ mod tests {
             assert_eq!((observation.at, observation.instance_id.as_ref()), (now(), Some(&node.instance_id)));
             observation
         };
-        assert!(matches!(read(node.registers(now())).what, What::Registered { .. }));
+        assert!(matches!(read(node.registration(now())).what, What::Registered { .. }));
         let ready = |observation: &Observation| match &observation.what {
             What::Conditions { conditions, .. } => conditions
                 .iter()
@@ -281,8 +283,11 @@ mod tests {
                 .map(|found| found.health),
             _ => None,
         };
-        let back = read(node.ready(now()));
-        assert_eq!((ready(&back), back.boot_id.as_ref()), (Some(Health::Healthy), Some(&node.boot_id)));
+        let recovered = read(node.ready(now()));
+        assert_eq!(
+            (ready(&recovered), recovered.boot_id.as_ref()),
+            (Some(Health::Healthy), Some(&node.boot_id))
+        );
         let lost = read(node.unknown(now()));
         assert_eq!((ready(&lost), lost.boot_id.as_ref()), (Some(Health::Unknown), Some(&node.boot_id)));
     }

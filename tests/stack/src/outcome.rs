@@ -1,4 +1,4 @@
-//! Turns what the store and the trail hold of an injected fault into whether it has ended, and how.
+//! Determines from the store, the audit log and the calls whether an incident has ended as expected.
 
 use jiff::Timestamp;
 use nodemend_aws::dynamodb::DynamoStore;
@@ -8,73 +8,77 @@ use nodemend_ports::{
     store::{CaseKey, Store, StoreError},
 };
 
-use super::fault::Ending;
+use super::fault::ExpectedEnd;
 
-/// How it stands with the fault.
+/// The outcome of an incident.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// It goes on.
-    Open,
-    /// It ended as it was to, and the trail proves it.
-    Proven(String),
-    /// It ended, and not as it was to.
-    Wrong(String),
+pub enum Outcome {
+    /// The incident has not ended.
+    Pending,
+    /// It ended as expected, and the audit log confirms it.
+    Passed(String),
+    /// It ended in another way.
+    Failed(String),
 }
 
-/// A fault that was injected.
+/// An incident that was injected into a node.
 #[derive(Debug, Clone)]
-pub struct Watched {
-    /// Into which node.
+pub struct Incident {
+    /// The key of the node's case.
     pub key: CaseKey,
-    /// How it is to end.
-    pub ending: Ending,
-    /// When its wait would be over.
+    /// How the incident is expected to end.
+    pub expected_end: ExpectedEnd,
+    /// When the grace period ends.
     pub deadline: Timestamp,
 }
 
-impl Watched {
-    /// How it stands, where AWS has been made to do so much to the node.
-    pub async fn judge(
+impl Incident {
+    /// Evaluates the outcome. `calls_in_aws` is the number of calls that changed the node's instance.
+    pub async fn evaluate(
         &self,
         store: &DynamoStore,
-        hits: usize,
+        calls_in_aws: usize,
         now: Timestamp,
-    ) -> Result<Verdict, StoreError> {
+    ) -> Result<Outcome, StoreError> {
         let chain = store.chain(&self.key).await?;
         if let Err(broken) = verify_chain(chain.iter().map(|entry| &entry.line)) {
-            return Ok(Verdict::Wrong(format!("the trail is broken: {broken}")));
+            return Ok(Outcome::Failed(format!("failed: {broken}")));
         }
         let mut records = Vec::with_capacity(chain.len());
         for entry in &chain {
             match Record::read(&entry.line) {
                 Ok(record) => records.push(record),
-                Err(error) => return Ok(Verdict::Wrong(format!("the trail can't be read: {error}"))),
+                Err(error) => return Ok(Outcome::Failed(error.to_string())),
             }
         }
         let count = |step: RecordStep| records.iter().filter(|record| record.nodemend.step == step).count();
         let calls = count(RecordStep::Called);
-        Ok(match self.ending {
-            Ending::Repaired if count(RecordStep::Closed) == 0 => Verdict::Open,
-            Ending::Repaired if (calls, count(RecordStep::Confirmed), hits) == (1, 1, 1) => {
-                Verdict::Proven(format!(
-                    "proven: one call in AWS, one in the trail of {} records, confirmed by CloudTrail",
+        Ok(match self.expected_end {
+            ExpectedEnd::Repaired if count(RecordStep::Closed) == 0 => Outcome::Pending,
+            ExpectedEnd::Repaired if (calls, count(RecordStep::Confirmed), calls_in_aws) == (1, 1, 1) => {
+                Outcome::Passed(format!(
+                    "passed: one call in AWS, one in the audit log of {} records, confirmed by CloudTrail",
                     records.len()
                 ))
             }
-            Ending::Repaired => Verdict::Wrong(format!(
-                "not proven: {hits} calls in AWS, {calls} in the trail, {} confirmed by CloudTrail",
+            ExpectedEnd::Repaired => Outcome::Failed(format!(
+                "failed: expected one call, found {calls_in_aws} in AWS and {calls} in the audit log, \
+                 {} confirmed by CloudTrail",
                 count(RecordStep::Confirmed)
             )),
-            Ending::Recovered if !records.is_empty() || hits > 0 => {
-                Verdict::Wrong(format!("nothing was to be done: {hits} calls in AWS, {calls} in the trail"))
-            }
-            // A recovery that holds ends the attention, and only after its deadline is it sure that no call came.
-            Ending::Recovered if now <= self.deadline => Verdict::Open,
-            Ending::Recovered => match store.case(&self.key).await? {
+            ExpectedEnd::Recovered if !records.is_empty() || calls_in_aws > 0 => Outcome::Failed(format!(
+                "failed: expected no repair, found {calls_in_aws} calls in AWS and {calls} in the audit log"
+            )),
+            // Not before the deadline: only after it is it certain that no call was made. The case must be
+            // healthy, and its recovery must have held.
+            ExpectedEnd::Recovered if now <= self.deadline => Outcome::Pending,
+            ExpectedEnd::Recovered => match store.case(&self.key).await? {
                 Some(case) if case.unhealthy_reason().is_none() && case.due().is_none_or(|due| due > now) => {
-                    Verdict::Proven("proven: it recovered, that held, and no call was made".to_owned())
+                    Outcome::Passed(
+                        "passed: the node recovered, the recovery held, and no call was made".to_owned(),
+                    )
                 }
-                _ => Verdict::Open,
+                _ => Outcome::Pending,
             },
         })
     }

@@ -1,4 +1,5 @@
-//! Wires the stack: the emulator, its front, DynamoDB, the functions, the schedule, the subscriptions and the nodes.
+//! Starts and connects the parts of the stack: the emulator and its proxy, DynamoDB, the functions, the
+//! schedule, the log subscriptions, EventBridge and the nodes.
 
 use std::{
     net::SocketAddr,
@@ -27,115 +28,116 @@ use tokio::{
 };
 
 use super::{
+    aws_proxy::{self, AwsEvent, Calls},
     child::Launcher,
-    cloudtrail::{Called, Identity},
+    cloudtrail::{Identity, RecordedCall},
     dynamodb::{self, DynamoError},
     emulator::{Emulator, EmulatorError},
     fleet::{Fleet, FleetError},
-    front::{self, Calls, Happened},
     ids,
     lambda::{Function, FunctionUpdate, Spec},
-    pump::Pump,
-    wire::Wire,
+    log_delivery::LogDelivery,
+    query_client::QueryClient,
 };
 
-/// The three functions, and what they are named.
+/// The names of the three functions, which are also the names of their binaries.
 pub const FUNCTIONS: [&str; 3] = ["nodemend-intake", "nodemend-repair", "nodemend-confirm"];
-/// CloudTrail takes minutes; nobody wants to watch that.
-const CLOUDTRAIL_TAKES: Duration = Duration::from_secs(2);
-/// So do instances.
-const TERMINATION_TAKES: Duration = Duration::from_secs(1);
-/// Until the store knows of a node that has spoken.
-const REPORTED_WITHIN: Duration = Duration::from_secs(20);
-/// An installation's schedule.
+/// Real CloudTrail delivers an event after minutes; shortened here.
+const CLOUDTRAIL_DELAY: Duration = Duration::from_secs(2);
+/// A real instance takes minutes to terminate; shortened here.
+const TERMINATION_TIME: Duration = Duration::from_secs(1);
+/// How long the first report of a node can take until it is in the store.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(20);
+/// The interval of the schedule in a deployment.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What a stack is made of.
+/// The configuration of a stack.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The `nodemend` by which children are started.
+    /// The path of the `nodemend` binary, which starts the child processes.
     pub launcher: PathBuf,
-    /// Where the functions' binaries are.
+    /// The directory of the functions' binaries.
     pub functions: PathBuf,
-    /// A Python that has moto.
+    /// The path of a Python interpreter that has moto.
     pub python: PathBuf,
-    /// The cluster's name.
+    /// The name of the cluster.
     pub cluster: ClusterName,
-    /// Its policy.
+    /// The policy of the cluster.
     pub policy: Policy,
-    /// How many nodes it has that are made up.
-    pub nodes: usize,
-    /// How many more that somebody else plays.
-    pub others: usize,
-    /// How often the repair function is invoked.
-    pub every: Duration,
-    /// Variables of all functions' environments, besides those that an installation sets.
+    /// The number of simulated nodes.
+    pub simulated_nodes: usize,
+    /// The number of external nodes, for which other processes report.
+    pub external_nodes: usize,
+    /// The interval between two invocations of the repair function.
+    pub run_interval: Duration,
+    /// Environment variables of all functions, in addition to those that a deployment sets.
     pub environment: Vec<(String, String)>,
 }
 
-/// How often repairs are looked for: each minute, as in an installation, and more often where less is waited.
-pub fn every(grace: SignedDuration) -> Duration {
+/// The interval of the repair function: a minute, as in a deployment, or less if the grace period is short.
+pub fn run_interval(grace: SignedDuration) -> Duration {
     (grace / 4).unsigned_abs().clamp(Duration::from_secs(1), MINUTE)
 }
 
-/// How often the API server writes a line: a stream without one for the settling time counts as behind.
-fn requests_every(settling: SignedDuration) -> Duration {
-    (settling / 4).unsigned_abs().clamp(Duration::from_millis(250), MINUTE)
+/// The interval between two lines of the control-plane audit log: a log without a line for the settling time
+/// counts as behind.
+fn audit_line_interval(settling_time: SignedDuration) -> Duration {
+    (settling_time / 4).unsigned_abs().clamp(Duration::from_millis(250), MINUTE)
 }
 
-/// Why there is no stack.
+/// Why the stack could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StackError {
     /// The functions are not built.
     #[error(
         "failed to find {}: build the functions with\n  cargo build --release --features lambda -p nodemend-intake -p nodemend-repair -p nodemend-confirm\n\
-         or say where they are with --functions", .0.display()
+         or set their directory with --functions", .0.display()
     )]
     NoFunction(PathBuf),
     /// The agent is not built.
     #[error("failed to find {}: build the agent with\n  cargo build --release -p nodemend-agent", .0.display())]
     NoAgent(PathBuf),
-    /// The emulator.
+    /// The emulator could not be started.
     #[error(transparent)]
     Emulator(#[from] EmulatorError),
-    /// Its front.
-    #[error("failed to listen on loopback: {0}")]
+    /// The proxy could not be started.
+    #[error("failed to listen on 127.0.0.1: {0}")]
     Listen(std::io::Error),
-    /// DynamoDB.
+    /// DynamoDB could not be started.
     #[error(transparent)]
     Dynamo(#[from] DynamoError),
-    /// What is in it.
+    /// The store could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A pattern of ours.
-    #[error("failed to read a filter pattern of ours: {0}")]
+    /// A filter pattern of the subscriptions is invalid.
+    #[error("failed to parse a subscription filter pattern: {0}")]
     Pattern(#[from] PatternError),
-    /// The nodes.
+    /// The nodes could not be created.
     #[error(transparent)]
     Fleet(#[from] FleetError),
-    /// Intake applies no report of a node.
-    #[error("failed to get a report of {0} within {within}s", within = REPORTED_WITHIN.as_secs())]
+    /// The intake function has applied no report of a node.
+    #[error("failed to receive a report of {0} within {within}s", within = REPORT_TIMEOUT.as_secs())]
     NoReport(InstanceId),
 }
 
-/// A stack that runs.
+/// A running stack.
 #[derive(Debug)]
 pub struct Stack {
-    /// Where AWS is, DynamoDB apart.
+    /// The address of the emulated AWS, except DynamoDB.
     pub aws: SocketAddr,
-    /// Where DynamoDB is.
+    /// The address of DynamoDB.
     pub dynamodb: SocketAddr,
-    /// Our own way into it.
+    /// A store on the tables in DynamoDB.
     pub store: DynamoStore,
-    /// The nodes.
+    /// The nodes of the cluster.
     pub fleet: Fleet,
     /// The functions, in the order of [`FUNCTIONS`].
     pub functions: [Function; 3],
-    /// The updates of the functions.
+    /// The log lines and failures of the functions.
     pub updates: UnboundedReceiver<(String, FunctionUpdate)>,
-    /// What goes wrong in the stack itself.
-    pub troubles: UnboundedReceiver<String>,
-    /// The emulator, which ends when it fails.
+    /// The errors of the stack itself.
+    pub errors: UnboundedReceiver<String>,
+    /// The emulator. If it ends, it has failed.
     pub emulator: Emulator,
     cluster: ClusterName,
     calls: Calls,
@@ -143,7 +145,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Starts it all. A node that it has is known to the store by then.
+    /// Starts the stack, and waits until the store has a report of each simulated node.
     pub async fn start(config: Config) -> Result<Self, StackError> {
         let launcher = Launcher::new(&config.launcher);
         let programs = FUNCTIONS.map(|name| config.functions.join(name));
@@ -152,88 +154,80 @@ impl Stack {
         }
         let dynamodb = dynamodb::serve()?;
         let emulator = Emulator::start(&launcher, &config.python).await?;
-        let (happened, happenings) = mpsc::unbounded_channel();
+        let (event_sender, events) = mpsc::unbounded_channel();
         let calls = Calls::default();
-        let aws =
-            front::serve(emulator.address, calls.clone(), happened).await.map_err(StackError::Listen)?;
+        let aws = aws_proxy::serve(emulator.address, calls.clone(), event_sender)
+            .await
+            .map_err(StackError::Listen)?;
         let store = dynamodb::store(dynamodb).await?;
         store.put_policy(&config.cluster, &config.policy, "nodemend up", SystemClock.now()).await?;
-        let (sender, updates) = mpsc::unbounded_channel();
-        let (episode, troubles) = mpsc::unbounded_channel();
+        let (update_sender, updates) = mpsc::unbounded_channel();
+        let (error_sender, errors) = mpsc::unbounded_channel();
         let function = |name: &str, program: &Path| {
             let environment = environment(name, aws, dynamodb, &config.environment);
-            Function::new(spec(name, program, environment), launcher.clone(), sender.clone())
+            Function::new(spec(name, program, environment), launcher.clone(), update_sender.clone())
         };
-        let [intake, repair, audit] = &programs;
+        let [intake, repair, confirm] = &programs;
         let functions =
-            [function(FUNCTIONS[0], intake), function(FUNCTIONS[1], repair), function(FUNCTIONS[2], audit)];
-        let wire = Wire::to(aws);
-        let pump = Pump::new(wire.clone(), functions[0].clone(), &config.cluster)?;
+            [function(FUNCTIONS[0], intake), function(FUNCTIONS[1], repair), function(FUNCTIONS[2], confirm)];
+        let client = QueryClient::new(aws);
+        let log_delivery = LogDelivery::new(client.clone(), functions[0].clone(), &config.cluster)?;
         let mut tasks = JoinSet::new();
-        let (logged, to_pump) = mpsc::unbounded_channel();
-        tasks.spawn(pump_all(pump, to_pump, episode.clone()));
-        let troubles_of_requests = episode.clone();
-        let (arrived, fleet_ready) = tokio::sync::oneshot::channel();
-        tasks.spawn(follow(Follower {
-            happenings,
+        let (logged, log_streams) = mpsc::unbounded_channel();
+        tasks.spawn(deliver_logs(log_delivery, log_streams, error_sender.clone()));
+        let request_errors = error_sender.clone();
+        let (fleet_sender, fleet_receiver) = tokio::sync::oneshot::channel();
+        tasks.spawn(handle_events(EventHandler {
+            events,
             logged,
-            audit: functions[2].clone(),
-            episode: episode.clone(),
-            fleet: fleet_ready,
+            confirm: functions[2].clone(),
+            errors: error_sender.clone(),
+            fleet: fleet_receiver,
         }));
-        let fleet = Fleet::create(wire, config.cluster.clone(), config.nodes, config.others).await?;
-        let _ = arrived.send(fleet.clone());
-        tasks.spawn(schedule(functions[1].clone(), config.every));
-        let beating = fleet.clone();
+        let fleet =
+            Fleet::create(client, config.cluster.clone(), config.simulated_nodes, config.external_nodes)
+                .await?;
+        let _ = fleet_sender.send(fleet.clone());
+        tasks.spawn(schedule(functions[1].clone(), config.run_interval));
+        let heartbeats = fleet.clone();
         tasks.spawn(async move {
-            let error = beating.beat().await;
-            let _ = episode.send(error.to_string());
+            let error = heartbeats.send_heartbeats().await;
+            let _ = error_sender.send(error.to_string());
         });
-        let (requests, episode) = (fleet.clone(), troubles_of_requests);
-        let every = requests_every(config.policy.settling_time);
+        let requests = fleet.clone();
+        let line_interval = audit_line_interval(config.policy.settling_time);
         tasks.spawn(async move {
-            let error = requests.serve_other_requests(every).await;
-            let _ = episode.send(error.to_string());
+            let error = requests.log_other_requests(line_interval).await;
+            let _ = request_errors.send(error.to_string());
         });
         let cluster = config.cluster;
-        let stack = Self {
-            aws,
-            dynamodb,
-            store,
-            fleet,
-            functions,
-            updates,
-            troubles,
-            emulator,
-            cluster,
-            calls,
-            tasks,
-        };
-        for node in stack.fleet.played().await {
-            stack.hear_of(&node).await?;
+        let stack =
+            Self { aws, dynamodb, store, fleet, functions, updates, errors, emulator, cluster, calls, tasks };
+        for node in stack.fleet.simulated().await {
+            stack.wait_for_report(&node).await?;
         }
         Ok(stack)
     }
 
-    /// Every call so far that changed something, or was to, in order.
-    pub fn calls(&self) -> Vec<Called> {
+    /// All calls so far that change something, or tried to, in order.
+    pub fn calls(&self) -> Vec<RecordedCall> {
         self.calls.all()
     }
 
-    /// The environment of a program with a role of this name.
+    /// The environment variables of a program that has the IAM role with this name.
     pub fn environment(&self, role: &str) -> Vec<(String, String)> {
         environment(role, self.aws, self.dynamodb, &[])
     }
 
-    /// Under which a node's case is kept.
+    /// The key of a node's case.
     pub fn key(&self, instance_id: &InstanceId) -> CaseKey {
         CaseKey { cluster: self.cluster.clone(), instance_id: instance_id.clone() }
     }
 
-    /// Waits until the store knows a node by its name.
-    async fn hear_of(&self, instance_id: &InstanceId) -> Result<(), StackError> {
+    /// Waits until the store has a report of the node's agent.
+    async fn wait_for_report(&self, instance_id: &InstanceId) -> Result<(), StackError> {
         let key = self.key(instance_id);
-        let first_seen = async {
+        let reported = async {
             loop {
                 if self.store.case(&key).await?.is_some_and(|case| case.agent_last_seen().is_some()) {
                     return Ok(());
@@ -242,10 +236,10 @@ impl Stack {
             }
         };
         let not_reported = || StackError::NoReport(instance_id.clone());
-        tokio::time::timeout(REPORTED_WITHIN, first_seen).await.unwrap_or_else(|_| Err(not_reported()))
+        tokio::time::timeout(REPORT_TIMEOUT, reported).await.unwrap_or_else(|_| Err(not_reported()))
     }
 
-    /// Ends it all.
+    /// Stops the stack and all its processes.
     pub async fn stop(mut self) {
         self.tasks.shutdown().await;
         for function in &self.functions {
@@ -255,27 +249,27 @@ impl Stack {
     }
 }
 
-/// A function as its installation sets it up.
+/// The configuration of a function, as in a deployment.
 pub fn spec(name: &str, program: &Path, environment: Vec<(String, String)>) -> Spec {
     let is_repair = name == FUNCTIONS[1];
     Spec {
         name: name.to_owned(),
         program: program.to_owned(),
         environment,
-        // A sweep waits for what falls due within its minute.
+        // A run of the repair function waits for the cases that fall due within its minute.
         timeout: Duration::from_secs(if is_repair { 75 } else { 30 }),
         concurrency: if is_repair { 64 } else { 8 },
-        // Lambda waits one minute, then two.
+        // Lambda waits one minute, then two; shortened here.
         retries: vec![Duration::from_secs(1), Duration::from_secs(2)],
     }
 }
 
-/// A function's environment: as its installation would set it, and AWS on loopback.
+/// The environment variables of a function: those that a deployment sets, and the AWS endpoints on loopback.
 pub fn environment(
     name: &str,
     aws: SocketAddr,
     dynamodb: SocketAddr,
-    others: &[(String, String)],
+    additional: &[(String, String)],
 ) -> Vec<(String, String)> {
     let tables = dynamodb::tables();
     let own = [
@@ -283,19 +277,19 @@ pub fn environment(
         (environment::AUDIT_LOG_TABLE, tables.audit),
         (environment::REPAIR_ROLE, format!("arn:aws:iam::{}:role/{}", ids::ACCOUNT, FUNCTIONS[1])),
         ("AWS_REGION", ids::REGION.to_owned()),
-        ("AWS_ACCESS_KEY_ID", Identity::key_of(name)),
+        ("AWS_ACCESS_KEY_ID", Identity::access_key_of(name)),
         ("AWS_SECRET_ACCESS_KEY", "local".to_owned()),
         ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
         ("AWS_ENDPOINT_URL", format!("http://{aws}")),
         ("AWS_ENDPOINT_URL_DYNAMODB", format!("http://{dynamodb}")),
     ];
     let own = own.into_iter().map(|(variable, value)| (variable.to_owned(), value));
-    own.chain(others.iter().cloned()).collect()
+    own.chain(additional.iter().cloned()).collect()
 }
 
-/// EventBridge's schedule.
-async fn schedule(repair: Function, every: Duration) {
-    let mut ticks = interval(every);
+/// Invokes the repair function as EventBridge's schedule does.
+async fn schedule(repair: Function, run_interval: Duration) {
+    let mut ticks = interval(run_interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
@@ -308,72 +302,74 @@ async fn schedule(repair: Function, every: Duration) {
     }
 }
 
-/// The subscriptions.
-async fn pump_all(
-    mut pump: Pump,
-    mut logged: UnboundedReceiver<(String, String)>,
-    episode: UnboundedSender<String>,
+/// Delivers the log events of each log stream to which some were added.
+async fn deliver_logs(
+    mut log_delivery: LogDelivery,
+    mut log_streams: UnboundedReceiver<(String, String)>,
+    errors: UnboundedSender<String>,
 ) {
-    while let Some((group, stream)) = logged.recv().await {
-        if let Err(error) = pump.deliver(group, stream).await {
-            let _ = episode.send(error.to_string());
+    while let Some((group, stream)) = log_streams.recv().await {
+        if let Err(error) = log_delivery.deliver(group, stream).await {
+            let _ = errors.send(error.to_string());
         }
     }
 }
 
-struct Follower {
-    happenings: UnboundedReceiver<Happened>,
+/// What [`handle_events`] receives from and sends to.
+struct EventHandler {
+    events: UnboundedReceiver<AwsEvent>,
     logged: UnboundedSender<(String, String)>,
-    audit: Function,
-    episode: UnboundedSender<String>,
+    confirm: Function,
+    errors: UnboundedSender<String>,
     fleet: tokio::sync::oneshot::Receiver<Fleet>,
 }
 
-/// What follows from what happened: EventBridge tells audit, and nodes live and die.
-async fn follow(mut follower: Follower) {
+/// Handles what happens in AWS: EventBridge's events go to the confirm function, and nodes follow their
+/// instances.
+async fn handle_events(mut handler: EventHandler) {
     let mut fleet = None;
-    let mut later = JoinSet::new();
-    while let Some(happened) = follower.happenings.recv().await {
-        while later.try_join_next().is_some() {}
-        if let Happened::Logged { group, stream } = happened {
-            let _ = follower.logged.send((group, stream));
+    let mut delayed = JoinSet::new();
+    while let Some(event) = handler.events.recv().await {
+        while delayed.try_join_next().is_some() {}
+        if let AwsEvent::Logged { group, stream } = event {
+            let _ = handler.logged.send((group, stream));
             continue;
         }
         if fleet.is_none() {
-            fleet = (&mut follower.fleet).await.ok();
+            fleet = (&mut handler.fleet).await.ok();
         }
         let Some(fleet) = fleet.clone() else { return };
-        let (audit, episode) = (follower.audit.clone(), follower.episode.clone());
-        let tell = async move |after: Duration, event: Value| {
-            sleep(after).await;
-            audit.send(event.to_string().into());
+        let (confirm, errors) = (handler.confirm.clone(), handler.errors.clone());
+        let publish = async move |delay: Duration, event: Value| {
+            sleep(delay).await;
+            confirm.send(event.to_string().into());
         };
-        let complain = move |done: Result<(), FleetError>| {
-            if let Err(error) = done {
-                let _ = episode.send(error.to_string());
+        let report_error = move |result: Result<(), FleetError>| {
+            if let Err(error) = result {
+                let _ = errors.send(error.to_string());
             }
         };
-        match happened {
-            Happened::Logged { .. } => {}
-            Happened::Called(called) => {
-                later.spawn(async move { tell(CLOUDTRAIL_TAKES, called.event()).await });
+        match event {
+            AwsEvent::Logged { .. } => {}
+            AwsEvent::Called(call) => {
+                delayed.spawn(async move { publish(CLOUDTRAIL_DELAY, call.event()).await });
             }
-            Happened::Terminated(activity) => {
-                fleet.terminated(&activity.instance_id).await;
-                later.spawn(async move {
-                    sleep(TERMINATION_TAKES).await;
-                    tell(Duration::ZERO, activity.terminated(SystemClock.now())).await;
+            AwsEvent::Terminated(activity) => {
+                fleet.handle_termination(&activity.instance_id).await;
+                delayed.spawn(async move {
+                    sleep(TERMINATION_TIME).await;
+                    publish(Duration::ZERO, activity.terminated_event(SystemClock.now())).await;
                 });
             }
-            Happened::Launched(activity) => {
-                later.spawn(async move {
-                    sleep(TERMINATION_TAKES).await;
-                    tell(Duration::ZERO, activity.launched(SystemClock.now())).await;
-                    complain(fleet.launched(&activity).await);
+            AwsEvent::Launched(activity) => {
+                delayed.spawn(async move {
+                    sleep(TERMINATION_TIME).await;
+                    publish(Duration::ZERO, activity.launched_event(SystemClock.now())).await;
+                    report_error(fleet.handle_launch(&activity).await);
                 });
             }
-            Happened::Rebooted { instance_id } => {
-                later.spawn(async move { complain(fleet.rebooted(&instance_id).await) });
+            AwsEvent::Rebooted { instance_id } => {
+                delayed.spawn(async move { report_error(fleet.handle_reboot(&instance_id).await) });
             }
         }
     }

@@ -34,7 +34,7 @@ pub use self::{claims::*, facts::*, finding::*};
 
 /// A store that operators can write to. Policies and holds are not written through the [`Store`] port, because no
 /// handler may write them.
-pub trait Furnished: Store + AuditLog {
+pub trait ConfigurableStore: Store + AuditLog {
     /// Sets one cluster's policy.
     fn set_policy(&self, cluster: &ClusterName, policy: Policy) -> impl Future<Output = ()>;
 
@@ -42,7 +42,7 @@ pub trait Furnished: Store + AuditLog {
     fn place_hold(&self, cluster: &ClusterName, hold: Hold) -> impl Future<Output = ()>;
 }
 
-impl Furnished for MemoryStore {
+impl ConfigurableStore for MemoryStore {
     async fn set_policy(&self, cluster: &ClusterName, policy: Policy) {
         Self::set_policy(self, cluster, policy);
     }
@@ -53,7 +53,7 @@ impl Furnished for MemoryStore {
 }
 
 #[cfg(feature = "aws")]
-impl Furnished for nodemend_aws::dynamodb::DynamoStore {
+impl ConfigurableStore for nodemend_aws::dynamodb::DynamoStore {
     async fn set_policy(&self, cluster: &ClusterName, policy: Policy) {
         self.put_policy(cluster, &policy, "the contract", at(0)).await.expect("a write");
     }

@@ -1,4 +1,5 @@
-//! A deployment in memory: the ports' in-memory side of each, a clock that the test sets, and the real handlers.
+//! A deployment in memory: the in-memory implementation of each port, a clock that the test sets, and the
+//! real handlers.
 //!
 //! A handler is built for each invocation, as after a cold start: nothing but the store is kept between two.
 
@@ -35,17 +36,17 @@ use crate::{
     },
 };
 
-/// A store that fails as its [`Faults`] say.
+/// A store whose operations fail as its [`Faults`] decide.
 pub type FaultyStore = Faulty<MemoryStore>;
 
-/// An AWS account that fails as its [`Faults`] say.
+/// An AWS account whose operations fail as its [`Faults`] decide.
 pub type FaultyCloud = Faulty<MemoryCloud>;
 
-/// A line of the audit log that concerns no node: an API server writes at every moment.
+/// A line of the control-plane audit log that concerns no node: an API server writes such lines continuously.
 const OTHER_REQUEST: &str =
     r#"{"kind":"Event","stage":"ResponseComplete","verb":"list","objectRef":{"resource":"pods"}}"#;
 
-/// When a line was written, as it says itself.
+/// When a line was written, by the time in it.
 fn time_of(line: &str) -> Option<Timestamp> {
     let line: Value = serde_json::from_str(line).ok()?;
     line.get("stageTimestamp").or_else(|| line.get("at"))?.as_str()?.parse().ok()

@@ -1,18 +1,19 @@
-//! Turns a CloudWatch Logs subscription filter pattern into the decision what it would let through.
+//! Evaluates subscription filter patterns of CloudWatch Logs: whether a subscription would deliver a message.
 //!
 //! The rules are those of "Filter pattern syntax for metric filters, subscription filters, filter log events,
-//! and Live Tail" in the CloudWatch Logs User Guide, named "the guide" below. Where the guide is silent, the
-//! reading that lets less through was taken, so that a pattern that is shown to work here does not rest on a
-//! guess:
+//! and Live Tail" in the CloudWatch Logs User Guide, named "the guide" below. Where the guide specifies
+//! nothing, this module delivers less rather than more, so that a pattern that is shown to work here does not
+//! depend on a guess:
 //!
-//! - `!=` needs a value to compare: it does not match when the field is absent. The guide says so of arrays
-//!   and objects ("JSON special considerations") and nothing of absent fields.
-//! - A value node is a string or a number, says the guide: `=` and `!=` match neither booleans nor null, which
-//!   have `IS`.
-//! - A bare word of letters and digits is a string as well as, perhaps, a number: `$.a = 1` matches `1` and
-//!   `"1"`, and `$.a = "1"` matches only the latter. A wildcard matches a number's digits too.
+//! - `!=` needs a value to compare: it does not match when the field is absent. The guide specifies this for
+//!   arrays and objects ("JSON special considerations"), and specifies nothing for absent fields.
+//! - A value node is a string or a number, according to the guide: `=` and `!=` match neither booleans nor
+//!   null, which have `IS`.
+//! - An unquoted value of letters and digits is a string and, if it can be read as one, also a number:
+//!   `$.a = 1` matches `1` and `"1"`, and `$.a = "1"` matches only the latter. A wildcard matches a number's
+//!   digits too.
 //! - A wildcard selector matches when any of the values matches, also with `!=`.
-//! - Keywords are taken in capitals only, as the guide writes them.
+//! - Keywords are accepted in capitals only, as the guide writes them.
 //!
 //! Regular expressions and space-delimited patterns are refused: we use neither, and a subset that is almost
 //! CloudWatch's would be worse than none.
@@ -22,16 +23,16 @@ mod lexer;
 #[cfg(test)]
 mod our_patterns;
 mod parser;
+mod terms;
 #[cfg(test)]
 mod tests;
-mod text;
 
 use thiserror::Error;
 
-/// The most characters of a pattern, as `PutSubscriptionFilter` has it.
+/// The most characters of a pattern that `PutSubscriptionFilter` accepts.
 pub const MAX_PATTERN: usize = 1024;
 
-/// Why a pattern was not understood, or is not evaluated here.
+/// Why a pattern is invalid, or is not evaluated here.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{message} (at character {at})")]
 pub struct PatternError {
@@ -41,14 +42,14 @@ pub struct PatternError {
     pub message: String,
 }
 
-/// A filter pattern that was understood.
+/// A valid filter pattern.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pattern(Form);
 
 #[derive(Debug, Clone, PartialEq)]
 enum Form {
     All,
-    Text(text::Text),
+    Terms(terms::Terms),
     Json(eval::Matcher),
 }
 
@@ -70,7 +71,7 @@ impl Pattern {
             None => Form::All,
             Some('{') => Form::Json(parser::parse(&mut lexer)?),
             Some('[') => return Err(lexer.error("space-delimited patterns are not evaluated locally")),
-            Some(_) => Form::Text(text::parse(&mut lexer)?),
+            Some(_) => Form::Terms(terms::parse(&mut lexer)?),
         };
         Ok(Self(form))
     }
@@ -80,7 +81,7 @@ impl Pattern {
     pub fn matches(&self, message: &str) -> bool {
         match &self.0 {
             Form::All => true,
-            Form::Text(text) => text.matches(message),
+            Form::Terms(terms) => terms.matches(message),
             Form::Json(matcher) => matcher.matches(message),
         }
     }

@@ -1,4 +1,4 @@
-//! An HTTP/1.1 server on loopback, with TLS or without, whose answers a test decides.
+//! An HTTP/1.1 server on loopback, with or without TLS, whose answers a test decides.
 
 mod script;
 mod tls;
@@ -44,20 +44,20 @@ impl Request {
         fields(&self.body)
     }
 
-    /// The action of a query service, the target of a service that names it, else method, path and query.
+    /// The action of a query service, or the `x-amz-target` header, or else the method, path and query.
     pub fn operation(&self) -> String {
         let action = if self.body.starts_with('{') { None } else { self.form().remove("Action") };
         let named = action.or_else(|| self.headers.get("x-amz-target").cloned());
         named.unwrap_or_else(|| format!("{} {}", self.method, self.target))
     }
 
-    /// A header, or an empty text.
+    /// A header, or an empty string.
     pub fn header(&self, name: &str) -> String {
         self.headers.get(name).cloned().unwrap_or_default()
     }
 }
 
-/// What becomes of a request.
+/// How the server handles a request.
 #[derive(Debug, Clone)]
 pub enum Reply {
     /// It is answered.
@@ -98,7 +98,7 @@ pub fn answer(status: u16, body: impl Into<Vec<u8>>) -> Answer {
 
 type Handler = dyn Fn(Request) -> Reply + Send + Sync;
 
-/// Serves until the test ends; the address. Connections are kept alive.
+/// Serves until the test ends, and returns the address. Connections are kept alive.
 pub async fn serve(
     tls: Option<TlsAcceptor>,
     handler: impl Fn(Request) -> Reply + Send + Sync + 'static,
@@ -197,5 +197,5 @@ fn decoded(text: &str) -> String {
             byte => byte,
         });
     }
-    String::from_utf8(bytes).expect("an encoded text is UTF-8")
+    String::from_utf8(bytes).expect("an encoded string is UTF-8")
 }

@@ -1,8 +1,9 @@
-//! A day of a cluster's control-plane audit log: the records that the subscription's filter pattern sends to intake.
+//! A day of a cluster's control-plane audit log: the events that the subscription's filter pattern sends to
+//! intake.
 //!
-//! The frequency of each kind of record follows the defaults of Kubernetes: a kubelet renews its lease every 10 s and writes
-//! its status every 5 min, changed or not. The rate of all others was measured in a small cluster: 73,170 records in 90
-//! minutes.
+//! The frequency of each kind of event follows the defaults of Kubernetes: a kubelet renews its lease every
+//! 10 s and writes its status every 5 min, changed or not. The rate of all others was measured in a small
+//! cluster: 73,170 events in 90 minutes.
 
 use nodemend_domain::control_plane_log::{self, ParsedEvent};
 use nodemend_ports::subscription::our_patterns::CONTROL_PLANE;
@@ -11,11 +12,11 @@ use nodemend_testkit::filter_pattern::Pattern;
 const NODES: u64 = 100;
 const DAY: u64 = 24 * 60 * 60;
 
-/// A kind of record, how many there are in a day, and whether intake needs it.
+/// A kind of event, how many there are in a day, and whether intake needs it.
 struct Kind {
     what: &'static str,
-    record: String,
-    a_day: u64,
+    event: String,
+    per_day: u64,
     wanted: bool,
 }
 
@@ -27,7 +28,7 @@ macro_rules! audit {
 
 fn day() -> Vec<Kind> {
     let lease = audit!("kubelet-lease-update-gce");
-    let kind = |what, record: &str, a_day, wanted| Kind { what, record: record.to_owned(), a_day, wanted };
+    let kind = |what, event: &str, per_day, wanted| Kind { what, event: event.to_owned(), per_day, wanted };
     // One node of twenty is replaced in a day, one of a hundred fails.
     let (replaced, failed) = (NODES / 20, NODES / 100);
     vec![
@@ -62,25 +63,25 @@ fn day() -> Vec<Kind> {
 }
 
 #[test]
-fn the_filter_pattern_passes_exactly_the_records_about_nodes() {
+fn the_filter_pattern_delivers_exactly_the_events_about_nodes() {
     let pattern = Pattern::parse(CONTROL_PLANE).expect("the pattern");
-    let (mut records, mut bytes, mut passed, mut passed_bytes) = (0, 0, 0, 0);
-    for Kind { what, record, a_day, wanted } in day() {
-        assert_eq!(pattern.matches(&record), wanted, "{what}");
-        let reading = control_plane_log::read(&record).expect(what);
-        let of_use = matches!(reading, ParsedEvent::Observations(_));
-        assert!(of_use || !wanted, "intake makes use of what passes: {what}");
-        let length = u64::try_from(record.len()).expect("a length");
-        (records, bytes) = (records + a_day, bytes + a_day * length);
+    let (mut events, mut bytes, mut passed, mut passed_bytes) = (0, 0, 0, 0);
+    for Kind { what, event, per_day, wanted } in day() {
+        assert_eq!(pattern.matches(&event), wanted, "{what}");
+        let reading = control_plane_log::read(&event).expect(what);
+        let is_used = matches!(reading, ParsedEvent::Observations(_));
+        assert!(is_used || !wanted, "intake uses every line that the pattern delivers: {what}");
+        let length = u64::try_from(event.len()).expect("a length");
+        (events, bytes) = (events + per_day, bytes + per_day * length);
         if wanted {
-            (passed, passed_bytes) = (passed + a_day, passed_bytes + a_day * length);
+            (passed, passed_bytes) = (passed + per_day, passed_bytes + per_day * length);
         }
     }
     println!(
-        "{NODES} nodes, a day: {records} records of {} MB; {passed} records of {} KB invoke intake, {:.5} %",
+        "{NODES} nodes, a day: {events} events of {} MB; {passed} events of {} KB invoke intake, {:.5} %",
         bytes / 1_000_000,
         passed_bytes / 1_000,
-        passed as f64 / records as f64 * 100.0,
+        passed as f64 / events as f64 * 100.0,
     );
-    assert!(passed * 10_000 < records, "fewer than one record in ten thousand costs an invocation");
+    assert!(passed * 10_000 < events, "fewer than one event in ten thousand costs an invocation");
 }

@@ -1,5 +1,5 @@
-//! What may block a repair. No demand rests on what a handler says, which could hide its own fault. The one exception is
-//! the group's backoff: each of the failures that cause it is checked when it is written.
+//! What may block a repair. No rule depends on what a handler reports, which could hide its own fault. The
+//! one exception is the group's backoff: each of the failures that cause it is checked when it is written.
 //!
 //! While things happen, everything that may block counts. When everything has ended, only what certainly still blocks
 //! excuses a repair that was not made: otherwise a repair that never happens would look like one that waits.
@@ -212,13 +212,13 @@ impl Oracle {
             None => false,
         };
         // The whole cluster counts as down, or an outage of the group as ending.
-        let (all, sick) = members().fold((0, 0), |(all, sick), (other, one)| {
+        let (all, all_unhealthy) = members().fold((0, 0), |(all, all_unhealthy), (other, one)| {
             (
                 all + usize::from(!one.gone && !one.detached && !one.on_standby),
-                sick + usize::from(one.is_touched() && may_count(other)),
+                all_unhealthy + usize::from(one.is_touched() && may_count(other)),
             )
         });
-        let down = sick > 3 && sick * 100 > all * 45;
+        let down = all_unhealthy > 3 && all_unhealthy * 100 > all * 45;
         let ending = members()
             .filter(|(_, one)| one.group == node.group)
             .filter_map(|(_, one)| one.stored.recovered)
@@ -226,9 +226,9 @@ impl Oracle {
             .count()
             > 1;
         // Fewer unhealthy nodes elsewhere make a zone more suspect: no repair is due where it might be.
-        let dark = here >= 3 && here * 2 >= of_zone;
+        let impaired = here >= 3 && here * 2 >= of_zone;
         let lasting =
-            [(exceeded, COUNTED[0]), (down, COUNTED[1]), (dark, COUNTED[2]), (silent >= 2, COUNTED[3])];
+            [(exceeded, COUNTED[0]), (down, COUNTED[1]), (impaired, COUNTED[2]), (silent >= 2, COUNTED[3])];
         let own = node.stored.open;
         let others = |one: &Node| one.stored.open && one.group != node.group;
         let elsewhere = all <= SMALL + 1 && self.nodes.iter().any(others);

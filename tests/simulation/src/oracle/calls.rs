@@ -61,7 +61,7 @@ impl Oracle {
                 let mut asking =
                     known.iter().filter(|one| one.bad && one.cure == Some(Cure::Reboot)).peekable();
                 if asking.peek().is_some() && asking.all(|one| node.was_rebooted_in_vain(one)) {
-                    violations.push(("rebooted twice for one trouble", format!("{known:?}")));
+                    violations.push(("rebooted twice for one fault", format!("{known:?}")));
                 }
             }
             _ => {
@@ -228,16 +228,16 @@ impl Oracle {
             gone.partition(|slot| slot.replacement.as_ref().is_some_and(|new| members.contains(&new)));
         let launched =
             launched.iter().filter(|slot| slot.replacement.as_ref().is_some_and(|new| !is_unhealthy(new)));
-        let sick = members.iter().filter(|member| is_unhealthy(member)).count();
+        let reported = members.iter().filter(|member| is_unhealthy(member)).count();
         // A new instance that did not join stands for one of them, and is counted itself.
         let joins_not = |member: &&&InstanceId| {
             let node = &self.nodes[Node::number(member)];
             node.join_deadline().is_some_and(|late| late <= self.now + SLACK)
         };
         let awaited = awaited.len().saturating_sub(members.iter().filter(joins_not).count());
-        let unhealthy = sick + launched.count() + awaited;
+        let unhealthy = reported + launched.count() + awaited;
         let size = members.len() + awaited;
-        let own = state.slots().iter().any(|place| place.instance_id == self.nodes[number].instance);
+        let own = state.slots().iter().any(|slot| slot.instance_id == self.nodes[number].instance);
         let allowed = plan.parallel.map(|limit| match limit {
             Limit::Count(count) => count as usize,
             Limit::Percentage(percentage) => (unhealthy.max(1) * percentage as usize / 100).max(1),
@@ -260,8 +260,8 @@ impl Oracle {
     }
 }
 
-/// The fewest violations of what the process may have decided on: it handles several nodes at once, and nobody can tell
-/// which of its reads of the cluster was for which of them.
+/// The fewest violations of what the process may have decided on: it handles several nodes at once, and it
+/// is unknown which of its reads of the cluster was for which of them.
 fn least(found: impl Iterator<Item = Vec<(&'static str, String)>>) -> Vec<(&'static str, String)> {
     found.min_by_key(Vec::len).unwrap_or_default()
 }

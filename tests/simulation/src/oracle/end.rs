@@ -71,7 +71,7 @@ pub(crate) async fn check(oracle: &mut Oracle, store: &MemoryStore) {
 
 impl MadeCall {
     /// Whether it is the call that was recorded under this id, or without one at that time. CloudTrail leaves the
-    /// instance out of what was throttled or denied: without an answer, nobody can tell whose call that is.
+    /// instance out of what was throttled or denied: without an answer, it is unknown whose call that is.
     fn is(&self, number: usize, request: Option<&str>, called: Option<Timestamp>) -> bool {
         let late = |called: Timestamp| (-5..=125).contains(&self.at.duration_since(called).as_secs());
         match request {
@@ -116,7 +116,7 @@ impl RecordLine<'_> {
     }
 }
 
-/// A record of a call, and whether a later record says how it ended.
+/// A record of a call, and whether a later record has its outcome.
 struct Called {
     name: String,
     request: Option<String>,
@@ -125,7 +125,7 @@ struct Called {
 }
 
 impl Oracle {
-    /// Whose act the end of the instance was, against what is so.
+    /// Whose act the end of the instance was, compared with the truth.
     fn author(&mut self, number: usize, case: &Case) {
         let Some(departure) = case.departure() else { return };
         let (node, how) = (&self.nodes[number], departure.how.clone());

@@ -86,9 +86,9 @@ impl Oracle {
     }
 
     /// A repair was given up because no replacement came: no more may be than wanted for one at their time. Auto Scaling does
-    /// not say which new instance replaces which.
+    /// not report which new instance replaces which.
     fn given_up(&mut self, number: usize, group: usize) {
-        // An instance that was matched with it, and whose Ready nobody reported, is a cause.
+        // An instance that was matched with it, and was never reported Ready, is a cause.
         let matched = self.nodes[number].stored.replacement;
         if matched.is_some_and(|new| self.nodes[new].known_ready_at.is_none()) {
             self.groups[group].given_up.pop();

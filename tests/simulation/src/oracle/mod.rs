@@ -83,7 +83,7 @@ pub(crate) struct Oracle {
     pub(crate) refusing: Option<&'static str>,
     /// The zone that a zonal shift moves traffic away from.
     pub(crate) shifted: Option<usize>,
-    /// What the policy says now, and when it last changed.
+    /// The policy now, and when it last changed.
     pub(crate) settings: Settings,
     pub(crate) policy_changed: Option<Timestamp>,
     /// Observe mode is on.

@@ -43,7 +43,7 @@ pub(crate) enum Fact {
         at: Timestamp,
         uid: u32,
     },
-    /// Somebody restores its Node object.
+    /// A person restores its Node object.
     Created {
         at: Timestamp,
         uid: u32,
@@ -155,7 +155,7 @@ pub(crate) struct Node {
     pub(crate) skew: SignedDuration,
     /// When its clock stepped, and by how much.
     pub(crate) step: Option<(Timestamp, SignedDuration)>,
-    /// Its reports may say what makes the handlers start over: when its repair is due is unknown.
+    /// Its reports may make the handlers start over: when its repair is due is unknown.
     pub(crate) unreliable: bool,
     /// What is untrue in its next report.
     pub(crate) lie: Option<Lie>,
@@ -374,7 +374,7 @@ impl Node {
         self.object = Some(NodeObject { uid, created, boot: self.boot, ready, ready_since });
     }
 
-    /// Somebody restores its Node object, whose status is unknown until the kubelet posts it.
+    /// A person restores its Node object, whose status is unknown until the kubelet posts it.
     pub(crate) fn restore(&mut self, at: Timestamp) -> bool {
         if self.object.is_some() {
             return false;
@@ -419,7 +419,7 @@ impl Node {
         self.object?;
         let stopped = self.tracks.iter().filter(|track| track.source == Source::ControlPlane);
         let stopped = stopped.filter_map(|track| track.period(now).filter(|period| period.unknown));
-        // The node controller waits for 40 seconds before it says so.
+        // The node controller waits for 40 seconds before it reports that.
         let stopped = stopped.map(|period| period.from - SignedDuration::from_secs(40)).min();
         let rebooted = self.rebooted.filter(|_| self.down);
         let ended = self.terminated.into_iter().chain(stopped).chain(rebooted).min();

@@ -41,7 +41,7 @@ impl Oracle {
         let mut watched = std::mem::take(&mut self.watched);
         watched.retain(|number| {
             let due = self.overdue_since(*number);
-            // Verification may have read that it is healthy, and nothing was delivered that says so.
+            // Verification may have read that it is healthy, and nothing was delivered that reports it.
             let is_healed = self.nodes[*number].healthy_since(self.now).is_some();
             let clear = !is_healed && due.is_some_and(|due| due <= self.now) && self.is_clear(*number);
             let now = self.now;
@@ -79,7 +79,8 @@ impl Oracle {
         let (node, now) = (&self.nodes[number], self.now);
         let stored = &self.groups[node.group];
         let waits = stored.backoff_until().is_some_and(|until| now < until) || self.is_awaited(number);
-        // When a repair of what a node says with a wrong clock is due is not known, but that it was begun.
+        // If a node reports with a wrong clock, it is not known when its repair is due, but that the repair
+        // was begun.
         let due = self.overdue_since(number).is_some_and(|due| due + PROMPT < now)
             || node.unreliable && node.stored.open && node.is_known_unhealthy();
         let quiet = now >= self.last_fault + LEASE + PROMPT && now >= node.not_clear_before;

@@ -24,7 +24,7 @@ pub(crate) struct Reads {
     pub(crate) location: HashMap<InstanceId, (InstanceLocation, u64)>,
     pub(crate) groups: HashMap<GroupName, (Option<Arc<Group>>, u64)>,
     pub(crate) states: HashMap<GroupName, (GroupState, u64)>,
-    /// Reads of the whole cluster: nobody can tell for which of its nodes each was made.
+    /// Reads of the whole cluster: it is unknown for which of its nodes each was made.
     pub(crate) cluster_facts: Vec<(Arc<ClusterFacts>, u64)>,
     pub(crate) unhealthy_nodes: Vec<(Vec<UnhealthyNode>, u64)>,
     pub(crate) holds: Vec<(Vec<Hold>, u64)>,
@@ -109,7 +109,7 @@ impl Verified {
         &self.reports
     }
 
-    /// Whether what was read of the fault says that the node is healthy.
+    /// Whether what was read of the fault shows that the node is healthy.
     pub(crate) fn is_healthy(&self, agents: bool) -> bool {
         if agents {
             !self.reports.is_empty() && self.reports.iter().all(|report| !report.bad)

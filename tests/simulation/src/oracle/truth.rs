@@ -1,4 +1,5 @@
-//! What is so in the simulated cluster decides, whatever was reported of it: no call on a node that is healthy.
+//! The true state of the simulated cluster decides, whatever was reported of it: no call on a node that is
+//! healthy.
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::policy::{Policy, VerificationPolicy};

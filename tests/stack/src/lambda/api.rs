@@ -1,4 +1,4 @@
-//! The Runtime API: what a process asks for its next event, and tells of its last.
+//! The Runtime API: a process requests its next event here, and posts the answer to its last one.
 
 use std::{
     sync::{Arc, Mutex},
@@ -24,27 +24,27 @@ use tokio::{
 use super::lock;
 use crate::ids;
 
-/// Lambda takes no longer answer.
+/// Lambda's limit for the size of an answer.
 const MAX_RESPONSE: usize = 6 * 1024 * 1024;
 
 /// One invocation.
 #[derive(Debug)]
-pub(super) struct Work {
+pub(super) struct Invocation {
     pub(super) payload: Bytes,
     pub(super) timeout: Duration,
     pub(super) reply: oneshot::Sender<Reply>,
 }
 
-/// What the process said of it.
+/// The process's answer to an invocation.
 #[derive(Debug)]
 pub(super) enum Reply {
     Response(Bytes),
     Error(String),
 }
 
-/// What the process said first.
+/// The first request of a process: for an invocation, or the error that it could not start with.
 #[derive(Debug)]
-pub(super) enum First {
+pub(super) enum FirstRequest {
     Next,
     Error(String),
 }
@@ -52,12 +52,12 @@ pub(super) enum First {
 #[derive(Debug)]
 struct Api {
     name: String,
-    to_do: AsyncMutex<mpsc::Receiver<Work>>,
-    doing: Mutex<Option<(String, oneshot::Sender<Reply>)>>,
-    first: Mutex<Option<oneshot::Sender<First>>>,
+    pending: AsyncMutex<mpsc::Receiver<Invocation>>,
+    current: Mutex<Option<(String, oneshot::Sender<Reply>)>>,
+    first_request: Mutex<Option<oneshot::Sender<FirstRequest>>>,
 }
 
-/// An error, as Lambda's runtimes send it.
+/// An error in the format of Lambda's runtimes.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct ErrorBody {
@@ -65,14 +65,19 @@ struct ErrorBody {
     error_type: String,
 }
 
-/// Serves one process.
+/// Serves the Runtime API to one process.
 pub(super) async fn serve(
     listener: TcpListener,
     name: String,
-    to_do: mpsc::Receiver<Work>,
-    first: oneshot::Sender<First>,
+    pending: mpsc::Receiver<Invocation>,
+    first_request: oneshot::Sender<FirstRequest>,
 ) {
-    let api = Api { name, to_do: to_do.into(), doing: Mutex::default(), first: Mutex::new(Some(first)) };
+    let api = Api {
+        name,
+        pending: pending.into(),
+        current: Mutex::default(),
+        first_request: Mutex::new(Some(first_request)),
+    };
     let router = Router::new()
         .route("/2018-06-01/runtime/invocation/next", get(next))
         .route("/2018-06-01/runtime/invocation/{id}/response", post(response))
@@ -80,21 +85,21 @@ pub(super) async fn serve(
         .route("/2018-06-01/runtime/init/error", post(init_error))
         .layer(DefaultBodyLimit::max(MAX_RESPONSE))
         .with_state(Arc::new(api));
-    // It ends with the task: there is nobody to tell of an error.
+    // The server ends with its task, and nothing could handle an error then.
     let _ = axum::serve(listener, router).await;
 }
 
 async fn next(State(api): State<Arc<Api>>) -> Response<Body> {
-    if let Some(first) = lock(&api.first).take() {
-        let _ = first.send(First::Next);
+    if let Some(first) = lock(&api.first_request).take() {
+        let _ = first.send(FirstRequest::Next);
     }
-    let Some(work) = api.to_do.lock().await.recv().await else {
+    let Some(invocation) = api.pending.lock().await.recv().await else {
         return empty(StatusCode::GONE);
     };
     let id = ids::uuid();
-    let deadline =
-        SystemClock.now().as_millisecond() + i64::try_from(work.timeout.as_millis()).unwrap_or(i64::MAX / 2);
-    *lock(&api.doing) = Some((id.clone(), work.reply));
+    let deadline = SystemClock.now().as_millisecond()
+        + i64::try_from(invocation.timeout.as_millis()).unwrap_or(i64::MAX / 2);
+    *lock(&api.current) = Some((id.clone(), invocation.reply));
     Response::builder()
         .header("lambda-runtime-aws-request-id", id)
         .header("lambda-runtime-deadline-ms", deadline)
@@ -103,7 +108,7 @@ async fn next(State(api): State<Arc<Api>>) -> Response<Body> {
             format!("arn:aws:lambda:{}:{}:function:{}", ids::REGION, ids::ACCOUNT, api.name),
         )
         .header("content-type", "application/json")
-        .body(Body::from(work.payload))
+        .body(Body::from(invocation.payload))
         .unwrap_or_default()
 }
 
@@ -116,18 +121,18 @@ async fn error(State(api): State<Arc<Api>>, Path(id): Path<String>, body: Bytes)
 }
 
 async fn init_error(State(api): State<Arc<Api>>, body: Bytes) -> Response<Body> {
-    if let Some(first) = lock(&api.first).take() {
-        let _ = first.send(First::Error(error_text(&body)));
+    if let Some(first) = lock(&api.first_request).take() {
+        let _ = first.send(FirstRequest::Error(error_text(&body)));
     }
     empty(StatusCode::ACCEPTED)
 }
 
 impl Api {
     fn answer(&self, id: &str, reply: Reply) -> Response<Body> {
-        let doing = lock(&self.doing).take_if(|(doing, _)| doing == id);
-        match doing {
-            Some((_, answer)) => {
-                let _ = answer.send(reply);
+        let current = lock(&self.current).take_if(|(current, _)| current == id);
+        match current {
+            Some((_, sender)) => {
+                let _ = sender.send(reply);
                 empty(StatusCode::ACCEPTED)
             }
             None => empty(StatusCode::BAD_REQUEST),

@@ -1,4 +1,4 @@
-//! One process of a function, and the Runtime API that it alone talks to.
+//! One process of a function, with a Runtime API server of its own.
 
 use std::{process::Stdio, time::Duration};
 
@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     Failure, FunctionUpdate, INIT_TIMEOUT, Process, Spec,
-    api::{self, First, Reply, Work},
+    api::{self, FirstRequest, Invocation, Reply},
 };
 use crate::child::{self, Launcher};
 
@@ -22,23 +22,23 @@ use crate::child::{self, Launcher};
 pub(super) struct Sandbox {
     child: Child,
     process: Process,
-    work: mpsc::Sender<Work>,
+    invocations: mpsc::Sender<Invocation>,
     server: JoinHandle<()>,
 }
 
 impl Sandbox {
-    /// Starts a process and waits until it asks for work.
+    /// Starts a process and waits until it requests its first invocation.
     pub(super) async fn start(
         spec: &Spec,
         launcher: &Launcher,
         updates: impl Fn(FunctionUpdate) + Clone + Send + 'static,
     ) -> Result<Self, Failure> {
-        let unstartable = |error: std::io::Error| Failure::Init(error.to_string());
-        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await.map_err(unstartable)?;
-        let address = listener.local_addr().map_err(unstartable)?.to_string();
-        let (work, to_do) = mpsc::channel(1);
-        let (first, mut asked) = oneshot::channel();
-        let server = tokio::spawn(api::serve(listener, spec.name.clone(), to_do, first));
+        let init_failure = |error: std::io::Error| Failure::Init(error.to_string());
+        let listener = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await.map_err(init_failure)?;
+        let address = listener.local_addr().map_err(init_failure)?.to_string();
+        let (invocations, pending) = mpsc::channel(1);
+        let (first_sender, mut first_request) = oneshot::channel();
+        let server = tokio::spawn(api::serve(listener, spec.name.clone(), pending, first_sender));
         let started = Instant::now();
         let mut child = launcher
             .command(&spec.program)
@@ -46,7 +46,7 @@ impl Sandbox {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(unstartable)?;
+            .map_err(init_failure)?;
         if let Some(stdout) = child.stdout.take() {
             tokio::spawn(lines(stdout, FunctionUpdate::Log, updates.clone()));
         }
@@ -54,20 +54,22 @@ impl Sandbox {
             tokio::spawn(lines(stderr, FunctionUpdate::Stderr, updates));
         }
         let failure = tokio::select! {
-            first = &mut asked => match first {
-                Ok(First::Next) => {
+            first = &mut first_request => match first {
+                Ok(FirstRequest::Next) => {
                     let pid = child.id().unwrap_or_default();
                     let process = Process { pid, init: started.elapsed() };
-                    return Ok(Self { child, process, work, server });
+                    return Ok(Self { child, process, invocations, server });
                 }
-                Ok(First::Error(why)) => why,
-                Err(_) => "its Runtime API ended".to_owned(),
+                Ok(FirstRequest::Error(why)) => why,
+                Err(_) => "its Runtime API server ended".to_owned(),
             },
             status = child.wait() => match status {
                 Ok(status) => status.to_string(),
                 Err(error) => error.to_string(),
             },
-            () = tokio::time::sleep(INIT_TIMEOUT) => format!("it asked for nothing within {}s", INIT_TIMEOUT.as_secs()),
+            () = tokio::time::sleep(INIT_TIMEOUT) => {
+                format!("it requested no invocation within {}s", INIT_TIMEOUT.as_secs())
+            }
         };
         child::kill(&mut child).await;
         server.abort();
@@ -82,19 +84,19 @@ impl Sandbox {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Hands the process one event and waits for its answer.
+    /// Passes one event to the process and waits for its answer.
     pub(super) async fn invoke(&mut self, payload: Bytes, timeout: Duration) -> Result<Bytes, Failure> {
         let (reply, mut answer) = oneshot::channel();
-        if self.work.send(Work { payload, timeout, reply }).await.is_err() {
-            return Err(Failure::Crashed("its Runtime API ended".to_owned()));
+        if self.invocations.send(Invocation { payload, timeout, reply }).await.is_err() {
+            return Err(Failure::Crashed("its Runtime API server ended".to_owned()));
         }
         tokio::select! {
-            // An answer that was given counts, also of a process that ended right after it.
+            // An answer that has arrived counts, even if the process ended right after it.
             biased;
             answer = &mut answer => match answer {
                 Ok(Reply::Response(body)) => Ok(body),
                 Ok(Reply::Error(why)) => Err(Failure::Error(why)),
-                Err(_) => Err(Failure::Crashed("it gave up the invocation".to_owned())),
+                Err(_) => Err(Failure::Crashed("the invocation was dropped without an answer".to_owned())),
             },
             status = self.child.wait() => {
                 Err(Failure::Crashed(status.map_or_else(|error| error.to_string(), |status| status.to_string())))
@@ -103,7 +105,7 @@ impl Sandbox {
         }
     }
 
-    /// Ends the process, as Lambda does: without notice.
+    /// Kills the process without a warning, as Lambda does.
     pub(super) async fn end(mut self) {
         child::kill(&mut self.child).await;
     }
@@ -115,7 +117,7 @@ impl Drop for Sandbox {
     }
 }
 
-/// What Lambda tells a process of itself.
+/// The environment of a process: Lambda's variables, and those of the function.
 fn environment(spec: &Spec, address: &str) -> Vec<(String, String)> {
     let name = &spec.name;
     let own = [

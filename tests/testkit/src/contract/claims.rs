@@ -6,18 +6,18 @@ use serde_json::json;
 use crate::edit;
 
 use super::{
-    CaseWrite, Commit, Furnished, all_at_once, at, cluster, instance, key, new_case, put, read, step,
+    CaseWrite, Commit, ConfigurableStore, all_at_once, at, cluster, instance, key, new_case, put, read, step,
     workers, write, yield_once,
 };
 
 /// How many repairs need a slot, and how many slots there are.
 const CLAIMS: u64 = 200;
-const ALLOWED: usize = 7;
+const SLOTS: usize = 7;
 /// A writer loses only to another that wins, so that it cannot lose this many times in a row.
 const MAX_RACES: usize = 2 * CLAIMS as usize;
 
 /// Each claim reads its group, counts, and acquires a slot; no two do so at one version.
-pub async fn concurrent_claims_get_as_many_slots_as_a_group_has<S: Furnished>(store: &S) {
+pub async fn concurrent_claims_get_as_many_slots_as_a_group_has<S: ConfigurableStore>(store: &S) {
     for number in 0..CLAIMS {
         put(store, &mut new_case(number)).await;
     }
@@ -26,7 +26,7 @@ pub async fn concurrent_claims_get_as_many_slots_as_a_group_has<S: Furnished>(st
             let mut case = read(store, &key(number)).await;
             let mut group = store.group(&cluster(), &workers()).await.expect("a read");
             yield_once().await;
-            if group.slots().len() >= ALLOWED {
+            if group.slots().len() >= SLOTS {
                 return false;
             }
             group.acquire_slot(case.instance_id().clone(), "NodeStatusUnknown", at(0));
@@ -43,12 +43,12 @@ pub async fn concurrent_claims_get_as_many_slots_as_a_group_has<S: Furnished>(st
     let won = all_at_once((0..CLAIMS).map(claim)).await;
     let winners: Vec<u64> =
         (0..CLAIMS).zip(&won).filter(|(_, won)| **won).map(|(number, _)| number).collect();
-    assert_eq!(winners.len(), ALLOWED);
+    assert_eq!(winners.len(), SLOTS);
     let group = store.group(&cluster(), &workers()).await.expect("a read");
-    let mut places: Vec<_> = group.slots().iter().map(|place| place.instance_id.clone()).collect();
-    places.sort();
-    assert_eq!(places, winners.iter().map(|number| instance(*number)).collect::<Vec<_>>());
-    assert_eq!(group.version(), ALLOWED as u64, "a write for each winner, and no other");
+    let mut slots: Vec<_> = group.slots().iter().map(|slot| slot.instance_id.clone()).collect();
+    slots.sort();
+    assert_eq!(slots, winners.iter().map(|number| instance(*number)).collect::<Vec<_>>());
+    assert_eq!(group.version(), SLOTS as u64, "a write for each winner, and no other");
     let mut due = store.due(at(120), 1_000).await.expect("a read");
     due.sort();
     assert_eq!(due, winners.iter().map(|number| key(*number)).collect::<Vec<_>>());
@@ -59,7 +59,7 @@ pub async fn concurrent_claims_get_as_many_slots_as_a_group_has<S: Furnished>(st
 }
 
 /// Each writer adds one to the same case.
-pub async fn concurrent_writers_lose_no_update<S: Furnished>(store: &S) {
+pub async fn concurrent_writers_lose_no_update<S: ConfigurableStore>(store: &S) {
     const WRITERS: u32 = 40;
     put(store, &mut new_case(1)).await;
     let add = async |_| {
@@ -81,7 +81,7 @@ pub async fn concurrent_writers_lose_no_update<S: Furnished>(store: &S) {
 }
 
 /// Each writer appends a record; all are stored, linked in the order in which they won.
-pub async fn concurrent_writers_of_an_audit_log_leave_one_chain<S: Furnished>(store: &S) {
+pub async fn concurrent_writers_of_an_audit_log_leave_one_chain<S: ConfigurableStore>(store: &S) {
     const WRITERS: usize = 30;
     put(store, &mut new_case(1)).await;
     let append = async |_| {

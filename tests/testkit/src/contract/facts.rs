@@ -9,12 +9,12 @@ use serde_json::json;
 use crate::edit;
 
 use super::{
-    CaseKey, CaseWrite, Commit, Furnished, at, call, cluster, cluster_named, instance, key, new_case, node,
-    put, read, step, unhealthy_reason, workers, write,
+    CaseKey, CaseWrite, Commit, ConfigurableStore, at, call, cluster, cluster_named, instance, key, new_case,
+    node, put, read, step, unhealthy_reason, workers, write,
 };
 
 /// No case, no cluster, no policy and no records; the group is new.
-pub async fn an_empty_store_finds_nothing<S: Furnished>(store: &S) {
+pub async fn an_empty_store_finds_nothing<S: ConfigurableStore>(store: &S) {
     assert_eq!(store.case(&key(1)).await, Ok(None));
     assert_eq!(store.cluster_of_instance(&instance(1)).await, Ok(None));
     assert_eq!(store.instances_of_node(&cluster(), &node(1)).await, Ok(Vec::new()));
@@ -28,8 +28,8 @@ pub async fn an_empty_store_finds_nothing<S: Furnished>(store: &S) {
     assert_eq!((group.version(), group.slots().len(), group.name()), (0, 0, &workers()));
 }
 
-/// All fields, with the next version.
-pub async fn a_case_is_read_as_it_was_written<S: Furnished>(store: &S) {
+/// All its fields, with the next version.
+pub async fn a_case_is_read_as_it_was_written<S: ConfigurableStore>(store: &S) {
     let mut case = new_case(1);
     edit(&mut case, json!({ "node": node(1) }));
     edit(&mut case, json!({ "group": workers() }));
@@ -50,7 +50,7 @@ pub async fn a_case_is_read_as_it_was_written<S: Furnished>(store: &S) {
 }
 
 /// Of two writers that found no case, one wins.
-pub async fn a_case_is_created_once<S: Furnished>(store: &S) {
+pub async fn a_case_is_created_once<S: ConfigurableStore>(store: &S) {
     let (mut first, mut second) = (new_case(1), new_case(1));
     edit(&mut first, json!({ "due": at(1) }));
     edit(&mut second, json!({ "due": at(2) }));
@@ -61,7 +61,7 @@ pub async fn a_case_is_created_once<S: Furnished>(store: &S) {
 }
 
 /// Neither the case nor its indexes change, whether the version is too old or too new.
-pub async fn a_write_of_another_version_is_lost_and_changes_nothing<S: Furnished>(store: &S) {
+pub async fn a_write_of_another_version_is_lost_and_changes_nothing<S: ConfigurableStore>(store: &S) {
     let mut case = new_case(1);
     edit(&mut case, json!({ "due": at(10) }));
     put(store, &mut case).await;
@@ -85,7 +85,9 @@ pub async fn a_write_of_another_version_is_lost_and_changes_nothing<S: Furnished
 }
 
 /// If the group's version is stale, the case and its records are not written either.
-pub async fn case_group_and_audit_records_are_written_together_or_not_at_all<S: Furnished>(store: &S) {
+pub async fn case_group_and_audit_records_are_written_together_or_not_at_all<S: ConfigurableStore>(
+    store: &S,
+) {
     let mut case = new_case(1);
     put(store, &mut case).await;
     let mut group = store.group(&cluster(), &workers()).await.expect("a read");
@@ -116,7 +118,7 @@ pub async fn case_group_and_audit_records_are_written_together_or_not_at_all<S: 
 }
 
 /// Each sequence number of an audit log is used once, and none is omitted.
-pub async fn an_audit_record_is_never_overwritten<S: Furnished>(store: &S) {
+pub async fn an_audit_record_is_never_overwritten<S: ConfigurableStore>(store: &S) {
     let mut case = new_case(1);
     let entry = step(&mut case, RecordStep::Claimed);
     assert_eq!(write(store, &case, std::slice::from_ref(&entry)).await, Commit::Won);
@@ -133,7 +135,7 @@ pub async fn an_audit_record_is_never_overwritten<S: Furnished>(store: &S) {
 }
 
 /// In the order of the sequence numbers, byte for byte, up to the last record that the case knows.
-pub async fn an_audit_log_is_read_as_one_chain<S: Furnished>(store: &S) {
+pub async fn an_audit_log_is_read_as_one_chain<S: ConfigurableStore>(store: &S) {
     let mut case = new_case(1);
     let mut written = Vec::new();
     // More than nine, so that an order by text would show; some writes carry two.
@@ -153,7 +155,7 @@ pub async fn an_audit_log_is_read_as_one_chain<S: Furnished>(store: &S) {
 }
 
 /// The record, and the case that it belongs to.
-pub async fn a_call_is_found_by_its_request_id<S: Furnished>(store: &S) {
+pub async fn a_call_is_found_by_its_request_id<S: ConfigurableStore>(store: &S) {
     for number in [1, 2] {
         let mut case = new_case(number);
         let entries = [
@@ -170,7 +172,7 @@ pub async fn a_call_is_found_by_its_request_id<S: Furnished>(store: &S) {
 }
 
 /// The same instance ID and node name in two clusters are two cases.
-pub async fn clusters_are_separate<S: Furnished>(store: &S) {
+pub async fn clusters_are_separate<S: ConfigurableStore>(store: &S) {
     let names = ["prod", "prod-2"].map(cluster_named);
     for (number, name) in names.iter().enumerate() {
         let mut case = new_case(number as u64);
@@ -186,10 +188,7 @@ pub async fn clusters_are_separate<S: Furnished>(store: &S) {
         let own = instance(number as u64);
         assert_eq!(store.instances_of_node(name, &node(1)).await, Ok(vec![own.clone()]));
         let unhealthy_nodes = store.unhealthy_nodes(name).await.expect("a read");
-        assert_eq!(
-            unhealthy_nodes.iter().map(|unhealthy_nodes| &unhealthy_nodes.instance_id).collect::<Vec<_>>(),
-            [&own]
-        );
+        assert_eq!(unhealthy_nodes.iter().map(|node| &node.instance_id).collect::<Vec<_>>(), [&own]);
         let group = store.group(name, &workers()).await.expect("a read");
         assert_eq!((group.slots().len(), &group.slots()[0].instance_id), (1, &own));
         let others = CaseKey { cluster: names[1 - number].clone(), instance_id: own };
@@ -198,7 +197,7 @@ pub async fn clusters_are_separate<S: Furnished>(store: &S) {
 }
 
 /// What was known of a cluster's sources is replaced by what is known now.
-pub async fn the_sources_of_a_cluster_are_replaced_as_a_whole<S: Furnished>(store: &S) {
+pub async fn the_sources_of_a_cluster_are_replaced_as_a_whole<S: ConfigurableStore>(store: &S) {
     assert_eq!(store.sources(&cluster()).await, Ok(None));
     let listed = ClusterSources {
         listed_at: Some(at(0)),

@@ -13,10 +13,12 @@ use crate::{
     fixture::{hold_until, zone},
 };
 
-use super::{Furnished, at, cluster, cluster_named, instance, key, new_case, node, put, unhealthy_reason};
+use super::{
+    ConfigurableStore, at, cluster, cluster_named, instance, key, new_case, node, put, unhealthy_reason,
+};
 
 /// In whatever order they were written, and including those due exactly at the bound.
-pub async fn the_longest_overdue_cases_come_first<S: Furnished>(store: &S) {
+pub async fn the_longest_overdue_cases_come_first<S: ConfigurableStore>(store: &S) {
     let due = [(1, 50), (2, 10), (3, 40), (4, 20), (5, 30), (6, 61), (7, 60)];
     for (number, seconds) in due {
         let mut case = new_case(number);
@@ -30,7 +32,7 @@ pub async fn the_longest_overdue_cases_come_first<S: Furnished>(store: &S) {
 }
 
 /// If there are more than the limit, the longest overdue are found.
-pub async fn due_cases_are_limited_to_the_longest_overdue<S: Furnished>(store: &S) {
+pub async fn due_cases_are_limited_to_the_longest_overdue<S: ConfigurableStore>(store: &S) {
     for number in 0..60 {
         let mut case = new_case(number);
         edit(&mut case, json!({ "due": at(1_000 - 7 * number as i64) }));
@@ -45,7 +47,7 @@ pub async fn due_cases_are_limited_to_the_longest_overdue<S: Furnished>(store: &
 }
 
 /// Also after its due time was moved earlier, moved later, removed and set again.
-pub async fn a_case_is_due_once_at_its_newest_time<S: Furnished>(store: &S) {
+pub async fn a_case_is_due_once_at_its_newest_time<S: ConfigurableStore>(store: &S) {
     let mut case = new_case(1);
     for due in [Some(50), Some(10), Some(90), None, Some(90), Some(90)] {
         edit(&mut case, json!({ "due": due.map(at) }));
@@ -60,7 +62,7 @@ pub async fn a_case_is_due_once_at_its_newest_time<S: Furnished>(store: &S) {
 }
 
 /// In all clusters.
-pub async fn the_next_due_time_is_the_earliest<S: Furnished>(store: &S) {
+pub async fn the_next_due_time_is_the_earliest<S: ConfigurableStore>(store: &S) {
     for (number, due) in (0..20).map(|number| (number, 100 + (number as i64 * 7) % 20)) {
         let mut case = new_case(number);
         edit(&mut case, json!({ "cluster": cluster_named(if number % 2 == 0 { "prod" } else { "test" }) }));
@@ -71,7 +73,7 @@ pub async fn the_next_due_time_is_the_earliest<S: Furnished>(store: &S) {
 }
 
 /// They appear, change and disappear with their cases.
-pub async fn the_unhealthy_nodes_of_a_cluster_are_found_once_each<S: Furnished>(store: &S) {
+pub async fn the_unhealthy_nodes_of_a_cluster_are_found_once_each<S: ConfigurableStore>(store: &S) {
     let mut cases: Vec<_> = (1..=3).map(new_case).collect();
     let silent = UnhealthyReason { since: at(3), silent: true, ..UnhealthyReason::default() };
     edit(&mut cases[0], json!({ "unhealthyReason": unhealthy_reason(1) }));
@@ -103,7 +105,7 @@ pub async fn the_unhealthy_nodes_of_a_cluster_are_found_once_each<S: Furnished>(
 }
 
 /// A replacement may have the node name of the replaced instance. What only an agent claims comes first.
-pub async fn the_instances_of_a_node_name_are_found_newest_last<S: Furnished>(store: &S) {
+pub async fn the_instances_of_a_node_name_are_found_newest_last<S: ConfigurableStore>(store: &S) {
     // Not in the order of their ids.
     for number in [5, 2, 9] {
         let mut case = new_case(number);
@@ -122,7 +124,7 @@ pub async fn the_instances_of_a_node_name_are_found_newest_last<S: Furnished>(st
 }
 
 /// An instance ID is unique in AWS, so that it is in one cluster.
-pub async fn the_cluster_of_an_instance_is_found<S: Furnished>(store: &S) {
+pub async fn the_cluster_of_an_instance_is_found<S: ConfigurableStore>(store: &S) {
     for (number, name) in [(1, "prod"), (2, "test")] {
         let mut case = new_case(number);
         edit(&mut case, json!({ "cluster": cluster_named(name) }));
@@ -134,7 +136,7 @@ pub async fn the_cluster_of_an_instance_is_found<S: Furnished>(store: &S) {
 }
 
 /// The newest policy and all holds are found.
-pub async fn policies_and_holds_belong_to_one_cluster<S: Furnished>(store: &S) {
+pub async fn policies_and_holds_belong_to_one_cluster<S: ConfigurableStore>(store: &S) {
     let (prod, test) = (cluster(), cluster_named("test"));
     let observing = Policy::default();
     let mut repairing = Policy::eks_defaults();

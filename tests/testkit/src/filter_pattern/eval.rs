@@ -1,7 +1,7 @@
-//! Turns a JSON message into the truth of a pattern's conditions, in one pass and without building its tree.
+//! Evaluates a pattern's conditions on a JSON message, in one pass and without building a tree of its values.
 //!
-//! All selectors of a pattern form one tree of steps. The message is read along that tree: what no selector
-//! leads to is skipped by the JSON reader, which is most of an audit record.
+//! All selectors of a pattern form one tree of steps. The message is read along that tree: the JSON reader
+//! skips what no selector leads to, which is most of an audit event.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -49,13 +49,13 @@ pub(super) enum Expression {
 /// What a field is compared with.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Wanted {
-    /// Present when a bare word is a number.
+    /// Set if an unquoted value is a number.
     pub(super) number: Option<Number>,
     text: Glob,
 }
 
-/// A text with a wildcard at its ends only: "Ev*ent will only match the actual string Ev*ent", said the guide
-/// under "Matching terms in JSON log events", and its later editions do not take it back.
+/// A string with a wildcard at its ends only. An earlier edition of the guide, under "Matching terms in JSON
+/// log events": "Ev*ent will only match the actual string Ev*ent". Later editions do not contradict it.
 #[derive(Debug, Clone, PartialEq)]
 struct Glob {
     text: String,
@@ -89,7 +89,7 @@ impl Number {
         }
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "beside a fraction, a whole number is a real one")]
+    #[expect(clippy::cast_precision_loss, reason = "compared with a fraction, a whole number is a real one")]
     fn real(self) -> f64 {
         match self {
             Self::Whole(whole) => whole as f64,
@@ -125,8 +125,8 @@ impl Wanted {
         Self { number: None, text: Glob::new(text) }
     }
 
-    pub(super) fn bare(word: &str) -> Self {
-        Self { number: Number::parse(word), text: Glob::new(word) }
+    pub(super) fn unquoted(text: &str) -> Self {
+        Self { number: Number::parse(text), text: Glob::new(text) }
     }
 
     fn matches(&self, operator: Operator, value: &Value<'_>) -> bool {
@@ -134,7 +134,7 @@ impl Wanted {
             Value::Number(literal) => match (self.number, Number::parse(literal)) {
                 (Some(wanted), Some(found)) => found.compare(wanted),
                 (None, _) if self.text.open() && self.text.matches(literal) => Some(Ordering::Equal),
-                // A number is another value than any text.
+                // A number never equals a string.
                 _ => None,
             },
             Value::String(text) if self.text.matches(text) => Some(Ordering::Equal),
@@ -144,7 +144,7 @@ impl Wanted {
         match operator {
             Operator::Equal => order == Some(Ordering::Equal),
             Operator::NotEqual => order != Some(Ordering::Equal),
-            // Only numbers have an order, even where the text is the same.
+            // Only numbers have an order, even if the strings are equal.
             _ if !matches!(value, Value::Number(_)) => false,
             Operator::Less => order == Some(Ordering::Less),
             Operator::Greater => order == Some(Ordering::Greater),
@@ -212,22 +212,22 @@ impl Matcher {
         if !message.trim_ascii_start().starts_with('{') {
             return false;
         }
-        let mut truths: Vec<bool> = self.tests.iter().map(|test| *test == Test::NotExists).collect();
+        let mut results: Vec<bool> = self.tests.iter().map(|test| *test == Test::NotExists).collect();
         let mut json = serde_json::Deserializer::from_str(message);
-        let walk = Walk { matcher: self, nodes: &[0], truths: &mut truths };
+        let walk = Walk { matcher: self, nodes: &[0], results: &mut results };
         if json.deserialize_any(walk).and_then(|()| json.end()).is_err() {
             return false;
         }
-        holds(&self.expression, &truths)
+        is_true(&self.expression, &results)
     }
 }
 
-/// The parser's bound on parentheses bounds this as well.
-fn holds(expression: &Expression, truths: &[bool]) -> bool {
+/// The parser's limit on parentheses also limits this recursion.
+fn is_true(expression: &Expression, results: &[bool]) -> bool {
     match expression {
-        Expression::Condition(condition) => truths[*condition],
-        Expression::All(all) => all.iter().all(|one| holds(one, truths)),
-        Expression::Any(any) => any.iter().any(|one| holds(one, truths)),
+        Expression::Condition(condition) => results[*condition],
+        Expression::All(all) => all.iter().all(|one| is_true(one, results)),
+        Expression::Any(any) => any.iter().any(|one| is_true(one, results)),
     }
 }
 
@@ -237,7 +237,7 @@ enum Value<'a> {
     /// The digits as they are written.
     Number(&'a str),
     String(&'a str),
-    /// An array or an object: no value node, says the guide.
+    /// An array or an object: not a value node, according to the guide.
     Tree,
 }
 
@@ -245,7 +245,7 @@ enum Value<'a> {
 struct Walk<'m, 't> {
     matcher: &'m Matcher,
     nodes: &'t [usize],
-    truths: &'t mut Vec<bool>,
+    results: &'t mut Vec<bool>,
 }
 
 impl Walk<'_, '_> {
@@ -253,11 +253,11 @@ impl Walk<'_, '_> {
         for &node in self.nodes {
             for &condition in &self.matcher.nodes[node].conditions {
                 match (&self.matcher.tests[condition], value) {
-                    (Test::NotExists, _) => self.truths[condition] = false,
-                    (Test::Null, Value::Null) => self.truths[condition] = true,
-                    (Test::Bool(wanted), Value::Bool(found)) => self.truths[condition] |= wanted == found,
+                    (Test::NotExists, _) => self.results[condition] = false,
+                    (Test::Null, Value::Null) => self.results[condition] = true,
+                    (Test::Bool(wanted), Value::Bool(found)) => self.results[condition] |= wanted == found,
                     (Test::Compare(operator, wanted), value) => {
-                        self.truths[condition] |= wanted.matches(*operator, value);
+                        self.results[condition] |= wanted.matches(*operator, value);
                     }
                     _ => {}
                 }
@@ -265,7 +265,7 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// The nodes that a field or an element leads to; allocates only where there is one.
+    /// The nodes that a field or an element leads to. It allocates only if there is one.
     fn follow(&self, leads: impl Fn(&Step) -> bool) -> Vec<usize> {
         let children = self.nodes.iter().flat_map(|&node| &self.matcher.nodes[node].children);
         children.filter(|(step, _)| leads(step)).map(|(_, child)| *child).collect()
@@ -286,11 +286,11 @@ impl<'de> DeserializeSeed<'de> for Walk<'_, '_> {
 
     fn deserialize<D: Deserializer<'de>>(mut self, deserializer: D) -> Result<(), D::Error> {
         let descends = self.has_children();
-        // Where nothing is compared on the way, one pass does: two take two thirds longer.
+        // Where nothing is compared on the way, one pass is enough: two take two thirds longer.
         if descends && !self.has_comparisons() {
             return deserializer.deserialize_any(self);
         }
-        // What is compared is taken as it is written, as a number would lose its digits otherwise.
+        // A value that is compared is read as it is written: a number would lose digits otherwise.
         let raw = <&RawValue>::deserialize(deserializer)?.get();
         match raw.as_bytes().first() {
             Some(b'"') => {
@@ -332,7 +332,7 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
             if nodes.is_empty() {
                 map.next_value::<IgnoredAny>()?;
             } else {
-                map.next_value_seed(Walk { matcher: self.matcher, nodes: &nodes, truths: self.truths })?;
+                map.next_value_seed(Walk { matcher: self.matcher, nodes: &nodes, results: self.results })?;
             }
         }
         Ok(())
@@ -349,7 +349,7 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
             let more = if nodes.is_empty() {
                 seq.next_element::<IgnoredAny>()?.is_some()
             } else {
-                let walk = Walk { matcher: self.matcher, nodes: &nodes, truths: self.truths };
+                let walk = Walk { matcher: self.matcher, nodes: &nodes, results: self.results };
                 seq.next_element_seed(walk)?.is_some()
             };
             if !more {
@@ -359,7 +359,7 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
         Ok(())
     }
 
-    // No comparison is among the conditions on what comes from here on: it is `Walk::deserialize` that reads those.
+    // The values below are compared with nothing: `Walk::deserialize` reads those that are.
 
     fn visit_str<E: Error>(mut self, text: &str) -> Result<(), E> {
         self.visit(&Value::String(text));

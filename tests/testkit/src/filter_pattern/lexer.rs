@@ -1,4 +1,4 @@
-//! Turns a pattern's characters into the few lexemes that both of its forms share.
+//! Splits a pattern's characters into the few lexemes that both of its forms share.
 
 use super::PatternError;
 
@@ -17,7 +17,7 @@ impl<'a> Lexer<'a> {
         PatternError { at: self.at, message: message.into() }
     }
 
-    /// An error that says what is there instead.
+    /// An error that names what was expected here, and what was found.
     pub(super) fn expected(&self, what: &str) -> PatternError {
         self.error(match self.peek() {
             Some(found) => format!("expected {what}, found {found:?}"),
@@ -42,7 +42,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Takes `what` when it stands here.
+    /// Takes `what` if it comes next.
     pub(super) fn take(&mut self, what: &str) -> bool {
         let Some(rest) = self.rest.strip_prefix(what) else {
             return false;
@@ -62,7 +62,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// Takes a keyword: letters only, so that `ISNULL` is not `IS`.
-    pub(super) fn word(&mut self) -> &'a str {
+    pub(super) fn keyword(&mut self) -> &'a str {
         self.take_while(|c| c.is_ascii_alphabetic())
     }
 

@@ -1,4 +1,4 @@
-//! What the patterns of our subscriptions let through, on records as they are logged.
+//! What the patterns of our subscriptions deliver, tested with log lines of agents and of the control plane.
 
 use std::{fs, path::Path};
 
@@ -11,7 +11,7 @@ use super::{
 };
 
 #[test]
-fn the_agents_pattern_lets_their_version_through_and_nothing_else() {
+fn the_agents_pattern_delivers_their_version_and_nothing_else() {
     check(&[
         (AGENT, r#"{"v":1,"kind":"report"}"#, true),
         (AGENT, r#"{"kind":"report","v":1}"#, true),
@@ -28,10 +28,10 @@ macro_rules! audit {
     };
 }
 
-/// These rest on constructed records, but for the last two; see the fixtures' README.
+/// All but the last two use constructed events; see the fixtures' README.
 #[test]
-fn the_control_plane_pattern_lets_through_what_is_acted_on() {
-    assert!(CONTROL_PLANE.chars().count() <= MAX_PATTERN * 3 / 4, "there is room to narrow it further");
+fn the_control_plane_pattern_delivers_what_intake_uses() {
+    assert!(CONTROL_PLANE.chars().count() <= MAX_PATTERN * 3 / 4, "there must be room to narrow it further");
     let pattern = Pattern::parse(CONTROL_PLANE).expect("the pattern");
     let rows = [
         (audit!("kubelet-patch-nodestatus-ready-false"), true),
@@ -46,8 +46,8 @@ fn the_control_plane_pattern_lets_through_what_is_acted_on() {
         (audit!("kubelet-patch-podstatus"), false),
         (audit!("kubelet-lease-update-gce"), false),
     ];
-    for ((name, record), expected) in rows {
-        assert_eq!(pattern.matches(record), expected, "{name}");
+    for ((name, event), expected) in rows {
+        assert_eq!(pattern.matches(event), expected, "{name}");
     }
 }
 
@@ -67,14 +67,14 @@ fn the_control_plane_pattern_drops_what_failed_and_what_only_looks_alike() {
         delete
             .replace(r#""stage":"#, r#""requestObject":{"kind":"DeleteOptions","dryRun":["All"]},"stage":"#),
     ];
-    for record in rows {
-        assert_ne!(record, delete);
-        assert!(!matches(CONTROL_PLANE, &record), "{record}");
+    for event in rows {
+        assert_ne!(event, delete);
+        assert!(!matches(CONTROL_PLANE, &event), "{event}");
     }
 }
 
 #[test]
-fn the_control_plane_pattern_lets_a_shortened_line_through() {
+fn the_control_plane_pattern_delivers_a_shortened_line() {
     let (_, delete) = audit!("kubectl-delete-node-access-entry");
     let mut event: Value = serde_json::from_str(delete).expect("JSON");
     let event_fields = event.as_object_mut().expect("an object");
@@ -101,7 +101,8 @@ fn audit_events() -> Vec<Value> {
     found
 }
 
-/// What replays use in the place of CloudWatch Logs decides as the pattern does, whatever a field holds.
+/// Replays use a native matcher instead of CloudWatch Logs. It decides as the pattern does for any value of a
+/// field.
 #[test]
 fn the_native_matcher_decides_as_the_control_plane_pattern() {
     let pattern = Pattern::parse(CONTROL_PLANE).expect("the pattern");

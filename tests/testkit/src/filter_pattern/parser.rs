@@ -1,12 +1,12 @@
 //! Turns `{ $.a.b = "x" && … }` into a matcher.
 //!
-//! `()` binds before `&&`, and `&&` before `||`, says the guide under "compound expressions".
+//! The guide, under "compound expressions": `()` binds before `&&`, and `&&` before `||`.
 
 use super::PatternError;
 use super::eval::{Builder, Expression, Matcher, Operator, Step, Test, Wanted};
 use super::lexer::Lexer;
 
-/// The most parentheses within each other; the guide names no limit, and the stack has one.
+/// How deep parentheses may be nested: the guide names no limit, and the stack has one.
 const MAX_DEPTH: usize = 64;
 
 /// The guide: "up to three wildcard selectors in a filter pattern with compound expressions".
@@ -177,17 +177,17 @@ impl Parser<'_, '_> {
     }
 
     fn keywords(&mut self, start: &Lexer<'_>) -> Result<Test, PatternError> {
-        let first = self.lexer.word();
+        let first = self.lexer.keyword();
         self.lexer.skip_space();
         match first {
-            "IS" => match self.lexer.clone().word() {
+            "IS" => match self.lexer.clone().keyword() {
                 "NULL" => self.keyword(Test::Null),
                 "TRUE" => self.keyword(Test::Bool(true)),
                 "FALSE" => self.keyword(Test::Bool(false)),
                 "NOT" => Err(start.error("IS NOT is not supported by CloudWatch Logs")),
                 _ => Err(self.lexer.expected("NULL, TRUE or FALSE")),
             },
-            "NOT" => match self.lexer.clone().word() {
+            "NOT" => match self.lexer.clone().keyword() {
                 "EXISTS" => self.keyword(Test::NotExists),
                 _ => Err(self.lexer.expected("EXISTS")),
             },
@@ -197,7 +197,7 @@ impl Parser<'_, '_> {
     }
 
     fn keyword(&mut self, test: Test) -> Result<Test, PatternError> {
-        self.lexer.word();
+        self.lexer.keyword();
         Ok(test)
     }
 
@@ -209,15 +209,17 @@ impl Parser<'_, '_> {
             }
             _ => {
                 let start = self.lexer.clone();
-                // The guide's own `123.123.*` goes without quotes, although it asks for them around anything
-                // but letters, digits and underscores.
-                let bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '*' | '.' | '+' | '-');
-                let word = self.lexer.take_while(bare);
-                let wanted = Wanted::bare(word);
-                if word.is_empty() {
-                    Err(start.expected("a number, a word or a text in double quotes"))
-                } else if wanted.number.is_none() && word.contains(['+', '-']) {
-                    Err(start.error(format!("{word:?} is no number, and as a text must be in double quotes")))
+                // The guide's own example `123.123.*` has no quotes, although the guide requires them around
+                // anything but letters, digits and underscores.
+                let unquoted =
+                    |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '*' | '.' | '+' | '-');
+                let text = self.lexer.take_while(unquoted);
+                let wanted = Wanted::unquoted(text);
+                if text.is_empty() {
+                    Err(start.expected("a number, an unquoted string or a string in double quotes"))
+                } else if wanted.number.is_none() && text.contains(['+', '-']) {
+                    Err(start
+                        .error(format!("{text:?} is not a number, and a string must be in double quotes")))
                 } else {
                     Ok(wanted)
                 }

@@ -12,29 +12,29 @@ pub(super) fn check(rows: &[(&str, &str, bool)]) {
     }
 }
 
-/// The guide's example event, with values of our own.
-const TRAIL: &str = r#"{"eventType":"StartRepair","sourceIPAddress":"10.20.30.40","arrayKey":["first","second one"],
+/// The guide's example event, with other values.
+const EXAMPLE: &str = r#"{"eventType":"StartRepair","sourceIPAddress":"10.20.30.40","arrayKey":["first","second one"],
     "objectList":[{"name":"x","id":7},{"name":"y","id":8}],"SomeObject":null,"ThisFlag":true,"OffFlag":false,
     "cluster.name":"blue","latency":250,"ratio":0.5,"numbers":[1e3,-2],"digits":"42"}"#;
 
 #[test]
-fn texts_are_compared_as_the_guide_says() {
+fn strings_are_compared_as_the_guide_documents() {
     check(&[
-        (r#"{ $.eventType = "StartRepair" }"#, TRAIL, true),
-        ("{ $.eventType = StartRepair }", TRAIL, true),
-        ("{$.eventType=StartRepair}", TRAIL, true),
-        ("{ $.eventType = startrepair }", TRAIL, false),
-        ("{ $.eventtype = StartRepair }", TRAIL, false),
-        ("{ $.eventType = Start }", TRAIL, false),
-        (r#"{ $.eventType = "Start*" }"#, TRAIL, true),
-        ("{ $.eventType = *Repair }", TRAIL, true),
-        ("{ $.eventType = *rtRe* }", TRAIL, true),
-        ("{ $.eventType = * }", TRAIL, true),
-        // A wildcard within a text is no wildcard.
-        ("{ $.eventType = Start*Repair }", TRAIL, false),
+        (r#"{ $.eventType = "StartRepair" }"#, EXAMPLE, true),
+        ("{ $.eventType = StartRepair }", EXAMPLE, true),
+        ("{$.eventType=StartRepair}", EXAMPLE, true),
+        ("{ $.eventType = startrepair }", EXAMPLE, false),
+        ("{ $.eventtype = StartRepair }", EXAMPLE, false),
+        ("{ $.eventType = Start }", EXAMPLE, false),
+        (r#"{ $.eventType = "Start*" }"#, EXAMPLE, true),
+        ("{ $.eventType = *Repair }", EXAMPLE, true),
+        ("{ $.eventType = *rtRe* }", EXAMPLE, true),
+        ("{ $.eventType = * }", EXAMPLE, true),
+        // `*` inside a string is not a wildcard.
+        ("{ $.eventType = Start*Repair }", EXAMPLE, false),
         ("{ $.eventType = Start*Repair }", r#"{"eventType":"Start*Repair"}"#, true),
-        ("{ $.sourceIPAddress != 123.123.* }", TRAIL, true),
-        ("{ $.sourceIPAddress != 10.20.* }", TRAIL, false),
+        ("{ $.sourceIPAddress != 123.123.* }", EXAMPLE, true),
+        ("{ $.sourceIPAddress != 10.20.* }", EXAMPLE, false),
         (r#"{ $.a = "say \"hi\" \\ bye" }"#, r#"{"a":"say \"hi\" \\ bye"}"#, true),
         (r#"{ $.a = "é" }"#, r#"{"a":"\u00e9"}"#, true),
     ]);
@@ -43,21 +43,21 @@ fn texts_are_compared_as_the_guide_says() {
 #[test]
 fn selectors_reach_into_objects_and_arrays() {
     check(&[
-        (r#"{ $.arrayKey[0] = "first" }"#, TRAIL, true),
-        (r#"{ $.arrayKey[1] = "first" }"#, TRAIL, false),
-        (r#"{ $.arrayKey[9] = "first" }"#, TRAIL, false),
-        (r#"{ $.arrayKey[*] = "second one" }"#, TRAIL, true),
-        (r#"{ $.arrayKey[*] = "third" }"#, TRAIL, false),
-        ("{ $.objectList[1].id = 8 }", TRAIL, true),
-        ("{ $.objectList[*].id = 8 }", TRAIL, true),
-        ("{ $.objectList[*].id = 9 }", TRAIL, false),
-        ("{ $.objectList.id = 8 }", TRAIL, false),
-        ("{ $.* = StartRepair }", TRAIL, true),
-        ("{ $.* = 8 }", TRAIL, false),
-        ("{ $.objectList[0].* = 7 && $.objectList[0].name = x }", TRAIL, true),
-        ("{ $.['cluster.name'] = blue }", TRAIL, true),
-        ("{ $['cluster.name'] = blue }", TRAIL, true),
-        ("{ $.cluster.name = blue }", TRAIL, false),
+        (r#"{ $.arrayKey[0] = "first" }"#, EXAMPLE, true),
+        (r#"{ $.arrayKey[1] = "first" }"#, EXAMPLE, false),
+        (r#"{ $.arrayKey[9] = "first" }"#, EXAMPLE, false),
+        (r#"{ $.arrayKey[*] = "second one" }"#, EXAMPLE, true),
+        (r#"{ $.arrayKey[*] = "third" }"#, EXAMPLE, false),
+        ("{ $.objectList[1].id = 8 }", EXAMPLE, true),
+        ("{ $.objectList[*].id = 8 }", EXAMPLE, true),
+        ("{ $.objectList[*].id = 9 }", EXAMPLE, false),
+        ("{ $.objectList.id = 8 }", EXAMPLE, false),
+        ("{ $.* = StartRepair }", EXAMPLE, true),
+        ("{ $.* = 8 }", EXAMPLE, false),
+        ("{ $.objectList[0].* = 7 && $.objectList[0].name = x }", EXAMPLE, true),
+        ("{ $.['cluster.name'] = blue }", EXAMPLE, true),
+        ("{ $['cluster.name'] = blue }", EXAMPLE, true),
+        ("{ $.cluster.name = blue }", EXAMPLE, false),
         ("{ $.a[0][1] = 5 }", r#"{"a":[[4,5]]}"#, true),
         ("{ $.a-b.c_d = 5 }", r#"{"a-b":{"c_d":5}}"#, true),
         ("{ $.a = 1 && $.a.b = 1 }", r#"{"a":{"b":1}}"#, false),
@@ -71,8 +71,8 @@ fn selectors_reach_into_objects_and_arrays() {
 fn a_selector_that_reaches_no_value_node_matches_neither_way() {
     for operator in ["=", "!="] {
         for field in ["arrayKey", "objectList", "SomeObject", "ThisFlag", "absent", "latency.more"] {
-            assert!(!matches(&format!("{{ $.{field} {operator} 1 }}"), TRAIL), "{field} {operator}");
-            assert!(!matches(&format!("{{ $.{field} {operator} \"*\" }}"), TRAIL), "{field} {operator} *");
+            assert!(!matches(&format!("{{ $.{field} {operator} 1 }}"), EXAMPLE), "{field} {operator}");
+            assert!(!matches(&format!("{{ $.{field} {operator} \"*\" }}"), EXAMPLE), "{field} {operator} *");
         }
     }
 }
@@ -80,24 +80,24 @@ fn a_selector_that_reaches_no_value_node_matches_neither_way() {
 #[test]
 fn numbers_are_compared_as_numbers() {
     check(&[
-        ("{ $.latency > 75 }", TRAIL, true),
-        ("{ $.latency > 250 }", TRAIL, false),
-        ("{ $.latency >= 250 }", TRAIL, true),
-        ("{ $.latency < 250.5 }", TRAIL, true),
-        ("{ $.latency <= +250 }", TRAIL, true),
-        ("{ $.latency < -1 }", TRAIL, false),
-        ("{ $.latency = 2.5e2 }", TRAIL, true),
-        ("{ $.latency != 251 }", TRAIL, true),
-        ("{ $.latency != 250 }", TRAIL, false),
-        ("{ $.numbers[0] = 1e+3 }", TRAIL, true),
-        ("{ $.numbers[0] = 1000 }", TRAIL, true),
-        ("{ $.numbers[0] != 1e-3 }", TRAIL, true),
-        ("{ $.numbers[1] < 0 }", TRAIL, true),
-        ("{ $.ratio = 0.50 }", TRAIL, true),
-        ("{ $.latency = 2* }", TRAIL, true),
-        ("{ $.latency = 3* }", TRAIL, false),
-        ("{ $.latency = \"*\" }", TRAIL, true),
-        // 2^53 and its neighbour are the same f64.
+        ("{ $.latency > 75 }", EXAMPLE, true),
+        ("{ $.latency > 250 }", EXAMPLE, false),
+        ("{ $.latency >= 250 }", EXAMPLE, true),
+        ("{ $.latency < 250.5 }", EXAMPLE, true),
+        ("{ $.latency <= +250 }", EXAMPLE, true),
+        ("{ $.latency < -1 }", EXAMPLE, false),
+        ("{ $.latency = 2.5e2 }", EXAMPLE, true),
+        ("{ $.latency != 251 }", EXAMPLE, true),
+        ("{ $.latency != 250 }", EXAMPLE, false),
+        ("{ $.numbers[0] = 1e+3 }", EXAMPLE, true),
+        ("{ $.numbers[0] = 1000 }", EXAMPLE, true),
+        ("{ $.numbers[0] != 1e-3 }", EXAMPLE, true),
+        ("{ $.numbers[1] < 0 }", EXAMPLE, true),
+        ("{ $.ratio = 0.50 }", EXAMPLE, true),
+        ("{ $.latency = 2* }", EXAMPLE, true),
+        ("{ $.latency = 3* }", EXAMPLE, false),
+        ("{ $.latency = \"*\" }", EXAMPLE, true),
+        // 2^53 and the next integer are the same f64.
         ("{ $.n = 9007199254740992 }", r#"{"n":9007199254740993}"#, false),
         ("{ $.n = 9007199254740993 }", r#"{"n":9007199254740993}"#, true),
     ]);
@@ -115,37 +115,37 @@ fn a_number_keeps_its_digits_where_a_selector_asks_for_more() {
 }
 
 #[test]
-fn a_bare_number_is_also_a_word_and_a_quoted_one_is_only_that() {
+fn an_unquoted_number_is_also_a_string_and_a_quoted_one_is_only_a_string() {
     check(&[
-        ("{ $.digits = 42 }", TRAIL, true),
-        ("{ $.digits = \"42\" }", TRAIL, true),
-        ("{ $.digits != 42 }", TRAIL, false),
-        ("{ $.digits = 42.0 }", TRAIL, false),
-        ("{ $.digits > 41 }", TRAIL, false),
-        ("{ $.digits >= 42 }", TRAIL, false),
-        ("{ $.latency = \"250\" }", TRAIL, false),
-        ("{ $.latency = word }", TRAIL, false),
-        ("{ $.latency != word }", TRAIL, true),
+        ("{ $.digits = 42 }", EXAMPLE, true),
+        ("{ $.digits = \"42\" }", EXAMPLE, true),
+        ("{ $.digits != 42 }", EXAMPLE, false),
+        ("{ $.digits = 42.0 }", EXAMPLE, false),
+        ("{ $.digits > 41 }", EXAMPLE, false),
+        ("{ $.digits >= 42 }", EXAMPLE, false),
+        ("{ $.latency = \"250\" }", EXAMPLE, false),
+        ("{ $.latency = word }", EXAMPLE, false),
+        ("{ $.latency != word }", EXAMPLE, true),
     ]);
 }
 
 #[test]
-fn null_true_false_and_absence_have_words_of_their_own() {
+fn null_true_false_and_absence_have_keywords_of_their_own() {
     check(&[
-        ("{ $.SomeObject IS NULL }", TRAIL, true),
-        ("{ $.absent IS NULL }", TRAIL, false),
-        ("{ $.eventType IS NULL }", TRAIL, false),
-        ("{ $.ThisFlag IS TRUE }", TRAIL, true),
-        ("{ $.ThisFlag IS FALSE }", TRAIL, false),
-        ("{ $.OffFlag IS FALSE }", TRAIL, true),
-        ("{ $.eventType IS TRUE }", TRAIL, false),
-        ("{ $.absent NOT EXISTS }", TRAIL, true),
-        ("{ $.absent.deeper NOT EXISTS }", TRAIL, true),
-        ("{ $.SomeObject NOT EXISTS }", TRAIL, false),
-        ("{ $.objectList NOT EXISTS }", TRAIL, false),
-        ("{ $.objectList[1] NOT EXISTS }", TRAIL, false),
-        ("{ $.objectList[2] NOT EXISTS }", TRAIL, true),
-        ("{ $.objectList[0].name NOT EXISTS }", TRAIL, false),
+        ("{ $.SomeObject IS NULL }", EXAMPLE, true),
+        ("{ $.absent IS NULL }", EXAMPLE, false),
+        ("{ $.eventType IS NULL }", EXAMPLE, false),
+        ("{ $.ThisFlag IS TRUE }", EXAMPLE, true),
+        ("{ $.ThisFlag IS FALSE }", EXAMPLE, false),
+        ("{ $.OffFlag IS FALSE }", EXAMPLE, true),
+        ("{ $.eventType IS TRUE }", EXAMPLE, false),
+        ("{ $.absent NOT EXISTS }", EXAMPLE, true),
+        ("{ $.absent.deeper NOT EXISTS }", EXAMPLE, true),
+        ("{ $.SomeObject NOT EXISTS }", EXAMPLE, false),
+        ("{ $.objectList NOT EXISTS }", EXAMPLE, false),
+        ("{ $.objectList[1] NOT EXISTS }", EXAMPLE, false),
+        ("{ $.objectList[2] NOT EXISTS }", EXAMPLE, true),
+        ("{ $.objectList[0].name NOT EXISTS }", EXAMPLE, false),
         ("{ $.absent NOT EXISTS }", "no JSON", false),
     ]);
 }
@@ -162,7 +162,7 @@ fn and_binds_before_or_and_parentheses_before_both() {
         (format!("{{(({yes}))&&(({yes})||{no})}}"), true),
     ];
     for (pattern, expected) in rows {
-        assert_eq!(matches(&pattern, TRAIL), expected, "{pattern}");
+        assert_eq!(matches(&pattern, EXAMPLE), expected, "{pattern}");
     }
 }
 
@@ -197,21 +197,21 @@ fn terms_are_found_anywhere_and_in_their_case() {
         (r#""kernel panic""#, "a panic in the kernel", false),
         (r#"ERROR -"kernel panic""#, "ERROR kernel panic", false),
         (r#"?"kernel panic" ?oops"#, "oops", true),
-        // Beside other terms those with a question mark are ignored.
+        // Terms with a question mark are ignored if there are other terms.
         ("?ERROR ?WARN disk", "INFO disk", true),
         ("?ERROR -disk", "INFO net", true),
     ]);
 }
 
 #[test]
-fn what_is_no_pattern_is_refused_where_it_goes_wrong() {
+fn an_invalid_pattern_is_refused_with_the_position_of_its_error() {
     let regex = "regular expressions in filter patterns are not evaluated locally";
     let rows = [
         ("{", 1, "expected a selector that starts with $, or (, found the end of the pattern"),
         ("{}", 1, "expected a selector that starts with $, or (, found '}'"),
         ("{ $.a }", 6, "expected =, !=, <, >, <=, >=, IS or NOT EXISTS, found '}'"),
-        ("{ $.a = }", 8, "expected a number, a word or a text in double quotes, found '}'"),
-        ("{ $.a == 1 }", 7, "expected a number, a word or a text in double quotes, found '='"),
+        ("{ $.a = }", 8, "expected a number, an unquoted string or a string in double quotes, found '}'"),
+        ("{ $.a == 1 }", 7, "expected a number, an unquoted string or a string in double quotes, found '='"),
         ("{ $.a = 1", 9, "expected &&, || or }, found the end of the pattern"),
         ("{ $.a = 1 } x", 12, "expected nothing after the closing brace, found 'x'"),
         ("{ $.a = 1 & $.b = 2 }", 10, "expected &&, || or }, found '&'"),
@@ -230,7 +230,7 @@ fn what_is_no_pattern_is_refused_where_it_goes_wrong() {
         ("{ $.a < x }", 8, "expected a number, as only numbers have an order, found 'x'"),
         ("{ $.a = \"x }", 8, "the string is never closed"),
         ("{ $.a = \"\\x\" }", 10, "expected a double quote or a backslash after a backslash, found 'x'"),
-        ("{ $.a = a-b }", 8, "\"a-b\" is no number, and as a text must be in double quotes"),
+        ("{ $.a = a-b }", 8, "\"a-b\" is not a number, and a string must be in double quotes"),
         ("{ $.a = system:node }", 14, "expected &&, || or }, found ':'"),
         ("{ $.a IS 1 }", 9, "expected NULL, TRUE or FALSE, found '1'"),
         ("{ $.a IS NOT NULL }", 6, "IS NOT is not supported by CloudWatch Logs"),
@@ -248,7 +248,7 @@ fn what_is_no_pattern_is_refused_where_it_goes_wrong() {
         (
             "ERROR - disk",
             7,
-            "expected a term: letters, digits and underscores, or a text in double quotes, found ' '",
+            "expected a term: letters, digits and underscores, or a string in double quotes, found ' '",
         ),
     ];
     for (pattern, at, message) in rows {
@@ -281,10 +281,7 @@ fn no_nesting_overflows_the_stack() {
     for depth in [100, 300, 100_000] {
         let message = format!("{{\"b\":{0}{1},\"a\":{0}{1}}}", "[".repeat(depth), "]".repeat(depth));
         assert!(!matches(&steps, &message));
-        assert!(
-            matches("{ $.c NOT EXISTS }", &message),
-            "what no selector reaches may be as deep as it likes"
-        );
+        assert!(matches("{ $.c NOT EXISTS }", &message), "what no selector reaches may have any depth");
     }
 }
 
@@ -307,7 +304,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_is_found_by_itself_in_quotes(text in any::<String>()) {
+    fn any_string_is_found_by_itself_in_quotes(text in any::<String>()) {
         let quoted = text.replace('\\', r"\\").replace('"', r#"\""#);
         prop_assume!(!text.starts_with('*') && !text.ends_with('*') && quoted.chars().count() < 900);
         let message = serde_json::json!({ "a": { "b": [0, text] } }).to_string();

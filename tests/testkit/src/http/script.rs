@@ -1,4 +1,4 @@
-//! A server whose answers a test lists in advance. It is AWS and an API server alike.
+//! A server whose answers a test lists in advance. It can be AWS or a Kubernetes API server.
 
 use std::{
     collections::{HashMap, VecDeque},

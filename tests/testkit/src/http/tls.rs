@@ -1,4 +1,4 @@
-//! TLS of a server on loopback, with a certificate authority of its own: no key lies in the repository.
+//! TLS of a server on loopback, with a certificate authority of its own: no key is stored in the repository.
 
 use std::sync::Arc;
 

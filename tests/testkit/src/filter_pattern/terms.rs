@@ -1,21 +1,21 @@
-//! Turns the plain form of a pattern into terms that a message must, may or must not hold.
+//! Turns a pattern for unstructured log events into terms that a message must, may or must not contain.
 
 use super::PatternError;
 use super::lexer::Lexer;
 
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Text {
+pub(super) struct Terms {
     required: Vec<String>,
     optional: Vec<String>,
     excluded: Vec<String>,
 }
 
-impl Text {
-    /// A term is found anywhere, also within a word: the guide's `AUTHORIZED` finds `UNAUTHORIZED`.
+impl Terms {
+    /// A term is found anywhere, also inside a longer one: the guide's `AUTHORIZED` finds `UNAUTHORIZED`.
     pub(super) fn matches(&self, message: &str) -> bool {
         let has = |term: &String| message.contains(term.as_str());
-        // "If you combine "?" with other filter patterns, all question mark terms will be ignored", says the
-        // guide under "Match optional terms".
+        // The guide, under "Match optional terms": "If you combine "?" with other filter patterns, all
+        // question mark terms will be ignored".
         let alone = self.required.is_empty() && self.excluded.is_empty();
         self.required.iter().all(has)
             && !self.excluded.iter().any(has)
@@ -23,22 +23,22 @@ impl Text {
     }
 }
 
-pub(super) fn parse(lexer: &mut Lexer<'_>) -> Result<Text, PatternError> {
-    let mut text = Text::default();
+pub(super) fn parse(lexer: &mut Lexer<'_>) -> Result<Terms, PatternError> {
+    let mut terms = Terms::default();
     loop {
         lexer.skip_space();
         let Some(first) = lexer.peek() else {
-            return Ok(text);
+            return Ok(terms);
         };
-        let terms = match first {
-            '?' => &mut text.optional,
-            '-' => &mut text.excluded,
-            _ => &mut text.required,
+        let kind = match first {
+            '?' => &mut terms.optional,
+            '-' => &mut terms.excluded,
+            _ => &mut terms.required,
         };
         if matches!(first, '?' | '-') {
             lexer.next();
         }
-        terms.push(term(lexer)?);
+        kind.push(term(lexer)?);
         if lexer.peek().is_some_and(|c| !c.is_whitespace()) {
             return Err(lexer.expected("a space, as a term with such a character must be in double quotes"));
         }
@@ -54,8 +54,10 @@ fn term(lexer: &mut Lexer<'_>) -> Result<String, PatternError> {
         }
         Some('%') => Err(lexer.error("regular expressions in filter patterns are not evaluated locally")),
         _ => match lexer.take_while(|c| c.is_alphanumeric() || c == '_') {
-            "" => Err(lexer.expected("a term: letters, digits and underscores, or a text in double quotes")),
-            word => Ok(word.to_owned()),
+            "" => {
+                Err(lexer.expected("a term: letters, digits and underscores, or a string in double quotes"))
+            }
+            term => Ok(term.to_owned()),
         },
     }
 }

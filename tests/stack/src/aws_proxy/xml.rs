@@ -1,4 +1,4 @@
-//! AWS's own answers, in its own words, where the emulator has none or others.
+//! AWS's answers in XML, for the operations that the emulator does not answer as AWS does.
 
 use nodemend_domain::timestamp;
 
@@ -7,7 +7,7 @@ use crate::{
     ids,
 };
 
-/// An error of a query service.
+/// An error of a service with the Query protocol.
 pub(super) fn error(code: &str, message: &str, request_id: &str) -> String {
     let message = escaped(message);
     format!(
@@ -19,8 +19,8 @@ pub(super) fn error(code: &str, message: &str, request_id: &str) -> String {
 /// The answer to TerminateInstanceInAutoScalingGroup.
 pub(super) fn terminate(activity: &Activity, request_id: &str) -> String {
     let Activity { id, group, cause, .. } = activity;
-    let (description, details) = (activity.termination(), escaped(&activity.details()));
-    let (began, cause) = (timestamp::millis(activity.began), escaped(cause));
+    let (description, details) = (activity.termination_description(), escaped(&activity.details()));
+    let (started, cause) = (timestamp::millis(activity.started), escaped(cause));
     format!(
         r#"<TerminateInstanceInAutoScalingGroupResponse xmlns="http://autoscaling.amazonaws.com/doc/2011-01-01/">
   <TerminateInstanceInAutoScalingGroupResult>
@@ -30,7 +30,7 @@ pub(super) fn terminate(activity: &Activity, request_id: &str) -> String {
       <ActivityId>{id}</ActivityId>
       <AutoScalingGroupName>{group}</AutoScalingGroupName>
       <Progress>0</Progress>
-      <StartTime>{began}</StartTime>
+      <StartTime>{started}</StartTime>
       <Details>{details}</Details>
       <StatusCode>InProgress</StatusCode>
     </Activity>
@@ -55,7 +55,7 @@ pub(super) fn reboot(request_id: &str) -> String {
 }
 
 /// The answer to GetCallerIdentity.
-pub(super) fn caller(identity: &Identity, request_id: &str) -> String {
+pub(super) fn caller_identity(identity: &Identity, request_id: &str) -> String {
     let (arn, id, account) = (identity.arn(), identity.principal_id(), ids::ACCOUNT);
     format!(
         r#"<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
@@ -80,8 +80,8 @@ fn escaped(text: &str) -> String {
         .replace('\'', "&apos;")
 }
 
-/// Undoes the escapes.
-pub(super) fn plain(text: &str) -> String {
+/// Decodes the escaped characters.
+pub(super) fn unescaped(text: &str) -> String {
     let text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", "\"");
     text.replace("&apos;", "'").replace("&#x27;", "'").replace("&amp;", "&")
 }
@@ -90,7 +90,7 @@ pub(super) fn plain(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// The recorded answers that nodemend-aws is tested with.
+    /// A recorded answer of AWS, with which nodemend-aws is tested too.
     fn recorded(name: &str) -> String {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("../../functions/aws/fixtures/aws")
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answers_are_those_that_aws_gives() {
+    fn the_answers_equal_the_recorded_answers_of_aws() {
         let request_id = "355914bb-5d46-4b49-87cc-d2b1522881f4";
         let activity = Activity {
             id: "2c35f15d-17fc-02d7-8d5c-3238170a50e5".to_owned(),
@@ -107,7 +107,7 @@ mod tests {
             instance_id: "i-07a5806dcc427bd75".to_owned(),
             zone: "ap-southeast-2b".to_owned(),
             subnet: "subnet-7c77841a".to_owned(),
-            began: "2021-10-06T20:22:57.536Z".parse().expect("a time"),
+            started: "2021-10-06T20:22:57.536Z".parse().expect("a time"),
             cause: "At 2021-10-06T20:22:57Z instance i-07a5806dcc427bd75 was taken out of service in response to a user request.".to_owned(),
         };
         assert_eq!(terminate(&activity, request_id), recorded("terminate.xml"));
@@ -119,7 +119,7 @@ mod tests {
             (super::super::auto_scaling::at_minimum("1"), "error-desired-equals-min.xml"),
         ] {
             assert_eq!(error("ValidationError", &message, request_id), recorded(file));
-            assert_eq!(plain(&escaped(&message)), message);
+            assert_eq!(unescaped(&escaped(&message)), message);
         }
     }
 }

@@ -1,6 +1,7 @@
-//! Turns log events that were stored into subscription payloads, through the very patterns that an installation has.
+//! Delivers stored log events to the intake function, as log subscriptions with the filter patterns of a
+//! deployment do.
 //!
-//! No emulator evaluates a pattern of JSON: one delivers everything, the other nothing.
+//! No emulator evaluates JSON filter patterns: one delivers every log event, another one none.
 
 use std::{borrow::Cow, collections::HashMap};
 
@@ -14,13 +15,13 @@ use serde_json::json;
 use super::{
     ids,
     lambda::Function,
-    wire::{Wire, WireError},
+    query_client::{QueryClient, QueryError},
 };
 
-/// A subscription's filter has a name, and the payload says it.
-const FILTER: &str = "nodemend";
+/// The name of the subscription filter, which is in each payload.
+const FILTER_NAME: &str = "nodemend";
 
-/// One page of GetLogEvents.
+/// One page of the answer of GetLogEvents.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Page {
@@ -36,29 +37,29 @@ struct Event {
 
 /// Why log events were not delivered.
 #[derive(Debug, thiserror::Error)]
-pub enum PumpError {
-    /// They could not be read.
+pub enum LogDeliveryError {
+    /// The log events could not be requested.
     #[error(transparent)]
-    Wire(#[from] WireError),
-    /// The answer has another shape.
+    Query(#[from] QueryError),
+    /// The answer could not be parsed.
     #[error("failed to read log events: {0}")]
     Page(#[from] serde_json::Error),
 }
 
-/// Subscriptions to a cluster's two log groups.
+/// The subscriptions to a cluster's two log groups.
 #[derive(Debug)]
-pub struct Pump {
-    wire: Wire,
+pub struct LogDelivery {
+    client: QueryClient,
     intake: Function,
     subscriptions: Vec<(String, Pattern)>,
-    /// How far each stream was read.
-    read: HashMap<(String, String), String>,
+    /// For each log stream, the token after the last event that was read.
+    next_tokens: HashMap<(String, String), String>,
     delivered: u64,
 }
 
-impl Pump {
-    /// Subscribes to both.
-    pub fn new(wire: Wire, intake: Function, cluster: &ClusterName) -> Result<Self, PatternError> {
+impl LogDelivery {
+    /// Subscribes the intake function to both log groups.
+    pub fn new(client: QueryClient, intake: Function, cluster: &ClusterName) -> Result<Self, PatternError> {
         let subscriptions = vec![
             (LogSource::Agents(cluster.clone()).to_string(), Pattern::parse(our_patterns::AGENT)?),
             (
@@ -66,29 +67,30 @@ impl Pump {
                 Pattern::parse(our_patterns::CONTROL_PLANE)?,
             ),
         ];
-        Ok(Self { wire, intake, subscriptions, read: HashMap::new(), delivered: 0 })
+        Ok(Self { client, intake, subscriptions, next_tokens: HashMap::new(), delivered: 0 })
     }
 
-    /// Delivers what is new in a stream.
-    pub async fn deliver(&mut self, group: String, stream: String) -> Result<(), PumpError> {
-        let place = (group, stream);
+    /// Delivers the new log events of a stream.
+    pub async fn deliver(&mut self, group: String, stream: String) -> Result<(), LogDeliveryError> {
+        let key = (group, stream);
         loop {
-            let (group, stream) = (&place.0, &place.1);
-            let mut ask = json!({ "logGroupName": group, "logStreamName": stream, "startFromHead": true });
-            if let Some(token) = self.read.get(&place) {
-                ask["nextToken"] = token.as_str().into();
+            let (group, stream) = (&key.0, &key.1);
+            let mut parameters =
+                json!({ "logGroupName": group, "logStreamName": stream, "startFromHead": true });
+            if let Some(token) = self.next_tokens.get(&key) {
+                parameters["nextToken"] = token.as_str().into();
             }
-            let page = self.wire.json("logs", "Logs_20140328.GetLogEvents", &ask).await?;
+            let page = self.client.json("logs", "Logs_20140328.GetLogEvents", &parameters).await?;
             let page: Page = serde_json::from_value(page)?;
-            self.read.insert(place.clone(), page.next_forward_token);
+            self.next_tokens.insert(key.clone(), page.next_forward_token);
             if page.events.is_empty() {
                 return Ok(());
             }
-            self.pass_on(&place.0, &place.1, page.events);
+            self.send(&key.0, &key.1, page.events);
         }
     }
 
-    fn pass_on(&mut self, group: &str, stream: &str, events: Vec<Event>) {
+    fn send(&mut self, group: &str, stream: &str, events: Vec<Event>) {
         let Some((_, pattern)) = self.subscriptions.iter().find(|(subscribed, _)| subscribed == group) else {
             return;
         };
@@ -111,7 +113,7 @@ impl Pump {
             owner: ids::ACCOUNT.into(),
             log_group: group.into(),
             log_stream: stream.into(),
-            subscription_filters: vec![FILTER.into()],
+            subscription_filters: vec![FILTER_NAME.into()],
             events,
             rejected: Vec::new(),
         };

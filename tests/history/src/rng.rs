@@ -1,11 +1,10 @@
-//! Turns a seed into choices.
+//! Turns a seed into choices, the same on every machine.
 
-/// Numbers that look thrown.
-pub(super) struct Dice(pub(super) u64);
+/// A pseudorandom number generator: SplitMix64.
+pub(super) struct Rng(pub(super) u64);
 
-impl Dice {
+impl Rng {
     pub(super) fn next(&mut self) -> u64 {
-        // splitmix64
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

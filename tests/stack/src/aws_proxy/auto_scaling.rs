@@ -1,7 +1,8 @@
-//! Turns TerminateInstanceInAutoScalingGroup into what AWS does and answers.
+//! TerminateInstanceInAutoScalingGroup of Auto Scaling.
 //!
-//! The emulator replaces the instance, and that is all that is left to it: it answers an unknown instance with a page
-//! of HTML, shrinks a group below its minimum, and gives its activity an end and no details.
+//! Only the replacement of the instance is left to the emulator. Everything else is done here: the emulator
+//! answers a request for an unknown instance with an HTML page, shrinks a group below its minimum size, and
+//! returns an activity that has an end and no details.
 
 use std::collections::BTreeSet;
 
@@ -13,22 +14,22 @@ use jiff::Timestamp;
 use nodemend_domain::timestamp;
 use serde_json::{Value, json};
 
-use super::{Asked, Front, Happened, with_id, xml};
+use super::{ApiRequest, AwsEvent, AwsProxy, xml, xml_response};
 use crate::{
     cloudtrail::Activity,
     ids,
-    wire::{WireError, element, elements},
+    query_client::{QueryError, element, elements},
 };
 
 const VERSION: (&str, &str) = ("Version", "2011-01-01");
 const NAME: &str = "TerminateInstanceInAutoScalingGroup";
 
-/// Auto Scaling's words for an instance that is in no group.
+/// Auto Scaling's message for an instance that is in no group.
 pub(super) fn not_found(instance_id: &str) -> String {
     format!("Instance Id not found - No managed instance found for instance ID: {instance_id}")
 }
 
-/// Its words where a group may not become smaller.
+/// Auto Scaling's message for a group that is at its minimum size.
 pub(super) fn at_minimum(minimum: &str) -> String {
     format!(
         "Currently, desiredSize equals minSize ({minimum}). Terminating instance without replacement will violate group's \
@@ -36,26 +37,26 @@ pub(super) fn at_minimum(minimum: &str) -> String {
     )
 }
 
-impl Front {
+impl AwsProxy {
     pub(super) async fn terminate(
         &self,
-        asked: &Asked,
+        request: &ApiRequest,
         form: &[(String, String)],
-    ) -> Result<Response<Body>, WireError> {
+    ) -> Result<Response<Body>, QueryError> {
         let field =
             |name: &str| form.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
         let instance_id = field("InstanceId");
         let decrement = field("ShouldDecrementDesiredCapacity") == "true";
         let parameters = json!({ "instanceId": instance_id, "shouldDecrementDesiredCapacity": decrement });
         let Some((group, zone)) = self.group_of(instance_id).await? else {
-            return Ok(self.refuse(asked, parameters, not_found(instance_id)));
+            return Ok(self.reject(request, parameters, not_found(instance_id)));
         };
         let before = self.group(&group).await?;
         let (desired, minimum) = (element(&before, "DesiredCapacity"), element(&before, "MinSize"));
         if decrement && desired == minimum {
-            return Ok(self.refuse(asked, parameters, at_minimum(minimum)));
+            return Ok(self.reject(request, parameters, at_minimum(minimum)));
         }
-        let answer = self.pass(asked).await?;
+        let answer = self.forward(request).await?;
         if answer.status() != StatusCode::OK {
             return Ok(answer.map(Body::from));
         }
@@ -66,28 +67,38 @@ impl Front {
             instance_id: instance_id.to_owned(),
             zone,
             subnet: subnets.split(',').next().unwrap_or_default().to_owned(),
-            began: asked.at,
+            started: request.at,
             cause,
         };
-        let ended = activity(instance_id, zone, taken_out(instance_id, asked.at));
-        self.record(asked, "autoscaling", NAME, parameters, Ok(ended.elements()));
-        self.tell(Happened::Terminated(ended.clone()));
+        let termination = activity(instance_id, zone, termination_cause(instance_id, request.at));
+        self.record(request, "autoscaling", NAME, parameters, Ok(termination.response_elements()));
+        self.publish(AwsEvent::Terminated(termination.clone()));
         let after = self.group(&group).await?;
         for (new, zone) in members(&after).difference(&members(&before)) {
-            self.tell(Happened::Launched(activity(new, zone.clone(), launched(asked.at))));
+            self.publish(AwsEvent::Launched(activity(new, zone.clone(), launch_cause(request.at))));
         }
-        Ok(with_id(StatusCode::OK, xml::terminate(&ended, &asked.request_id), &asked.request_id))
+        Ok(xml_response(
+            StatusCode::OK,
+            xml::terminate(&termination, &request.request_id),
+            &request.request_id,
+        ))
     }
 
-    fn refuse(&self, asked: &Asked, parameters: Value, message: String) -> Response<Body> {
-        let body = xml::error("ValidationError", &message, &asked.request_id);
-        // CloudTrail spells it in its own way.
-        self.record(asked, "autoscaling", NAME, parameters, Err(("ValidationException".to_owned(), message)));
-        with_id(StatusCode::BAD_REQUEST, body, &asked.request_id)
+    fn reject(&self, request: &ApiRequest, parameters: Value, message: String) -> Response<Body> {
+        let body = xml::error("ValidationError", &message, &request.request_id);
+        // CloudTrail has another error code than the API: ValidationException.
+        self.record(
+            request,
+            "autoscaling",
+            NAME,
+            parameters,
+            Err(("ValidationException".to_owned(), message)),
+        );
+        xml_response(StatusCode::BAD_REQUEST, body, &request.request_id)
     }
 
-    /// The group of an instance, and its zone.
-    async fn group_of(&self, instance_id: &str) -> Result<Option<(String, String)>, WireError> {
+    /// The group of an instance, and the instance's Availability Zone.
+    async fn group_of(&self, instance_id: &str) -> Result<Option<(String, String)>, QueryError> {
         let fields =
             [("Action", "DescribeAutoScalingInstances"), VERSION, ("InstanceIds.member.1", instance_id)];
         let answer = self.emulator.query("autoscaling", &fields).await?;
@@ -96,14 +107,14 @@ impl Front {
         Ok((!group.is_empty()).then(|| (group, text("AvailabilityZone"))))
     }
 
-    async fn group(&self, name: &str) -> Result<String, WireError> {
+    async fn group(&self, name: &str) -> Result<String, QueryError> {
         let fields =
             [("Action", "DescribeAutoScalingGroups"), VERSION, ("AutoScalingGroupNames.member.1", name)];
         self.emulator.query("autoscaling", &fields).await
     }
 }
 
-/// A group's instances, each with its zone.
+/// A group's instances, each with its Availability Zone.
 fn members(group: &str) -> BTreeSet<(String, String)> {
     elements(element(group, "Instances"), "member")
         .map(|member| {
@@ -112,12 +123,12 @@ fn members(group: &str) -> BTreeSet<(String, String)> {
         .collect()
 }
 
-fn taken_out(instance_id: &str, at: Timestamp) -> String {
+fn termination_cause(instance_id: &str, at: Timestamp) -> String {
     let at = timestamp::seconds(at);
     format!("At {at} instance {instance_id} was taken out of service in response to a user request.")
 }
 
-fn launched(at: Timestamp) -> String {
+fn launch_cause(at: Timestamp) -> String {
     let at = timestamp::seconds(at);
     format!("At {at} an instance was launched in response to an unhealthy instance needing to be replaced.")
 }

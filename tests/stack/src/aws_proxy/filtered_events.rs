@@ -1,7 +1,8 @@
 //! FilterLogEvents of CloudWatch Logs.
 //!
-//! The emulator knows neither a pattern of JSON nor a prefix of streams, and returns every line for both. So it is asked for
-//! all lines of the time, and those that match are selected here.
+//! The emulator evaluates neither a JSON filter pattern nor a prefix of log stream names: it returns every
+//! line for both. So all lines of the time range are requested from it, and those that match are selected
+//! here.
 
 use axum::{
     body::Body,
@@ -10,42 +11,42 @@ use axum::{
 use nodemend_testkit::filter_pattern::Pattern;
 use serde_json::{Value, json};
 
-use crate::wire::{Wire, WireError};
+use crate::query_client::{QueryClient, QueryError};
 
 const TARGET: &str = "Logs_20140328.FilterLogEvents";
 
-/// The lines that a query selects.
+/// Which lines a request selects.
 struct Selection {
     pattern: Option<Pattern>,
     prefix: Option<String>,
     limit: Option<usize>,
 }
 
-/// Answers a request; its body is the one of the API.
+/// Answers a request with this body.
 pub(super) async fn answer(
-    emulator: &Wire,
+    emulator: &QueryClient,
     body: &[u8],
     request_id: &str,
-) -> Result<Response<Body>, WireError> {
-    let mut query: Value = serde_json::from_slice(body).unwrap_or_default();
-    let selection = match Selection::take(&mut query) {
+) -> Result<Response<Body>, QueryError> {
+    let mut parameters: Value = serde_json::from_slice(body).unwrap_or_default();
+    let selection = match Selection::extract(&mut parameters) {
         Ok(selection) => selection,
         Err(invalid) => {
             let error = json!({ "__type": "InvalidParameterException", "message": invalid });
             return Ok(json_answer(StatusCode::BAD_REQUEST, error.to_string(), request_id));
         }
     };
-    let answer = match emulator.json("logs", TARGET, &query).await {
+    let answer = match emulator.json("logs", TARGET, &parameters).await {
         Ok(answer) => answer,
-        // The emulator's own error, as it is.
-        Err(WireError::Refused { status, answer, .. }) => {
+        // The emulator's own error is returned unchanged.
+        Err(QueryError::Refused { status, answer, .. }) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
             return Ok(json_answer(status, answer, request_id));
         }
         Err(error) => return Err(error),
     };
-    let group = query["logGroupName"].as_str().unwrap_or_default();
-    Ok(json_answer(StatusCode::OK, selection.of(answer, group).to_string(), request_id))
+    let group = parameters["logGroupName"].as_str().unwrap_or_default();
+    Ok(json_answer(StatusCode::OK, selection.apply(answer, group).to_string(), request_id))
 }
 
 fn json_answer(status: StatusCode, body: String, request_id: &str) -> Response<Body> {
@@ -55,39 +56,40 @@ fn json_answer(status: StatusCode, body: String, request_id: &str) -> Response<B
 }
 
 impl Selection {
-    /// Takes what the emulator does not know out of a query.
-    fn take(query: &mut Value) -> Result<Self, String> {
-        let mut taken = |field: &str| query.as_object_mut().and_then(|query| query.remove(field));
+    /// Removes from a request the parameters that the emulator does not evaluate.
+    fn extract(parameters: &mut Value) -> Result<Self, String> {
+        let mut remove =
+            |field: &str| parameters.as_object_mut().and_then(|parameters| parameters.remove(field));
         let text = |value: Option<Value>| value.and_then(|value| value.as_str().map(ToOwned::to_owned));
-        let pattern = text(taken("filterPattern"));
+        let pattern = text(remove("filterPattern"));
         let selection = Self {
             pattern: pattern.as_deref().map(Pattern::parse).transpose().map_err(|error| error.to_string())?,
-            prefix: text(taken("logStreamNamePrefix")),
-            limit: taken("limit")
+            prefix: text(remove("logStreamNamePrefix")),
+            limit: remove("limit")
                 .and_then(|limit| limit.as_u64())
                 .and_then(|limit| usize::try_from(limit).ok()),
         };
-        // The service sorts the lines of all streams by their time.
-        query["interleaved"] = true.into();
+        // CloudWatch Logs sorts the lines of all streams by time.
+        parameters["interleaved"] = true.into();
         Ok(selection)
     }
 
-    /// Those lines of an answer.
-    fn of(&self, mut answer: Value, group: &str) -> Value {
+    /// The same answer, with only the selected lines.
+    fn apply(&self, mut answer: Value, group: &str) -> Value {
         let Some(events) = answer["events"].as_array_mut() else { return answer };
         let text = |event: &Value, field: &str| event[field].as_str().unwrap_or_default().to_owned();
         events.retain(|event| {
-            let of_prefix =
+            let has_prefix =
                 self.prefix.as_ref().is_none_or(|prefix| text(event, "logStreamName").starts_with(prefix));
-            of_prefix && self.pattern.as_ref().is_none_or(|pattern| pattern.matches(&text(event, "message")))
+            has_prefix && self.pattern.as_ref().is_none_or(|pattern| pattern.matches(&text(event, "message")))
         });
         if let Some(limit) = self.limit.filter(|limit| *limit < events.len()) {
             events.truncate(limit);
-            // As the emulator writes it: it goes on after this line.
-            let next = events
+            // The token in the emulator's format: the next request continues after this line.
+            let next_token = events
                 .last()
                 .map(|last| format!("{group}@{}@{}", text(last, "logStreamName"), text(last, "eventId")));
-            answer["nextToken"] = next.into();
+            answer["nextToken"] = next_token.into();
         }
         answer
     }
@@ -102,15 +104,15 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_and_a_prefix_select_lines_and_a_limit_can_be_continued() {
-        let mut query = json!({
+    fn a_pattern_and_a_prefix_select_lines_and_the_next_token_continues_after_the_limit() {
+        let mut parameters = json!({
             "logGroupName": "/aws/eks/local/cluster", "logStreamNamePrefix": "kube-apiserver-audit",
             "filterPattern": "{ $.user.username = \"system:node:a\" }", "limit": 1, "startTime": 1,
         });
-        let selection = Selection::take(&mut query).expect("a query");
-        let passed_on =
+        let selection = Selection::extract(&mut parameters).expect("valid parameters");
+        let forwarded =
             json!({ "logGroupName": "/aws/eks/local/cluster", "startTime": 1, "interleaved": true });
-        assert_eq!(query, passed_on);
+        assert_eq!(parameters, forwarded);
         let of_node = r#"{"user":{"username":"system:node:a"}}"#;
         let events = json!([
             event("1", "kube-apiserver-audit-1", r#"{"user":{"username":"system:node:b"}}"#),
@@ -118,14 +120,15 @@ mod tests {
             event("3", "kube-apiserver-audit-1", of_node),
             event("4", "kube-apiserver-audit-2", of_node),
         ]);
-        let answer = selection.of(json!({ "events": events, "nextToken": null }), "/aws/eks/local/cluster");
+        let answer =
+            selection.apply(json!({ "events": events, "nextToken": null }), "/aws/eks/local/cluster");
         assert_eq!(answer["events"], json!([event("3", "kube-apiserver-audit-1", of_node)]));
         assert_eq!(answer["nextToken"], "/aws/eks/local/cluster@kube-apiserver-audit-1@3");
     }
 
     #[test]
-    fn a_pattern_that_the_service_would_refuse_is_refused() {
-        let mut query = json!({ "logGroupName": "/aws/eks/local/cluster", "filterPattern": "{ $.a = " });
-        assert!(Selection::take(&mut query).is_err());
+    fn an_invalid_pattern_is_rejected() {
+        let mut parameters = json!({ "logGroupName": "/aws/eks/local/cluster", "filterPattern": "{ $.a = " });
+        assert!(Selection::extract(&mut parameters).is_err());
     }
 }
