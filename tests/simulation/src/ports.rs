@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
     audit_log::{ApiCall, AuditEntry, CallAnswer, CallOutcome, Caller},
     case::{Case, Consistency},
+    condition::Health,
     group::{ClusterFacts, Group, GroupState, InstanceLocation},
     guard::UnhealthyNode,
     ident::{AccountId, ClusterName, GroupName, InstanceId, NodeName},
@@ -29,13 +30,16 @@ use nodemend_testkit::fixture::{self, AUDIT_STREAM};
 use crate::{
     oracle::{
         Oracle,
-        node::{Fact, Node},
+        node::{Fact, Node, NodeObject},
         reads::Reads,
     },
     other_clusters,
     reading::{self, Access},
     tasks::{self, Sleep},
 };
+
+/// A read that takes longer has stalled.
+const STALLED: SignedDuration = SignedDuration::from_secs(2);
 
 /// The oracle, shared by all ports. There is one thread: the lock never waits.
 #[derive(Clone)]
@@ -281,11 +285,23 @@ impl ClusterReader for WatchedAws {
             self.found(&mut oracle, number, begun);
         }
         if oracle.is_reconciling(self.process) {
+            // What a list from the cache has of after its begin, by a node's clock, proves nothing.
+            let is_proof = |object: &NodeObject| {
+                consistency == Consistency::Latest
+                    || object.ready == Health::Unknown
+                    || object.ready_since <= begun
+            };
+            let stalled = begun + STALLED < self.clock.now() + self.skew;
             for number in 0..oracle.nodes.len() {
                 let object = oracle.nodes[number].object;
-                // That there is none is looked for in a consistent list.
-                if object.is_some() || consistency == Consistency::Latest {
+                if object.as_ref().is_some_and(is_proof) {
                     oracle.learn(self.process, number, Fact::Snapshot(object), begun);
+                }
+                // That there is none is looked for in a consistent list.
+                if object.is_none() && consistency == Consistency::Latest {
+                    oracle.learn(self.process, number, Fact::Snapshot(None), begun);
+                    // Whether it stalled before or after it noted the time is unknown, and so is when its repair is due.
+                    oracle.nodes[number].unreliable |= stalled;
                 }
             }
         }
