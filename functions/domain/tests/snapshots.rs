@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
-    case::{Case, Consistency},
+    case::{Case, Consistency, Fault},
     condition::{ConditionType, Health},
     ident::{ClusterName, InstanceId, NodeName},
     node_snapshot::{NodeSnapshot, SnapshotCondition},
@@ -36,21 +36,32 @@ fn snapshot(health: Health, since: Timestamp) -> NodeSnapshot {
     }
 }
 
+fn case() -> Case {
+    let id = InstanceId::new("i-00000000000000001").expect("an id");
+    Case::new(ClusterName::new("prod").expect("a name"), id)
+}
+
+/// Applies a snapshot whose read began then; returns the bad fault of the case, if it has one.
+fn read(
+    case: &mut Case,
+    consistency: Consistency,
+    health: Health,
+    since: Timestamp,
+    read_at: Timestamp,
+) -> Option<Fault> {
+    let policy = Policy::eks_defaults();
+    case.apply_snapshot(Some(&snapshot(health, since)), consistency, read_at, &policy).expect("this node");
+    case.faults(&policy.default_rules(), &policy, read_at).into_iter().find(Fault::is_bad)
+}
+
 /// The deadline of the fault of a node that was Ready, by a snapshot whose read began then.
 fn deadline(bad_since: Timestamp, read_at: Timestamp) -> Timestamp {
-    let policy = Policy::eks_defaults();
-    let id = InstanceId::new("i-00000000000000001").expect("an id");
-    let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
-    let mut apply = |health, since, read_at| {
-        let node = snapshot(health, since);
-        case.apply_snapshot(Some(&node), Consistency::Latest, read_at, &policy).expect("this node");
-    };
-    apply(Health::Unknown, at(-9_000), at(-8_990));
-    apply(Health::Healthy, at(-8_000), at(-7_990));
-    apply(Health::Unknown, bad_since, read_at);
-    let rules = policy.default_rules();
-    let faults = case.faults(&rules, &policy, read_at);
-    faults.iter().find_map(|fault| fault.deadline).expect("a deadline")
+    let mut case = case();
+    let mut latest = |health, since, read_at| read(&mut case, Consistency::Latest, health, since, read_at);
+    latest(Health::Unknown, at(-9_000), at(-8_990));
+    latest(Health::Healthy, at(-8_000), at(-7_990));
+    let fault = latest(Health::Unknown, bad_since, read_at).expect("a bad fault");
+    fault.deadline.expect("a deadline")
 }
 
 #[test]
@@ -60,15 +71,9 @@ fn a_fault_that_began_during_a_slow_read_has_its_whole_grace_period() {
 
 #[test]
 fn what_is_unknown_again_since_a_later_time_has_recovered_in_between() {
-    let policy = Policy::eks_defaults();
-    let id = InstanceId::new("i-00000000000000001").expect("an id");
-    let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
-    let mut deadline = |since, read_at| {
-        let node = snapshot(Health::Unknown, since);
-        case.apply_snapshot(Some(&node), Consistency::Latest, read_at, &policy).expect("this node");
-        let faults = case.faults(&policy.default_rules(), &policy, read_at);
-        faults.iter().filter(|fault| fault.is_bad()).find_map(|fault| fault.deadline)
-    };
+    let mut case = case();
+    let mut deadline =
+        |since, read_at| read(&mut case, Consistency::Latest, Health::Unknown, since, read_at)?.deadline;
     assert_eq!(deadline(at(0), at(5)), Some(at(0) + GRACE));
     assert_eq!(deadline(at(0), at(1_000)), Some(at(0) + GRACE), "the same");
     assert_eq!(deadline(at(1_100), at(1_700)), Some(at(1_700) + GRACE), "its recovery was missed");
@@ -82,14 +87,9 @@ fn a_time_of_the_future_is_not_believed() {
 
 #[test]
 fn a_kubelet_whose_clock_is_ahead_hides_no_later_fault() {
-    let policy = Policy::eks_defaults();
-    let id = InstanceId::new("i-00000000000000001").expect("an id");
-    let mut case = Case::new(ClusterName::new("prod").expect("a name"), id);
-    let mut apply = |health, since, consistency, read_at| {
-        let node = snapshot(health, since);
-        case.apply_snapshot(Some(&node), consistency, read_at, &policy).expect("this node");
-        case.faults(&policy.default_rules(), &policy, read_at).iter().any(|fault| fault.is_bad())
-    };
+    let mut case = case();
+    let mut apply =
+        |health, since, consistency, read_at| read(&mut case, consistency, health, since, read_at).is_some();
     assert!(apply(Health::Bad, at(0), Consistency::Latest, at(5)));
     assert!(!apply(Health::Healthy, at(490), Consistency::Latest, at(400)), "it is 90 seconds ahead");
     assert!(apply(Health::Unknown, at(450), Consistency::Cached, at(700)));
