@@ -214,7 +214,7 @@ impl AutoScalingEvent {
                     Self::Launched { group, instance_id, zone: activity.details.zone, at, from_warm_pool }
                 } else {
                     let (cause, started) = (printable(&activity.cause, MAX_CAUSE), activity.start_time);
-                    let activity = ScalingActivity { cause, started };
+                    let activity = ScalingActivity { group, cause, started };
                     Self::Left { instance_id, at, how: activity.sentence(), activity: Some(activity) }
                 })
             }

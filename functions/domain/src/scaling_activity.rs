@@ -6,12 +6,16 @@
 
 use jiff::Timestamp;
 
+use crate::ident::GroupName;
+
 /// How much of a cause is printed, in characters. Auto Scaling's are up to 1,023 long.
 const MAX_PRINTED: usize = 300;
 
 /// A scaling activity that terminated an instance, as Auto Scaling's event has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScalingActivity {
+    /// Its `AutoScalingGroupName`.
+    pub group: GroupName,
     /// Its `Cause`: one or more sentences, each with its time. Empty if the event has none.
     pub cause: String,
     /// Its `StartTime`.
@@ -126,8 +130,13 @@ fn time_of(before: &str) -> Option<Timestamp> {
 mod tests {
     use super::*;
 
+    fn activity(text: &str, started: Option<Timestamp>) -> ScalingActivity {
+        let group = GroupName::new("workers").expect("a name");
+        ScalingActivity { group, cause: text.to_owned(), started }
+    }
+
     fn cause(text: &str) -> TerminationCause {
-        ScalingActivity { cause: text.to_owned(), started: None }.cause()
+        activity(text, None).cause()
     }
 
     /// The texts of Auto Scaling's user guide, of AWS re:Post, and of published notifications.
@@ -199,7 +208,7 @@ mod tests {
             (format!("At 2026-08-20T08:40:00Z {request}"), at("2026-08-20T08:40:00Z")),
             (request.to_owned(), started),
         ] {
-            let activity = ScalingActivity { cause: text, started };
+            let activity = activity(&text, started);
             assert_eq!(activity.cause(), TerminationCause::Request { at: expected });
         }
         assert_eq!(cause(request), TerminationCause::Request { at: None });
@@ -210,7 +219,7 @@ mod tests {
         for text in ["", "At dawn", "taken out of service in response to a whim.", "in response to "] {
             assert_eq!(cause(text), TerminationCause::Unknown, "{text}");
         }
-        let long = ScalingActivity { cause: "é".repeat(1_000), started: None }.sentence();
+        let long = activity(&"é".repeat(1_000), None).sentence();
         assert!(long.starts_with("Auto Scaling terminated it: é") && long.ends_with("é…"), "{long}");
         assert!(long.chars().count() < 340);
     }

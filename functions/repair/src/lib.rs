@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use nodemend_domain::{
     case::{Case, Fault, IllegalTransition, TransitionContext},
     condition::Health,
-    decide::{self, Decision, Triage},
+    decide::{self, CaseOutcome, Decision, Triage},
     guard::DecisionContext,
     ident::{AccountId, ClusterName, GroupName},
     policy::Policy,
@@ -62,6 +62,23 @@ pub struct Repairer<S, C, K> {
 type Due = (CaseKey, String);
 /// The same with its urgency: the lowest value goes first.
 type DueByUrgency = ((u8, Timestamp), Due);
+
+/// What triage left of the due cases.
+#[derive(Debug, Default)]
+struct Triaged {
+    /// Those that need more facts.
+    open: Vec<Case>,
+    /// Those whose replacement is late.
+    late: Vec<CaseKey>,
+}
+
+/// A case about which triage applied nothing.
+enum NotSettled {
+    /// Its decision needs more facts.
+    Open(Box<Case>),
+    /// Its repair fails for want of a replacement, if none is recorded in this run.
+    Late,
+}
 
 /// What a run did.
 #[derive(Debug, Default)]
@@ -138,7 +155,34 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         let keys = self.store.due(now, MAX_CASES).await?;
         let mut report = RunReport { evaluated: keys.len(), ..RunReport::default() };
         let mut cache = RunCache::at(now);
-        let mut open = Vec::new();
+        let Triaged { mut open, late } = self.triage_all(&keys, false, &mut cache, &mut report).await;
+        // A replacement that joined in time, and is due as well, is recorded first.
+        open.extend(self.triage_all(&late, true, &mut cache, &mut report).await.open);
+        let mut logs = ClusterLogs::default();
+        let due = match open.as_slice() {
+            [] => return Ok(report),
+            // A single case has no competitor: it is decided only once, when it is acted on.
+            [case] => vec![(case.group().cloned(), vec![(CaseKey::of(case), case.id())])],
+            _ => Box::pin(self.settle_all(open, &mut cache, &mut logs, &mut report)).await,
+        };
+        let groups = due.into_iter().map(|(group, due)| self.repair_group(group, due, end, &logs));
+        for repaired in buffered(groups, CONCURRENCY).await {
+            report.repair_events.extend(repaired.repair_events);
+            report.failures.extend(repaired.failures);
+        }
+        Ok(report)
+    }
+
+    /// Reads these cases, and applies what is decided about them without further facts. Before the `last` time, no repair fails
+    /// for want of a replacement.
+    async fn triage_all(
+        &self,
+        keys: &[CaseKey],
+        last: bool,
+        cache: &mut RunCache,
+        report: &mut RunReport,
+    ) -> Triaged {
+        let mut triaged = Triaged::default();
         for keys in keys.chunks(CONCURRENCY) {
             let cases = buffered(keys.iter().map(|key| self.store.case(key)), CONCURRENCY).await;
             for (key, case) in keys.iter().zip(cases) {
@@ -155,26 +199,15 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                     }
                 };
                 let failure = EvaluationFailure::of(&case);
-                match self.triage(case, &mut cache, now, &mut report).await {
-                    Ok(Some(case)) => open.push(*case),
+                match self.triage(case, last, cache, report).await {
+                    Ok(Some(NotSettled::Open(case))) => triaged.open.push(*case),
+                    Ok(Some(NotSettled::Late)) => triaged.late.push(key.clone()),
                     Ok(None) => {}
                     Err(error) => report.failures.push(failure(error)),
                 }
             }
         }
-        let mut logs = ClusterLogs::default();
-        let due = match open.as_slice() {
-            [] => return Ok(report),
-            // A single case has no competitor: it is decided only once, when it is acted on.
-            [case] => vec![(case.group().cloned(), vec![(CaseKey::of(case), case.id())])],
-            _ => Box::pin(self.settle_all(open, &mut cache, &mut logs, &mut report)).await,
-        };
-        let groups = due.into_iter().map(|(group, due)| self.repair_group(group, due, end, &logs));
-        for repaired in buffered(groups, CONCURRENCY).await {
-            report.repair_events.extend(repaired.repair_events);
-            report.failures.extend(repaired.failures);
-        }
-        Ok(report)
+        triaged
     }
 
     /// Decides on all cases. Returns those that are due for a repair, by group: the most urgent first, then those that
@@ -285,14 +318,15 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         total.into_inner()
     }
 
-    /// Applies a decision that depends only on the case. Returns the case if the decision needs more facts.
+    /// Applies a decision that depends only on the case, unless it has to wait.
     async fn triage(
         &self,
         case: Box<Case>,
+        last: bool,
         cache: &mut RunCache,
-        now: Timestamp,
         report: &mut RunReport,
-    ) -> Result<Option<Box<Case>>, RepairError> {
+    ) -> Result<Option<NotSettled>, RepairError> {
+        let now = cache.now();
         let Some(policy) = cache.policy(&self.store, case.cluster()).await? else {
             *report.without_policy.entry(case.cluster().clone()).or_default() += 1;
             self.postpone(case, now).await?;
@@ -304,7 +338,10 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                     let oldest = report.pending.entry(case.cluster().clone()).or_insert(since);
                     *oldest = since.min(*oldest);
                 }
-                Ok(Some(case))
+                Ok(Some(NotSettled::Open(case)))
+            }
+            Triage::Settled(Decision::Close(CaseOutcome::ReplacementFailed)) if !last => {
+                Ok(Some(NotSettled::Late))
             }
             Triage::Settled(decision) => {
                 let scope = self.account_scope(&policy).await?;
@@ -343,7 +380,10 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                 Ok(Some((*fault, group)))
             }
             decision => {
-                let group = Some(context.state.name().clone());
+                // What only ends a case changes its group only if that shows that its instances are nodes.
+                let first = case.node().is_some() && !context.state.has_nodes();
+                let changes = first || !matches!(decision, Decision::Close(_));
+                let group = changes.then(|| context.state.name().clone());
                 Box::pin(scope.apply_decision(
                     Box::new(case),
                     decision,

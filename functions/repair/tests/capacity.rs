@@ -6,11 +6,13 @@ use nodemend_domain::{
     condition::RepairAction,
     group::Lifecycle,
     repair_event::Step,
+    scaling_activity::ScalingActivity,
 };
 use nodemend_testkit::{
     Deployment,
     fixture::{
-        group, instance, kubelet_ready, minutes, node_controller_unknown, policy_with_limit, terminate, zone,
+        INTERFACE_DOWN, cleared, group, instance, kubelet_ready, minutes, node_controller_unknown,
+        policy_with_limit, terminate, zone,
     },
 };
 
@@ -151,6 +153,32 @@ fn a_replacement_that_does_not_join_backs_its_group_off_before_its_repair_is_giv
     assert_eq!(deployment.group().failures(), 1);
     deployment.run_until(minutes(91));
     assert_eq!(deployment.group().failures(), 1, "one outage");
+}
+
+#[test]
+fn a_replacement_that_is_ready_counts_though_no_run_came_until_its_time_was_up() {
+    let deployment = replacement_never_ready();
+    deployment.deliver_line(kubelet_ready(21, minutes(34), "True"), minutes(34));
+    // Its next report makes it due after the repair that awaits it.
+    deployment.clock.advance_to(minutes(92));
+    deployment.report(cleared(21, INTERFACE_DOWN, minutes(92)));
+    deployment.run_until(minutes(95));
+    assert_replaced(&deployment);
+}
+
+/// Its whole group was never located: nothing is known of it but this event.
+#[test]
+fn a_group_whose_only_known_node_was_terminated_is_one_of_nodes() {
+    let deployment = Deployment::new(3, policy_with_limit(1));
+    deployment.deliver_line(kubelet_ready(1, minutes(0), "True"), minutes(0));
+    let activity = ScalingActivity { group: group(), cause: String::new(), started: None };
+    deployment.change(1, |case| {
+        let _effects = case.record_activity(&activity, minutes(1), None, &deployment.transition());
+    });
+    deployment.cloud.change(|fleet| fleet.leave(&instance(1)));
+    launches(&deployment, 9, 2);
+    deployment.run_until(minutes(60));
+    assert_eq!(deployment.cloud.calls(), [terminate(9)]);
 }
 
 /// EventBridge gives no order: the launch of an instance that is gone.

@@ -4,8 +4,8 @@ use jiff::{SignedDuration, Timestamp};
 use nodemend_testkit::{
     Deployment,
     fixture::{
-        INTERFACE_DOWN, agent_payload, at, cleared, kubelet_ready, minutes, node_controller_unknown,
-        policy_with_limit, raised, terminate,
+        GPU_ERROR, INTERFACE_DOWN, Problem, ReportBuilder, agent_payload, at, cleared, kubelet_ready,
+        minutes, node_controller_unknown, policy_with_limit, raised, reboot, terminate,
     },
 };
 
@@ -136,4 +136,29 @@ fn a_clock_that_steps_back_during_a_fault_makes_it_due_no_earlier() {
     assert_eq!(deployment.cloud.calls(), []);
     deployment.run_until(arrived + SignedDuration::from_mins(30));
     assert_eq!(deployment.cloud.calls(), [terminate(1)]);
+}
+
+#[test]
+fn reports_from_before_a_clock_stepped_back_start_no_grace_period_though_they_are_delivered_again() {
+    let deployment = Deployment::new(3, policy_with_limit(1));
+    let no_rule = Problem { reason: "DCGMHealthFailure", ..GPU_ERROR };
+    // The node's clock is an hour behind after minute 15.
+    let behind = |minute: i64| minutes(minute - 61);
+    let deliver = |report: ReportBuilder, written, arrived| {
+        deliver_report(&deployment, &report.line(written), minutes(arrived));
+    };
+    deliver(cleared(1, GPU_ERROR, minutes(0)).seq(1), minutes(0), 0);
+    let earlier = |seq| raised(1, GPU_ERROR, minutes(10)).healthy_for(600).seq(seq);
+    deliver(earlier(2), minutes(10), 10);
+    deliver(earlier(3), minutes(12), 12);
+    deliver(cleared(1, GPU_ERROR, behind(15)).seq(4), behind(15), 15);
+    let present = |problem, seq| raised(1, problem, behind(50)).healthy_for(2_100).seq(seq);
+    deliver(present(no_rule, 5), behind(50), 50);
+    deliver(earlier(2), minutes(10), 60);
+    deliver(earlier(3), minutes(12), 62);
+    deliver(present(GPU_ERROR, 6), behind(66), 66);
+    deployment.run_until(minutes(76) - SignedDuration::from_secs(1));
+    assert_eq!(deployment.cloud.calls(), []);
+    deployment.run_until(minutes(76));
+    assert_eq!(deployment.cloud.calls(), [reboot(1)]);
 }

@@ -110,6 +110,7 @@ impl Case {
         group: Option<&mut GroupState>,
         ctx: &TransitionContext<'_>,
     ) -> Effects {
+        self.group.get_or_insert_with(|| activity.group.clone());
         let cause = activity.cause();
         let mut how = activity.sentence();
         let evidence = match &cause {
