@@ -81,6 +81,14 @@ fn what_is_unknown_again_since_a_later_time_has_recovered_in_between() {
 }
 
 #[test]
+fn a_fault_that_a_kubelet_dates_after_the_begin_of_a_read_is_left_to_the_next_one() {
+    let mut case = case();
+    let mut deadline = |read_at| read(&mut case, Consistency::Cached, Health::Bad, at(34), read_at)?.deadline;
+    assert_eq!(deadline(at(30)), None);
+    assert_eq!(deadline(at(60)), Some(at(34) + GRACE));
+}
+
+#[test]
 fn a_time_of_the_future_is_not_believed() {
     assert_eq!(deadline(at(7_200), at(0)), at(0) + GRACE);
 }

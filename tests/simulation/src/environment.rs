@@ -27,7 +27,7 @@ use nodemend_testkit::{
 
 use crate::{
     events::{Content, Delivery, Event, Queued},
-    oracle::{Oracle, end, node::Fact},
+    oracle::{LEASE, Oracle, end, node::Fact},
     plan::{Options, Plan},
     policy::Settings,
     ports::{SharedOracle, SkewedClock, WatchedAws, WatchedStore},
@@ -459,7 +459,8 @@ impl Environment {
             oracle.ends(process, succeeded);
             if !succeeded {
                 oracle.trace(|| format!("  process {process} ended: {result:?}"));
-                let calm = self.rates.crashes == 0 && oracle.last_fault + LIFETIME < self.now;
+                // What a process that stalled has left open is ended when its lease is.
+                let calm = self.rates.crashes == 0 && oracle.last_fault + LIFETIME + LEASE < self.now;
                 if let Some(Err(why)) = result.as_ref().filter(|_| calm) {
                     oracle.violation("failed without a fault", why.clone());
                 }

@@ -274,7 +274,8 @@ impl ClusterReader for WatchedAws {
     }
 
     async fn nodes(&self, _: &ClusterName, consistency: Consistency) -> Result<Vec<NodeSnapshot>, ReadError> {
-        let mut begun = self.clock.now() + self.skew;
+        let asked = self.clock.now() + self.skew;
+        let mut begun = asked;
         self.answer("the Kubernetes API", Read::Api).await?;
         let mut oracle = self.oracle.lock();
         if oracle.is_reconciling(self.process) {
@@ -285,15 +286,19 @@ impl ClusterReader for WatchedAws {
             self.found(&mut oracle, number, begun);
         }
         if oracle.is_reconciling(self.process) {
-            // What a list from the cache has of after its begin, by a node's clock, proves nothing.
+            // What a list from the cache has of after its begin, by a node's clock, proves no recovery.
             let is_proof = |object: &NodeObject| {
                 consistency == Consistency::Latest
-                    || object.ready == Health::Unknown
+                    || object.ready != Health::Healthy
                     || object.ready_since <= begun
             };
             let stalled = begun + STALLED < self.clock.now() + self.skew;
             for number in 0..oracle.nodes.len() {
                 let object = oracle.nodes[number].object;
+                // Whether it was bad before the time that was noted is then unknown.
+                oracle.nodes[number].unreliable |= object.as_ref().is_some_and(|object| {
+                    object.ready == Health::Bad && object.ready_since > begun && object.ready_since <= asked
+                });
                 if object.as_ref().is_some_and(is_proof) {
                     oracle.learn(self.process, number, Fact::Snapshot(object), begun);
                 }

@@ -71,19 +71,19 @@ impl Case {
     fn accepts_boot(&mut self, report: &Report<'_>, arrival: Timestamp, events: &mut Vec<CaseEvent>) -> bool {
         let made_up = |latest: &LatestReport| latest.is_made_up(report.seq, report.at);
         let newest = if self.latest_reports().any(made_up) { None } else { self.newest_seq() };
-        self.node_clock.note(report.at, arrival);
         let is_present = self.boot.as_ref().is_some_and(|boot| boot.id == report.boot_id);
         let mut written = if is_present {
+            self.node_clock.note_report(report.seq, report.at, arrival);
             NodeTime::of_report(report.seq, report.at, arrival, &self.node_clock)
         } else {
+            self.node_clock.note(report.at, arrival);
             NodeTime::new(report.at, arrival, &self.node_clock)
         };
         if let Some(boot) = self.boot.as_mut().filter(|_| is_present)
-            && let Some(by) =
-                boot.node_at.map(|known| written.reads_earlier_by(known)).filter(|by| by.is_positive())
-            && newest.is_some_and(|newest| report.seq > newest)
+            && let Some(before) = boot.node_at.filter(|known| written.reads_earlier_than(*known))
+            && let Some(newest) = newest.filter(|newest| report.seq > *newest)
         {
-            self.node_clock.step_back(by, report.seq, report.at, arrival);
+            self.node_clock.step_back((newest, before), report.seq, report.at, arrival);
             written = NodeTime::of_report(report.seq, report.at, arrival, &self.node_clock);
             boot.node_at = Some(written);
         }

@@ -114,9 +114,13 @@ impl Case {
         self.apply_marks(node, consistency, read_at);
         for condition in &node.conditions {
             // Only the node controller sets Unknown, by the control plane's clock. Anything else is dated by the node's own: a
-            // time of the future would make later lines look older.
+            // time of the future would make later lines look older. A fault of that time is left to the next read.
             let unknown = condition.observed.health == Health::Unknown;
             let since = condition.since.filter(|since| *since <= read_at || unknown && is_plausible(since));
+            let is_later = since.is_none() && condition.since.as_ref().is_some_and(is_plausible);
+            if is_later && condition.observed.health == Health::Bad {
+                continue;
+            }
             let current = Current { observed: &condition.observed, since, consistency };
             self.apply_current(current, read_at, policy, &mut events);
         }

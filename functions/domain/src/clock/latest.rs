@@ -279,9 +279,12 @@ impl LatestReport {
             return reported.node_since < episode.node_since && held;
         }
         // Two faults with a recovery between them begin further apart than that: by our clock it is the same one, and the
-        // node's clock has stepped ahead.
+        // node's clock has stepped ahead of ours. Unless the first report came late: then the healthy time fits in between.
         let apart = reported.since().duration_since(episode.onset.since).abs();
-        if self.health.is_bad() && apart < hold {
+        let between = reported.node_since.duration_since(episode.node_since);
+        let fits = reported.node_at.duration_since(reported.arrival) < hold
+            && reported.healthy_before.is_some_and(|healthy| healthy <= between);
+        if self.health.is_bad() && apart < hold && !fits {
             return false;
         }
         match reported.healthy_before {

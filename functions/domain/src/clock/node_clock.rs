@@ -33,9 +33,20 @@ pub struct NodeClock {
     /// The number of the first report after the clock stepped back: the times of those before it are another clock's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stepped_at: Option<u64>,
+    /// The newest number before that, and when it was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    newest_before: Option<(u64, Timestamp)>,
 }
 
 impl NodeClock {
+    /// Notes a report of the present boot that was written and arrived then. What was known before the clock stepped back shows
+    /// nothing about it, at whatever pace it is delivered again.
+    pub fn note_report(&mut self, seq: u64, at: Timestamp, arrived: Timestamp) {
+        if self.newest_before.is_none_or(|(newest, written)| seq > newest || at > written) {
+            self.note(at, arrived);
+        }
+    }
+
     /// Notes a report that was written and arrived then.
     pub fn note(&mut self, at: Timestamp, arrived: Timestamp) {
         let ahead = at.duration_since(arrived).as_secs();
@@ -61,7 +72,7 @@ impl NodeClock {
 
     /// Each boot numbers its reports from the start.
     pub fn begin_boot(&mut self) {
-        self.stepped_at = None;
+        (self.stepped_at, self.newest_before) = (None, None);
     }
 
     /// Notes a report that was written before one of a lower number: the clock has stepped back, or a time was made up.
@@ -69,10 +80,17 @@ impl NodeClock {
     ///
     /// Where that is by little, the times before and after can still be compared: a made-up number must not make the reports
     /// that follow it look like those before a step.
-    pub fn step_back(&mut self, by: SignedDuration, seq: u64, at: Timestamp, arrived: Timestamp) {
+    pub fn step_back(
+        &mut self,
+        (newest, before): (u64, NodeTime),
+        seq: u64,
+        at: Timestamp,
+        arrived: Timestamp,
+    ) {
         let ahead_seconds = Some(at.duration_since(arrived).as_secs());
-        let stepped_at = (by > CLOCK_TOLERANCE).then_some(seq);
-        *self = Self { ahead_seconds, further: None, stepped_at };
+        let far = before.at.duration_since(at) > CLOCK_TOLERANCE;
+        let (stepped_at, newest_before) = (far.then_some(seq), far.then_some((newest, before.at)));
+        *self = Self { ahead_seconds, further: None, stepped_at, newest_before };
     }
 
     fn is_ahead_of(&self, at: Timestamp, arrived: Timestamp) -> bool {
@@ -103,9 +121,9 @@ impl NodeTime {
         }
     }
 
-    /// By how much the clock showed an earlier time than the other, plausible or not.
-    pub fn reads_earlier_by(self, other: Self) -> SignedDuration {
-        other.at.duration_since(self.at)
+    /// Whether the clock showed an earlier time than the other, plausible or not.
+    pub fn reads_earlier_than(self, other: Self) -> bool {
+        self.at < other.at
     }
 
     /// Whether the node's clock was not ahead.

@@ -73,7 +73,9 @@ impl Node {
             Fact::NodeDeleted { .. } if !self.is_touched() && !self.is_named => {}
             // Of an earlier Node object, whose instance registered again since.
             Fact::NodeDeleted { uid, .. } if self.known_uid.is_some_and(|known| known != *uid) => {}
-            Fact::NodeDeleted { at, gone: false, .. } => {
+            Fact::NodeDeleted { at, gone: false, uid } => {
+                // A Node that was registered again in between, of which nothing arrived: whose deletion counts is unknown.
+                self.unreliable |= self.deleted_uid.replace(*uid).is_some_and(|known| known != *uid);
                 self.change_ready(ReadyChange::new(*at, true, Some(Cure::Replace), arrival).deleted());
             }
             Fact::NodeDeleted { gone: true, .. } => self.known_left = true,
@@ -179,8 +181,11 @@ impl Node {
         self.alive(object.boot, Some(read_at), read_at);
         let bad = object.ready != Health::Healthy;
         let unknown = object.ready == Health::Unknown;
-        // What a kubelet dates after the begin of the read counts from there: its clock may be ahead.
-        let since = if unknown { object.ready_since } else { object.ready_since.min(read_at) };
+        // A fault that a kubelet dates after the begin of the read is left to the next one: its clock may be ahead.
+        if object.ready == Health::Bad && object.ready_since > read_at {
+            return;
+        }
+        let since = object.ready_since;
         let seen = |at| ReadyChange { unknown, ..ReadyChange::new(at, bad, Some(Cure::Replace), read_at) };
         let is_after = |ready: &[ReadyChange], at| ready.last().is_some_and(|last| last.at > at);
         match self.ready.last() {
@@ -223,6 +228,12 @@ impl Node {
             // Nothing that a boot reports began before it was seen.
             let start_of = |began: Timestamp| (began + lag).max(self.boot_seen.min(*arrived));
             let is_newest = newest.is_none_or(|newest| fact.seq > newest.seq);
+            // Of a clock that is far ahead, two faults so close together look like one and a step of the clock.
+            let is_ahead = self.clock(*arrived).duration_since(*arrived) >= HOLD;
+            let looks_the_same = is_ahead
+                && newest.is_some_and(|newest| newest.bad)
+                && open
+                    .is_some_and(|(_, onset)| start_of(fact.began).duration_since(onset.since).abs() < HOLD);
             let known = open.as_mut().filter(|(episode, _)| *episode == fact.episode);
             let is_known_episode = known.is_some();
             if fact.bad {
@@ -234,6 +245,9 @@ impl Node {
                         if !onset.is_arrival {
                             onset.counts_from = onset.counts_from.min(since);
                         }
+                    }
+                    None if is_newest && looks_the_same => {
+                        open = open.map(|(_, onset)| (fact.episode, onset));
                     }
                     None if is_newest => {
                         let is_arrival = newest.is_some_and(|newest| !newest.bad);

@@ -202,6 +202,8 @@ pub(crate) struct Node {
     /// A handler has a history of its Ready condition.
     pub(super) has_ready: bool,
     pub(super) known_uid: Option<u32>,
+    /// The Node object whose deletion a line has reported.
+    pub(super) deleted_uid: Option<u32>,
     /// The control plane has named it.
     pub(super) is_named: bool,
     pub(crate) known_alive: bool,
@@ -299,6 +301,7 @@ impl Node {
             ready_from: None,
             has_ready: false,
             known_uid: None,
+            deleted_uid: None,
             is_named: false,
             known_alive: false,
             known_joined_at: None,

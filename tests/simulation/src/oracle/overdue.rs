@@ -113,6 +113,7 @@ impl Oracle {
                 && other.is_touched()
                 && other.exists()
                 && !other.gone
+                && !other.detached
                 && other.never_joined_deadline().is_none()
         };
         let late = node.never_joined_deadline().filter(|_| self.nodes.iter().any(known_node));

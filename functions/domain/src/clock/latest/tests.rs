@@ -109,6 +109,16 @@ fn a_clock_that_steps_ahead_makes_no_new_fault() {
 }
 
 #[test]
+fn a_fault_whose_recovery_was_lost_is_a_new_one_though_the_report_before_it_was_late() {
+    let mut latest =
+        LatestReport::first(ConditionReport { arrival: at(192), ..reported(1, Health::Bad, 0, 0) });
+    let mut again = reported(3, Health::Bad, 277, 277);
+    again.healthy_before = Some(SignedDuration::from_secs(161));
+    latest.note(ConditionReport { arrival: at(278), ..again }, HOLD);
+    assert_eq!((latest.fault_arrived(), start(&latest)), (Some(at(278)), Some(at(278))));
+}
+
+#[test]
 fn no_claim_of_a_node_that_was_healthy_shortens_its_grace_period() {
     let long_ago = -1_000_000_000;
     for (what, since, written) in [
@@ -238,7 +248,7 @@ fn a_duplicate_from_before_a_clock_stepped_back_is_still_late() {
     let before = reported(1, Health::Bad, 0, 0);
     let mut latest = LatestReport::first(before);
     let mut clock = before.clock;
-    clock.step_back(SignedDuration::from_hours(1), 2, at(300 - hour), at(301));
+    clock.step_back((1, NodeTime::new(at(300), at(300), &clock)), 2, at(300 - hour), at(301));
     let stepped = |seq: u64, written: i64| ConditionReport {
         arrival: at(written + 1),
         clock,
