@@ -9,8 +9,8 @@ use nodemend_domain::{
     repair_event::{RepairEvent, Step},
 };
 use nodemend_testkit::{
-    Deployment,
-    fixture::{at, cluster_named, group_named, instance, minutes, node, policy, zone},
+    Deployment, edit,
+    fixture::{at, cluster_named, group, group_named, instance, minutes, node, policy, zone},
 };
 use serde_json::{Value, json};
 
@@ -157,6 +157,21 @@ fn an_instance_drawn_from_the_pool_is_the_replacement_though_it_was_launched_bef
     deployment.run_until(minutes(33));
     let replacement = deployment.case(1).repair().and_then(|repair| repair.replacement().cloned());
     assert_eq!(replacement.map(|new| new.instance_id), Some(instance(9)));
+}
+
+#[test]
+fn a_launch_from_the_pool_that_arrives_after_its_registration_takes_nothing_back() {
+    let deployment = called();
+    deployment.launch(9);
+    deployment.cloud.change(|fleet| fleet.set_launched(instance(9), minutes(-600)));
+    deployment.change(9, |case| {
+        let arrival = json!({ "registered": minutes(32) });
+        edit(case, json!({ "group": group(), "registered": minutes(32), "arrival": arrival }));
+    });
+    deployment.run_until(minutes(33));
+    confirm_at(&deployment, minutes(40), &drawn(9, minutes(31)));
+    deployment.run_until(minutes(60));
+    assert_eq!(deployment.group().failures(), 0);
 }
 
 /// Its group keeps an instance for reuse that is scaled in. Nobody terminated it, and nothing is wrong with it.

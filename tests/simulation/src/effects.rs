@@ -234,6 +234,8 @@ impl Environment {
             Event::Begins(item) => self.begins(item, true),
             Event::Ends(item) => self.begins(item, false),
             Event::ScalesOut(group) => self.scales_out(group),
+            Event::TakenOut(number, decided) => self.taken_out(number, decided),
+            Event::Refreshes { group, left } => self.refreshes(group, left),
             Event::OracleCheck => self.run_oracle(),
         }
         self.wake_oracle();

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::BinaryHeap,
+    collections::{BTreeMap, BinaryHeap},
     pin::pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -95,6 +95,10 @@ pub(crate) struct Environment {
     pub(crate) observing: bool,
     /// The policy changes that are in force, by the numbers of their items.
     pub(crate) changes: Vec<usize>,
+    /// How many of a thousand new instances each group draws from its warm pool.
+    pub(crate) pools: BTreeMap<usize, u64>,
+    /// No instance can be launched.
+    pub(crate) no_capacity: bool,
     /// When the oracle checks next whether a repair is overdue.
     next_check: Option<Timestamp>,
 }
@@ -131,6 +135,8 @@ impl Environment {
             rng,
             rates: FaultRates::default(),
             off: Vec::new(),
+            pools: BTreeMap::new(),
+            no_capacity: false,
             queue: BinaryHeap::new(),
             queued: 0,
             under_way: 0,

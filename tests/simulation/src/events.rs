@@ -4,7 +4,11 @@ use std::{rc::Rc, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::{messages::LogLine, oracle::node::Fact, plan::Lie};
+use crate::{
+    messages::LogLine,
+    oracle::node::Fact,
+    plan::{Decided, Lie},
+};
 
 /// Something that will happen. Numbers are those of nodes, tracks, items and calls.
 #[derive(Debug)]
@@ -50,6 +54,13 @@ pub(crate) enum Event {
     CloudTrail(usize),
     /// Auto Scaling adds an instance to a group.
     ScalesOut(usize),
+    /// Auto Scaling decides to terminate an instance.
+    TakenOut(usize, Decided),
+    /// An instance refresh replaces the next instance of a group, of so many.
+    Refreshes {
+        group: usize,
+        left: usize,
+    },
     /// The schedule invokes the reconcile function.
     Reconciles,
     /// An item begins, or ends.

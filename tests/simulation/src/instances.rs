@@ -12,8 +12,8 @@ use crate::{
     episodes::Source,
     events::Event,
     messages,
-    oracle::node::Fact,
-    plan::NodeFailure,
+    oracle::node::{Fact, Node},
+    plan::{Decided, NodeFailure},
 };
 
 impl Environment {
@@ -38,6 +38,45 @@ impl Environment {
         self.shut_down(number);
     }
 
+    /// Auto Scaling decides to terminate an instance that is in service.
+    pub(crate) fn taken_out(&mut self, number: usize, decided: Decided) {
+        let now = self.now;
+        {
+            let mut oracle = self.oracle.lock();
+            let node = &mut oracle.nodes[number];
+            if node.is_out() || node.on_standby || node.detached {
+                return;
+            }
+            (node.terminated, node.decided) = (Some(now), Some(decided));
+            oracle.trace(|| format!("node {number} is taken out of service: {decided:?}"));
+        }
+        let instance = self.instance(number);
+        self.cloud.change(|fleet| fleet.set_lifecycle(&instance, Lifecycle::Terminating));
+        self.shut_down(number);
+    }
+
+    /// An instance refresh replaces the oldest instance that is in service, and goes on with the next.
+    pub(crate) fn refreshes(&mut self, group: usize, left: usize) {
+        let oldest = {
+            let oracle = self.oracle.lock();
+            let serves = |node: &Node| {
+                node.group == group
+                    && node.launched.is_none()
+                    && node.exists()
+                    && !node.is_out()
+                    && !node.on_standby
+                    && !node.detached
+            };
+            oracle.nodes.iter().position(serves)
+        };
+        let Some(oldest) = oldest else { return };
+        self.taken_out(oldest, Decided::Refresh);
+        if left > 1 {
+            let next = self.rng.seconds(240, 900);
+            self.after(next, Event::Refreshes { group, left: left - 1 });
+        }
+    }
+
     pub(crate) fn shut_down(&mut self, number: usize) {
         let bytes = messages::shutting_down(&self.oracle.lock().nodes[number], self.now);
         self.event(bytes, vec![(number, Fact::Left { foreign: false })]);
@@ -48,7 +87,9 @@ impl Environment {
         let removed = self.rng.seconds(5, 120);
         self.after(leaves, Event::Leaves(number));
         self.after(leaves + removed, Event::NodeRemoved(number));
-        self.replace(number, leaves + removed);
+        if self.oracle.lock().nodes[number].decided != Some(Decided::ScaleIn) {
+            self.replace(number, leaves + removed);
+        }
     }
 
     pub(crate) fn leaves(&mut self, number: usize) {
@@ -63,7 +104,7 @@ impl Environment {
         };
         // They arrive in any order.
         self.event(executed, Vec::new());
-        self.event(terminated, vec![(number, Fact::Left { foreign: false })]);
+        self.event(terminated, vec![(number, Fact::Activity)]);
     }
 
     /// Auto Scaling adds an instance to a group, and replaces none.
@@ -86,11 +127,14 @@ impl Environment {
         let same_fault = self.rng.happens(self.rates.same_fault);
         let launches = self.rng.seconds(30, 150);
         let launches = if same_name { launches.max(free) } else { launches };
+        let group = self.oracle.lock().nodes[number].group;
+        let pooled = self.pools.get(&group).copied().is_some_and(|rate| self.rng.happens(rate));
         let new = {
             let mut oracle = self.oracle.lock();
             let (group, zone) = (oracle.nodes[number].group, oracle.nodes[number].zone);
             let new = oracle.add(group, zone);
             oracle.nodes[number].replaced_by = Some(new);
+            oracle.nodes[new].pooled = pooled;
             oracle.nodes[new].inherits = oracle.nodes[number].kind.filter(|_| same_fault);
             if same_name {
                 oracle.nodes[new].name = oracle.nodes[number].name.clone();
@@ -104,13 +148,13 @@ impl Environment {
         let plan = self.plan.clone();
         let group_number = self.oracle.lock().nodes[number].group;
         let group = plan.groups[group_number].name.clone();
-        if fails {
+        if fails || self.no_capacity {
             let bytes = messages::launch_failed(group.as_str(), self.now);
             self.event(bytes, vec![(number, Fact::LaunchFailed { at: self.now })]);
             let again = self.rng.seconds(300, 5_400);
             return self.after(again, Event::Launches { number, fails: false, joins });
         }
-        let (bytes, member) = {
+        let (bytes, member, launched) = {
             let mut oracle = self.oracle.lock();
             oracle.nodes[number].launched = Some(self.now);
             oracle.nodes[number].booted = self.now;
@@ -120,11 +164,12 @@ impl Environment {
             (
                 messages::launch(node, group.as_str(), plan.zones[node.zone].as_str(), self.now),
                 member(node, &plan),
+                if node.pooled { self.plan.start - SignedDuration::from_hours(24) } else { self.now },
             )
         };
         self.cloud.change(|fleet| {
             fleet.join(&group, Some(&self.cluster), &member.instance_id, &member.zone);
-            fleet.set_launched(member.instance_id.clone(), self.now);
+            fleet.set_launched(member.instance_id.clone(), launched);
         });
         self.event(bytes, vec![(number, Fact::Launched { at: self.now })]);
         if let Some(joins) = joins.filter(|_| plan.groups[group_number].nodes) {

@@ -30,6 +30,16 @@ pub(crate) enum Item {
     Detached { node: usize, from: Timestamp, until: Timestamp },
     /// Auto Scaling adds an instance to a group.
     ScalesOut { group: usize, at: Timestamp },
+    /// Auto Scaling takes an instance out of its group, and launches none for it.
+    ScalesIn { node: usize, at: Timestamp },
+    /// An instance refresh replaces so many instances of a group, one after the other.
+    Refresh { group: usize, instances: usize, from: Timestamp },
+    /// EC2 has no capacity: no instance can be launched.
+    CapacityOutage { from: Timestamp, until: Timestamp },
+    /// So many of a thousand new instances of a group are drawn from its warm pool, where they were launched before.
+    WarmPool { group: usize, rate: u64 },
+    /// An operator stops an instance on standby, and starts it again before it returns to service.
+    Stopped { node: usize, from: Timestamp, until: Timestamp },
     /// The operator sets observe mode for a while.
     Observed { from: Timestamp, until: Timestamp },
     /// So many of a thousand operations of a function fail, or kill its process.
@@ -126,6 +136,23 @@ pub(crate) enum HoldScope {
     Everything,
     Group(usize),
     Node(usize),
+}
+
+/// Why Auto Scaling itself decides to terminate an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Decided {
+    ScaleIn,
+    Refresh,
+}
+
+impl Decided {
+    /// How the end of a case names it.
+    pub(crate) fn named(self) -> &'static str {
+        match self {
+            Self::ScaleIn => "scale-in by the policy fewer",
+            Self::Refresh => "instance refresh",
+        }
+    }
 }
 
 /// How a node fails, and when.

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::{
     episodes::{Source, Track, cure},
     oracle::node::{AgentFact, Fact, Node},
-    plan::Lie,
+    plan::{Decided, Lie},
 };
 
 /// A log event of a stream, and the facts that it carries.
@@ -282,11 +282,12 @@ fn event(kind: &str, source: &str, at: Timestamp, detail: Value) -> Vec<u8> {
     serde_json::to_vec(&event).expect("JSON")
 }
 
-/// Auto Scaling has launched an instance.
+/// Auto Scaling has launched an instance, or drawn it from the warm pool.
 pub(crate) fn launch(node: &Node, group: &str, zone: &str, at: Timestamp) -> Vec<u8> {
+    let origin = if node.pooled { "WarmPool" } else { "EC2" };
     let detail = json!({
         "AutoScalingGroupName": group, "EC2InstanceId": node.instance, "EndTime": format!("{at:.3}"),
-        "Details": { "Availability Zone": zone },
+        "Details": { "Availability Zone": zone }, "Origin": origin, "Destination": "AutoScalingGroup",
     });
     event("EC2 Instance Launch Successful", "aws.autoscaling", at, detail)
 }
@@ -309,15 +310,27 @@ pub(crate) fn shutting_down(node: &Node, at: Timestamp) -> Vec<u8> {
 /// Auto Scaling has terminated an instance: for a call of ours, or because EC2 no longer has it.
 pub(crate) fn terminated(node: &Node, group: &str, at: Timestamp) -> Vec<u8> {
     let began = node.terminated.unwrap_or(at);
-    let cause = if node.ours {
-        format!("instance {} was taken out of service in response to a user request.", node.instance)
-    } else {
-        "an instance was taken out of service in response to an EC2 health check indicating it has been terminated or stopped."
-            .to_owned()
+    let id = &node.instance;
+    let cause = match node.decided {
+        Some(Decided::ScaleIn) => format!(
+            "At {began:.0} a monitor alarm idle in state ALARM triggered policy fewer changing the desired capacity from 5 to \
+             4.  At {began:.0} an instance was taken out of service in response to a difference between desired and actual \
+             capacity, shrinking the capacity from 5 to 4.  At {began:.0} instance {id} was selected for termination."
+        ),
+        Some(Decided::Refresh) => {
+            format!("At {began:.0} an instance was taken out of service in response to an instance refresh.")
+        }
+        None if node.ours => {
+            format!("At {began:.0} instance {id} was taken out of service in response to a user request.")
+        }
+        None => format!(
+            "At {began:.0} an instance was taken out of service in response to an EC2 health check indicating it has been \
+             terminated or stopped."
+        ),
     };
     let detail = json!({
         "AutoScalingGroupName": group, "EC2InstanceId": node.instance, "StartTime": format!("{began:.3}"),
-        "EndTime": format!("{at:.3}"), "Cause": format!("At {began:.0} {cause}"),
+        "EndTime": format!("{at:.3}"), "Cause": cause,
     });
     event("EC2 Instance Terminate Successful", "aws.autoscaling", at, detail)
 }
@@ -325,7 +338,7 @@ pub(crate) fn terminated(node: &Node, group: &str, at: Timestamp) -> Vec<u8> {
 /// CloudTrail's event of the TerminateInstances by which Auto Scaling carries that out.
 pub(crate) fn executed(node: &Node, at: Timestamp) -> Vec<u8> {
     let role = "AWSServiceRoleForAutoScaling";
-    let before = if node.ours { "running" } else { "terminated" };
+    let before = if node.ours || node.decided.is_some() { "running" } else { "terminated" };
     let detail = json!({
         "eventVersion": "1.11", "eventTime": format!("{at:.0}"), "eventSource": "ec2.amazonaws.com",
         "eventName": "TerminateInstances", "awsRegion": "us-east-1",

@@ -10,7 +10,7 @@ use crate::{
     environment::Environment,
     events::Event,
     other_clusters,
-    plan::{HoldScope, Item},
+    plan::{Decided, HoldScope, Item},
     policy::Settings,
 };
 
@@ -28,19 +28,11 @@ impl Environment {
                 oracle.fault();
             }
             Item::Standby { node, .. } => {
-                let instance = {
-                    let mut oracle = self.oracle.lock();
-                    let node = &mut oracle.nodes[*node];
-                    if node.is_out() {
-                        return;
-                    }
-                    (node.on_standby, node.out_until) = (on, Some(self.now));
-                    node.instance.clone()
-                };
-                let lifecycle = if on { Lifecycle::OutOfService } else { Lifecycle::InService };
-                self.cloud.change(|fleet| fleet.set_lifecycle(&instance, lifecycle));
+                self.stand_by(*node, on);
             }
             Item::Detached { node, .. } => self.detach(*node, on),
+            Item::CapacityOutage { .. } => self.no_capacity = on,
+            Item::Stopped { node, .. } => self.stop(*node, on),
             Item::PolicyChanges { .. } => {
                 if on {
                     self.changes.push(number);
@@ -85,6 +77,40 @@ impl Environment {
             policy.groups.iter_mut().for_each(|group| group.mode = Some(Mode::Observe));
         }
         self.store.set_any_policy(policy);
+    }
+
+    /// An operator puts an instance on standby, or returns it to service. Returns whether there is one.
+    fn stand_by(&mut self, number: usize, on: bool) -> bool {
+        let instance = {
+            let mut oracle = self.oracle.lock();
+            let node = &mut oracle.nodes[number];
+            if node.is_out() {
+                return false;
+            }
+            (node.on_standby, node.out_until) = (on, Some(self.now));
+            node.instance.clone()
+        };
+        let lifecycle = if on { Lifecycle::OutOfService } else { Lifecycle::InService };
+        self.cloud.change(|fleet| fleet.set_lifecycle(&instance, lifecycle));
+        true
+    }
+
+    /// An operator stops an instance on standby, or starts it again and returns it to service.
+    fn stop(&mut self, number: usize, on: bool) {
+        if !self.stand_by(number, on) {
+            return;
+        }
+        if on {
+            let now = self.now;
+            let node = &mut self.oracle.lock().nodes[number];
+            (node.down, node.stopped) = (true, Some(now));
+        }
+        if on {
+            self.after(SignedDuration::from_secs(44), Event::NodeController(number));
+        } else {
+            let boots = self.rng.seconds(45, 180);
+            self.after(boots, Event::Boots(number));
+        }
     }
 
     /// An operator detaches an instance, or attaches it again. It runs on, and its node with it.
@@ -167,6 +193,8 @@ impl Environment {
                 | Item::ReadsFail { from, until, .. }
                 | Item::PolicyChanges { from, until, .. }
                 | Item::Detached { from, until, .. }
+                | Item::CapacityOutage { from, until }
+                | Item::Stopped { from, until, .. }
                 | Item::Observed { from, until } => {
                     self.at(*from, Event::Begins(number));
                     self.at(*until, Event::Ends(number));
@@ -188,6 +216,13 @@ impl Environment {
                 }
                 Item::Drains(rate) => self.rates.drains = *rate,
                 Item::ScalesOut { group, at } => self.at(*at, Event::ScalesOut(*group)),
+                Item::ScalesIn { node, at } => self.at(*at, Event::TakenOut(*node, Decided::ScaleIn)),
+                Item::Refresh { group, instances, from } => {
+                    self.at(*from, Event::Refreshes { group: *group, left: *instances });
+                }
+                Item::WarmPool { group, rate } => {
+                    self.pools.insert(*group, *rate);
+                }
                 Item::DryRun { node, at } => self.at(*at, Event::DryRun(*node)),
                 Item::Lies { node, at, lie } => self.at(*at, Event::Lies(*node, *lie)),
                 Item::ClockSteps { node, at, by } => {

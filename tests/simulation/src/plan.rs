@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{ident::Zone, policy::Policy};
 
 pub(crate) use crate::fleet::{GroupPlan, Unmanaged};
-pub(crate) use crate::items::{Change, HoldScope, Item, Kind, Lie, NodeFailure, is_long};
+pub(crate) use crate::items::{Change, Decided, HoldScope, Item, Kind, Lie, NodeFailure, is_long};
 use crate::{
     fleet::{SMALL, group, small_fleet},
     reading::{Access, Failing},
@@ -120,6 +120,7 @@ impl Plan {
         }
         plan.reads(&mut Rng::of(seed, 5), options);
         plan.changes(&mut shape, options);
+        plan.acts_of_aws(&mut Rng::of(seed, 7), options);
         plan
     }
 
@@ -206,6 +207,34 @@ impl Plan {
         if rng.happens(400) {
             self.items.push(Item::Clocks);
         }
+    }
+
+    /// What Auto Scaling and EC2 do without being asked by us.
+    fn acts_of_aws(&mut self, rng: &mut Rng, options: &Options) {
+        let failing = self.items.iter().find_map(Item::node);
+        let any = rng.index(self.nodes.len());
+        let node = |rng: &mut Rng| failing.filter(|_| rng.happens(400)).unwrap_or(any);
+        let of_group = |node: usize| self.nodes[node].0;
+        let mut items = Vec::new();
+        if rng.happens(80) {
+            items.push(Item::ScalesIn { node: node(rng), at: self.moment(rng, options) });
+        }
+        if rng.happens(60) {
+            let (group, instances) = (of_group(node(rng)), 1 + rng.index(4));
+            items.push(Item::Refresh { group, instances, from: self.moment(rng, options) });
+        }
+        if rng.happens(60) {
+            let from = self.moment(rng, options);
+            items.push(Item::CapacityOutage { from, until: from + rng.seconds(1_800, 9_000) });
+        }
+        if rng.happens(100) {
+            items.push(Item::WarmPool { group: of_group(node(rng)), rate: rng.pick(&[300, 700, 1_000]) });
+        }
+        if rng.happens(40) && !self.items.iter().any(|item| item.node() == Some(any)) {
+            let from = self.moment(rng, options);
+            items.push(Item::Stopped { node: any, from, until: from + rng.seconds(300, 5_400) });
+        }
+        self.items.append(&mut items);
     }
 
     /// What may be read of the cluster, and how reads of it fail.

@@ -190,8 +190,16 @@ impl Case {
         if self.in_service_since.max(self.warm_since).is_some_and(|known| known >= at) {
             return Effects::default();
         }
-        let terminated = self.repair.as_ref().and_then(|repair| repair.effective_at());
-        let terminated = terminated.filter(|_| self.action() == Some(RepairAction::Replace));
+        let called = self.repair.as_ref().and_then(|repair| repair.effective_at());
+        let terminated = called.filter(|_| self.action() == Some(RepairAction::Replace));
+        // The event is late: it has registered since, and what is known of it is of now.
+        let is_late = self.registered.is_some_and(|registered| registered >= at)
+            && called.is_none_or(|called| called >= at);
+        if is_late {
+            (self.warm_since, self.in_service_since) = (None, Some(at));
+            self.note_launch(group, zone, at, ctx.now);
+            return Effects::default();
+        }
         if let Some(state) = state {
             state.release_slot(&self.instance_id);
         }

@@ -135,6 +135,10 @@ impl Oracle {
             self.violation("another's act attributed to us", format!("node {number}: {how}"));
         } else if departure.foreign && !node.foreign {
             self.violation("a planned act attributed to a stranger", format!("node {number}: {how}"));
+        } else if let Some(decided) = node.decided.filter(|_| node.known_activity)
+            && !how.contains(decided.named())
+        {
+            self.violation("a decision of Auto Scaling that is not named", format!("node {number}: {how}"));
         }
     }
 

@@ -103,6 +103,10 @@ impl Oracle {
                 // A replacement counts from when both its arrival and its Ready are known.
                 let joined = node.replaced_by.and_then(|by| {
                     let new = &self.nodes[by];
+                    // EC2 launched it long ago: without the event by which it was drawn from the pool, it looks old.
+                    if new.pooled && new.known_launch.is_none() {
+                        return None;
+                    }
                     Some(new.known_joined_at?.max(new.known_ready_at?))
                 });
                 Some((from, joined.filter(|joined| *joined < late - LEASE).unwrap_or(Timestamp::MAX)))

@@ -104,6 +104,7 @@ impl Node {
             Fact::Launched { at } => {
                 self.known_launch.get_or_insert((*at, arrival));
             }
+            Fact::Activity => (self.known_left, self.known_activity) = (true, true),
             Fact::Left { foreign } => {
                 self.known_left = true;
                 self.known_foreign |= foreign;

@@ -11,7 +11,7 @@ use nodemend_domain::{
 use super::known::{AppliedReport, ReadyChange, SETTLING};
 use crate::{
     episodes::{Cure, Source, Track},
-    plan::{Kind, Lie},
+    plan::{Decided, Kind, Lie},
 };
 
 /// A fact on its way to a handler.
@@ -65,6 +65,8 @@ pub(crate) enum Fact {
     Left {
         foreign: bool,
     },
+    /// Auto Scaling's event of its termination, which has the cause.
+    Activity,
 }
 
 /// What an agent reports of a condition.
@@ -172,6 +174,13 @@ pub(crate) struct Node {
     pub(crate) ours: bool,
     /// It was a foreign termination.
     pub(crate) foreign: bool,
+    /// Why Auto Scaling itself terminated it, and that its event of that is known.
+    pub(crate) decided: Option<Decided>,
+    pub(crate) known_activity: bool,
+    /// It was launched into a warm pool, before it was drawn from there.
+    pub(crate) pooled: bool,
+    /// When an operator last stopped its instance.
+    pub(crate) stopped: Option<Timestamp>,
     /// The number of its replacement.
     pub(crate) replaced_by: Option<usize>,
     /// Its instance has left the group.
@@ -276,6 +285,10 @@ impl Node {
             terminated: None,
             ours: false,
             foreign: false,
+            decided: None,
+            known_activity: false,
+            pooled: false,
+            stopped: None,
             replaced_by: None,
             gone: false,
             on_standby: false,
@@ -425,7 +438,8 @@ impl Node {
         // The node controller waits for 40 seconds before it reports that.
         let stopped = stopped.map(|period| period.from - SignedDuration::from_secs(40)).min();
         let rebooted = self.rebooted.filter(|_| self.down);
-        let ended = self.terminated.into_iter().chain(stopped).chain(rebooted).min();
+        let off = self.stopped.filter(|_| self.down);
+        let ended = self.terminated.into_iter().chain(stopped).chain(rebooted).chain(off).min();
         Some(ended.unwrap_or(now - SignedDuration::from_secs(3)))
     }
 
