@@ -70,6 +70,8 @@ struct Triaged {
     open: Vec<Case>,
     /// Those whose replacement is late.
     late: Vec<CaseKey>,
+    /// Whether what is known of a new instance could not be recorded.
+    unrecorded: bool,
 }
 
 /// A case about which triage applied nothing.
@@ -155,9 +157,12 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         let keys = self.store.due(now, MAX_CASES).await?;
         let mut report = RunReport { evaluated: keys.len(), ..RunReport::default() };
         let mut cache = RunCache::at(now);
-        let Triaged { mut open, late } = self.triage_all(&keys, false, &mut cache, &mut report).await;
-        // A replacement that joined in time, and is due as well, is recorded first.
-        open.extend(self.triage_all(&late, true, &mut cache, &mut report).await.open);
+        let Triaged { mut open, late, unrecorded } =
+            self.triage_all(&keys, false, &mut cache, &mut report).await;
+        // A replacement that joined in time, and is due as well, is recorded first: in the next run, if not in this one.
+        if !unrecorded {
+            open.extend(self.triage_all(&late, true, &mut cache, &mut report).await.open);
+        }
         let mut logs = ClusterLogs::default();
         let due = match open.as_slice() {
             [] => return Ok(report),
@@ -195,15 +200,19 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
                             case: None,
                             error: error.into(),
                         });
+                        triaged.unrecorded = true;
                         continue;
                     }
                 };
-                let failure = EvaluationFailure::of(&case);
+                let (failure, is_new) = (EvaluationFailure::of(&case), case.arrival().is_some());
                 match self.triage(case, last, cache, report).await {
                     Ok(Some(NotSettled::Open(case))) => triaged.open.push(*case),
                     Ok(Some(NotSettled::Late)) => triaged.late.push(key.clone()),
                     Ok(None) => {}
-                    Err(error) => report.failures.push(failure(error)),
+                    Err(error) => {
+                        report.failures.push(failure(error));
+                        triaged.unrecorded |= is_new;
+                    }
                 }
             }
         }

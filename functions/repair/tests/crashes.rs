@@ -10,8 +10,8 @@ use nodemend_testkit::{
     Deployment, edit,
     faults::{Fate, Faults, schedule},
     fixture::{
-        GPU_ERROR, INTERFACE_DOWN, at, cluster, hold_until, instance, minutes, policy_with_limit, raised,
-        reboot, terminate,
+        GPU_ERROR, INTERFACE_DOWN, at, cleared, cluster, hold_until, instance, minutes, policy_with_limit,
+        raised, reboot, terminate,
     },
 };
 use serde_json::json;
@@ -94,6 +94,30 @@ fn a_run_that_fails_at_any_step_keeps_the_limit_of_repairs() {
             calls.dedup();
             assert_eq!(calls.len(), 2, "{fate:?} at {operation}: {calls:?}");
             assert_eq!(deployment.cloud.calls().len(), 2, "{fate:?} at {operation}");
+        }
+    }
+}
+
+#[test]
+fn a_run_that_fails_at_any_step_gives_up_no_repair_whose_replacement_is_ready() {
+    for fate in Fate::BAD {
+        for operation in 1.. {
+            let deployment = Deployment::with_problem(1, INTERFACE_DOWN, policy_with_limit(1));
+            // The call, and that CloudTrail has no event of it.
+            deployment.run_until(minutes(61));
+            deployment.launch(9);
+            deployment.join(9, minutes(62), minutes(63));
+            // No run came until the time for a replacement was up, and the replacement is due after that.
+            deployment.clock.advance_to(minutes(92));
+            deployment.report(cleared(9, INTERFACE_DOWN, minutes(92)));
+            if !run_with_fault(&deployment, operation, fate) {
+                assert!(operation > 10, "a run has at least that many steps");
+                break;
+            }
+            recover(&deployment);
+            let case = deployment.case(1);
+            let outcome = case.closed().map(|closed| closed.outcome.as_str()).unwrap_or_default();
+            assert!(outcome.starts_with("replaced by"), "{fate:?} at {operation}: {outcome}");
         }
     }
 }
