@@ -11,7 +11,7 @@ use nodemend_domain::{
 };
 use nodemend_testkit::{
     Deployment, edit_stored,
-    fixture::{ACCOUNT, at, cloudtrail_event, instance, minutes},
+    fixture::{ACCOUNT, GPU_ERROR, at, cloudtrail_event, instance, minutes, policy, reboot},
 };
 use serde_json::{Value, json};
 
@@ -354,6 +354,26 @@ fn what_auto_scaling_did_by_itself_is_not_taken_for_our_call_without_an_answer()
     deployment.run_until(at(1_800) + LEASE + SignedDuration::from_mins(2));
     let outcome = deployment.case(1).closed().expect("an end").outcome.clone();
     assert!(outcome.contains("instance refresh"), "{outcome}");
+}
+
+#[test]
+fn what_auto_scaling_did_to_a_node_that_we_rebooted_is_named() {
+    for closed_between in [false, true] {
+        let deployment = Deployment::with_problem(1, GPU_ERROR, policy());
+        deployment.run_until(minutes(10));
+        assert_eq!(deployment.cloud.calls(), [reboot(1)]);
+        deployment.clock.advance_to(at(700));
+        deployment.confirm(&executed(690));
+        gone(&deployment);
+        if closed_between {
+            deployment.run_until(minutes(30));
+            assert!(deployment.case(1).closed().is_some());
+        }
+        deployment.confirm(&activity(REFRESH, 680));
+        deployment.run_until(minutes(40));
+        let outcome = deployment.case(1).closed().expect("an end").outcome.clone();
+        assert!(outcome.contains("instance refresh"), "{outcome}");
+    }
 }
 
 #[test]

@@ -137,7 +137,7 @@ impl Case {
             }
             None => {}
         }
-        let may_be_ours = self.repair.as_ref().is_some_and(|repair| repair.effective_at().is_some());
+        let may_be_ours = self.is_terminated_by_us();
         if cause == TerminationCause::EndedBefore
             && let Some(warned) = self.spot_warning(at)
         {
@@ -197,9 +197,10 @@ impl Case {
         if !self.departure.as_ref().is_none_or(knows_less) {
             return false;
         }
+        let ours = self.is_terminated_by_us();
         if let Some(closed) = &mut self.closed {
             // The end of a repair is its own.
-            if !new.foreign && self.repair.as_ref().is_some_and(|repair| repair.effective_at().is_some()) {
+            if !new.foreign && ours {
                 return false;
             }
             let known = self.departure.as_ref().map_or(INSTANCE_GONE, |known| &known.how);
@@ -210,6 +211,12 @@ impl Case {
         let called = new.called || self.departure.as_ref().is_some_and(|known| known.called);
         self.departure = Some(Departure { called, ..new });
         true
+    }
+
+    /// Whether a call of ours terminated it. One that rebooted it did not.
+    pub(super) fn is_terminated_by_us(&self) -> bool {
+        self.action() == Some(RepairAction::Replace)
+            && self.repair.as_ref().is_some_and(|repair| repair.effective_at().is_some())
     }
 
     /// Whether a call of ours to terminate it was made before, or at about that time: one that AWS accepted, or also one

@@ -192,11 +192,15 @@ impl Case {
         }
         let called = self.repair.as_ref().and_then(|repair| repair.effective_at());
         let terminated = called.filter(|_| self.action() == Some(RepairAction::Replace));
-        // The event is late: it has registered since, and what is known of it is of now.
-        let is_late = self.registered.is_some_and(|registered| registered >= at)
+        // The event is late: it has registered since, or was first seen since, and what is known of it is of now.
+        let is_late = self.registered.max(self.first_seen).is_some_and(|seen| seen >= at)
             && called.is_none_or(|called| called >= at);
         if is_late {
-            (self.warm_since, self.in_service_since) = (None, Some(at));
+            (self.warm_since, self.in_service_since, self.join_recorded) = (None, Some(at), false);
+            // Without the event it looked like an old instance, which replaces none.
+            if let Some(arrival) = self.arrival.as_mut().filter(|arrival| arrival.replaces.is_none()) {
+                arrival.recorded = JoinStage::Unrecorded;
+            }
             self.note_launch(group, zone, at, ctx.now);
             return Effects::default();
         }
@@ -328,8 +332,7 @@ impl Case {
 
     /// Records that the instance left, unless our own call caused it.
     pub fn record_departure(&mut self, at: Timestamp, how: &str, ctx: &TransitionContext<'_>) -> Effects {
-        let ours = self.repair.as_ref().is_some_and(|repair| repair.effective_at().is_some());
-        if !ours && self.closed.is_none() {
+        if !self.is_terminated_by_us() && self.closed.is_none() {
             self.depart(at, how.to_owned());
         }
         Effects::of(RepairEvent::new(self, Step::Event, how.to_owned(), ctx.now))
