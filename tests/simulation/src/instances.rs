@@ -44,7 +44,7 @@ impl Environment {
         {
             let mut oracle = self.oracle.lock();
             let node = &mut oracle.nodes[number];
-            if node.is_out() || node.on_standby || node.detached {
+            if !node.is_in_service() {
                 return;
             }
             (node.terminated, node.decided) = (Some(now), Some(decided));
@@ -60,12 +60,7 @@ impl Environment {
         let oldest = {
             let oracle = self.oracle.lock();
             let serves = |node: &Node| {
-                node.group == group
-                    && node.launched.is_none()
-                    && node.exists()
-                    && !node.is_out()
-                    && !node.on_standby
-                    && !node.detached
+                node.group == group && node.launched.is_none() && node.exists() && node.is_in_service()
             };
             oracle.nodes.iter().position(serves)
         };

@@ -100,17 +100,15 @@ impl Environment {
         if !self.stand_by(number, on) {
             return;
         }
-        if on {
-            let now = self.now;
-            let node = &mut self.oracle.lock().nodes[number];
-            (node.down, node.stopped) = (true, Some(now));
-        }
-        if on {
-            self.after(SignedDuration::from_secs(44), Event::NodeController(number));
-        } else {
+        if !on {
             let boots = self.rng.seconds(45, 180);
-            self.after(boots, Event::Boots(number));
+            return self.after(boots, Event::Boots(number));
         }
+        {
+            let node = &mut self.oracle.lock().nodes[number];
+            (node.down, node.stopped) = (true, Some(self.now));
+        }
+        self.after(SignedDuration::from_secs(44), Event::NodeController(number));
     }
 
     /// An operator detaches an instance, or attaches it again. It runs on, and its node with it.

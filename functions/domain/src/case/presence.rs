@@ -230,9 +230,8 @@ impl Case {
         if self.in_service_since.max(self.warm_since).is_some_and(|known| known >= at) {
             return Effects::default();
         }
-        let ours = self.repair.as_ref().is_some_and(|repair| repair.effective_at().is_some());
         self.warm_since = Some(at);
-        if ours && self.action() == Some(RepairAction::Replace) {
+        if self.is_terminated_by_us() {
             let detail = format!(
                 "returned to the warm pool of group {group} instead of being terminated (ReuseOnScaleIn): its fault can \
                  come back with it"

@@ -470,6 +470,11 @@ impl Node {
         self.gone || self.terminated.is_some() && !self.drains
     }
 
+    /// Whether its group counts it as one that serves, as far as it was launched.
+    pub(crate) fn is_in_service(&self) -> bool {
+        !self.is_out() && !self.on_standby && !self.detached
+    }
+
     /// Whether it has ended, so that no more calls are due.
     pub(crate) fn is_out(&self) -> bool {
         self.terminated.is_some() || self.gone
