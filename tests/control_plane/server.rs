@@ -170,6 +170,20 @@ impl ControlPlane {
         })
         .await;
         self.wait_for(&name, state).await;
+        self.wait_for_cache(&name).await;
+    }
+
+    /// Waits until the server's cache, which the reconciler lists, is not behind what etcd has of this node.
+    async fn wait_for_cache(&self, node: &str) {
+        let known = self.kubectl(&["get", node, "--output=jsonpath={.metadata.resourceVersion}"]).await;
+        let known: u64 = known.trim().parse().expect("a resource version");
+        self.wait_until("the cache shows the node's state", async || {
+            let listed = self.kubectl(&["get", "--raw", "/api/v1/nodes?resourceVersion=0"]).await;
+            let list: Value = serde_json::from_str(&listed).expect("a list");
+            let version = list.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+            version.and_then(|version| version.parse::<u64>().ok()).expect("a resource version") >= known
+        })
+        .await;
     }
 
     /// Waits until an object is in this state, as `kubectl wait --for` takes it.
