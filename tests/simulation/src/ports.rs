@@ -380,6 +380,18 @@ impl ClusterReader for WatchedAws {
     }
 }
 
+impl WatchedAws {
+    /// Whether the cluster of an instance is in this account. What asks for it in another one is a violation.
+    fn is_in_its_account(&self, instance_id: &InstanceId, what: &str) -> bool {
+        let is_in_its_account = other_clusters::is_of_other(instance_id) == self.is_second;
+        if !is_in_its_account {
+            let what = format!("{what} of {instance_id}");
+            self.oracle.lock().violation("a call in another cluster's account", what);
+        }
+        is_in_its_account
+    }
+}
+
 impl Cloud for WatchedAws {
     async fn in_account(&self, account: Option<&AccountId>) -> Result<Self, CloudError> {
         let second = self.second.clone().filter(|_| account == Some(&other_clusters::other_account()));
@@ -433,7 +445,8 @@ impl Cloud for WatchedAws {
     }
 
     async fn instance_status(&self, instance_id: &InstanceId) -> Result<Option<InstanceStatus>, CloudError> {
-        if self.is_second {
+        let is_in_its_account = self.is_in_its_account(instance_id, "DescribeInstanceStatus");
+        if self.is_second || !is_in_its_account {
             return self.cloud.instance_status(instance_id).await;
         }
         // A verification asks for this first, and then reads the state of the node.
@@ -459,11 +472,8 @@ impl Cloud for WatchedAws {
     }
 
     async fn call(&self, call: &ApiCall) -> CallAnswer {
-        if other_clusters::is_of_other(call.instance_id()) != self.is_second {
-            let what = format!("{} of {}", call.event_name(), call.instance_id());
-            self.oracle.lock().violation("a call in another cluster's account", what);
-        }
-        if self.is_second {
+        let is_in_its_account = self.is_in_its_account(call.instance_id(), call.event_name());
+        if self.is_second || !is_in_its_account {
             return self.cloud.call(call).await;
         }
         let aws_error = self.oracle.lock().arrives(self.process, call);
