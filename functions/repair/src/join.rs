@@ -36,7 +36,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         let arrived = arrival.launched.or(arrival.registered).unwrap_or(ctx.now);
         // Without a group, a node replaces none.
         let Some(group) = self.group_of(&new).await? else {
-            return self.record_stage(&key, stage, None, ctx).await;
+            return self.record_stage(&key, stage, &arrival, None, ctx).await;
         };
         if stage == JoinStage::FailedToJoin {
             let target = Target::case(&key).with_group(Some(&group));
@@ -65,7 +65,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
             });
             report.repair_events.extend(update.await?.into_events());
         }
-        self.record_stage(&key, stage, Some(&group), ctx).await
+        self.record_stage(&key, stage, &arrival, Some(&group), ctx).await
     }
 
     /// Whether this instance would be a replacement if a call in flight is accepted. If it counted as growth of the
@@ -137,6 +137,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         &self,
         key: &CaseKey,
         stage: JoinStage,
+        read: &Arrival,
         group: Option<&GroupName>,
         ctx: &TransitionContext<'_>,
     ) -> Result<(), RepairError> {
@@ -153,7 +154,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         };
         let target = Target::case(key).with_group(group.filter(|_| first || ready.is_some()));
         write::update(&self.store, target, ctx.policy, ctx.now, |case, state| {
-            case.record_join_stage(stage, group);
+            case.record_join_stage(stage, read, group);
             if let Some(state) = state {
                 state.record_node();
                 ready.map(|launched| state.record_ready(launched));

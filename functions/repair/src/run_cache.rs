@@ -202,7 +202,7 @@ impl RunCache {
         let group_has_nodes = case.node().is_some()
             || state.has_nodes()
             || !state.slots().is_empty()
-            || Self::has_nodes(store, case.cluster(), group.as_deref()).await?;
+            || Self::has_other_nodes(store, case, group.as_deref()).await?;
         Ok(ContextData { location, group, state, cluster, unhealthy_counts, group_counts, group_has_nodes })
     }
 
@@ -240,14 +240,17 @@ impl RunCache {
         Ok((view, counted, counts))
     }
 
-    /// Whether any instance of a group is known as a node. Its state knows only of those that joined since it is kept.
-    async fn has_nodes<S: Store>(
+    /// Whether any other instance of its group is known as a node. The group's state knows only of those that joined since it
+    /// is kept.
+    async fn has_other_nodes<S: Store>(
         store: &S,
-        cluster: &ClusterName,
+        case: &Case,
         group: Option<&Group>,
     ) -> Result<bool, StoreError> {
-        for member in group.into_iter().flat_map(|group| &group.members).take(MAX_LOOKUPS) {
-            let key = CaseKey { cluster: cluster.clone(), instance_id: member.instance_id.clone() };
+        let members = group.into_iter().flat_map(|group| &group.members);
+        let others = members.filter(|member| member.instance_id != *case.instance_id());
+        for member in others.take(MAX_LOOKUPS) {
+            let key = CaseKey { cluster: case.cluster().clone(), instance_id: member.instance_id.clone() };
             if store.case(&key).await?.is_some_and(|case| case.node().is_some()) {
                 return Ok(true);
             }

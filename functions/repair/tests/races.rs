@@ -1,16 +1,19 @@
 //! Concurrent runs, interleaved in a few thousand random orders.
 
 use jiff::SignedDuration;
-use nodemend_domain::repair::{Confirmation, Phase};
+use nodemend_domain::{
+    case::Launch,
+    repair::{Confirmation, Phase},
+};
 use nodemend_testkit::{
-    Deployment, edit_stored,
+    Deployment, edit, edit_stored,
     faults::{
         Faults,
         schedule::{self, Process},
     },
     fixture::{
-        GPU_ERROR, INTERFACE_DOWN, cleared, cluster, group_named, instance, minutes, policy_with_limit,
-        terminate, zone,
+        GPU_ERROR, INTERFACE_DOWN, cleared, cluster, group, group_named, instance, kubelet_ready, minutes,
+        policy_with_limit, raised, terminate, zone,
     },
 };
 use proptest::prelude::*;
@@ -89,6 +92,56 @@ proptest! {
             deployment.run_until(minutes(120));
             prop_assert_eq!(deployment.cloud.calls(), [], "a recovered node is not replaced");
             prop_assert_eq!(deployment.group().slots().to_vec(), Vec::new(), "and has no slot");
+        }
+    }
+}
+
+/// Node 1 was terminated at 30 minutes, and node 9 was drawn from the warm pool at 31. Its node is Ready at 33 minutes, and the
+/// event of the draw is late: EC2 says that it was launched a day ago.
+fn drawn_replacement() -> Deployment {
+    let deployment = Deployment::new(8, policy_with_limit(2));
+    deployment.report(raised(1, INTERFACE_DOWN, minutes(0)));
+    deployment.run_until(minutes(30));
+    assert_eq!(deployment.cloud.calls(), [terminate(1)]);
+    deployment.launch(9);
+    deployment.cloud.change(|fleet| fleet.set_launched(instance(9), minutes(-1_440)));
+    deployment.clock.advance_to(minutes(33));
+    deployment.deliver_line(kubelet_ready(9, minutes(33), "True"), minutes(33));
+    deployment.change(9, |case| {
+        let arrival = json!({ "registered": minutes(33), "ready": minutes(33) });
+        edit(case, json!({ "group": group(), "arrival": arrival }));
+    });
+    deployment
+}
+
+#[test]
+fn a_replacement_counts_whose_event_arrives_at_any_step_of_the_run_that_records_that_it_joined() {
+    for before in 0.. {
+        let deployment = drawn_replacement();
+        let faults = Faults::none();
+        let repairer = deployment.repairer(&faults);
+        let run = Process::new(faults.clone(), async move { repairer.run_once().await.map(|_| ()) });
+        let subject = &deployment;
+        let event = Process::new(Faults::none(), async move {
+            subject.change(9, |case| {
+                let (group, zone) = (group(), zone());
+                let draw = Launch { group: &group, zone: Some(&zone), at: minutes(31), from_warm_pool: true };
+                let _events = case.record_launch(&draw, None, &subject.transition());
+            });
+            Ok(())
+        });
+        let mut step = 0;
+        schedule::run(vec![run, event], |_| {
+            step += 1;
+            usize::from(step > before)
+        });
+        deployment.run_until(minutes(120));
+        let replacement = deployment.case(1).repair().and_then(|repair| repair.replacement().cloned());
+        assert_eq!(replacement.map(|new| new.instance_id), Some(instance(9)), "after {before} operations");
+        assert_eq!(deployment.group().failures(), 0, "after {before} operations");
+        if before > faults.operations() {
+            assert!(before > 5, "a run has at least that many operations");
+            break;
         }
     }
 }

@@ -11,7 +11,7 @@ use nodemend_testkit::{
     Deployment, edit,
     fixture::{
         GPU_ERROR, INTERFACE_DOWN, cleared, group, instance, minutes, node, node_deleted, policy_with_limit,
-        raised, terminate, zone, zone_named,
+        raised, reboot, terminate, zone, zone_named,
     },
 };
 use serde_json::json;
@@ -57,6 +57,17 @@ fn a_replacement_counts_although_it_is_itself_under_repair_when_its_launch_event
     assert_eq!(replacement_of_node_1(&deployment), Some(instance(9)));
     deployment.run_until(minutes(100));
     assert_eq!(deployment.group().failures(), 0, "after the time for a replacement of node 1");
+}
+
+#[test]
+fn a_replacement_counts_although_aws_has_refused_the_call_of_its_own_repair_when_its_launch_event_arrives() {
+    let deployment = replacement_fails_early();
+    deployment.refuse(reboot(9), minutes(50), "UnauthorizedOperation", "You are not authorized");
+    deployment.run_until(minutes(51));
+    assert_eq!(deployment.group().slots().len(), 2, "the repair of node 9 waits to call again");
+    launch_event_arrives(&deployment);
+    deployment.run_until(minutes(52));
+    assert_eq!(replacement_of_node_1(&deployment), Some(instance(9)));
 }
 
 #[test]

@@ -454,6 +454,7 @@ impl Environment {
             let process = self.tasks[place].process;
             oracle.trace(|| format!("  process {process} stalls for {length:#}"));
             oracle.fault();
+            oracle.stalls(process, self.now + length);
             self.tasks[place].sleep.set(Some(self.now + length));
         }
     }

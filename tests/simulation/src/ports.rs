@@ -253,6 +253,9 @@ impl WatchedAws {
     fn found(&self, oracle: &mut Oracle, number: usize, begun: Timestamp) {
         let object = oracle.nodes[number].object;
         oracle.verified(self.process, number, |verified| verified.read_object(object.as_ref()));
+        // What a verification reads counts from its begin, and it may have stalled since.
+        let since = oracle.verifies_since(self.process, number).map(|since| since + self.skew);
+        let begun = since.map_or(begun, |since| since.min(begun));
         oracle.learn(self.process, number, Fact::Snapshot(object), begun);
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     instance_traits::InstanceTraits,
     observation::ObservedCondition,
     policy::Policy,
-    repair::Replacement,
+    repair::{LEASE, Replacement},
     repair_event::{RepairEvent, Step},
     timestamp,
 };
@@ -411,10 +411,12 @@ impl Case {
     }
 
     /// What is still to be recorded in its group about its arrival. An instance that joined has joined, whatever became
-    /// of it since: another repair awaits it. While the call of its own repair is in flight, nothing is recorded.
+    /// of it since: another repair awaits it. While the call of its own repair may be in flight, nothing is recorded; a claim
+    /// that is held for longer than a lease is the pause after AWS refused a call.
     pub fn join_to_record(&self, policy: &Policy, now: Timestamp) -> Option<JoinStage> {
         let arrival = self.arrival.as_ref()?;
-        let may_be_calling = self.lease_end().is_some() && self.blocked.is_none();
+        let has_lease = self.lease_end().is_some_and(|until| until <= now + LEASE);
+        let may_be_calling = has_lease && self.blocked.is_none();
         let stage = match (arrival.ready, arrival.registered) {
             _ if may_be_calling && self.closed.is_none() => return None,
             (Some(_), _) => JoinStage::Ready,
@@ -515,10 +517,15 @@ impl Case {
         }
     }
 
-    /// Records how much of its arrival its group has recorded. Ready is the last stage.
-    pub fn record_join_stage(&mut self, stage: JoinStage, group: Option<&GroupName>) {
+    /// Records how much of its arrival its group has recorded. Ready is the last stage. If the event of its launch came
+    /// after `read`, that stage is left to the next run: without the event, it may have looked like an old instance, which
+    /// replaces none.
+    pub fn record_join_stage(&mut self, stage: JoinStage, read: &Arrival, group: Option<&GroupName>) {
         if let Some(group) = group {
             self.group.get_or_insert_with(|| group.clone());
+        }
+        if self.arrival.as_ref().is_some_and(|arrival| arrival.launched != read.launched) {
+            return;
         }
         if let Some(arrival) = &mut self.arrival {
             arrival.recorded = arrival.recorded.max(stage);

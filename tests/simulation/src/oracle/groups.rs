@@ -103,11 +103,12 @@ impl Oracle {
                 // A replacement counts from when both its arrival and its Ready are known.
                 let joined = node.replaced_by.and_then(|by| {
                     let new = &self.nodes[by];
-                    // EC2 launched it long ago: without the event by which it was drawn from the pool, it looks old.
-                    if new.pooled && new.known_launch.is_none() {
-                        return None;
+                    let joined = new.known_joined_at?.max(new.known_ready_at?);
+                    if !new.pooled {
+                        return Some(joined);
                     }
-                    Some(new.known_joined_at?.max(new.known_ready_at?))
+                    // EC2 launched it long ago: without the event by which it was drawn from the pool, it looks old.
+                    new.known_launch.map(|(_, arrived)| joined.max(arrived))
                 });
                 Some((from, joined.filter(|joined| *joined < late - LEASE).unwrap_or(Timestamp::MAX)))
             })

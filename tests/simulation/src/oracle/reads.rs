@@ -40,8 +40,10 @@ pub(crate) struct Reads {
     /// What it has read of the control plane's log for all nodes that it handles, and when.
     pub(super) shared: Vec<(usize, Fact, Timestamp)>,
     pub(super) shared_at: Option<Timestamp>,
-    /// The nodes that it verifies: they also use what it reads for another one meanwhile.
-    pub(super) verifying: Vec<usize>,
+    /// When it stalled last, from when until when.
+    pub(super) stalled: Option<(Timestamp, Timestamp)>,
+    /// The nodes that it verifies, and since when: they also use what it reads for another one meanwhile.
+    pub(super) verifying: Vec<(usize, Timestamp)>,
     /// It applies what it has read of all nodes to the newest version of each case.
     pub(crate) reconciles: bool,
     /// What that shows of each node, and its index in the order of the reads.
@@ -178,7 +180,7 @@ impl Reads {
         if self.lost.take() != Some(number) && !self.reconciles {
             self.learned.retain(|(of, ..)| *of != number);
         }
-        self.verifying.retain(|verifying| *verifying != number);
+        self.verifying.retain(|(verifying, _)| *verifying != number);
         if let Some((verified, _)) = self.verified.remove(&number) {
             self.earlier.insert(number, (verified, self.now));
         }

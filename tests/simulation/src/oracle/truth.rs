@@ -102,7 +102,7 @@ impl Oracle {
         let lines: Vec<_> = facts.iter().map(|(number, fact)| (*number, fact.clone(), read_at)).collect();
         reads.shared.extend_from_slice(&lines);
         reads.shared_at = Some(now);
-        for number in reads.verifying.clone() {
+        for (number, _) in reads.verifying.clone() {
             self.use_shared(process, number, &lines);
         }
     }
@@ -112,18 +112,35 @@ impl Oracle {
         self.reads[process].arrival
     }
 
+    /// Since when a process verifies a node.
+    pub(crate) fn verifies_since(&self, process: usize, number: usize) -> Option<Timestamp> {
+        self.reads[process]
+            .verifying
+            .iter()
+            .find(|(verifying, _)| *verifying == number)
+            .map(|(_, since)| *since)
+    }
+
     /// An operation of a process fails.
     pub(crate) fn fails(&mut self, process: usize) {
         self.reads[process].read_failed = true;
     }
 
-    /// A process begins to verify a node.
-    pub(crate) fn begins_to_verify(&mut self, process: usize, number: usize) {
+    /// A process stalls until then.
+    pub(crate) fn stalls(&mut self, process: usize, until: Timestamp) {
         let reads = &mut self.reads[process];
-        if reads.verifying.contains(&number) {
+        let since = reads.stalled.filter(|(_, end)| *end == self.now).map_or(self.now, |(since, _)| since);
+        reads.stalled = Some((since, until));
+    }
+
+    /// A process begins to verify a node. It may have noted the time of that before it stalled.
+    pub(crate) fn begins_to_verify(&mut self, process: usize, number: usize) {
+        if self.verifies_since(process, number).is_some() {
             return;
         }
-        reads.verifying.push(number);
+        let reads = &mut self.reads[process];
+        let stalled = reads.stalled.filter(|(_, end)| *end == self.now);
+        reads.verifying.push((number, stalled.map_or(self.now, |(since, _)| since)));
         if reads.shared_at.is_some_and(|at| self.now.duration_since(at) <= SHARED) {
             let lines = reads.shared.clone();
             self.use_shared(process, number, &lines);
