@@ -35,7 +35,8 @@ use serde::Deserialize;
 
 use self::log::newest_line;
 
-/// One run looks at so many failed status checks: an outage of a zone can fail them all, and is known by other means.
+/// One run notes so many failed status checks of its cluster: an outage of a zone can fail them all, and is known by other
+/// means.
 const MAX_STATUS_CHECKS: usize = 200;
 
 /// The cluster of one run, as the schedule names it.
@@ -212,13 +213,20 @@ impl<S: Store, C: Cloud, K: Clock> Run<'_, S, C, K> {
         let failed = self.cloud.failed_status_checks().await.map_err(ReconcileError::StatusChecks)?;
         let now = self.clock.now();
         let ctx = TransitionContext { policy: self.policy, caller: self.cloud.caller(), now };
-        for check in failed.iter().take(MAX_STATUS_CHECKS) {
-            // Of an instance of another cluster, or that is no node, there is no case.
+        let mut noted = 0;
+        for check in &failed {
+            if noted == MAX_STATUS_CHECKS {
+                break;
+            }
+            // The checks are of all instances of the account. Of those of another cluster, or that are no nodes, there is no
+            // case.
             let key = self.key(&check.instance_id);
             let update = write::update(self.store, Target::case(&key), self.policy, now, |case, _| {
                 Ok(case.record_notice(&check.notice(now), &ctx))
             });
-            report.repair_events.extend(update.await?.into_events());
+            let update = update.await?;
+            noted += usize::from(update.found());
+            report.repair_events.extend(update.into_events());
         }
         Ok(())
     }

@@ -237,7 +237,7 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         Reading {
             at: self.clock.now(),
             by: VerifiedBy::Operator,
-            read: format!("requested at {} by {}", timestamp::seconds(fault.since), fault.message),
+            read: fault.requested(),
             state: NodeState::Reports(Vec::new()),
             result: VerificationResult::FaultPresent,
             read_to: None,

@@ -70,6 +70,11 @@ impl Fault {
         self.heals_at.is_none()
     }
 
+    /// When and by whom its repair was requested. Only for a fault of an operator.
+    pub fn requested(&self) -> String {
+        format!("requested at {} by {}", timestamp::seconds(self.since), self.message)
+    }
+
     /// Whether it is bad and its grace period is over.
     pub fn is_due(&self, now: Timestamp) -> bool {
         is_due(self.heals_at, self.deadline, now)

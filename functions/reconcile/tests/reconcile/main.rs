@@ -328,7 +328,9 @@ fn a_status_check_that_fails_is_one_event_of_its_node_and_no_fault() {
             check: StatusCheck::System,
             since: Some(since),
         };
-        deployment.cloud.change(|fleet| fleet.set_failed_checks(vec![failed(77), failed(1)]));
+        // The others are of instances of other clusters.
+        let failed = (77..400).chain([1]).map(failed).collect();
+        deployment.cloud.change(|fleet| fleet.set_failed_checks(failed));
     };
     let reasons = |now| -> Vec<Option<String>> {
         reconcile(&deployment, now).repair_events.into_iter().map(|event| event.reason).collect()

@@ -163,8 +163,7 @@ impl Case {
         let Some(repair) = &self.repair else { return action.as_str().to_owned() };
         let fault = &repair.fault;
         if fault.source == Source::Operator {
-            let at = timestamp::seconds(fault.since);
-            return format!("{}: requested at {at} by {}", action.as_str(), fault.message);
+            return format!("{}: {}", action.as_str(), fault.requested());
         }
         let due = fault.deadline.map(|deadline| format!(", due {}", timestamp::seconds(deadline)));
         format!(
