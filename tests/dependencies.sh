@@ -53,5 +53,5 @@ fi
 if command -v cargo-deny >/dev/null 2>&1; then
     cargo deny --locked --log-level error check bans licenses sources
 else
-    echo "dependencies: licences and sources skipped: cargo-deny is not here (cargo install --locked cargo-deny)"
+    echo "dependencies: licenses and sources skipped: cargo-deny is not here (cargo install --locked cargo-deny)"
 fi

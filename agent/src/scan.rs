@@ -99,7 +99,7 @@ pub fn is_unhealthy(readings: &[ProbeReading]) -> bool {
 /// Writes a table, with problems first.
 pub fn write_table(out: &mut impl Write, readings: &[ProbeReading]) -> io::Result<()> {
     const DIM: Style = Style::new().effects(Effects::DIMMED);
-    let colour = |colour: AnsiColor| Style::new().fg_color(Some(colour.into()));
+    let color = |color: AnsiColor| Style::new().fg_color(Some(color.into()));
     let rank = |reading: &&ProbeReading| match &reading.state {
         ProbeState::Unhealthy(findings)
             if findings.iter().any(|found| found.severity == Severity::Condition) =>
@@ -115,9 +115,9 @@ pub fn write_table(out: &mut impl Write, readings: &[ProbeReading]) -> io::Resul
     let width = readings.iter().map(|reading| reading.probe.len()).max().unwrap_or_default();
     for reading in sorted {
         let style = match rank(&reading) {
-            0 => colour(AnsiColor::Red).effects(Effects::BOLD),
-            1 => colour(AnsiColor::Yellow),
-            2 => colour(AnsiColor::Green),
+            0 => color(AnsiColor::Red).effects(Effects::BOLD),
+            1 => color(AnsiColor::Yellow),
+            2 => color(AnsiColor::Green),
             _ => DIM,
         };
         let state = reading.state.name();

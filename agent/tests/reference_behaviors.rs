@@ -1,6 +1,6 @@
 //! Wrong behavior of other agents, tested against our detector and tracker with real log lines.
 //!
-//! The comment above a test names the issue. Tests of the functions are in `tests/reference_behaviours.rs`.
+//! The comment above a test names the issue. Tests of the functions are in `tests/reference_behaviors.rs`.
 
 use std::borrow::Cow;
 

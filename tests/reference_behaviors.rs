@@ -1,6 +1,6 @@
 //! Mistakes of other repair systems, tested with the handlers that Lambda runs.
 //!
-//! The comment above a test names the issue. Mistakes of agents are in `agent/tests/reference_behaviours.rs`.
+//! The comment above a test names the issue. Mistakes of agents are in `agent/tests/reference_behaviors.rs`.
 
 use jiff::{SignedDuration, Timestamp};
 use nodemend_domain::{
