@@ -44,13 +44,36 @@ fn incident(fault: &str) -> IncidentRun {
 }
 
 impl IncidentRun {
-    /// The steps of the node with the incident.
-    fn steps(&self) -> Vec<&str> {
+    /// The nodes with the incident.
+    fn instances(&self) -> Vec<&str> {
         let injected = self.stderr.lines().find_map(|line| line.strip_prefix("nodemend: injecting "));
         let injected = injected.and_then(|injected| injected.split_once(" into "));
-        let instance = injected.unwrap_or_else(|| panic!("{}", self.stderr)).1;
+        injected.unwrap_or_else(|| panic!("{}", self.stderr)).1.split(" and ").collect()
+    }
+
+    /// The steps of the first node with the incident.
+    fn steps(&self) -> Vec<&str> {
+        let instance = self.instances()[0];
         let own = self.lines.iter().filter(|line| line["instanceId"] == instance);
         own.map(|line| line["step"].as_str().expect("a step")).collect()
+    }
+
+    /// Where in the output a step of a node comes first.
+    fn place(&self, step: &str, instance: &str) -> usize {
+        let found = |line: &Value| line["step"] == step && line["instanceId"] == instance;
+        self.lines
+            .iter()
+            .position(found)
+            .unwrap_or_else(|| panic!("no {step} of {instance}: {:?}", self.lines))
+    }
+
+    /// Whether a step of a node has this text in its detail.
+    fn says(&self, step: &str, instance: &str, text: &str) -> bool {
+        self.lines.iter().any(|line| {
+            line["step"] == step
+                && line["instanceId"] == instance
+                && line["detail"].as_str().is_some_and(|detail| detail.contains(text))
+        })
     }
 
     fn count(&self, step: &str) -> usize {
@@ -113,6 +136,40 @@ fn a_node_with_a_gpu_error_is_rebooted_once_and_the_call_is_confirmed() {
         assert_eq!(run.count(step), times, "{step} in {steps:?}");
     }
     assert_eq!(run.record()["eventName"], "RebootInstances");
+}
+
+#[test]
+fn an_instance_of_the_warm_pool_replaces_the_node() {
+    let run = incident("warm-pool");
+    run.assert_passed();
+    let steps = run.steps();
+    assert_in_order(&steps, &["due", "claimed", "called", "closed"]);
+    assert_eq!(
+        ["called", "confirmed", "replaced", "closed"].map(|step| run.count(step)),
+        [1; 4],
+        "{steps:?}"
+    );
+    let is_drawn = |line: &&Value| {
+        line["detail"].as_str().is_some_and(|detail| detail.contains("drawn from the warm pool"))
+    };
+    let drawn: Vec<&Value> = run.lines.iter().filter(is_drawn).collect();
+    assert_eq!(drawn.len(), 1, "{:?}", run.lines);
+    let new = drawn[0]["instanceId"].as_str().expect("an instance");
+    assert!(run.says("replaced", run.instances()[0], new), "{:?}", run.lines);
+}
+
+#[test]
+fn while_ec2_has_no_capacity_one_node_is_replaced_and_the_other_one_when_that_has_ended() {
+    let run = incident("capacity-outage");
+    run.assert_passed();
+    let [first, second] = run.instances()[..] else { panic!("{}", run.stderr) };
+    let (first, second) = if run.place("called", first) < run.place("called", second) {
+        (first, second)
+    } else {
+        (second, first)
+    };
+    assert!(run.says("blocked", second, "do not have sufficient capacity"), "{:?}", run.lines);
+    assert!(run.place("replaced", first) < run.place("called", second), "{:?}", run.lines);
 }
 
 /// A stack that runs until it is stopped.

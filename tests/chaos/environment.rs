@@ -128,7 +128,8 @@ impl Environment {
         let emulator = Emulator::start(&launcher, &python).await.expect("an emulator");
         let (event_sender, events) = mpsc::unbounded_channel();
         let calls = Calls::default();
-        let aws = aws_proxy::serve(emulator.address, calls.clone(), event_sender).await.expect("a proxy");
+        let (aws, _) =
+            aws_proxy::serve(emulator.address, calls.clone(), event_sender).await.expect("a proxy");
         let dynamodb = dynamodb::serve().expect("a database");
         let store = dynamodb::store(dynamodb).await.expect("tables");
         let cluster = ClusterName::new("local").expect("a name");
@@ -323,10 +324,10 @@ impl Environment {
             match event {
                 AwsEvent::Called(call) => self.post(after(15), CONFIRM, call.event().to_string()),
                 AwsEvent::Terminated(activity) => {
-                    self.post(after(20), CONFIRM, activity.terminated_event(after(20)).to_string());
+                    self.post(after(20), CONFIRM, activity.event(after(20)).to_string());
                 }
                 AwsEvent::Launched(activity) => {
-                    self.post(after(20), CONFIRM, activity.launched_event(after(20)).to_string());
+                    self.post(after(20), CONFIRM, activity.event(after(20)).to_string());
                     let new = InstanceId::new(&activity.instance_id).map_err(|error| error.to_string())?;
                     let mut new = self.fleet.describe_node(&new).await.map_err(|error| error.to_string())?;
                     self.control_plane_logs(new.registration(after(40)), after(40));
@@ -335,7 +336,7 @@ impl Environment {
                     self.agent_reports(&new, line, after(44));
                     self.next = new;
                 }
-                AwsEvent::Logged { .. } | AwsEvent::Rebooted { .. } => {}
+                AwsEvent::Logged { .. } | AwsEvent::Rebooted { .. } | AwsEvent::LaunchFailed(_) => {}
             }
         }
         Ok(())

@@ -3,8 +3,10 @@
 //! - It serves all services except DynamoDB, at one address.
 //! - It records every call that changes something, as CloudTrail does.
 //! - It publishes the effects of calls: terminated, launched and rebooted instances, and stored log events.
+//! - It has a warm pool, or no capacity, if it is told to.
 
 mod auto_scaling;
+mod capacity;
 mod filtered_events;
 mod xml;
 
@@ -29,6 +31,8 @@ use tokio::{
     sync::{Mutex, mpsc::UnboundedSender},
 };
 
+pub use self::capacity::Capacity;
+use self::capacity::Supply;
 use super::{
     cloudtrail::{Activity, Identity, RecordedCall},
     ids,
@@ -54,6 +58,8 @@ pub enum AwsEvent {
     Terminated(Activity),
     /// Auto Scaling launched an instance.
     Launched(Activity),
+    /// Auto Scaling tried to launch an instance, and EC2 had no capacity.
+    LaunchFailed(Activity),
     /// EC2 rebooted an instance.
     Rebooted {
         /// The ID of the instance.
@@ -85,21 +91,27 @@ struct AwsProxy {
     /// Calls that change a group are made one at a time: the effect of a call is found by comparing the group
     /// before and after it.
     group_lock: Mutex<()>,
+    supply: Lock<Supply>,
 }
 
-/// Starts the proxy and returns its address.
+/// Starts the proxy, and returns its address and what controls its capacity.
 pub async fn serve(
     emulator: SocketAddr,
     calls: Calls,
     events: UnboundedSender<AwsEvent>,
-) -> std::io::Result<SocketAddr> {
+) -> std::io::Result<(SocketAddr, Capacity)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
-    let proxy =
-        AwsProxy { emulator: QueryClient::new(emulator), calls, events, group_lock: Mutex::default() };
-    let router = Router::new().fallback(handle).with_state(Arc::new(proxy));
+    let proxy = Arc::new(AwsProxy {
+        emulator: QueryClient::new(emulator),
+        calls,
+        events,
+        group_lock: Mutex::default(),
+        supply: Lock::default(),
+    });
+    let router = Router::new().fallback(handle).with_state(proxy.clone());
     tokio::spawn(async move { axum::serve(listener, router).await });
-    Ok(address)
+    Ok((address, Capacity(proxy)))
 }
 
 /// A request to AWS, and the principal that sent it.
@@ -158,6 +170,7 @@ impl AwsProxy {
                 let _lock = self.group_lock.lock().await;
                 self.terminate(request, &form).await
             }
+            ("autoscaling", Some("DescribeAutoScalingGroups")) => self.describe_groups(request).await,
             ("ec2", Some(action @ ("RebootInstances" | "TerminateInstances"))) => {
                 self.ec2(request, action, &form).await
             }

@@ -133,6 +133,35 @@ impl RecordedCall {
     }
 }
 
+/// From where an instance goes to where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// From EC2 into service.
+    Launched,
+    /// Out of service, and terminated.
+    Terminated,
+    /// From EC2 into the warm pool.
+    Warmed,
+    /// From the warm pool into service.
+    Drawn,
+}
+
+impl Route {
+    /// The fields `Origin` and `Destination` of the event.
+    fn ends(self) -> [&'static str; 2] {
+        match self {
+            Self::Launched => ["EC2", "AutoScalingGroup"],
+            Self::Terminated => ["AutoScalingGroup", "EC2"],
+            Self::Warmed => ["EC2", "WarmPool"],
+            Self::Drawn => ["WarmPool", "AutoScalingGroup"],
+        }
+    }
+}
+
+/// EC2's message if it has no capacity, as Auto Scaling passes it on.
+const NO_CAPACITY: &str = "We currently do not have sufficient capacity for the instance type in the Availability Zone that was \
+                           requested. Launching EC2 instance failed.";
+
 /// A scaling activity of Auto Scaling for one instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Activity {
@@ -140,6 +169,8 @@ pub struct Activity {
     pub id: String,
     /// The name of the Auto Scaling group.
     pub group: String,
+    /// From where the instance goes to where.
+    pub route: Route,
     /// The ID of the instance.
     pub instance_id: String,
     /// The Availability Zone of the instance.
@@ -158,9 +189,15 @@ impl Activity {
         format!(r#"{{"Subnet ID":"{}","Availability Zone":"{}"}}"#, self.subnet, self.zone)
     }
 
-    /// The description of a termination: `Terminating EC2 instance: i-…`.
-    pub fn termination_description(&self) -> String {
-        format!("Terminating EC2 instance: {}", self.instance_id)
+    /// What Auto Scaling does: `Terminating EC2 instance: i-…`.
+    pub fn description(&self) -> String {
+        let does = match self.route {
+            Route::Launched => "Launching a new EC2 instance",
+            Route::Terminated => "Terminating EC2 instance",
+            Route::Warmed => "Launching a new EC2 instance into warm pool",
+            Route::Drawn => "Launching a new EC2 instance from warm pool",
+        };
+        format!("{does}: {}", self.instance_id)
     }
 
     /// The `responseElements` of the call that requested the termination.
@@ -168,7 +205,7 @@ impl Activity {
         json!({ "activity": {
             "activityId": self.id,
             "autoScalingGroupName": self.group,
-            "description": self.termination_description(),
+            "description": self.description(),
             "cause": self.cause,
             "startTime": self.started.strftime("%b %-d, %Y, %-I:%M:%S %p").to_string(),
             "statusCode": "InProgress",
@@ -177,24 +214,27 @@ impl Activity {
         } })
     }
 
-    /// Auto Scaling's event that the instance was terminated.
-    pub fn terminated_event(&self, now: Timestamp) -> Value {
-        let event = self.event("EC2 Instance Terminate Successful", &self.termination_description(), now);
-        with_route(event, "AutoScalingGroup", "EC2")
+    /// Auto Scaling's event that the instance was launched or terminated.
+    pub fn event(&self, now: Timestamp) -> Value {
+        let kind = if self.route == Route::Terminated { "Terminate" } else { "Launch" };
+        let detail = self.detail(now, &self.description(), "InProgress", "");
+        envelope(&format!("EC2 Instance {kind} Successful"), "autoscaling", now, detail)
     }
 
-    /// Auto Scaling's event that the instance was launched.
-    pub fn launched_event(&self, now: Timestamp) -> Value {
-        let description = format!("Launching a new EC2 instance: {}", self.instance_id);
-        with_route(self.event("EC2 Instance Launch Successful", &description, now), "EC2", "AutoScalingGroup")
+    /// Auto Scaling's event that EC2 had no capacity for the instance. There is no instance then.
+    pub fn failed_event(&self, now: Timestamp) -> Value {
+        let description = format!("Launching a new EC2 instance.  Status Reason: {NO_CAPACITY}");
+        let detail = self.detail(now, &description, "Failed", NO_CAPACITY);
+        envelope("EC2 Instance Launch Unsuccessful", "autoscaling", now, detail)
     }
 
-    fn event(&self, kind: &str, description: &str, now: Timestamp) -> Value {
-        let detail = json!({
+    fn detail(&self, now: Timestamp, description: &str, status: &str, message: &str) -> Value {
+        let [origin, destination] = self.route.ends();
+        json!({
             "AccountId": ids::ACCOUNT,
             "Progress": 50,
-            "StatusCode": "InProgress",
-            "StatusMessage": "",
+            "StatusCode": status,
+            "StatusMessage": message,
             "Description": description,
             "AutoScalingGroupName": self.group,
             "ActivityId": self.id,
@@ -203,17 +243,11 @@ impl Activity {
             "StartTime": timestamp::millis(self.started),
             "EndTime": timestamp::millis(now),
             "Details": { "Subnet ID": self.subnet, "Availability Zone": self.zone },
+            "Origin": origin,
+            "Destination": destination,
             "Cause": self.cause,
-        });
-        envelope(kind, "autoscaling", now, detail)
+        })
     }
-}
-
-/// The same event, with where the instance comes from and where it goes.
-fn with_route(mut event: Value, origin: &str, destination: &str) -> Value {
-    event["detail"]["Origin"] = origin.into();
-    event["detail"]["Destination"] = destination.into();
-    event
 }
 
 fn envelope(kind: &str, service: &str, at: Timestamp, detail: Value) -> Value {
@@ -236,10 +270,11 @@ mod tests {
 
     use super::*;
 
-    fn activity() -> Activity {
+    fn activity(route: Route) -> Activity {
         Activity {
             id: ids::uuid(),
             group: "local-nodes".to_owned(),
+            route,
             instance_id: "i-0ab76e62066c9730c".to_owned(),
             zone: "us-east-1a".to_owned(),
             subnet: "subnet-1".to_owned(),
@@ -253,15 +288,16 @@ mod tests {
     fn an_event_has_the_fields_of_a_captured_cloudtrail_record() {
         let real = include_str!("../../../events/templates/cloudtrail-terminate-by-eks-node-repair.json");
         let real: Value = serde_json::from_str(real).expect("JSON");
+        let termination = activity(Route::Terminated);
         let call = RecordedCall {
-            at: activity().started,
+            at: termination.started,
             identity: Identity::from_access_key(&Identity::access_key_of("nodemend-repair")),
             user_agent: "a test".to_owned(),
             service: "autoscaling",
             name: "TerminateInstanceInAutoScalingGroup".to_owned(),
             request_id: ids::uuid(),
-            parameters: json!({ "instanceId": activity().instance_id, "shouldDecrementDesiredCapacity": false }),
-            answer: Ok(activity().response_elements()),
+            parameters: json!({ "instanceId": termination.instance_id, "shouldDecrementDesiredCapacity": false }),
+            answer: Ok(termination.response_elements()),
         };
         let ours = &call.event()["detail"];
         let fields = |value: &Value| value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>());
@@ -282,12 +318,18 @@ mod tests {
     fn confirm_reads_the_events_of_auto_scaling() {
         let now = "2026-08-20T10:33:00Z".parse().expect("a time");
         let read = |event: Value| AutoScalingEvent::read(event.to_string().as_bytes()).expect("an event");
-        assert!(
-            matches!(read(activity().terminated_event(now)), AutoScalingEvent::Left { at, .. } if at == now)
-        );
+        let event = |route| activity(route).event(now);
+        assert!(matches!(read(event(Route::Terminated)), AutoScalingEvent::Left { at, .. } if at == now));
+        for (route, drawn) in [(Route::Launched, false), (Route::Drawn, true)] {
+            assert!(matches!(
+                read(event(route)),
+                AutoScalingEvent::Launched { zone: Some(_), from_warm_pool, .. } if from_warm_pool == drawn
+            ));
+        }
+        assert!(matches!(read(event(Route::Warmed)), AutoScalingEvent::Warmed { .. }));
         assert!(matches!(
-            read(activity().launched_event(now)),
-            AutoScalingEvent::Launched { zone: Some(_), .. }
+            read(activity(Route::Launched).failed_event(now)),
+            AutoScalingEvent::LaunchFailed { .. }
         ));
     }
 }

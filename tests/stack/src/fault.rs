@@ -9,13 +9,16 @@ use nodemend_domain::{condition::ConditionType, ident::InstanceId, policy::Polic
 use tokio::time::sleep;
 
 use super::{
-    fleet::{Fleet, FleetError},
+    aws_proxy::Capacity,
+    fleet::{Fleet, FleetError, GROUP},
     node::Node,
 };
 
 /// How long the kubelet reports after the metadata service is blocked: until its token expires. A real token
 /// lasts a quarter of an hour; shortened here.
 const TOKEN_LIFETIME: Duration = Duration::from_millis(1_500);
+/// How long EC2 has no capacity after the second grace period. Real outages last hours; shortened here.
+const OUTAGE: SignedDuration = SignedDuration::from_secs(15);
 
 /// An incident that can be injected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -33,6 +36,13 @@ pub enum Fault {
     /// A GPU has an uncontained ECC error (Xid 95). The node is rebooted and recovers.
     #[value(name = "07-xid-95-reboot-cures", alias = "07", alias = "xid-95-reboot-cures")]
     Xid95,
+    /// A GPU has fallen off the bus (Xid 79). An instance of the group's warm pool replaces the node.
+    #[value(name = "warm-pool")]
+    WarmPool,
+    /// Two GPUs fall off the bus (Xid 79), one after the other, and EC2 has no capacity for a while. The first node is
+    /// replaced late, and the second one only then.
+    #[value(name = "capacity-outage")]
+    CapacityOutage,
 }
 
 /// How an incident is expected to end.
@@ -50,11 +60,25 @@ impl Fault {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
+    /// How many nodes it is injected into.
+    pub fn nodes(self) -> usize {
+        if self == Self::CapacityOutage { 2 } else { 1 }
+    }
+
+    /// How long repairs can be delayed after the grace period.
+    pub fn delay(self, grace: SignedDuration) -> SignedDuration {
+        if self == Self::CapacityOutage { grace / 2 + OUTAGE } else { SignedDuration::ZERO }
+    }
+
     /// How the incident is expected to end.
     pub fn expected_end(self) -> ExpectedEnd {
         match self {
             Self::TransientInterfaceLoss => ExpectedEnd::Recovered,
-            Self::MetadataServiceBlocked | Self::Xid79 | Self::Xid95 => ExpectedEnd::Repaired,
+            Self::MetadataServiceBlocked
+            | Self::Xid79
+            | Self::Xid95
+            | Self::WarmPool
+            | Self::CapacityOutage => ExpectedEnd::Repaired,
         }
     }
 
@@ -63,7 +87,9 @@ impl Fault {
         match self {
             Self::MetadataServiceBlocked => (ConditionType::Ready, "NodeStatusUnknown"),
             Self::TransientInterfaceLoss => (ConditionType::NetworkingReady, "InterfaceNotUp"),
-            Self::Xid79 => (ConditionType::AcceleratedHardwareReady, "NvidiaXID79Error"),
+            Self::Xid79 | Self::WarmPool | Self::CapacityOutage => {
+                (ConditionType::AcceleratedHardwareReady, "NvidiaXID79Error")
+            }
             Self::Xid95 => (ConditionType::AcceleratedHardwareReady, "NvidiaXID95Error"),
         }
     }
@@ -74,8 +100,34 @@ impl Fault {
         policy.default_rules().remedy(&condition, reason).map_or(SignedDuration::ZERO, |remedy| remedy.grace)
     }
 
-    /// Injects the incident into a node.
+    /// Injects the incident into as many nodes as it needs.
     pub async fn inject(
+        self,
+        fleet: &Fleet,
+        capacity: &Capacity,
+        nodes: &[InstanceId],
+        grace: SignedDuration,
+    ) -> Result<(), FleetError> {
+        match self {
+            Self::WarmPool => capacity.create_warm_pool(GROUP).await?,
+            Self::CapacityOutage => capacity.exhaust(),
+            _ => {}
+        }
+        for (place, node) in nodes.iter().enumerate() {
+            if place > 0 {
+                // It is due when it is known that the first launch has failed.
+                sleep((grace / 2).unsigned_abs()).await;
+            }
+            self.break_node(fleet, node, grace).await?;
+        }
+        if self == Self::CapacityOutage {
+            sleep((grace + OUTAGE).unsigned_abs()).await;
+            capacity.restore(GROUP).await?;
+        }
+        Ok(())
+    }
+
+    async fn break_node(
         self,
         fleet: &Fleet,
         node: &InstanceId,
@@ -103,11 +155,11 @@ impl Fault {
                 sleep((grace / 4).unsigned_abs()).await;
                 fleet.log_agent(node, |node, now| node.recover(condition, now)).await
             }
-            Self::Xid79 | Self::Xid95 => {
-                let message = if self == Self::Xid79 {
-                    "NVRM: Xid (PCI:0000:3b:00): 79, pid=1204, name=python, GPU has fallen off the bus."
-                } else {
+            Self::Xid79 | Self::Xid95 | Self::WarmPool | Self::CapacityOutage => {
+                let message = if self == Self::Xid95 {
                     "NVRM: Xid (PCI:0000:3b:00): 95, pid=1204, name=python, Uncontained ECC error"
+                } else {
+                    "NVRM: Xid (PCI:0000:3b:00): 79, pid=1204, name=python, GPU has fallen off the bus."
                 };
                 fleet.log_agent(node, |node, now| node.fail(condition, reason, message, now)).await
             }

@@ -31,6 +31,10 @@ use super::{
 
 /// The Auto Scaling group of the nodes.
 pub const GROUP: &str = "local-nodes";
+/// The image of the instances, which the emulator has.
+pub(crate) const IMAGE: &str = "ami-12c6146b";
+/// The type of the instances.
+pub(crate) const INSTANCE_TYPE: &str = "t3.small";
 /// The interval between an agent's heartbeats, as in a real agent.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// A real instance takes a minute to boot; shortened here.
@@ -106,8 +110,8 @@ impl Fleet {
                 ("Action", "CreateLaunchConfiguration"),
                 version,
                 ("LaunchConfigurationName", GROUP),
-                ("ImageId", "ami-12c6146b"),
-                ("InstanceType", "t3.small"),
+                ("ImageId", IMAGE),
+                ("InstanceType", INSTANCE_TYPE),
             ],
         )
         .await?;

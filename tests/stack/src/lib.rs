@@ -106,6 +106,7 @@ Examples:
   nodemend up --fault 01-metadata-service-blocked --grace 20s --once
   nodemend up --fault 07-xid-95-reboot-cures --grace 20s --once \\
     --format json | jq 'select(.step == \"called\")'
+  nodemend up --fault capacity-outage --grace 20s --once
   nodemend up --policy policy.yaml --nodes 12
 
 Exit codes:
@@ -140,6 +141,12 @@ pub enum UpError {
         /// The cause.
         why: String,
     },
+    /// The cluster is too small for the incident.
+    #[error("{} needs {needed} nodes: set --nodes to {needed} or more", fault.name(), needed = fault.nodes())]
+    TooFewNodes {
+        /// The incident.
+        fault: Fault,
+    },
     /// The user's cache directory is unknown.
     #[error("failed to find the user's cache directory: set a directory for the emulator with --cache")]
     NoCache,
@@ -173,6 +180,7 @@ impl UpError {
             self,
             Self::Read { .. }
                 | Self::Policy { .. }
+                | Self::TooFewNodes { .. }
                 | Self::NoCache
                 | Self::Stack(StackError::NoFunction(_) | StackError::NoAgent(_))
         )
@@ -198,6 +206,9 @@ pub fn run(options: &Options, output: impl Output) -> Result<bool, UpError> {
 }
 
 async fn up(options: &Options, output: impl Output) -> Result<bool, UpError> {
+    if let Some(fault) = options.fault.filter(|fault| usize::from(options.nodes) < fault.nodes()) {
+        return Err(UpError::TooFewNodes { fault });
+    }
     let mut stop = StopRequests::listen()?;
     let policy = policy(options)?;
     let started = tokio::select! {
@@ -283,22 +294,19 @@ async fn watch(
     stop: &mut StopRequests,
     mut display: Display<impl Output>,
 ) -> Result<bool, UpError> {
-    let target = match options.fault {
-        Some(_) => stack.fleet.simulated().await.into_iter().next(),
-        None => None,
-    };
-    let mut injecting = match (options.fault, &target) {
-        (Some(fault), Some(target)) => {
-            anstream::eprintln!("nodemend: injecting {} into {target}", fault.name());
-            Some(inject(fault, stack.fleet.clone(), target.clone(), fault.grace(policy)))
-        }
-        _ => None,
-    };
-    let incident = options.fault.zip(target.as_ref()).map(|(fault, target)| Incident {
-        key: stack.key(target),
-        expected_end: fault.expected_end(),
-        deadline: SystemClock.now() + fault.grace(policy),
-    });
+    let (mut injecting, mut incidents) = (None, Vec::new());
+    if let Some(fault) = options.fault {
+        let targets: Vec<InstanceId> =
+            stack.fleet.simulated().await.into_iter().take(fault.nodes()).collect();
+        let names: Vec<&str> = targets.iter().map(InstanceId::as_str).collect();
+        anstream::eprintln!("nodemend: injecting {} into {}", fault.name(), names.join(" and "));
+        incidents.extend(targets.iter().map(|target| Incident {
+            key: stack.key(target),
+            expected_end: fault.expected_end(),
+            deadline: SystemClock.now() + fault.grace(policy) + fault.delay(fault.grace(policy)),
+        }));
+        injecting = Some(inject(fault, stack, targets, fault.grace(policy)));
+    }
     let mut polls = interval(POLL_INTERVAL);
     polls.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let (succeeded, result) = loop {
@@ -320,17 +328,17 @@ async fn watch(
                 if let Some(injected) = injected { injected? }
             }
             () = stop.received() => break (!options.once, None),
-            _ = polls.tick() => if let Some(incident) = incident.as_ref().filter(|_| options.once)
-                && let Some((succeeded, result)) = evaluate(stack, incident).await?
+            _ = polls.tick() => if options.once
+                && let Some((succeeded, result)) = evaluate_all(stack, &incidents).await?
             {
                 break (succeeded, Some(result));
             },
         }
     };
     // The end of the case is in the store before the function logs it.
-    if let (Some(incident), Some(_)) = (&incident, &result) {
+    if result.is_some() {
         let last_step = async {
-            while !display.has_shown_end(incident)
+            while !incidents.iter().all(|incident| display.has_shown_end(incident))
                 && let Some((function, update)) = stack.updates.recv().await
             {
                 display.show(&function, update)?;
@@ -349,11 +357,33 @@ async fn watch(
 /// Injects the incident in a task of its own.
 fn inject(
     fault: Fault,
-    fleet: fleet::Fleet,
-    target: InstanceId,
+    stack: &Stack,
+    targets: Vec<InstanceId>,
     grace: SignedDuration,
 ) -> tokio::task::JoinHandle<Result<(), fleet::FleetError>> {
-    tokio::spawn(async move { fault.inject(&fleet, &target, grace).await })
+    let (fleet, capacity) = (stack.fleet.clone(), stack.capacity.clone());
+    tokio::spawn(async move { fault.inject(&fleet, &capacity, &targets, grace).await })
+}
+
+/// Whether all incidents ended as expected, and the sentence to print. None while one continues, and none has failed.
+async fn evaluate_all(stack: &Stack, incidents: &[Incident]) -> Result<Option<(bool, String)>, UpError> {
+    let mut last = None;
+    for incident in incidents {
+        match evaluate(stack, incident).await? {
+            Some((true, result)) => last = Some((true, result)),
+            other => return Ok(other),
+        }
+    }
+    Ok(match (incidents.len(), last) {
+        (2.., Some(_)) => Some((
+            true,
+            format!(
+                "passed: {} nodes, one call each in AWS and in the audit log, confirmed by CloudTrail",
+                incidents.len()
+            ),
+        )),
+        (_, last) => last,
+    })
 }
 
 /// Whether the incident ended as expected, and the sentence to print. None while it continues.

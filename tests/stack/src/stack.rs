@@ -28,9 +28,9 @@ use tokio::{
 };
 
 use super::{
-    aws_proxy::{self, AwsEvent, Calls},
+    aws_proxy::{self, AwsEvent, Calls, Capacity},
     child::Launcher,
-    cloudtrail::{Identity, RecordedCall},
+    cloudtrail::{Identity, RecordedCall, Route},
     dynamodb::{self, DynamoError},
     emulator::{Emulator, EmulatorError},
     fleet::{Fleet, FleetError},
@@ -127,6 +127,8 @@ pub struct Stack {
     pub aws: SocketAddr,
     /// The address of DynamoDB.
     pub dynamodb: SocketAddr,
+    /// Where replacements come from.
+    pub capacity: Capacity,
     /// A store on the tables in DynamoDB.
     pub store: DynamoStore,
     /// The nodes of the cluster.
@@ -156,7 +158,7 @@ impl Stack {
         let emulator = Emulator::start(&launcher, &config.python).await?;
         let (event_sender, events) = mpsc::unbounded_channel();
         let calls = Calls::default();
-        let aws = aws_proxy::serve(emulator.address, calls.clone(), event_sender)
+        let (aws, capacity) = aws_proxy::serve(emulator.address, calls.clone(), event_sender)
             .await
             .map_err(StackError::Listen)?;
         let store = dynamodb::store(dynamodb).await?;
@@ -201,8 +203,20 @@ impl Stack {
             let _ = request_errors.send(error.to_string());
         });
         let cluster = config.cluster;
-        let stack =
-            Self { aws, dynamodb, store, fleet, functions, updates, errors, emulator, cluster, calls, tasks };
+        let stack = Self {
+            aws,
+            dynamodb,
+            capacity,
+            store,
+            fleet,
+            functions,
+            updates,
+            errors,
+            emulator,
+            cluster,
+            calls,
+            tasks,
+        };
         for node in stack.fleet.simulated().await {
             stack.wait_for_report(&node).await?;
         }
@@ -358,14 +372,22 @@ async fn handle_events(mut handler: EventHandler) {
                 fleet.handle_termination(&activity.instance_id).await;
                 delayed.spawn(async move {
                     sleep(TERMINATION_TIME).await;
-                    publish(Duration::ZERO, activity.terminated_event(SystemClock.now())).await;
+                    publish(Duration::ZERO, activity.event(SystemClock.now())).await;
                 });
             }
             AwsEvent::Launched(activity) => {
                 delayed.spawn(async move {
                     sleep(TERMINATION_TIME).await;
-                    publish(Duration::ZERO, activity.launched_event(SystemClock.now())).await;
-                    report_error(fleet.handle_launch(&activity).await);
+                    publish(Duration::ZERO, activity.event(SystemClock.now())).await;
+                    // In the warm pool it is stopped.
+                    if activity.route != Route::Warmed {
+                        report_error(fleet.handle_launch(&activity).await);
+                    }
+                });
+            }
+            AwsEvent::LaunchFailed(activity) => {
+                delayed.spawn(async move {
+                    publish(TERMINATION_TIME, activity.failed_event(SystemClock.now())).await;
                 });
             }
             AwsEvent::Rebooted { instance_id } => {

@@ -1,7 +1,7 @@
 //! TerminateInstanceInAutoScalingGroup of Auto Scaling.
 //!
-//! Only the replacement of the instance is left to the emulator. Everything else is done here: the emulator
-//! answers a request for an unknown instance with an HTML page, shrinks a group below its minimum size, and
+//! Only the replacement of the instance is left to the emulator, if EC2 has capacity. Everything else is done here: the
+//! emulator answers a request for an unknown instance with an HTML page, shrinks a group below its minimum size, and
 //! returns an activity that has an end and no details.
 
 use std::collections::BTreeSet;
@@ -14,14 +14,14 @@ use jiff::Timestamp;
 use nodemend_domain::timestamp;
 use serde_json::{Value, json};
 
-use super::{ApiRequest, AwsEvent, AwsProxy, xml, xml_response};
+use super::{ApiRequest, AwsEvent, AwsProxy, capacity::Source, xml, xml_response};
 use crate::{
-    cloudtrail::Activity,
+    cloudtrail::{Activity, Route},
     ids,
     query_client::{QueryError, element, elements},
 };
 
-const VERSION: (&str, &str) = ("Version", "2011-01-01");
+pub(super) const VERSION: (&str, &str) = ("Version", "2011-01-01");
 const NAME: &str = "TerminateInstanceInAutoScalingGroup";
 
 /// Auto Scaling's message for an instance that is in no group.
@@ -56,26 +56,42 @@ impl AwsProxy {
         if decrement && desired == minimum {
             return Ok(self.reject(request, parameters, at_minimum(minimum)));
         }
-        let answer = self.forward(request).await?;
-        if answer.status() != StatusCode::OK {
-            return Ok(answer.map(Body::from));
+        let source = if decrement { Source::Ec2 } else { self.supply().source.clone() };
+        if let Source::Ec2 = source {
+            let answer = self.forward(request).await?;
+            if answer.status() != StatusCode::OK {
+                return Ok(answer.map(Body::from));
+            }
+        } else {
+            self.terminate_only(instance_id).await?;
         }
         let subnets = element(&before, "VPCZoneIdentifier");
-        let activity = |instance_id: &str, zone: String, cause: String| Activity {
+        let activity = |route: Route, instance_id: &str, zone: &str, cause: String| Activity {
             id: ids::uuid(),
             group: group.clone(),
+            route,
             instance_id: instance_id.to_owned(),
-            zone,
+            zone: zone.to_owned(),
             subnet: subnets.split(',').next().unwrap_or_default().to_owned(),
             started: request.at,
             cause,
         };
-        let termination = activity(instance_id, zone, termination_cause(instance_id, request.at));
+        let cause = termination_cause(instance_id, request.at);
+        let termination = activity(Route::Terminated, instance_id, &zone, cause);
         self.record(request, "autoscaling", NAME, parameters, Ok(termination.response_elements()));
         self.publish(AwsEvent::Terminated(termination.clone()));
-        let after = self.group(&group).await?;
-        for (new, zone) in members(&after).difference(&members(&before)) {
-            self.publish(AwsEvent::Launched(activity(new, zone.clone(), launch_cause(request.at))));
+        match source {
+            Source::Ec2 => {
+                let after = self.group(&group).await?;
+                for (new, zone) in members(&after).difference(&members(&before)) {
+                    let cause = launch_cause(request.at);
+                    self.publish(AwsEvent::Launched(activity(Route::Launched, new, zone, cause)));
+                }
+            }
+            Source::WarmPool { instance_id, zone } => {
+                self.draw(&group, &instance_id, &zone, request.at).await?;
+            }
+            Source::Nowhere => self.fail_launch(&group, &zone, request.at).await?,
         }
         Ok(xml_response(
             StatusCode::OK,
@@ -107,7 +123,7 @@ impl AwsProxy {
         Ok((!group.is_empty()).then(|| (group, text("AvailabilityZone"))))
     }
 
-    async fn group(&self, name: &str) -> Result<String, QueryError> {
+    pub(super) async fn group(&self, name: &str) -> Result<String, QueryError> {
         let fields =
             [("Action", "DescribeAutoScalingGroups"), VERSION, ("AutoScalingGroupNames.member.1", name)];
         self.emulator.query("autoscaling", &fields).await
@@ -115,7 +131,7 @@ impl AwsProxy {
 }
 
 /// A group's instances, each with its Availability Zone.
-fn members(group: &str) -> BTreeSet<(String, String)> {
+pub(super) fn members(group: &str) -> BTreeSet<(String, String)> {
     elements(element(group, "Instances"), "member")
         .map(|member| {
             (element(member, "InstanceId").to_owned(), element(member, "AvailabilityZone").to_owned())

@@ -19,7 +19,7 @@ pub(super) fn error(code: &str, message: &str, request_id: &str) -> String {
 /// The answer to TerminateInstanceInAutoScalingGroup.
 pub(super) fn terminate(activity: &Activity, request_id: &str) -> String {
     let Activity { id, group, cause, .. } = activity;
-    let (description, details) = (activity.termination_description(), escaped(&activity.details()));
+    let (description, details) = (activity.description(), escaped(&activity.details()));
     let (started, cause) = (timestamp::millis(activity.started), escaped(cause));
     format!(
         r#"<TerminateInstanceInAutoScalingGroupResponse xmlns="http://autoscaling.amazonaws.com/doc/2011-01-01/">
@@ -104,6 +104,7 @@ mod tests {
         let activity = Activity {
             id: "2c35f15d-17fc-02d7-8d5c-3238170a50e5".to_owned(),
             group: "test-asg".to_owned(),
+            route: crate::cloudtrail::Route::Terminated,
             instance_id: "i-07a5806dcc427bd75".to_owned(),
             zone: "ap-southeast-2b".to_owned(),
             subnet: "subnet-7c77841a".to_owned(),
