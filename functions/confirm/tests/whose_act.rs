@@ -8,6 +8,7 @@ use nodemend_domain::{
     group::Lifecycle,
     repair::{CallResult, LEASE, Phase},
     repair_event::Step,
+    status_check::{FailedStatusCheck, StatusCheck},
 };
 use nodemend_testkit::{
     Deployment, edit_stored,
@@ -435,4 +436,29 @@ fn a_spot_interruption_is_named_by_its_warning() {
     );
     assert_eq!(deployment.confirm(&ended), [Step::Event]);
     assert!(how(&deployment).contains("EC2 Spot interrupted it"), "{}", how(&deployment));
+}
+
+#[test]
+fn a_replacement_after_a_failed_status_check_names_the_check_that_failed() {
+    const FAILED: &str =
+        "an instance was taken out of service in response to an EC2 instance status checks failure.";
+    for (since, named) in [(Some(600), true), (Some(-7_200), false), (None, false)] {
+        let deployment = deployment();
+        deployment.clock.advance_to(at(700));
+        if let Some(since) = since {
+            let failed = FailedStatusCheck {
+                instance_id: instance(1),
+                check: StatusCheck::Instance,
+                since: Some(at(since)),
+            };
+            deployment.change(1, |case| {
+                let _events = case.record_notice(&failed.notice(at(700)), &deployment.transition());
+            });
+        }
+        deployment.clock.advance_to(at(1_300));
+        assert_eq!(deployment.confirm(&activity(FAILED, 1_290)), [Step::Event]);
+        let how = how(&deployment);
+        assert!(how.contains("(failed EC2 status check)"), "{how}");
+        assert_eq!(how.contains("(its instance status check failed at "), named, "{how}");
+    }
 }

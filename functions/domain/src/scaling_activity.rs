@@ -39,18 +39,21 @@ pub enum TerminationCause {
     Unknown,
 }
 
+/// The reason of a replacement after EC2's system or instance status check failed.
+pub const FAILED_STATUS_CHECK: &str = "failed EC2 status check";
+
 /// What the text names after "in response to", in lower case, and what it is. The first that matches counts.
 const RESPONSES: [(&str, &str); 15] = [
     ("instance refresh", "instance refresh"),
     ("application status check", "failed EC2 application status check"),
-    ("instance status check", "failed EC2 status check"),
-    ("system status check", "failed EC2 status check"),
+    ("instance status check", FAILED_STATUS_CHECK),
+    ("system status check", FAILED_STATUS_CHECK),
     ("scheduled reboot", "EC2 scheduled reboot"),
     ("elb ", "failed ELB health check"),
     ("ebs volume health check", "failed EBS volume health check"),
     ("vpc lattice", "failed VPC Lattice health check"),
     ("user health-check", "custom health check, by a call of SetInstanceHealth"),
-    ("system health-check", "failed EC2 status check"),
+    ("system health-check", FAILED_STATUS_CHECK),
     ("rebalance recommendation", "Capacity Rebalancing"),
     ("capacity rebalancing", "Capacity Rebalancing"),
     ("spot instance interruption", "Spot interruption"),

@@ -34,7 +34,8 @@ impl StatusCheck {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::System, Self::Instance, Self::AttachedEbs];
 
-    fn reason(self) -> &'static str {
+    /// The reason of its notice in the catalogue.
+    pub fn reason(self) -> &'static str {
         match self {
             Self::System => SYSTEM_IMPAIRED,
             Self::Instance => INSTANCE_IMPAIRED,
@@ -42,7 +43,8 @@ impl StatusCheck {
         }
     }
 
-    fn name(self) -> &'static str {
+    /// Its name, as EC2's documentation has it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::System => "system status check",
             Self::Instance => "instance status check",

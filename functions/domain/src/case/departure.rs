@@ -21,12 +21,16 @@ use crate::{
     group::GroupState,
     repair::{Call, CallResult, LEASE, Phase},
     repair_event::{RepairEvent, Step},
-    scaling_activity::{ScalingActivity, TerminationCause},
+    scaling_activity::{FAILED_STATUS_CHECK, ScalingActivity, TerminationCause},
+    status_check::StatusCheck,
     timestamp,
 };
 
 /// How long before its end EC2 warns a Spot Instance: two minutes, and the time that an event may take.
 const SPOT_WARNING: SignedDuration = SignedDuration::from_mins(15);
+
+/// How long a status check has failed, at most, when Auto Scaling replaces the instance for it. It does after minutes.
+const FAILED_FOR: SignedDuration = SignedDuration::from_hours(1);
 
 /// The call of ours that an activity carries out.
 enum OurCall {
@@ -138,6 +142,11 @@ impl Case {
             None => {}
         }
         let may_be_ours = self.is_terminated_by_us();
+        if matches!(&cause, TerminationCause::Decided(why) if why == FAILED_STATUS_CHECK)
+            && let Some((check, since)) = self.failed_check(at)
+        {
+            how = format!("{how} (its {} failed at {})", check.name(), timestamp::seconds(since));
+        }
         if cause == TerminationCause::EndedBefore
             && let Some(warned) = self.spot_warning(at)
         {
@@ -248,6 +257,16 @@ impl Case {
 
     fn terminations(&self) -> impl Iterator<Item = &Call> {
         self.calls().filter(|call| call.action == RepairAction::Replace)
+    }
+
+    /// The status check that failed before the instance ended then, and since when, if reconciling has found one.
+    fn failed_check(&self, ended: Timestamp) -> Option<(StatusCheck, Timestamp)> {
+        let failed = |check: StatusCheck| {
+            let counter = self.counters.iter().find(|counter| *counter.reason == *check.reason())?;
+            let (_, since, _) = counter.span()?;
+            (since <= ended && ended.duration_since(since) <= FAILED_FOR).then_some((check, since))
+        };
+        StatusCheck::ALL.into_iter().find_map(failed)
     }
 
     /// When EC2 warned of a Spot interruption that ended it then.
