@@ -57,6 +57,7 @@ nightly-mutants: mutants ## The simulation finds every mutant
 nightly-fuzz: fuzz ## libFuzzer on every decoder, a minute each
 
 nightly-chaos: ## Kill each function before and after every await of a repair
+	$(LINTED) $(CARGO) build --workspace --all-features --bins --locked --quiet
 	$(LINTED) NODEMEND_CHAOS_EVERY=1 $(CARGO) test --workspace --all-features --locked --quiet --test chaos
 
 nightly-browser: ## The page of `nodemend backtest` in a real browser, which npm installs

@@ -91,7 +91,8 @@ async fn repairs(
     while closed < REPAIRS && (broken.len() < REPAIRS || last_call.elapsed() < CLOSING) {
         tokio::select! {
             _ = faults.tick(), if broken.len() < REPAIRS => if let Some(node) = healthy.pop_front() {
-                Fault::Xid79.inject(&stack.fleet, &stack.capacity, &[node], GRACE).await.expect("a fault");
+                let nodes = std::slice::from_ref(&node);
+                Fault::Xid79.inject(&stack.fleet, &stack.capacity, nodes, GRACE).await.expect("a fault");
                 broken.insert(node);
             },
             update = stack.updates.recv() => match update.expect("an update").1 {
