@@ -197,7 +197,10 @@ impl Environment {
         let result = self.run(&functions, crash.map(|(crash, _)| crash.function)).await;
         if let Some((crash, what)) = crash {
             functions[crash.function].stop().await;
-            let logged = fs::read_to_string(&log).map_err(|_| "no failpoints are built in".to_owned())?;
+            let Ok(logged) = fs::read_to_string(&log) else {
+                let why = result.err().unwrap_or_else(|| "no failpoints are built in".to_owned());
+                return Err(format!("it was not invoked: {why}"));
+            };
             let mut lines = logged.lines().take_while(|line| *line != failpoints::DIED);
             let expected = format!("{} {what}", crash.point.number);
             if !logged.lines().any(|line| line == failpoints::DIED) || !lines.any(|line| line == expected) {
@@ -420,8 +423,8 @@ impl Environment {
         Ok(RepairResult { calls: ours.len(), unanswered, awaits: Default::default() })
     }
 
-    /// The operator's command verifies the whole audit log.
-    pub(crate) async fn verify(&self) {
+    /// The operator's command verifies the whole audit log. What it finds that it should not.
+    pub(crate) async fn verify(&self) -> Result<(), String> {
         let mut command = tokio::process::Command::new(nodemend());
         command
             .args(["audit", "verify", "--cluster", self.cluster.as_str(), "--format", "json"])
@@ -433,7 +436,15 @@ impl Environment {
         let with_problems = stdout.lines().filter(|line| !line.contains(r#""problems":[]"#));
         // A call that was never sent is reported missing, which is a problem for the command.
         let unexpected: Vec<&str> = with_problems.filter(|line| !line.contains("RepairMissing")).collect();
-        assert!(unexpected.is_empty() && stdout.lines().count() >= self.runs, "{unexpected:?} {output:?}");
+        let cases = stdout.lines().count();
+        if unexpected.is_empty() && cases >= self.runs {
+            return Ok(());
+        }
+        Err(format!(
+            "{cases} cases of {} repairs; {unexpected:?}; {}",
+            self.runs,
+            String::from_utf8_lossy(&output.stderr)
+        ))
     }
 
     pub(crate) async fn stop(self) {

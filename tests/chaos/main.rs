@@ -20,17 +20,18 @@ use self::environment::{Crash, Environment, RepairResult};
 
 const REPAIR: usize = 1;
 
-/// Starts an environment on a runtime of its own, and runs some work in it.
-fn with_environment<T>(work: impl AsyncFnOnce(&mut Environment) -> T) -> T {
+/// Starts an environment on a runtime of its own, and runs some work in it. Its result, and whether the audit log is right
+/// then.
+fn with_environment<T>(work: impl AsyncFnOnce(&mut Environment) -> T) -> (T, Result<(), String>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let result = runtime.block_on(async {
         let mut environment = Environment::start().await;
         // The node of the first repair was there from the start; those of all others are replacements.
         environment.repair(None).await.expect("a repair");
         let result = work(&mut environment).await;
-        environment.verify().await;
+        let verified = environment.verify().await;
         environment.stop().await;
-        result
+        (result, verified)
     });
     runtime.shutdown_background();
     result
@@ -45,7 +46,8 @@ async fn count(environment: &mut Environment) -> [Vec<String>; 3] {
 
 #[test]
 fn a_function_killed_at_any_await_leads_to_one_completed_repair() {
-    let awaits = with_environment(async |environment| count(environment).await);
+    let (awaits, verified) = with_environment(async |environment| count(environment).await);
+    assert_eq!(verified, Ok(()));
     for (name, awaits) in FUNCTIONS.iter().zip(&awaits) {
         println!("{name}: {} awaits: {}", awaits.len(), awaits.join(" "));
     }
@@ -65,17 +67,19 @@ fn a_function_killed_at_any_await_leads_to_one_completed_repair() {
     }
     let queue = Mutex::new(VecDeque::from(all.clone()));
     let results: Mutex<Vec<(Crash, Result<RepairResult, String>)>> = Mutex::default();
+    let verified: Mutex<Vec<Result<(), String>>> = Mutex::default();
     let next = || lock(&queue).pop_front();
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
-                with_environment(async |environment| {
+                let ((), log) = with_environment(async |environment| {
                     while let Some(crash) = next() {
                         let what = &awaits[crash.function][crash.point.number as usize - 1];
                         let result = environment.repair(Some((crash, what))).await;
                         lock(&results).push((crash, result));
                     }
                 });
+                lock(&verified).push(log);
             });
         }
     });
@@ -87,6 +91,9 @@ fn a_function_killed_at_any_await_leads_to_one_completed_repair() {
         .filter_map(|(crash, result)| Some(format!("{crash}: {}", result.as_ref().err()?)))
         .collect();
     assert!(failed.is_empty(), "{} of {}:\n{}", failed.len(), results.len(), failed.join("\n"));
+    for verified in verified.into_inner().expect("no panic") {
+        assert_eq!(verified, Ok(()));
+    }
     // A call that was recorded and never sent cannot be distinguished from one whose answer was lost. It is recorded as
     // unanswered, and only then may there be a second record beside the one of the call.
     let repair = &awaits[REPAIR];
