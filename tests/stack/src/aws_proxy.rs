@@ -3,7 +3,7 @@
 //! - It serves all services except DynamoDB, at one address.
 //! - It records every call that changes something, as CloudTrail does.
 //! - It publishes the effects of calls: terminated, launched and rebooted instances, and stored log events.
-//! - It has a warm pool, or no capacity, if it is told to.
+//! - It has a warm pool, or no capacity, if an incident needs that.
 
 mod auto_scaling;
 mod capacity;

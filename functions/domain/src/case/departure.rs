@@ -259,11 +259,16 @@ impl Case {
         self.calls().filter(|call| call.action == RepairAction::Replace)
     }
 
+    /// When AWS announced this last.
+    fn last_notice(&self, reason: &str) -> Option<Timestamp> {
+        let counter = self.counters.iter().find(|counter| *counter.reason == *reason)?;
+        counter.span().map(|(_, last, _)| last)
+    }
+
     /// The status check that failed before the instance ended then, and since when, if reconciling has found one.
     fn failed_check(&self, ended: Timestamp) -> Option<(StatusCheck, Timestamp)> {
         let failed = |check: StatusCheck| {
-            let counter = self.counters.iter().find(|counter| *counter.reason == *check.reason())?;
-            let (_, since, _) = counter.span()?;
+            let since = self.last_notice(check.reason())?;
             (since <= ended && ended.duration_since(since) <= FAILED_FOR).then_some((check, since))
         };
         StatusCheck::ALL.into_iter().find_map(failed)
@@ -271,8 +276,7 @@ impl Case {
 
     /// When EC2 warned of a Spot interruption that ended it then.
     fn spot_warning(&self, ended: Timestamp) -> Option<Timestamp> {
-        let counter = self.counters.iter().find(|counter| *counter.reason == *SPOT_INTERRUPTION)?;
-        let (_, warned, _) = counter.span()?;
+        let warned = self.last_notice(SPOT_INTERRUPTION)?;
         (ended.duration_since(warned).abs() <= SPOT_WARNING).then_some(warned)
     }
 }

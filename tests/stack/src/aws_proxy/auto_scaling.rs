@@ -65,28 +65,17 @@ impl AwsProxy {
         } else {
             self.terminate_only(instance_id).await?;
         }
-        let subnets = element(&before, "VPCZoneIdentifier");
-        let activity = |route: Route, instance_id: &str, zone: &str, cause: String| Activity {
-            id: ids::uuid(),
-            group: group.clone(),
-            route,
-            instance_id: instance_id.to_owned(),
-            zone: zone.to_owned(),
-            subnet: subnets.split(',').next().unwrap_or_default().to_owned(),
-            started: request.at,
-            cause,
-        };
         let cause = termination_cause(instance_id, request.at);
-        let termination = activity(Route::Terminated, instance_id, &zone, cause);
+        let termination = Activity {
+            cause,
+            ..activity(&before, &group, Route::Terminated, instance_id, &zone, request.at)
+        };
         self.record(request, "autoscaling", NAME, parameters, Ok(termination.response_elements()));
         self.publish(AwsEvent::Terminated(termination.clone()));
         match source {
             Source::Ec2 => {
                 let after = self.group(&group).await?;
-                for (new, zone) in members(&after).difference(&members(&before)) {
-                    let cause = launch_cause(request.at);
-                    self.publish(AwsEvent::Launched(activity(Route::Launched, new, zone, cause)));
-                }
+                self.publish_launches(&group, [&before, &after], request.at, &launch_cause(request.at));
             }
             Source::WarmPool { instance_id, zone } => {
                 self.draw(&group, &instance_id, &zone, request.at).await?;
@@ -98,6 +87,22 @@ impl AwsProxy {
             xml::terminate(&termination, &request.request_id),
             &request.request_id,
         ))
+    }
+
+    /// Publishes the launches of the instances that a group has after a change, and had not before.
+    pub(super) fn publish_launches(
+        &self,
+        group: &str,
+        [before, after]: [&str; 2],
+        at: Timestamp,
+        cause: &str,
+    ) {
+        for (instance_id, zone) in members(after).difference(&members(before)) {
+            self.publish(AwsEvent::Launched(Activity {
+                cause: cause.to_owned(),
+                ..activity(after, group, Route::Launched, instance_id, zone, at)
+            }));
+        }
     }
 
     fn reject(&self, request: &ApiRequest, parameters: Value, message: String) -> Response<Body> {
@@ -131,12 +136,38 @@ impl AwsProxy {
 }
 
 /// A group's instances, each with its Availability Zone.
-pub(super) fn members(group: &str) -> BTreeSet<(String, String)> {
+fn members(group: &str) -> BTreeSet<(String, String)> {
     elements(element(group, "Instances"), "member")
         .map(|member| {
             (element(member, "InstanceId").to_owned(), element(member, "AvailabilityZone").to_owned())
         })
         .collect()
+}
+
+/// A subnet of a group.
+pub(super) fn subnet(group: &str) -> &str {
+    element(group, "VPCZoneIdentifier").split(',').next().unwrap_or_default()
+}
+
+/// An activity of a group that begins now. Its cause is left empty.
+pub(super) fn activity(
+    described: &str,
+    group: &str,
+    route: Route,
+    instance_id: &str,
+    zone: &str,
+    started: Timestamp,
+) -> Activity {
+    Activity {
+        id: ids::uuid(),
+        group: group.to_owned(),
+        route,
+        instance_id: instance_id.to_owned(),
+        zone: zone.to_owned(),
+        subnet: subnet(described).to_owned(),
+        started,
+        cause: String::new(),
+    }
 }
 
 fn termination_cause(instance_id: &str, at: Timestamp) -> String {

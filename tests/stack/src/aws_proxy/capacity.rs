@@ -1,7 +1,7 @@
 //! Where the instance comes from that replaces a terminated one: from EC2, from a warm pool, or from nowhere while EC2 has
 //! no capacity.
 //!
-//! The emulator knows only the first. For the others it is told to launch nothing, and what Auto Scaling would do is done
+//! The emulator knows only the first. For the others it is made to launch nothing, and what Auto Scaling would do is done
 //! here.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -17,13 +17,12 @@ use nodemend_ports::clock::Clock;
 
 use super::{
     ApiRequest, AwsEvent, AwsProxy,
-    auto_scaling::{VERSION, members},
+    auto_scaling::{VERSION, activity, subnet},
     xml_response,
 };
 use crate::{
     cloudtrail::{Activity, Route},
     fleet::{IMAGE, INSTANCE_TYPE},
-    ids,
     query_client::{QueryError, element},
 };
 
@@ -72,7 +71,7 @@ impl Capacity {
             return Ok(());
         }
         let (before, at) = (proxy.group(group).await?, SystemClock.now());
-        let has: u32 = element(&before, "DesiredCapacity").parse().unwrap_or_default();
+        let has = desired_capacity(&before);
         let desired = has + missing;
         let fields = [
             ("Action", "SetDesiredCapacity"),
@@ -82,13 +81,7 @@ impl Capacity {
         ];
         proxy.emulator.query("autoscaling", &fields).await?;
         let after = proxy.group(group).await?;
-        for (instance_id, zone) in members(&after).difference(&members(&before)) {
-            let cause = difference_cause(at, has, desired);
-            proxy.publish(AwsEvent::Launched(Activity {
-                cause,
-                ..activity(&after, group, Route::Launched, instance_id, zone, at)
-            }));
-        }
+        proxy.publish_launches(group, [&before, &after], at, &difference_cause(at, has, desired));
         Ok(())
     }
 }
@@ -125,7 +118,7 @@ impl AwsProxy {
         ];
         self.emulator.query("autoscaling", &fields).await?;
         let described = self.group(group).await?;
-        let desired: u32 = element(&described, "DesiredCapacity").parse().unwrap_or_default();
+        let desired = desired_capacity(&described);
         self.publish(AwsEvent::Launched(Activity {
             cause: difference_cause(at, desired.saturating_sub(1), desired),
             ..activity(&described, group, Route::Drawn, instance_id, zone, at)
@@ -167,7 +160,7 @@ impl AwsProxy {
             supply.missing += 1;
             supply.missing
         };
-        let has: u32 = element(&described, "DesiredCapacity").parse().unwrap_or_default();
+        let has = desired_capacity(&described);
         self.publish(AwsEvent::LaunchFailed(Activity {
             cause: difference_cause(at, has, has + missing),
             ..activity(&described, group, Route::Launched, "", zone, at)
@@ -192,30 +185,8 @@ impl AwsProxy {
     }
 }
 
-/// A subnet of a group.
-fn subnet(group: &str) -> &str {
-    element(group, "VPCZoneIdentifier").split(',').next().unwrap_or_default()
-}
-
-/// An activity of a group that begins now. Its cause is left empty.
-fn activity(
-    described: &str,
-    group: &str,
-    route: Route,
-    instance_id: &str,
-    zone: &str,
-    started: Timestamp,
-) -> Activity {
-    Activity {
-        id: ids::uuid(),
-        group: group.to_owned(),
-        route,
-        instance_id: instance_id.to_owned(),
-        zone: zone.to_owned(),
-        subnet: subnet(described).to_owned(),
-        started,
-        cause: String::new(),
-    }
+fn desired_capacity(group: &str) -> u32 {
+    element(group, "DesiredCapacity").parse().unwrap_or_default()
 }
 
 fn difference_cause(at: Timestamp, from: u32, to: u32) -> String {
