@@ -111,7 +111,9 @@ impl<S: Store + AuditLog + Clone, C: Cloud, K: Clock + Clone> Repairer<S, C, K> 
         let described = self.cloud.instance_status(&key.instance_id).await;
         let InstanceStatus { launched, traits, .. } = described.ok().flatten().unwrap_or_default();
         // Without the event of its launch, an old instance whose node registers again looks like a new one.
-        let arrived = if arrival.launched.is_none() { launched.unwrap_or(arrived) } else { arrived };
+        // None was launched after its node registered, whatever EC2's clock says.
+        let launched = launched.filter(|launched| arrival.launched.is_none() && *launched < arrived);
+        let arrived = launched.unwrap_or(arrived);
         let mut replaced = None;
         let target = Target::case(key).with_group(Some(group));
         write::update(&self.store, target, ctx.policy, ctx.now, |case, group| {
