@@ -115,9 +115,11 @@ UNUSED = {
 
 # Sent by the local stack of `nodemend up`, which is in a test's build and not in an operator's.
 OF_LOCAL_STACK = {
-    "autoscaling:CreateAutoScalingGroup", "autoscaling:CreateLaunchConfiguration", "autoscaling:TerminateInstanceInAutoScalingGroup",
+    "autoscaling:AttachInstances", "autoscaling:CreateAutoScalingGroup", "autoscaling:CreateLaunchConfiguration",
+    "autoscaling:SetDesiredCapacity", "autoscaling:TerminateInstanceInAutoScalingGroup",
     "dynamodb:CreateTable", "dynamodb:DescribeTable", "dynamodb:UpdateTimeToLive",
-    "ec2:DescribeSubnets", "ec2:GetConsoleOutput", "ec2:RebootInstances", "ec2:StartInstances", "ec2:TerminateInstances",
+    "ec2:DescribeSubnets", "ec2:GetConsoleOutput", "ec2:RebootInstances", "ec2:RunInstances", "ec2:StartInstances",
+    "ec2:TerminateInstances",
     "eks:TagResource", "eks:UntagResource",
     "logs:CreateLogGroup", "logs:CreateLogStream", "logs:GetLogEvents", "logs:PutLogEvents", "logs:TagResource", "logs:UntagResource",
     "events:TagResource", "events:UntagResource",
